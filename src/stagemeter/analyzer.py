@@ -1,0 +1,267 @@
+"""The static analyzer: a configuration in, a report out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.assembly import build_report, stage_results
+from stagemeter.config import AnalysisConfig
+from stagemeter.models.deepseek_ocr import FAMILY, DeepseekOCRArchitecture
+from stagemeter.planning import load_picture, plan_page, plan_workload
+from stagemeter.report import Report, StageAnalysisResult
+from stagemeter.tiers import (
+    ANALYTIC,
+    EXTRACTED,
+    ISOLATED,
+    Tier,
+    analytic_tier,
+    count_isolated,
+    count_pass,
+    extracted_tier,
+    isolated_tier,
+)
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+
+    from stagemeter.session import DeepSeekOCRSession
+
+__all__ = ["AnalysisConfig", "DeepseekOCRStaticAnalyzer", "StageAnalysisResult", "estimate_report"]
+
+logger = logging.getLogger(__name__)
+
+#: Depth to which the report lists single modules.
+_MODULE_DEPTH = 4
+#: Up to this side the authors' ``infer`` stretches a page to its single view instead of padding it.
+_LARGEST_STRETCHED_VIEW = 640
+
+Progress = Callable[[str], None]
+
+
+class DeepseekOCRStaticAnalyzer:
+    """Counts what each stage of DeepSeek-OCR costs, in three ways.
+
+    Parameters
+    ----------
+    session : DeepSeekOCRSession
+        The model. Its weights are neither read nor needed: counting is done on a copy without weights.
+    progress : callable, optional
+        Told what is being done, in a few words, whenever that changes.
+
+    Examples
+    --------
+    >>> from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
+    >>> analyzer = DeepseekOCRStaticAnalyzer(DeepSeekOCRSession.from_config())
+    >>> report = analyzer.generate_report(AnalysisConfig(mode="base"))
+    >>> report["stages"]["sam"]["flops"]
+    976909172736
+    """
+
+    def __init__(self, session: DeepSeekOCRSession, progress: Progress | None = None) -> None:
+        self.session = session
+        self._progress = progress or (lambda step: None)
+
+    def prepare_inputs(self, config: AnalysisConfig) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Prepare the inputs that inference would get for a page.
+
+        Parameters
+        ----------
+        config : AnalysisConfig
+            Page, mode, text tokens, data type and batch.
+
+        Returns
+        -------
+        input_ids : torch.Tensor
+            Shape ``(batch, prompt tokens)``, int64: the token that begins the sequence, the span of the page, text.
+        model_kwargs : dict
+            ``images``, one pair per page of local tiles ``(tiles, 3, image_size, image_size)`` and global view
+            ``(1, 3, base_size, base_size)``, normalized to mean 0.5 and standard deviation 0.5;
+            ``images_seq_mask``, ``(batch, prompt tokens)``, true where a token stands for the page;
+            ``images_spatial_crop``, ``(batch, 2)``, columns and rows of tiles.
+            All are on the session's device; on the meta device no pixel is read.
+
+        Raises
+        ------
+        StagemeterError
+            If the picture or the configuration cannot be used.
+        """
+        import torch
+
+        from stagemeter.inputs.page import global_view, pixel_tensor, tiles
+        from stagemeter.inputs.prompt import build_prompt
+
+        plan = plan_page(config)
+        prompt = build_prompt(plan, config.text_tokens, config.patch_size, config.downsample_ratio)
+        device, batch = self.session.device, config.batch_size
+        dtype = getattr(torch, config.dtype)
+        if device.type == "meta":
+            local_pixels = torch.empty(plan.local_views, 3, plan.tile_size, plan.tile_size, dtype=dtype, device=device)
+            global_pixels = torch.empty(1, 3, plan.base_size, plan.base_size, dtype=dtype, device=device)
+        else:
+            page = load_picture(config)
+            # The authors stretch a page to a small single view, and pad it to a larger one.
+            stretch = not config.crop_mode and config.base_size <= _LARGEST_STRETCHED_VIEW
+            global_pixels = pixel_tensor([global_view(page, plan.base_size, stretch)], dtype).to(device)
+            crops = tiles(page, plan.grid, plan.tile_size) if plan.local_views else []
+            local_pixels = (
+                pixel_tensor(crops, dtype).to(device)
+                if crops
+                else global_pixels.new_empty(0, 3, plan.tile_size, plan.tile_size)
+            )
+        kwargs = {
+            "images": [(local_pixels, global_pixels)] * batch,
+            "images_seq_mask": torch.tensor([prompt.image_mask] * batch, device=device),
+            "images_spatial_crop": torch.tensor([plan.grid] * batch, device=device),
+        }
+        return torch.tensor([prompt.input_ids] * batch, device=device), kwargs
+
+    def analyze_full_model(self, config: AnalysisConfig) -> dict[str, Any]:
+        """Count one forward pass of the whole model over the page and its prompt, by module and operator.
+
+        Returns
+        -------
+        dict
+            ``total_params``, ``total_flops``, ``total_activations``; ``by_module``, ``by_operator`` and
+            ``by_module_and_operator`` in FLOPs; ``acts_by_module``; ``unsupported_ops``, calls by operator;
+            ``uncalled_modules``.
+
+        Raises
+        ------
+        StagemeterError
+            If the picture or the configuration cannot be used.
+        """
+        workload = self._workload(config)
+        model = self.session.without_weights(config.dtype).model
+        self._say("whole model")
+        counts = count_pass(model, FAMILY.whole_passes["forward"], workload, config.walk_every_layer)
+        return {
+            "total_params": _all_parameters(self.session.architecture),
+            "total_flops": counts.of("").flops,
+            "total_activations": counts.of("").activations,
+            "by_module": {module: counts.of(module).flops for module in counts.by_module},
+            "by_operator": {operator: cost.flops for operator, cost in counts.by_module[""].items()},
+            "by_module_and_operator": {
+                module: {operator: cost.flops for operator, cost in operators.items()}
+                for module, operators in counts.by_module.items()
+            },
+            "acts_by_module": {module: counts.of(module).activations for module in counts.by_module},
+            "unsupported_ops": dict(counts.unsupported[""]),
+            "uncalled_modules": sorted(set(counts.by_module) - counts.called),
+        }
+
+    def analyze_stage_isolated(self, stage: str, config: AnalysisConfig) -> StageAnalysisResult:
+        """Count one stage by running its modules alone.
+
+        Raises
+        ------
+        ValueError
+            If there is no such stage; the message names those that there are.
+        StagemeterError
+            If the picture or the configuration cannot be used.
+        """
+        specification = FAMILY.stage(stage)
+        workload = self._workload(config)
+        model = self.session.without_weights(config.dtype).model
+        self._say(stage)
+        tier = Tier(ISOLATED, {stage: count_isolated(specification, model, workload, config.walk_every_layer)})
+        tiers = {ISOLATED: tier, ANALYTIC: analytic_tier(FAMILY, self.session.architecture, workload)}
+        return stage_results(FAMILY, self.session.architecture, config, workload, tiers)[stage]
+
+    def analyze_all_stages(self, config: AnalysisConfig) -> dict[str, StageAnalysisResult]:
+        """Analyze every stage by all tiers; the numbers of a stage are from the first of isolated, extracted, analytic.
+
+        Raises
+        ------
+        StagemeterError
+            If the picture or the configuration cannot be used.
+        """
+        workload = self._workload(config)
+        return stage_results(
+            FAMILY, self.session.architecture, config, workload, self._run_tiers(config, workload)
+        )
+
+    def generate_report(self, config: AnalysisConfig) -> Report:
+        """Analyze everything and return the report.
+
+        Returns
+        -------
+        dict
+            See ``report.schema.json`` in the package and ``docs/static_analysis.md``.
+
+        Raises
+        ------
+        StagemeterError
+            If the picture or the configuration cannot be used.
+        """
+        workload = self._workload(config)
+        tiers = self._run_tiers(config, workload)
+        architecture = self.session.architecture
+        modules = self._modules(tiers[EXTRACTED], config)
+        report = build_report(FAMILY, architecture, self.session.name, config, workload, tiers, modules)
+        for difference in report["agreement"]["differences"]:
+            logger.warning("the tiers disagree: %s", difference)
+        return report
+
+    def _workload(self, config: AnalysisConfig) -> Workload:
+        return plan_workload(config, self.session.architecture)
+
+    def _run_tiers(self, config: AnalysisConfig, workload: Workload) -> dict[str, Tier]:
+        model = self.session.without_weights(config.dtype).model
+        self._say("stages on their own")
+        isolated = isolated_tier(FAMILY, model, workload, config.walk_every_layer)
+        self._say("whole model")
+        extracted = extracted_tier(FAMILY, model, workload, config.walk_every_layer)
+        self._say("closed forms")
+        analytic = analytic_tier(FAMILY, self.session.architecture, workload)
+        return {tier.name: tier for tier in (isolated, extracted, analytic)}
+
+    def _modules(self, tier: Tier, config: AnalysisConfig) -> list[dict[str, Any]]:
+        """Parameters, multiply-accumulates and activations of the upper modules over one forward pass."""
+        counts = tier.passes.get("forward")
+        if counts is None:
+            return []
+        model = self.session.without_weights(config.dtype).model
+        return [
+            {
+                "name": name,
+                "params": sum(parameter.numel() for parameter in module.parameters()),
+                "macs": counts.of(name).macs,
+                "activations": counts.of(name).activations,
+            }
+            for name, module in model.named_modules()
+            if name.count(".") < _MODULE_DEPTH
+        ]
+
+    def _say(self, step: str) -> None:
+        logger.info("counting: %s", step)
+        self._progress(step)
+
+
+def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, config: AnalysisConfig) -> Report:
+    """Report by closed forms alone: exact as the full analysis is, but not checked by running. Needs no torch.
+
+    Parameters
+    ----------
+    architecture : DeepseekOCRArchitecture
+        Sizes of the model.
+    model_name : str
+        Name of the model in the report.
+    config : AnalysisConfig
+        What to analyze.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture or the configuration cannot be used.
+    """
+    workload = plan_workload(config, architecture)
+    tiers = {ANALYTIC: analytic_tier(FAMILY, architecture, workload)}
+    return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[])
+
+
+def _all_parameters(architecture: DeepseekOCRArchitecture) -> int:
+    stages = sum(stage.parameters(architecture).total for stage in FAMILY.stages)
+    return stages + sum(FAMILY.other_parameters(architecture).values())

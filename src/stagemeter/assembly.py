@@ -1,0 +1,310 @@
+"""From counts to the report: tiers merged per stage, compared, and added up. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from stagemeter.config import AnalysisConfig
+from stagemeter.cost import ITEM_SIZES, QUANTITIES, ZERO
+from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
+from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture
+from stagemeter.models.family import Family, Stage, StageParameters
+from stagemeter.models.language import key_value_cache_elements
+from stagemeter.planning import workload_notes
+from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
+from stagemeter.tiers import ANALYTIC, TIERS, StageCount, Tier
+from stagemeter.workload import Workload, stable_hash
+
+Tiers = Mapping[str, Tier]
+
+#: Packages whose versions a report names.
+_VERSIONED = ("stagemeter", "torch", "transformers", "fvcore", "mlflow")
+#: Settings that say how to count, not what.
+_NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir"})
+#: At most how many contexts the decode curve is given at.
+_CURVE_POINTS = 17
+_CONVENTIONS = (
+    "FLOPs are two per multiply-accumulate; attention is counted dense, flops_causal halves causal self-attention; "
+    "elementwise work, norms, softmax and gathers are zero by convention"
+)
+
+
+def build_report(
+    family: Family[Any],
+    architecture: DeepseekOCRArchitecture,
+    model_name: str,
+    config: AnalysisConfig,
+    workload: Workload,
+    tiers: Tiers,
+    modules: Sequence[Mapping[str, Any]],
+) -> Report:
+    """Put the report together.
+
+    Parameters
+    ----------
+    family : Family
+        Stages.
+    architecture : DeepseekOCRArchitecture
+        Sizes of the model.
+    model_name : str
+        Name of the model in the report.
+    config : AnalysisConfig
+        What was asked for.
+    workload : Workload
+        What it comes to.
+    tiers : mapping
+        Counts by tier; those that did not run are absent.
+    modules : sequence of mapping
+        Parameters, multiply-accumulates and activations of single modules over one forward pass.
+
+    Returns
+    -------
+    dict
+        See ``report.schema.json``.
+    """
+    results = stage_results(family, architecture, config, workload, tiers)
+    other = family.other_parameters(architecture)
+    difference = differences(family, tiers)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metadata": {
+            "model": model_name,
+            "family": family.name,
+            "architecture_hash": stable_hash(coefficients(family, architecture)["architecture"]),
+            "workload": workload.to_dict(),
+            "workload_hash": workload.hash,
+            "config": config.model_dump(),
+            "config_hash": stable_hash(
+                {key: value for key, value in config.model_dump().items() if key not in _NOT_HASHED}
+            ),
+            "versions": _versions(),
+        },
+        "total": _total(results, other, architecture, workload),
+        "stages": {name: result.to_dict() for name, result in results.items()},
+        "other_params": other,
+        "agreement": _agreement(tiers, difference),
+        "unsupported_ops": _unsupported(results, tiers),
+        "closed_form": coefficients(family, architecture),
+        "decode_curve": _decode_curve(family.stage("decode"), architecture, workload),
+        "modules": [dict(module) for module in modules],
+        "notes": [
+            _CONVENTIONS,
+            *workload_notes(config, workload, architecture),
+            *(f"disagreement: {line}" for line in difference),
+        ],
+    }
+
+
+def stage_results(
+    family: Family[Any],
+    architecture: DeepseekOCRArchitecture,
+    config: AnalysisConfig,
+    workload: Workload,
+    tiers: Tiers,
+) -> dict[str, StageAnalysisResult]:
+    """Merge the tiers: each stage's numbers are from the first of isolated, extracted, analytic that has them."""
+    allowed = [name for name in TIERS if name in tiers and (name != ANALYTIC or _may_report_closed_form(config, tiers))]
+    return {
+        stage.name: _result(stage, stage.parameters(architecture), workload, tiers, allowed) for stage in family.stages
+    }
+
+
+def _may_report_closed_form(config: AnalysisConfig, tiers: Tiers) -> bool:
+    # Where nothing but the closed form was asked for it is no fallback.
+    return config.use_analytic_fallback or set(tiers) == {ANALYTIC}
+
+
+def _result(
+    stage: Stage[Any], parameters: StageParameters, workload: Workload, tiers: Tiers, allowed: Sequence[str]
+) -> StageAnalysisResult:
+    counts = {name: tier.stages[stage.name] for name, tier in tiers.items() if stage.name in tier.stages}
+    source = next((name for name in allowed if name in counts), None)
+    result = StageAnalysisResult(
+        stage_name=stage.name,
+        params=parameters.total,
+        params_active=parameters.active,
+        params_unused=parameters.unused,
+        notes=_stage_notes(stage, parameters, tiers, source),
+        **{f"flops_{name}": count.cost.flops for name, count in counts.items()},
+    )
+    if source is not None:
+        result = _with_cost(result, counts[source], source, ITEM_SIZES[workload.dtype])
+    if stage.whole_pass == "decode":
+        result = _with_steps(result, counts, source, workload)
+    return result
+
+
+def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, item_size: int) -> StageAnalysisResult:
+    cost = count.cost
+    return replace(
+        result,
+        source=source,
+        macs=cost.macs,
+        flops=cost.flops,
+        flops_causal=cost.flops_causal,
+        activations=cost.activations,
+        bytes_read=cost.bytes_read(item_size),
+        bytes_written=cost.bytes_written(item_size),
+        kv_bytes_read=cost.kv_reads * item_size,
+        kv_bytes_written=cost.kv_writes * item_size,
+        operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
+    )
+
+
+def _with_steps(
+    result: StageAnalysisResult, counts: Mapping[str, StageCount], source: str | None, workload: Workload
+) -> StageAnalysisResult:
+    # A tier that only looked at one step has no sum; the closed form does.
+    tiers = [source, ANALYTIC] if source is not None else []
+    request = next(
+        (cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO
+    )
+    item_size = ITEM_SIZES[workload.dtype]
+    return replace(
+        result,
+        context=workload.decode_context,
+        steps=workload.decode_steps,
+        macs_total=request.macs,
+        flops_total=request.flops,
+        flops_causal_total=request.flops_causal,
+        activations_total=request.activations,
+        bytes_read_total=request.bytes_read(item_size),
+        bytes_written_total=request.bytes_written(item_size),
+    )
+
+
+def _stage_notes(stage: Stage[Any], parameters: StageParameters, tiers: Tiers, source: str | None) -> list[str]:
+    notes = [f"{stage.title}"]
+    if parameters.unused:
+        notes.append(f"{parameters.unused:,} of its parameters are in the checkpoint and are never used")
+    borrowed = [module for module in stage.modules if module not in stage.owns]
+    if borrowed:
+        notes.append(f"also runs {', '.join(borrowed)}, whose parameters are listed under another stage")
+    for name, tier in tiers.items():
+        if stage.name in tier.failures:
+            notes.append(f"not counted by the {name} tier: {tier.failures[stage.name]}")
+        unsupported = tier.stages[stage.name].unsupported if stage.name in tier.stages else {}
+        if unsupported:
+            calls = ", ".join(f"{operator} ({count} calls)" for operator, count in sorted(unsupported.items()))
+            notes.append(f"the {name} tier has no formula for {calls}: its numbers leave them out")
+    if source is None:
+        notes.append("left out: it could not be counted by running it, and use_analytic_fallback is false")
+    elif source == ANALYTIC and len(tiers) > 1:
+        notes.append("reported by its closed form, since it could not be counted by running it")
+    return notes
+
+
+def differences(family: Family[Any], tiers: Tiers) -> list[str]:
+    """Every quantity in which two tiers that counted a stage differ, in words."""
+    found = []
+    for stage in family.stages:
+        counts = [(name, tiers[name].stages[stage.name]) for name in TIERS if _counted(tiers, name, stage.name)]
+        for (first_name, first), (other_name, other) in zip(counts, counts[1:], strict=False):
+            pairs = [("", first.cost, other.cost)]
+            if first.request_cost is not None and other.request_cost is not None:
+                pairs.append((" of the whole request", first.request_cost, other.request_cost))
+            for what, left, right in pairs:
+                found += [
+                    f"{stage.name} {quantity}{what}: {first_name} {getattr(left, quantity):,}, "
+                    f"{other_name} {getattr(right, quantity):,}"
+                    for quantity in QUANTITIES
+                    if getattr(left, quantity) != getattr(right, quantity)
+                ]
+    for tier in tiers.values():
+        for name, counts_of_pass in tier.passes.items():
+            stages = [tier.stages[stage.name].cost for stage in family.stages if stage.whole_pass == name]
+            outside = counts_of_pass.of("").macs - sum(cost.macs for cost in stages)
+            if outside:
+                found.append(f"{outside:,} macs of the {name} pass of the whole model belong to no stage")
+    return found
+
+
+def _counted(tiers: Tiers, tier: str, stage: str) -> bool:
+    return tier in tiers and stage in tiers[tier].stages
+
+
+def _agreement(tiers: Tiers, difference: Sequence[str]) -> dict[str, Any]:
+    compared = [name for name in TIERS if name in tiers and tiers[name].stages]
+    incomplete = sorted({stage for tier in tiers.values() for stage in tier.failures})
+    if difference:
+        status = "different"
+    elif len(compared) < 2:
+        status = "not compared"
+    else:
+        status = "incomplete" if incomplete else "equal"
+    return {
+        "status": status,
+        "equal": status == "equal",
+        "tiers": compared,
+        "incomplete_stages": incomplete,
+        "differences": list(difference),
+    }
+
+
+def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> dict[str, dict[str, int]]:
+    found = {}
+    for name, result in results.items():
+        if result.source in tiers and (calls := tiers[result.source].stages[name].unsupported):
+            found[name] = dict(sorted(calls.items()))
+    return found
+
+
+def _total(
+    results: Mapping[str, StageAnalysisResult],
+    other: Mapping[str, int],
+    architecture: DeepseekOCRArchitecture,
+    workload: Workload,
+) -> dict[str, int]:
+    stages = results.values()
+    params = sum(stage.params for stage in stages) + sum(other.values())
+    item_size = ITEM_SIZES[workload.dtype]
+
+    def request(quantity: str) -> int:
+        """Sum over the whole request: all decode steps, one pass of everything else."""
+        whole = [getattr(stage, f"{quantity}_total", None) for stage in stages]
+        return sum(
+            getattr(stage, quantity) if value is None else value for stage, value in zip(stages, whole, strict=True)
+        )
+
+    cached_tokens = workload.prompt_tokens + workload.decode_steps
+    return {
+        "params": params,
+        "params_active": sum(stage.params_active for stage in stages) + sum(other.values()),
+        "macs": request("macs"),
+        "flops": request("flops"),
+        "flops_causal": request("flops_causal"),
+        "flops_forward": sum(stage.flops for stage in stages if stage.context is None),
+        "activations": request("activations"),
+        "bytes_read": request("bytes_read"),
+        "bytes_written": request("bytes_written"),
+        "weight_bytes": params * item_size,
+        "kv_cache_bytes": key_value_cache_elements(architecture.decoder, workload.batch_size, cached_tokens) * item_size,
+    }
+
+
+def _decode_curve(stage: Stage[Any], architecture: DeepseekOCRArchitecture, workload: Workload) -> list[dict[str, int]]:
+    """FLOPs of a decode step over the contexts of the request, by closed form."""
+    first, last = decode_span(workload)
+    points = min(_CURVE_POINTS, last - first + 1)
+    contexts = {first + (last - first) * index // max(1, points - 1) for index in range(points)}
+    return [
+        {
+            "context": context,
+            "flops": stage_cost(stage, architecture, replace(workload, decode_context=context)).flops,
+        }
+        for context in sorted(contexts)
+    ]
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _VERSIONED:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+

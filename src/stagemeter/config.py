@@ -1,0 +1,234 @@
+"""How an analysis is configured: defaults < YAML file < command line, validated once, here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.errors import StagemeterError
+
+#: Resolution modes of the authors' code: side of the global view, side of a tile, and whether there are tiles.
+MODES: dict[str, tuple[int, int, bool]] = {
+    "tiny": (512, 512, False),
+    "small": (640, 640, False),
+    "base": (1024, 1024, False),
+    "large": (1280, 1280, False),
+    "gundam": (1024, 640, True),
+}
+DEFAULT_MODE = "gundam"
+#: What sizes that match no mode are called.
+CUSTOM_MODE = "custom"
+_MODE_KEYS = ("base_size", "image_size", "crop_mode")
+
+Tokens = Annotated[int, Field(ge=1, le=2**20)]
+#: A view must hold a patch; larger ones than this are no page's.
+ViewSide = Annotated[int, Field(ge=16, le=8192)]
+PageSide = Annotated[int, Field(ge=1, le=100_000)]
+DataType = Literal["bfloat16", "float16", "float32"]
+assert set(get_args(DataType)) == set(ITEM_SIZES)
+
+
+class AnalysisConfig(BaseModel):
+    """What to analyze. Every field has a default; names that are not fields are refused.
+
+    Attributes
+    ----------
+    enabled : bool
+        Whether to analyze at all.
+    model : str
+        ``deepseek-ocr``, or a folder that holds a ``config.json``.
+    mode : str
+        Resolution mode: ``tiny``, ``small``, ``base``, ``large`` or ``gundam``. Sets `base_size`, `image_size` and
+        `crop_mode`; any of them can be given beside it, and the mode is then the one that all three make up, or
+        ``custom``.
+    base_size : int
+        Side of the global view in pixels.
+    image_size : int
+        Side of a local tile in pixels. Without tiles it has no effect and equals `base_size`.
+    crop_mode : bool
+        Whether a page larger than a tile is also cut into tiles.
+    image_h, image_w : int
+        Size of the page in pixels, where no picture is given.
+    seq_len : int or None
+        Length at which the language model is analyzed. None: as long as the prompt is.
+    text_tokens : int
+        Tokens of the prompt besides those of the page, the one that begins the sequence included.
+    new_tokens : int
+        Tokens generated.
+    batch_size : int
+        Pages processed at once.
+    dtype : str
+        Data type of weights, activations and key-value cache.
+    decode_context : int or str
+        Tokens that the reported decode step attends to, itself included: a number, ``auto`` for the middle of the
+        generation, or ``max`` for the longest that the model was made for.
+    patch_size, downsample_ratio : int
+        Pixels per patch and patches per token, both per side. They are the model's; giving others is an error.
+    use_analytic_fallback : bool
+        Whether a stage that could not be counted by running it is reported by its closed form.
+    use_synthetic_inputs : bool
+        Whether to take a blank page of the given size instead of a picture.
+    sample_image_path : str or None
+        Picture of the page. Giving one switches `use_synthetic_inputs` off unless that is given, too.
+    walk_every_layer : bool
+        Whether to run layers that are alike one by one instead of once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    enabled: bool = True
+    model: str = "deepseek-ocr"
+    mode: str = DEFAULT_MODE
+    base_size: ViewSide = MODES[DEFAULT_MODE][0]
+    image_size: ViewSide = MODES[DEFAULT_MODE][1]
+    crop_mode: bool = MODES[DEFAULT_MODE][2]
+    image_h: PageSide = 2339
+    image_w: PageSide = 1654
+    seq_len: Tokens | None = None
+    text_tokens: Tokens = 10
+    new_tokens: Tokens = 512
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
+    dtype: DataType = "bfloat16"
+    decode_context: Literal["auto", "max"] | Annotated[int, Field(ge=2, le=2**21)] = "auto"
+    patch_size: Annotated[int, Field(ge=1)] = 16
+    downsample_ratio: Annotated[int, Field(ge=1)] = 4
+    use_analytic_fallback: bool = True
+    use_synthetic_inputs: bool = True
+    sample_image_path: str | None = None
+    walk_every_layer: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        """Fill in what a mode or a picture implies."""
+        if not isinstance(values, Mapping):
+            return values
+        filled = dict(values)
+        mode = filled.pop("mode", None)
+        if mode not in (None, CUSTOM_MODE, *MODES):
+            raise ValueError(f"mode: unknown mode {mode!r}; {_suggestion(str(mode), MODES)}")
+        sizes = MODES[DEFAULT_MODE if mode in (None, CUSTOM_MODE) else mode]
+        for key, size in zip(_MODE_KEYS, sizes, strict=True):
+            filled.setdefault(key, size)
+        if filled["crop_mode"] is False:
+            filled["image_size"] = filled["base_size"]
+        filled["mode"] = _mode_of(*(filled[key] for key in _MODE_KEYS))
+        if filled.get("sample_image_path") is not None:
+            filled.setdefault("use_synthetic_inputs", False)
+        return filled
+
+    @model_validator(mode="after")
+    def _needs_picture(self) -> AnalysisConfig:
+        if not self.use_synthetic_inputs and self.sample_image_path is None:
+            raise ValueError("sample_image_path: missing; give a picture, or set use_synthetic_inputs to true")
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise StagemeterError(_message(error)) from None
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConfig:
+    """Put a configuration together from a file and what goes over it.
+
+    Parameters
+    ----------
+    path : Path or None
+        YAML file; None for the defaults alone.
+    overrides : mapping
+        Settings that win over those of the file. A mode wins over the file's sizes, too.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be used, or a setting is unknown, of the wrong type or impossible.
+    """
+    settings = {} if path is None else _read(path)
+    if overrides.get("mode") is not None:
+        for key in _MODE_KEYS:
+            settings.pop(key, None)
+    if overrides.get("sample_image_path") is not None:
+        settings.pop("use_synthetic_inputs", None)
+    try:
+        return AnalysisConfig(**{**settings, **overrides})
+    except StagemeterError as error:
+        # A value that came from the file is to be mended in the file.
+        blamed = str(error).partition(":")[0]
+        where = f"{path}: " if path is not None and blamed in settings and blamed not in overrides else ""
+        raise StagemeterError(f"{where}{error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StagemeterError(f"{path}: no such configuration file") from None
+    except IsADirectoryError:
+        raise StagemeterError(f"{path}: is a folder; give a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StagemeterError(f"{path}: cannot be read: {error}") from None
+    except yaml.constructor.ConstructorError as error:
+        raise StagemeterError(
+            f"{path}: {error.problem}: only plain values are read, no tags of a programming language"
+        ) from None
+    except yaml.YAMLError as error:
+        raise StagemeterError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise StagemeterError(f"{path}: holds a {type(settings).__name__}; settings are written as `key: value`")
+    return {str(key): value for key, value in settings.items()}
+
+
+def _mode_of(base_size: Any, image_size: Any, crop_mode: Any) -> str:
+    for name, sizes in MODES.items():
+        if sizes == (base_size, image_size, crop_mode):
+            return name
+    return CUSTOM_MODE
+
+
+def _suggestion(given: str, known: Iterable[str]) -> str:
+    """Name the closest valid value if there is a close one, else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(given, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def _message(error: ValidationError) -> str:
+    """One line that names each wrong setting, its value and what is possible."""
+    lines = []
+    for problem in error.errors():
+        key = str(problem["loc"][0]) if problem["loc"] else ""
+        given = problem["input"]
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: no such setting; {_suggestion(key, AnalysisConfig.model_fields)}")
+        elif problem["type"] == "literal_error" and key == "dtype":
+            lines.append(f"{key}: unknown data type {given!r}; {_suggestion(str(given), ITEM_SIZES)}")
+        elif problem["type"] == "value_error":
+            lines.append(str(problem["ctx"]["error"]))
+        elif key == "decode_context":
+            lines.append(f"{key}: {given!r} is neither 'auto', 'max' nor a whole number from 2 to {2**21}")
+        else:
+            lines.append(f"{key}: {given!r} is not possible; it must be {_expectation(problem)}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _expectation(problem: Mapping[str, Any]) -> str:
+    """Say what pydantic expected in the words of someone who writes a configuration."""
+    limits = problem.get("ctx", {})
+    return {
+        "int_type": "a whole number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "greater_than_equal": f"{limits.get('ge')} or more",
+        "less_than_equal": f"{limits.get('le')} or less",
+    }.get(problem["type"], problem["msg"].removeprefix("Input should be "))

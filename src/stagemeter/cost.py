@@ -1,0 +1,116 @@
+"""What a piece of work costs: exact integers that add, and multiply by a count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+#: Bytes per element of the data types that a workload can name.
+ITEM_SIZES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of some counted operators.
+
+    Every field is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
+    `bytes_written`. Elementwise work, norms, softmax and gathers are zero by convention, so they appear in no field.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates, attention counted dense.
+    macs_causal : int
+        The same with causal self-attention halved; equal to `macs` where nothing is causal.
+    activations : int
+        Elements written by the counted operators (fvcore's definition of activations).
+    activation_reads : int
+        Elements read by the counted operators that are neither weights nor cached keys and values.
+    weight_reads : int
+        Weight elements read by the counted operators. Of a mixture of experts, at most those of as many experts as
+        there are tokens times experts per token.
+    kv_reads : int
+        Elements of the key-value cache that attention reads.
+    kv_writes : int
+        Elements appended to the key-value cache.
+    """
+
+    macs: int = 0
+    macs_causal: int = 0
+    activations: int = 0
+    activation_reads: int = 0
+    weight_reads: int = 0
+    kv_reads: int = 0
+    kv_writes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in QUANTITIES))
+
+    def __mul__(self, count: int) -> Cost:
+        return Cost(*(getattr(self, name) * count for name in QUANTITIES))
+
+    __rmul__ = __mul__
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two per multiply-accumulate."""
+        return 2 * self.macs
+
+    @property
+    def flops_causal(self) -> int:
+        """Floating-point operations with causal self-attention halved."""
+        return 2 * self.macs_causal
+
+    def bytes_read(self, item_size: int) -> int:
+        """Bytes that the counted operators read: weights, cached keys and values, activations.
+
+        Parameters
+        ----------
+        item_size : int
+            Bytes per element, see `ITEM_SIZES`.
+        """
+        return (self.weight_reads + self.kv_reads + self.activation_reads) * item_size
+
+    def bytes_written(self, item_size: int) -> int:
+        """Bytes that the counted operators write: activations, and keys and values appended to the cache.
+
+        Parameters
+        ----------
+        item_size : int
+            Bytes per element, see `ITEM_SIZES`.
+        """
+        return (self.activations + self.kv_writes) * item_size
+
+
+#: The names of the fields of `Cost`, in order.
+QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))
+
+ZERO = Cost()
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Sum of some costs; zero for none."""
+    return sum(costs, start=ZERO)
+
+
+def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
+    """Sum of a cost that changes by the same amount from each step to the next.
+
+    Decoding is such a series: each step attends to one token more than the one before.
+
+    Parameters
+    ----------
+    first, last : Cost
+        The first and the last step.
+    steps : int
+        How many steps there are, both ends included.
+
+    Returns
+    -------
+    Cost
+        ``steps * (first + last) / 2``, which is a whole number for any arithmetic series of integers.
+    """
+    if steps == 0:
+        return ZERO
+    doubled = (first + last) * steps
+    return Cost(*(getattr(doubled, name) // 2 for name in QUANTITIES))

@@ -1,0 +1,388 @@
+"""Counting a model by running it: a dispatch mode that applies the formulas and keeps the books per module.
+
+The counter sees every operator that torch dispatches, on any device, the meta device included, where shapes are all
+there is. Two operators are caught one level higher, as they are called in Python: ``linear`` and
+``scaled_dot_product_attention``. What they dispatch to depends on the device, on strides and on the data type, and a
+count should not; on the meta device attention even falls apart into two products and loses its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from stagemeter.cost import ZERO, Cost, total
+from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.repeats import RepeatedLayers
+from stagemeter.counting.zero_cost import is_zero_cost
+
+aten = torch.ops.aten
+
+#: Python functions that are counted as called, and the operator whose formula they take.
+_CAUGHT_FUNCTIONS: dict[Callable[..., Any], Any] = {
+    torch.nn.functional.linear: aten.linear,
+    torch.nn.functional.scaled_dot_product_attention: aten.scaled_dot_product_attention,
+}
+#: Operators that move or convert a tensor and leave it the same thing: a converted weight is still a weight.
+_SAME_THING = frozenset({aten._to_copy, aten.clone})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One operator that ran, or a module that was called.
+
+    Attributes
+    ----------
+    module : str
+        Name of the innermost module that was running, the empty string for the model itself.
+    operator : str
+        Name of the operator; empty if this says only that the module was called.
+    cost : Cost or None
+        None if the operator is neither known nor free.
+    """
+
+    module: str
+    operator: str
+    cost: Cost | None
+
+
+@dataclass
+class Counts:
+    """What a counter saw, per module.
+
+    A module's numbers hold those of its children and its own: an operator belongs to the module that was running and
+    to every module whose name leads to it. A module that is shared, or called several times, keeps one name, the
+    first that leads to it, and its calls add up.
+
+    Attributes
+    ----------
+    by_module : dict
+        Name of a module to the costs of its operators by name; the empty string is the model.
+    unsupported : dict
+        Name of a module to the operators without a formula that ran in it, with their calls.
+    called : set of str
+        The modules that were called.
+    """
+
+    by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    unsupported: dict[str, Counter[str]] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+
+    def of(self, *modules: str) -> Cost:
+        """Cost of some modules, which must not contain one another.
+
+        Raises
+        ------
+        KeyError
+            If the counted model has no module of that name.
+        """
+        return total(cost for module in modules for cost in self.by_module[module].values())
+
+    def operators(self, *modules: str) -> dict[str, Cost]:
+        """Cost by operator of some modules, which must not contain one another."""
+        merged: dict[str, Cost] = {}
+        for module in modules:
+            for operator, cost in self.by_module[module].items():
+                merged[operator] = merged.get(operator, ZERO) + cost
+        return merged
+
+    def unsupported_of(self, *modules: str) -> Counter[str]:
+        """Calls by operator of some modules for which there is no formula."""
+        return sum((self.unsupported[module] for module in modules), Counter())
+
+
+class CostCounter:
+    """Count what runs inside of a ``with`` block.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, optional
+        The model whose modules get their own numbers. Without one, everything is booked under the empty name.
+    walk_every_layer : bool
+        Run every layer of the model. By default layers on the meta device that are alike, and are called alike, run
+        once, and their costs are booked again for the others (see `stagemeter.counting.repeats`).
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(3, 4, device="meta")
+    >>> with torch.no_grad(), CostCounter(model) as counter:
+    ...     _ = model(torch.empty(2, 3, device="meta"))
+    >>> counter.counts().of("").macs
+    24
+
+    Notes
+    -----
+    The model is left as it was found: hooks are removed when the block is left, after an error too.
+    """
+
+    def __init__(self, model: nn.Module | None = None, walk_every_layer: bool = False) -> None:
+        self._model = model
+        self._names = _canonical_names(model)
+        self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
+        self._events: list[Event] = []
+        self._running: list[nn.Module] = []
+        self._operands = _Operands(model)
+        self._silent = 0
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if self._model is not None:
+                stack.enter_context(self._attributed(self._model))
+            if self._repeats is not None:
+                stack.enter_context(self._repeats.shared(self._events, self._names))
+            stack.enter_context(_FunctionMode(self))
+            stack.enter_context(_DispatchMode(self))
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
+
+    def counts(self) -> Counts:
+        """Return what was counted so far, added up per module."""
+        counts = Counts()
+        for name in {*self._names.values(), ""}:
+            counts.by_module[name] = {}
+            counts.unsupported[name] = Counter()
+        for event in self._events:
+            if not event.operator:
+                counts.called.add(event.module)
+                continue
+            for name in _with_ancestors(event.module):
+                if name not in counts.by_module:
+                    continue
+                if event.cost is None:
+                    counts.unsupported[name][event.operator] += 1
+                else:
+                    operators = counts.by_module[name]
+                    operators[event.operator] = operators.get(event.operator, ZERO) + event.cost
+        return counts
+
+    def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operator that torch dispatched, and count it."""
+        if func is aten._is_all_true.default and args[0].device.type == "meta":
+            # Models assert things of values (torch._check_tensor_all). There are none here; the work they guard is
+            # that of a run in which they hold.
+            return torch.ones((), dtype=torch.bool)
+        if self._silent:
+            return func(*args, **kwargs)
+        rule = rule_of(func._overloadpacket)
+        if rule is not None:
+            out = func(*args, **kwargs)
+            self._count(rule, args, kwargs, out)
+            return out
+        if is_zero_cost(func):
+            out = func(*args, **kwargs)
+            if func._overloadpacket in _SAME_THING:
+                self._operands.follow(args[0], out)
+            return out
+        with mode:
+            # An operator that is made of others is counted as what it is made of.
+            out = func.decompose(*args, **kwargs)
+        if out is not NotImplemented:
+            return out
+        self._events.append(Event(self._module(), str(func._overloadpacket), None))
+        return func(*args, **kwargs)
+
+    def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a Python function of torch, counting those that are counted as called."""
+        packet = _CAUGHT_FUNCTIONS.get(func)
+        rule = None if packet is None or self._silent else rule_of(packet)
+        if rule is None:
+            return func(*args, **kwargs)
+        out = _shape_of_result(rule, args)
+        if out is None:
+            self._silent += 1
+            try:
+                out = func(*args, **kwargs)
+            finally:
+                self._silent -= 1
+        self._count(rule, args, kwargs, out)
+        return out
+
+    def record_cache_update(self, key: torch.Tensor, value: torch.Tensor, added: int) -> None:
+        """Book an update of a key-value cache.
+
+        Parameters
+        ----------
+        key, value : torch.Tensor
+            The cached keys and values that attention will read from now on, new ones included.
+        added : int
+            Elements appended to both together.
+        """
+        self._operands.mark_cache(key)
+        self._operands.mark_cache(value)
+        self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
+
+    @contextmanager
+    def _attributed(self, model: nn.Module) -> Iterator[None]:
+        """Follow which module is running, by hooks that are gone afterwards."""
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self._running.append(module)
+            self._events.append(Event(self._names[module], "", None))
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            self._running.pop()
+
+        with ExitStack() as stack:
+            for module in model.modules():
+                stack.callback(module.register_forward_pre_hook(enter).remove)
+                # Called after errors too, so that a caught error in a module does not shift the books.
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            yield
+
+    def _module(self) -> str:
+        return self._names[self._running[-1]] if self._running else ""
+
+    def _count(self, rule: Rule, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
+        macs = rule.formula(*shapes, **named_shapes, out=out_shape)
+        partial_reads = rule.reads(*shapes, **named_shapes, out=out_shape) if rule.reads else {}
+        # Cached keys and values are read as weights are: known by what they are stored in.
+        reads = Counter[str]()
+        operands = [*args, *kwargs.values()] if rule.operands is None else args[: rule.operands]
+        for position, operand in enumerate(operands):
+            if isinstance(operand, torch.Tensor) and operand.is_floating_point():
+                kind, elements = self._operands.read(operand)
+                reads[kind] += partial_reads.get(position, elements)
+        cost = Cost(
+            macs=macs,
+            macs_causal=macs - self._causal_saving(rule, shapes, named_shapes, macs),
+            activations=_written(out, rule.writes_first_only),
+            activation_reads=reads["activation"],
+            weight_reads=reads["weight"],
+            kv_reads=reads["cache"],
+        )
+        self._events.append(Event(self._module(), rule.name, cost))
+
+    def _causal_saving(self, rule: Rule, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
+        """Half of self-attention's products, where the attention is causal.
+
+        Causal is what says so: attention called with ``is_causal``, or any attention inside of a module whose
+        ``is_causal`` is true, which is how transformers marks its attention modules.
+        """
+        declared = bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
+        if rule.attention:
+            named = named_shapes.get("is_causal", False) or (len(shapes) > 5 and shapes[5] is True)
+            query_length, key_length = shapes[0][-2], shapes[1][-2]
+            return macs // 2 if (named or declared) and query_length == key_length else 0
+        if declared and rule.name == "bmm":
+            # Eager attention: scores are square, or a square matrix of probabilities meets the values.
+            left, right = shapes[0], shapes[1]
+            square = left[1] == right[2] or left[1] == left[2]
+            return macs // 2 if square else 0
+        return 0
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Hands the functions of torch, as called in Python, to the counter."""
+
+    def __init__(self, counter: CostCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._counter.run_function(func, args, kwargs or {})
+
+
+class _DispatchMode(TorchDispatchMode):
+    """Hands the operators that torch dispatches to the counter."""
+
+    def __init__(self, counter: CostCounter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._counter.run_operator(self, func, args, kwargs or {})
+
+
+class _Operands:
+    """What tensors are: weights, cached keys and values, or activations; told by the storage they live in."""
+
+    def __init__(self, model: nn.Module | None) -> None:
+        # The storages are kept, so that none is freed and its address given to another while counting.
+        self._kinds: dict[int, tuple[str, int, Any]] = {}
+        for parameter in model.parameters() if model is not None else ():
+            self._mark(parameter, "weight", parameter.numel())
+
+    def mark_cache(self, tensor: torch.Tensor) -> None:
+        self._mark(tensor, "cache", tensor.numel())
+
+    def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
+        kind, elements = self.read(source)
+        if kind != "activation":
+            self._mark(copy, kind, elements)
+
+    def read(self, tensor: torch.Tensor) -> tuple[str, int]:
+        """What a tensor is, and how many different elements are read when all of it is.
+
+        An expanded view repeats its elements, and so does a copy of one: grouped-query attention may hand the cache
+        over in such a form, but no more is read from memory than the cache holds.
+        """
+        storage = tensor.untyped_storage()
+        kind, elements, _ = self._kinds.get(
+            storage._cdata, ("activation", storage.nbytes() // tensor.element_size(), None)
+        )
+        return kind, min(tensor.numel(), elements)
+
+    def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
+        storage = tensor.untyped_storage()
+        self._kinds[storage._cdata] = (kind, elements, storage)
+
+
+def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
+    """Result of a caught function where shapes are all there is, so that nothing needs to run; else None."""
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
+        return None
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return None
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return None
+    if rule.attention:
+        query, _, value = args[:3]
+        return query.new_empty((*query.shape[:-1], value.shape[-1])) if len(tensors) >= 3 else None
+    x, weight = args[:2]
+    return x.new_empty((*x.shape[:-1], weight.shape[0])) if weight.dim() == 2 else None
+
+
+def _written(out: Any, first_only: bool) -> int:
+    if isinstance(out, torch.Tensor):
+        return out.numel()
+    results = out[:1] if first_only else out
+    return sum(r.numel() for r in results if isinstance(r, torch.Tensor) and r.is_floating_point())
+
+
+def _shape(value: Any) -> Any:
+    return value.shape if isinstance(value, torch.Tensor) else value
+
+
+def _canonical_names(model: nn.Module | None) -> dict[nn.Module, str]:
+    """Modules to names; a shared module has the first name that leads to it."""
+    return {} if model is None else {module: name for name, module in model.named_modules()}
+
+
+def _with_ancestors(name: str) -> Iterator[str]:
+    """Yield a dotted name and all that lead to it, the empty one last."""
+    yield name
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,377 @@
+"""How many multiply-accumulates each operator of torch performs, from the shapes of its operands.
+
+A formula is a function of the operator's own arguments, with every tensor replaced by its shape, plus ``out``: the
+shape of the result. It returns multiply-accumulates. What an operator reads and writes follows from its operands and
+needs no formula, except where an operator does not touch all of an operand; such formulas say so by ``reads``.
+
+Conventions, and where they come from:
+
+- a product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates;
+- a convolution multiplies its filter at every output position, padding included, as torch's FlopCounterMode counts
+  (torch/utils/flop_counter.py, ``conv_flop_count``); a transposed one at every input position;
+- attention is dense: every query meets every key;
+- a grouped product does one row of the left operand against one expert's matrix.
+
+Operators whose cost is zero by convention are in `stagemeter.counting.zero_cost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+
+aten = torch.ops.aten
+
+Shape = Sequence[int]
+#: Takes an operator's arguments with shapes in place of tensors, and ``out``; returns multiply-accumulates.
+Formula = Callable[..., int]
+#: Takes the operator's shapes; returns how many elements of each tensor operand (in order) are read.
+ReadRule = Callable[..., dict[int, int]]
+FormulaType = TypeVar("FormulaType", bound=Formula)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one operator is counted.
+
+    Attributes
+    ----------
+    formula : callable
+        Multiply-accumulates from shapes.
+    name : str
+        Name under which the operator is reported.
+    writes_first_only : bool
+        Whether only the first result is data; attention kernels also return bookkeeping such as the log-sum-exp.
+    operands : int or None
+        How many leading arguments are data; the others (saved statistics, offsets) are bookkeeping. None: all.
+    reads : callable or None
+        Elements read of some operands, by position, where an operator does not read all of them.
+    attention : bool
+        Whether the operator is a whole attention: query, key and value come first.
+    """
+
+    formula: Formula
+    name: str
+    writes_first_only: bool = False
+    operands: int | None = None
+    reads: ReadRule | None = None
+    attention: bool = False
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register_formula(
+    *operators: Any,
+    name: str | None = None,
+    writes_first_only: bool = False,
+    operands: int | None = None,
+    reads: ReadRule | None = None,
+    attention: bool = False,
+) -> Callable[[FormulaType], FormulaType]:
+    """Register a formula for some operators, as a decorator.
+
+    Parameters
+    ----------
+    *operators : torch._ops.OpOverloadPacket
+        For example ``torch.ops.aten.mm``, or an operator of your own library.
+    name : str, optional
+        Name in reports. Default: the operator's own name without its namespace and leading underscores.
+    writes_first_only, operands, reads, attention
+        See `Rule`.
+
+    Returns
+    -------
+    callable
+        The decorator; it returns the formula unchanged.
+
+    Raises
+    ------
+    TypeError
+        If something other than an operator packet is given, such as ``torch.mm`` or one overload.
+    ValueError
+        If an operator has a formula already; `unregister_formula` removes it.
+    """
+    for operator in operators:
+        if not isinstance(operator, torch._ops.OpOverloadPacket):
+            raise TypeError(
+                f"register_formula takes operators such as torch.ops.aten.mm, not {operator!r} "
+                f"of type {type(operator).__name__}"
+            )
+        if operator in _RULES:
+            raise ValueError(f"{operator} has a formula already; unregister_formula({operator}) removes it first")
+
+    def register(formula: FormulaType) -> FormulaType:
+        for operator in operators:
+            _RULES[operator] = Rule(
+                formula=formula,
+                name=name or operator.__name__.lstrip("_"),
+                writes_first_only=writes_first_only,
+                operands=operands,
+                reads=reads,
+                attention=attention,
+            )
+        return formula
+
+    return register
+
+
+def unregister_formula(operator: Any) -> Rule:
+    """Remove the formula of an operator and return how it was counted.
+
+    Raises
+    ------
+    KeyError
+        If the operator has no formula.
+    """
+    if operator not in _RULES:
+        raise KeyError(f"{operator} has no formula")
+    return _RULES.pop(operator)
+
+
+def rule_of(operator: Any) -> Rule | None:
+    """Return how an operator is counted, or None if it has no formula."""
+    return _RULES.get(operator)
+
+
+def matrix_macs(left: Shape, right: Shape) -> int:
+    """Multiply-accumulates of an (m, k) by (k, n) product."""
+    rows, inner = left
+    columns = right[1]
+    return rows * inner * columns
+
+
+def batched_matrix_macs(left: Shape, right: Shape) -> int:
+    """Multiply-accumulates of a (b, m, k) by (b, k, n) product."""
+    batch, rows, inner = left
+    return batch * rows * inner * right[2]
+
+
+def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
+    """Multiply-accumulates of dense attention.
+
+    Parameters
+    ----------
+    query, key, value : sequence of int
+        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): each
+        is used by several query heads, so the query's heads count.
+
+    Returns
+    -------
+    int
+        Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
+    """
+    *batch_and_heads, query_length, width = query
+    return prod(batch_and_heads) * query_length * key[-2] * (width + value[-1])
+
+
+def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
+    """Multiply-accumulates of the backward pass of fused attention.
+
+    Five products: the scores again (they were not kept), gradients of scores, values, queries and keys
+    (torch/utils/flop_counter.py, ``sdpa_backward_flop_count``).
+    """
+    *batch_and_heads, query_length, width = query
+    return prod(batch_and_heads) * query_length * key[-2] * (3 * width + 2 * value[-1])
+
+
+def convolution_macs(positions: Shape, weight: Shape) -> int:
+    """Multiply-accumulates of a convolution's filter applied at some positions.
+
+    Parameters
+    ----------
+    positions : sequence of int
+        Shape ``(batch, channels, *spatial)`` of the tensor at whose positions the filter is applied: the result of a
+        convolution, the input of a transposed one.
+    weight : sequence of int
+        Shape of the filter; its second number is already divided by the number of groups.
+    """
+    return positions[0] * prod(positions[2:]) * prod(weight)
+
+
+@register_formula(aten.linear)
+def _linear(x: Shape, weight: Shape, bias: Shape | None = None, *, out: Shape) -> int:
+    return prod(x) * weight[0]
+
+
+@register_formula(aten.mm)
+def _mm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return matrix_macs(left, right)
+
+
+@register_formula(aten.addmm, aten._addmm_activation, name="addmm")
+def _addmm(bias: Shape, left: Shape, right: Shape, *, out: Shape, **kwargs: Any) -> int:
+    return matrix_macs(left, right)
+
+
+@register_formula(aten.bmm)
+def _bmm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return batched_matrix_macs(left, right)
+
+
+@register_formula(aten.baddbmm, aten.addbmm)
+def _baddbmm(bias: Shape, left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return batched_matrix_macs(left, right)
+
+
+@register_formula(aten._scaled_mm)
+def _scaled_mm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return matrix_macs(left, right)
+
+
+@register_formula(aten._int_mm)
+def _int_mm(left: Shape, right: Shape, *args: Any, out: Shape) -> int:
+    return matrix_macs(left, right)
+
+
+@register_formula(aten.mv)
+def _mv(matrix: Shape, vector: Shape, *, out: Shape) -> int:
+    return prod(matrix)
+
+
+@register_formula(aten.addmv)
+def _addmv(bias: Shape, matrix: Shape, vector: Shape, *, out: Shape, **kwargs: Any) -> int:
+    return prod(matrix)
+
+
+@register_formula(aten.dot, aten.vdot)
+def _dot(left: Shape, right: Shape, *, out: Shape) -> int:
+    return prod(left)
+
+
+@register_formula(aten.addr)
+def _addr(bias: Shape, left: Shape, right: Shape, *, out: Shape, **kwargs: Any) -> int:
+    return prod(left) * prod(right)
+
+
+@register_formula(aten._trilinear)
+def _trilinear(
+    left: Shape,
+    middle: Shape,
+    right: Shape,
+    expand_left: Sequence[int],
+    expand_middle: Sequence[int],
+    expand_right: Sequence[int],
+    *args: Any,
+    out: Shape,
+) -> int:
+    # The three operands, given the dimensions they lack, are multiplied elementwise and then summed: two products
+    # per element of that common shape (torch.nn.Bilinear).
+    shapes = []
+    for shape, missing in ((left, expand_left), (middle, expand_middle), (right, expand_right)):
+        full = list(shape)
+        for dimension in missing:
+            full.insert(dimension, 1)
+        shapes.append(full)
+    return 2 * prod(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+@register_formula(aten.convolution, aten._convolution, aten.convolution_overrideable, name="convolution")
+def _convolution(
+    x: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *args: Any,
+    out: Shape,
+) -> int:
+    return convolution_macs(x if transposed else out, weight)
+
+
+@register_formula(
+    aten.cudnn_convolution,
+    aten.miopen_convolution,
+    aten.mkldnn_convolution,
+    aten._slow_conv2d_forward,
+    aten.slow_conv3d_forward,
+    aten._conv_depthwise2d,
+    aten.conv_depthwise3d,
+    name="convolution",
+)
+def _never_transposed_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return convolution_macs(out, weight)
+
+
+@register_formula(aten.cudnn_convolution_transpose, aten.miopen_convolution_transpose, name="convolution_transpose")
+def _convolution_transpose(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return convolution_macs(x, weight)
+
+
+@register_formula(aten.convolution_backward)
+def _convolution_backward(
+    gradient: Shape,
+    x: Shape,
+    weight: Shape,
+    bias_sizes: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+    *,
+    out: Any,
+) -> int:
+    # Each multiply-accumulate of the forward pass appears once in the gradient of the input and once in the gradient
+    # of the filter. The gradient of the bias is a sum, which is not counted.
+    forward = convolution_macs(x if transposed else gradient, weight)
+    return forward * (int(output_mask[0]) + int(output_mask[1]))
+
+
+@register_formula(
+    aten.scaled_dot_product_attention,
+    aten._scaled_dot_product_attention_math,
+    aten._scaled_dot_product_attention_math_for_mps,
+    aten._scaled_dot_product_efficient_attention,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_cudnn_attention,
+    aten._scaled_dot_product_fused_attention_overrideable,
+    name="scaled_dot_product_attention",
+    writes_first_only=True,
+    attention=True,
+)
+def _attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+    return attention_macs(query, key, value)
+
+
+@register_formula(
+    aten._scaled_dot_product_efficient_attention_backward,
+    aten._scaled_dot_product_flash_attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    aten._scaled_dot_product_cudnn_attention_backward,
+    aten._scaled_dot_product_fused_attention_overrideable_backward,
+    name="scaled_dot_product_attention_backward",
+    operands=4,
+)
+def _attention_backward(
+    gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any
+) -> int:
+    return attention_backward_macs(query, key, value)
+
+
+def _grouped_reads(
+    left: Shape, right: Shape, offsets: Shape | None = None, *args: Any, out: Any, **kwargs: Any
+) -> dict[int, int]:
+    # A token's row goes to one expert, so no more experts than rows can be touched.
+    if len(left) == 2 and len(right) == 3:
+        experts, inner, columns = right
+        return {1: min(experts, left[0]) * inner * columns}
+    return {}
+
+
+@register_formula(aten._grouped_mm, aten._scaled_grouped_mm, name="grouped_mm", operands=2, reads=_grouped_reads)
+def _grouped_mm(left: Shape, right: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+    if len(left) == 3 and len(right) == 3:
+        return batched_matrix_macs(left, right)
+    # (tokens, k) by (experts, k, n): each row meets one expert; (experts, m, k) by (k, tokens): each column does;
+    # (m, tokens) by (tokens, n), the gradient of the experts: each token adds one outer product to one expert.
+    return left[-2] * left[-1] * right[-1]

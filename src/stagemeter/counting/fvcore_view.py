@@ -1,0 +1,89 @@
+"""fvcore's view of the counts: its analysis classes, fed by the counter instead of by a jit trace.
+
+fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes are only a way
+to look at counts per module and operator, though, and that way is kept: ``by_module()``, ``by_operator()``,
+``by_module_and_operator()``, ``unsupported_ops()``, ``uncalled_modules()`` and ``flop_count_table`` all answer.
+
+What fvcore calls flops are multiply-accumulates. These numbers are that, too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_table
+from fvcore.nn.jit_analysis import Statistics
+from torch import nn
+
+from stagemeter.counting.counter import Counts
+
+
+class CountedFlops(FlopCountAnalysis):
+    """fvcore's FLOP analysis of a model that was counted already; multiply-accumulates, as in all of fvcore.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    counts : Counts
+        What `stagemeter.counting.counter.CostCounter` counted over it.
+    """
+
+    def __init__(self, model: nn.Module, counts: Counts) -> None:
+        super().__init__(model, ())
+        self._counts = counts
+
+    def _analyze(self) -> Statistics:
+        if self._stats is None:
+            self._stats = _statistics(self._counts, "macs")
+        return self._stats
+
+
+class CountedActivations(ActivationCountAnalysis):
+    """fvcore's activation analysis of a model that was counted already: elements that counted operators write.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    counts : Counts
+        What `stagemeter.counting.counter.CostCounter` counted over it.
+    """
+
+    def __init__(self, model: nn.Module, counts: Counts) -> None:
+        super().__init__(model, ())
+        self._counts = counts
+
+    def _analyze(self) -> Statistics:
+        if self._stats is None:
+            self._stats = _statistics(self._counts, "activations")
+        return self._stats
+
+
+def module_table(model: nn.Module, counts: Counts, max_depth: int = 4) -> str:
+    """fvcore's own table of parameters, multiply-accumulates and activations per module.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    counts : Counts
+        What was counted over it.
+    max_depth : int
+        How many levels of modules to show.
+    """
+    return flop_count_table(
+        CountedFlops(model, counts), max_depth=max_depth, activations=CountedActivations(model, counts)
+    )
+
+
+def _statistics(counts: Counts, quantity: str) -> Statistics:
+    per_module = {
+        module: Counter({name: value for name, cost in operators.items() if (value := getattr(cost, quantity))})
+        for module, operators in counts.by_module.items()
+    }
+    return Statistics(
+        counts=per_module,
+        unsupported_ops=counts.unsupported,
+        uncalled_mods=set(counts.by_module) - counts.called,
+    )

@@ -1,0 +1,165 @@
+"""Layers that are alike need not be walked twelve times.
+
+On the meta device the cost of a layer follows from its structure and from the shapes of its inputs alone. Among the
+layers of one ``nn.ModuleList``, those of equal structure that are called with inputs of equal shapes cost the same:
+the first runs, and the events it left are booked again under the names of the others.
+
+Two layers are alike when their modules, in order, have the same types, names, parameter and buffer shapes, and equal
+plain attributes; every other attribute must be the very same object (such as the shared configuration). The one
+attribute that may differ is ``layer_idx``, by which transformers' layers find their place in the key-value cache;
+what is in that place is part of the comparison instead.
+
+What is skipped with a layer is its effect on objects outside of the model: the cache is not filled for the layers
+that did not run. The counts hold what filling it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+if TYPE_CHECKING:
+    from stagemeter.counting.counter import Event
+
+#: Attribute that tells layers of a transformer apart without making them different.
+_LAYER_INDEX = "layer_idx"
+#: What every module carries: parameters, hooks and the like, which are compared on their own or do not cost anything.
+_MODULE_INTERNALS = frozenset(name for name in vars(nn.Module()) if name.startswith("_"))
+_PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+class RepeatedLayers:
+    """Shares the walk of layers that are alike.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Model whose ``nn.ModuleList`` children may repeat.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [
+            layer
+            for module in model.modules()
+            if isinstance(module, nn.ModuleList) and len(module) > 1
+            for layer in module
+        ]
+        self._structures = {layer: _structure(layer) for layer in self._layers}
+        self._walked: dict[Any, tuple[str, list[Event], Any]] = {}
+
+    @contextmanager
+    def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:
+        """Replace the layers' forward methods until the block is left.
+
+        Parameters
+        ----------
+        events : list of Event
+            The counter's log: what a walked layer appended is appended again for one like it.
+        names : dict
+            Names of the model's modules.
+        """
+        with ExitStack() as stack:
+            for layer in self._layers:
+                if "forward" in vars(layer):
+                    continue  # Someone else replaced it already: leave it alone, and walk it.
+                forward = partial(self._forward, layer, layer.forward, events, names)
+                layer.forward = forward
+                stack.callback(vars(layer).pop, "forward")
+            yield
+
+    def _forward(
+        self, layer: nn.Module, forward: Any, events: list[Event], names: dict[nn.Module, str], *args: Any, **kwargs: Any
+    ) -> Any:
+        signature = self._call_signature(layer, args, kwargs)
+        if signature is None:
+            return forward(*args, **kwargs)
+        name = names[layer]
+        if signature not in self._walked:
+            start = len(events)
+            out = forward(*args, **kwargs)
+            self._walked[signature] = (name, events[start:], out)
+            return out
+        walked_name, walked_events, out = self._walked[signature]
+        events.extend(_moved(event, walked_name, name) for event in walked_events)
+        flat, structure = tree_flatten(out)
+        fresh = [torch.empty_like(x) if isinstance(x, torch.Tensor) else x for x in flat]
+        return tree_unflatten(fresh, structure)
+
+    def _call_signature(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
+        """What two calls must have in common to cost the same; None if this call must run."""
+        if torch.is_grad_enabled():
+            return None  # Backward passes need the graph that a walk builds.
+        parts: list[Any] = [self._structures[layer]]
+        flat, structure = tree_flatten((args, kwargs))
+        for value in flat:
+            if isinstance(value, torch.Tensor):
+                if value.device.type != "meta":
+                    return None  # Real values may decide what runs.
+                parts.append((value.shape, value.dtype, value.stride()))
+            elif isinstance(value, _PLAIN_TYPES):
+                parts.append((type(value), value))
+            else:
+                parts.append((id(value), _cache_slot(value, _layer_index(layer))))
+        return (*parts, str(structure))
+
+
+def _moved(event: Event, old: str, new: str) -> Event:
+    inside = event.module == old or event.module.startswith(f"{old}.")
+    return replace(event, module=new + event.module.removeprefix(old)) if inside else event
+
+
+def _structure(layer: nn.Module) -> tuple[Any, ...]:
+    return tuple((name, type(module), _tensors(module), _attributes(module)) for name, module in layer.named_modules())
+
+
+def _tensors(module: nn.Module) -> tuple[Any, ...]:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return tuple((name, t.shape, t.dtype, t.device.type, t.requires_grad) for name, t in own)
+
+
+def _attributes(module: nn.Module) -> tuple[Any, ...]:
+    return tuple(
+        (name, _plain_or_identity(value))
+        for name, value in sorted(vars(module).items())
+        if name != _LAYER_INDEX and name not in _MODULE_INTERNALS
+    )
+
+
+def _plain_or_identity(value: Any) -> Any:
+    if isinstance(value, _PLAIN_TYPES):
+        return (type(value), value)
+    if isinstance(value, (tuple, list)):
+        return (type(value), tuple(_plain_or_identity(item) for item in value))
+    return id(value)
+
+
+def _layer_index(layer: nn.Module) -> int | None:
+    for module in layer.modules():
+        index = getattr(module, _LAYER_INDEX, None)
+        if isinstance(index, int):
+            return index
+    return None
+
+
+def _cache_slot(value: Any, index: int | None) -> Any:
+    """What a key-value cache holds for a layer: attributes, with tensors by their shapes."""
+    layers = getattr(value, "layers", None)
+    if index is None or not isinstance(layers, list):
+        return None
+    if index >= len(layers):
+        return "empty"
+    slot = layers[index]
+    return (
+        type(slot),
+        tuple(
+            (name, (item.shape, item.dtype) if isinstance(item, torch.Tensor) else _plain_or_identity(item))
+            for name, item in sorted(vars(slot).items())
+        ),
+    )

@@ -1,0 +1,197 @@
+"""Closed forms of the language model's work, exact for gated, grouped-query and mixture-of-experts decoders.
+
+The functions keep the names and the leading parameters that they had in the system Stagemeter starts from; what that
+one left out (gates, key and value projections, experts, output head) are keyword parameters here. They need no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+from stagemeter.models.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
+
+
+class DecoderSizes(TypedDict, total=False):
+    """Sizes of a decoder beyond width, feed-forward width and depth. Those left out describe a plain dense decoder.
+
+    Attributes
+    ----------
+    n_heads, n_key_value_heads, head_width : int
+        Attention heads, the key and value heads they share, and their width. Default: heads that together are as wide
+        as the model, each with its own keys and values.
+    n_dense_layers : int
+        How many layers are dense; default all. The others route tokens to experts.
+    n_experts, n_experts_per_token, n_shared_experts, d_expert : int
+        Routed experts, how many of them a token uses, experts that every token uses, and the width of one expert.
+    vocabulary : int
+        Tokens that the output head tells apart; default 0, which leaves the head out.
+    """
+
+    n_heads: int
+    n_key_value_heads: int
+    head_width: int
+    n_dense_layers: int
+    n_experts: int
+    n_experts_per_token: int
+    n_shared_experts: int
+    d_expert: int
+    vocabulary: int
+
+
+def estimate_prefill_flops_total(
+    d_model: int, d_ff: int, n_layers: int, seq_len: int, *, batch_size: int = 1, **sizes: Unpack[DecoderSizes]
+) -> int:
+    """FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
+
+    Parameters
+    ----------
+    d_model, d_ff, n_layers : int
+        Width, width of the gated feed-forward network, and depth.
+    seq_len : int
+        Tokens of the prompt.
+    batch_size : int
+        Prompts.
+    **sizes
+        See `DecoderSizes`.
+
+    Returns
+    -------
+    int
+        Exact; two FLOPs per multiply-accumulate, attention dense.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than one, or sizes contradict one another.
+
+    Examples
+    --------
+    DeepSeek-OCR's decoder layers over a page of 913 tokens:
+
+    >>> estimate_prefill_flops_total(
+    ...     1280, 6848, 12, 913, n_heads=10, n_dense_layers=1, n_experts=64, n_experts_per_token=6,
+    ...     n_shared_experts=2, d_expert=896,
+    ... )
+    797349048320
+    """
+    decoder = _decoder(d_model, d_ff, n_layers, **sizes)
+    _at_least_one(seq_len=seq_len, batch_size=batch_size)
+    experts_read = decoder.experts_read(batch_size * seq_len)
+    layers = decoder_cost(decoder, batch_size, seq_len, seq_len, experts_read, causal=True)
+    return (layers + output_head_cost(decoder, batch_size)).flops
+
+
+def estimate_decode_flops_per_token(
+    d_model: int, d_ff: int, n_layers: int, ctx_len: int, **sizes: Unpack[DecoderSizes]
+) -> int:
+    """FLOPs of one decode step of one sequence.
+
+    Parameters
+    ----------
+    d_model, d_ff, n_layers : int
+        Width, width of the gated feed-forward network, and depth.
+    ctx_len : int
+        Tokens attended to, the new one included.
+    **sizes
+        See `DecoderSizes`.
+
+    Returns
+    -------
+    int
+        Exact; two FLOPs per multiply-accumulate.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than one, or sizes contradict one another.
+
+    Examples
+    --------
+    >>> estimate_decode_flops_per_token(
+    ...     1280, 6848, 12, 914, n_heads=10, n_dense_layers=1, n_experts=64, n_experts_per_token=6,
+    ...     n_shared_experts=2, d_expert=896,
+    ... )
+    873390080
+    """
+    decoder = _decoder(d_model, d_ff, n_layers, **sizes)
+    _at_least_one(ctx_len=ctx_len)
+    return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1)).flops
+
+
+def select_decode_context_len(
+    mode: str, fixed: int | None, prefill_len: int, new_tokens: int, model_window: int | None
+) -> int:
+    """Choose the context at which a decode step is looked at.
+
+    Parameters
+    ----------
+    mode : str
+        ``auto``: the middle of the generation, ``prefill_len + new_tokens // 2``. ``fixed``: `fixed`. ``max``:
+        `model_window`, or the end of the request, ``prefill_len + new_tokens``, where there is none.
+    fixed : int or None
+        The context for ``fixed``.
+    prefill_len, new_tokens : int
+        Tokens of the prompt, and tokens generated.
+    model_window : int or None
+        Longest sequence the model was made for.
+
+    Returns
+    -------
+    int
+        At least 2: a decode step attends to itself and to what came before.
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown, or ``fixed`` comes without a context of two or more.
+    """
+    if mode == "auto":
+        return max(2, prefill_len + new_tokens // 2)
+    if mode == "max":
+        return model_window or prefill_len + new_tokens
+    if mode == "fixed":
+        if fixed is None or fixed < 2:
+            raise ValueError(f"a decode step attends to itself and to what came before: 2 or more, not {fixed!r}")
+        return fixed
+    raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
+
+
+def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> DecoderArchitecture:
+    _at_least_one(d_model=d_model, d_ff=d_ff, n_layers=n_layers)
+    heads = sizes.get("n_heads", 1)
+    key_value_heads = sizes.get("n_key_value_heads", heads)
+    dense_layers = sizes.get("n_dense_layers", n_layers)
+    experts, experts_per_token = sizes.get("n_experts", 0), sizes.get("n_experts_per_token", 0)
+    expert_intermediate = sizes.get("d_expert", 0)
+    _at_least_one(n_heads=heads, n_key_value_heads=key_value_heads)
+    if "head_width" not in sizes and d_model % heads:
+        raise ValueError(f"a width of {d_model} cannot be split into {heads} heads: give head_width")
+    if heads % key_value_heads:
+        raise ValueError(f"{heads} heads cannot share {key_value_heads} key and value heads")
+    if not 0 <= dense_layers <= n_layers:
+        raise ValueError(f"{dense_layers} dense layers of {n_layers} layers")
+    if dense_layers < n_layers:
+        _at_least_one(n_experts=experts, n_experts_per_token=experts_per_token, d_expert=expert_intermediate)
+    if experts_per_token > experts:
+        raise ValueError(f"{experts_per_token} experts per token, but only {experts} experts")
+    return DecoderArchitecture(
+        hidden=d_model,
+        layers=n_layers,
+        heads=heads,
+        key_value_heads=key_value_heads,
+        head_width=sizes.get("head_width", d_model // heads),
+        intermediate=d_ff,
+        dense_layers=dense_layers,
+        experts=experts,
+        experts_per_token=experts_per_token,
+        shared_experts=sizes.get("n_shared_experts", 0),
+        expert_intermediate=expert_intermediate,
+        vocabulary=sizes.get("vocabulary", 0),
+        max_positions=0,
+    )
+
+
+def _at_least_one(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be 1 or more")

@@ -1,0 +1,153 @@
+"""Closed forms of the parts that models are made of.
+
+Each function returns the cost of one part from its sizes. The sizes are whole numbers, or symbols: the functions only
+add and multiply, so the same lines give a number for one workload and, with symbols for what a workload changes, the
+coefficients for all of them (`stagemeter.models.closed_form`).
+
+A product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates, reads both operands once and writes its result.
+"""
+
+from __future__ import annotations
+
+from stagemeter.cost import Cost
+
+
+def linear(rows: int, inputs: int, outputs: int, bias: bool = False) -> Cost:
+    """Cost of a linear layer.
+
+    Parameters
+    ----------
+    rows : int
+        Vectors that pass through it.
+    inputs, outputs : int
+        Width before and after.
+    bias : bool
+        Whether a bias is added; it is read with the weights, and adding it is not counted.
+    """
+    macs = rows * inputs * outputs
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=rows * outputs,
+        activation_reads=rows * inputs,
+        weight_reads=inputs * outputs + (outputs if bias else 0),
+    )
+
+
+def convolution(
+    positions: int, input_elements: int, inputs: int, outputs: int, kernel_area: int, bias: bool = False
+) -> Cost:
+    """Cost of a convolution, padding included: the filter is applied in full at every output position.
+
+    Parameters
+    ----------
+    positions : int
+        Output positions over all images.
+    input_elements : int
+        Elements of the input over all images.
+    inputs, outputs : int
+        Channels before and after.
+    kernel_area : int
+        Elements of the filter per pair of channels.
+    bias : bool
+        Whether a bias is added.
+    """
+    macs = positions * inputs * outputs * kernel_area
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=positions * outputs,
+        activation_reads=input_elements,
+        weight_reads=inputs * outputs * kernel_area + (outputs if bias else 0),
+    )
+
+
+def self_attention(tokens: int, length: int, heads: int, head_width: int, biased: bool = False) -> Cost:
+    """Cost of dense attention among the tokens of a sequence, as one fused operator: no scores are written.
+
+    Parameters
+    ----------
+    tokens : int
+        Tokens of all sequences together.
+    length : int
+        Tokens of one sequence.
+    heads, head_width : int
+        Attention heads and their width.
+    biased : bool
+        Whether a bias is read for every pair of tokens and head, such as relative positions.
+    """
+    width = heads * head_width
+    macs = 2 * tokens * length * width
+    bias_elements = tokens * length * heads if biased else 0
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=tokens * width,
+        activation_reads=3 * tokens * width + bias_elements,
+    )
+
+
+def cached_attention(
+    batch: int, queries: int, keys: int, heads: int, key_value_heads: int, head_width: int, causal: bool
+) -> Cost:
+    """Cost of a decoder's attention, whose keys and values come from the cache and whose new ones go there.
+
+    Parameters
+    ----------
+    batch : int
+        Sequences.
+    queries, keys : int
+        New tokens, and all tokens attended to.
+    heads, key_value_heads, head_width : int
+        Query heads, the key and value heads that they share, and the width of each.
+    causal : bool
+        Whether queries and keys are the same tokens, so that a causal mask leaves half of the scores.
+    """
+    macs = 2 * batch * heads * queries * keys * head_width
+    return Cost(
+        macs=macs,
+        macs_causal=batch * heads * queries * keys * head_width if causal else macs,
+        activations=batch * queries * heads * head_width,
+        activation_reads=batch * queries * heads * head_width,
+        kv_reads=2 * batch * keys * key_value_heads * head_width,
+        kv_writes=2 * batch * queries * key_value_heads * head_width,
+    )
+
+
+def feed_forward(rows: int, hidden: int, intermediate: int) -> Cost:
+    """Cost of a feed-forward network of two layers with biases, as vision transformers have them."""
+    return linear(rows, hidden, intermediate, bias=True) + linear(rows, intermediate, hidden, bias=True)
+
+
+def gated_feed_forward(rows: int, hidden: int, intermediate: int) -> Cost:
+    """Cost of a gated feed-forward network: gate, up and down projection, three products and not two."""
+    return linear(rows, hidden, intermediate) * 2 + linear(rows, intermediate, hidden)
+
+
+def mixture_of_experts(
+    rows: int, hidden: int, intermediate: int, experts: int, experts_per_token: int, experts_read: int
+) -> Cost:
+    """Cost of routing each row to some of many gated experts, the router included, shared experts not.
+
+    Parameters
+    ----------
+    rows : int
+        Tokens.
+    hidden, intermediate : int
+        Width of the model and of one expert.
+    experts, experts_per_token : int
+        How many experts there are, and how many of them each token uses.
+    experts_read : int
+        How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
+    """
+    router = linear(rows, hidden, experts)
+    routed = rows * experts_per_token
+    gate_and_up = routed * hidden * 2 * intermediate
+    down = routed * intermediate * hidden
+    return router + Cost(
+        macs=gate_and_up + down,
+        macs_causal=gate_and_up + down,
+        activations=routed * 2 * intermediate + routed * hidden,
+        activation_reads=routed * hidden + routed * intermediate,
+        weight_reads=experts_read * 3 * hidden * intermediate,
+    )

@@ -1,0 +1,143 @@
+"""Closed forms as data: the coefficients of every stage, enough to evaluate any other workload without the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, cast
+
+from stagemeter.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
+from stagemeter.models.family import Family, Stage, Variables
+from stagemeter.workload import Workload
+
+
+def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
+    """Cost of one stage of a workload, by closed form."""
+    return total(stage.cost(architecture, variables) for variables in stage.calls(architecture, workload))
+
+
+def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
+    """Cost of all decode steps of a workload, from its first and its last.
+
+    Parameters
+    ----------
+    step_at : mapping
+        Cost of a decode step by the context it attends to; must hold `decode_span` of the workload.
+    workload : Workload
+        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens, and
+        each costs the same more than the one before.
+    """
+    if workload.decode_steps == 0:
+        return ZERO
+    first, last = decode_span(workload)
+    return sum_of_steps(step_at[first], step_at[last], workload.decode_steps)
+
+
+def decode_span(workload: Workload) -> tuple[int, int]:
+    """Tokens that the first and the last decode step attend to; the same where there is one step or none."""
+    first = workload.prompt_tokens + 1
+    return first, max(first, workload.prompt_tokens + workload.decode_steps)
+
+
+def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
+    """Write the closed forms of a model as polynomials.
+
+    Parameters
+    ----------
+    family : Family
+        Stages.
+    architecture : object
+        Sizes of the model.
+
+    Returns
+    -------
+    dict
+        ``architecture``, the sizes that variables follow from, and ``stages``. Of each stage: ``variables``, what they
+        mean, and ``quantities``: per field of `stagemeter.cost.Cost` a list of terms, each a ``coefficient`` and the
+        ``powers`` of the variables it is multiplied with. A quantity is the sum of its terms over the calls that a
+        workload makes. See `evaluate`.
+    """
+    return {
+        "architecture": asdict(architecture),
+        "stages": {
+            stage.name: {"variables": dict(stage.variables), "quantities": _terms(stage, architecture)}
+            for stage in family.stages
+        },
+    }
+
+
+def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -> Cost:
+    """Evaluate the closed form of a stage for one call.
+
+    Parameters
+    ----------
+    closed_form : mapping
+        ``closed_form`` of a report, see `coefficients`.
+    stage : str
+        Name of the stage.
+    variables : mapping
+        Value of each variable of the stage.
+
+    Raises
+    ------
+    ValueError
+        If there is no such stage or a variable has no value.
+    """
+    stages = closed_form["stages"]
+    if stage not in stages:
+        raise ValueError(f"unknown stage {stage!r}; the closed form holds {', '.join(stages)}")
+    missing = [name for name in stages[stage]["variables"] if name not in variables]
+    if missing:
+        raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
+    quantities = stages[stage]["quantities"]
+    return Cost(**{name: sum(_value(term, variables) for term in quantities[name]) for name in QUANTITIES})
+
+
+def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Cost]:
+    """Evaluate all stages of a report's closed form at another workload, without the model.
+
+    Returns
+    -------
+    dict
+        Cost by stage; ``decode`` for one step at the workload's ``decode_context``, ``decode_total`` for all steps.
+    """
+    architecture = family.architecture_from_sizes(closed_form["architecture"])
+    costs = {}
+    for stage in family.stages:
+        calls = stage.calls(architecture, workload)
+        costs[stage.name] = total(evaluate(closed_form, stage.name, variables) for variables in calls)
+    decode = family.stage("decode")
+    steps = {}
+    for context in decode_span(workload):
+        calls = decode.calls(architecture, replace(workload, decode_context=context))
+        steps[context] = total(evaluate(closed_form, "decode", variables) for variables in calls)
+    costs["decode_total"] = decode_total(steps, workload)
+    return costs
+
+
+def _value(term: Mapping[str, Any], variables: Variables) -> int:
+    product = term["coefficient"]
+    for name, power in term["powers"].items():
+        product = product * variables[name] ** power
+    return cast(int, product)
+
+
+def _terms(stage: Stage[Any], architecture: Any) -> dict[str, list[dict[str, Any]]]:
+    # The closed forms only add and multiply, so symbols pass through them like numbers do.
+    import sympy
+
+    names = list(stage.variables)
+    symbols = sympy.symbols(names)
+    cost = stage.cost(architecture, dict(zip(names, symbols, strict=True)))
+    terms = {}
+    for quantity in QUANTITIES:
+        polynomial = sympy.Poly(getattr(cost, quantity), *symbols)
+        terms[quantity] = [
+            {
+                "coefficient": int(coefficient),
+                "powers": {name: power for name, power in zip(names, powers, strict=True) if power},
+            }
+            for powers, coefficient in polynomial.terms()
+            if coefficient
+        ]
+    return terms

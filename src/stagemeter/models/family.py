@@ -1,0 +1,125 @@
+"""What a model family is: an ordered list of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from stagemeter.cost import Cost
+from stagemeter.workload import Workload
+
+Architecture = TypeVar("Architecture")
+
+#: The numbers that a closed form is a polynomial of, by name.
+Variables = Mapping[str, int]
+
+
+class CacheRecorder(Protocol):
+    """Takes note of what is appended to a key-value cache; the counter does."""
+
+    def record_cache_update(self, key: Any, value: Any, added: int) -> None:
+        """Take note that a cache now holds `key` and `value`, and that `added` elements of both are new."""
+
+
+#: Runs something of a model (first argument) for a workload, in a counter.
+Runner = Callable[[Any, Workload, CacheRecorder], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StageParameters:
+    """Parameters of one stage, by closed form.
+
+    Attributes
+    ----------
+    total : int
+        All that the checkpoint holds for the stage.
+    active : int
+        Those that one token uses; fewer only where experts are chosen.
+    unused : int
+        Those that no pass ever reads; part of the total.
+    """
+
+    total: int
+    active: int
+    unused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage(Generic[Architecture]):
+    """A named part of a model.
+
+    Attributes
+    ----------
+    name : str
+        Name in reports and metrics.
+    title : str
+        What the stage does, in a few words.
+    modules : tuple of str
+        The modules that run in it, none inside of another.
+    owns : tuple of str
+        The modules whose parameters belong to it. Each parameter of a model belongs to one stage or to none.
+    parameters : callable
+        Parameters by closed form.
+    variables : mapping
+        The variables of the closed form and what they mean.
+    calls : callable
+        The variables of each call that a workload makes; a stage may be called for several groups of views.
+    cost : callable
+        Cost of one call from its variables. Only adds and multiplies, so that symbols can be put in.
+    run : callable
+        Runs the stage's own modules, given the model, on inputs of the shapes that a workload has. The last argument
+        takes what the pass appends to the key-value cache.
+    whole_pass : str
+        The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
+    """
+
+    name: str
+    title: str
+    modules: tuple[str, ...]
+    owns: tuple[str, ...]
+    parameters: Callable[[Architecture], StageParameters]
+    variables: Mapping[str, str]
+    calls: Callable[[Architecture, Workload], list[Variables]]
+    cost: Callable[[Architecture, Variables], Cost]
+    run: Runner
+    whole_pass: str = "forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Family(Generic[Architecture]):
+    """Models of one kind.
+
+    Attributes
+    ----------
+    name : str
+        Name of the family.
+    stages : tuple of Stage
+        In the order in which a request passes through them.
+    other_parameters : callable
+        Parameters of the checkpoint that belong to no stage, by name.
+    architecture_from_sizes : callable
+        Builds an architecture from its sizes as plain data, the ``architecture`` of a report's closed form.
+    whole_passes : mapping
+        The passes of the whole model by name, see `Stage.whole_pass`.
+    """
+
+    name: str
+    stages: tuple[Stage[Architecture], ...]
+    other_parameters: Callable[[Architecture], dict[str, int]]
+    architecture_from_sizes: Callable[[Mapping[str, Any]], Architecture]
+    whole_passes: Mapping[str, Runner]
+
+    def stage(self, name: str) -> Stage[Architecture]:
+        """Return a stage by its name.
+
+        Raises
+        ------
+        ValueError
+            If there is no such stage; the message names those that there are.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        known = ", ".join(stage.name for stage in self.stages)
+        raise ValueError(f"unknown stage {name!r}; the stages of {self.name} are {known}")

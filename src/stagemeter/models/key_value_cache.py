@@ -1,0 +1,36 @@
+"""A key-value cache that tells the counter what it holds and what is appended to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from stagemeter.models.family import CacheRecorder
+
+
+class RecordedCache(DynamicCache):
+    """transformers' growing cache, with a recorder.
+
+    Parameters
+    ----------
+    recorder : CacheRecorder
+        Told of every update.
+    """
+
+    def __init__(self, recorder: CacheRecorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def fill(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
+        """Put in what earlier passes left, without telling the recorder."""
+        super().update(key, value, layer_idx)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the keys and values of new tokens and return all, as transformers' caches do."""
+        key, value = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        self._recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
+        return key, value

@@ -1,0 +1,112 @@
+"""From a configuration to the workload it asks for. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.inputs.tiling import ViewPlan, plan_views
+from stagemeter.mfu import select_decode_context_len
+from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def load_picture(config: AnalysisConfig) -> Image.Image:
+    """Load the picture of a configuration, or make the blank page of its size.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture cannot be used.
+    """
+    from stagemeter.inputs.page import load_page, synthetic_page
+
+    if config.use_synthetic_inputs or config.sample_image_path is None:
+        return synthetic_page(config.image_w, config.image_h)
+    return load_page(config.sample_image_path)
+
+
+def plan_page(config: AnalysisConfig) -> ViewPlan:
+    """Decide which views the page of a configuration becomes.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture cannot be used.
+    """
+    width, height = config.image_w, config.image_h
+    if not config.use_synthetic_inputs and config.sample_image_path is not None:
+        from stagemeter.inputs.page import page_size
+
+        width, height = page_size(config.sample_image_path)
+    return plan_views(width, height, config.base_size, config.image_size, config.crop_mode)
+
+
+def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture) -> Workload:
+    """Work out views, tokens and decode context.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture cannot be used, or the configuration contradicts the model.
+    """
+    for setting, given, actual in (
+        ("patch_size", config.patch_size, architecture.sam.patch_size),
+        ("downsample_ratio", config.downsample_ratio, architecture.downsample_ratio),
+    ):
+        if given != actual:
+            raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
+    plan = plan_page(config)
+    image_tokens = plan.image_tokens(config.patch_size, config.downsample_ratio)
+    prompt_tokens = config.seq_len or image_tokens + config.text_tokens
+    return Workload(
+        image_width=plan.width,
+        image_height=plan.height,
+        mode=config.mode,
+        base_size=config.base_size,
+        image_size=config.image_size,
+        global_views=plan.global_views,
+        local_views=plan.local_views,
+        tile_grid=plan.grid,
+        image_tokens=image_tokens,
+        text_tokens=config.text_tokens,
+        prompt_tokens=prompt_tokens,
+        new_tokens=config.new_tokens,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        decode_context=_decode_context(config, prompt_tokens, architecture.decoder.max_positions),
+    )
+
+
+def workload_notes(config: AnalysisConfig, workload: Workload, architecture: DeepseekOCRArchitecture) -> list[str]:
+    """What one should know about a workload before reading its numbers."""
+    notes = []
+    needed = workload.image_tokens + workload.text_tokens
+    if workload.prompt_tokens < needed:
+        notes.append(
+            f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that the page and its text need: "
+            "prefill and decode are those of the shorter prompt, the vision stages those of the page"
+        )
+    elif workload.prompt_tokens > needed:
+        notes.append(
+            f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text"
+        )
+    longest = workload.prompt_tokens + workload.decode_steps
+    if longest > architecture.decoder.max_positions:
+        notes.append(
+            f"the request reaches {longest:,} tokens, more than the {architecture.decoder.max_positions:,} positions "
+            "that the model was made for"
+        )
+    if config.use_synthetic_inputs:
+        notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
+    return notes
+
+
+def _decode_context(config: AnalysisConfig, prompt_tokens: int, max_positions: int) -> int:
+    fixed = config.decode_context if isinstance(config.decode_context, int) else None
+    mode = "fixed" if isinstance(config.decode_context, int) else config.decode_context
+    return select_decode_context_len(mode, fixed, prompt_tokens, config.new_tokens, max_positions)

@@ -1,0 +1,219 @@
+"""The model that is analyzed: built without weights from a configuration, or loaded from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr import (
+    NAME,
+    DeepseekOCRArchitecture,
+    architecture_from_config,
+    published_architecture,
+    read_config,
+    transformers_config,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+#: Formats of weights that can run code when they are read.
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass
+class DeepSeekOCRSession:
+    """A DeepSeek-OCR model and where it lives.
+
+    Use `from_config` or `from_local`.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        transformers' ``UnlimitedOcrForConditionalGeneration``.
+    architecture : DeepseekOCRArchitecture
+        Its sizes.
+    device : torch.device
+        Where its weights are; ``meta`` for a model without weights.
+    name : str
+        ``deepseek-ocr`` or the folder it was loaded from.
+    tokenizer : object or None
+        The tokenizer of the checkpoint's folder, None where there is none.
+    """
+
+    model: Any
+    architecture: DeepseekOCRArchitecture
+    device: torch.device
+    name: str = NAME
+    tokenizer: Any = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: DeepseekOCRArchitecture | Mapping[str, Any] | None = None,
+        device: str = "meta",
+        dtype: str = "bfloat16",
+        use_flash_attn: bool = True,
+        name: str = NAME,
+    ) -> DeepSeekOCRSession:
+        """Build the architecture without weights.
+
+        Parameters
+        ----------
+        config : DeepseekOCRArchitecture or mapping, optional
+            Sizes, or what a ``config.json`` holds. Default: the published DeepSeek-OCR.
+        device : str
+            ``meta`` for shapes alone; anything else gets random weights.
+        dtype : str
+            Data type of the weights.
+        use_flash_attn : bool
+            See `from_local`.
+        name : str
+            Name in reports.
+
+        Raises
+        ------
+        StagemeterError
+            If the configuration cannot be used or there is no such device.
+        """
+        import torch
+        from transformers.initialization import no_init_weights
+        from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrForConditionalGeneration
+
+        if config is None:
+            architecture = published_architecture()
+        elif isinstance(config, DeepseekOCRArchitecture):
+            architecture = config
+        else:
+            architecture = architecture_from_config(config, "the given configuration")
+        target = _device(device)
+        settings = transformers_config(architecture, _attention(use_flash_attn))
+        with torch.device(target):
+            if target.type == "meta":
+                with no_init_weights():
+                    model = UnlimitedOcrForConditionalGeneration(settings)
+            else:
+                model = UnlimitedOcrForConditionalGeneration(settings)
+        model = model.to(getattr(torch, dtype)).eval()
+        return cls(model=model, architecture=architecture, device=target, name=name)
+
+    @classmethod
+    def from_local(
+        cls, model_path: str | Path, device: str = "cuda:0", use_flash_attn: bool = True
+    ) -> DeepSeekOCRSession:
+        """Load a checkpoint's folder: its configuration, its safetensors files and its tokenizer.
+
+        No code of the folder is run; the keys of the official checkpoint are mapped to transformers' own modules.
+
+        Parameters
+        ----------
+        model_path : str or Path
+            Folder of the checkpoint.
+        device : str
+            Where to put the weights; ``meta`` reads the configuration alone.
+        use_flash_attn : bool
+            Attention through torch's fused operator, which takes a flash-attention kernel where there is one and the
+            attention has no bias (SAM's has). False: as separate products.
+
+        Raises
+        ------
+        StagemeterError
+            If there is no such folder or device, the architecture is another, the weights are pickles, or keys are
+            missing or unexpected.
+        """
+        folder = Path(model_path).expanduser()
+        if not folder.is_dir():
+            raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
+        target = _device(device)
+        architecture = architecture_from_config(read_config(folder), str(folder / "config.json"))
+        if target.type == "meta":
+            session = cls.from_config(architecture, use_flash_attn=use_flash_attn, name=str(folder))
+        else:
+            model = _load_weights(folder, architecture, _attention(use_flash_attn)).to(target).eval()
+            session = cls(model=model, architecture=architecture, device=target, name=str(folder))
+        session.tokenizer = _load_tokenizer(folder)
+        return session
+
+    def without_weights(self, dtype: str) -> DeepSeekOCRSession:
+        """Return a session of the same architecture on the meta device, where counting needs no memory."""
+        import torch
+
+        if self.device.type == "meta" and self.model.dtype == getattr(torch, dtype):
+            return self
+        fused = self.model.config._attn_implementation != "eager"
+        return self.from_config(self.architecture, dtype=dtype, use_flash_attn=fused, name=self.name)
+
+
+def _attention(use_flash_attn: bool) -> str:
+    return "sdpa" if use_flash_attn else "eager"
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise StagemeterError(f"no such device {name!r}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise StagemeterError(
+            f"no such device {name!r}: torch sees {count} CUDA device{'s' * (count != 1)} here; "
+            "'cpu' runs anywhere, 'meta' counts without weights"
+        )
+    return device
+
+
+def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrForConditionalGeneration
+
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise StagemeterError(
+                f"{folder} holds its weights as pickles ({', '.join(pickles[:3])}), which can run code when they are "
+                "read; convert them to safetensors"
+            )
+        raise StagemeterError(
+            f"{folder} holds no *.safetensors files; without weights, DeepSeekOCRSession.from_config builds the "
+            "architecture, and `stagemeter analyze --model` needs the config.json alone"
+        )
+    try:
+        model, loading = UnlimitedOcrForConditionalGeneration.from_pretrained(
+            folder,
+            config=transformers_config(architecture, attention),
+            dtype="auto",
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (SafetensorError, OSError) as error:
+        raise StagemeterError(f"{folder}: the weights cannot be read: {error}") from error
+    problems = {
+        "missing": loading["missing_keys"],
+        "unexpected": loading["unexpected_keys"],
+        "of another shape": [key[0] if isinstance(key, tuple) else key for key in loading["mismatched_keys"]],
+    }
+    found = [f"{_some(keys)} {kind}" for kind, keys in problems.items() if keys]
+    if found:
+        raise StagemeterError(f"{folder} is not a DeepSeek-OCR checkpoint of its config.json: {'; '.join(found)}")
+    return model
+
+
+def _some(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,172 @@
+"""The three ways of counting a stage: isolated, extracted, analytic."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.cost import Cost
+from stagemeter.models.closed_form import decode_span, decode_total, stage_cost
+from stagemeter.models.family import Family, Runner, Stage
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    from stagemeter.counting.counter import Counts
+
+logger = logging.getLogger(__name__)
+
+ISOLATED, EXTRACTED, ANALYTIC = "isolated", "extracted", "analytic"
+#: In the order in which they are preferred.
+TIERS = (ISOLATED, EXTRACTED, ANALYTIC)
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """One stage, counted in one way.
+
+    Attributes
+    ----------
+    cost : Cost
+        One pass; of ``decode`` one step at the workload's context.
+    request_cost : Cost or None
+        The stage's part of the whole request, where this tier gives it; of ``decode`` all steps.
+    operators : dict
+        Cost by operator; empty for closed forms.
+    unsupported : Counter
+        Operators without a formula, with their calls.
+    """
+
+    cost: Cost
+    request_cost: Cost | None = None
+    operators: Mapping[str, Cost] = field(default_factory=dict)
+    unsupported: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Tier:
+    """What one way of counting gave.
+
+    Attributes
+    ----------
+    name : str
+        Name of the tier.
+    stages : dict
+        Counts by stage.
+    failures : dict
+        Why a stage has no count.
+    passes : dict
+        Counts per module of each pass of the whole model, where the tier makes such passes.
+    """
+
+    name: str
+    stages: dict[str, StageCount] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    passes: dict[str, Counts] = field(default_factory=dict)
+
+
+def count_pass(model: Any, run: Runner, workload: Workload, walk_every_layer: bool) -> Counts:
+    """Count what one runner runs of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    run : callable
+        What to run of it.
+    workload : Workload
+        The shapes to run it at.
+    walk_every_layer : bool
+        See `stagemeter.counting.counter.CostCounter`.
+    """
+    import torch
+
+    from stagemeter.counting.counter import CostCounter
+
+    with torch.no_grad(), CostCounter(model, walk_every_layer) as counter:
+        run(model, workload, counter)
+    return counter.counts()
+
+
+def count_isolated(stage: Stage[Any], model: Any, workload: Workload, walk_every_layer: bool = False) -> StageCount:
+    """Count a stage by running its own modules alone, on inputs of the shapes that the workload has."""
+
+    def count(at: Workload) -> Counts:
+        return count_pass(model, stage.run, at, walk_every_layer)
+
+    counts = count(workload)
+    cost = counts.of(*stage.modules)
+    if stage.whole_pass != "decode":
+        request_cost = cost
+    else:
+        steps = {
+            context: count(replace(workload, decode_context=context)).of(*stage.modules)
+            for context in set(decode_span(workload)) - {workload.decode_context}
+        }
+        request_cost = decode_total({**steps, workload.decode_context: cost}, workload)
+    return StageCount(cost, request_cost, counts.operators(*stage.modules), counts.unsupported_of(*stage.modules))
+
+
+def isolated_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool) -> Tier:
+    """Count every stage on its own."""
+    tier = Tier(ISOLATED)
+    for stage in family.stages:
+        _attempt(tier, stage.name, lambda stage=stage: count_isolated(stage, model, workload, walk_every_layer))
+    return tier
+
+
+def extracted_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool) -> Tier:
+    """Count passes of the whole model and split them by module."""
+    tier = Tier(EXTRACTED)
+    for name, run in family.whole_passes.items():
+        stages = [stage for stage in family.stages if stage.whole_pass == name]
+        try:
+            counts = count_pass(model, run, workload, walk_every_layer)
+        except Exception as error:  # Reported per stage, and the other tiers go on.
+            for stage in stages:
+                _fail(tier, stage.name, error)
+            continue
+        tier.passes[name] = counts
+        for stage in stages:
+            tier.stages[stage.name] = StageCount(
+                cost=counts.of(*stage.modules),
+                request_cost=counts.of(*stage.modules) if name != "decode" else None,
+                operators=counts.operators(*stage.modules),
+                unsupported=counts.unsupported_of(*stage.modules),
+            )
+    return tier
+
+
+def analytic_tier(family: Family[Any], architecture: Any, workload: Workload) -> Tier:
+    """Evaluate the closed form of every stage."""
+    tier = Tier(ANALYTIC)
+    for stage in family.stages:
+        _attempt(tier, stage.name, lambda stage=stage: _analytic(stage, architecture, workload))
+    return tier
+
+
+def _analytic(stage: Stage[Any], architecture: Any, workload: Workload) -> StageCount:
+    cost = stage_cost(stage, architecture, workload)
+    if stage.whole_pass != "decode":
+        return StageCount(cost, cost)
+    steps = {
+        context: stage_cost(stage, architecture, replace(workload, decode_context=context))
+        for context in decode_span(workload)
+    }
+    return StageCount(cost, decode_total(steps, workload))
+
+
+def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:
+    """Count one stage; a failure is kept with its reason and does not take the other stages along."""
+    try:
+        tier.stages[stage] = count()
+    except Exception as error:
+        _fail(tier, stage, error)
+
+
+def _fail(tier: Tier, stage: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}"
+    tier.failures[stage] = reason
+    logger.warning("%s: could not be counted by the %s tier: %s", stage, tier.name, reason)

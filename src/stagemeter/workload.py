@@ -1,0 +1,104 @@
+"""What is asked of the model: views, tokens, batch, data type, generated tokens. Plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
+_NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One request, or a batch of equal ones.
+
+    Attributes
+    ----------
+    image_width, image_height : int
+        Size of the page in pixels, upright.
+    mode : str
+        Name of the resolution mode, ``custom`` if the sizes match none.
+    base_size : int
+        Side of the global view in pixels.
+    image_size : int
+        Side of a local tile in pixels.
+    global_views, local_views : int
+        Views per page: the page as a whole, and its tiles.
+    tile_grid : tuple of int
+        Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
+    image_tokens : int
+        Tokens that the views of one page become.
+    text_tokens : int
+        The other tokens of the prompt, the one that begins the sequence included.
+    prompt_tokens : int
+        Length at which the language model is analyzed. Image plus text tokens unless set otherwise.
+    new_tokens : int
+        Tokens generated. The prefill yields the first, so there are ``new_tokens - 1`` decode steps.
+    batch_size : int
+        Pages processed at once.
+    dtype : str
+        Data type of weights, activations and key-value cache.
+    decode_context : int
+        Tokens that the reported decode step attends to, itself included.
+    """
+
+    image_width: int
+    image_height: int
+    mode: str
+    base_size: int
+    image_size: int
+    global_views: int
+    local_views: int
+    tile_grid: tuple[int, int]
+    image_tokens: int
+    text_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+    dtype: str
+    decode_context: int
+
+    @property
+    def decode_steps(self) -> int:
+        """Decode steps of the request: one less than tokens, since the prefill yields the first."""
+        return self.new_tokens - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON knows them."""
+        return {**asdict(self), "tile_grid": list(self.tile_grid)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Workload:
+        """Build a workload from what `to_dict` returned."""
+        columns, rows = values["tile_grid"]
+        return cls(**{**values, "tile_grid": (columns, rows)})
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal work.
+
+        The size of the page, the name of the mode and the context that is looked at are left out: two pages that
+        become the same views and tokens are the same work. A profile is paired with its counts by this.
+        """
+        return stable_hash({key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED})
+
+
+def stable_hash(values: Mapping[str, Any]) -> str:
+    """Hash plain data, the same on every machine and in every run.
+
+    Parameters
+    ----------
+    values : mapping
+        Anything that JSON can hold; the order of keys does not matter.
+
+    Returns
+    -------
+    str
+        The first twelve hexadecimal digits of a SHA-256 digest.
+    """
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
