@@ -1,0 +1,58 @@
+"""What a model costs, stage by stage, before it runs; how well it ran, once it has. Both kept in MLflow.
+
+The names below are imported when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stagemeter.analyzer import AnalysisConfig as AnalysisConfig
+    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
+    from stagemeter.analyzer import StageAnalysisResult as StageAnalysisResult
+    from stagemeter.analyzer import estimate_report as estimate_report
+    from stagemeter.counting.counter import CostCounter as CostCounter
+    from stagemeter.counting.formulas import register_formula as register_formula
+    from stagemeter.counting.formulas import unregister_formula as unregister_formula
+    from stagemeter.errors import StagemeterError as StagemeterError
+    from stagemeter.errors import TrackingError as TrackingError
+    from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
+    from stagemeter.export import write_static_compute_json as write_static_compute_json
+    from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
+    from stagemeter.report import report_schema as report_schema
+    from stagemeter.session import DeepSeekOCRSession as DeepSeekOCRSession
+    from stagemeter.tracking.log import log_static_report as log_static_report
+
+_HOMES = {
+    "AnalysisConfig": "stagemeter.analyzer",
+    "CostCounter": "stagemeter.counting.counter",
+    "DeepSeekOCRSession": "stagemeter.session",
+    "DeepseekOCRStaticAnalyzer": "stagemeter.analyzer",
+    "StageAnalysisResult": "stagemeter.analyzer",
+    "StagemeterError": "stagemeter.errors",
+    "TrackingError": "stagemeter.errors",
+    "estimate_report": "stagemeter.analyzer",
+    "log_static_report": "stagemeter.tracking.log",
+    "register_formula": "stagemeter.counting.formulas",
+    "report_schema": "stagemeter.report",
+    "unregister_formula": "stagemeter.counting.formulas",
+    "write_static_compute_fvcore_table": "stagemeter.export",
+    "write_static_compute_json": "stagemeter.export",
+    "write_static_compute_markdown": "stagemeter.export",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,69 @@
+"""Writing files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from stagemeter.errors import StagemeterError
+
+
+def write_whole(path: Path | str, content: str | bytes) -> Path:
+    """Write a file so that it is there in full, or as it was before.
+
+    Parameters
+    ----------
+    path : Path or str
+        Where to; missing folders are made.
+    content : str or bytes
+        What to write; text in UTF-8.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be written.
+    """
+    target = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the last step is a renaming within one file system.
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        # A temporary file is its owner's alone; the result gets the mode that any new file would.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(target)
+        temporary = None
+    except OSError as error:
+        raise StagemeterError(f"{target} cannot be written: {error.strerror or error}; give another folder") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return target
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder that files cannot be written to, before any work is done.
+
+    Raises
+    ------
+    StagemeterError
+        If it is not a folder, or nothing can be written there.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise StagemeterError(f"{folder} cannot be written to: {existing} is not a folder; give another --output-dir")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StagemeterError(f"{folder} cannot be written to: no permission for {existing}; give another --output-dir")

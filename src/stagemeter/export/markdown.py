@@ -1,0 +1,204 @@
+"""The report as Markdown, for people."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mdutils.mdutils import MdUtils
+
+from stagemeter.export.files import write_whole
+from stagemeter.export.units import describe_views, percentage, with_unit
+from stagemeter.report import request_total
+
+_TOP_OPERATORS = 3
+_TIERS = ("isolated", "extracted", "analytic")
+
+
+def write_static_compute_markdown(report: Mapping[str, Any], path: Path | str) -> Path:
+    """Write the report as Markdown.
+
+    Parameters
+    ----------
+    report : mapping
+        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be written.
+    """
+    return write_whole(path, report_markdown(report))
+
+
+def report_markdown(report: Mapping[str, Any]) -> str:
+    """Return the report as Markdown: configuration, totals, stages, details of each, notes."""
+    document = _document()
+    document.new_header(level=1, title=f"Static analysis of {report['metadata']['model']}", add_table_of_contents="n")
+    _add_summary(document, report)
+    document.new_header(level=2, title="Configuration", add_table_of_contents="n")
+    document.new_list(_configuration(report))
+    document.new_header(level=2, title="Stages in detail", add_table_of_contents="n")
+    for stage in report["stages"].values():
+        _add_stage(document, stage)
+    document.new_header(level=2, title="Notes", add_table_of_contents="n")
+    document.new_list(list(report["notes"]))
+    return _text(document)
+
+
+def summary_markdown(report: Mapping[str, Any]) -> str:
+    """Return the short form: the table of stages and the totals, as the description of a run."""
+    document = _document()
+    _add_summary(document, report)
+    return _text(document)
+
+
+def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
+    total, workload = report["total"], report["metadata"]["workload"]
+    document.new_paragraph(
+        f"One request: {workload['batch_size']} x page of {workload['image_width']} x {workload['image_height']} px, "
+        f"mode {workload['mode']} ({describe_views(workload)}), {workload['prompt_tokens']:,} prompt tokens, "
+        f"{workload['new_tokens']:,} new tokens, {workload['dtype']}. **{with_unit(total['flops'], 'FLOPs')}** in all, "
+        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token."
+    )
+    _add_table(document, _stage_rows(report))
+    document.new_paragraph(_agreement_line(report))
+    document.new_header(level=2, title="Totals of the request", add_table_of_contents="n")
+    _add_table(
+        document,
+        [
+            ["Quantity", "Value", "Exact"],
+            ["Parameters", with_unit(total["params"]), f"{total['params']:,}"],
+            ["Parameters that one token uses", with_unit(total["params_active"]), f"{total['params_active']:,}"],
+            ["MACs", with_unit(total["macs"]), f"{total['macs']:,}"],
+            ["FLOPs", with_unit(total["flops"]), f"{total['flops']:,}"],
+            ["FLOPs, causal attention halved", with_unit(total["flops_causal"]), f"{total['flops_causal']:,}"],
+            ["FLOPs of one forward pass", with_unit(total["flops_forward"]), f"{total['flops_forward']:,}"],
+            ["Activations", with_unit(total["activations"]), f"{total['activations']:,}"],
+            ["Bytes read", with_unit(total["bytes_read"], "B"), f"{total['bytes_read']:,}"],
+            ["Bytes written", with_unit(total["bytes_written"], "B"), f"{total['bytes_written']:,}"],
+            ["Weights", with_unit(total["weight_bytes"], "B"), f"{total['weight_bytes']:,}"],
+            ["KV cache at the end", with_unit(total["kv_cache_bytes"], "B"), f"{total['kv_cache_bytes']:,}"],
+        ],
+        alignment=["left", "right", "right"],
+    )
+
+
+def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["Stage", "Params", "FLOPs", "Share", "Activations", "Bytes moved", "Counts agree"]]
+    flops = request_total(report, "flops")
+    activations = request_total(report, "activations")
+    read, written = request_total(report, "bytes_read"), request_total(report, "bytes_written")
+    for name, stage in report["stages"].items():
+        rows.append(
+            [
+                f"decode x {stage['steps']:,}" if name == "decode" else name,
+                with_unit(stage["params"]),
+                with_unit(flops[name]),
+                percentage(flops[name], report["total"]["flops"]),
+                with_unit(activations[name]),
+                with_unit(read[name] + written[name], "B"),
+                stage_agreement(stage),
+            ]
+        )
+    total = report["total"]
+    rows.append(["other", with_unit(sum(report["other_params"].values())), "0", "0.0 %", "0", "0 B", ""])
+    rows.append(
+        [
+            "**total**",
+            with_unit(total["params"]),
+            with_unit(total["flops"]),
+            "100.0 %" if total["flops"] else "–",
+            with_unit(total["activations"]),
+            with_unit(total["bytes_read"] + total["bytes_written"], "B"),
+            report["agreement"]["status"],
+        ]
+    )
+    return rows
+
+
+def stage_agreement(stage: Mapping[str, Any]) -> str:
+    """Say in a word whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, or what they give."""
+    counted = [stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None]
+    if len(set(counted)) > 1:
+        return "no"
+    return f"{len(counted)} of {len(_TIERS)}"
+
+
+def _agreement_line(report: Mapping[str, Any]) -> str:
+    agreement = report["agreement"]
+    tiers = ", ".join(agreement["tiers"])
+    return {
+        "equal": f"All tiers ({tiers}) give the same integers, for every quantity of every stage.",
+        "different": f"**The tiers ({tiers}) disagree**: " + "; ".join(agreement["differences"]),
+        "incomplete": f"The tiers ({tiers}) agree where they counted; some could not count "
+        + ", ".join(agreement["incomplete_stages"])
+        + ".",
+        "not compared": f"Counted in one way only ({tiers}); nothing to compare with.",
+    }[agreement["status"]]
+
+
+def _configuration(report: Mapping[str, Any]) -> list[str]:
+    metadata = report["metadata"]
+    workload = metadata["workload"]
+    versions = ", ".join(f"{package} {version}" for package, version in metadata["versions"].items())
+    lines = [f"model: {metadata['model']} (architecture {metadata['architecture_hash']})"]
+    lines += [f"{key}: {value}" for key, value in workload.items()]
+    lines += [f"workload hash: {metadata['workload_hash']}", f"versions: {versions}"]
+    return lines
+
+
+def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
+    document.new_header(level=3, title=stage["stage_name"], add_table_of_contents="n")
+    rows = [["Quantity", "Exact"], ["parameters", f"{stage['params']:,}"]]
+    rows.append(["parameters that one token uses", f"{stage['params_active']:,}"])
+    if stage["params_unused"]:
+        rows.append(["parameters never used", f"{stage['params_unused']:,}"])
+    if "context" in stage:
+        rows.append(["context of the step below", f"{stage['context']:,}"])
+    rows.append(["MACs", f"{stage['macs']:,}"])
+    for tier in _TIERS:
+        value = stage[f"flops_{tier}"]
+        rows.append([f"FLOPs, {tier}", "not counted" if value is None else f"{value:,}"])
+    rows.append(["FLOPs, causal attention halved", f"{stage['flops_causal']:,}"])
+    rows.append(["activations", f"{stage['activations']:,}"])
+    rows.append(["bytes read", f"{stage['bytes_read']:,}"])
+    rows.append(["bytes written", f"{stage['bytes_written']:,}"])
+    if "steps" in stage:
+        rows.append([f"FLOPs of all {stage['steps']:,} steps", f"{stage['flops_total']:,}"])
+    _add_table(document, rows, alignment=["left", "right"])
+    if stage["operators"]:
+        top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
+        rows = [["Operator", "FLOPs", "Share"]]
+        rows += [[f"`{name}`", f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
+        _add_table(document, rows, alignment=["left", "right", "right"])
+    document.new_list(list(stage["notes"]))
+
+
+def _add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[str] | None = None) -> None:
+    columns = len(rows[0])
+    document.new_line()
+    document.new_table(
+        columns=columns,
+        rows=len(rows),
+        text=[cell for row in rows for cell in row],
+        text_align=alignment or ["left", *["right"] * (columns - 1)],
+    )
+
+
+def _document() -> MdUtils:
+    # mdutils wants to know a file of its own; what it makes is taken as text, and written by write_whole.
+    return MdUtils(file_name=str(Path(tempfile.gettempdir()) / "stagemeter"))
+
+
+def _text(document: MdUtils) -> str:
+    return str(document.get_md_text()).strip() + "\n"

@@ -1,0 +1,52 @@
+"""Numbers for people: 1.95 T, 3.34 B, 6.7 GB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_POWERS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+
+
+def with_unit(value: int | None, unit: str = "") -> str:
+    """Write a number with three significant digits and a decimal prefix.
+
+    Parameters
+    ----------
+    value : int or None
+        The number; None, for what is not known, becomes a dash.
+    unit : str
+        What it is a number of, such as ``FLOPs`` or ``B``.
+
+    Examples
+    --------
+    >>> with_unit(976909172736, "FLOPs")
+    '977 GFLOPs'
+    >>> with_unit(913)
+    '913'
+    """
+    if value is None:
+        return "–"
+    for power, prefix in _POWERS:
+        # 999,600 rounds to 1.00 M, not to 1000 k.
+        if round(value / power, 2) >= 1:
+            return f"{_three_digits(value / power)} {prefix}{unit}".rstrip()
+    return f"{value} {unit}".rstrip()
+
+
+def percentage(part: int, whole: int) -> str:
+    """Write a share of a whole in percent."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def describe_views(workload: dict[str, Any]) -> str:
+    """Say which views a page becomes, such as ``1 x 1024 + 6 x 640 (2x3)``."""
+    views = f"{workload['global_views']} x {workload['base_size']}"
+    if workload["local_views"]:
+        columns, rows = workload["tile_grid"]
+        views += f" + {workload['local_views']} x {workload['image_size']} ({columns}x{rows})"
+    return views
+
+
+def _three_digits(value: float) -> str:
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,176 @@
+"""A static report becomes an MLflow run: params, metrics, tags, description and artifacts, in few calls."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.export.figures import flops_chart
+from stagemeter.export.folder import write_report_files
+from stagemeter.export.markdown import stage_agreement, summary_markdown
+from stagemeter.report import request_total
+from stagemeter.tracking.store import require_reachable, store_errors
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+#: Artifacts beside the files of the report.
+CHART_FILE, PAGE_FILE, TABLE_FILE = "flops_per_stage.png", "page.png", "stages.json"
+
+#: Settings that are logged as params, beside what the page and the prompt come to.
+_CONFIG_PARAMS = (
+    "model",
+    "mode",
+    "base_size",
+    "image_size",
+    "crop_mode",
+    "seq_len",
+    "text_tokens",
+    "new_tokens",
+    "batch_size",
+    "dtype",
+    "decode_context",
+)
+_WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
+
+
+def run_name(report: Mapping[str, Any]) -> str:
+    """Name a run so that a list of runs reads well: model, mode, views, prompt tokens."""
+    workload = report["metadata"]["workload"]
+    return static_run_name(report["metadata"]["model"], workload)
+
+
+def static_run_name(model: str, workload: Mapping[str, Any]) -> str:
+    """Name the run of a workload, such as ``deepseek-ocr gundam 1+6 views 913 tokens``."""
+    views = str(workload["global_views"])
+    if workload["local_views"]:
+        views += f"+{workload['local_views']}"
+    plural = "" if views == "1" else "s"
+    batch = f" batch {workload['batch_size']}" if workload["batch_size"] > 1 else ""
+    return f"{Path(model).name} {workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"
+
+
+def log_static_report(report: Mapping[str, Any], page: Image.Image | None = None) -> str:
+    """Log a static report to MLflow.
+
+    Parameters
+    ----------
+    report : mapping
+        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+    page : PIL.Image.Image, optional
+        Picture of the page as analyzed.
+
+    Returns
+    -------
+    str
+        Id of the run: the active one, or one that is opened and ended for this.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    active = mlflow.active_run()
+    if active is not None:
+        with store_errors():
+            _log(active.info.run_id, report, page)
+        return str(active.info.run_id)
+    require_reachable()
+    with store_errors(), mlflow.start_run(run_name=run_name(report)) as run:
+        _log(run.info.run_id, report, page)
+        return str(run.info.run_id)
+
+
+def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None) -> None:
+    client = mlflow.MlflowClient()
+    # `mlflow run` has logged its parameters, and a param cannot be logged again with another spelling.
+    known = client.get_run(run_id).data.params
+    params = [Param(key, value) for key, value in _params(report).items() if key not in known]
+    client.log_batch(run_id, metrics=_metrics(report), params=params, tags=_tags(report))
+    mlflow.log_table(_stage_table(report), TABLE_FILE, run_id=run_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_report_files(report, folder)
+        (folder / CHART_FILE).write_bytes(flops_chart(report))
+        if page is not None:
+            page.save(folder / PAGE_FILE)
+        client.log_artifacts(run_id, str(folder))
+
+
+def _params(report: Mapping[str, Any]) -> dict[str, str]:
+    metadata = report["metadata"]
+    config, workload = metadata["config"], metadata["workload"]
+    columns, rows = workload["tile_grid"]
+    values = {key: config[key] for key in _CONFIG_PARAMS}
+    values |= {key: workload[key] for key in _WORKLOAD_PARAMS}
+    values["tile_grid"] = f"{columns}x{rows}"
+    values["image"] = config["sample_image_path"]
+    return {key: "none" if value is None else str(value) for key, value in values.items()}
+
+
+def _metrics(report: Mapping[str, Any]) -> list[Metric]:
+    stages, total, workload = report["stages"], report["total"], report["metadata"]["workload"]
+    values: dict[str, float] = {f"params/{name}": stage["params"] for name, stage in stages.items()}
+    values["params/other"] = sum(report["other_params"].values())
+    values["params/total"] = total["params"]
+    values["params/active"] = total["params_active"]
+    for quantity in ("flops", "macs", "activations"):
+        values |= {f"{quantity}/{name}": stage[quantity] for name, stage in stages.items()}
+        values[f"{quantity}/decode_total"] = stages["decode"][f"{quantity}_total"]
+        values[f"{quantity}/total"] = total[quantity]
+    values["flops/forward"] = total["flops_forward"]
+    values |= {f"bytes/{name}": stage["bytes_read"] + stage["bytes_written"] for name, stage in stages.items()}
+    decode = stages["decode"]
+    values["bytes/decode_total"] = decode["bytes_read_total"] + decode["bytes_written_total"]
+    values["bytes/total"] = total["bytes_read"] + total["bytes_written"]
+    values["memory/weights"] = total["weight_bytes"]
+    values["memory/kv_cache"] = total["kv_cache_bytes"]
+    values["tokens/image"] = workload["image_tokens"]
+    values["tokens/prompt"] = workload["prompt_tokens"]
+    values["tokens/new"] = workload["new_tokens"]
+    now = int(time.time() * 1000)
+    metrics = [Metric(key, value, now, 0) for key, value in values.items()]
+    curve = [Metric("decode_curve/flops", point["flops"], now, point["context"]) for point in report["decode_curve"]]
+    return metrics + curve
+
+
+def _tags(report: Mapping[str, Any]) -> list[RunTag]:
+    metadata = report["metadata"]
+    tags = {
+        "stagemeter.kind": "static",
+        "stagemeter.model": metadata["model"],
+        "stagemeter.mode": metadata["workload"]["mode"],
+        "stagemeter.workload_hash": metadata["workload_hash"],
+        "stagemeter.config_hash": metadata["config_hash"],
+        "stagemeter.architecture_hash": metadata["architecture_hash"],
+        "stagemeter.schema_version": report["schema_version"],
+        "stagemeter.agreement": report["agreement"]["status"],
+        MLFLOW_RUN_NOTE: summary_markdown(report),
+    }
+    tags |= {f"stagemeter.version.{package}": version for package, version in metadata["versions"].items()}
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """One row per stage, as columns: what MLflow's table view shows and compares between runs."""
+    flops = request_total(report, "flops")
+    macs = request_total(report, "macs")
+    activations = request_total(report, "activations")
+    stages = report["stages"]
+    return {
+        "stage": list(stages),
+        "params": [stage["params"] for stage in stages.values()],
+        "macs": [macs[name] for name in stages],
+        "flops": [flops[name] for name in stages],
+        "share": [round(flops[name] / report["total"]["flops"], 4) if report["total"]["flops"] else 0 for name in stages],
+        "activations": [activations[name] for name in stages],
+        "passes": [stage.get("steps", 1) for stage in stages.values()],
+        "agreement": [stage_agreement(stage) for stage in stages.values()],
+    }

@@ -1,0 +1,76 @@
+"""The MLflow run that a command works in: opened before the work, and ended as the work ended."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+from mlflow.entities import RunInfo, RunStatus
+
+from stagemeter.errors import StagemeterError
+from stagemeter.tracking.store import require_reachable, store_errors
+
+#: Names that MLflow makes up for runs that were not given one, such as kindly-fox-123.
+_MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+
+
+@contextmanager
+def tracked_run(name: str | None, default_name: str, experiment: str | None) -> Iterator[RunInfo]:
+    """Work inside of an MLflow run.
+
+    The run is the one that ``mlflow run`` opened, or a new one. It ends as FINISHED; as FAILED if an error leaves the
+    block; as KILLED if the block is interrupted.
+
+    Parameters
+    ----------
+    name : str or None
+        Name of the run.
+    default_name : str
+        Name where none is given and ``mlflow run`` was not given one either.
+    experiment : str or None
+        Experiment to put a new run in; None for MLflow's own choice.
+
+    Yields
+    ------
+    mlflow.entities.RunInfo
+        The run.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    with store_errors():
+        if experiment is not None:
+            _choose_experiment(experiment)
+        run = mlflow.start_run(run_name=name or default_name)
+    try:
+        with store_errors():
+            if name is not None or _MADE_UP_NAME.fullmatch(run.info.run_name or ""):
+                mlflow.MlflowClient().update_run(run.info.run_id, name=name or default_name)
+        yield run.info
+    except KeyboardInterrupt:
+        _end(RunStatus.KILLED)
+        raise
+    except BaseException:
+        _end(RunStatus.FAILED)
+        raise
+    else:
+        with store_errors():
+            _end(RunStatus.FINISHED)
+
+
+def _choose_experiment(name: str) -> None:
+    if mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined:
+        # `mlflow run` opened the run already, and a run does not change its experiment.
+        raise StagemeterError(
+            f"--experiment {name!r}: this run belongs to `mlflow run` already; use its own --experiment-name"
+        )
+    mlflow.set_experiment(name)
+
+
+def _end(status: int) -> None:
+    mlflow.end_run(RunStatus.to_string(status))

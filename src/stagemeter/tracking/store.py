@@ -1,0 +1,76 @@
+"""The MLflow store: whether it can be reached, and where its pages are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from stagemeter.errors import TrackingError
+
+#: Seconds in which a tracking server has to answer that it is there.
+_PATIENCE = 5
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what goes wrong with the store inside of the block into `TrackingError`.
+
+    Raises
+    ------
+    TrackingError
+        With the store's address, what it answered, and what to do.
+    """
+    try:
+        yield
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrackingError(
+            f"the MLflow store at {mlflow.get_tracking_uri()} refused: {reason}; "
+            "see MLFLOW_TRACKING_URI, or use --no-track"
+        ) from error
+
+
+def require_reachable() -> None:
+    """Make sure that a tracking server answers, without the minutes that MLflow's own retries take.
+
+    Raises
+    ------
+    TrackingError
+        If it does not. Stores that are files or databases are opened when they are used.
+    """
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
+    except requests.RequestException as error:
+        raise TrackingError(
+            f"no MLflow server answers at {uri} ({type(error).__name__}): start one, set MLFLOW_TRACKING_URI to where "
+            "one runs, or use --no-track"
+        ) from error
+    if answer.status_code >= 500:
+        raise TrackingError(f"the MLflow server at {uri} answers {answer.status_code} {answer.reason}")
+
+
+def charts_link(experiment_id: str) -> tuple[str, str | None]:
+    """Return the page that shows an experiment's runs as charts, and the command that serves it, if one is needed.
+
+    The plain address of an experiment opens a view of MLflow 3 in which runs and charts are hidden.
+    """
+    uri = mlflow.get_tracking_uri()
+    served = uri.startswith(("http://", "https://"))
+    host = uri.rstrip("/") if served else "http://127.0.0.1:5000"
+    page = f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    return page, None if served else f"mlflow ui --backend-store-uri {_plain(uri)}"
+
+
+def _plain(uri: str) -> str:
+    """Hide a password in a database's address."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
