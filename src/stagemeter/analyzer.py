@@ -17,10 +17,9 @@ from stagemeter.tiers import (
     ISOLATED,
     Tier,
     analytic_tier,
-    count_isolated,
-    count_pass,
     extracted_tier,
     isolated_tier,
+    pass_counter,
 )
 from stagemeter.workload import Workload
 
@@ -136,7 +135,8 @@ class DeepseekOCRStaticAnalyzer:
         workload = self._workload(config)
         model = self.session.without_weights(config.dtype).model
         self._say("whole model")
-        counts = count_pass(model, FAMILY.whole_passes["forward"], workload, config.walk_every_layer)
+        with pass_counter(model, config.walk_every_layer) as count:
+            counts = count(FAMILY.whole_passes["forward"], workload)
         return {
             "total_params": _all_parameters(self.session.architecture),
             "total_flops": counts.of("").flops,
@@ -166,8 +166,10 @@ class DeepseekOCRStaticAnalyzer:
         workload = self._workload(config)
         model = self.session.without_weights(config.dtype).model
         self._say(stage)
-        tier = Tier(ISOLATED, {stage: count_isolated(specification, model, workload, config.walk_every_layer)})
-        tiers = {ISOLATED: tier, ANALYTIC: analytic_tier(FAMILY, self.session.architecture, workload)}
+        tiers = {
+            ISOLATED: isolated_tier([specification], model, workload, config.walk_every_layer),
+            ANALYTIC: analytic_tier(FAMILY, self.session.architecture, workload),
+        }
         return stage_results(FAMILY, self.session.architecture, config, workload, tiers)[stage]
 
     def analyze_all_stages(self, config: AnalysisConfig) -> dict[str, StageAnalysisResult]:
@@ -211,7 +213,7 @@ class DeepseekOCRStaticAnalyzer:
     def _run_tiers(self, config: AnalysisConfig, workload: Workload) -> dict[str, Tier]:
         model = self.session.without_weights(config.dtype).model
         self._say("stages on their own")
-        isolated = isolated_tier(FAMILY, model, workload, config.walk_every_layer)
+        isolated = isolated_tier(FAMILY.stages, model, workload, config.walk_every_layer)
         self._say("whole model")
         extracted = extracted_tier(FAMILY, model, workload, config.walk_every_layer)
         self._say("closed forms")
@@ -237,7 +239,7 @@ class DeepseekOCRStaticAnalyzer:
 
     def _say(self, step: str) -> None:
         logger.info("counting: %s", step)
-        self._progress(step)
+        self._progress(f"counting: {step}")
 
 
 def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, config: AnalysisConfig) -> Report:

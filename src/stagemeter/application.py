@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from stagemeter.background import in_background
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import TrackingError
 from stagemeter.export.files import require_writable
+from stagemeter.export.folder import write_report_files
+from stagemeter.inputs.page import draw_grid
 from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture, load_architecture
 from stagemeter.planning import load_picture, plan_page, plan_workload
 from stagemeter.report import Report
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from PIL import Image
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,64 +82,75 @@ def analyze_page(
     architecture = load_architecture(config.model)
     workload = plan_workload(config, architecture)
 
-    def work() -> Outcome:
-        report = _count(config, architecture, estimate)
-        return Outcome(report, _write(report, folder))
-
     if not track:
-        return work()
-    from stagemeter.tracking.log import log_static_report, static_run_name
-    from stagemeter.tracking.run import tracked_run
-    from stagemeter.tracking.store import charts_link
+        with _status("counting") as tell:
+            return Outcome(*_count(config, architecture, folder, estimate, tell))
+    with _being_counted(config, architecture, folder, estimate) as wait:
+        # MLflow is slow to import, and so is torch: each in a process of its own, at the same time.
+        from stagemeter.tracking.log import log_static_report, static_run_name
+        from stagemeter.tracking.run import tracked_run
+        from stagemeter.tracking.store import charts_link
 
-    outcome: Outcome | None = None
-    try:
-        name = static_run_name(config.model, workload.to_dict())
-        with tracked_run(run_name, name, experiment) as run:
-            outcome = work()
-            with _status("logging to MLflow"):
-                log_static_report(outcome.report, _page_picture(config))
-            outcome.run_id = run.run_id
-            page, command = charts_link(run.experiment_id)
-    except TrackingError as error:
-        # The work is not lost with the store: it is in the files.
-        outcome = outcome or work()
-        files = ", ".join(str(path) for path in outcome.files)
-        outcome.tracking_error = TrackingError(f"{error}. Not logged, but written: {files}")
-        return outcome
-    outcome.messages.append(f"run {outcome.run_id}: {page}")
+        outcome: Outcome | None = None
+        try:
+            default_name = static_run_name(config.model, workload.to_dict())
+            with _status("counting") as tell, tracked_run(run_name, default_name, experiment) as run:
+                page = draw_grid(load_picture(config), plan_page(config))
+                outcome = Outcome(*wait())
+                tell("logging to MLflow")
+                log_static_report(outcome.report, page, outcome.files)
+                outcome.run_id = run.run_id
+        except TrackingError as error:
+            # The work is not lost with the store: it is in the files.
+            outcome = outcome or Outcome(*wait())
+            files = ", ".join(str(path) for path in outcome.files)
+            outcome.tracking_error = TrackingError(f"{error}. Not logged, but written: {files}")
+            return outcome
+    link, command = charts_link(run.experiment_id)
+    outcome.messages.append(f"run {outcome.run_id}: {link}")
     if command is not None:
         outcome.messages.append(f"to see it: {command}")
     return outcome
 
 
-def _count(config: AnalysisConfig, architecture: DeepseekOCRArchitecture, estimate: bool) -> Report:
-    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer, estimate_report
-
-    if estimate:
-        return estimate_report(architecture, config.model, config)
-    with _status("building the model without weights") as tell:
-        from stagemeter.session import DeepSeekOCRSession
-
-        session = DeepSeekOCRSession.from_config(architecture, dtype=config.dtype, name=config.model)
-        analyzer = DeepseekOCRStaticAnalyzer(session, progress=lambda step: tell(f"counting: {step}"))
-        return analyzer.generate_report(config)
-
-
-def _write(report: Report, folder: Path) -> list[Path]:
-    from stagemeter.export.folder import write_report_files
-
-    return write_report_files(report, folder)
-
-
-def _page_picture(config: AnalysisConfig) -> Image.Image:
-    from stagemeter.inputs.page import draw_grid
-
-    return draw_grid(load_picture(config), plan_page(config))
+Counted = tuple[Report, list[Path]]
 
 
 @contextmanager
-def _status(text: str) -> Iterator[Callable[[str], Any]]:
+def _being_counted(
+    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, folder: Path, estimate: bool
+) -> Iterator[Callable[[], Counted]]:
+    """Have the report made while something else is done; the block gets a function that waits for it."""
+    # In this process where that costs no imports; a second one would be slower.
+    if estimate or "torch" in sys.modules:
+        yield lambda: _count(config, architecture, folder, estimate)
+    else:
+        with in_background(_count, config, architecture, folder, estimate) as wait:
+            yield wait
+
+
+def _count(
+    config: AnalysisConfig,
+    architecture: DeepseekOCRArchitecture,
+    folder: Path,
+    estimate: bool,
+    tell: Callable[[str], None] | None = None,
+) -> Counted:
+    """Make the report and write its files, all that needs torch."""
+    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer, estimate_report
+
+    if estimate:
+        report = estimate_report(architecture, config.model, config)
+    else:
+        from stagemeter.session import DeepSeekOCRSession
+
+        session = DeepSeekOCRSession.from_config(architecture, dtype=config.dtype, name=config.model)
+        report = DeepseekOCRStaticAnalyzer(session, tell).generate_report(config)
+    return report, write_report_files(report, folder)
+
+
+@contextmanager
+def _status(text: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr what is being done; the block may change the text. Silent where stderr is not a terminal."""
     from rich.console import Console
 

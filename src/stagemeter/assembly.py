@@ -73,7 +73,7 @@ def build_report(
         "metadata": {
             "model": model_name,
             "family": family.name,
-            "architecture_hash": stable_hash(coefficients(family, architecture)["architecture"]),
+            "architecture_hash": architecture.hash,
             "workload": workload.to_dict(),
             "workload_hash": workload.hash,
             "config": config.model_dump(),

@@ -43,8 +43,17 @@ class Cost:
     kv_reads: int = 0
     kv_writes: int = 0
 
+    # Written out, since counting adds costs by the ten thousand.
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, name) + getattr(other, name) for name in QUANTITIES))
+        return Cost(
+            self.macs + other.macs,
+            self.macs_causal + other.macs_causal,
+            self.activations + other.activations,
+            self.activation_reads + other.activation_reads,
+            self.weight_reads + other.weight_reads,
+            self.kv_reads + other.kv_reads,
+            self.kv_writes + other.kv_writes,
+        )
 
     def __mul__(self, count: int) -> Cost:
         return Cost(*(getattr(self, name) * count for name in QUANTITIES))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import Cost
@@ -67,83 +69,94 @@ class Tier:
     passes: dict[str, Counts] = field(default_factory=dict)
 
 
-def count_pass(model: Any, run: Runner, workload: Workload, walk_every_layer: bool) -> Counts:
-    """Count what one runner runs of a model.
+#: Counts what a runner runs at a workload.
+PassCounter = Callable[[Runner, Workload], "Counts"]
+
+
+@contextmanager
+def pass_counter(model: Any, walk_every_layer: bool = False) -> Iterator[PassCounter]:
+    """Count several passes of one model, each on its own.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model.
-    run : callable
-        What to run of it.
-    workload : Workload
-        The shapes to run it at.
     walk_every_layer : bool
         See `stagemeter.counting.counter.CostCounter`.
+
+    Yields
+    ------
+    callable
+        Takes what to run and the workload to run it at; returns its counts.
     """
     import torch
 
     from stagemeter.counting.counter import CostCounter
 
     with torch.no_grad(), CostCounter(model, walk_every_layer) as counter:
-        run(model, workload, counter)
-    return counter.counts()
+
+        def count(run: Runner, workload: Workload) -> Counts:
+            counter.restart()
+            run(model, workload, counter)
+            return counter.counts()
+
+        yield count
 
 
-def count_isolated(stage: Stage[Any], model: Any, workload: Workload, walk_every_layer: bool = False) -> StageCount:
-    """Count a stage by running its own modules alone, on inputs of the shapes that the workload has."""
+def isolated_tier(stages: Iterable[Stage[Any]], model: Any, workload: Workload, walk_every_layer: bool = False) -> Tier:
+    """Count stages by running the modules of each alone, on inputs of the shapes that the workload has."""
+    tier = Tier(ISOLATED)
+    with pass_counter(model, walk_every_layer) as count:
+        for stage in stages:
+            _attempt(tier, stage.name, partial(_isolated, stage, workload, count))
+    return tier
 
-    def count(at: Workload) -> Counts:
-        return count_pass(model, stage.run, at, walk_every_layer)
 
-    counts = count(workload)
-    cost = counts.of(*stage.modules)
-    if stage.whole_pass != "decode":
-        request_cost = cost
-    else:
-        steps = {
-            context: count(replace(workload, decode_context=context)).of(*stage.modules)
-            for context in set(decode_span(workload)) - {workload.decode_context}
-        }
-        request_cost = decode_total({**steps, workload.decode_context: cost}, workload)
+def _isolated(stage: Stage[Any], workload: Workload, count: PassCounter) -> StageCount:
+    counts = count(stage.run, workload)
+    cost = request_cost = counts.of(*stage.modules)
+    if stage.whole_pass == "decode":
+        steps = {workload.decode_context: cost}
+        for context in set(decode_span(workload)) - set(steps):
+            at = replace(workload, decode_context=context)
+            steps[context] = count(stage.run, at).of(*stage.modules)
+        request_cost = decode_total(steps, workload)
     return StageCount(cost, request_cost, counts.operators(*stage.modules), counts.unsupported_of(*stage.modules))
 
 
-def isolated_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool) -> Tier:
-    """Count every stage on its own."""
-    tier = Tier(ISOLATED)
-    for stage in family.stages:
-        _attempt(tier, stage.name, lambda stage=stage: count_isolated(stage, model, workload, walk_every_layer))
-    return tier
-
-
-def extracted_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool) -> Tier:
+def extracted_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool = False) -> Tier:
     """Count passes of the whole model and split them by module."""
     tier = Tier(EXTRACTED)
-    for name, run in family.whole_passes.items():
-        stages = [stage for stage in family.stages if stage.whole_pass == name]
-        try:
-            counts = count_pass(model, run, workload, walk_every_layer)
-        except Exception as error:  # Reported per stage, and the other tiers go on.
+    with pass_counter(model, walk_every_layer) as count:
+        for name, run in family.whole_passes.items():
+            stages = [stage for stage in family.stages if stage.whole_pass == name]
+            try:
+                tier.passes[name] = count(run, workload)
+            except Exception as error:  # Reported per stage, and the other passes and tiers go on.
+                for stage in stages:
+                    _fail(tier, stage.name, error)
+                continue
             for stage in stages:
-                _fail(tier, stage.name, error)
-            continue
-        tier.passes[name] = counts
-        for stage in stages:
-            tier.stages[stage.name] = StageCount(
-                cost=counts.of(*stage.modules),
-                request_cost=counts.of(*stage.modules) if name != "decode" else None,
-                operators=counts.operators(*stage.modules),
-                unsupported=counts.unsupported_of(*stage.modules),
-            )
+                tier.stages[stage.name] = _extracted(stage, tier.passes[name])
     return tier
+
+
+def _extracted(stage: Stage[Any], counts: Counts) -> StageCount:
+    cost = counts.of(*stage.modules)
+    return StageCount(
+        cost=cost,
+        # A pass of the whole model shows one decode step, not all of them.
+        request_cost=None if stage.whole_pass == "decode" else cost,
+        operators=counts.operators(*stage.modules),
+        unsupported=counts.unsupported_of(*stage.modules),
+    )
 
 
 def analytic_tier(family: Family[Any], architecture: Any, workload: Workload) -> Tier:
     """Evaluate the closed form of every stage."""
     tier = Tier(ANALYTIC)
     for stage in family.stages:
-        _attempt(tier, stage.name, lambda stage=stage: _analytic(stage, architecture, workload))
+        _attempt(tier, stage.name, partial(_analytic, stage, architecture, workload))
     return tier
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -122,11 +123,10 @@ class CostCounter:
 
     Notes
     -----
-    The model is left as it was found: hooks are removed when the block is left, after an error too.
+    The model is left as it was found, after an error too.
     """
 
     def __init__(self, model: nn.Module | None = None, walk_every_layer: bool = False) -> None:
-        self._model = model
         self._names = _canonical_names(model)
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
@@ -137,8 +137,7 @@ class CostCounter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            if self._model is not None:
-                stack.enter_context(self._attributed(self._model))
+            stack.enter_context(self._attributed())
             if self._repeats is not None:
                 stack.enter_context(self._repeats.shared(self._events, self._names))
             stack.enter_context(_FunctionMode(self))
@@ -152,7 +151,8 @@ class CostCounter:
         self._exit.__exit__(kind, error, trace)
 
     def counts(self) -> Counts:
-        """Return what was counted so far, added up per module."""
+        """Return what was counted since the block was entered or `restart` was called, added up per module."""
+        own: dict[tuple[str, str], Cost] = {}
         counts = Counts()
         for name in {*self._names.values(), ""}:
             counts.by_module[name] = {}
@@ -160,16 +160,21 @@ class CostCounter:
         for event in self._events:
             if not event.operator:
                 counts.called.add(event.module)
-                continue
-            for name in _with_ancestors(event.module):
-                if name not in counts.by_module:
-                    continue
-                if event.cost is None:
+            elif event.cost is not None:
+                key = (event.module, event.operator)
+                own[key] = own[key] + event.cost if key in own else event.cost
+            else:
+                for name in _with_ancestors(event.module):
                     counts.unsupported[name][event.operator] += 1
-                else:
-                    operators = counts.by_module[name]
-                    operators[event.operator] = operators.get(event.operator, ZERO) + event.cost
+        for (module, operator), cost in own.items():
+            for name in _with_ancestors(module):
+                operators = counts.by_module[name]
+                operators[operator] = operators[operator] + cost if operator in operators else cost
         return counts
+
+    def restart(self) -> None:
+        """Forget what was counted so far; what was learnt about layers that are alike is kept."""
+        self._events.clear()
 
     def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator that torch dispatched, and count it."""
@@ -228,21 +233,22 @@ class CostCounter:
         self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
 
     @contextmanager
-    def _attributed(self, model: nn.Module) -> Iterator[None]:
-        """Follow which module is running, by hooks that are gone afterwards."""
+    def _attributed(self) -> Iterator[None]:
+        """Follow which module is running, by hooks on all modules there are; the model itself is not touched."""
 
         def enter(module: nn.Module, args: Any) -> None:
-            self._running.append(module)
-            self._events.append(Event(self._names[module], "", None))
+            if module in self._names:
+                self._running.append(module)
+                self._events.append(Event(self._names[module], "", None))
 
         def leave(module: nn.Module, args: Any, out: Any) -> None:
-            self._running.pop()
+            if module in self._names:
+                self._running.pop()
 
         with ExitStack() as stack:
-            for module in model.modules():
-                stack.callback(module.register_forward_pre_hook(enter).remove)
-                # Called after errors too, so that a caught error in a module does not shift the books.
-                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+            stack.callback(register_module_forward_pre_hook(enter).remove)
+            # Called after errors too, so that a caught error in a module does not shift the books.
+            stack.callback(register_module_forward_hook(leave, always_call=True).remove)
             yield
 
     def _module(self) -> str:

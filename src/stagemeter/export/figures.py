@@ -6,6 +6,11 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+# Without pyplot: no window system is looked for, and no global state is left behind.
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
 
@@ -25,11 +30,6 @@ def flops_chart(report: Mapping[str, Any]) -> bytes:
     bytes
         A PNG picture.
     """
-    # Without pyplot: no window system is looked for, and no global state is left behind.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
     flops = request_total(report, "flops")
     steps = report["stages"]["decode"]["steps"]
     labels = [f"decode x {steps:,}" if name == "decode" else name for name in flops]

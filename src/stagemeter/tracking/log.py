@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,9 @@ def static_run_name(model: str, workload: Mapping[str, Any]) -> str:
     return f"{Path(model).name} {workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"
 
 
-def log_static_report(report: Mapping[str, Any], page: Image.Image | None = None) -> str:
+def log_static_report(
+    report: Mapping[str, Any], page: Image.Image | None = None, files: Sequence[Path] | None = None
+) -> str:
     """Log a static report to MLflow.
 
     Parameters
@@ -66,6 +69,8 @@ def log_static_report(report: Mapping[str, Any], page: Image.Image | None = None
         What `DeepseekOCRStaticAnalyzer.generate_report` returned.
     page : PIL.Image.Image, optional
         Picture of the page as analyzed.
+    files : sequence of Path, optional
+        The report's files, where they are written already. Default: they are written for this.
 
     Returns
     -------
@@ -80,15 +85,15 @@ def log_static_report(report: Mapping[str, Any], page: Image.Image | None = None
     active = mlflow.active_run()
     if active is not None:
         with store_errors():
-            _log(active.info.run_id, report, page)
+            _log(active.info.run_id, report, page, files)
         return str(active.info.run_id)
     require_reachable()
     with store_errors(), mlflow.start_run(run_name=run_name(report)) as run:
-        _log(run.info.run_id, report, page)
+        _log(run.info.run_id, report, page, files)
         return str(run.info.run_id)
 
 
-def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None) -> None:
+def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, files: Sequence[Path] | None) -> None:
     client = mlflow.MlflowClient()
     # `mlflow run` has logged its parameters, and a param cannot be logged again with another spelling.
     known = client.get_run(run_id).data.params
@@ -97,7 +102,11 @@ def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None) -> No
     mlflow.log_table(_stage_table(report), TABLE_FILE, run_id=run_id)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_report_files(report, folder)
+        if files is None:
+            write_report_files(report, folder)
+        else:
+            for path in files:
+                shutil.copy(path, folder)
         (folder / CHART_FILE).write_bytes(flops_chart(report))
         if page is not None:
             page.save(folder / PAGE_FILE)
