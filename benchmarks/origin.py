@@ -1,0 +1,69 @@
+"""What each difference from the system that Stagemeter starts from is worth, in numbers.
+
+That system's rules are written down here as they were: its formulas for the language model, the inputs that it gave
+to each encoder, fvcore's multiply-accumulates taken for FLOPs, and a stage's FLOPs as the sum over all modules whose
+name begins with the stage's.
+
+    python benchmarks/origin.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
+from stagemeter.inputs.tiling import ViewPlan, choose_grid, plan_views
+from stagemeter.models.closed_form import stage_cost
+from stagemeter.models.deepseek_ocr import FAMILY, published_architecture
+from stagemeter.planning import plan_workload
+
+SAM = "model.vision_tower.sam_encoder"
+
+
+def origin_prefill(d_model: int, d_ff: int, n_layers: int, seq_len: int) -> int:
+    """The old ``estimate_prefill_flops_total``: two FFN products instead of three, one projection instead of four."""
+    base = n_layers * (4 * d_model * d_ff + 2 * d_model * d_model)
+    return base * seq_len + n_layers * 2 * d_model * (seq_len * (seq_len + 1) // 2)
+
+
+def origin_decode(d_model: int, d_ff: int, n_layers: int, context: int) -> int:
+    """The old ``estimate_decode_flops_per_token``."""
+    return n_layers * (4 * d_model * d_ff + 2 * d_model * d_model + 2 * d_model * context)
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    architecture = published_architecture()
+    config = AnalysisConfig()
+    workload = plan_workload(config, architecture)
+    decoder = architecture.decoder
+    sizes = (decoder.hidden, decoder.intermediate, decoder.layers)
+
+    def flops(stage: str, **changes: int) -> int:
+        return stage_cost(FAMILY.stage(stage), architecture, replace(workload, **changes)).flops
+
+    rows = [
+        ("MACs reported as FLOPs (`sam`, all views)", flops("sam") // 2, flops("sam")),
+        ("`sam` sees the tiles only", flops("sam", global_views=0), flops("sam")),
+        ("`clip` sees the global view only", flops("clip", local_views=0), flops("clip")),
+        ("`prefill` by a dense formula without gates", origin_prefill(*sizes, workload.prompt_tokens), flops("prefill")),
+        ("`decode` by a dense formula without gates", origin_decode(*sizes, workload.decode_context), flops("decode")),
+    ]
+    analysis = DeepseekOCRStaticAnalyzer(DeepSeekOCRSession.from_config()).analyze_full_model(config)
+    by_module = analysis["by_module"]
+    nested = sum(value for name, value in by_module.items() if name == SAM or name.startswith(f"{SAM}."))
+    rows.append(("parents counted with their children (`sam`)", nested, by_module[SAM]))
+
+    small = 600
+    ours = plan_views(small, small, config.base_size, config.image_size, crop=True)
+    grid = choose_grid(small, small, config.image_size)
+    theirs = ViewPlan(small, small, config.base_size, config.image_size, grid)
+    rows.append((f"a page of {small} x {small} is tiled (image tokens)", theirs.image_tokens(), ours.image_tokens()))
+
+    print("| difference | then | now | error then |\n| :--- | ---: | ---: | ---: |")
+    for what, then, now in rows:
+        print(f"| {what} | {then:,} | {now:,} | {100 * (then / now - 1):+.1f} % |")
+
+
+if __name__ == "__main__":
+    main()

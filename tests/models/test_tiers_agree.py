@@ -1,0 +1,224 @@
+"""Three ways of counting, and ways that are not ours, on random small models: equal to the integer."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from stagemeter import DeepSeekOCRSession
+from stagemeter.config import MODES, AnalysisConfig
+from stagemeter.cost import total
+from stagemeter.mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
+from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
+from stagemeter.models.deepseek_ocr import FAMILY, DeepseekOCRArchitecture, published_architecture
+from stagemeter.models.language import DecoderArchitecture
+from stagemeter.models.vision import ClipArchitecture, SamArchitecture
+from stagemeter.planning import plan_workload
+from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.workload import Workload
+
+few = settings(max_examples=12, deadline=None)
+
+
+@st.composite
+def architectures(draw):
+    small = st.integers(1, 3)
+    heads, width = draw(small), draw(small) * 4
+    clip_hidden = heads * width
+    layers = draw(small)
+    key_value_heads = draw(small)
+    decoder_heads = key_value_heads * draw(st.integers(1, 2))
+    head_width = draw(small) * 2
+    decoder_layers = draw(small)
+    experts = draw(st.integers(2, 5))
+    sam = SamArchitecture(
+        hidden=heads * width,
+        layers=layers,
+        heads=heads,
+        intermediate=draw(st.integers(1, 40)),
+        patch_size=16,
+        window_size=draw(st.integers(2, 5)),
+        global_layers=tuple(sorted(draw(st.sets(st.integers(0, layers - 1))))),
+        pretrain_size=16 * draw(st.integers(2, 9)),
+        neck=draw(st.integers(1, 9)),
+        downsample_channels=(draw(st.integers(1, 9)), clip_hidden),
+    )
+    clip = ClipArchitecture(
+        hidden=clip_hidden,
+        layers=draw(small),
+        heads=heads,
+        intermediate=draw(st.integers(1, 40)),
+        patch_size=14,
+        pretrain_size=14 * draw(st.integers(1, 5)),
+    )
+    decoder = DecoderArchitecture(
+        hidden=decoder_heads * head_width,
+        layers=decoder_layers,
+        heads=decoder_heads,
+        key_value_heads=key_value_heads,
+        head_width=head_width,
+        intermediate=draw(st.integers(1, 40)),
+        dense_layers=draw(st.integers(0, decoder_layers)),
+        experts=experts,
+        experts_per_token=draw(st.integers(1, experts)),
+        shared_experts=draw(st.integers(1, 2)),
+        # Grouped products want rows of a multiple of 16 bytes.
+        expert_intermediate=8 * draw(st.integers(1, 3)),
+        vocabulary=draw(st.integers(2, 99)),
+        max_positions=4096,
+    )
+    decoder = replace(decoder, hidden=decoder.hidden * 8, head_width=decoder.head_width * 8)
+    return DeepseekOCRArchitecture(sam=sam, clip=clip, decoder=decoder)
+
+
+@st.composite
+def workloads(draw):
+    config = AnalysisConfig(
+        base_size=draw(st.integers(16, 200)),
+        image_size=draw(st.integers(16, 120)),
+        crop_mode=draw(st.booleans()),
+        image_w=draw(st.integers(1, 600)),
+        image_h=draw(st.integers(1, 600)),
+        text_tokens=draw(st.integers(1, 9)),
+        new_tokens=draw(st.integers(1, 6)),
+        batch_size=draw(st.integers(1, 3)),
+        seq_len=draw(st.none() | st.integers(1, 60)),
+    )
+    return config
+
+
+def costs(tier):
+    assert not tier.failures
+    return {name: count.cost for name, count in tier.stages.items()}
+
+
+@few
+@given(architectures(), workloads())
+def test_isolated_extracted_and_analytic_are_equal(architecture, config):
+    session = DeepSeekOCRSession.from_config(architecture)
+    workload = plan_workload(config, architecture)
+    isolated = isolated_tier(FAMILY.stages, session.model, workload)
+    extracted = extracted_tier(FAMILY, session.model, workload)
+    analytic = analytic_tier(FAMILY, architecture, workload)
+    assert costs(isolated) == costs(extracted) == costs(analytic)
+    assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
+    assert not any(count.unsupported for tier in (isolated, extracted) for count in tier.stages.values())
+    whole = total(count.cost for name, count in extracted.stages.items() if name != "decode")
+    assert extracted.passes["forward"].of("") == whole
+
+    assert costs(isolated_tier(FAMILY.stages, session.model, workload, walk_every_layer=True)) == costs(isolated)
+    assert costs(extracted_tier(FAMILY, session.model, workload, walk_every_layer=True)) == costs(extracted)
+
+
+@few
+@given(architectures())
+def test_parameters_are_those_of_the_modules(architecture):
+    model = DeepSeekOCRSession.from_config(architecture).model
+    for stage in FAMILY.stages:
+        built = sum(p.numel() for module in stage.owns for p in model.get_submodule(module).parameters())
+        parameters = stage.parameters(architecture)
+        assert parameters.total - parameters.unused == built
+    other = sum(FAMILY.other_parameters(architecture).values())
+    stages = sum(stage.parameters(architecture).total for stage in FAMILY.stages)
+    assert stages + other == sum(p.numel() for p in model.parameters()) + architecture.clip.unused_parameters
+
+
+@few
+@given(architectures(), workloads())
+def test_the_reports_closed_form_evaluates_other_workloads_without_the_model(architecture, config):
+    closed_form = json.loads(json.dumps(coefficients(FAMILY, architecture)))
+    workload = plan_workload(config, architecture)
+    evaluated = evaluate_workload(closed_form, FAMILY, workload)
+    assert {stage.name: evaluated[stage.name] for stage in FAMILY.stages} == {
+        stage.name: stage_cost(stage, architecture, workload) for stage in FAMILY.stages
+    }
+
+
+@few
+@given(architectures(), workloads())
+def test_all_decode_steps_are_the_sum_of_each(architecture, config):
+    workload = plan_workload(config, architecture)
+    decode = FAMILY.stage("decode")
+    steps = [
+        stage_cost(decode, architecture, replace(workload, decode_context=workload.prompt_tokens + step))
+        for step in range(1, workload.new_tokens)
+    ]
+    assert analytic_tier(FAMILY, architecture, workload).stages["decode"].request_cost == total(steps)
+
+
+@few
+@given(architectures(), st.integers(1, 50), st.integers(2, 90))
+def test_estimates_are_the_closed_forms(architecture, tokens, context):
+    decoder = architecture.decoder
+    sizes = {
+        "n_heads": decoder.heads,
+        "n_key_value_heads": decoder.key_value_heads,
+        "head_width": decoder.head_width,
+        "n_dense_layers": decoder.dense_layers,
+        "n_experts": decoder.experts,
+        "n_experts_per_token": decoder.experts_per_token,
+        "n_shared_experts": decoder.shared_experts,
+        "d_expert": decoder.expert_intermediate,
+        "vocabulary": decoder.vocabulary,
+    }
+    workload = replace(
+        plan_workload(AnalysisConfig(seq_len=tokens), published_architecture()), decode_context=context
+    )
+    prefill = stage_cost(FAMILY.stage("prefill"), architecture, workload)
+    decode = stage_cost(FAMILY.stage("decode"), architecture, workload)
+    plain = (decoder.hidden, decoder.intermediate, decoder.layers)
+    assert estimate_prefill_flops_total(*plain, tokens, **sizes) == prefill.flops
+    assert estimate_decode_flops_per_token(*plain, context, **sizes) == decode.flops
+
+
+class NoRecorder:
+    def record_cache_update(self, key, value, added):
+        pass
+
+
+@settings(max_examples=6, deadline=None)
+@given(architectures(), workloads())
+def test_real_tensors_and_torchs_own_counter_give_the_same(architecture, config):
+    """Nothing of ours: eager attention and eager experts on CPU tensors, every operator of which torch's counter knows."""
+    session = DeepSeekOCRSession.from_config(architecture, device="cpu", dtype="float32", use_flash_attn=False)
+    session.model.set_experts_implementation("eager")
+    workload = plan_workload(config, architecture)
+    for stage in FAMILY.stages:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            stage.run(session.model, workload, NoRecorder())
+        expected = stage_cost(stage, architecture, workload).flops
+        if stage.whole_pass == "decode" or stage.name == "prefill":
+            # Rotary positions are a product of positions and frequencies in transformers, once per pass.
+            expected += rotary_flops(architecture, workload, tokens=1 if stage.name == "decode" else None)
+        assert counter.get_total_flops() == expected
+
+
+def rotary_flops(architecture, workload: Workload, tokens):
+    tokens = workload.prompt_tokens if tokens is None else tokens
+    return 2 * workload.batch_size * tokens * (architecture.decoder.head_width // 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("page", [(1654, 2339), (600, 400), (3000, 1000)])
+def test_full_size_in_every_mode(mode, page):
+    architecture = published_architecture()
+    session = DeepSeekOCRSession.from_config(architecture)
+    config = AnalysisConfig(mode=mode, image_w=page[0], image_h=page[1], batch_size=2)
+    workload = plan_workload(config, architecture)
+    isolated = isolated_tier(FAMILY.stages, session.model, workload)
+    extracted = extracted_tier(FAMILY, session.model, workload)
+    assert costs(isolated) == costs(extracted) == costs(analytic_tier(FAMILY, architecture, workload))
+
+
+@pytest.mark.slow
+def test_full_size_walking_every_layer():
+    architecture = published_architecture()
+    session = DeepSeekOCRSession.from_config(architecture)
+    workload = plan_workload(AnalysisConfig(), architecture)
+    walked = extracted_tier(FAMILY, session.model, workload, walk_every_layer=True)
+    assert costs(walked) == costs(extracted_tier(FAMILY, session.model, workload))
