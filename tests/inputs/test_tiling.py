@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -79,12 +80,10 @@ def test_ties_go_to_more_tiles_only_on_large_pages(width: int, height: int, grid
     assert choose_grid(width, height, 640) == grid
 
 
-def test_a_tie_on_exactly_half_the_area_keeps_fewer_tiles() -> None:
-    # 24 x 48 is exactly half of 2 x 4 tiles of 17 pixels rounded away: 12 tiles' sides give a whole number instead.
-    assert choose_grid(24, 48, 12 * 2) == (1, 2)
-    assert 1280 * 2560 == 0.5 * 905.0966799187808**2 * 8
-    assert choose_grid(16, 32, 8) == choose_grid(160, 320, 80) == (2, 4)
-    assert choose_grid(20, 40, 20 // 2 * 2) == (1, 2)
+@pytest.mark.parametrize(("tile_size", "grid"), [(11, (1, 5)), (12, (1, 4)), (13, (1, 4))])
+def test_a_tie_needs_more_than_half_the_area(tile_size: int, grid: tuple[int, int]) -> None:
+    # 9:40 is half way between 1:5 and 1:4, and its area of 360 is exactly half of five tiles of 12 x 12.
+    assert choose_grid(9, 40, tile_size) == grid
 
 
 @given(width=page_sides, height=page_sides)
@@ -134,7 +133,7 @@ def test_grids_with_equally_many_tiles_never_tie() -> None:
     # Two grids tie only half way between neighbouring ratios; were their tile counts equal, the order would decide.
     ratios = sorted({Fraction(*grid) for grid in supported_grids()})
     tiles = {ratio: {c * r for c, r in supported_grids() if Fraction(c, r) == ratio} for ratio in ratios}
-    assert all(tiles[low].isdisjoint(tiles[high]) for low, high in zip(ratios, ratios[1:], strict=False))
+    assert all(tiles[low].isdisjoint(tiles[high]) for low, high in pairwise(ratios))
 
 
 @given(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,9 +19,8 @@ from stagemeter.models.language import DecoderArchitecture
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
 from stagemeter.planning import plan_workload
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
-from stagemeter.workload import Workload
 
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite
@@ -180,26 +179,19 @@ class NoRecorder:
         pass
 
 
-@settings(max_examples=6, deadline=None)
+@settings(few, max_examples=6)
 @given(architectures(), workloads())
 def test_real_tensors_and_torchs_own_counter_give_the_same(architecture, config):
     """Nothing of ours: eager attention and eager experts on CPU tensors, every operator of which torch's counter knows."""
+    # transformers' eager attention of this model does not know shared key and value heads.
+    architecture = replace(architecture, decoder=replace(architecture.decoder, key_value_heads=architecture.decoder.heads))
     session = DeepSeekOCRSession.from_config(architecture, device="cpu", dtype="float32", use_flash_attn=False)
     session.model.set_experts_implementation("eager")
     workload = plan_workload(config, architecture)
     for stage in FAMILY.stages:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             stage.run(session.model, workload, NoRecorder())
-        expected = stage_cost(stage, architecture, workload).flops
-        if stage.whole_pass == "decode" or stage.name == "prefill":
-            # Rotary positions are a product of positions and frequencies in transformers, once per pass.
-            expected += rotary_flops(architecture, workload, tokens=1 if stage.name == "decode" else None)
-        assert counter.get_total_flops() == expected
-
-
-def rotary_flops(architecture, workload: Workload, tokens):
-    tokens = workload.prompt_tokens if tokens is None else tokens
-    return 2 * workload.batch_size * tokens * (architecture.decoder.head_width // 2)
+        assert counter.get_total_flops() == stage_cost(stage, architecture, workload).flops
 
 
 @pytest.mark.slow

@@ -1,0 +1,184 @@
+"""Where costs are booked, and what the counter leaves behind: nothing."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from stagemeter import CostCounter
+from stagemeter.cost import total
+
+
+def count(model, *inputs, **options):
+    with torch.no_grad(), CostCounter(model, **options) as counter:
+        model(*inputs)
+    return counter.counts()
+
+
+class Parent(nn.Module):
+    """Two children and a product of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.second = nn.Sequential(nn.Linear(6, 2), nn.ReLU())
+
+    def forward(self, x):
+        y = self.second(self.first(x))
+        return y @ y.T
+
+
+def test_a_parents_count_is_its_childrens_plus_its_own():
+    counts = count(Parent(), torch.ones(3, 4))
+    own = 3 * 2 * 3
+    assert counts.of("first").macs == 3 * 4 * 6
+    assert counts.of("second").macs == counts.of("second.0").macs == 3 * 6 * 2
+    assert counts.of("").macs == counts.of("first", "second").macs + own
+    assert counts.operators("")["mm"].macs == own
+
+
+def test_a_shared_module_keeps_its_first_name_and_its_calls_add_up():
+    shared = nn.Linear(4, 4)
+    counts = count(nn.Sequential(shared, nn.ReLU(), shared, shared), torch.ones(2, 4))
+    assert counts.of("0").macs == counts.of("").macs == 3 * 2 * 4 * 4
+    assert "2" not in counts.by_module
+
+
+def test_what_runs_outside_of_any_module_is_booked_without_a_name():
+    with torch.no_grad(), CostCounter(nn.Linear(2, 2)) as counter:
+        torch.ones(2, 3) @ torch.ones(3, 5)
+    assert counter.counts().of("").macs == 2 * 3 * 5
+
+
+def test_modules_that_were_not_called_are_known():
+    model = nn.ModuleDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+    with torch.no_grad(), CostCounter(model) as counter:
+        model["used"](torch.ones(1, 2))
+    counts = counter.counts()
+    assert counts.called == {"used"}
+    assert counts.of("unused") == total([])
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise ArithmeticError("as a model may")
+
+
+class Forgiving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Failing(), Failing()])
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x):
+        for layer in self.layers:
+            try:
+                layer(x)
+            except ArithmeticError:
+                x = x + 1
+        y = self.last(x)
+        return y @ y.T
+
+
+def test_the_books_are_right_after_an_error_inside_of_a_module():
+    counts = count(Forgiving(), torch.ones(2, 4))
+    assert counts.of("last").macs == 2 * 4 * 4
+    assert counts.of("").macs == 2 * 4 * 4 + 2 * 4 * 2
+    assert counts.of("layers").macs == 0
+
+
+def test_the_model_is_left_as_it_was_found_after_an_error_too():
+    model = nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), nn.BatchNorm1d(2), Failing())
+    before = [dict(vars(module)) for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(NotImplementedError), CostCounter(model):
+        model(torch.ones(2, 2))
+    assert [dict(vars(module)) for module in model.modules()] == before
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert not torch.nn.modules.module._global_forward_pre_hooks
+    with CostCounter() as counter:
+        pass
+    assert counter.counts().of("").macs == 0
+
+
+def test_counters_nest():
+    model = nn.Linear(3, 3)
+    with torch.no_grad(), CostCounter(model) as outer:
+        model(torch.ones(1, 3))
+        with CostCounter(model) as inner:
+            model(torch.ones(2, 3))
+    assert inner.counts().of("").macs == 18
+    assert outer.counts().of("").macs == 27
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["plain", "fast path"])
+def test_torchs_own_transformer_layer(grad):
+    """In evaluation without gradients torch has a fused path for it, which must not hide its products."""
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True).eval()
+    with torch.set_grad_enabled(grad), CostCounter(layer) as counter:
+        layer(torch.ones(2, 5, 8))
+    counts = counter.counts()
+    tokens = 2 * 5
+    assert counts.of("").macs == tokens * 8 * 8 * 4 + 2 * tokens * 5 * 8 + 2 * tokens * 8 * 16
+    assert not counts.unsupported_of("")
+
+
+def test_what_a_linear_layer_reads_and_writes():
+    cost = count(nn.Linear(3, 5, device="meta"), torch.ones(7, 3, device="meta")).of("")
+    assert (cost.weight_reads, cost.activation_reads, cost.activations) == (3 * 5 + 5, 7 * 3, 7 * 5)
+    assert (cost.kv_reads, cost.kv_writes) == (0, 0)
+
+
+def test_a_weight_that_is_converted_first_is_still_a_weight():
+    model = nn.Linear(3, 5, bias=False, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad(), CostCounter(model) as counter:
+        F.linear(torch.ones(1, 3, device="meta"), model.weight.float())
+    assert counter.counts().of("").weight_reads == 15
+
+
+def test_cached_keys_that_were_expanded_are_not_read_twice():
+    query = torch.ones(1, 4, 1, 8, device="meta")
+    key, value = torch.ones(1, 2, 6, 8, device="meta"), torch.ones(1, 2, 6, 8, device="meta")
+    with torch.no_grad(), CostCounter() as counter:
+        counter.record_cache_update(key, value, added=2 * 16)
+        expanded = [x[:, :, None].expand(1, 2, 2, 6, 8).reshape(1, 4, 6, 8) for x in (key, value)]
+        F.scaled_dot_product_attention(query, *expanded)
+    cost = counter.counts().of("")
+    assert (cost.kv_reads, cost.kv_writes) == (2 * 2 * 6 * 8, 32)
+    assert cost.activation_reads == 4 * 8
+
+
+def test_causal_attention_is_halved_and_only_where_it_is_causal():
+    q = torch.ones(2, 3, 6, 4, device="meta")
+    with torch.no_grad(), CostCounter() as counter:
+        F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    causal = counter.counts().of("")
+    with torch.no_grad(), CostCounter() as counter:
+        F.scaled_dot_product_attention(q, q, q)
+        F.scaled_dot_product_attention(q[:, :, :1], q, q)
+    dense = counter.counts().of("")
+    assert 2 * causal.macs_causal == causal.macs
+    assert dense.macs_causal == dense.macs
+
+
+class EagerAttention(nn.Module):
+    is_causal = True
+
+    def forward(self, x):
+        return (x @ x.transpose(1, 2)).softmax(-1) @ x
+
+
+def test_eager_attention_is_halved_in_a_module_that_says_it_is_causal():
+    cost = count(EagerAttention(), torch.ones(2, 5, 3)).of("")
+    assert (cost.macs, cost.macs_causal) == (2 * 2 * 5 * 5 * 3, 2 * 5 * 5 * 3)
+
+
+def test_values_that_a_model_asserts_are_taken_to_hold_on_meta():
+    with CostCounter():
+        torch._check_tensor_all(torch.ones(3, device="meta") > 0)
+    with pytest.raises(RuntimeError), CostCounter():
+        torch._check_tensor_all(torch.zeros(3) > 0)

@@ -1,0 +1,264 @@
+"""Formulas per operator, against counts that are not ours: torch's own counter, and multiplying by hand."""
+
+import itertools
+from math import prod
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from stagemeter import CostCounter, register_formula, unregister_formula
+from stagemeter.counting.formulas import rule_of
+
+aten = torch.ops.aten
+quick = settings(max_examples=20, deadline=None)
+sizes = st.integers(1, 7)
+
+
+def count(run, model=None):
+    with torch.no_grad(), CostCounter(model) as counter:
+        run()
+    return counter.counts()
+
+
+def macs(run):
+    return count(run).of("").macs
+
+
+def torch_macs(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() // 2
+
+
+def products_of_convolution(positions, kernel, channels_in, channels_out, groups):
+    """Count the products one by one, padding included."""
+    loops = (positions, itertools.product(*map(range, kernel)), range(channels_in // groups), range(channels_out))
+    return sum(1 for _ in itertools.product(*loops))
+
+
+@quick
+@given(sizes, sizes, st.integers(2, 7), sizes)  # torch makes an elementwise product of an einsum over one element
+def test_matrix_products(batch, rows, inner, columns):
+    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    batched_left, batched_right = torch.ones(batch, rows, inner), torch.ones(batch, inner, columns)
+    one = sum(1 for _ in itertools.product(range(rows), range(inner), range(columns)))
+    assert macs(lambda: left @ right) == one
+    assert macs(lambda: torch.addmm(torch.ones(columns), left, right)) == one
+    assert macs(lambda: batched_left @ batched_right) == batch * one
+    assert macs(lambda: torch.baddbmm(torch.ones(batch, rows, columns), batched_left, batched_right)) == batch * one
+    assert macs(lambda: torch.einsum("bij,bjk->bik", batched_left, batched_right)) == batch * one
+    assert macs(lambda: left @ torch.ones(inner)) == rows * inner
+    assert macs(lambda: torch.dot(torch.ones(inner), torch.ones(inner))) == inner
+    assert macs(lambda: torch.addmv(torch.ones(rows), left, torch.ones(inner))) == rows * inner
+
+
+@quick
+@given(st.lists(sizes, min_size=1, max_size=4), sizes, st.booleans(), st.sampled_from(["cpu", "meta"]), st.booleans())
+def test_linear_is_one_operator_whatever_it_dispatches_to(shape, outputs, bias, device, transposed):
+    x = torch.ones(shape, device=device)
+    if transposed and x.dim() > 2:
+        x = x.transpose(0, 1)
+    weight = torch.ones(outputs, shape[-1], device=device)
+    offset = torch.ones(outputs, device=device) if bias else None
+    counts = count(lambda: F.linear(x, weight, offset))
+    cost = counts.of("")
+    assert set(counts.operators("")) == {"linear"}
+    assert cost.macs == prod(shape) * outputs
+    assert cost.activations == prod(shape[:-1]) * outputs
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize(("groups", "stride", "dilation", "padding"), [(1, 1, 1, 0), (2, 2, 1, 1), (1, 1, 2, 2)])
+def test_convolutions(dimensions, groups, stride, dilation, padding):
+    function = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    x = torch.ones(2, 4, *(7, 6, 5)[:dimensions])
+    kernel = (3, 2, 2)[:dimensions]
+    weight = torch.ones(6, 4 // groups, *kernel)
+
+    def run():
+        return function(x, weight, torch.ones(6), stride, padding, dilation, groups)
+
+    positions = range(2 * prod(run().shape[2:]))
+    assert macs(run) == products_of_convolution(positions, kernel, 4, 6, groups) == torch_macs(run)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_transposed_convolutions(dimensions):
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dimensions - 1]
+    x = torch.ones(2, 4, *(7, 6, 5)[:dimensions])
+    kernel = (3, 2, 2)[:dimensions]
+    weight = torch.ones(4, 3, *kernel)
+    positions = range(2 * prod(x.shape[2:]))
+
+    def run():
+        return function(x, weight, stride=2)
+
+    assert macs(run) == products_of_convolution(positions, kernel, 4, 3, 1) == torch_macs(run)
+
+
+def forward_and_backward(module, x):
+    with CostCounter() as counter:
+        module(x.requires_grad_()).sum().backward()
+    return counter.counts().of("").macs
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (torch.nn.Linear(5, 3), torch.ones(2, 5)),
+        (torch.nn.Conv2d(2, 4, 3, padding=1), torch.ones(2, 2, 6, 6)),
+        (torch.nn.ConvTranspose2d(2, 3, 3), torch.ones(2, 2, 6, 6)),
+    ],
+    ids=["linear", "convolution", "transposed"],
+)
+def test_a_backward_pass_costs_twice_the_forward_pass(module, x):
+    forward = macs(lambda: module(x))
+    assert forward_and_backward(module, x) == 3 * forward
+    assert torch_macs(lambda: module(x.requires_grad_()).sum().backward()) == 3 * forward
+
+
+def test_the_backward_pass_of_a_grouped_convolution():
+    """torch's own counter leaves the groups out of the filter's gradient: it gives four times the forward pass."""
+    module, x = torch.nn.Conv2d(2, 4, 3, groups=2, padding=1), torch.ones(2, 2, 6, 6)
+    assert forward_and_backward(module, x) == 3 * macs(lambda: module(x))
+
+
+def test_attention_backward_counts_its_five_products():
+    query, key, value = (torch.ones(2, 3, 8, 4, dtype=torch.float32, requires_grad=True) for _ in range(3))
+    with CostCounter() as counter, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        F.scaled_dot_product_attention(query, key, value).sum().backward()
+    one = 2 * 3 * 8 * 8 * 4
+    operators = counter.counts().operators("")
+    assert operators["scaled_dot_product_attention"].macs == 2 * one
+    assert operators["scaled_dot_product_attention_backward"].macs == 5 * one
+
+
+BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 4, 8, 16, 8
+ATTENTION = 2 * BATCH * HEADS * QUERIES * KEYS * WIDTH
+
+
+def attention_operands(device, key_value_heads=HEADS):
+    query = torch.empty(BATCH, HEADS, QUERIES, WIDTH, device=device)
+    key, value = (torch.empty(BATCH, key_value_heads, KEYS, WIDTH, device=device) for _ in range(2))
+    return query, key, value
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_on_any_backend(device, backend):
+    operands = attention_operands(device)
+    with sdpa_kernel(backend):
+        counts = count(lambda: F.scaled_dot_product_attention(*operands))
+    assert set(counts.operators("")) == {"scaled_dot_product_attention"}
+    assert counts.of("").macs == ATTENTION
+    assert counts.of("").activations == BATCH * HEADS * QUERIES * WIDTH
+
+
+def test_attention_under_fake_tensors():
+    with FakeTensorMode():
+        assert macs(lambda: F.scaled_dot_product_attention(*attention_operands("cpu"))) == ATTENTION
+
+
+def test_grouped_query_attention_counts_query_heads():
+    operands = attention_operands("meta", key_value_heads=2)
+    cost = count(lambda: F.scaled_dot_product_attention(*operands, enable_gqa=True)).of("")
+    assert cost.macs == ATTENTION
+    assert cost.activation_reads == BATCH * WIDTH * (HEADS * QUERIES + 2 * 2 * KEYS)
+
+
+@pytest.mark.parametrize(
+    ("operator", "extra"),
+    [
+        (aten._scaled_dot_product_flash_attention, ()),
+        (aten._scaled_dot_product_flash_attention_for_cpu, ()),
+        (aten._scaled_dot_product_efficient_attention, (None, False)),
+        (aten._scaled_dot_product_cudnn_attention, (None, False)),
+        (aten._scaled_dot_product_fused_attention_overrideable, ()),
+    ],
+    ids=str,
+)
+def test_every_kernel_that_attention_dispatches_to(operator, extra):
+    """Called directly, as a dispatcher or a compiled graph would, on shapes of tensors that are on no device."""
+    operands = attention_operands("meta")
+    assert macs(lambda: operator(*operands, *extra)) == ATTENTION
+
+
+@quick
+@given(st.integers(1, 6), st.integers(1, 12))
+def test_grouped_products_do_one_row_against_one_expert(experts, rows):
+    x = torch.empty(rows, 16, dtype=torch.bfloat16, device="meta")
+    weight = torch.empty(experts, 16, 32, dtype=torch.bfloat16, device="meta")
+    offsets = torch.empty(experts, dtype=torch.int32, device="meta")
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(weight)
+    cost = count(lambda: F.grouped_mm(x, model.weight, offs=offsets), model).of("")
+    assert cost.macs == rows * 16 * 32
+    assert cost.weight_reads == min(experts, rows) * 16 * 32
+    assert cost.activations == rows * 32
+
+
+@pytest.fixture
+def own_operator():
+    library = torch.library.Library("stagemeter_test", "FRAGMENT")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: x + x, "CompositeExplicitAutograd")
+    yield torch.ops.stagemeter_test.twice
+    if rule_of(torch.ops.stagemeter_test.twice) is not None:
+        unregister_formula(torch.ops.stagemeter_test.twice)
+    library._destroy()
+
+
+def test_an_operator_without_a_formula_is_listed_with_its_calls(own_operator):
+    def run():
+        own_operator(torch.ones(3))
+        own_operator(torch.ones(3))
+
+    counts = count(run)
+    assert dict(counts.unsupported_of("")) == {"stagemeter_test.twice": 2}
+    assert counts.of("").macs == 0
+
+
+def test_a_registered_formula_is_used_until_it_is_unregistered(own_operator):
+    @register_formula(own_operator, name="doubling")
+    def doubling(x, *, out):
+        return 5 * out[0]
+
+    counts = count(lambda: own_operator(torch.ones(3)))
+    assert {name: cost.macs for name, cost in counts.operators("").items()} == {"doubling": 15}
+    assert unregister_formula(own_operator).formula is doubling
+    assert count(lambda: own_operator(torch.ones(3))).unsupported_of("")
+
+
+def test_the_registry_refuses_what_it_cannot_use(own_operator):
+    with pytest.raises(TypeError, match=r"torch\.ops\.aten\.mm"):
+        register_formula(torch.mm)
+    with pytest.raises(TypeError, match="OpOverload"):
+        register_formula(aten.mm.default)
+    with pytest.raises(ValueError, match="already"):
+        register_formula(aten.mm)
+    with pytest.raises(KeyError, match="no formula"):
+        unregister_formula(own_operator)
+
+
+def test_what_is_free_by_convention_is_neither_counted_nor_listed():
+    x = torch.rand(2, 8, 6, 6)
+    modules = [torch.nn.LayerNorm(6), torch.nn.BatchNorm2d(8), torch.nn.GroupNorm(2, 8), torch.nn.GELU(), torch.nn.SiLU()]
+    modules += [torch.nn.Softmax(-1), torch.nn.MaxPool2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Upsample(scale_factor=2)]
+    modules += [torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.ReLU(inplace=True)]
+
+    def run():
+        for module in modules:
+            module(x.clone())
+        torch.nn.Embedding(5, 3)(torch.tensor([1, 2]))
+        x.sort().values.cumsum(0).topk(2).values.mean()
+        torch.where(x > 0.5, x, x.exp()).roll(1).repeat(1, 2, 1, 1)[:, ::2].index_select(0, torch.tensor([0]))
+
+    counts = count(run)
+    assert counts.of("").macs == 0
+    assert not counts.unsupported_of("")
