@@ -46,7 +46,11 @@ def main() -> None:
         ("MACs reported as FLOPs (`sam`, all views)", flops("sam") // 2, flops("sam")),
         ("`sam` sees the tiles only", flops("sam", global_views=0), flops("sam")),
         ("`clip` sees the global view only", flops("clip", local_views=0), flops("clip")),
-        ("`prefill` by a dense formula without gates", origin_prefill(*sizes, workload.prompt_tokens), flops("prefill")),
+        (
+            "`prefill` by a dense formula without gates",
+            origin_prefill(*sizes, workload.prompt_tokens),
+            flops("prefill"),
+        ),
         ("`decode` by a dense formula without gates", origin_decode(*sizes, workload.decode_context), flops("decode")),
     ]
     analysis = DeepseekOCRStaticAnalyzer(DeepSeekOCRSession.from_config()).analyze_full_model(config)

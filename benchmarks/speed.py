@@ -127,15 +127,21 @@ def commands(repeats: int) -> list[Figure]:
 
         mine, other, ratio = paired(analyze("--no-track"), python(MODEL_IMPORTS), repeats)
         figures.append(
-            Figure(f"analyze --no-track ({mine:.2f} s) / imports of the model ({other:.2f} s)", f"{ratio:.2f} x", "1.4 x")
+            Figure(
+                f"analyze --no-track ({mine:.2f} s) / imports of the model ({other:.2f} s)", f"{ratio:.2f} x", "1.4 x"
+            )
         )
         # The first tracked run makes the store's database, which is MLflow's work; it falls in the warm-up.
         mine, other, ratio = paired(analyze(), python(f"{MODEL_IMPORTS}; import mlflow"), repeats)
         figures.append(
-            Figure(f"analyze ({mine:.2f} s) / imports of the model and MLflow ({other:.2f} s)", f"{ratio:.2f} x", "1.4 x")
+            Figure(
+                f"analyze ({mine:.2f} s) / imports of the model and MLflow ({other:.2f} s)", f"{ratio:.2f} x", "1.4 x"
+            )
         )
         peak = max(peak_memory(ANALYZE, folder) for _ in range(repeats))
-        figures.append(Figure("peak resident memory of analyze, all its processes", f"{peak / 2**20:.0f} MiB", "1024 MiB"))
+        figures.append(
+            Figure("peak resident memory of analyze, all its processes", f"{peak / 2**20:.0f} MiB", "1024 MiB")
+        )
         estimate = statistics.median(command([*ANALYZE, "--no-track", "--estimate"], folder) for _ in range(repeats))
         figures.append(Figure("analyze --no-track --estimate, from process start", f"{estimate:.2f} s", "no torch"))
     bare = statistics.median(import_seconds() for _ in range(max(5, repeats)))

@@ -181,9 +181,7 @@ class DeepseekOCRStaticAnalyzer:
             If the picture or the configuration cannot be used.
         """
         workload = self._workload(config)
-        return stage_results(
-            FAMILY, self.session.architecture, config, workload, self._run_tiers(config, workload)
-        )
+        return stage_results(FAMILY, self.session.architecture, config, workload, self._run_tiers(config, workload))
 
     def generate_report(self, config: AnalysisConfig) -> Report:
         """Analyze everything and return the report.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 from stagemeter.config import AnalysisConfig
@@ -15,7 +16,7 @@ from stagemeter.models.family import Family, Stage, StageParameters
 from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import workload_notes
 from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
-from stagemeter.tiers import ANALYTIC, TIERS, StageCount, Tier
+from stagemeter.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
 from stagemeter.workload import Workload, stable_hash
 
 Tiers = Mapping[str, Tier]
@@ -93,6 +94,11 @@ def build_report(
         "notes": [
             _CONVENTIONS,
             *workload_notes(config, workload, architecture),
+            *(
+                f"the totals lack {name}, which was left out"
+                for name, result in results.items()
+                if result.source == "none"
+            ),
             *(f"disagreement: {line}" for line in difference),
         ],
     }
@@ -127,14 +133,20 @@ def _result(
         params=parameters.total,
         params_active=parameters.active,
         params_unused=parameters.unused,
+        flops_isolated=_flops(counts, ISOLATED),
+        flops_extracted=_flops(counts, EXTRACTED),
+        flops_analytic=_flops(counts, ANALYTIC),
         notes=_stage_notes(stage, parameters, tiers, source),
-        **{f"flops_{name}": count.cost.flops for name, count in counts.items()},
     )
     if source is not None:
         result = _with_cost(result, counts[source], source, ITEM_SIZES[workload.dtype])
     if stage.whole_pass == "decode":
         result = _with_steps(result, counts, source, workload)
     return result
+
+
+def _flops(counts: Mapping[str, StageCount], tier: str) -> int | None:
+    return counts[tier].cost.flops if tier in counts else None
 
 
 def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, item_size: int) -> StageAnalysisResult:
@@ -159,9 +171,7 @@ def _with_steps(
 ) -> StageAnalysisResult:
     # A tier that only looked at one step has no sum; the closed form does.
     tiers = [source, ANALYTIC] if source is not None else []
-    request = next(
-        (cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO
-    )
+    request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
     item_size = ITEM_SIZES[workload.dtype]
     return replace(
         result,
@@ -202,7 +212,7 @@ def differences(family: Family[Any], tiers: Tiers) -> list[str]:
     found = []
     for stage in family.stages:
         counts = [(name, tiers[name].stages[stage.name]) for name in TIERS if _counted(tiers, name, stage.name)]
-        for (first_name, first), (other_name, other) in zip(counts, counts[1:], strict=False):
+        for (first_name, first), (other_name, other) in pairwise(counts):
             pairs = [("", first.cost, other.cost)]
             if first.request_cost is not None and other.request_cost is not None:
                 pairs.append((" of the whole request", first.request_cost, other.request_cost))
@@ -281,7 +291,8 @@ def _total(
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
         "weight_bytes": params * item_size,
-        "kv_cache_bytes": key_value_cache_elements(architecture.decoder, workload.batch_size, cached_tokens) * item_size,
+        "kv_cache_bytes": key_value_cache_elements(architecture.decoder, workload.batch_size, cached_tokens)
+        * item_size,
     }
 
 
@@ -307,4 +318,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-

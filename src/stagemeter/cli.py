@@ -20,10 +20,10 @@ BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
 _NOT_GIVEN = frozenset({"", "none"})
 
 
-class _Optional(click.ParamType):
+class _Optional(click.ParamType[Any]):
     """Wraps a type so that the words for "not given" become None."""
 
-    def __init__(self, inner: click.ParamType) -> None:
+    def __init__(self, inner: click.ParamType[Any]) -> None:
         self.name = inner.name
         self._inner = inner
 
@@ -36,7 +36,7 @@ class _Optional(click.ParamType):
         return self._inner.get_metavar(param, ctx)
 
 
-class _PageSize(click.ParamType):
+class _PageSize(click.ParamType[tuple[int, int]]):
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
@@ -46,7 +46,7 @@ class _PageSize(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-class _DecodeContext(click.ParamType):
+class _DecodeContext(click.ParamType[int | str]):
     name = "auto|max|N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
@@ -68,7 +68,9 @@ Examples:
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda n: n.replace("_", "-")})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda n: n.replace("_", "-")}
+)
 @click.version_option(version("stagemeter"), prog_name="stagemeter")
 def cli() -> None:
     """What each stage of a vision-language model costs at your workload."""
@@ -77,21 +79,39 @@ def cli() -> None:
 @cli.command(epilog=_EPILOG)
 @click.option("--config", "config_file", type=_PATH, help="YAML file of settings; options given here win over it.")
 @click.option("--model", type=_TEXT, help="deepseek-ocr (default), or a folder with a config.json.")
-@click.option("--mode", type=_TEXT, help="gundam (default: global view and tiles), tiny, small, base or large (one view).")
+@click.option(
+    "--mode", type=_TEXT, help="gundam (default: global view and tiles), tiny, small, base or large (one view)."
+)
 @click.option("--base-size", type=_NUMBER, help="Side of the global view in pixels; the mode sets it.")
 @click.option("--tile-size", "image_size", type=_NUMBER, help="Side of a tile in pixels; the mode sets it.")
-@click.option("--crop/--no-crop", "crop_mode", default=None, help="Whether to cut large pages into tiles; the mode sets it.")
+@click.option(
+    "--crop/--no-crop", "crop_mode", default=None, help="Whether to cut large pages into tiles; the mode sets it."
+)
 @click.option("--image", type=_TEXT, help="Picture of the page.")
 @click.option("--page-size", type=_Optional(_PageSize()), help="Size of a blank page in pixels, in place of a picture.")
-@click.option("--text-tokens", type=_NUMBER, help="Tokens of the prompt besides the page's, the first one (BOS) included. [10]")
-@click.option("--seq-len", type=_NUMBER, help="Length at which to analyze the language model. [as long as the prompt is]")
+@click.option(
+    "--text-tokens", type=_NUMBER, help="Tokens of the prompt besides the page's, the first one (BOS) included. [10]"
+)
+@click.option(
+    "--seq-len", type=_NUMBER, help="Length at which to analyze the language model. [as long as the prompt is]"
+)
 @click.option("--new-tokens", type=_NUMBER, help="Tokens to generate. [512]")
 @click.option("--batch-size", type=_NUMBER, help="Pages at once. [1]")
 @click.option("--dtype", type=_TEXT, help="bfloat16 (default), float16 or float32.")
-@click.option("--decode-context", type=_Optional(_DecodeContext()), help="Tokens that the reported decode step attends to. [auto]")
-@click.option("--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one.")
+@click.option(
+    "--decode-context", type=_Optional(_DecodeContext()), help="Tokens that the reported decode step attends to. [auto]"
+)
+@click.option(
+    "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
+)
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
-@click.option("--output-dir", type=_PATH, default=Path("stagemeter-report"), show_default=True, help="Folder for the report's files.")
+@click.option(
+    "--output-dir",
+    type=_PATH,
+    default=Path("stagemeter-report"),
+    show_default=True,
+    help="Folder for the report's files.",
+)
 @click.option("--experiment", type=_TEXT, help="MLflow experiment. [MLflow's own choice]")
 @click.option("--run-name", type=_TEXT, help="Name of the MLflow run. [model, mode, views, tokens]")
 @click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
@@ -112,7 +132,9 @@ def analyze(
 
     No weights and no GPU are needed. The report goes to --output-dir and to MLflow.
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
     from stagemeter.config import load_config
 
     config = load_config(config_file, _settings(**options))
@@ -170,7 +192,7 @@ def _settings(image: str | None, page_size: tuple[int, int] | None, **options: A
     if image is not None and page_size is not None:
         width, height = page_size
         raise StagemeterError(
-            f"--image {image} and --page-size {width}x{height} exclude each other: give one of them, `none` for the other"
+            f"--image {image} and --page-size {width}x{height} exclude each other: give one, and `none` for the other"
         )
     settings = {name: value for name, value in options.items() if value is not None}
     if image is not None:

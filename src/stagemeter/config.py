@@ -169,7 +169,9 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        settings = yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError:
         raise StagemeterError(f"{path}: no such configuration file") from None
     except IsADirectoryError:
@@ -186,6 +188,11 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise StagemeterError(f"{path}: holds a {type(settings).__name__}; settings are written as `key: value`")
+    # YAML forbids it, and PyYAML silently takes the last.
+    keys = [key.value for key, _ in root.value] if root is not None else []
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise StagemeterError(f"{path}: {twice} is given more than once; keep one of them")
     return {str(key): value for key, value in settings.items()}
 
 
@@ -231,4 +238,4 @@ def _expectation(problem: Mapping[str, Any]) -> str:
         "string_type": "text",
         "greater_than_equal": f"{limits.get('ge')} or more",
         "less_than_equal": f"{limits.get('le')} or less",
-    }.get(problem["type"], problem["msg"].removeprefix("Input should be "))
+    }.get(str(problem["type"]), str(problem["msg"]).removeprefix("Input should be "))

@@ -69,8 +69,16 @@ def estimate_prefill_flops_total(
     DeepSeek-OCR's decoder layers over a page of 913 tokens:
 
     >>> estimate_prefill_flops_total(
-    ...     1280, 6848, 12, 913, n_heads=10, n_dense_layers=1, n_experts=64, n_experts_per_token=6,
-    ...     n_shared_experts=2, d_expert=896,
+    ...     1280,
+    ...     6848,
+    ...     12,
+    ...     913,
+    ...     n_heads=10,
+    ...     n_dense_layers=1,
+    ...     n_experts=64,
+    ...     n_experts_per_token=6,
+    ...     n_shared_experts=2,
+    ...     d_expert=896,
     ... )
     797349048320
     """
@@ -108,8 +116,16 @@ def estimate_decode_flops_per_token(
     Examples
     --------
     >>> estimate_decode_flops_per_token(
-    ...     1280, 6848, 12, 914, n_heads=10, n_dense_layers=1, n_experts=64, n_experts_per_token=6,
-    ...     n_shared_experts=2, d_expert=896,
+    ...     1280,
+    ...     6848,
+    ...     12,
+    ...     914,
+    ...     n_heads=10,
+    ...     n_dense_layers=1,
+    ...     n_experts=64,
+    ...     n_experts_per_token=6,
+    ...     n_shared_experts=2,
+    ...     d_expert=896,
     ... )
     873390080
     """

@@ -88,7 +88,7 @@ def workload_notes(config: AnalysisConfig, workload: Workload, architecture: Dee
     needed = workload.image_tokens + workload.text_tokens
     if workload.prompt_tokens < needed:
         notes.append(
-            f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that the page and its text need: "
+            f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that page and text need: "
             "prefill and decode are those of the shorter prompt, the vision stages those of the page"
         )
     elif workload.prompt_tokens > needed:

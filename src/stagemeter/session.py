@@ -90,7 +90,7 @@ class DeepSeekOCRSession:
         else:
             architecture = architecture_from_config(config, "the given configuration")
         target = _device(device)
-        settings = transformers_config(architecture, _attention(use_flash_attn))
+        settings: Any = transformers_config(architecture, _attention(use_flash_attn))
         with torch.device(target):
             if target.type == "meta":
                 with no_init_weights():
@@ -169,7 +169,7 @@ def _device(name: str) -> torch.device:
 
 def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:
     from safetensors import SafetensorError
-    from transformers.models.unlimited_ocr.modeling_unlimited_ocr import UnlimitedOcrForConditionalGeneration
+    from transformers.models.unlimited_ocr import modeling_unlimited_ocr
 
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -183,7 +183,8 @@ def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention
             "architecture, and `stagemeter analyze --model` needs the config.json alone"
         )
     try:
-        model, loading = UnlimitedOcrForConditionalGeneration.from_pretrained(
+        architecture_class: Any = modeling_unlimited_ocr.UnlimitedOcrForConditionalGeneration
+        model, loading = architecture_class.from_pretrained(
             folder,
             config=transformers_config(architecture, attention),
             dtype="auto",

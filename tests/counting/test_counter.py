@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import CostCounter
 from stagemeter.cost import total
@@ -182,3 +183,121 @@ def test_values_that_a_model_asserts_are_taken_to_hold_on_meta():
         torch._check_tensor_all(torch.ones(3, device="meta") > 0)
     with pytest.raises(RuntimeError), CostCounter():
         torch._check_tensor_all(torch.zeros(3) > 0)
+
+
+def stack(device):
+    return nn.Sequential(nn.ModuleList([]), *[nn.Linear(4, 4, device=device) for _ in range(3)])[1:]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_counters_that_watch_the_same_pass_see_the_same(device):
+    model, x = stack(device), torch.ones(2, 4, device=device)
+    with torch.no_grad(), CostCounter(model) as outer, CostCounter(model) as inner:
+        model(x)
+    assert outer.counts().by_module == inner.counts().by_module == count(model, x).by_module
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_torchs_counter_may_watch_too(device):
+    model, x = stack(device), torch.ones(2, 4, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as before, CostCounter(model) as counter:
+        model(x)
+    with torch.no_grad(), CostCounter(model), FlopCounterMode(display=False) as after:
+        model(x)
+    assert before.get_total_flops() == after.get_total_flops() == counter.counts().of("").flops
+
+
+def test_inference_mode_changes_nothing():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3 * 9, 5), nn.LayerNorm(5)).eval()
+    with torch.inference_mode(), CostCounter(model) as counter:
+        model(torch.ones(2, 2, 5, 5))
+    assert counter.counts() == count(model, torch.ones(2, 2, 5, 5))
+
+
+def test_a_restarted_counter_has_forgotten_the_pass_before():
+    model = nn.Linear(3, 3)
+    with torch.no_grad(), CostCounter(model) as counter:
+        model(torch.ones(5, 3))
+        counter.restart()
+        model(torch.ones(1, 3))
+    assert counter.counts().of("").macs == 9
+
+
+def test_a_module_that_is_not_there_has_no_cost():
+    with pytest.raises(KeyError, match="missing"):
+        count(nn.Linear(2, 2), torch.ones(1, 2)).of("missing")
+
+
+def test_gradients_buffers_modes_and_random_numbers_stay():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 2))
+    model(torch.ones(3, 4)).sum().backward()
+    model.eval()
+    model[2].train()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(7)
+    with torch.no_grad():
+        expected = model(torch.ones(3, 4))
+    random = torch.get_rng_state()
+    torch.manual_seed(7)
+    with torch.no_grad(), CostCounter(model):
+        out = model(torch.ones(3, 4))
+    assert torch.equal(out, expected)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(map(torch.equal, gradients, [parameter.grad for parameter in model.parameters()]))
+    assert all(map(torch.equal, buffers, model.buffers()))
+    assert modes == [module.training for module in model.modules()]
+
+
+def test_results_are_those_of_a_model_that_is_not_counted():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True).eval()
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        expected = model(x)
+        with CostCounter(model):
+            assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("weights", [True, False], ids=["with weights", "without weights"])
+def test_torchs_own_attention_module(device, weights):
+    batch, queries, keys, width = 2, 5, 7, 8
+    model = nn.MultiheadAttention(width, 2, kdim=6, vdim=4, batch_first=True, device=device).eval()
+    operands = [torch.ones(batch, *shape, device=device) for shape in ((queries, width), (keys, 6), (keys, 4))]
+    with torch.no_grad(), CostCounter(model) as counter:
+        model(*operands, need_weights=weights)
+    projections = batch * (queries * width + keys * 6 + keys * 4 + queries * width) * width
+    assert counter.counts().of("").macs == projections + 2 * batch * queries * keys * width
+    assert not counter.counts().unsupported_of("")
+
+
+def test_a_deep_parents_count_is_that_of_its_children():
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoder(layer, 3), nn.Sequential(nn.Linear(8, 3), nn.ReLU()))
+    counts = count(model, torch.ones(2, 5, 8))
+    for name, module in model.named_modules():
+        children = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
+        if isinstance(module, (nn.Sequential, nn.TransformerEncoder, nn.ModuleList)):
+            assert counts.of(name) == counts.of(*children)
+
+
+def test_reads_of_a_convolution():
+    cost = count(nn.Conv2d(3, 4, 3, device="meta"), torch.ones(2, 3, 6, 6, device="meta")).of("")
+    assert (cost.weight_reads, cost.activation_reads, cost.activations) == (4 * 3 * 9 + 4, 2 * 3 * 36, 2 * 4 * 16)
+
+
+def test_a_part_of_a_weight_is_read_in_part():
+    model = nn.Linear(3, 6, bias=False, device="meta")
+    with torch.no_grad(), CostCounter(model) as counter:
+        F.linear(torch.ones(1, 3, device="meta"), model.weight[:2])
+    assert counter.counts().of("").weight_reads == 6
+
+
+def test_an_activation_that_was_repeated_is_read_once():
+    with torch.no_grad(), CostCounter() as counter:
+        torch.bmm(torch.ones(1, 2, 3, device="meta").expand(5, 2, 3), torch.ones(5, 3, 4, device="meta"))
+    cost = counter.counts().of("")
+    assert cost.macs == 5 * 2 * 3 * 4
+    assert cost.activation_reads == 2 * 3 + 5 * 3 * 4

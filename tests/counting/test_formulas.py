@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from stagemeter import CostCounter, register_formula, unregister_formula
 from stagemeter.counting.formulas import rule_of
+from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
 quick = settings(max_examples=20, deadline=None)
@@ -71,6 +72,87 @@ def test_linear_is_one_operator_whatever_it_dispatches_to(shape, outputs, bias, 
     assert set(counts.operators("")) == {"linear"}
     assert cost.macs == prod(shape) * outputs
     assert cost.activations == prod(shape[:-1]) * outputs
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_arguments_may_be_given_by_name(device):
+    x, weight, bias = torch.ones(3, 4, device=device), torch.ones(5, 4, device=device), torch.ones(5, device=device)
+    q = torch.ones(2, 3, 6, 4, device=device)
+    by_name = [
+        (lambda: F.linear(x, weight=weight), lambda: F.linear(x, weight)),
+        (lambda: F.linear(bias=bias, input=x, weight=weight), lambda: F.linear(x, weight, bias)),
+        (
+            lambda: F.scaled_dot_product_attention(query=q, key=q, value=q, is_causal=True),
+            lambda: F.scaled_dot_product_attention(q, q, q, None, 0.0, True),
+        ),
+        (
+            lambda: F.scaled_dot_product_attention(q, value=q, key=q),
+            lambda: F.scaled_dot_product_attention(q, q, q),
+        ),
+        (lambda: torch.mm(input=x, mat2=weight.T), lambda: x @ weight.T),
+    ]
+    for named, positional in by_name:
+        cost = count(named).of("")
+        assert cost.macs > 0
+        assert cost == count(positional).of("")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_result_may_be_put_into_a_given_tensor(device):
+    left, right = torch.ones(2, 3, 4, device=device), torch.ones(2, 4, 5, device=device)
+    for function in (torch.bmm, torch.matmul):
+        given = count(lambda function=function: function(left, right, out=torch.empty(2, 3, 5, device=device))).of("")
+        assert given == count(lambda: left @ right).of("")
+        assert given.macs == 2 * 3 * 4 * 5
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_the_weight_of_one_output_may_be_a_vector(device, shape):
+    x, weight = torch.ones(shape, device=device), torch.ones(4, device=device)
+    assert macs(lambda: F.linear(x, weight)) == prod(shape)
+
+
+@pytest.mark.parametrize(
+    "equation", ["ij,jk->ik", "bij,bjk->bik", "bhld,bhsd->bhls", "i,i->", "bij,j->bi", "ijk,jkl->il", "bhwc,hkc->bhwk"]
+)
+def test_einsum_multiplies_once_per_combination_of_its_letters(equation):
+    size = {letter: number for number, letter in enumerate(sorted(set(equation) - set(",->")), 2)}
+    operands = [torch.ones([size[letter] for letter in names]) for names in equation.split("->")[0].split(",")]
+    combinations = itertools.product(*(range(number) for number in size.values()))
+    assert macs(lambda: torch.einsum(equation, *operands)) == sum(1 for _ in combinations)
+
+
+def multiply_one_by_one(length, kernel, stride, padding, dilation):
+    """Slide a filter over one padded dimension and count how often a number of it meets one of the input."""
+    products, start = 0, -padding
+    while start + dilation * (kernel - 1) < length + padding:
+        products += sum(1 for _ in range(kernel))
+        start += stride
+    return products
+
+
+@quick
+@given(st.lists(st.integers(4, 9), min_size=1, max_size=3), st.data())
+def test_convolutions_of_any_shape(lengths, data):
+    draw = data.draw
+    settings_of = [
+        (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 2)), draw(st.integers(1, 2)))
+        for _ in lengths
+    ]
+    kernel, stride, padding, dilation = map(list, zip(*settings_of, strict=True))
+    batch, groups, inputs, outputs = (draw(st.integers(1, 3)) for _ in range(4))
+    for length, k, p, d in zip(lengths, kernel, padding, dilation, strict=True):
+        if d * (k - 1) >= length + 2 * p:
+            return
+    function = (F.conv1d, F.conv2d, F.conv3d)[len(lengths) - 1]
+    x = torch.empty(batch, groups * inputs, *lengths, device="meta")
+    weight = torch.empty(groups * outputs, inputs, *kernel, device="meta")
+    per_filter = prod(multiply_one_by_one(length, *s) for length, s in zip(lengths, settings_of, strict=True))
+    expected = batch * groups * outputs * inputs * per_filter
+    cost = count(lambda: function(x, weight, None, stride, padding, dilation, groups)).of("")
+    assert cost.macs == expected
+    assert cost.activation_reads == x.numel() + weight.numel()
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
@@ -172,6 +254,47 @@ def test_grouped_query_attention_counts_query_heads():
     assert cost.activation_reads == BATCH * WIDTH * (HEADS * QUERIES + 2 * 2 * KEYS)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_attention_of_a_device_that_is_not_there(device, dtype):
+    with FakeTensorMode():
+        operands = [operand.to(dtype) for operand in attention_operands(device)]
+        counts = count(lambda: F.scaled_dot_product_attention(*operands))
+    assert {name: cost.macs for name, cost in counts.operators("").items()} == {
+        "scaled_dot_product_attention": ATTENTION
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_whose_query_is_repeated_for_every_key(device):
+    query, key, value = attention_operands(device)
+    cost = count(lambda: F.scaled_dot_product_attention(query[:1], key, value)).of("")
+    assert cost.macs == ATTENTION
+    assert cost.activations == BATCH * HEADS * QUERIES * WIDTH
+
+
+def test_values_of_another_width_than_keys():
+    query, key, _ = attention_operands("meta")
+    value = torch.empty(BATCH, HEADS, KEYS, 3, device="meta")
+    cost = count(lambda: F.scaled_dot_product_attention(query, key, value)).of("")
+    assert cost.macs == BATCH * HEADS * QUERIES * KEYS * (WIDTH + 3)
+
+
+@pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_attention_backward_as_torch_counts_it(backend):
+    def run():
+        operands = [operand.requires_grad_() for operand in attention_operands("cpu")]
+        F.scaled_dot_product_attention(*operands).sum().backward()
+
+    with sdpa_kernel(backend), CostCounter() as counter:
+        run()
+    products = {SDPBackend.MATH: 2 + 4, SDPBackend.FLASH_ATTENTION: 2 + 5}[backend]
+    assert counter.counts().of("").macs == products * ATTENTION // 2
+    if backend is SDPBackend.MATH:  # The other kernel is unknown to torch's counter.
+        with sdpa_kernel(backend):
+            assert torch_macs(run) == products * ATTENTION // 2
+
+
 @pytest.mark.parametrize(
     ("operator", "extra"),
     [
@@ -248,8 +371,19 @@ def test_the_registry_refuses_what_it_cannot_use(own_operator):
 
 def test_what_is_free_by_convention_is_neither_counted_nor_listed():
     x = torch.rand(2, 8, 6, 6)
-    modules = [torch.nn.LayerNorm(6), torch.nn.BatchNorm2d(8), torch.nn.GroupNorm(2, 8), torch.nn.GELU(), torch.nn.SiLU()]
-    modules += [torch.nn.Softmax(-1), torch.nn.MaxPool2d(2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Upsample(scale_factor=2)]
+    modules = [
+        torch.nn.LayerNorm(6),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.GroupNorm(2, 8),
+        torch.nn.GELU(),
+        torch.nn.SiLU(),
+    ]
+    modules += [
+        torch.nn.Softmax(-1),
+        torch.nn.MaxPool2d(2),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Upsample(scale_factor=2),
+    ]
     modules += [torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.ReLU(inplace=True)]
 
     def run():
@@ -261,4 +395,72 @@ def test_what_is_free_by_convention_is_neither_counted_nor_listed():
 
     counts = count(run)
     assert counts.of("").macs == 0
+    assert not counts.unsupported_of("")
+
+
+def test_grouped_products_of_other_layouts():
+    """Both operands batched, and the gradient of the experts, where each token adds an outer product to one expert."""
+    batched = torch.empty(3, 5, 16, dtype=torch.bfloat16, device="meta")
+    weight = torch.empty(3, 16, 8, dtype=torch.bfloat16, device="meta")
+    assert macs(lambda: F.grouped_mm(batched, weight)) == 3 * 5 * 16 * 8
+    tokens = torch.empty(24, 16, dtype=torch.bfloat16, device="meta")
+    gradient = torch.empty(24, 8, dtype=torch.bfloat16, device="meta")
+    offsets = torch.empty(3, dtype=torch.int32, device="meta")
+    assert macs(lambda: F.grouped_mm(tokens.t(), gradient, offs=offsets)) == 24 * 16 * 8
+
+
+def test_the_left_operand_of_a_bilinear_layer_meets_the_right_one():
+    layer = torch.nn.Bilinear(3, 4, 5, bias=False)
+    assert macs(lambda: layer(torch.ones(2, 3), torch.ones(2, 4))) == 2 * (2 * 5 * 3 * 4)
+
+
+GATES = {torch.nn.RNN: 1, torch.nn.GRU: 3, torch.nn.LSTM: 4}
+
+
+@pytest.mark.parametrize("layer", GATES, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("without_gradients", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_recurrent_layers_are_counted_or_listed(layer, without_gradients, device):
+    """torch tags them as random numbers, since they can drop elements; under inference mode they come undivided."""
+    batch, length, width, hidden = 2, 5, 4, 3
+    model = layer(width, hidden, batch_first=True, device=device)
+    with without_gradients(), CostCounter(model) as counter:
+        model(torch.ones(batch, length, width, device=device))
+    counts = counter.counts()
+    if not counts.unsupported_of(""):
+        assert counts.of("").macs == batch * length * GATES[layer] * hidden * (width + hidden)
+    else:
+        assert (layer, device) == (torch.nn.LSTM, "cpu")  # One operator of oneDNN.
+
+
+def test_attention_kernels_below_those_that_are_known_are_listed():
+    q = torch.empty(2, 6, 3, 4, dtype=torch.float16, device="meta")
+
+    def run():
+        aten._flash_attention_forward(q, q, q, None, None, 6, 6, 0.0, False, False)
+        aten._efficient_attention_forward(q, q, q, None, None, None, None, None, 0.0, 0)
+
+    assert dict(count(run).unsupported_of("")) == {
+        "aten._flash_attention_forward": 1,
+        "aten._efficient_attention_forward": 1,
+    }
+
+
+def test_nothing_that_torch_counts_is_free():
+    packets = [operator for operator in flop_registry if isinstance(operator, torch._ops.OpOverloadPacket)]
+    assert aten.mm in packets
+    assert not [
+        str(packet)
+        for packet in packets
+        if rule_of(packet) is None and any(is_zero_cost(getattr(packet, name)) for name in packet.overloads())
+    ]
+
+
+def test_random_numbers_are_free():
+    def run():
+        x = torch.rand(3, 4).bernoulli().normal_()
+        F.dropout(x), torch.randn_like(x), torch.randperm(5), torch.multinomial(torch.ones(4), 2), F.rrelu(x)
+
+    counts = count(run)
+    assert not counts.operators("")
     assert not counts.unsupported_of("")

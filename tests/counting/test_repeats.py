@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import CostCounter
 
@@ -137,3 +138,131 @@ def test_a_forward_that_someone_else_replaced_is_left_alone():
     assert Layer.calls == [0, 1]
     assert model.layers[1].forward is mine
     assert "forward" not in vars(model.layers[0])
+
+
+class Options:
+    """Says how often a layer applies itself; not one of the things that calls are compared by."""
+
+    def __init__(self, times):
+        self.times = times
+
+
+class Obedient(Layer):
+    def forward(self, x, options):
+        for _ in range(options.times):
+            x = super().forward(x)
+        return x
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["a new object per call", "one object that changes"])
+def test_calls_with_objects_that_cannot_be_compared_are_walked(fresh):
+    model = Model([Obedient(index, device="meta") for index in range(4)])
+    shared = Options(0)
+    with torch.no_grad(), CostCounter(model) as counter:
+        for times, layer in enumerate(model.layers, 1):
+            shared.times = times
+            layer(torch.ones(3, 4, device="meta"), Options(times) if fresh else shared)
+    assert counter.counts().of("").macs == (1 + 2 + 3 + 4) * 3 * 4 * 4
+
+
+def test_layers_with_a_hook_inside_are_walked():
+    model, extra = alike(4), torch.ones(4, 4, device="meta")
+    model.layers[2].inner.register_forward_hook(lambda module, args, out: out + args[0] @ extra)
+    counts, _ = count(model, torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0, 2]
+    assert counts.of("layers.2").macs == 2 * counts.of("layers.3").macs
+    assert counts.by_module == count(model, torch.ones(3, 4, device="meta"), walk_every_layer=True)[0].by_module
+
+
+def test_all_layers_are_walked_while_someone_else_looks_on():
+    with FlopCounterMode(display=False) as flops:
+        counts, _ = count(alike(5), torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0, 1, 2, 3, 4]
+    assert flops.get_total_flops() == counts.of("").flops
+
+
+def test_a_layer_that_is_there_thrice_counts_thrice_under_one_name():
+    layer = Layer(0, device="meta")
+    counts, _ = count(Model([layer, layer, layer]), torch.ones(3, 4, device="meta"))
+    assert counts.of("layers.0").macs == counts.of("").macs == 3 * 3 * 4 * 4
+
+
+def test_lists_of_layers_inside_of_layers():
+    model = Model([alike(3) for _ in range(11)])
+    counts, _ = count(model, torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0]
+    everything, _ = count(model, torch.ones(3, 4, device="meta"), walk_every_layer=True)
+    assert counts.by_module == everything.by_module
+    assert counts.called == everything.called
+    assert counts.of("layers.10.layers.2.inner").macs == 3 * 4 * 4
+
+
+class Structured(Layer):
+    def forward(self, inputs):
+        x = super().forward(inputs["x"])
+        return {"x": x.transpose(0, 1).contiguous().transpose(0, 1), "kept": (x[:1].half(), None, "name")}
+
+
+def test_results_of_layers_that_did_not_run_look_like_those_that_did():
+    def describe(out):
+        half, nothing, name = out["kept"]
+        return [(t.shape, t.dtype, t.stride(), t.device.type) for t in (out["x"], half)], nothing, name
+
+    model = Model([Structured(index, device="meta") for index in range(3)])
+    with torch.no_grad(), CostCounter(model):
+        first, second = (layer({"x": torch.ones(3, 4, device="meta")}) for layer in model.layers[:2])
+    assert Layer.calls == [0]
+    assert describe(first) == describe(second)
+    assert second["x"] is not first["x"]
+
+
+class Narrow(Layer):
+    def forward(self, x):
+        return super().forward(x)[:1]
+
+
+def test_what_is_called_with_other_shapes_after_a_layer_that_was_not_walked():
+    counts, out = count(Model([Narrow(index, device="meta") for index in range(4)]), torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0, 1]  # The first takes three rows, the others one.
+    assert out.shape == (1, 4)
+    assert [counts.of(f"layers.{index}").macs for index in range(4)] == [48, 16, 16, 16]
+
+
+def test_inputs_of_another_layout_or_type_are_walked():
+    model = alike(4)
+    with torch.no_grad(), CostCounter(model):
+        model.layers[0](torch.ones(4, 4, device="meta"))
+        model.layers[1](torch.ones(4, 4, device="meta").t())
+        model.layers[2](torch.ones(4, 4, device="meta").contiguous())
+        model.layers[3](torch.ones(4, 4, dtype=torch.float64, device="meta").float())
+    assert Layer.calls == [0, 1]
+
+
+class Odd(Layer):
+    def forward(self, x):
+        return torch.linalg.solve(x.T @ x, super().forward(x).T).T
+
+
+def test_what_has_no_formula_is_listed_for_every_layer():
+    model = Model([Odd(index, device="meta") for index in range(4)])
+    counts, _ = count(model, torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0]
+    assert counts.unsupported_of("layers.3")["aten._linalg_solve_ex"] == 1
+    assert counts.unsupported_of("")["aten._linalg_solve_ex"] == 4
+
+
+class Breaking(Layer):
+    def forward(self, x):
+        super().forward(x)
+        raise ArithmeticError("after some work")
+
+
+def test_a_layer_that_failed_is_not_taken_for_one_that_was_walked():
+    model = Model([Breaking(index, device="meta") for index in range(3)])
+    with torch.no_grad(), CostCounter(model) as counter:
+        for layer in model.layers:
+            with pytest.raises(ArithmeticError):
+                layer(torch.ones(3, 4, device="meta"))
+    assert Layer.calls == [0, 1, 2]
+    assert counter.counts().of("").macs == 3 * 48
+    assert not any("forward" in vars(layer) for layer in model.layers)

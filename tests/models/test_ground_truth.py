@@ -9,6 +9,7 @@ import pytest
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
 from stagemeter.models.deepseek_ocr import FAMILY, published_architecture
 from stagemeter.models.language import decoder_cost
+from stagemeter.models.vision import ViewGroup
 from stagemeter.planning import plan_workload
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
@@ -65,6 +66,24 @@ def test_prefill_and_decode(count, tier):
     text = TRUTH["text_flops"]
     assert stages["prefill"].cost.flops == text["prefill_layers_913"] + text["lm_head_one_position"]
     assert stages["decode"].cost.flops == text["decode_layers_914"] + text["lm_head_one_position"]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("tokens", [2, 17, 1500])
+def test_prefill_and_decode_at_other_lengths(count, tier, tokens):
+    stages = count(tier, workload(prompt_tokens=tokens, decode_context=tokens))
+    text = TRUTH["text_flops"]
+    layers = text["prefill_per_token"] * tokens + text["prefill_per_token_squared"] * tokens**2
+    assert stages["prefill"].cost.flops == layers + text["lm_head_one_position"]
+    step = text["decode_constant"] + text["decode_per_context"] * tokens
+    assert stages["decode"].cost.flops == step + text["lm_head_one_position"]
+
+
+@pytest.mark.parametrize(("views", "side"), [("one 1024x1024 view", 1024), ("six 640x640 views", 640)])
+def test_tokens_per_view(views, side):
+    sam = ARCHITECTURE.sam
+    group = ViewGroup.of(1, side, sam.patch_size, sam.window_size)
+    assert group.quarter_grid**2 == TRUTH["vision_flops"][views]["tokens_per_view"]
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 913, 8192])

@@ -27,7 +27,9 @@ few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reu
 def architectures(draw):
     small = st.integers(1, 3)
     heads, width = draw(small), draw(small) * 4
-    clip_hidden = heads * width
+    clip_heads = draw(small)
+    clip_hidden = clip_heads * draw(small) * 4
+    patch_size = draw(st.sampled_from([8, 12, 16]))
     layers = draw(small)
     key_value_heads = draw(small)
     decoder_heads = key_value_heads * draw(st.integers(1, 2))
@@ -39,17 +41,17 @@ def architectures(draw):
         layers=layers,
         heads=heads,
         intermediate=draw(st.integers(1, 40)),
-        patch_size=16,
+        patch_size=patch_size,
         window_size=draw(st.integers(2, 5)),
         global_layers=tuple(sorted(draw(st.sets(st.integers(0, layers - 1))))),
-        pretrain_size=16 * draw(st.integers(2, 9)),
+        pretrain_size=patch_size * draw(st.integers(2, 9)),
         neck=draw(st.integers(1, 9)),
         downsample_channels=(draw(st.integers(1, 9)), clip_hidden),
     )
     clip = ClipArchitecture(
         hidden=clip_hidden,
         layers=draw(small),
-        heads=heads,
+        heads=clip_heads,
         intermediate=draw(st.integers(1, 40)),
         patch_size=14,
         pretrain_size=14 * draw(st.integers(1, 5)),
@@ -76,7 +78,7 @@ def architectures(draw):
 
 @st.composite
 def workloads(draw):
-    config = AnalysisConfig(
+    return AnalysisConfig(
         base_size=draw(st.integers(16, 200)),
         image_size=draw(st.integers(16, 120)),
         crop_mode=draw(st.booleans()),
@@ -87,7 +89,10 @@ def workloads(draw):
         batch_size=draw(st.integers(1, 3)),
         seq_len=draw(st.none() | st.integers(1, 60)),
     )
-    return config
+
+
+def plan(config, architecture):
+    return plan_workload(config.model_copy(update={"patch_size": architecture.sam.patch_size}), architecture)
 
 
 def costs(tier):
@@ -99,7 +104,7 @@ def costs(tier):
 @given(architectures(), workloads())
 def test_isolated_extracted_and_analytic_are_equal(architecture, config):
     session = DeepSeekOCRSession.from_config(architecture)
-    workload = plan_workload(config, architecture)
+    workload = plan(config, architecture)
     isolated = isolated_tier(FAMILY.stages, session.model, workload)
     extracted = extracted_tier(FAMILY, session.model, workload)
     analytic = analytic_tier(FAMILY, architecture, workload)
@@ -130,17 +135,34 @@ def test_parameters_are_those_of_the_modules(architecture):
 @given(architectures(), workloads())
 def test_the_reports_closed_form_evaluates_other_workloads_without_the_model(architecture, config):
     closed_form = json.loads(json.dumps(coefficients(FAMILY, architecture)))
-    workload = plan_workload(config, architecture)
+    workload = plan(config, architecture)
     evaluated = evaluate_workload(closed_form, FAMILY, workload)
     assert {stage.name: evaluated[stage.name] for stage in FAMILY.stages} == {
         stage.name: stage_cost(stage, architecture, workload) for stage in FAMILY.stages
     }
+    every_step = analytic_tier(FAMILY, architecture, workload).stages["decode"].request_cost
+    assert evaluated["decode_total"] == every_step
+
+
+@few
+@given(architectures(), workloads())
+def test_attention_as_separate_products_does_as_many(architecture, config):
+    decoder = replace(architecture.decoder, key_value_heads=architecture.decoder.heads)
+    architecture = replace(architecture, decoder=decoder)
+    workload = plan(config, architecture)
+    model = DeepSeekOCRSession.from_config(architecture, use_flash_attn=False).model
+    eager, analytic = isolated_tier(FAMILY.stages, model, workload), analytic_tier(FAMILY, architecture, workload)
+    for name, cost in costs(eager).items():
+        expected = analytic.stages[name].cost
+        assert (cost.macs, cost.macs_causal) == (expected.macs, expected.macs_causal)
+        assert (cost.kv_reads, cost.kv_writes) == (expected.kv_reads, expected.kv_writes)
+        assert cost.activations >= expected.activations  # Scores are written.
 
 
 @few
 @given(architectures(), workloads())
 def test_all_decode_steps_are_the_sum_of_each(architecture, config):
-    workload = plan_workload(config, architecture)
+    workload = plan(config, architecture)
     decode = FAMILY.stage("decode")
     steps = [
         stage_cost(decode, architecture, replace(workload, decode_context=workload.prompt_tokens + step))
@@ -150,8 +172,8 @@ def test_all_decode_steps_are_the_sum_of_each(architecture, config):
 
 
 @few
-@given(architectures(), st.integers(1, 50), st.integers(2, 90))
-def test_estimates_are_the_closed_forms(architecture, tokens, context):
+@given(architectures(), st.integers(1, 50), st.integers(2, 90), st.integers(1, 3))
+def test_estimates_are_the_closed_forms(architecture, tokens, context, batch):
     decoder = architecture.decoder
     sizes = {
         "n_heads": decoder.heads,
@@ -164,13 +186,12 @@ def test_estimates_are_the_closed_forms(architecture, tokens, context):
         "d_expert": decoder.expert_intermediate,
         "vocabulary": decoder.vocabulary,
     }
-    workload = replace(
-        plan_workload(AnalysisConfig(seq_len=tokens), published_architecture()), decode_context=context
-    )
+    workload = replace(plan_workload(AnalysisConfig(seq_len=tokens), published_architecture()), decode_context=context)
     prefill = stage_cost(FAMILY.stage("prefill"), architecture, workload)
     decode = stage_cost(FAMILY.stage("decode"), architecture, workload)
     plain = (decoder.hidden, decoder.intermediate, decoder.layers)
     assert estimate_prefill_flops_total(*plain, tokens, **sizes) == prefill.flops
+    assert estimate_prefill_flops_total(*plain, tokens, batch_size=batch, **sizes) == batch * prefill.flops
     assert estimate_decode_flops_per_token(*plain, context, **sizes) == decode.flops
 
 
@@ -182,35 +203,45 @@ class NoRecorder:
 @settings(few, max_examples=6)
 @given(architectures(), workloads())
 def test_real_tensors_and_torchs_own_counter_give_the_same(architecture, config):
-    """Nothing of ours: eager attention and eager experts on CPU tensors, every operator of which torch's counter knows."""
+    """Nothing of ours: eager attention and experts on CPU tensors, whose operators torch's counter knows."""
     # transformers' eager attention of this model does not know shared key and value heads.
-    architecture = replace(architecture, decoder=replace(architecture.decoder, key_value_heads=architecture.decoder.heads))
+    architecture = replace(
+        architecture, decoder=replace(architecture.decoder, key_value_heads=architecture.decoder.heads)
+    )
     session = DeepSeekOCRSession.from_config(architecture, device="cpu", dtype="float32", use_flash_attn=False)
     session.model.set_experts_implementation("eager")
-    workload = plan_workload(config, architecture)
+    workload = plan(config, architecture)
     for stage in FAMILY.stages:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             stage.run(session.model, workload, NoRecorder())
         assert counter.get_total_flops() == stage_cost(stage, architecture, workload).flops
 
 
+@pytest.fixture(scope="module")
+def published_model():
+    return DeepSeekOCRSession.from_config().model
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("page", [(1654, 2339), (600, 400), (3000, 1000)])
-def test_full_size_in_every_mode(mode, page):
+def test_full_size_in_every_mode(published_model, mode, page):
     architecture = published_architecture()
-    session = DeepSeekOCRSession.from_config(architecture)
     config = AnalysisConfig(mode=mode, image_w=page[0], image_h=page[1], batch_size=2)
-    workload = plan_workload(config, architecture)
-    isolated = isolated_tier(FAMILY.stages, session.model, workload)
-    extracted = extracted_tier(FAMILY, session.model, workload)
+    workload = plan(config, architecture)
+    assert bool(workload.local_views) == (mode == "gundam" and page != (600, 400))
+    isolated = isolated_tier(FAMILY.stages, published_model, workload)
+    extracted = extracted_tier(FAMILY, published_model, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic_tier(FAMILY, architecture, workload))
 
 
 @pytest.mark.slow
-def test_full_size_walking_every_layer():
+@pytest.mark.parametrize("mode", MODES)
+def test_full_size_walking_every_layer(published_model, mode):
     architecture = published_architecture()
-    session = DeepSeekOCRSession.from_config(architecture)
-    workload = plan_workload(AnalysisConfig(), architecture)
-    walked = extracted_tier(FAMILY, session.model, workload, walk_every_layer=True)
-    assert costs(walked) == costs(extracted_tier(FAMILY, session.model, workload))
+    workload = plan(AnalysisConfig(mode=mode), architecture)
+    walked = extracted_tier(FAMILY, published_model, workload, walk_every_layer=True)
+    shared = extracted_tier(FAMILY, published_model, workload)
+    assert costs(walked) == costs(analytic_tier(FAMILY, architecture, workload))
+    for name in walked.passes:
+        assert shared.passes[name].by_module == walked.passes[name].by_module

@@ -29,10 +29,13 @@ from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
 
-#: Python functions that are counted as called, and the operator whose formula they take.
-_CAUGHT_FUNCTIONS: dict[Callable[..., Any], Any] = {
-    torch.nn.functional.linear: aten.linear,
-    torch.nn.functional.scaled_dot_product_attention: aten.scaled_dot_product_attention,
+#: Python functions that are counted as called: the operator whose formula they take, and their first parameters.
+_CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
+    torch.nn.functional.linear: (aten.linear, ("input", "weight", "bias")),
+    torch.nn.functional.scaled_dot_product_attention: (
+        aten.scaled_dot_product_attention,
+        ("query", "key", "value", "attn_mask"),
+    ),
 }
 #: Operators that move or convert a tensor and leave it the same thing: a converted weight is still a weight.
 _SAME_THING = frozenset({aten._to_copy, aten.clone})
@@ -204,10 +207,11 @@ class CostCounter:
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a Python function of torch, counting those that are counted as called."""
-        packet = _CAUGHT_FUNCTIONS.get(func)
+        packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
         rule = None if packet is None or self._silent else rule_of(packet)
         if rule is None:
             return func(*args, **kwargs)
+        args, kwargs = _by_position(names, args, kwargs)
         out = _shape_of_result(rule, args)
         if out is None:
             self._silent += 1
@@ -255,6 +259,8 @@ class CostCounter:
         return self._names[self._running[-1]] if self._running else ""
 
     def _count(self, rule: Rule, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        # A tensor that the result is put in is not an operand.
+        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
         macs = rule.formula(*shapes, **named_shapes, out=out_shape)
         partial_reads = rule.reads(*shapes, **named_shapes, out=out_shape) if rule.reads else {}
@@ -354,8 +360,22 @@ class _Operands:
         self._kinds[storage._cdata] = (kind, elements, storage)
 
 
+def _by_position(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put arguments that were given by name where they belong, up to the first that was not given."""
+    named = dict(kwargs)
+    for name in names[len(args) :]:
+        if name not in named:
+            break
+        args = (*args, named.pop(name))
+    return args, named
+
+
 def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     """Result of a caught function where shapes are all there is, so that nothing needs to run; else None."""
+    if torch._C._len_torch_dispatch_stack() > 1:
+        return None  # Someone else looks on, such as another counter, and would miss what did not run.
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
         return None
@@ -364,9 +384,11 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return None
     if rule.attention:
-        query, _, value = args[:3]
-        return query.new_empty((*query.shape[:-1], value.shape[-1])) if len(tensors) >= 3 else None
-    x, weight = args[:2]
+        query, key, value = args[:3]
+        if query.dim() != key.dim() or any(map(int.__lt__, query.shape[:-2], key.shape[:-2])):
+            return None  # The query is repeated.
+        return tensors[0].new_empty((*query.shape[:-1], value.shape[-1]))
+    x, weight = tensors[:2]
     return x.new_empty((*x.shape[:-1], weight.shape[0])) if weight.dim() == 2 else None
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 from typing import Any, TypeVar
 
@@ -166,7 +167,9 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
         Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
     """
     *batch_and_heads, query_length, width = query
-    return prod(batch_and_heads) * query_length * key[-2] * (width + value[-1])
+    # Of two sizes that differ one is 1 and repeated, or the heads are shared; both ways the larger one counts.
+    pairs = zip_longest(reversed(batch_and_heads), reversed(key[:-2]), fillvalue=1)
+    return prod(map(max, pairs)) * query_length * key[-2] * (width + value[-1])
 
 
 def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
@@ -195,7 +198,8 @@ def convolution_macs(positions: Shape, weight: Shape) -> int:
 
 @register_formula(aten.linear)
 def _linear(x: Shape, weight: Shape, bias: Shape | None = None, *, out: Shape) -> int:
-    return prod(x) * weight[0]
+    # The weight of a layer of one output may be a vector.
+    return prod(x) * prod(weight[:-1])
 
 
 @register_formula(aten.mm)
@@ -261,13 +265,14 @@ def _trilinear(
 ) -> int:
     # The three operands, given the dimensions they lack, are multiplied elementwise and then summed: two products
     # per element of that common shape (torch.nn.Bilinear).
-    shapes = []
+    shapes: list[list[int]] = []
     for shape, missing in ((left, expand_left), (middle, expand_middle), (right, expand_right)):
         full = list(shape)
         for dimension in missing:
             full.insert(dimension, 1)
         shapes.append(full)
-    return 2 * prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    common: list[int] = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    return 2 * prod(common)
 
 
 @register_formula(aten.convolution, aten._convolution, aten.convolution_overrideable, name="convolution")

@@ -29,6 +29,8 @@ class CountedFlops(FlopCountAnalysis):
         What `stagemeter.counting.counter.CostCounter` counted over it.
     """
 
+    _stats: Statistics | None
+
     def __init__(self, model: nn.Module, counts: Counts) -> None:
         super().__init__(model, ())
         self._counts = counts
@@ -50,6 +52,8 @@ class CountedActivations(ActivationCountAnalysis):
         What `stagemeter.counting.counter.CostCounter` counted over it.
     """
 
+    _stats: Statistics | None
+
     def __init__(self, model: nn.Module, counts: Counts) -> None:
         super().__init__(model, ())
         self._counts = counts
@@ -61,7 +65,7 @@ class CountedActivations(ActivationCountAnalysis):
 
 
 def module_table(model: nn.Module, counts: Counts, max_depth: int = 4) -> str:
-    """fvcore's own table of parameters, multiply-accumulates and activations per module.
+    """Print fvcore's own table of parameters, multiply-accumulates and activations per module.
 
     Parameters
     ----------
@@ -72,9 +76,10 @@ def module_table(model: nn.Module, counts: Counts, max_depth: int = 4) -> str:
     max_depth : int
         How many levels of modules to show.
     """
-    return flop_count_table(
+    table: str = flop_count_table(
         CountedFlops(model, counts), max_depth=max_depth, activations=CountedActivations(model, counts)
     )
+    return table
 
 
 def _statistics(counts: Counts, quantity: str) -> Statistics:

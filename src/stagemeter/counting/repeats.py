@@ -9,6 +9,9 @@ plain attributes; every other attribute must be the very same object (such as th
 attribute that may differ is ``layer_idx``, by which transformers' layers find their place in the key-value cache;
 what is in that place is part of the comparison instead.
 
+A call with an object of another kind, neither a tensor nor a plain value nor a cache, is not compared: the layer runs.
+So it does while another dispatch mode is active, such as a second counter, which would miss what did not run.
+
 What is skipped with a layer is its effect on objects outside of the model: the cache is not filled for the layers
 that did not run. The counts hold what filling it costs.
 """
@@ -53,6 +56,8 @@ class RepeatedLayers:
         ]
         self._structures = {layer: _structure(layer) for layer in self._layers}
         self._walked: dict[Any, tuple[str, list[Event], Any]] = {}
+        # Caches are told apart by identity, which lasts as long as they do.
+        self._kept: list[Any] = []
 
     @contextmanager
     def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:
@@ -75,7 +80,13 @@ class RepeatedLayers:
             yield
 
     def _forward(
-        self, layer: nn.Module, forward: Any, events: list[Event], names: dict[nn.Module, str], *args: Any, **kwargs: Any
+        self,
+        layer: nn.Module,
+        forward: Any,
+        events: list[Event],
+        names: dict[nn.Module, str],
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         signature = self._call_signature(layer, args, kwargs)
         if signature is None:
@@ -85,6 +96,7 @@ class RepeatedLayers:
             start = len(events)
             out = forward(*args, **kwargs)
             self._walked[signature] = (name, events[start:], out)
+            self._kept.append((args, kwargs))
             return out
         walked_name, walked_events, out = self._walked[signature]
         events.extend(_moved(event, walked_name, name) for event in walked_events)
@@ -96,6 +108,8 @@ class RepeatedLayers:
         """What two calls must have in common to cost the same; None if this call must run."""
         if torch.is_grad_enabled():
             return None  # Backward passes need the graph that a walk builds.
+        if torch._C._len_torch_dispatch_stack() > 1:
+            return None  # Someone else looks on.
         parts: list[Any] = [self._structures[layer]]
         flat, structure = tree_flatten((args, kwargs))
         for value in flat:
@@ -106,7 +120,10 @@ class RepeatedLayers:
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))
             else:
-                parts.append((id(value), _cache_slot(value, _layer_index(layer))))
+                slot = _cache_slot(value, _layer_index(layer))
+                if slot is None:
+                    return None  # It may have changed since the last call.
+                parts.append((id(value), slot))
         return (*parts, str(structure))
 
 
@@ -116,12 +133,20 @@ def _moved(event: Event, old: str, new: str) -> Event:
 
 
 def _structure(layer: nn.Module) -> tuple[Any, ...]:
-    return tuple((name, type(module), _tensors(module), _attributes(module)) for name, module in layer.named_modules())
+    return tuple(
+        # The layer's own hooks run whether it is walked or not; those further in do not.
+        (name, type(module), _tensors(module), _attributes(module), _hooks(module) if name else ())
+        for name, module in layer.named_modules()
+    )
 
 
 def _tensors(module: nn.Module) -> tuple[Any, ...]:
     own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return tuple((name, t.shape, t.dtype, t.device.type, t.requires_grad) for name, t in own)
+
+
+def _hooks(module: nn.Module) -> tuple[int, ...]:
+    return tuple(id(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values())
 
 
 def _attributes(module: nn.Module) -> tuple[Any, ...]:

@@ -43,7 +43,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     console.print(
-        f"page {workload['image_width']}x{workload['image_height']}, mode {workload['mode']}: {describe_views(workload)}; "
+        f"page {workload['image_width']}x{workload['image_height']}, "
+        f"mode {workload['mode']}: {describe_views(workload)}; "
         f"{workload['image_tokens']:,} image + {workload['text_tokens']:,} text tokens, "
         f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}",
         markup=False,

@@ -58,7 +58,7 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
         workload makes. See `evaluate`.
     """
     return {
-        "architecture": asdict(architecture),
+        "architecture": _plain(asdict(architecture)),
         "stages": {
             stage.name: {"variables": dict(stage.variables), "quantities": _terms(stage, architecture)}
             for stage in family.stages
@@ -113,6 +113,13 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
         steps[context] = total(evaluate(closed_form, "decode", variables) for variables in calls)
     costs["decode_total"] = decode_total(steps, workload)
     return costs
+
+
+def _plain(sizes: Any) -> Any:
+    """Turn tuples into lists, so that a report is the same before and after it was JSON."""
+    if isinstance(sizes, dict):
+        return {name: _plain(size) for name, size in sizes.items()}
+    return [_plain(size) for size in sizes] if isinstance(sizes, tuple) else sizes
 
 
 def _value(term: Mapping[str, Any], variables: Variables) -> int:

@@ -260,9 +260,9 @@ def _decoder_from(text: Mapping[str, Any], dense_layers: int) -> DecoderArchitec
         layers=text["num_hidden_layers"],
         heads=text["num_attention_heads"],
         key_value_heads=text["num_key_value_heads"],
-        head_width=text["hidden_size"] // text["num_attention_heads"],
+        head_width=_whole(text, "hidden_size") // _whole(text, "num_attention_heads"),
         intermediate=text["intermediate_size"],
-        dense_layers=min(dense_layers, text["num_hidden_layers"]),
+        dense_layers=min(dense_layers, _whole(text, "num_hidden_layers")),
         experts=text["n_routed_experts"],
         experts_per_token=text["num_experts_per_tok"],
         shared_experts=text["n_shared_experts"],
@@ -272,6 +272,14 @@ def _decoder_from(text: Mapping[str, Any], dense_layers: int) -> DecoderArchitec
     )
 
 
+def _whole(settings: Mapping[str, Any], key: str) -> int:
+    """Read a size that is calculated with before `_check` sees it."""
+    value = settings[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StagemeterError(f"{key} of the language model is {value!r}; it must be a whole number, 1 or more")
+    return value
+
+
 def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
     """Refuse sizes that contradict one another, by name."""
     for part, sizes in asdict(architecture).items():
@@ -279,7 +287,9 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
             numbers = size if isinstance(size, (tuple, list)) else (size,)
             smallest = 0 if name in {"global_layers", "dense_layers"} else 1
             if any(not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers):
-                raise StagemeterError(f"{source}: {part} {name} is {size!r}; it must be a whole number, {smallest} or more")
+                raise StagemeterError(
+                    f"{source}: {part} {name} is {size!r}; it must be a whole number, {smallest} or more"
+                )
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
     for part, hidden, heads in (
         ("sam", sam.hidden, sam.heads),
@@ -312,7 +322,8 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
     from transformers.models.unlimited_ocr.configuration_unlimited_ocr import UnlimitedOcrConfig
 
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
-    return UnlimitedOcrConfig(
+    config_class: Any = UnlimitedOcrConfig
+    config: PretrainedConfig = config_class(
         architectures=["UnlimitedOcrForConditionalGeneration"],
         attn_implementation=attention,
         vision_config={
@@ -355,6 +366,7 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
             "layer_types": ["full_attention"] * decoder.layers,
         },
     )
+    return config
 
 
 def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:

@@ -178,7 +178,9 @@ def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         "params": [stage["params"] for stage in stages.values()],
         "macs": [macs[name] for name in stages],
         "flops": [flops[name] for name in stages],
-        "share": [round(flops[name] / report["total"]["flops"], 4) if report["total"]["flops"] else 0 for name in stages],
+        "share": [
+            round(flops[name] / report["total"]["flops"], 4) if report["total"]["flops"] else 0 for name in stages
+        ],
         "activations": [activations[name] for name in stages],
         "passes": [stage.get("steps", 1) for stage in stages.values()],
         "agreement": [stage_agreement(stage) for stage in stages.values()],

@@ -1,0 +1,130 @@
+"""The tree: what may import what, what is documented, and that MLflow finds its project file."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stagemeter.config import AnalysisConfig
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "stagemeter"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+#: What each part of the package must never import.
+FORBIDDEN = {
+    "stagemeter.cost": ["stagemeter"],
+    "stagemeter.workload": ["stagemeter"],
+    "stagemeter.report": ["stagemeter"],
+    "stagemeter.counting": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
+    "stagemeter.models": ["stagemeter.counting", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
+    "stagemeter.inputs": ["stagemeter.counting", "stagemeter.models", "stagemeter.config", "stagemeter.analyzer"],
+    "stagemeter.export": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.config"],
+    "stagemeter.tracking": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.counting"],
+}
+LATE = [f"stagemeter.{name}" for name in ("tracking", "cli", "application", "background")]
+for part in ("counting", "models", "inputs", "export", "analyzer", "assembly", "tiers", "planning", "session", "mfu"):
+    FORBIDDEN.setdefault(f"stagemeter.{part}", [])
+    FORBIDDEN[f"stagemeter.{part}"] += LATE
+#: Modules that are about torch, and import it when they are imported.
+WITH_TORCH = ("stagemeter.counting", "stagemeter.models.key_value_cache")
+
+
+def imports(path, top_level_only=False):
+    """Names that a module imports, those for type checkers left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def within(name, packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    for part, forbidden in FORBIDDEN.items():
+        if within(module, [part]):
+            allowed = {name for name in imports(MODULES[module]) if within(name, [part])}
+            wrong = {name for name in imports(MODULES[module]) if within(name, forbidden)} - allowed
+            assert not wrong, f"{module} imports {wrong}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_tracking_knows_mlflow(module):
+    if not within(module, ["stagemeter.tracking"]):
+        assert not {name for name in imports(MODULES[module]) if within(name, ["mlflow"])}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_imported_late(module):
+    if not within(module, WITH_TORCH):
+        assert not {
+            name for name in imports(MODULES[module], True) if within(name, ["torch", "transformers", "fvcore"])
+        }
+
+
+def test_importing_the_package_imports_next_to_nothing():
+    slow = ["torch", "transformers", "mlflow", "pydantic", "PIL", "numpy"]
+    code = f"import stagemeter, sys; print([name for name in {slow} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_exactly_one_name_in_the_root_reads_mlproject():
+    assert [path.name for path in ROOT.iterdir() if path.name.lower() == "mlproject"] == ["MLproject"]
+
+
+def test_the_projects_parameters_have_the_defaults_of_the_code():
+    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    parameters = project["entry_points"]["main"]["parameters"]
+    defaults = AnalysisConfig().model_dump()
+    shared = {name: declared["default"] for name, declared in parameters.items() if name in defaults}
+    assert shared
+    assert shared == {name: defaults[name] for name in shared}
+    assert (ROOT / parameters["image"]["default"]).is_file()
+    command = project["entry_points"]["main"]["command"]
+    assert all(f"{{{name}}}" in command for name in parameters)
+
+
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")], ids=lambda p: p.name
+)
+def test_links_in_the_docs_resolve(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_public_is_documented(module):
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
+            owner = next((c for c in ast.walk(tree) if isinstance(c, ast.ClassDef) and node in c.body), None)
+            inside_function = any(
+                node in ast.walk(f) and f is not node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)
+            )
+            if inside_function or (owner is not None and owner.name.startswith("_")):
+                continue
+            assert ast.get_docstring(node), node.name
