@@ -163,8 +163,10 @@ def analyze(
 
 def main() -> None:
     """Run the command line, and turn what goes wrong into one message and an exit code."""
-    # A scheduler that ends a job asks first; the run should then be marked as killed, like one that Ctrl-C ended.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A scheduler that ends a job asks first; the run should then be marked as killed, like one that Ctrl-C ended. A
+    # shell's background jobs are told to ignore Ctrl-C; who interrupts one by its number means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -179,6 +181,9 @@ def main() -> None:
 
 
 def _interrupt(signum: int, frame: Any) -> None:
+    # Once is enough: marking the run takes a moment, and must not be interrupted by who grows impatient.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

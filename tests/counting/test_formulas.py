@@ -312,6 +312,28 @@ def test_every_kernel_that_attention_dispatches_to(operator, extra):
     assert macs(lambda: operator(*operands, *extra)) == ATTENTION
 
 
+@pytest.mark.parametrize(
+    ("operator", "causal"),
+    [
+        (aten._scaled_dot_product_flash_attention, (0.0, True)),
+        (aten._scaled_dot_product_flash_attention_for_cpu, (0.0, True)),
+        (aten._scaled_dot_product_efficient_attention, (None, False, 0.0, True)),
+        (aten._scaled_dot_product_cudnn_attention, (None, False, 0.0, True)),
+        (aten._scaled_dot_product_fused_attention_overrideable, (None, 0.0, True)),
+    ],
+    ids=str,
+)
+def test_every_kernel_says_in_its_own_place_that_it_is_causal(operator, causal):
+    query = attention_operands("meta")[0]
+    cost = count(lambda: operator(query, query, query, *causal)).of("")
+    assert 2 * cost.macs_causal == cost.macs
+    dense = (
+        (*causal[:-1], False, True) if operator is aten._scaled_dot_product_flash_attention else (*causal[:-1], False)
+    )
+    cost = count(lambda: operator(query, query, query, *dense)).of("")
+    assert cost.macs_causal == cost.macs
+
+
 @quick
 @given(st.integers(1, 6), st.integers(1, 12))
 def test_grouped_products_do_one_row_against_one_expert(experts, rows):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, parameter_count
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_table, parameter_count
 from torch import nn
 
 from stagemeter import CostCounter
@@ -93,3 +93,34 @@ def test_the_table_is_fvcores_own():
     assert "#flops" in table
     assert "#activations" in table
     assert "head" in table
+
+
+class Solver(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return torch.linalg.solve(x, self.project(x))
+
+
+def test_what_has_no_formula_is_listed_per_module():
+    model = nn.ModuleDict({"solver": Solver(), "unused": nn.Linear(2, 2)})
+    with torch.no_grad(), CostCounter(model) as counter:
+        model["solver"](torch.eye(3))
+    flops = CountedFlops(model, counter.counts())
+    assert flops.unsupported_ops()["aten._linalg_solve_ex"] == 1
+    assert flops.unsupported_ops("solver")["aten._linalg_solve_ex"] == 1
+    assert not flops.unsupported_ops("solver.project")
+    assert flops.uncalled_modules() == {"", "unused"}
+    assert flops.total("solver") == 27
+
+
+def test_the_tables_of_both_are_the_same_where_there_are_no_norms():
+    model, inputs = NETS["perceptron"]
+    with torch.no_grad(), CostCounter(model) as counter:
+        model(*inputs)
+    theirs = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False)
+    activations = ActivationCountAnalysis(model, inputs).unsupported_ops_warnings(False)
+    ours = module_table(model, counter.counts())
+    assert ours == flop_count_table(theirs, max_depth=4, activations=activations)

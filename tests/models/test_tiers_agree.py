@@ -100,6 +100,7 @@ def costs(tier):
     return {name: count.cost for name, count in tier.stages.items()}
 
 
+@pytest.mark.slow
 @few
 @given(architectures(), workloads())
 def test_isolated_extracted_and_analytic_are_equal(architecture, config):
@@ -144,7 +145,8 @@ def test_the_reports_closed_form_evaluates_other_workloads_without_the_model(arc
     assert evaluated["decode_total"] == every_step
 
 
-@few
+@pytest.mark.slow
+@settings(few, max_examples=6)
 @given(architectures(), workloads())
 def test_attention_as_separate_products_does_as_many(architecture, config):
     decoder = replace(architecture.decoder, key_value_heads=architecture.decoder.heads)
@@ -200,6 +202,7 @@ class NoRecorder:
         pass
 
 
+@pytest.mark.slow
 @settings(few, max_examples=6)
 @given(architectures(), workloads())
 def test_real_tensors_and_torchs_own_counter_give_the_same(architecture, config):
@@ -223,13 +226,20 @@ def published_model():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("page", [(1654, 2339), (600, 400), (3000, 1000)])
-def test_full_size_in_every_mode(published_model, mode, page):
+@pytest.mark.parametrize(
+    ("mode", "page", "tiles"),
+    [
+        *[(mode, (1654, 2339), 0) for mode in MODES if mode != "gundam"],
+        ("gundam", (1654, 2339), 6),
+        ("gundam", (600, 400), 0),
+        ("gundam", (3000, 1000), 3),
+    ],
+)
+def test_full_size_in_every_mode(published_model, mode, page, tiles):
     architecture = published_architecture()
     config = AnalysisConfig(mode=mode, image_w=page[0], image_h=page[1], batch_size=2)
     workload = plan(config, architecture)
-    assert bool(workload.local_views) == (mode == "gundam" and page != (600, 400))
+    assert workload.local_views == tiles
     isolated = isolated_tier(FAMILY.stages, published_model, workload)
     extracted = extracted_tier(FAMILY, published_model, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic_tier(FAMILY, architecture, workload))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -190,7 +191,7 @@ class CostCounter:
         rule = rule_of(func._overloadpacket)
         if rule is not None:
             out = func(*args, **kwargs)
-            self._count(rule, args, kwargs, out)
+            self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
             out = func(*args, **kwargs)
@@ -219,7 +220,7 @@ class CostCounter:
                 out = func(*args, **kwargs)
             finally:
                 self._silent -= 1
-        self._count(rule, args, kwargs, out)
+        self._count(rule, packet.default, args, kwargs, out)
         return out
 
     def record_cache_update(self, key: torch.Tensor, value: torch.Tensor, added: int) -> None:
@@ -258,7 +259,7 @@ class CostCounter:
     def _module(self) -> str:
         return self._names[self._running[-1]] if self._running else ""
 
-    def _count(self, rule: Rule, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         # A tensor that the result is put in is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
@@ -273,7 +274,7 @@ class CostCounter:
                 reads[kind] += partial_reads.get(position, elements)
         cost = Cost(
             macs=macs,
-            macs_causal=macs - self._causal_saving(rule, shapes, named_shapes, macs),
+            macs_causal=macs - self._causal_saving(rule, operator, shapes, named_shapes, macs),
             activations=_written(out, rule.writes_first_only),
             activation_reads=reads["activation"],
             weight_reads=reads["weight"],
@@ -281,7 +282,7 @@ class CostCounter:
         )
         self._events.append(Event(self._module(), rule.name, cost))
 
-    def _causal_saving(self, rule: Rule, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
+    def _causal_saving(self, rule: Rule, operator: Any, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
         """Half of self-attention's products, where the attention is causal.
 
         Causal is what says so: attention called with ``is_causal``, or any attention inside of a module whose
@@ -289,7 +290,8 @@ class CostCounter:
         """
         declared = bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
         if rule.attention:
-            named = named_shapes.get("is_causal", False) or (len(shapes) > 5 and shapes[5] is True)
+            position = _position_of_causal(operator)
+            named = named_shapes.get("is_causal", False) or (len(shapes) > position and shapes[position] is True)
             query_length, key_length = shapes[0][-2], shapes[1][-2]
             return macs // 2 if (named or declared) and query_length == key_length else 0
         if declared and rule.name == "bmm":
@@ -358,6 +360,13 @@ class _Operands:
     def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
         storage = tensor.untyped_storage()
         self._kinds[storage._cdata] = (kind, elements, storage)
+
+
+@cache
+def _position_of_causal(operator: Any) -> int:
+    """Which argument says that an attention is causal; kernels have it in different places."""
+    names = [argument.name for argument in operator._schema.arguments]
+    return names.index("is_causal") if "is_causal" in names else len(names)
 
 
 def _by_position(

@@ -34,6 +34,7 @@ class CountedFlops(FlopCountAnalysis):
     def __init__(self, model: nn.Module, counts: Counts) -> None:
         super().__init__(model, ())
         self._counts = counts
+        self._analyze()  # The counts are there: fvcore's views need not wait for one that asks for them.
 
     def _analyze(self) -> Statistics:
         if self._stats is None:
@@ -57,6 +58,7 @@ class CountedActivations(ActivationCountAnalysis):
     def __init__(self, model: nn.Module, counts: Counts) -> None:
         super().__init__(model, ())
         self._counts = counts
+        self._analyze()  # The counts are there: fvcore's views need not wait for one that asks for them.
 
     def _analyze(self) -> Statistics:
         if self._stats is None:

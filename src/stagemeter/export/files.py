@@ -65,5 +65,11 @@ def require_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise StagemeterError(f"{folder} cannot be written to: {existing} is not a folder; give another --output-dir")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise StagemeterError(f"{folder} cannot be written to: no permission for {existing}; give another --output-dir")
+    try:
+        # Asking for permission is not enough: a file system can be read-only, full or not made for files at all.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise StagemeterError(
+            f"{folder} cannot be written to: {error.strerror or error}; give another --output-dir"
+        ) from error

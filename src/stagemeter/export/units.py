@@ -27,8 +27,8 @@ def with_unit(value: int | None, unit: str = "") -> str:
     if value is None:
         return "–"
     for power, prefix in _POWERS:
-        # 999,600 rounds to 1.00 M, not to 1000 k.
-        if round(value / power, 2) >= 1:
+        # 999,600 rounds to 1.00 M, not to 1000 k; below a thousand nothing is rounded.
+        if value >= power or (power > 1000 and 2000 * value >= 1999 * power):
             return f"{_three_digits(value / power)} {prefix}{unit}".rstrip()
     return f"{value} {unit}".rstrip()
 

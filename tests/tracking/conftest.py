@@ -1,0 +1,124 @@
+"""A real store in a temporary folder for every test of this folder, and a real server."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import fluent
+
+from stagemeter import AnalysisConfig, DeepseekOCRStaticAnalyzer, DeepSeekOCRSession
+
+ROOT = Path(__file__).parents[2]
+SMALL = ROOT / "tests" / "session" / "small_config.json"
+#: 2 x 3 tiles of 64 px beside a global view of 128 px.
+TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, new_tokens=40)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory) -> str:
+    """Address of an empty sqlite store. Its tables are made once; tests are told apart by experiment."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def store(database, tmp_path, monkeypatch) -> str:
+    """Make the store the one that MLflow finds, with an experiment of the test's own; return the store's address."""
+    # Set and deleted, so that what is set meanwhile is undone, too.
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    yield database
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def experiment(store, tmp_path) -> str:
+    """Name of an experiment of the test's own, which is not the active one."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    mlflow.create_experiment(name, artifact_location=(tmp_path / "artifacts").as_uri())
+    return name
+
+
+@pytest.fixture
+def runs(experiment):
+    """The runs of the test's experiment, newest first: ``runs()``."""
+
+    def find(name: str = experiment) -> list:
+        found = mlflow.MlflowClient().get_experiment_by_name(name)
+        return [] if found is None else mlflow.MlflowClient().search_runs([found.experiment_id])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def report() -> dict:
+    """A report of a small model, whole. Not to be changed."""
+    session = DeepSeekOCRSession.from_config(json.loads(SMALL.read_text()))
+    return DeepseekOCRStaticAnalyzer(session).generate_report(TILED)
+
+
+@pytest.fixture
+def small_model(tmp_path) -> Path:
+    """Folder that ``--model`` takes: a small config.json, no weights."""
+    folder = tmp_path / "small-ocr"
+    folder.mkdir()
+    (folder / "config.json").write_text(SMALL.read_text())
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def nobody() -> str:
+    """Address on which no server answers."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> str:
+    """Address of a real MLflow server."""
+    folder = tmp_path_factory.mktemp("server")
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    with (folder / "log").open("w") as log:
+        # A process group of its own: the server starts workers, and all of them are to be ended.
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(f"{address}/health", process, folder / "log")
+        yield address
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(timeout=30)
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}") from None
+            time.sleep(0.2)

@@ -1,0 +1,77 @@
+"""``mlflow run`` for real: the project's entry points, in a store of their own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of what a project run reads, so that the working tree stays as it is."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("MLproject", "conda.yaml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("conf", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
+    return folder
+
+
+def mlflow_run(project: Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local"]
+        + ["--experiment-name", experiment, *arguments],
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_main_entry_point_with_a_mode(project, experiment, runs):
+    done = mlflow_run(project, experiment, "-P", "mode=tiny", "-P", "new_tokens=32")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "deepseek-ocr tiny 1 view 83 tokens"
+    declared = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]["main"]["parameters"]
+    for name, parameter in declared.items():
+        given = {"mode": "tiny", "new_tokens": "32"}.get(name, str(parameter["default"]))
+        assert run.data.params[name].removesuffix(".0") == given.removesuffix(".0")
+    assert run.data.params["image_width"] == "1654"
+    assert run.data.metrics["tokens/prompt"] == 83
+    assert run.data.tags["stagemeter.agreement"] == "equal"
+    assert "page.png" in {artifact.path for artifact in MlflowClient().list_artifacts(run.info.run_id)}
+    assert (project / "stagemeter-report" / "static_compute.json").is_file()
+    assert "/runs?workflowType=machine_learning&compareRunsMode=CHART" in done.stderr + done.stdout
+
+
+def test_config_entry_point_takes_any_option(project, experiment, runs, small_model):
+    (project / "mine.yaml").write_text("mode: base\nbatch_size: 2\n")
+    done = mlflow_run(
+        project, experiment, "-e", "config", "-P", "config=mine.yaml", "-P", f"model={small_model}", "-P", "seq_len=300"
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "small-ocr base 1 view 300 tokens batch 2"
+    assert (run.data.params["config"], run.data.params["batch_size"]) == ("mine.yaml", "2")
+
+
+def test_bad_parameter_fails_the_run(project, experiment, runs):
+    done = mlflow_run(project, experiment, "-P", "mode=enormous")
+    assert done.returncode != 0
+    assert "unknown mode 'enormous'" in done.stdout + done.stderr
+    assert [run.info.status for run in runs()] == ["FAILED"]
+    assert not (project / "stagemeter-report").exists()
