@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.assembly import build_report, stage_results
@@ -62,6 +63,10 @@ class DeepseekOCRStaticAnalyzer:
     def __init__(self, session: DeepSeekOCRSession, progress: Progress | None = None) -> None:
         self.session = session
         self._progress = progress or (lambda step: None)
+
+    @cached_property
+    def _counted_model(self) -> Any:
+        return self.session.without_weights().model
 
     def prepare_inputs(self, config: AnalysisConfig) -> tuple[torch.Tensor, dict[str, Any]]:
         """Prepare the inputs that inference would get for a page.
@@ -133,7 +138,7 @@ class DeepseekOCRStaticAnalyzer:
             If the picture or the configuration cannot be used.
         """
         workload = self._workload(config)
-        model = self.session.without_weights(config.dtype).model
+        model = self._counted_model
         self._say("whole model")
         with pass_counter(model, config.walk_every_layer) as count:
             counts = count(FAMILY.whole_passes["forward"], workload)
@@ -164,7 +169,7 @@ class DeepseekOCRStaticAnalyzer:
         """
         specification = FAMILY.stage(stage)
         workload = self._workload(config)
-        model = self.session.without_weights(config.dtype).model
+        model = self._counted_model
         self._say(stage)
         tiers = {
             ISOLATED: isolated_tier([specification], model, workload, config.walk_every_layer),
@@ -199,7 +204,7 @@ class DeepseekOCRStaticAnalyzer:
         workload = self._workload(config)
         tiers = self._run_tiers(config, workload)
         architecture = self.session.architecture
-        modules = self._modules(tiers[EXTRACTED], config)
+        modules = self._modules(tiers[EXTRACTED])
         report = build_report(FAMILY, architecture, self.session.name, config, workload, tiers, modules)
         for difference in report["agreement"]["differences"]:
             logger.warning("the tiers disagree: %s", difference)
@@ -209,7 +214,7 @@ class DeepseekOCRStaticAnalyzer:
         return plan_workload(config, self.session.architecture)
 
     def _run_tiers(self, config: AnalysisConfig, workload: Workload) -> dict[str, Tier]:
-        model = self.session.without_weights(config.dtype).model
+        model = self._counted_model
         self._say("stages on their own")
         isolated = isolated_tier(FAMILY.stages, model, workload, config.walk_every_layer)
         self._say("whole model")
@@ -218,12 +223,12 @@ class DeepseekOCRStaticAnalyzer:
         analytic = analytic_tier(FAMILY, self.session.architecture, workload)
         return {tier.name: tier for tier in (isolated, extracted, analytic)}
 
-    def _modules(self, tier: Tier, config: AnalysisConfig) -> list[dict[str, Any]]:
+    def _modules(self, tier: Tier) -> list[dict[str, Any]]:
         """Parameters, multiply-accumulates and activations of the upper modules over one forward pass."""
         counts = tier.passes.get("forward")
         if counts is None:
             return []
-        model = self.session.without_weights(config.dtype).model
+        model = self._counted_model
         return [
             {
                 "name": name,

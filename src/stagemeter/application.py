@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from stagemeter.background import in_background
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import TrackingError
 from stagemeter.export.files import require_writable
-from stagemeter.export.folder import write_report_files
+from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, write_report_files
 from stagemeter.inputs.page import draw_grid
 from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture, load_architecture
 from stagemeter.planning import load_picture, plan_page, plan_workload
@@ -78,7 +78,7 @@ def analyze_page(
     StagemeterError
         If something given cannot be used. It is found out before a run is opened or a file is written.
     """
-    require_writable(folder)
+    require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
     architecture = load_architecture(config.model)
     workload = plan_workload(config, architecture)
 
@@ -94,7 +94,12 @@ def analyze_page(
         outcome: Outcome | None = None
         try:
             default_name = static_run_name(config.model, workload.to_dict())
-            with _status("counting") as tell, tracked_run(run_name, default_name, experiment) as run:
+            # MLflow prints a link to the run on stdout, which belongs to the report.
+            with (
+                redirect_stdout(sys.stderr),
+                _status("counting") as tell,
+                tracked_run(run_name, default_name, experiment) as run,
+            ):
                 page = draw_grid(load_picture(config), plan_page(config))
                 outcome = Outcome(*wait())
                 tell("logging to MLflow")
@@ -144,7 +149,7 @@ def _count(
     else:
         from stagemeter.session import DeepSeekOCRSession
 
-        session = DeepSeekOCRSession.from_config(architecture, dtype=config.dtype, name=config.model)
+        session = DeepSeekOCRSession.from_config(architecture, name=config.model)
         report = DeepseekOCRStaticAnalyzer(session, tell).generate_report(config)
     return report, write_report_files(report, folder)
 

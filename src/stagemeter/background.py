@@ -6,9 +6,13 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import ParamSpec, TypeVar
+
+from stagemeter.errors import StagemeterError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -45,12 +49,21 @@ def in_background(
         initargs=(logging.getLogger().getEffectiveLevel(),),
     )
     try:
-        yield executor.submit(function, *args, **kwargs).result
+        yield partial(_result, executor.submit(function, *args, **kwargs))
     finally:
         # Either its result is here or nobody wants it any more; torch alone takes a second to leave by itself.
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         executor.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise StagemeterError(
+            "the process that does the counting was ended from outside, perhaps for want of memory"
+        ) from None
 
 
 def _prepare(level: int) -> None:

@@ -17,7 +17,7 @@ from stagemeter.errors import StagemeterError, TrackingError
 #: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
 BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
 #: How an MLflow project, whose parameters always have a value, says that an option is not given.
-_NOT_GIVEN = frozenset({"", "none"})
+_NOT_GIVEN = "none"
 
 
 class _Optional(click.ParamType[Any]):
@@ -28,7 +28,9 @@ class _Optional(click.ParamType[Any]):
         self._inner = inner
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and value.strip().lower() in _NOT_GIVEN:
+        if value == "":
+            self.fail("is empty; `none` says that it is not given", param, ctx)
+        if isinstance(value, str) and value.lower() == _NOT_GIVEN:
             return None
         return self._inner.convert(value, param, ctx)
 
@@ -40,7 +42,7 @@ class _PageSize(click.ParamType[tuple[int, int]]):
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", str(value).strip())
+        match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
         if match is None:
             self.fail(f"{value!r} is not a page size; write width x height in pixels, such as 1654x2339", param, ctx)
         return int(match[1]), int(match[2])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
+
+logger = logging.getLogger(__name__)
 
 #: Resolution modes of the authors' code: side of the global view, side of a tile, and whether there are tiles.
 MODES: dict[str, tuple[int, int, bool]] = {
@@ -118,12 +122,21 @@ class AnalysisConfig(BaseModel):
         if filled["crop_mode"] is False:
             filled["image_size"] = filled["base_size"]
         filled["mode"] = _mode_of(*(filled[key] for key in _MODE_KEYS))
+        if mode == CUSTOM_MODE and not all(key in values for key in _MODE_KEYS):
+            raise ValueError(f"mode: {CUSTOM_MODE!r} says no sizes; give {', '.join(_MODE_KEYS)} instead")
         if filled.get("sample_image_path") is not None:
             filled.setdefault("use_synthetic_inputs", False)
         return filled
 
     @model_validator(mode="after")
-    def _needs_picture(self) -> AnalysisConfig:
+    def _check_page(self) -> AnalysisConfig:
+        if self.use_synthetic_inputs and self.sample_image_path is not None:
+            raise ValueError(
+                f"sample_image_path: {self.sample_image_path!r} would not be used, since use_synthetic_inputs is true; "
+                "set that to false, or leave one of them out"
+            )
+        if self.sample_image_path is not None and not self.sample_image_path.isprintable():
+            raise ValueError(f"sample_image_path: {self.sample_image_path!r} cannot be written down; rename the file")
         if not self.use_synthetic_inputs and self.sample_image_path is None:
             raise ValueError("sample_image_path: missing; give a picture, or set use_synthetic_inputs to true")
         return self
@@ -151,6 +164,11 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConf
         If the file cannot be used, or a setting is unknown, of the wrong type or impossible.
     """
     settings = {} if path is None else _read(path)
+    for name in overrides.keys() & settings.keys():
+        # What is only written down at its default, as in the file of defaults, is nobody's wish.
+        wanted = settings[name] != AnalysisConfig.model_fields.get(name, FieldInfo()).default
+        if wanted and settings[name] != overrides[name]:
+            logger.warning("%s: %s: %s gives way to %s", path, name, settings[name], overrides[name])
     if overrides.get("mode") is not None:
         for key in _MODE_KEYS:
             settings.pop(key, None)

@@ -20,7 +20,7 @@ class DecoderSizes(TypedDict, total=False):
         Attention heads, the key and value heads they share, and their width. Default: heads that together are as wide
         as the model, each with its own keys and values.
     n_dense_layers : int
-        How many layers are dense; default all. The others route tokens to experts.
+        How many layers are dense, the others route tokens to experts; default all, or none where experts are given.
     n_experts, n_experts_per_token, n_shared_experts, d_expert : int
         Routed experts, how many of them a token uses, experts that every token uses, and the width of one expert.
     vocabulary : int
@@ -83,7 +83,7 @@ def estimate_prefill_flops_total(
     797349048320
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
-    _at_least_one(seq_len=seq_len, batch_size=batch_size)
+    _at_least(1, seq_len=seq_len, batch_size=batch_size)
     experts_read = decoder.experts_read(batch_size * seq_len)
     layers = decoder_cost(decoder, batch_size, seq_len, seq_len, experts_read, causal=True)
     return (layers + output_head_cost(decoder, batch_size)).flops
@@ -130,7 +130,7 @@ def estimate_decode_flops_per_token(
     873390080
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
-    _at_least_one(ctx_len=ctx_len)
+    _at_least(1, ctx_len=ctx_len)
     return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1)).flops
 
 
@@ -173,21 +173,32 @@ def select_decode_context_len(
 
 
 def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> DecoderArchitecture:
-    _at_least_one(d_model=d_model, d_ff=d_ff, n_layers=n_layers)
+    unknown = set(sizes) - set(DecoderSizes.__annotations__)
+    if unknown:
+        known = ", ".join(DecoderSizes.__annotations__)
+        raise TypeError(f"unknown sizes {', '.join(sorted(unknown))}; known are {known}")
     heads = sizes.get("n_heads", 1)
     key_value_heads = sizes.get("n_key_value_heads", heads)
-    dense_layers = sizes.get("n_dense_layers", n_layers)
     experts, experts_per_token = sizes.get("n_experts", 0), sizes.get("n_experts_per_token", 0)
     expert_intermediate = sizes.get("d_expert", 0)
-    _at_least_one(n_heads=heads, n_key_value_heads=key_value_heads)
+    # A decoder with experts has them in every layer, unless it is said how many layers are dense.
+    dense_layers = sizes.get("n_dense_layers", 0 if experts else n_layers)
+    _at_least(1, d_model=d_model, d_ff=d_ff, n_layers=n_layers, n_heads=heads, n_key_value_heads=key_value_heads)
+    _at_least(
+        0,
+        n_dense_layers=dense_layers,
+        n_shared_experts=sizes.get("n_shared_experts", 0),
+        vocabulary=sizes.get("vocabulary", 0),
+    )
+    _at_least(1, head_width=sizes.get("head_width", 1))
     if "head_width" not in sizes and d_model % heads:
         raise ValueError(f"a width of {d_model} cannot be split into {heads} heads: give head_width")
     if heads % key_value_heads:
         raise ValueError(f"{heads} heads cannot share {key_value_heads} key and value heads")
-    if not 0 <= dense_layers <= n_layers:
+    if dense_layers > n_layers:
         raise ValueError(f"{dense_layers} dense layers of {n_layers} layers")
     if dense_layers < n_layers:
-        _at_least_one(n_experts=experts, n_experts_per_token=experts_per_token, d_expert=expert_intermediate)
+        _at_least(1, n_experts=experts, n_experts_per_token=experts_per_token, d_expert=expert_intermediate)
     if experts_per_token > experts:
         raise ValueError(f"{experts_per_token} experts per token, but only {experts} experts")
     return DecoderArchitecture(
@@ -207,7 +218,7 @@ def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSize
     )
 
 
-def _at_least_one(**sizes: int) -> None:
+def _at_least(smallest: int, **sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; it must be 1 or more")
+        if not isinstance(size, int) or isinstance(size, bool) or size < smallest:
+            raise ValueError(f"{name} is {size!r}; it must be a whole number, {smallest} or more")

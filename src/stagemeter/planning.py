@@ -8,6 +8,7 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
+from stagemeter.models.closed_form import decode_span
 from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture
 from stagemeter.workload import Workload
 
@@ -36,12 +37,14 @@ def plan_page(config: AnalysisConfig) -> ViewPlan:
     Raises
     ------
     StagemeterError
-        If the picture cannot be used.
+        If the picture cannot be used, or the page is larger than a picture may be.
     """
-    width, height = config.image_w, config.image_h
-    if not config.use_synthetic_inputs and config.sample_image_path is not None:
-        from stagemeter.inputs.page import page_size
+    from stagemeter.inputs.page import page_size, require_synthetic_size
 
+    if config.use_synthetic_inputs or config.sample_image_path is None:
+        width, height = config.image_w, config.image_h
+        require_synthetic_size(width, height)
+    else:
         width, height = page_size(config.sample_image_path)
     return plan_views(width, height, config.base_size, config.image_size, config.crop_mode)
 
@@ -100,6 +103,12 @@ def workload_notes(config: AnalysisConfig, workload: Workload, architecture: Dee
         notes.append(
             f"the request reaches {longest:,} tokens, more than the {architecture.decoder.max_positions:,} positions "
             "that the model was made for"
+        )
+    first, last = decode_span(workload)
+    if not first <= workload.decode_context <= last and workload.decode_steps:
+        notes.append(
+            f"no step of the request attends to {workload.decode_context:,} tokens, at which decode is looked at; "
+            f"they attend to {first:,} up to {last:,}"
         )
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")

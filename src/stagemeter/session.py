@@ -137,14 +137,18 @@ class DeepSeekOCRSession:
         session.tokenizer = _load_tokenizer(folder)
         return session
 
-    def without_weights(self, dtype: str) -> DeepSeekOCRSession:
-        """Return a session of the same architecture on the meta device, where counting needs no memory."""
+    def without_weights(self) -> DeepSeekOCRSession:
+        """Return a session of the same architecture to count on: on the meta device, where that needs no memory.
+
+        Its data type is bfloat16 and its attention is fused, whatever this session's are: costs are counted in
+        elements, which do not depend on the one, and describe fused attention, as the closed forms do.
+        """
         import torch
 
-        if self.device.type == "meta" and self.model.dtype == getattr(torch, dtype):
-            return self
         fused = self.model.config._attn_implementation != "eager"
-        return self.from_config(self.architecture, dtype=dtype, use_flash_attn=fused, name=self.name)
+        if self.device.type == "meta" and self.model.dtype == torch.bfloat16 and fused:
+            return self
+        return self.from_config(self.architecture, name=self.name)
 
 
 def _attention(use_flash_attn: bool) -> str:

@@ -165,3 +165,17 @@ def test_progress_is_reported():
     DeepseekOCRStaticAnalyzer(session, progress=steps.append).generate_report(AnalysisConfig(**SMALL_PAGE))
     assert len(steps) == 3
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float16", 2), ("float32", 4)])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_tiers_agree_whatever_the_data_type_and_attention_of_the_session(dtype, size, fused):
+    session = DeepSeekOCRSession.from_config(CONFIG, dtype=dtype, use_flash_attn=fused)
+    report = DeepseekOCRStaticAnalyzer(session).generate_report(AnalysisConfig(**SMALL_PAGE, dtype=dtype))
+    assert report["agreement"]["status"] == "equal"
+    assert report["total"]["weight_bytes"] == size * report["total"]["params"]
+
+
+def test_a_context_that_no_step_reaches_is_noted(small):
+    report = small.generate_report(AnalysisConfig(**SMALL_PAGE, new_tokens=5, decode_context=2))
+    assert any(note.startswith("no step of the request attends to 2 tokens") for note in report["notes"])

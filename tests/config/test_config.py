@@ -118,7 +118,8 @@ def test_picture_switches_the_blank_page_off(settings_file):
     assert AnalysisConfig(sample_image_path="page.png").use_synthetic_inputs is False
     assert load_config(CONF / "default.yaml", {"sample_image_path": "page.png"}).use_synthetic_inputs is False
     in_file = settings_file("sample_image_path: page.png\nuse_synthetic_inputs: true\n")
-    assert load_config(in_file, {}).use_synthetic_inputs is True
+    with pytest.raises(StagemeterError, match="'page.png' would not be used, since use_synthetic_inputs is true"):
+        load_config(in_file, {})
 
 
 def test_configurations_do_not_change():
@@ -284,7 +285,7 @@ def test_page_is_needed_where_blank_ones_are_off():
         "alias",
         "bytes",
         "null byte",
-    ],  # fmt: skip
+    ],
 )
 def test_file_that_cannot_be_used_is_named(settings_file, content, complaint):
     path = settings_file(content)

@@ -486,3 +486,9 @@ def test_random_numbers_are_free():
     counts = count(run)
     assert not counts.operators("")
     assert not counts.unsupported_of("")
+
+
+def test_products_in_place_are_counted():
+    left, right, batched = torch.ones(3, 4), torch.ones(4, 5), torch.ones(2, 3, 3)
+    assert macs(lambda: torch.ones(3, 5).addmm_(left, right)) == 3 * 4 * 5
+    assert macs(lambda: torch.ones(2, 3, 3).baddbmm_(batched, batched)) == 2 * 3 * 3 * 3

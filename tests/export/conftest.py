@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stagemeter import AnalysisConfig, DeepseekOCRStaticAnalyzer, DeepSeekOCRSession, estimate_report
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer, estimate_report
 
 HERE = Path(__file__).parent
 SMALL = json.loads((HERE.parent / "session" / "small_config.json").read_text())

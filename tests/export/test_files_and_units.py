@@ -1,8 +1,10 @@
 """Files that are written whole or not at all, numbers for people, and the chart."""
 
+import errno
 import io
 import os
 import stat
+import tempfile
 
 import pytest
 from PIL import Image
@@ -80,23 +82,21 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path):
         require_writable(tmp_path / "file" / "deeper")
 
 
-def test_folder_without_permission_is_refused(tmp_path):
-    tmp_path.chmod(0o500)
-    try:
-        if os.access(tmp_path, os.W_OK):
-            pytest.skip("this user may write anywhere")
-        with pytest.raises(StagemeterError, match="no permission"):
-            require_writable(tmp_path / "new")
-        with pytest.raises(StagemeterError, match="cannot be written"):
-            write_whole(tmp_path / "report.json", "text")
-    finally:
-        tmp_path.chmod(0o700)
+def test_folder_that_refuses_files_is_refused(tmp_path, monkeypatch):
+    """As a read-only or full file system does, whoever asks."""
 
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-def test_no_permission_is_said_whoever_asks(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(StagemeterError, match=f"no permission for {tmp_path}"):
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StagemeterError, match="cannot be written to: Read-only file system"):
         require_writable(tmp_path / "new" / "folder")
+
+
+def test_folder_where_a_file_is_to_be_written_is_refused(tmp_path):
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(StagemeterError, match=r"report\.json is a folder"):
+        require_writable(tmp_path, ["other.md", "report.json"])
 
 
 def test_folder_that_is_not_there_yet_is_not_made_by_asking(tmp_path):

@@ -255,3 +255,15 @@ def test_full_size_walking_every_layer(published_model, mode):
     assert costs(walked) == costs(analytic_tier(FAMILY, architecture, workload))
     for name in walked.passes:
         assert shared.passes[name].by_module == walked.passes[name].by_module
+
+
+def test_sizes_that_the_estimates_cannot_use():
+    with pytest.raises(TypeError, match="unknown sizes n_head"):
+        estimate_prefill_flops_total(64, 128, 2, 10, n_head=4)
+    for sizes in ({"n_shared_experts": -2}, {"head_width": -3}, {"vocabulary": 1.5}, {"n_dense_layers": 3}):
+        with pytest.raises(ValueError, match=next(iter(sizes)).replace("n_dense_layers", "3 dense layers")):
+            estimate_prefill_flops_total(64, 128, 2, 10, **sizes)
+    with pytest.raises(ValueError, match="seq_len is 10.5"):
+        estimate_prefill_flops_total(64, 128, 2, 10.5)
+    with pytest.raises(ValueError, match="n_experts_per_token is 0"):
+        estimate_prefill_flops_total(64, 128, 2, 10, n_experts=3, d_expert=7)

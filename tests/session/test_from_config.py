@@ -40,8 +40,15 @@ def test_architecture_is_taken_as_it_is(meta_session):
 
 
 def test_without_weights_keeps_a_session_that_has_none(meta_session):
-    assert meta_session.without_weights("bfloat16") is meta_session
-    assert meta_session.without_weights("float32").model.dtype == torch.float32
+    assert meta_session.without_weights() is meta_session
+
+
+@pytest.mark.parametrize("options", [{"dtype": "float32"}, {"use_flash_attn": False}])
+def test_counting_is_done_on_a_copy_in_bfloat16_with_fused_attention(meta_session, options):
+    copy = DeepSeekOCRSession.from_config(meta_session.architecture, **options).without_weights()
+    assert copy.model.dtype == torch.bfloat16
+    assert copy.model.config._attn_implementation == "sdpa"
+    assert copy.architecture == meta_session.architecture
 
 
 def test_sliding_window_is_another_model(meta_session):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stagemeter import AnalysisConfig, DeepseekOCRStaticAnalyzer, DeepSeekOCRSession
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 
 STAGES = ["sam", "clip", "projector", "prefill", "decode"]
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, new_tokens=4)

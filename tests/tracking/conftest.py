@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import mlflow
 import pytest
 from mlflow.tracking import fluent
 
-from stagemeter import AnalysisConfig, DeepseekOCRStaticAnalyzer, DeepSeekOCRSession
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "session" / "small_config.json"
@@ -101,6 +102,8 @@ def server(tmp_path_factory) -> str:
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    # Background jobs, which nothing here needs, take longer to start than the server.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     with (folder / "log").open("w") as log:
         # A process group of its own: the server starts workers, and all of them are to be ended.
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -108,7 +111,8 @@ def server(tmp_path_factory) -> str:
         _wait_for(f"{address}/health", process, folder / "log")
         yield address
     finally:
-        os.killpg(process.pid, 15)
+        # Not asked first: it waits for connections that this process keeps open.
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
 
 

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from stagemeter import StagemeterError, TrackingError, cli, log_static_report
+from stagemeter import AnalysisConfig, StagemeterError, TrackingError, cli, log_static_report
 from stagemeter.application import analyze_page
 from stagemeter.tracking.run import tracked_run
 
@@ -38,6 +40,7 @@ def command(monkeypatch, capsys):
 # It works
 
 
+@pytest.mark.usefixtures("report")  # Imports torch: without it here, the command counts in another process.
 def test_command_logs_what_it_counted(command, experiment, runs, small_model, tmp_path, request):
     page = request.config.rootpath / PAGE
     code, _, err = command(
@@ -80,6 +83,7 @@ def test_report_on_stdout_is_alone_there(command, experiment, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("report")
 def test_server_gets_run_and_artifacts(server, command, small_model, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     code, _, err = command("--model", small_model, "--experiment", "served", "--output-dir", tmp_path / "out")
@@ -90,7 +94,7 @@ def test_server_gets_run_and_artifacts(server, command, small_model, monkeypatch
     assert run.data.metrics["tokens/prompt"] == 913
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"static_compute.json", "page.png"}
     back = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="static_compute.json")
-    assert json.loads(open(back).read()) == json.loads((tmp_path / "out" / "static_compute.json").read_text())
+    assert json.loads(Path(back).read_text()) == json.loads((tmp_path / "out" / "static_compute.json").read_text())
     assert f"{server}/#/experiments/{run.info.experiment_id}/runs?" in err
     assert "to see it" not in err
 
@@ -137,10 +141,6 @@ def test_address_that_is_none_keeps_the_files(command, monkeypatch, tmp_path, ur
 
 
 def test_store_that_goes_away_during_the_work_keeps_the_files(experiment, runs, monkeypatch, tmp_path):
-    from mlflow.exceptions import MlflowException
-
-    from stagemeter import AnalysisConfig
-
     def gone(*args, **kwargs):
         raise MlflowException("connection lost")
 

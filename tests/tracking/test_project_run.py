@@ -29,9 +29,9 @@ def project(tmp_path) -> Path:
 
 def mlflow_run(project: Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local"]
     return subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local"]
-        + ["--experiment-name", experiment, *arguments],
+        [*command, "--experiment-name", experiment, *arguments],
         env=os.environ | {"PATH": path},
         capture_output=True,
         text=True,

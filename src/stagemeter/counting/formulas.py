@@ -135,8 +135,12 @@ def unregister_formula(operator: Any) -> Rule:
 
 
 def rule_of(operator: Any) -> Rule | None:
-    """Return how an operator is counted, or None if it has no formula."""
-    return _RULES.get(operator)
+    """Return how an operator is counted, or None if it has no formula. One that works in place is counted alike."""
+    rule = _RULES.get(operator)
+    name = operator.__name__
+    if rule is None and name.endswith("_") and not name.endswith("__"):
+        return _RULES.get(getattr(aten, name[:-1], None))
+    return rule
 
 
 def matrix_macs(left: Shape, right: Shape) -> int:

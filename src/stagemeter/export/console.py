@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stagemeter.export.markdown import stage_agreement
 from stagemeter.export.units import describe_views, percentage, with_unit
@@ -16,7 +17,9 @@ from stagemeter.report import request_total
 def print_report(report: Mapping[str, Any]) -> None:
     """Print stages with parameters, FLOPs, share and agreement on stdout."""
     workload, total = report["metadata"]["workload"], report["total"]
-    table = Table(title=report["metadata"]["model"], title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=Text(report["metadata"]["model"]), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     table.add_column("stage")
     for column in ("params", "FLOPs", "share", "bytes moved", "counts agree"):
         table.add_column(column, justify="right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from stagemeter.errors import StagemeterError
@@ -52,8 +53,15 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
     return target
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, names: Iterable[str] = ()) -> None:
     """Refuse a folder that files cannot be written to, before any work is done.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder; it need not exist yet.
+    names : iterable of str
+        The files that are to be written.
 
     Raises
     ------
@@ -65,6 +73,11 @@ def require_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise StagemeterError(f"{folder} cannot be written to: {existing} is not a folder; give another --output-dir")
+    for name in names:
+        if (folder / name).is_dir():
+            raise StagemeterError(
+                f"{folder / name} is a folder, where a file is to be written; give another --output-dir"
+            )
     try:
         # Asking for permission is not enough: a file system can be read-only, full or not made for files at all.
         with tempfile.TemporaryFile(dir=existing):

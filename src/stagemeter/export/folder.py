@@ -39,6 +39,8 @@ def write_report_files(report: Mapping[str, Any], folder: Path) -> list[Path]:
         write_static_compute_json(report, folder / JSON_FILE),
         write_static_compute_markdown(report, folder / MARKDOWN_FILE),
     ]
+    # A table of an earlier analysis must not stand beside this one's report.
+    (folder / FVCORE_FILE).unlink(missing_ok=True)
     if report["modules"]:
         files.append(write_static_compute_fvcore_table(report, folder / FVCORE_FILE))
     return files

@@ -138,6 +138,18 @@ def synthetic_page(width: int, height: int) -> Image.Image:
     StagemeterError
         A size is not a positive whole number, or the page is larger than Pillow's limit for pictures.
     """
+    require_synthetic_size(width, height)
+    return Image.new("RGB", (width, height), MID_GREY)
+
+
+def require_synthetic_size(width: int, height: int) -> None:
+    """Refuse a size that no synthetic page is made in, without making one.
+
+    Raises
+    ------
+    StagemeterError
+        A size is not a positive whole number, or the page is larger than Pillow's limit for pictures.
+    """
     require_positive("page width", width)
     require_positive("page height", height)
     limit = Image.MAX_IMAGE_PIXELS
@@ -146,7 +158,6 @@ def synthetic_page(width: int, height: int) -> Image.Image:
             f"a synthetic page of {width} x {height} has {width * height} pixels, more than the limit of {limit}: "
             "choose a smaller page."
         )
-    return Image.new("RGB", (width, height), MID_GREY)
 
 
 def global_view(page: Image.Image, side: int, stretch: bool = False) -> Image.Image:

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 
 import mlflow
 from mlflow.entities import RunInfo, RunStatus
+from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
 from stagemeter.errors import StagemeterError
 from stagemeter.tracking.store import require_reachable, store_errors
-
-#: Names that MLflow makes up for runs that were not given one, such as kindly-fox-123.
-_MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def tracked_run(name: str | None, default_name: str, experiment: str | None) -> 
         run = mlflow.start_run(run_name=name or default_name)
     try:
         with store_errors():
-            if name is not None or _MADE_UP_NAME.fullmatch(run.info.run_name or ""):
+            if name is not None or _is_made_up(run.info.run_name or ""):
                 mlflow.MlflowClient().update_run(run.info.run_id, name=name or default_name)
         yield run.info
     except KeyboardInterrupt:
@@ -61,6 +59,12 @@ def tracked_run(name: str | None, default_name: str, experiment: str | None) -> 
     else:
         with store_errors():
             _end(RunStatus.FINISHED)
+
+
+def _is_made_up(name: str) -> bool:
+    """Whether MLflow made up the name, such as kindly-fox-123, because none was given."""
+    match = re.fullmatch(r"([a-z]+)-([a-z]+)-\d+", name)
+    return match is not None and match[1] in _GENERATOR_PREDICATES and match[2] in _GENERATOR_NOUNS
 
 
 def _choose_experiment(name: str) -> None:

@@ -31,7 +31,7 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrackingError(
-            f"the MLflow store at {mlflow.get_tracking_uri()} refused: {reason}; "
+            f"the MLflow store at {_plain(mlflow.get_tracking_uri())} refused: {reason}; "
             "see MLFLOW_TRACKING_URI, or use --no-track"
         ) from error
 
@@ -51,11 +51,11 @@ def require_reachable() -> None:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
     except requests.RequestException as error:
         raise TrackingError(
-            f"no MLflow server answers at {uri} ({type(error).__name__}): start one, set MLFLOW_TRACKING_URI to where "
-            "one runs, or use --no-track"
+            f"no MLflow server answers at {_plain(uri)} ({type(error).__name__}): start one, "
+            "set MLFLOW_TRACKING_URI to where one runs, or use --no-track"
         ) from error
     if answer.status_code >= 500:
-        raise TrackingError(f"the MLflow server at {uri} answers {answer.status_code} {answer.reason}")
+        raise TrackingError(f"the MLflow server at {_plain(uri)} answers {answer.status_code} {answer.reason}")
 
 
 def charts_link(experiment_id: str) -> tuple[str, str | None]:
@@ -65,12 +65,12 @@ def charts_link(experiment_id: str) -> tuple[str, str | None]:
     """
     uri = mlflow.get_tracking_uri()
     served = uri.startswith(("http://", "https://"))
-    host = uri.rstrip("/") if served else "http://127.0.0.1:5000"
+    host = _plain(uri).rstrip("/") if served else "http://127.0.0.1:5000"
     page = f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     return page, None if served else f"mlflow ui --backend-store-uri {_plain(uri)}"
 
 
 def _plain(uri: str) -> str:
-    """Hide a password in a database's address."""
+    """Hide the password in an address."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

@@ -1,0 +1,229 @@
+"""Whatever cannot be used: exit code 2, one line that says why, nothing written, no run."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def refused(stagemeter, folder):
+    """Run ``analyze`` with options that are refused, tracking on, and return the message."""
+
+    def run(*arguments: object) -> str:
+        before = sorted(folder.rglob("*"))
+        ended = stagemeter("analyze", *arguments)
+        assert ended.code == 2, ended
+        assert ended.out == ""
+        assert "Traceback" not in ended.err
+        (line,) = ended.err.splitlines()
+        assert line.startswith("error: ")
+        assert sorted(folder.rglob("*")) == before, "nothing is written, and no store is made"
+        return line.removeprefix("error: ")
+
+    return run
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--mode", "enormous"),
+        ("--mode", "Gundam2"),
+        ("--dtype", "int3"),
+        ("--model", "gpt-17"),
+        ("--base-size", "0"),
+        ("--base-size", "-1024"),
+        ("--base-size", "100000"),
+        ("--base-size", "big"),
+        ("--base-size", "1024.5"),
+        ("--tile-size", "0"),
+        ("--tile-size", "-5"),
+        ("--tile-size", "1e3"),
+        ("--text-tokens", "0"),
+        ("--text-tokens", "-1"),
+        ("--text-tokens", "ten"),
+        ("--text-tokens", "99999999999999999999"),
+        ("--seq-len", "0"),
+        ("--seq-len", "-3"),
+        ("--seq-len", "9999999999"),
+        ("--new-tokens", "0"),
+        ("--new-tokens", "-512"),
+        ("--new-tokens", "nan"),
+        ("--new-tokens", "1000000000000"),
+        ("--batch-size", "0"),
+        ("--batch-size", "-1"),
+        ("--batch-size", "1e9"),
+        ("--batch-size", "1000000000"),
+        ("--decode-context", "0"),
+        ("--decode-context", "1"),
+        ("--decode-context", "-7"),
+        ("--decode-context", "middle"),
+        ("--decode-context", "99999999999"),
+        ("--decode-context", "9" * 30),
+    ],
+)
+def test_impossible_value_is_named(refused, option, value):
+    assert value in refused(option, value)
+
+
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [
+        ("1654", "'1654'"),
+        ("axb", "'axb'"),
+        ("-5x5", "'-5x5'"),
+        ("10x10x10", "'10x10x10'"),
+        ("9999999999x1", "'9999999999x1'"),
+        ("0x2339", "image_w: 0 "),
+        ("1654x0", "image_h: 0 "),
+        ("1000000x100", "image_w: 1000000 "),
+    ],
+)
+def test_impossible_page_size_is_named(refused, size, named):
+    assert named in refused("--page-size", size)
+
+
+def test_page_of_more_pixels_than_a_picture_may_have(refused):
+    """Refused like a picture of that size, whether or not its picture is drawn later."""
+    assert "99999" in refused("--page-size", "99999x99999")
+    assert "99999" in refused("--page-size", "99999x99999", "--estimate", "--no-track")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_out"),
+    [
+        (["--mode", "gundum"], "did you mean 'gundam'?"),
+        (["--mode", "xxl"], "known are tiny, small, base, large, gundam"),
+        (["--dtype", "bfloat61"], "did you mean 'bfloat16'?"),
+        (["--model", "deepseek"], "deepseek-ocr"),
+        (["--page-size", "1654"], "such as 1654x2339"),
+        (["--newtokens", "5"], "--new-tokens"),
+        (["--image", "a.png", "--page-size", "10x10"], "exclude each other"),
+        (["stray"], "stray"),
+    ],
+)
+def test_message_names_the_way_out(refused, arguments, way_out):
+    assert way_out in refused(*arguments)
+
+
+def test_unknown_command(stagemeter, folder):
+    ended = stagemeter("analyse")
+    assert ended.code == 2
+    assert ended.err.startswith("error: No such command 'analyse'")
+
+
+def test_option_without_its_value(refused):
+    assert "--mode" in refused("--mode")
+
+
+# Pictures
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG file whose header names a size and whose pixels are missing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "is empty"),
+        (b"this is a letter, not a picture of one", "is not a picture"),
+        (b"%PDF-1.7\n", "is not a picture"),
+        (b"\x89PNG\r\n\x1a\n", "is"),
+        (png(0, 100), "is"),
+        (png(100, 0), "is"),
+        (png(200, 100), "is damaged or incomplete"),
+        (png(60_000, 60_000), "is too large"),
+        (png(10_000, 9_900), "is too large"),
+    ],
+    ids=["empty", "text", "pdf", "signature", "0 x N", "N x 0", "no pixels", "bomb", "half a bomb"],
+)
+def test_file_that_is_no_page_is_named(refused, folder, content, complaint):
+    (folder / "scan.png").write_bytes(content)
+    message = refused("--image", "scan.png")
+    assert "scan.png" in message
+    assert complaint in message
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "gif", "webp"])
+def test_truncated_picture_is_refused(refused, folder, kind):
+    path = folder / f"scan.{kind}"
+    Image.effect_noise((300, 200), 80).convert("RGB").save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert f"scan.{kind}" in refused("--image", path.name)
+
+
+def test_picture_that_is_not_there(refused):
+    assert "scan.png does not exist" in refused("--image", "scan.png")
+
+
+def test_folder_in_place_of_a_picture(refused, folder):
+    (folder / "scans").mkdir()
+    assert "scans is a directory" in refused("--image", "scans")
+
+
+def test_picture_is_needed_where_the_file_says_so(refused, folder):
+    (folder / "mine.yaml").write_text("use_synthetic_inputs: false\n")
+    assert "sample_image_path" in refused("--config", "mine.yaml")
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("- mode\n", "holds a list"),
+        ("tiny\n", "holds a str"),
+        ("mode: [\n", "is not YAML"),
+        ("mode: !!python/object/apply:os.getcwd []\n", "no tags of a programming language"),
+        ("batchsize: 2\n", "did you mean 'batch_size'?"),
+        ("batch_size: two\n", "batch_size: 'two'"),
+        ("batch_size: 0\n", "batch_size: 0"),
+        ("mode: tiny\nmode: base\n", "more than once"),
+    ],
+)
+def test_settings_that_cannot_be_used_name_their_file(refused, folder, content, complaint):
+    (folder / "mine.yaml").write_text(content)
+    message = refused("--config", "mine.yaml")
+    assert message.startswith("mine.yaml: ")
+    assert complaint in message
+
+
+def test_settings_that_are_not_there(refused):
+    assert refused("--config", "none.yaml") == "none.yaml: no such configuration file"
+
+
+def test_file_in_place_of_the_output_folder(refused, folder):
+    (folder / "taken").write_text("mine")
+    assert "taken is not a folder" in refused("--output-dir", "taken")
+    assert "--output-dir" in refused("--output-dir", "taken/deeper")
+    assert (folder / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"architectures": ["LlamaForCausalLM"]}'])
+def test_model_folder_that_cannot_be_used(refused, folder, content):
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(content)
+    assert str(Path("model") / "config.json") in refused("--model", "model")
+
+
+def test_model_folder_without_config(refused, folder):
+    (folder / "model").mkdir()
+    assert "model holds no config.json" in refused("--model", "model")
+
+
+def test_sizes_that_are_not_the_models(refused, folder):
+    (folder / "mine.yaml").write_text("patch_size: 14\n")
+    assert "patch_size: 14 is not this model's, which is 16" in refused("--config", "mine.yaml")
