@@ -111,6 +111,12 @@ def test_message_names_the_way_out(refused, arguments, way_out):
     assert way_out in refused(*arguments)
 
 
+@pytest.mark.parametrize("option", ["--mode", "--batch-size", "--image", "--page-size", "--config"])
+def test_empty_value_is_refused(refused, option):
+    """As a shell makes one of a variable that is not set."""
+    assert option in refused(option, "")
+
+
 def test_unknown_command(stagemeter, folder):
     ended = stagemeter("analyse")
     assert ended.code == 2
@@ -210,6 +216,11 @@ def test_file_in_place_of_the_output_folder(refused, folder):
     assert "taken is not a folder" in refused("--output-dir", "taken")
     assert "--output-dir" in refused("--output-dir", "taken/deeper")
     assert (folder / "taken").read_text() == "mine"
+
+
+def test_folder_in_place_of_an_output_file(refused, folder):
+    (folder / "out" / "static_compute.md").mkdir(parents=True)
+    assert "static_compute.md is a folder" in refused("--output-dir", "out")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"architectures": ["LlamaForCausalLM"]}'])

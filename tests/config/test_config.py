@@ -118,7 +118,7 @@ def test_picture_switches_the_blank_page_off(settings_file):
     assert AnalysisConfig(sample_image_path="page.png").use_synthetic_inputs is False
     assert load_config(CONF / "default.yaml", {"sample_image_path": "page.png"}).use_synthetic_inputs is False
     in_file = settings_file("sample_image_path: page.png\nuse_synthetic_inputs: true\n")
-    with pytest.raises(StagemeterError, match="'page.png' would not be used, since use_synthetic_inputs is true"):
+    with pytest.raises(StagemeterError, match=r"'page.png' would not be used, since use_synthetic_inputs is true"):
         load_config(in_file, {})
 
 

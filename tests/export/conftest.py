@@ -34,6 +34,12 @@ def small_analyzer(broken_module: str | None = None) -> DeepseekOCRStaticAnalyze
     return DeepseekOCRStaticAnalyzer(session)
 
 
+@pytest.fixture
+def small_config() -> dict:
+    """The official config.json of a small model."""
+    return copy.deepcopy(SMALL)
+
+
 @pytest.fixture(scope="session")
 def reports() -> dict[str, dict]:
     """Reports of all kinds, by what is special about them. Not to be changed."""

@@ -116,8 +116,8 @@ def test_fvcore_table_says_that_it_shows_macs(report, tmp_path):
     assert "model.vision_tower.sam_encoder" in text
 
 
-def test_fvcore_table_takes_fvcores_own_analysis(reports, tmp_path):
-    session = DeepSeekOCRSession.from_config(device="meta", config=_small())
+def test_fvcore_table_takes_fvcores_own_analysis(small_config, tmp_path):
+    session = DeepSeekOCRSession.from_config(small_config)
     projector = session.model.get_submodule("model.multi_modal_projector")
     with CostCounter(projector) as counter:
         projector(projector.weight.new_empty(7, projector.in_features))
@@ -127,12 +127,6 @@ def test_fvcore_table_takes_fvcores_own_analysis(reports, tmp_path):
     assert "MACs" in text
     assert "#flops" in text
     assert re.search(r"\| *14\.336K *\|", text), text
-
-
-def _small() -> dict:
-    from pathlib import Path
-
-    return json.loads((Path(__file__).parents[1] / "session" / "small_config.json").read_text())
 
 
 def test_fvcore_table_needs_a_pass_of_the_whole_model(reports, tmp_path):
@@ -153,6 +147,12 @@ def test_folder_gets_the_three_files(report, tmp_path):
 def test_estimate_has_no_table_of_modules(reports, tmp_path):
     files = write_report_files(reports["estimate"], tmp_path)
     assert [path.name for path in files] == ["static_compute.json", "static_compute.md"]
+
+
+def test_table_of_an_earlier_analysis_does_not_stay(report, reports, tmp_path):
+    write_report_files(report, tmp_path)
+    write_report_files(reports["estimate"], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"static_compute.json", "static_compute.md"}
 
 
 def test_folder_in_place_of_the_file_is_refused(report, tmp_path):

@@ -263,7 +263,7 @@ def test_sizes_that_the_estimates_cannot_use():
     for sizes in ({"n_shared_experts": -2}, {"head_width": -3}, {"vocabulary": 1.5}, {"n_dense_layers": 3}):
         with pytest.raises(ValueError, match=next(iter(sizes)).replace("n_dense_layers", "3 dense layers")):
             estimate_prefill_flops_total(64, 128, 2, 10, **sizes)
-    with pytest.raises(ValueError, match="seq_len is 10.5"):
+    with pytest.raises(ValueError, match=r"seq_len is 10\.5"):
         estimate_prefill_flops_total(64, 128, 2, 10.5)
     with pytest.raises(ValueError, match="n_experts_per_token is 0"):
         estimate_prefill_flops_total(64, 128, 2, 10, n_experts=3, d_expert=7)

@@ -124,6 +124,13 @@ def test_api_says_at_once_that_nobody_is_there(report, nobody, monkeypatch):
     assert time.monotonic() - start < 10
 
 
+def test_password_is_not_part_of_the_message(report, nobody, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody.replace("http://", "http://me:secret@"))
+    with pytest.raises(TrackingError, match="no MLflow server answers") as caught:
+        log_static_report(report)
+    assert "secret" not in str(caught.value)
+
+
 def test_database_that_is_none_is_a_tracking_error(report, monkeypatch, tmp_path):
     (tmp_path / "not.db").write_text("this is no database, however long one looks at it " * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not.db'}")

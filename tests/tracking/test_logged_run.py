@@ -202,6 +202,7 @@ def test_link_to_a_server_needs_no_command(monkeypatch):
     assert command is None
 
 
-def test_password_of_a_database_is_not_printed(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/db")
+@pytest.mark.parametrize("uri", ["postgresql://me:secret@host/db", "https://me:secret@host"])
+def test_password_of_a_store_is_not_printed(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert "secret" not in str(charts_link("7"))
