@@ -66,7 +66,7 @@ class CountedActivations(ActivationCountAnalysis):
         return self._stats
 
 
-def module_table(model: nn.Module, counts: Counts, max_depth: int = 4) -> str:
+def module_table(model: nn.Module, counts: Counts, max_depth: int = 4, show_param_shapes: bool = True) -> str:
     """Print fvcore's own table of parameters, multiply-accumulates and activations per module.
 
     Parameters
@@ -77,9 +77,14 @@ def module_table(model: nn.Module, counts: Counts, max_depth: int = 4) -> str:
         What was counted over it.
     max_depth : int
         How many levels of modules to show.
+    show_param_shapes : bool
+        Whether single parameters get rows of their own, with their shapes.
     """
     table: str = flop_count_table(
-        CountedFlops(model, counts), max_depth=max_depth, activations=CountedActivations(model, counts)
+        CountedFlops(model, counts),
+        max_depth=max_depth,
+        activations=CountedActivations(model, counts),
+        show_param_shapes=show_param_shapes,
     )
     return table
 

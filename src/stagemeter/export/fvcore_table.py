@@ -67,7 +67,8 @@ def _table_of_report(report: Mapping[str, Any]) -> str:
         counts.by_module[name] = {"": Cost(macs=module["macs"], activations=module["activations"])}
         counts.unsupported[name] = Counter()
     depth = max(name.count(".") + 1 for name in modules)
-    return module_table(_hollow_model(modules), counts, max_depth=depth)
+    # The hollow model's parameters stand for all of a module's own, and their shapes for nothing.
+    return module_table(_hollow_model(modules), counts, max_depth=depth, show_param_shapes=False)
 
 
 def _hollow_model(modules: Mapping[str, Mapping[str, Any]]) -> Any:
