@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -67,7 +67,7 @@ def test_linear_is_one_operator_whatever_it_dispatches_to(shape, outputs, bias, 
         x = x.transpose(0, 1)
     weight = torch.ones(outputs, shape[-1], device=device)
     offset = torch.ones(outputs, device=device) if bias else None
-    counts = count(lambda: F.linear(x, weight, offset))
+    counts = count(lambda: functional.linear(x, weight, offset))
     cost = counts.of("")
     assert set(counts.operators("")) == {"linear"}
     assert cost.macs == prod(shape) * outputs
@@ -79,15 +79,15 @@ def test_arguments_may_be_given_by_name(device):
     x, weight, bias = torch.ones(3, 4, device=device), torch.ones(5, 4, device=device), torch.ones(5, device=device)
     q = torch.ones(2, 3, 6, 4, device=device)
     by_name = [
-        (lambda: F.linear(x, weight=weight), lambda: F.linear(x, weight)),
-        (lambda: F.linear(bias=bias, input=x, weight=weight), lambda: F.linear(x, weight, bias)),
+        (lambda: functional.linear(x, weight=weight), lambda: functional.linear(x, weight)),
+        (lambda: functional.linear(bias=bias, input=x, weight=weight), lambda: functional.linear(x, weight, bias)),
         (
-            lambda: F.scaled_dot_product_attention(query=q, key=q, value=q, is_causal=True),
-            lambda: F.scaled_dot_product_attention(q, q, q, None, 0.0, True),
+            lambda: functional.scaled_dot_product_attention(query=q, key=q, value=q, is_causal=True),
+            lambda: functional.scaled_dot_product_attention(q, q, q, None, 0.0, True),
         ),
         (
-            lambda: F.scaled_dot_product_attention(q, value=q, key=q),
-            lambda: F.scaled_dot_product_attention(q, q, q),
+            lambda: functional.scaled_dot_product_attention(q, value=q, key=q),
+            lambda: functional.scaled_dot_product_attention(q, q, q),
         ),
         (lambda: torch.mm(input=x, mat2=weight.T), lambda: x @ weight.T),
     ]
@@ -110,7 +110,7 @@ def test_a_result_may_be_put_into_a_given_tensor(device):
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
 def test_the_weight_of_one_output_may_be_a_vector(device, shape):
     x, weight = torch.ones(shape, device=device), torch.ones(4, device=device)
-    assert macs(lambda: F.linear(x, weight)) == prod(shape)
+    assert macs(lambda: functional.linear(x, weight)) == prod(shape)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_convolutions_of_any_shape(lengths, data):
     for length, k, p, d in zip(lengths, kernel, padding, dilation, strict=True):
         if d * (k - 1) >= length + 2 * p:
             return
-    function = (F.conv1d, F.conv2d, F.conv3d)[len(lengths) - 1]
+    function = (functional.conv1d, functional.conv2d, functional.conv3d)[len(lengths) - 1]
     x = torch.empty(batch, groups * inputs, *lengths, device="meta")
     weight = torch.empty(groups * outputs, inputs, *kernel, device="meta")
     per_filter = prod(multiply_one_by_one(length, *s) for length, s in zip(lengths, settings_of, strict=True))
@@ -158,7 +158,7 @@ def test_convolutions_of_any_shape(lengths, data):
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 @pytest.mark.parametrize(("groups", "stride", "dilation", "padding"), [(1, 1, 1, 0), (2, 2, 1, 1), (1, 1, 2, 2)])
 def test_convolutions(dimensions, groups, stride, dilation, padding):
-    function = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    function = (functional.conv1d, functional.conv2d, functional.conv3d)[dimensions - 1]
     x = torch.ones(2, 4, *(7, 6, 5)[:dimensions])
     kernel = (3, 2, 2)[:dimensions]
     weight = torch.ones(6, 4 // groups, *kernel)
@@ -172,7 +172,7 @@ def test_convolutions(dimensions, groups, stride, dilation, padding):
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3])
 def test_transposed_convolutions(dimensions):
-    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dimensions - 1]
+    function = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[dimensions - 1]
     x = torch.ones(2, 4, *(7, 6, 5)[:dimensions])
     kernel = (3, 2, 2)[:dimensions]
     weight = torch.ones(4, 3, *kernel)
@@ -214,7 +214,7 @@ def test_the_backward_pass_of_a_grouped_convolution():
 def test_attention_backward_counts_its_five_products():
     query, key, value = (torch.ones(2, 3, 8, 4, dtype=torch.float32, requires_grad=True) for _ in range(3))
     with CostCounter() as counter, sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        F.scaled_dot_product_attention(query, key, value).sum().backward()
+        functional.scaled_dot_product_attention(query, key, value).sum().backward()
     one = 2 * 3 * 8 * 8 * 4
     operators = counter.counts().operators("")
     assert operators["scaled_dot_product_attention"].macs == 2 * one
@@ -236,7 +236,7 @@ def attention_operands(device, key_value_heads=HEADS):
 def test_attention_on_any_backend(device, backend):
     operands = attention_operands(device)
     with sdpa_kernel(backend):
-        counts = count(lambda: F.scaled_dot_product_attention(*operands))
+        counts = count(lambda: functional.scaled_dot_product_attention(*operands))
     assert set(counts.operators("")) == {"scaled_dot_product_attention"}
     assert counts.of("").macs == ATTENTION
     assert counts.of("").activations == BATCH * HEADS * QUERIES * WIDTH
@@ -244,12 +244,12 @@ def test_attention_on_any_backend(device, backend):
 
 def test_attention_under_fake_tensors():
     with FakeTensorMode():
-        assert macs(lambda: F.scaled_dot_product_attention(*attention_operands("cpu"))) == ATTENTION
+        assert macs(lambda: functional.scaled_dot_product_attention(*attention_operands("cpu"))) == ATTENTION
 
 
 def test_grouped_query_attention_counts_query_heads():
     operands = attention_operands("meta", key_value_heads=2)
-    cost = count(lambda: F.scaled_dot_product_attention(*operands, enable_gqa=True)).of("")
+    cost = count(lambda: functional.scaled_dot_product_attention(*operands, enable_gqa=True)).of("")
     assert cost.macs == ATTENTION
     assert cost.activation_reads == BATCH * WIDTH * (HEADS * QUERIES + 2 * 2 * KEYS)
 
@@ -259,7 +259,7 @@ def test_grouped_query_attention_counts_query_heads():
 def test_attention_of_a_device_that_is_not_there(device, dtype):
     with FakeTensorMode():
         operands = [operand.to(dtype) for operand in attention_operands(device)]
-        counts = count(lambda: F.scaled_dot_product_attention(*operands))
+        counts = count(lambda: functional.scaled_dot_product_attention(*operands))
     assert {name: cost.macs for name, cost in counts.operators("").items()} == {
         "scaled_dot_product_attention": ATTENTION
     }
@@ -268,7 +268,7 @@ def test_attention_of_a_device_that_is_not_there(device, dtype):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_attention_whose_query_is_repeated_for_every_key(device):
     query, key, value = attention_operands(device)
-    cost = count(lambda: F.scaled_dot_product_attention(query[:1], key, value)).of("")
+    cost = count(lambda: functional.scaled_dot_product_attention(query[:1], key, value)).of("")
     assert cost.macs == ATTENTION
     assert cost.activations == BATCH * HEADS * QUERIES * WIDTH
 
@@ -276,7 +276,7 @@ def test_attention_whose_query_is_repeated_for_every_key(device):
 def test_values_of_another_width_than_keys():
     query, key, _ = attention_operands("meta")
     value = torch.empty(BATCH, HEADS, KEYS, 3, device="meta")
-    cost = count(lambda: F.scaled_dot_product_attention(query, key, value)).of("")
+    cost = count(lambda: functional.scaled_dot_product_attention(query, key, value)).of("")
     assert cost.macs == BATCH * HEADS * QUERIES * KEYS * (WIDTH + 3)
 
 
@@ -284,7 +284,7 @@ def test_values_of_another_width_than_keys():
 def test_attention_backward_as_torch_counts_it(backend):
     def run():
         operands = [operand.requires_grad_() for operand in attention_operands("cpu")]
-        F.scaled_dot_product_attention(*operands).sum().backward()
+        functional.scaled_dot_product_attention(*operands).sum().backward()
 
     with sdpa_kernel(backend), CostCounter() as counter:
         run()
@@ -342,7 +342,7 @@ def test_grouped_products_do_one_row_against_one_expert(experts, rows):
     offsets = torch.empty(experts, dtype=torch.int32, device="meta")
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(weight)
-    cost = count(lambda: F.grouped_mm(x, model.weight, offs=offsets), model).of("")
+    cost = count(lambda: functional.grouped_mm(x, model.weight, offs=offsets), model).of("")
     assert cost.macs == rows * 16 * 32
     assert cost.weight_reads == min(experts, rows) * 16 * 32
     assert cost.activations == rows * 32
@@ -424,11 +424,11 @@ def test_grouped_products_of_other_layouts():
     """Both operands batched, and the gradient of the experts, where each token adds an outer product to one expert."""
     batched = torch.empty(3, 5, 16, dtype=torch.bfloat16, device="meta")
     weight = torch.empty(3, 16, 8, dtype=torch.bfloat16, device="meta")
-    assert macs(lambda: F.grouped_mm(batched, weight)) == 3 * 5 * 16 * 8
+    assert macs(lambda: functional.grouped_mm(batched, weight)) == 3 * 5 * 16 * 8
     tokens = torch.empty(24, 16, dtype=torch.bfloat16, device="meta")
     gradient = torch.empty(24, 8, dtype=torch.bfloat16, device="meta")
     offsets = torch.empty(3, dtype=torch.int32, device="meta")
-    assert macs(lambda: F.grouped_mm(tokens.t(), gradient, offs=offsets)) == 24 * 16 * 8
+    assert macs(lambda: functional.grouped_mm(tokens.t(), gradient, offs=offsets)) == 24 * 16 * 8
 
 
 def test_the_left_operand_of_a_bilinear_layer_meets_the_right_one():
@@ -481,7 +481,13 @@ def test_nothing_that_torch_counts_is_free():
 def test_random_numbers_are_free():
     def run():
         x = torch.rand(3, 4).bernoulli().normal_()
-        F.dropout(x), torch.randn_like(x), torch.randperm(5), torch.multinomial(torch.ones(4), 2), F.rrelu(x)
+        (
+            functional.dropout(x),
+            torch.randn_like(x),
+            torch.randperm(5),
+            torch.multinomial(torch.ones(4), 2),
+            functional.rrelu(x),
+        )
 
     counts = count(run)
     assert not counts.operators("")

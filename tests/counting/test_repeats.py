@@ -1,5 +1,7 @@
 """Layers that are alike are walked once, and layers that only look alike are not."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from stagemeter import CostCounter
 class Layer(nn.Module):
     """Counts its own calls, outside of what makes layers alike."""
 
-    calls: list[int] = []  # noqa: RUF012
+    calls: ClassVar[list[int]] = []
 
     def __init__(self, index, width=4, scale=1.0, **factory):
         super().__init__()

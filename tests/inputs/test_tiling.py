@@ -170,7 +170,7 @@ def test_plan_refuses_sizes_that_are_not_positive_whole_numbers(bad: object, pos
     sizes: list[object] = [1240, 1754, 1024, 640]
     sizes[position] = bad
     with pytest.raises(StagemeterError, match="whole number of at least 1"):
-        plan_views(*sizes, crop=True)  # type: ignore[arg-type]
+        plan_views(*sizes, crop=True)
 
 
 @pytest.mark.parametrize("grid", [(0, 1), (1, -1), (2,), (1, 2, 3), (1.0, 2)])

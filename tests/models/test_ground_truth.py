@@ -114,6 +114,6 @@ def test_every_parameter_of_the_checkpoint_is_in_exactly_one_stage(session):
 
 
 def test_the_published_checkpoint_size_in_bytes():
-    """model.safetensors.index.json of the checkpoint names a total_size of 6,672,212,480 bytes, in bfloat16."""
+    """Public transcriptions of the checkpoint's model.safetensors.index.json give a total_size of 6,672,212,480."""
     stages = sum(stage.parameters(ARCHITECTURE).total for stage in FAMILY.stages)
     assert 2 * (stages + sum(FAMILY.other_parameters(ARCHITECTURE).values())) == 6_672_212_480

@@ -1,6 +1,8 @@
 """The origin's usage example runs as it was written; only where the names are imported from has changed."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +86,12 @@ def test_example_prints_totals_and_every_stage(finished_example):
     lines = printed.splitlines()
     assert lines[0] == f"Total params: {variables['report']['total']['params'] / 1e6:.2f}M"
     assert [line.split(":")[0] for line in lines[2:]] == ["sam", "clip", "projector", "prefill", "decode"]
+
+
+def test_the_docs_show_the_example_that_is_run_here():
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    shown = text.partition("## The origin's example")[2].partition("```python\n")[2].partition("```")[0]
+    run = ORIGIN_EXAMPLE
+    for old, new in NEW_HOMES.items():
+        run = run.replace(old, new)
+    assert ast.dump(ast.parse(shown)) == ast.dump(ast.parse(run))
