@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
-from stagemeter.models.deepseek_ocr import FAMILY, DeepseekOCRArchitecture
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.planning import load_picture, plan_page, plan_workload
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (

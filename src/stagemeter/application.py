@@ -14,7 +14,7 @@ from stagemeter.errors import TrackingError
 from stagemeter.export.files import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, write_report_files
 from stagemeter.inputs.page import draw_grid
-from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture, load_architecture
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, load_architecture
 from stagemeter.planning import load_picture, plan_page, plan_workload
 from stagemeter.report import Report
 

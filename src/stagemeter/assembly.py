@@ -11,7 +11,7 @@ from typing import Any
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import ITEM_SIZES, QUANTITIES, ZERO
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
-from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family, Stage, StageParameters
 from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import workload_notes

@@ -9,7 +9,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
-from stagemeter.models.deepseek_ocr import DeepseekOCRArchitecture
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.deepseek_ocr import (
+from stagemeter.models.deepseek_ocr_config import (
     NAME,
     DeepseekOCRArchitecture,
     architecture_from_config,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
-from stagemeter.models.deepseek_ocr import FAMILY, published_architecture
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import published_architecture
 from stagemeter.models.language import decoder_cost
 from stagemeter.models.vision import ViewGroup
 from stagemeter.planning import plan_workload

@@ -14,7 +14,8 @@ from stagemeter.config import MODES, AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.deepseek_ocr import FAMILY, DeepseekOCRArchitecture, published_architecture
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, published_architecture
 from stagemeter.models.language import DecoderArchitecture
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
 from stagemeter.planning import plan_workload

@@ -1,0 +1,343 @@
+"""DeepSeek-OCR's sizes: read from a configuration, checked, and handed to transformers.
+
+Two layouts are read: that of the official checkpoint, and that of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.language import DecoderArchitecture
+from stagemeter.models.vision import ClipArchitecture, SamArchitecture
+from stagemeter.workload import stable_hash
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+#: Name by which the published model is asked for.
+NAME = "deepseek-ocr"
+#: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the
+#: checkpoint: ``build_sam_vit_b``, ``build_clip_l``).
+_SAM_PATCH_SIZE = 16
+_SAM_WINDOW_SIZE = 14
+_SAM_NECK = 256
+_FEED_FORWARD_RATIO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DeepseekOCRArchitecture:
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    sam : SamArchitecture
+        The first encoder.
+    clip : ClipArchitecture
+        The second encoder.
+    decoder : DecoderArchitecture
+        The language model.
+    """
+
+    sam: SamArchitecture
+    clip: ClipArchitecture
+    decoder: DecoderArchitecture
+
+    @property
+    def projector_inputs(self) -> int:
+        """Width of what the projector takes: CLIP's features beside SAM's."""
+        return self.clip.hidden + self.sam.downsample_channels[-1]
+
+    @property
+    def downsample_ratio(self) -> int:
+        """Patches per side that become one token: two convolutions of stride two."""
+        return 4
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal sizes."""
+        return stable_hash(asdict(self))
+
+
+@cache
+def published_architecture() -> DeepseekOCRArchitecture:
+    """Sizes of the published DeepSeek-OCR, from the configuration that the package ships."""
+    text = resources.files("stagemeter.models").joinpath("configs/deepseek_ocr.json").read_text(encoding="utf-8")
+    return architecture_from_config(json.loads(text), "the shipped configuration")
+
+
+def load_architecture(model: str) -> DeepseekOCRArchitecture:
+    """Find the sizes of a model by name or folder.
+
+    Parameters
+    ----------
+    model : str
+        ``deepseek-ocr``, or a folder with a ``config.json``; weights are not needed.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such model or its configuration cannot be used.
+    """
+    if model == NAME:
+        return published_architecture()
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise StagemeterError(f"unknown model {model!r}: give {NAME!r}, or a folder that holds a config.json")
+    return architecture_from_config(read_config(folder), str(folder / "config.json"))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.json`` of a checkpoint's folder.
+
+    Raises
+    ------
+    StagemeterError
+        If it is missing or is not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StagemeterError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise StagemeterError(f"{path} holds a {type(config).__name__}, not an object of settings")
+    return config
+
+
+def architecture_from_config(config: Mapping[str, Any], source: str) -> DeepseekOCRArchitecture:
+    """Read sizes from a configuration, in the layout of the official checkpoint or in that of transformers.
+
+    Parameters
+    ----------
+    config : mapping
+        What ``config.json`` holds.
+    source : str
+        Where it is from, for error messages.
+
+    Raises
+    ------
+    StagemeterError
+        If it describes another architecture, lacks a key, or contradicts itself.
+    """
+    names = config.get("architectures") or []
+    try:
+        if "DeepseekOCRForCausalLM" in names:
+            architecture = _from_official(config)
+        elif "UnlimitedOcrForConditionalGeneration" in names:
+            architecture = _from_transformers(config, source)
+        else:
+            raise StagemeterError(
+                f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
+                "this is for DeepseekOCRForCausalLM"
+            )
+    except KeyError as error:
+        raise StagemeterError(f"{source} lacks the key {error.args[0]!r}, which DeepSeek-OCR needs") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, StagemeterError):
+            raise
+        raise StagemeterError(f"{source} is not laid out as DeepSeek-OCR's configuration is: {error}") from error
+    _check(architecture, source)
+    return architecture
+
+
+def architecture_from_sizes(sizes: Mapping[str, Any]) -> DeepseekOCRArchitecture:
+    """Build an architecture from its sizes as plain data, as ``dataclasses.asdict`` and JSON give them."""
+    first, second = sizes["sam"]["downsample_channels"]
+    sam = {
+        **sizes["sam"],
+        "global_layers": tuple(sizes["sam"]["global_layers"]),
+        "downsample_channels": (first, second),
+    }
+    return DeepseekOCRArchitecture(
+        sam=SamArchitecture(**sam),
+        clip=ClipArchitecture(**sizes["clip"]),
+        decoder=DecoderArchitecture(**sizes["decoder"]),
+    )
+
+
+def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
+    text, vision = config["language_config"], config["vision_config"]
+    if text.get("use_mla"):
+        raise StagemeterError("use_mla is true: multi-head latent attention is not part of DeepSeek-OCR")
+    sam, clip = vision["width"]["sam_vit_b"], vision["width"]["clip-l-14-224"]
+    first, second = sam["downsample_channels"]
+    return DeepseekOCRArchitecture(
+        sam=SamArchitecture(
+            hidden=sam["width"],
+            layers=sam["layers"],
+            heads=sam["heads"],
+            intermediate=_FEED_FORWARD_RATIO * sam["width"],
+            patch_size=_SAM_PATCH_SIZE,
+            window_size=_SAM_WINDOW_SIZE,
+            global_layers=tuple(sam["global_attn_indexes"]),
+            pretrain_size=vision["image_size"],
+            neck=_SAM_NECK,
+            downsample_channels=(first, second),
+        ),
+        clip=ClipArchitecture(
+            hidden=clip["width"],
+            layers=clip["layers"],
+            heads=clip["heads"],
+            intermediate=_FEED_FORWARD_RATIO * clip["width"],
+            patch_size=clip["patch_size"],
+            pretrain_size=clip["image_size"],
+        ),
+        decoder=_decoder_from(text, dense_layers=text["first_k_dense_replace"]),
+    )
+
+
+def _from_transformers(config: Mapping[str, Any], source: str) -> DeepseekOCRArchitecture:
+    text, vision = config["text_config"], config["vision_config"]
+    if text["sliding_window"] < text["max_position_embeddings"]:
+        raise StagemeterError(
+            f"{source} has a sliding window of {text['sliding_window']} tokens: that is Unlimited-OCR, not DeepSeek-OCR"
+        )
+    sam, clip = vision["sam_config"], vision["encoder_config"]
+    first, second = sam["downsample_channels"]
+    return DeepseekOCRArchitecture(
+        sam=SamArchitecture(
+            hidden=sam["hidden_size"],
+            layers=sam["num_hidden_layers"],
+            heads=sam["num_attention_heads"],
+            intermediate=sam["mlp_dim"],
+            patch_size=sam["patch_size"],
+            window_size=sam["window_size"],
+            global_layers=tuple(sam["global_attn_indexes"]),
+            pretrain_size=sam["image_size"],
+            neck=sam["output_channels"],
+            downsample_channels=(first, second),
+        ),
+        clip=ClipArchitecture(
+            hidden=clip["hidden_size"],
+            layers=clip["num_hidden_layers"],
+            heads=clip["num_attention_heads"],
+            intermediate=clip["intermediate_size"],
+            patch_size=clip["patch_size"],
+            pretrain_size=clip["image_size"],
+        ),
+        decoder=_decoder_from(text, dense_layers=list(text["mlp_layer_types"]).count("dense")),
+    )
+
+
+def _decoder_from(text: Mapping[str, Any], dense_layers: int) -> DecoderArchitecture:
+    return DecoderArchitecture(
+        hidden=text["hidden_size"],
+        layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"],
+        key_value_heads=text["num_key_value_heads"],
+        head_width=_whole(text, "hidden_size") // _whole(text, "num_attention_heads"),
+        intermediate=text["intermediate_size"],
+        dense_layers=min(dense_layers, _whole(text, "num_hidden_layers")),
+        experts=text["n_routed_experts"],
+        experts_per_token=text["num_experts_per_tok"],
+        shared_experts=text["n_shared_experts"],
+        expert_intermediate=text["moe_intermediate_size"],
+        vocabulary=text["vocab_size"],
+        max_positions=text["max_position_embeddings"],
+    )
+
+
+def _whole(settings: Mapping[str, Any], key: str) -> int:
+    """Read a size that is calculated with before `_check` sees it."""
+    value = settings[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StagemeterError(f"{key} of the language model is {value!r}; it must be a whole number, 1 or more")
+    return value
+
+
+def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
+    """Refuse sizes that contradict one another, by name."""
+    for part, sizes in asdict(architecture).items():
+        for name, size in sizes.items():
+            numbers = size if isinstance(size, (tuple, list)) else (size,)
+            smallest = 0 if name in {"global_layers", "dense_layers"} else 1
+            if any(not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers):
+                raise StagemeterError(
+                    f"{source}: {part} {name} is {size!r}; it must be a whole number, {smallest} or more"
+                )
+    sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
+    for part, hidden, heads in (
+        ("sam", sam.hidden, sam.heads),
+        ("clip", clip.hidden, clip.heads),
+        ("decoder", decoder.hidden, decoder.heads),
+        ("decoder attention", decoder.heads, decoder.key_value_heads),
+    ):
+        if hidden % heads:
+            raise StagemeterError(f"{source}: {part} of width {hidden} cannot be split into {heads} heads")
+    if decoder.experts_per_token > decoder.experts:
+        raise StagemeterError(
+            f"{source}: {decoder.experts_per_token} experts per token, but only {decoder.experts} experts"
+        )
+    if sam.downsample_channels[-1] != clip.hidden:
+        raise StagemeterError(
+            f"{source}: SAM's feature map has {sam.downsample_channels[-1]} channels, but CLIP takes {clip.hidden}"
+        )
+
+
+def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = "sdpa") -> PretrainedConfig:
+    """Build the configuration from which transformers makes the model.
+
+    Parameters
+    ----------
+    architecture : DeepseekOCRArchitecture
+        Sizes.
+    attention : str
+        Attention implementation: ``sdpa`` or ``eager``.
+    """
+    from transformers.models.unlimited_ocr.configuration_unlimited_ocr import UnlimitedOcrConfig
+
+    sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
+    config_class: Any = UnlimitedOcrConfig
+    config: PretrainedConfig = config_class(
+        architectures=["UnlimitedOcrForConditionalGeneration"],
+        attn_implementation=attention,
+        vision_config={
+            "sam_config": {
+                "hidden_size": sam.hidden,
+                "num_hidden_layers": sam.layers,
+                "num_attention_heads": sam.heads,
+                "mlp_dim": sam.intermediate,
+                "patch_size": sam.patch_size,
+                "window_size": sam.window_size,
+                "global_attn_indexes": list(sam.global_layers),
+                "image_size": sam.pretrain_size,
+                "output_channels": sam.neck,
+                "downsample_channels": list(sam.downsample_channels),
+            },
+            "encoder_config": {
+                "hidden_size": clip.hidden,
+                "num_hidden_layers": clip.layers,
+                "num_attention_heads": clip.heads,
+                "intermediate_size": clip.intermediate,
+                "patch_size": clip.patch_size,
+                "image_size": clip.pretrain_size,
+            },
+        },
+        text_config={
+            "hidden_size": decoder.hidden,
+            "num_hidden_layers": decoder.layers,
+            "num_attention_heads": decoder.heads,
+            "num_key_value_heads": decoder.key_value_heads,
+            "intermediate_size": decoder.intermediate,
+            "mlp_layer_types": ["dense"] * decoder.dense_layers + ["sparse"] * decoder.expert_layers,
+            "n_routed_experts": decoder.experts,
+            "num_experts_per_tok": decoder.experts_per_token,
+            "n_shared_experts": decoder.shared_experts,
+            "moe_intermediate_size": decoder.expert_intermediate,
+            "vocab_size": decoder.vocabulary,
+            "max_position_embeddings": decoder.max_positions,
+            # DeepSeek-OCR attends to everything; the window is what Unlimited-OCR adds, and may not be left out.
+            "sliding_window": decoder.max_positions,
+            "layer_types": ["full_attention"] * decoder.layers,
+        },
+    )
+    return config
