@@ -1,0 +1,85 @@
+"""The roofline: the least time that work can take on a device, and what sets it.
+
+Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", Communications of the ACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """What a device can do at most.
+
+    Attributes
+    ----------
+    name : str
+        The device, such as ``A100-SXM-80GB``; ``given`` where only numbers were given.
+    dtype : str
+        Data type that `flops_per_second` is of.
+    flops_per_second : float
+        Dense floating-point operations per second.
+    bytes_per_second : float or None
+        Memory bandwidth; None where it is not known, and then nothing is said about memory.
+    source : str
+        Where the numbers are from: a datasheet, an option, a measurement.
+    memory_bytes : int or None
+        Size of its memory.
+    """
+
+    name: str
+    dtype: str
+    flops_per_second: float
+    bytes_per_second: float | None
+    source: str
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The least time some work can take.
+
+    Attributes
+    ----------
+    ms : float
+        The larger of the two below, in milliseconds.
+    compute_ms : float
+        Time at the peak rate of arithmetic.
+    memory_ms : float or None
+        Time at the peak bandwidth; None where that is not known.
+    """
+
+    compute_ms: float
+    memory_ms: float | None
+
+    @property
+    def ms(self) -> float:
+        """The lower bound in milliseconds."""
+        return max(self.compute_ms, self.memory_ms or 0.0)
+
+    @property
+    def by(self) -> str:
+        """What sets the bound: ``compute``, ``memory``, or ``unknown`` where the bandwidth is not known."""
+        if self.memory_ms is None:
+            return "unknown"
+        return "compute" if self.compute_ms >= self.memory_ms else "memory"
+
+
+def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
+    """Least time of some work.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point operations, two per multiply-accumulate.
+    moved_bytes : float
+        Bytes read and written.
+    peak : Peak
+        The device.
+    """
+    return Bound(
+        compute_ms=1e3 * flops / peak.flops_per_second,
+        memory_ms=None if peak.bytes_per_second is None else 1e3 * moved_bytes / peak.bytes_per_second,
+    )

@@ -1,0 +1,85 @@
+"""A profile: how long each stage of a workload took, wherever the times come from. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median, quantiles
+from typing import Any
+
+#: One decode step, and all steps of a request.
+DECODE, DECODE_TOTAL = "decode", "decode_total"
+#: Several stages that were timed as one: sam, clip and projector; and those with the prefill.
+VISION, FORWARD = "vision", "forward"
+#: The stages that make up an aggregate.
+AGGREGATES: dict[str, tuple[str, ...]] = {
+    VISION: ("sam", "clip", "projector"),
+    FORWARD: ("sam", "clip", "projector", "prefill"),
+}
+#: The whole request: the sum of the times of its stages.
+TOTAL = "total"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Times of the stages of one workload.
+
+    Attributes
+    ----------
+    times_ms : mapping
+        Milliseconds by stage, one per repeat. A stage's own time: what runs nested inside of it is not part of it.
+        ``decode`` is one step, the mean over a request; ``decode_total`` all steps. ``vision`` and ``forward`` stand
+        for stages that were timed together and cannot be told apart.
+    source : str
+        Where the times come from, such as ``session`` or ``torch trace of trace.json``.
+    clock : str
+        What was looked at, such as ``CUDA events``, ``GPU ranges`` or ``monotonic clock``.
+    request_ms : tuple of float
+        Wall time of the whole request, one per repeat; empty where nobody took it.
+    measured : mapping
+        Fields of the workload that the source shows to be other than what was asked for, such as ``new_tokens``.
+    metrics : mapping
+        Further figures by metric name.
+    hardware : mapping
+        What it ran on: ``device``, and what else is known.
+    notes : tuple of str
+        What one should know about the times.
+    """
+
+    times_ms: Mapping[str, Sequence[float]]
+    source: str
+    clock: str
+    request_ms: Sequence[float] = ()
+    measured: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Median milliseconds by stage."""
+        return {stage: median(times) for stage, times in self.times_ms.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON knows them."""
+        return {
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()},
+            "times_ms": {stage: list(times) for stage, times in self.times_ms.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and deciles of some repeats."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def spread(times: Sequence[float]) -> Spread:
+    """Median, 10th and 90th percentile of at least one number, interpolated between neighbours."""
+    if len(times) == 1:
+        return Spread(times[0], times[0], times[0])
+    deciles = quantiles(times, n=10, method="inclusive")
+    return Spread(median(times), deciles[0], deciles[-1])
