@@ -11,6 +11,7 @@ from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.family import all_parameters
 from stagemeter.planning import load_picture, plan_page, plan_workload
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (
@@ -144,7 +145,7 @@ class DeepseekOCRStaticAnalyzer:
         with pass_counter(model, config.walk_every_layer) as count:
             counts = count(FAMILY.whole_passes["forward"], workload)
         return {
-            "total_params": _all_parameters(self.session.architecture),
+            "total_params": all_parameters(FAMILY, self.session.architecture),
             "total_flops": counts.of("").flops,
             "total_activations": counts.of("").activations,
             "by_module": {module: counts.of(module).flops for module in counts.by_module},
@@ -266,8 +267,3 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
     workload = plan_workload(config, architecture)
     tiers = {ANALYTIC: analytic_tier(FAMILY, architecture, workload)}
     return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[])
-
-
-def _all_parameters(architecture: DeepseekOCRArchitecture) -> int:
-    stages = sum(stage.parameters(architecture).total for stage in FAMILY.stages)
-    return stages + sum(FAMILY.other_parameters(architecture).values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from typing import Any
 
@@ -17,12 +16,11 @@ from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import workload_notes
 from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
 from stagemeter.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
+from stagemeter.versions import package_versions
 from stagemeter.workload import Workload, stable_hash
 
 Tiers = Mapping[str, Tier]
 
-#: Packages whose versions a report names.
-_VERSIONED = ("stagemeter", "torch", "transformers", "fvcore", "mlflow")
 #: Settings that say how to count, not what.
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir"})
 #: At most how many contexts the decode curve is given at.
@@ -81,7 +79,7 @@ def build_report(
             "config_hash": stable_hash(
                 {key: value for key, value in config.model_dump().items() if key not in _NOT_HASHED}
             ),
-            "versions": _versions(),
+            "versions": package_versions(),
         },
         "total": _total(results, other, architecture, workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
@@ -308,13 +306,3 @@ def _decode_curve(stage: Stage[Any], architecture: DeepseekOCRArchitecture, work
         }
         for context in sorted(contexts)
     ]
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _VERSIONED:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

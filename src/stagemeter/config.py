@@ -6,7 +6,7 @@ import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -145,10 +145,37 @@ class AnalysisConfig(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise StagemeterError(_message(error)) from None
+            raise StagemeterError(_message(error, type(self).model_fields)) from None
 
 
-def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConfig:
+class ProfileConfig(AnalysisConfig):
+    """What to run and measure: a workload, and how it is measured.
+
+    Attributes
+    ----------
+    device : str
+        Device to run on, as torch names it; ``auto`` for the first GPU where there is one, else the CPU.
+    warmup : int
+        Requests that are run first and not counted.
+    repeats : int
+        Requests that are measured.
+    weights : str
+        ``random``, or the folder of a checkpoint.
+    trace : str
+        ``torch`` for a trace by torch's profiler, of one more request that is not measured; ``none`` for none.
+    """
+
+    device: str = "auto"
+    warmup: Annotated[int, Field(ge=0, le=1000)] = 1
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 3
+    weights: str = "random"
+    trace: Literal["torch", "none"] = "torch"
+
+
+Config = TypeVar("Config", bound=AnalysisConfig)
+
+
+def load_config(path: Path | None, overrides: Mapping[str, Any], kind: type[Config]) -> Config:
     """Put a configuration together from a file and what goes over it.
 
     Parameters
@@ -157,6 +184,8 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConf
         YAML file; None for the defaults alone.
     overrides : mapping
         Settings that win over those of the file. A mode wins over the file's sizes, too.
+    kind : type
+        `AnalysisConfig` or `ProfileConfig`.
 
     Raises
     ------
@@ -166,7 +195,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConf
     settings = {} if path is None else _read(path)
     for name in overrides.keys() & settings.keys():
         # What is only written down at its default, as in the file of defaults, is nobody's wish.
-        wanted = settings[name] != AnalysisConfig.model_fields.get(name, FieldInfo()).default
+        wanted = settings[name] != kind.model_fields.get(name, FieldInfo()).default
         if wanted and settings[name] != overrides[name]:
             logger.warning("%s: %s: %s gives way to %s", path, name, settings[name], overrides[name])
     if overrides.get("mode") is not None:
@@ -175,7 +204,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any]) -> AnalysisConf
     if overrides.get("sample_image_path") is not None:
         settings.pop("use_synthetic_inputs", None)
     try:
-        return AnalysisConfig(**{**settings, **overrides})
+        return kind(**{**settings, **overrides})
     except StagemeterError as error:
         # A value that came from the file is to be mended in the file.
         blamed = str(error).partition(":")[0]
@@ -228,14 +257,14 @@ def _suggestion(given: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
 
 
-def _message(error: ValidationError) -> str:
+def _message(error: ValidationError, known: Iterable[str]) -> str:
     """One line that names each wrong setting, its value and what is possible."""
     lines = []
     for problem in error.errors():
         key = str(problem["loc"][0]) if problem["loc"] else ""
         given = problem["input"]
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: no such setting; {_suggestion(key, AnalysisConfig.model_fields)}")
+            lines.append(f"{key}: no such setting; {_suggestion(key, known)}")
         elif problem["type"] == "literal_error" and key == "dtype":
             lines.append(f"{key}: unknown data type {given!r}; {_suggestion(str(given), ITEM_SIZES)}")
         elif problem["type"] == "value_error":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from stagemeter.config import AnalysisConfig
@@ -83,6 +84,44 @@ def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture)
         dtype=config.dtype,
         decode_context=_decode_context(config, prompt_tokens, architecture.decoder.max_positions),
     )
+
+
+def plan_measured(
+    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, measured: Mapping[str, int]
+) -> Workload:
+    """Work out the workload that was really measured, where it is not quite the one that was asked for.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        What was asked for.
+    architecture : DeepseekOCRArchitecture
+        Sizes of the model.
+    measured : mapping
+        ``prompt_tokens``, ``new_tokens`` or ``batch_size`` as measured; those left out are as asked for.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture cannot be used, or a number is impossible.
+    """
+    settings = {"seq_len" if name == "prompt_tokens" else name: value for name, value in measured.items()}
+    return plan_workload(type(config)(**{**config.model_dump(), **settings}), architecture)
+
+
+def require_runnable(workload: Workload) -> None:
+    """Refuse a workload that can be counted but not run: one whose prompt has no room for its page.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be run.
+    """
+    if workload.prompt_tokens <= workload.image_tokens:
+        raise StagemeterError(
+            f"seq_len {workload.prompt_tokens} cannot be run: the page alone takes {workload.image_tokens} tokens, and "
+            f"one begins the sequence; leave it out, or give {workload.image_tokens + 1} or more"
+        )
 
 
 def workload_notes(config: AnalysisConfig, workload: Workload, architecture: DeepseekOCRArchitecture) -> list[str]:

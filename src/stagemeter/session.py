@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr import VISION_MODULES
 from stagemeter.models.deepseek_ocr_config import (
     NAME,
     DeepseekOCRArchitecture,
@@ -16,10 +18,16 @@ from stagemeter.models.deepseek_ocr_config import (
     read_config,
     transformers_config,
 )
+from stagemeter.scopes import Scope, annotate, scoped_modules
 
 if TYPE_CHECKING:
     import torch
 
+#: Standard deviation of random weights, as transformers initialises them.
+_WEIGHT_DEVIATION = 0.02
+#: Random numbers that random weights are made of, over and over. Not a multiple of any size of a layer, so that no two
+#: rows or experts are alike.
+_RANDOM_NUMBERS = 2**22 + 1
 #: Formats of weights that can run code when they are read.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -66,7 +74,7 @@ class DeepSeekOCRSession:
         config : DeepseekOCRArchitecture or mapping, optional
             Sizes, or what a ``config.json`` holds. Default: the published DeepSeek-OCR.
         device : str
-            ``meta`` for shapes alone; anything else gets random weights.
+            ``meta`` for shapes alone; anything else gets random weights, the same ones every time.
         dtype : str
             Data type of the weights.
         use_flash_attn : bool
@@ -89,15 +97,13 @@ class DeepSeekOCRSession:
             architecture = config
         else:
             architecture = architecture_from_config(config, "the given configuration")
-        target = _device(device)
+        target = find_device(device)
         settings: Any = transformers_config(architecture, _attention(use_flash_attn))
-        with torch.device(target):
-            if target.type == "meta":
-                with no_init_weights():
-                    model = UnlimitedOcrForConditionalGeneration(settings)
-            else:
-                model = UnlimitedOcrForConditionalGeneration(settings)
-        model = model.to(getattr(torch, dtype)).eval()
+        with torch.device(target), no_init_weights(), _default_dtype(getattr(torch, dtype)):
+            model: Any = UnlimitedOcrForConditionalGeneration(settings)
+            model.eval()
+        if target.type != "meta":
+            _fill_randomly(model)
         return cls(model=model, architecture=architecture, device=target, name=name)
 
     @classmethod
@@ -127,7 +133,7 @@ class DeepSeekOCRSession:
         folder = Path(model_path).expanduser()
         if not folder.is_dir():
             raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
-        target = _device(device)
+        target = find_device(device)
         architecture = architecture_from_config(read_config(folder), str(folder / "config.json"))
         if target.type == "meta":
             session = cls.from_config(architecture, use_flash_attn=use_flash_attn, name=str(folder))
@@ -136,6 +142,61 @@ class DeepSeekOCRSession:
             session = cls(model=model, architecture=architecture, device=target, name=str(folder))
         session.tokenizer = _load_tokenizer(folder)
         return session
+
+    def run_inference(
+        self, input_ids: torch.Tensor, model_kwargs: Mapping[str, Any], new_tokens: int, scope: Scope = annotate
+    ) -> torch.Tensor:
+        """Read pages and generate text, greedily: the request that the counts are of.
+
+        Each stage runs in a range of its name: ``prefill`` is the first forward pass and contains ``sam``, ``clip``
+        and ``projector``; each ``decode`` is one further pass over one token.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            Shape ``(batch, prompt tokens)``, see `DeepseekOCRStaticAnalyzer.prepare_inputs`.
+        model_kwargs : mapping
+            ``images`` and ``images_spatial_crop``, from there too.
+        new_tokens : int
+            Tokens to generate: the first by the prefill, each other by a decode step that reuses keys and values.
+            There are always as many; an end-of-text token does not end it.
+        scope : callable
+            Opens a range of a name. Default: for torch's profiler and NVTX.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape ``(batch, new_tokens)``, int64.
+        """
+        import torch
+        from transformers.cache_utils import DynamicCache
+
+        modules = {stage: self.model.get_submodule(path) for stage, path in VISION_MODULES.items()}
+        page = _page_arguments(model_kwargs)
+        # Given no configuration, the cache keeps everything; the model's own would ask for its sliding window.
+        cache = DynamicCache(config=None)
+        batch, length = input_ids.shape
+        positions = torch.arange(length + new_tokens, device=self.device).expand(batch, -1)
+
+        def forward(tokens: torch.Tensor, start: int, **page: Any) -> torch.Tensor:
+            out = self.model(
+                input_ids=tokens,
+                position_ids=positions[:, start : start + tokens.shape[1]],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                **page,
+            )
+            following: torch.Tensor = out.logits[:, -1].argmax(-1, keepdim=True)
+            return following
+
+        with torch.inference_mode(), scoped_modules(modules, scope):
+            with scope("prefill"):
+                generated = [forward(input_ids, 0, **page)]
+            for step in range(new_tokens - 1):
+                with scope("decode"):
+                    generated.append(forward(generated[-1], length + step))
+        return torch.cat(generated, dim=1)
 
     def without_weights(self) -> DeepSeekOCRSession:
         """Return a session of the same architecture to count on: on the meta device, where that needs no memory.
@@ -151,11 +212,14 @@ class DeepSeekOCRSession:
         return self.from_config(self.architecture, name=self.name)
 
 
-def _attention(use_flash_attn: bool) -> str:
-    return "sdpa" if use_flash_attn else "eager"
+def find_device(name: str) -> torch.device:
+    """Find a device by the name that torch has for it.
 
-
-def _device(name: str) -> torch.device:
+    Raises
+    ------
+    StagemeterError
+        If there is none.
+    """
     import torch
 
     try:
@@ -169,6 +233,54 @@ def _device(name: str) -> torch.device:
             "'cpu' runs anywhere, 'meta' counts without weights"
         )
     return device
+
+
+def _page_arguments(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn pages as the authors' code takes them into what transformers' model takes."""
+    import torch
+
+    local_views, global_views = zip(*model_kwargs["images"], strict=True)
+    arguments: dict[str, Any] = {"pixel_values": torch.cat(global_views)}
+    tiles = torch.cat(local_views)
+    if len(tiles):
+        arguments["pixel_values_local"] = tiles
+        arguments["num_local_patches"] = [len(views) for views in local_views]
+        arguments["patches_grid"] = model_kwargs["images_spatial_crop"].tolist()
+    return arguments
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new weights of a data type at once: made in float32 first, they would need up to three times the memory."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _fill_randomly(model: Any) -> None:
+    """Give a model weights that keep activations in range: normal ones, norms that scale by one, biases of zero."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.randn(_RANDOM_NUMBERS, generator=generator) * _WEIGHT_DEVIATION
+    numbers = numbers.to(model.device, model.dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                continue
+            # One by one they would take longer to draw than a request takes to run.
+            for part in parameter.view(-1).split(_RANDOM_NUMBERS):
+                part.copy_(numbers[: part.numel()])
+
+
+def _attention(use_flash_attn: bool) -> str:
+    return "sdpa" if use_flash_attn else "eager"
 
 
 def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:

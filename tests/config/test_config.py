@@ -28,7 +28,7 @@ def settings_file(tmp_path):
 def refusal(path: Path | None = None, **overrides) -> str:
     """The message with which settings are refused; always one line."""
     with pytest.raises(StagemeterError) as caught:
-        load_config(path, overrides)
+        load_config(path, overrides, AnalysisConfig)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -42,7 +42,7 @@ def sizes(config: AnalysisConfig) -> tuple[int, int, bool]:
 
 
 def test_default_file_holds_the_defaults():
-    assert load_config(CONF / "default.yaml", {}) == AnalysisConfig()
+    assert load_config(CONF / "default.yaml", {}, AnalysisConfig) == AnalysisConfig()
 
 
 def test_default_file_names_every_setting():
@@ -58,7 +58,7 @@ def test_sizes_shown_in_the_default_file_are_those_of_its_mode():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_has_a_file(mode):
-    config = load_config(CONF / f"{mode}.yaml", {})
+    config = load_config(CONF / f"{mode}.yaml", {}, AnalysisConfig)
     assert config.mode == mode
     assert sizes(config) == MODES[mode]
     assert config == AnalysisConfig(mode=mode)
@@ -88,18 +88,20 @@ def test_published_modes():
 
 
 def test_overrides_win_over_the_file_and_the_file_over_defaults(settings_file):
-    config = load_config(settings_file("text_tokens: 20\nnew_tokens: 30\n"), {"new_tokens": 40})
+    config = load_config(settings_file("text_tokens: 20\nnew_tokens: 30\n"), {"new_tokens": 40}, AnalysisConfig)
     assert (config.text_tokens, config.new_tokens, config.batch_size) == (20, 40, 1)
 
 
 def test_mode_given_on_top_wins_over_sizes_of_the_file(settings_file):
-    config = load_config(settings_file("base_size: 777\nimage_size: 333\ncrop_mode: true\n"), {"mode": "tiny"})
+    config = load_config(
+        settings_file("base_size: 777\nimage_size: 333\ncrop_mode: true\n"), {"mode": "tiny"}, AnalysisConfig
+    )
     assert sizes(config) == MODES["tiny"]
     assert config.mode == "tiny"
 
 
 def test_size_given_on_top_wins_over_the_mode_of_the_file(settings_file):
-    config = load_config(settings_file("mode: gundam\n"), {"image_size": 512})
+    config = load_config(settings_file("mode: gundam\n"), {"image_size": 512}, AnalysisConfig)
     assert sizes(config) == (1024, 512, True)
     assert config.mode == "custom"
 
@@ -116,10 +118,13 @@ def test_without_tiles_the_tile_size_is_that_of_the_view():
 
 def test_picture_switches_the_blank_page_off(settings_file):
     assert AnalysisConfig(sample_image_path="page.png").use_synthetic_inputs is False
-    assert load_config(CONF / "default.yaml", {"sample_image_path": "page.png"}).use_synthetic_inputs is False
+    assert (
+        load_config(CONF / "default.yaml", {"sample_image_path": "page.png"}, AnalysisConfig).use_synthetic_inputs
+        is False
+    )
     in_file = settings_file("sample_image_path: page.png\nuse_synthetic_inputs: true\n")
     with pytest.raises(StagemeterError, match=r"'page.png' would not be used, since use_synthetic_inputs is true"):
-        load_config(in_file, {})
+        load_config(in_file, {}, AnalysisConfig)
 
 
 def test_configurations_do_not_change():
@@ -145,11 +150,11 @@ def test_origin_configuration_is_understood():
 
 
 def test_null_length_is_that_of_the_prompt(settings_file):
-    assert load_config(settings_file("seq_len: null\n"), {}).seq_len is None
+    assert load_config(settings_file("seq_len: null\n"), {}, AnalysisConfig).seq_len is None
 
 
 def test_switched_off(settings_file):
-    assert load_config(settings_file("enabled: false\n"), {}).enabled is False
+    assert load_config(settings_file("enabled: false\n"), {}, AnalysisConfig).enabled is False
 
 
 # Settings that cannot be
@@ -322,7 +327,7 @@ def test_setting_given_twice_is_refused(settings_file):
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "---\n", "{}\n"])
 def test_empty_file_changes_nothing(settings_file, content):
-    assert load_config(settings_file(content), {}) == AnalysisConfig()
+    assert load_config(settings_file(content), {}, AnalysisConfig) == AnalysisConfig()
 
 
 def test_keys_that_are_not_text_are_refused_by_name(settings_file):

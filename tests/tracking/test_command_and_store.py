@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from stagemeter import AnalysisConfig, StagemeterError, TrackingError, cli, log_static_report
-from stagemeter.application import analyze_page
+from stagemeter.application.analyze import analyze_page
 from stagemeter.tracking.run import tracked_run
 
 PAGE = "examples/page.png"

@@ -9,7 +9,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from PIL import Image
 
 from stagemeter import log_static_report
-from stagemeter.tracking.log import run_name, static_run_name
+from stagemeter.tracking.labels import workload_name
 from stagemeter.tracking.store import charts_link
 
 STAGES = ["sam", "clip", "projector", "prefill", "decode"]
@@ -168,7 +168,7 @@ def test_same_report_can_be_logged_twice(report, experiment, runs):
 
 
 def test_run_is_named_after_model_mode_views_and_tokens(logged, report):
-    assert logged.info.run_name == run_name(report) == "deepseek-ocr custom 1+6 views 26 tokens"
+    assert logged.info.run_name == "deepseek-ocr custom 1+6 views 26 tokens"
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_run_is_named_after_model_mode_views_and_tokens(logged, report):
 )
 def test_names_of_runs(changes, name):
     workload = {"mode": "base", "global_views": 1, "local_views": 0, "prompt_tokens": 283, "batch_size": 1}
-    assert static_run_name("deepseek-ocr", workload | changes) == name
+    assert workload_name("deepseek-ocr", workload | changes) == name
 
 
 def test_model_folder_is_named_by_its_last_part():
     workload = {"mode": "base", "global_views": 1, "local_views": 0, "prompt_tokens": 283, "batch_size": 1}
-    assert static_run_name("models/of/mine", workload).startswith("mine base")
+    assert workload_name("models/of/mine", workload).startswith("mine base")
 
 
 def test_link_opens_the_charts_and_says_how_to_serve_them(store):

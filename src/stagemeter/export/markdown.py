@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mdutils.mdutils import MdUtils
 
+from stagemeter.export.document import add_header, add_table, document_text, new_document
 from stagemeter.export.files import write_whole
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
@@ -42,24 +42,24 @@ def write_static_compute_markdown(report: Mapping[str, Any], path: Path | str) -
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: configuration, totals, stages, details of each, notes."""
-    document = _document()
-    document.new_header(level=1, title=f"Static analysis of {report['metadata']['model']}", add_table_of_contents="n")
+    document = new_document()
+    add_header(document, 1, f"Static analysis of {report['metadata']['model']}")
     _add_summary(document, report)
-    document.new_header(level=2, title="Configuration", add_table_of_contents="n")
+    add_header(document, 2, "Configuration")
     document.new_list(_configuration(report))
-    document.new_header(level=2, title="Stages in detail", add_table_of_contents="n")
+    add_header(document, 2, "Stages in detail")
     for stage in report["stages"].values():
         _add_stage(document, stage)
-    document.new_header(level=2, title="Notes", add_table_of_contents="n")
+    add_header(document, 2, "Notes")
     document.new_list(list(report["notes"]))
-    return _text(document)
+    return document_text(document)
 
 
 def summary_markdown(report: Mapping[str, Any]) -> str:
     """Return the short form: the table of stages and the totals, as the description of a run."""
-    document = _document()
+    document = new_document()
     _add_summary(document, report)
-    return _text(document)
+    return document_text(document)
 
 
 def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
@@ -70,10 +70,10 @@ def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
         f"{workload['new_tokens']:,} new tokens, {workload['dtype']}. **{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token."
     )
-    _add_table(document, _stage_rows(report))
+    add_table(document, _stage_rows(report))
     document.new_paragraph(_agreement_line(report))
-    document.new_header(level=2, title="Totals of the request", add_table_of_contents="n")
-    _add_table(
+    add_header(document, 2, "Totals of the request")
+    add_table(
         document,
         [
             ["Quantity", "Value", "Exact"],
@@ -158,7 +158,7 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
 
 
 def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
-    document.new_header(level=3, title=stage["stage_name"], add_table_of_contents="n")
+    add_header(document, 3, stage["stage_name"])
     rows = [["Quantity", "Exact"], ["parameters", f"{stage['params']:,}"]]
     rows.append(["parameters that one token uses", f"{stage['params_active']:,}"])
     if stage["params_unused"]:
@@ -175,30 +175,10 @@ def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
     rows.append(["bytes written", f"{stage['bytes_written']:,}"])
     if "steps" in stage:
         rows.append([f"FLOPs of all {stage['steps']:,} steps", f"{stage['flops_total']:,}"])
-    _add_table(document, rows, alignment=["left", "right"])
+    add_table(document, rows, alignment=["left", "right"])
     if stage["operators"]:
         top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
         rows = [["Operator", "FLOPs", "Share"]]
         rows += [[f"`{name}`", f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
-        _add_table(document, rows, alignment=["left", "right", "right"])
+        add_table(document, rows, alignment=["left", "right", "right"])
     document.new_list(list(stage["notes"]))
-
-
-def _add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[str] | None = None) -> None:
-    columns = len(rows[0])
-    document.new_line()
-    document.new_table(
-        columns=columns,
-        rows=len(rows),
-        text=[cell for row in rows for cell in row],
-        text_align=alignment or ["left", *["right"] * (columns - 1)],
-    )
-
-
-def _document() -> MdUtils:
-    # mdutils wants to know a file of its own; what it makes is taken as text, and written by write_whole.
-    return MdUtils(file_name=str(Path(tempfile.gettempdir()) / "stagemeter"))
-
-
-def _text(document: MdUtils) -> str:
-    return str(document.get_md_text()).strip() + "\n"

@@ -33,7 +33,7 @@ def with_unit(value: int | None, unit: str = "") -> str:
     return f"{value} {unit}".rstrip()
 
 
-def percentage(part: int, whole: int) -> str:
+def percentage(part: float, whole: float) -> str:
     """Write a share of a whole in percent."""
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
@@ -50,3 +50,20 @@ def describe_views(workload: dict[str, Any]) -> str:
 def _three_digits(value: float) -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time with three significant digits, in the unit that suits it; None becomes a dash.
+
+    Examples
+    --------
+    >>> milliseconds(0.0779)
+    '77.9 µs'
+    >>> milliseconds(1234.5)
+    '1.23 s'
+    """
+    if value is None:
+        return "–"
+    if value < 0.9995:
+        return f"{_three_digits(1000 * value)} µs"
+    return f"{_three_digits(value)} ms" if value < 999.5 else f"{_three_digits(value / 1000)} s"

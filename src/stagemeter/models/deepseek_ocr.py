@@ -27,6 +27,8 @@ _CLIP = "model.vision_tower.vision_encoder"
 _PROJECTOR = "model.multi_modal_projector"
 _DECODER = "model.language_model"
 _HEAD = "lm_head"
+#: The stages that run inside of the first forward pass, before its prefill, and the module that each is.
+VISION_MODULES = {"sam": _SAM, "clip": _CLIP, "projector": _PROJECTOR}
 
 
 def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Name by which the published model is asked for.
 NAME = "deepseek-ocr"
+#: Name of a reduced model of the same architecture, for trying things out: it runs anywhere in seconds.
+SMALL_NAME = "deepseek-ocr-small"
+_SHIPPED = {NAME: "configs/deepseek_ocr.json", SMALL_NAME: "configs/deepseek_ocr_small.json"}
 #: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the
 #: checkpoint: ``build_sam_vit_b``, ``build_clip_l``).
 _SAM_PATCH_SIZE = 16
@@ -65,11 +68,15 @@ class DeepseekOCRArchitecture:
         return stable_hash(asdict(self))
 
 
-@cache
 def published_architecture() -> DeepseekOCRArchitecture:
     """Sizes of the published DeepSeek-OCR, from the configuration that the package ships."""
-    text = resources.files("stagemeter.models").joinpath("configs/deepseek_ocr.json").read_text(encoding="utf-8")
-    return architecture_from_config(json.loads(text), "the shipped configuration")
+    return _shipped_architecture(NAME)
+
+
+@cache
+def _shipped_architecture(name: str) -> DeepseekOCRArchitecture:
+    text = resources.files("stagemeter.models").joinpath(_SHIPPED[name]).read_text(encoding="utf-8")
+    return architecture_from_config(json.loads(text), f"the shipped configuration of {name}")
 
 
 def load_architecture(model: str) -> DeepseekOCRArchitecture:
@@ -78,15 +85,15 @@ def load_architecture(model: str) -> DeepseekOCRArchitecture:
     Parameters
     ----------
     model : str
-        ``deepseek-ocr``, or a folder with a ``config.json``; weights are not needed.
+        ``deepseek-ocr``, ``deepseek-ocr-small``, or a folder with a ``config.json``; weights are not needed.
 
     Raises
     ------
     StagemeterError
         If there is no such model or its configuration cannot be used.
     """
-    if model == NAME:
-        return published_architecture()
+    if model in _SHIPPED:
+        return _shipped_architecture(model)
     folder = Path(model).expanduser()
     if not folder.is_dir():
         raise StagemeterError(f"unknown model {model!r}: give {NAME!r}, or a folder that holds a config.json")

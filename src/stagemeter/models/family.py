@@ -123,3 +123,9 @@ class Family(Generic[Architecture]):
                 return stage
         known = ", ".join(stage.name for stage in self.stages)
         raise ValueError(f"unknown stage {name!r}; the stages of {self.name} are {known}")
+
+
+def all_parameters(family: Family[Any], architecture: Any) -> int:
+    """Parameters of a whole checkpoint, by closed form."""
+    stages = sum(stage.parameters(architecture).total for stage in family.stages)
+    return stages + sum(family.other_parameters(architecture).values())

@@ -10,52 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.export.figures import flops_chart
 from stagemeter.export.folder import write_report_files
 from stagemeter.export.markdown import stage_agreement, summary_markdown
 from stagemeter.report import request_total
-from stagemeter.tracking.store import require_reachable, store_errors
+from stagemeter.tracking.labels import STATIC, workload_name, workload_params, workload_tags
+from stagemeter.tracking.store import missing_params, require_reachable, store_errors
 
 if TYPE_CHECKING:
     from PIL import Image
 
 #: Artifacts beside the files of the report.
 CHART_FILE, PAGE_FILE, TABLE_FILE = "flops_per_stage.png", "page.png", "stages.json"
-
-#: Settings that are logged as params, beside what the page and the prompt come to.
-_CONFIG_PARAMS = (
-    "model",
-    "mode",
-    "base_size",
-    "image_size",
-    "crop_mode",
-    "seq_len",
-    "text_tokens",
-    "new_tokens",
-    "batch_size",
-    "dtype",
-    "decode_context",
-)
-_WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
-
-
-def run_name(report: Mapping[str, Any]) -> str:
-    """Name a run so that a list of runs reads well: model, mode, views, prompt tokens."""
-    workload = report["metadata"]["workload"]
-    return static_run_name(report["metadata"]["model"], workload)
-
-
-def static_run_name(model: str, workload: Mapping[str, Any]) -> str:
-    """Name the run of a workload, such as ``deepseek-ocr gundam 1+6 views 913 tokens``."""
-    views = str(workload["global_views"])
-    if workload["local_views"]:
-        views += f"+{workload['local_views']}"
-    plural = "" if views == "1" else "s"
-    batch = f" batch {workload['batch_size']}" if workload["batch_size"] > 1 else ""
-    return f"{Path(model).name} {workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"
 
 
 def log_static_report(
@@ -87,17 +56,18 @@ def log_static_report(
         with store_errors():
             _log(active.info.run_id, report, page, files)
         return str(active.info.run_id)
+    metadata = report["metadata"]
     require_reachable()
-    with store_errors(), mlflow.start_run(run_name=run_name(report)) as run:
+    with store_errors(), mlflow.start_run(run_name=workload_name(metadata["model"], metadata["workload"])) as run:
         _log(run.info.run_id, report, page, files)
         return str(run.info.run_id)
 
 
 def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, files: Sequence[Path] | None) -> None:
     client = mlflow.MlflowClient()
-    # `mlflow run` has logged its parameters, and a param cannot be logged again with another spelling.
-    known = client.get_run(run_id).data.params
-    params = [Param(key, value) for key, value in _params(report).items() if key not in known]
+    params = missing_params(
+        client, run_id, workload_params(report["metadata"]["config"], report["metadata"]["workload"])
+    )
     client.log_batch(run_id, metrics=_metrics(report), params=params, tags=_tags(report))
     mlflow.log_table(_stage_table(report), TABLE_FILE, run_id=run_id)
     with tempfile.TemporaryDirectory() as temporary:
@@ -111,17 +81,6 @@ def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, files
         if page is not None:
             page.save(folder / PAGE_FILE)
         client.log_artifacts(run_id, str(folder))
-
-
-def _params(report: Mapping[str, Any]) -> dict[str, str]:
-    metadata = report["metadata"]
-    config, workload = metadata["config"], metadata["workload"]
-    columns, rows = workload["tile_grid"]
-    values = {key: config[key] for key in _CONFIG_PARAMS}
-    values |= {key: workload[key] for key in _WORKLOAD_PARAMS}
-    values["tile_grid"] = f"{columns}x{rows}"
-    values["image"] = config["sample_image_path"]
-    return {key: "none" if value is None else str(value) for key, value in values.items()}
 
 
 def _metrics(report: Mapping[str, Any]) -> list[Metric]:
@@ -151,19 +110,12 @@ def _metrics(report: Mapping[str, Any]) -> list[Metric]:
 
 
 def _tags(report: Mapping[str, Any]) -> list[RunTag]:
-    metadata = report["metadata"]
-    tags = {
-        "stagemeter.kind": "static",
-        "stagemeter.model": metadata["model"],
-        "stagemeter.mode": metadata["workload"]["mode"],
-        "stagemeter.workload_hash": metadata["workload_hash"],
-        "stagemeter.config_hash": metadata["config_hash"],
-        "stagemeter.architecture_hash": metadata["architecture_hash"],
+    tags = workload_tags(STATIC, report["metadata"]) | {
+        "stagemeter.config_hash": report["metadata"]["config_hash"],
         "stagemeter.schema_version": report["schema_version"],
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }
-    tags |= {f"stagemeter.version.{package}": version for package, version in metadata["versions"].items()}
     return [RunTag(key, value) for key, value in tags.items()]
 
 

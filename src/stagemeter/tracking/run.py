@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlflow
 from mlflow.entities import RunInfo, RunStatus
@@ -15,7 +16,9 @@ from stagemeter.tracking.store import require_reachable, store_errors
 
 
 @contextmanager
-def tracked_run(name: str | None, default_name: str, experiment: str | None) -> Iterator[RunInfo]:
+def tracked_run(
+    name: str | None, default_name: str, experiment: str | None, system_metrics: bool = False
+) -> Iterator[RunInfo]:
     """Work inside of an MLflow run.
 
     The run is the one that ``mlflow run`` opened, or a new one. It ends as FINISHED; as FAILED if an error leaves the
@@ -29,6 +32,8 @@ def tracked_run(name: str | None, default_name: str, experiment: str | None) -> 
         Name where none is given and ``mlflow run`` was not given one either.
     experiment : str or None
         Experiment to put a new run in; None for MLflow's own choice.
+    system_metrics : bool
+        Whether MLflow takes note of the use of processors, memory and network meanwhile.
 
     Yields
     ------
@@ -44,7 +49,11 @@ def tracked_run(name: str | None, default_name: str, experiment: str | None) -> 
     with store_errors():
         if experiment is not None:
             _choose_experiment(experiment)
-        run = mlflow.start_run(run_name=name or default_name)
+        if system_metrics and not mlflow.environment_variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.defined:
+            # MLflow's own ten seconds would see nothing of most requests.
+            settings: Any = mlflow
+            settings.set_system_metrics_sampling_interval(1)
+        run = mlflow.start_run(run_name=name or default_name, log_system_metrics=system_metrics or None)
     try:
         with store_errors():
             if name is not None or _is_made_up(run.info.run_name or ""):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import mlflow
 import requests
+from mlflow.entities import Param, RunInfo
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -58,6 +59,15 @@ def require_reachable() -> None:
         raise TrackingError(f"the MLflow server at {_plain(uri)} answers {answer.status_code} {answer.reason}")
 
 
+def missing_params(client: mlflow.MlflowClient, run_id: str, values: Mapping[str, str]) -> list[Param]:
+    """Those of some params that a run does not have yet.
+
+    ``mlflow run`` has logged its parameters, and a param cannot be logged again with another spelling.
+    """
+    known = client.get_run(run_id).data.params
+    return [Param(key, value) for key, value in values.items() if key not in known]
+
+
 def charts_link(experiment_id: str) -> tuple[str, str | None]:
     """Return the page that shows an experiment's runs as charts, and the command that serves it, if one is needed.
 
@@ -68,6 +78,15 @@ def charts_link(experiment_id: str) -> tuple[str, str | None]:
     host = _plain(uri).rstrip("/") if served else "http://127.0.0.1:5000"
     page = f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     return page, None if served else f"mlflow ui --backend-store-uri {_plain(uri)}"
+
+
+def run_messages(run: RunInfo) -> list[str]:
+    """What to tell the user about a run that was logged: where to see it, and how to serve the page."""
+    link, command = charts_link(run.experiment_id)
+    messages = [f"run {run.run_id}: {link}"]
+    if command is not None:
+        messages.append(f"to see it: {command}")
+    return messages
 
 
 def _plain(uri: str) -> str:

@@ -87,13 +87,14 @@ def analyze_page(
             return Outcome(*_count(config, architecture, folder, estimate, tell))
     with _being_counted(config, architecture, folder, estimate) as wait:
         # MLflow is slow to import, and so is torch: each in a process of its own, at the same time.
-        from stagemeter.tracking.log import log_static_report, static_run_name
+        from stagemeter.tracking.labels import workload_name
+        from stagemeter.tracking.log import log_static_report
         from stagemeter.tracking.run import tracked_run
-        from stagemeter.tracking.store import charts_link
+        from stagemeter.tracking.store import run_messages
 
         outcome: Outcome | None = None
         try:
-            default_name = static_run_name(config.model, workload.to_dict())
+            default_name = workload_name(config.model, workload.to_dict())
             # MLflow prints a link to the run on stdout, which belongs to the report.
             with (
                 redirect_stdout(sys.stderr),
@@ -111,10 +112,7 @@ def analyze_page(
             files = ", ".join(str(path) for path in outcome.files)
             outcome.tracking_error = TrackingError(f"{error}. Not logged, but written: {files}")
             return outcome
-    link, command = charts_link(run.experiment_id)
-    outcome.messages.append(f"run {outcome.run_id}: {link}")
-    if command is not None:
-        outcome.messages.append(f"to see it: {command}")
+    outcome.messages += run_messages(run)
     return outcome
 
 

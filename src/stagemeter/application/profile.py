@@ -1,0 +1,246 @@
+"""What the ``profile`` command does from start to end: plan, build, run, measure, log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from stagemeter.config import ProfileConfig
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, load_architecture
+from stagemeter.models.family import all_parameters
+from stagemeter.models.language import key_value_cache_elements
+from stagemeter.planning import plan_workload, require_runnable
+from stagemeter.profiling.document import ProfileDocument, profile_document
+from stagemeter.profiling.profile import DECODE_TOTAL, Profile
+from stagemeter.profiling.target import choose_device, require_dtype, require_memory
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    from stagemeter.profiling.harness import Repeat, Request
+    from stagemeter.session import DeepSeekOCRSession
+
+#: What ``--weights`` says for a model without a checkpoint.
+RANDOM = "random"
+
+
+@dataclass
+class Profiled:
+    """What came of a profile.
+
+    Attributes
+    ----------
+    document : dict
+        Times and workload.
+    run_id : str
+        MLflow run that it was logged to.
+    messages : list of str
+        What to tell the user at the end.
+    """
+
+    document: ProfileDocument
+    run_id: str
+    messages: list[str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    config: ProfileConfig
+    architecture: DeepseekOCRArchitecture
+    workload: Workload
+    device: str
+
+
+def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_name: str | None = None) -> Profiled:
+    """Run a page through the model for real, take the time of its stages, and log them to MLflow.
+
+    Parameters
+    ----------
+    config : ProfileConfig
+        What to run and how.
+    experiment, run_name : str or None
+        MLflow experiment and name of the run; None for defaults.
+
+    Returns
+    -------
+    Profiled
+        The times and where they went.
+
+    Raises
+    ------
+    StagemeterError
+        If something given cannot be used, or memory runs out. What can be is found out before a run is opened.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    plan = _plan(config)
+    from stagemeter.tracking.labels import workload_name
+    from stagemeter.tracking.profile import log_profile
+    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.store import run_messages
+
+    default_name = f"profile {workload_name(plan.config.model, plan.workload.to_dict())} {plan.device}"
+    repeats: list[Repeat] = []
+
+    # MLflow prints a link to the run on stdout, which belongs to the result.
+    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
+        try:
+            with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
+                session, request = _prepare(plan, tell)
+                trace = _measure(session, request, plan, repeats, tell)
+        except KeyboardInterrupt:
+            if repeats:
+                log_profile(run.run_id, _document(plan, session, repeats))
+            raise
+        document = _document(plan, session, repeats)
+        log_profile(run.run_id, document, trace)
+    return Profiled(document, run.run_id, run_messages(run))
+
+
+def _plan(config: ProfileConfig) -> _Plan:
+    """Find out whether the workload can be run here, before anything is built or logged."""
+    if config.weights != RANDOM and config.model == NAME:
+        config = config.model_copy(update={"model": config.weights})
+    architecture = load_architecture(config.model)
+    if config.weights not in (RANDOM, config.model) and load_architecture(config.weights) != architecture:
+        raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
+    workload = plan_workload(config, architecture)
+    require_runnable(workload)
+    device = choose_device(config.device)
+    require_dtype(device, config.dtype)
+    cached = key_value_cache_elements(
+        architecture.decoder, workload.batch_size, workload.prompt_tokens + workload.decode_steps
+    )
+    elements = all_parameters(FAMILY, architecture) + cached
+    require_memory(device, elements * ITEM_SIZES[config.dtype], "weights and KV cache")
+    return _Plan(config, architecture, workload, device)
+
+
+def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSession, Request]:
+    """Build the model and the inputs of the request."""
+    import torch
+
+    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
+    from stagemeter.profiling.harness import Request
+    from stagemeter.session import DeepSeekOCRSession
+
+    config, workload = plan.config, plan.workload
+    tell("weights")
+    if config.weights == RANDOM:
+        session = DeepSeekOCRSession.from_config(plan.architecture, plan.device, config.dtype, name=config.model)
+    else:
+        session = DeepSeekOCRSession.from_local(config.weights, plan.device)
+        session.model.to(getattr(torch, config.dtype))
+    tell("page")
+    # A length that was set by hand is reached with text.
+    text_tokens = workload.prompt_tokens - workload.image_tokens
+    input_ids, model_kwargs = DeepseekOCRStaticAnalyzer(session).prepare_inputs(
+        config.model_copy(update={"text_tokens": text_tokens})
+    )
+    return session, Request(input_ids, model_kwargs, workload.new_tokens)
+
+
+def _measure(
+    session: DeepSeekOCRSession, request: Request, plan: _Plan, repeats: list[Repeat], tell: Callable[[str], None]
+) -> bytes | None:
+    """Fill `repeats`, so that those that are done are there whatever happens, and return the trace if one is wanted."""
+    from stagemeter.profiling import harness
+
+    config = plan.config
+    totals = {"warm-up": config.warmup, "repeat": config.repeats}
+
+    def on_stage(kind: str, number: int, stage: str) -> None:
+        tell(f"{kind} {number}/{totals[kind]}: {stage}")
+
+    repeats.extend(harness.measure(session, request, config.warmup, config.repeats, on_stage))
+    if config.trace == "none":
+        return None
+    tell("trace")
+    return harness.trace(session, request)
+
+
+def _document(plan: _Plan, session: DeepSeekOCRSession, repeats: list[Repeat]) -> ProfileDocument:
+    from stagemeter.hardware.machine import describe_machine
+    from stagemeter.profiling.clock import StageClock, milliseconds_per_range
+    from stagemeter.profiling.harness import TRACED_STEPS, peak_memory
+
+    stages = [*repeats[0].ranges, *([DECODE_TOTAL] if DECODE_TOTAL in repeats[0].times_ms else [])]
+    times = {stage: tuple(repeat.times_ms[stage] for repeat in repeats) for stage in stages}
+    per_range = milliseconds_per_range(session.device)
+    overhead = {
+        f"harness_overhead/{stage}": per_range * (count if stage != "decode" else 1) / median(times[stage])
+        for stage, count in repeats[0].ranges.items()
+    }
+    notes = list(repeats[0].notes)
+    if len(repeats) < plan.config.repeats:
+        notes.append(f"interrupted: {len(repeats)} of {plan.config.repeats} repeats were measured")
+    if plan.config.trace != "none" and plan.workload.decode_steps > TRACED_STEPS:
+        notes.append(f"the trace shows the first {TRACED_STEPS} of {plan.workload.decode_steps} decode steps")
+    profile = Profile(
+        times_ms=times,
+        source="session",
+        clock=StageClock(session.device).kind,
+        request_ms=tuple(repeat.request_ms for repeat in repeats),
+        metrics={"memory/peak": peak_memory(session.device), **overhead},
+        hardware=describe_machine(plan.device),
+        notes=tuple(notes),
+    )
+    return profile_document(
+        profile,
+        plan.workload,
+        model=plan.config.model,
+        family=FAMILY.name,
+        architecture_hash=plan.architecture.hash,
+        config=plan.config.model_dump(),
+    )
+
+
+@contextmanager
+def _memory_errors(plan: _Plan) -> Iterator[None]:
+    """Say what ran out of memory, and what would need less."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        reason: BaseException = error
+    except RuntimeError as error:
+        # torch's allocator for the CPU has no error of its own.
+        if "alloc" not in str(error) or "memory" not in str(error):
+            raise
+        reason = error
+    else:
+        return
+    raise StagemeterError(
+        f"device {plan.device!r} ran out of memory ({str(reason).splitlines()[0]}): give a smaller --batch-size, a "
+        "--mode of fewer views, fewer --new-tokens, or --scale small"
+    ) from None
+
+
+@contextmanager
+def _progress(requests: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar on stderr that moves with every request; the block gets a function that says what is being done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Drawn seldom: on few cores, drawing would take time from what is measured.
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as progress:
+        task = progress.add_task("profiling", total=requests)
+        current = ""
+
+        def tell(text: str) -> None:
+            nonlocal current
+            request, _, _ = text.partition(":")
+            if current.startswith(("warm-up", "repeat")) and request != current:
+                progress.advance(task)
+            current = request
+            progress.update(task, description=text)
+
+        yield tell

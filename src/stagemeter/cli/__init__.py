@@ -1,0 +1,60 @@
+"""The command line: a command per entry point of the MLflow project, each in a module; nothing but arguments."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from stagemeter.cli.analyze import analyze
+from stagemeter.cli.profile import profile
+from stagemeter.errors import StagemeterError, TrackingError
+
+#: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
+BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda n: n.replace("_", "-")}
+)
+@click.version_option(version("stagemeter"), prog_name="stagemeter")
+def cli() -> None:
+    """What each stage of a vision-language model costs at your workload, and how well it ran."""
+
+
+for command in (analyze, profile):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line, and turn what goes wrong into one message and an exit code."""
+    # A scheduler that ends a job asks first; the run should then be marked as killed, like one that Ctrl-C ended. A
+    # shell's background jobs are told to ignore Ctrl-C; who interrupts one by its number means it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), BAD_INPUT)
+    except StagemeterError as error:
+        _fail(str(error), BAD_INPUT)
+    except TrackingError as error:
+        _fail(str(error), NO_STORE)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    # Once is enough: marking the run takes a moment, and must not be interrupted by who grows impatient.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,71 @@
+"""``stagemeter analyze``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagemeter.cli.output import run_options, say_options
+from stagemeter.cli.types import PATH
+from stagemeter.cli.workload import workload_options, workload_settings
+
+_EPILOG = """\b
+Examples:
+  stagemeter analyze                                   a blank A4 page at 200 dpi, tiled
+  stagemeter analyze --image scan.png --mode base      your page, one view of 1024 px
+  stagemeter analyze --page-size 2480x3508 --batch-size 8 --new-tokens 2048
+  stagemeter analyze --estimate --no-track --json      closed forms alone: no torch, a second
+  mlflow run . -P mode=large                           the same as an MLflow project
+"""
+_FOLDER = Path("stagemeter-report")
+
+
+@click.command(epilog=_EPILOG)
+@workload_options
+@click.option(
+    "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
+)
+@click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
+@click.option("--output-dir", type=PATH, default=_FOLDER, show_default=True, help="Folder for the report's files.")
+@run_options
+@click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
+@say_options
+def analyze(
+    config_file: Path | None,
+    estimate: bool,
+    output_dir: Path | None,
+    experiment: str | None,
+    run_name: str | None,
+    no_track: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Count what each stage of a model costs for a page: parameters, FLOPs, activations, bytes.
+
+    No weights and no GPU are needed. The report goes to --output-dir and to MLflow.
+    """
+    from stagemeter.config import AnalysisConfig, load_config
+
+    config = load_config(config_file, workload_settings(**options), AnalysisConfig)
+    if not config.enabled:
+        click.echo("enabled is false in the configuration: nothing to do", err=True)
+        return
+    from stagemeter.application.analyze import analyze_page
+
+    outcome = analyze_page(
+        config, output_dir or _FOLDER, track=not no_track, estimate=estimate, experiment=experiment, run_name=run_name
+    )
+    if as_json:
+        from stagemeter.export.json_file import report_json
+
+        click.echo(report_json(outcome.report), nl=False)
+    else:
+        from stagemeter.export.console import print_report
+
+        print_report(outcome.report)
+    for line in outcome.messages:
+        click.echo(line, err=True)
+    if outcome.tracking_error is not None:
+        raise outcome.tracking_error

@@ -1,0 +1,48 @@
+"""The options that say where results go, and how much is said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from stagemeter.cli.types import TEXT
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_RUN_OPTIONS = (
+    click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's own choice]"),
+    click.option("--run-name", type=TEXT, help="Name of the MLflow run. [what was asked for, in words]"),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Give a command the options of the run that it logs."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def say_options(command: Command) -> Command:
+    """Give a command ``--json`` and ``--verbose``."""
+    command = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_up_logging, help="Say more on stderr."
+    )(command)
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else there."
+    )(command)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    import json
+
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))

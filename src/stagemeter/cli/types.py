@@ -1,0 +1,62 @@
+"""Types of options."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+#: How an MLflow project, whose parameters always have a value, says that an option is not given.
+_NOT_GIVEN = "none"
+
+
+class Optional(click.ParamType[Any]):
+    """Wraps a type so that the words for "not given" become None."""
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self.name = inner.name
+        self._inner = inner
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert what was given on the command line."""
+        if value == "":
+            self.fail("is empty; `none` says that it is not given", param, ctx)
+        if isinstance(value, str) and value.lower() == _NOT_GIVEN:
+            return None
+        return self._inner.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """Name the type in a help text."""
+        return self._inner.get_metavar(param, ctx)
+
+
+class PageSize(click.ParamType[tuple[int, int]]):
+    """Width x height in pixels."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Convert what was given on the command line."""
+        match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a page size; write width x height in pixels, such as 1654x2339", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class DecodeContext(click.ParamType[int | str]):
+    """A number of tokens, or a word for one."""
+
+    name = "auto|max|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Convert what was given on the command line."""
+        text = str(value).strip()
+        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else text
+
+
+TEXT = Optional(click.STRING)
+NUMBER = Optional(click.INT)
+FRACTION = Optional(click.FLOAT)
+PATH = Optional(click.Path(path_type=Path))

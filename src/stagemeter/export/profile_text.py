@@ -1,0 +1,103 @@
+"""A profile for people: Markdown, and a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stagemeter.export.document import add_header, add_table, document_text, new_document
+from stagemeter.export.units import describe_views, milliseconds, percentage, with_unit
+
+_COLUMNS = ("Stage", "Median", "p10", "p90", "Share")
+
+
+def profile_markdown(document: Mapping[str, Any]) -> str:
+    """Return a profile as Markdown: the table of times, what it ran on, notes."""
+    text = new_document()
+    text.new_paragraph(_title(document))
+    add_table(text, [list(_COLUMNS), *_rows(document)])
+    add_header(text, 2, "Where the times come from")
+    text.new_list(_facts(document))
+    if document["notes"]:
+        add_header(text, 2, "Notes")
+        text.new_list(list(document["notes"]))
+    return document_text(text)
+
+
+def print_profile(document: Mapping[str, Any]) -> None:
+    """Print a profile on stdout."""
+    table = Table(title=Text(_title(document)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column(_COLUMNS[0])
+    for column in _COLUMNS[1:]:
+        table.add_column(column, justify="right")
+    for row in _rows(document):
+        table.add_row(*row, style="bold" if row[0] == "total" else None)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for line in [*_facts(document), *(f"note: {note}" for note in document["notes"])]:
+        console.print(line, markup=False)
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    metadata = document["metadata"]
+    workload = metadata["workload"]
+    return (
+        f"{metadata['model']}: {workload['batch_size']} x {describe_views(workload)}, "
+        f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens, {workload['dtype']}"
+    )
+
+
+def _rows(document: Mapping[str, Any]) -> list[list[str]]:
+    times, spreads = document["time_ms"], document["spread_ms"]
+    whole = times.get("total")
+    rows = []
+    for stage, time in times.items():
+        deciles = spreads.get(stage)
+        counted = stage not in ("decode", "vision", "total")
+        rows.append(
+            [
+                "decode, a step" if stage == "decode" else stage,
+                milliseconds(time),
+                milliseconds(deciles["p10"]) if deciles else "",
+                milliseconds(deciles["p90"]) if deciles else "",
+                percentage(time, whole) if whole and counted else "",
+            ]
+        )
+    return rows
+
+
+def _facts(document: Mapping[str, Any]) -> list[str]:
+    repeats = max((len(times) for times in document["times_ms"].values()), default=0)
+    facts = [f"from {document['source']}, taken with {document['clock']}, {repeats} repeat{'s' * (repeats != 1)}"]
+    hardware = document["hardware"]
+    if hardware:
+        facts.append("on " + ", ".join(f"{name} {value}" for name, value in hardware.items()))
+    if document["request_ms"]:
+        facts.append(_request(document))
+    overhead = {
+        name.partition("/")[2]: value
+        for name, value in document["metrics"].items()
+        if name.startswith("harness_overhead/")
+    }
+    if overhead:
+        shares = ", ".join(f"{stage} {100 * share:.3f} %" for stage, share in overhead.items())
+        facts.append(f"taking the time cost: {shares}")
+    if "memory/peak" in document["metrics"]:
+        facts.append(f"peak memory {with_unit(round(document['metrics']['memory/peak']), 'B')}")
+    return facts
+
+
+def _request(document: Mapping[str, Any]) -> str:
+    wall = document["request_median_ms"]
+    fact = f"wall time of a request {milliseconds(wall)}"
+    if "total" in document["time_ms"]:
+        fact += f", of which the stages are {100 * document['time_ms']['total'] / wall:.1f} %"
+    rates = ", ".join(
+        f"{value:,.4g} {name.partition('/')[0].replace('_', ' ')} ({name.partition('/')[2]})"
+        for name, value in document["throughput"].items()
+    )
+    return f"{fact}; {rates}"

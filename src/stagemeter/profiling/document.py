@@ -1,0 +1,110 @@
+"""A profile and the workload it is of, as one plain document: what files and MLflow get."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, TOTAL, VISION, Profile, spread
+from stagemeter.versions import package_versions
+from stagemeter.workload import Workload
+
+#: Changes with every change of the document's keys or of what they mean.
+SCHEMA_VERSION = "1.0"
+
+ProfileDocument = dict[str, Any]
+
+
+def profile_document(
+    profile: Profile,
+    workload: Workload,
+    *,
+    model: str,
+    family: str,
+    architecture_hash: str,
+    config: Mapping[str, Any],
+) -> ProfileDocument:
+    """Put together what is known about a measured workload.
+
+    Parameters
+    ----------
+    profile : Profile
+        Times.
+    workload : Workload
+        What was measured.
+    model, family, architecture_hash : str
+        The model.
+    config : mapping
+        Settings as given.
+
+    Returns
+    -------
+    dict
+        ``metadata`` as in a report; ``time_ms``, the median by stage, with ``vision`` and ``total`` where all of their
+        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``throughput``; and the
+        other fields of `Profile`.
+    """
+    values = profile.to_dict()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metadata": {
+            "model": model,
+            "family": family,
+            "architecture_hash": architecture_hash,
+            "workload": workload.to_dict(),
+            "workload_hash": workload.hash,
+            "config": dict(config),
+            "versions": package_versions(),
+        },
+        "source": profile.source,
+        "clock": profile.clock,
+        "time_ms": with_sums(profile.medians, workload.decode_steps),
+        "spread_ms": {stage: asdict(spread(times)) for stage, times in profile.times_ms.items()},
+        "times_ms": values["times_ms"],
+        "request_ms": values["request_ms"],
+        "request_median_ms": median(profile.request_ms) if profile.request_ms else None,
+        "throughput": _throughput(profile, workload),
+        "metrics": values["metrics"],
+        "hardware": values["hardware"],
+        "notes": values["notes"],
+    }
+
+
+def with_sums(times: Mapping[str, float], decode_steps: int) -> dict[str, float]:
+    """Add the time of the vision stages together, and of all stages, where none of theirs is missing.
+
+    Parameters
+    ----------
+    times : mapping
+        Milliseconds by stage.
+    decode_steps : int
+        Decode steps of the request; without any, none has to have a time.
+    """
+    complete = dict(times)
+    for name, stages in AGGREGATES.items():
+        if name == VISION and name not in complete and all(stage in times for stage in stages):
+            complete[name] = sum(times[stage] for stage in stages)
+    parts = ["forward"] if "forward" in complete else [VISION, "prefill"]
+    if decode_steps:
+        parts.append(DECODE_TOTAL)
+    if TOTAL not in complete and all(part in complete for part in parts):
+        complete[TOTAL] = sum(complete[part] for part in parts)
+    return complete
+
+
+def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:
+    """Tokens and pages per unit of time."""
+    times = profile.medians
+    batch = workload.batch_size
+    throughput = {}
+    if "prefill" in times:
+        throughput["tokens_per_second/prefill"] = 1e3 * batch * workload.prompt_tokens / times["prefill"]
+    if DECODE in times:
+        throughput["tokens_per_second/decode"] = 1e3 * batch / times[DECODE]
+    if profile.request_ms:
+        request = median(profile.request_ms)
+        throughput["tokens_per_second/request"] = 1e3 * batch * workload.new_tokens / request
+        throughput["pages_per_hour/request"] = 3.6e6 * batch / request
+    return throughput

@@ -1,0 +1,105 @@
+"""The device that a workload is to run on: chosen, and found able, before anything is built on it."""
+
+from __future__ import annotations
+
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.errors import StagemeterError
+from stagemeter.export.units import with_unit
+
+#: What ``--device`` says for the first GPU where there is one, else the CPU.
+AUTO = "auto"
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``auto``, and refuse a device that cannot run anything.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such device here.
+    """
+    import torch
+
+    if name == AUTO:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return str(accelerator) if accelerator is not None else "cpu"
+    from stagemeter.session import find_device
+
+    device = find_device(name)
+    if device.type == "meta":
+        raise StagemeterError("device 'meta' holds no values and takes no time; give cpu, cuda or auto")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise StagemeterError(
+            f"device {name!r} cannot be used here: {_first_sentence(error)}; cpu runs anywhere"
+        ) from None
+    return str(device)
+
+
+def require_dtype(device: str, dtype: str) -> None:
+    """Refuse a data type in which a device cannot do what a model does.
+
+    Raises
+    ------
+    StagemeterError
+        If it lacks the type.
+    """
+    import torch
+    from torch.nn import functional
+
+    kind = getattr(torch, dtype)
+    if device.startswith("cuda") and kind is torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
+        # torch would emulate it, many times slower: a time that says nothing about the device.
+        raise StagemeterError(
+            f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16 or float32"
+        )
+    try:
+        rows = torch.zeros(1, 1, 16, 16, device=device, dtype=kind)
+        functional.linear(rows, rows[0, 0])
+        functional.conv2d(rows, rows[:, :, :3, :3])
+        functional.scaled_dot_product_attention(rows, rows, rows)
+    except RuntimeError as error:
+        other = " or ".join(name for name in ITEM_SIZES if name != dtype)
+        raise StagemeterError(
+            f"device {device!r} cannot compute in {dtype} ({_first_sentence(error)}): give --dtype {other}"
+        ) from None
+
+
+def require_memory(device: str, needed: int, what: str) -> None:
+    """Refuse what cannot fit, before minutes are spent on filling the memory.
+
+    Parameters
+    ----------
+    device : str
+        The device.
+    needed : int
+        Bytes that are needed at least.
+    what : str
+        What they are for.
+
+    Raises
+    ------
+    StagemeterError
+        If fewer are free.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+    elif device == "cpu":
+        import psutil
+
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if needed > free:
+        raise StagemeterError(
+            f"{what} need at least {with_unit(needed, 'B')}, and device {device!r} has {with_unit(free, 'B')} free: "
+            "give a smaller --batch-size, a --mode of fewer views, a --dtype of fewer bytes, or --scale small"
+        )
+
+
+def _first_sentence(error: Exception) -> str:
+    # torch goes on for pages about what else could be wrong.
+    return str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")

@@ -1,0 +1,93 @@
+"""A profile becomes an MLflow run: params, times as metrics, tags, description and files, in few calls."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.export.profile_text import profile_markdown
+from stagemeter.tracking.labels import PROFILE, as_params, workload_params, workload_tags
+from stagemeter.tracking.store import missing_params, store_errors
+
+#: Artifacts of a profiling run.
+JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
+#: Settings of a profile that are logged as params beside those of its workload.
+_PROFILE_PARAMS = ("warmup", "repeats", "weights", "trace")
+
+
+def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
+    """Log a profile to an MLflow run.
+
+    Of each stage with several repeats, ``time_ms/<stage>`` holds every repeat as a step, from 0, and as its last step
+    the median, so that tables and charts, which show the last value, show the median.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    document : mapping
+        See `stagemeter.profiling.document.profile_document`.
+    trace : bytes, optional
+        A compressed Chrome trace.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    with store_errors():
+        client = mlflow.MlflowClient()
+        params = missing_params(client, run_id, _params(document))
+        client.log_batch(run_id, metrics=_metrics(document), params=params, tags=_tags(document))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            (folder / JSON_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            (folder / MARKDOWN_FILE).write_text(profile_markdown(document), encoding="utf-8")
+            if trace is not None:
+                (folder / TRACE_FILE).write_bytes(trace)
+            client.log_artifacts(run_id, str(folder))
+
+
+def _params(document: Mapping[str, Any]) -> dict[str, str]:
+    metadata = document["metadata"]
+    config = metadata["config"]
+    values = {key: config[key] for key in _PROFILE_PARAMS if key in config}
+    hardware = document["hardware"]
+    if "device" in hardware:
+        values["device"] = hardware["device"]
+    return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
+
+
+def _metrics(document: Mapping[str, Any]) -> list[Metric]:
+    now = int(time.time() * 1000)
+    metrics = []
+    series = {**document["times_ms"], "request": document["request_ms"]}
+    for stage, times in series.items():
+        if len(times) > 1:
+            metrics += [Metric(f"time_ms/{stage}", value, now, step) for step, value in enumerate(times)]
+    single = {f"time_ms/{stage}": (value, len(series.get(stage, ()))) for stage, value in document["time_ms"].items()}
+    if document["request_ms"]:
+        single["time_ms/request"] = (document["request_median_ms"], len(document["request_ms"]))
+    metrics += [Metric(key, value, now, repeats if repeats > 1 else 0) for key, (value, repeats) in single.items()]
+    for stage, spread in document["spread_ms"].items():
+        metrics += [Metric(f"time_ms_{decile}/{stage}", spread[decile], now, 0) for decile in ("p10", "p90")]
+    others = {**document["throughput"], **document["metrics"]}
+    return metrics + [Metric(key, value, now, 0) for key, value in others.items()]
+
+
+def _tags(document: Mapping[str, Any]) -> list[RunTag]:
+    tags = workload_tags(PROFILE, document["metadata"]) | {
+        "stagemeter.source": document["source"],
+        "stagemeter.clock": document["clock"],
+        **{f"stagemeter.hardware.{name}": value for name, value in document["hardware"].items()},
+        MLFLOW_RUN_NOTE: profile_markdown(document),
+    }
+    return [RunTag(key, value) for key, value in tags.items()]
