@@ -6,9 +6,12 @@ one left out (gates, key and value projections, experts, output head) are keywor
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
 
 from stagemeter.models.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
+from stagemeter.workload import Workload
 
 
 class DecoderSizes(TypedDict, total=False):
@@ -170,6 +173,130 @@ def select_decode_context_len(
             raise ValueError(f"a decode step attends to itself and to what came before: 2 or more, not {fixed!r}")
         return fixed
     raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
+
+
+@dataclass(frozen=True, slots=True)
+class StageMFU:
+    """Model FLOPs utilization of the stages of a request.
+
+    Attributes
+    ----------
+    decode, prefill, vision : float or None
+        FLOPs over what the device could have done in the stage's time; None where the stage has no work or no time.
+    model_level : float
+        That of all stages together which have a time: their FLOPs over the sum of their times.
+    source : str
+        Where the FLOPs are from: ``static report``, ``closed form of the static report``, or ``closed forms``.
+    """
+
+    decode: float | None
+    prefill: float | None
+    vision: float | None
+    model_level: float
+    source: str
+
+
+def compute_stage_mfu(
+    prefill_ms: float,
+    decode_ms: float,
+    vision_ms: float | None,
+    prefill_len: int,
+    new_tokens: int,
+    d_model: int | None = None,
+    d_ff: int | None = None,
+    n_layers: int | None = None,
+    peak_tflops: float | None = None,
+    ctx_len_mode: str = "auto",
+    ctx_len_fixed: int | None = None,
+    model_window: int | None = None,
+    vision_flops: float | None = None,
+    *,
+    static_report: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    **sizes: Unpack[DecoderSizes],
+) -> StageMFU:
+    """Model FLOPs utilization of a request whose times are known.
+
+    Parameters
+    ----------
+    prefill_ms, decode_ms, vision_ms : float
+        Own time of the prefill, of all decode steps together, and of the vision stages together, in milliseconds;
+        0 or None for a stage that was not timed.
+    prefill_len, new_tokens : int
+        Tokens of the prompt, and tokens generated. The prefill yields the first, so `decode_ms` is the time of
+        ``new_tokens - 1`` steps.
+    d_model, d_ff, n_layers : int, optional
+        Sizes of the decoder, where there is no report.
+    peak_tflops : float
+        Dense peak of the device in TFLOP/s.
+    ctx_len_mode, ctx_len_fixed, model_window
+        At which context a decode step is counted, see `select_decode_context_len`. ``auto`` counts every step at the
+        context that it has.
+    vision_flops : float, optional
+        FLOPs of the vision stages, where there is no report.
+    static_report : mapping, optional
+        A static report. Its counts are preferred; where it is of another prompt, number of tokens or batch, its closed
+        form is evaluated at the ones given.
+    batch_size : int
+        Requests at once.
+    **sizes
+        See `DecoderSizes`; where there is no report.
+
+    Raises
+    ------
+    ValueError
+        If a time or the peak is not a positive number, or there is neither a report nor the sizes of a decoder.
+    """
+    for name, value in (("prefill_ms", prefill_ms), ("peak_tflops", peak_tflops)):
+        if value is None or not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; it must be a positive number")
+    _at_least(1, prefill_len=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
+    if static_report is not None:
+        work, source = _reported_work(static_report, prefill_len, new_tokens, batch_size)
+        if ctx_len_mode != "auto":
+            raise ValueError("ctx_len_mode: a report counts every step at the context it has; leave it at 'auto'")
+    else:
+        if d_model is None or d_ff is None or n_layers is None:
+            raise ValueError("give either static_report, or d_model, d_ff and n_layers")
+        context = select_decode_context_len(ctx_len_mode, ctx_len_fixed, prefill_len, new_tokens, model_window)
+        exact = ctx_len_mode == "auto"
+        contexts = (prefill_len + 1, prefill_len + new_tokens - 1) if exact else (context, context)
+        # The cost of a step grows evenly with its context: all together cost as many times the mean of both ends.
+        ends = [estimate_decode_flops_per_token(d_model, d_ff, n_layers, max(1, end), **sizes) for end in contexts]
+        prefill = estimate_prefill_flops_total(d_model, d_ff, n_layers, prefill_len, batch_size=batch_size, **sizes)
+        decode = batch_size * (new_tokens - 1) * sum(ends) / 2
+        work, source = {"vision": vision_flops or 0.0, "prefill": prefill, "decode": decode}, "closed forms"
+    times = {"vision": vision_ms or 0.0, "prefill": prefill_ms, "decode": decode_ms}
+    timed = [stage for stage, time in times.items() if time > 0]
+    peak = float(peak_tflops or 0) * 1e12
+
+    def utilization(stage: str) -> float | None:
+        return work[stage] / (times[stage] / 1e3 * peak) if work[stage] and stage in timed else None
+
+    return StageMFU(
+        decode=utilization("decode"),
+        prefill=utilization("prefill"),
+        vision=utilization("vision"),
+        model_level=sum(work[stage] for stage in timed) / (sum(times[stage] for stage in timed) / 1e3 * peak),
+        source=source,
+    )
+
+
+def _reported_work(
+    report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
+) -> tuple[dict[str, float], str]:
+    """FLOPs of vision, prefill and all decode steps by a report, and where in it they are from."""
+    from stagemeter.pairing import counted_work
+    from stagemeter.profiling.profile import AGGREGATES, VISION
+
+    counted = Workload.from_dict(report["metadata"]["workload"])
+    measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
+    work, source = counted_work(report, measured)
+    return {
+        "vision": sum(work[stage].flops for stage in AGGREGATES[VISION]),
+        "prefill": work["prefill"].flops,
+        "decode": work["decode"].flops,
+    }, source
 
 
 def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> DecoderArchitecture:

@@ -84,7 +84,11 @@ class Workload:
         The size of the page, the name of the mode and the context that is looked at are left out: two pages that
         become the same views and tokens are the same work. A profile is paired with its counts by this.
         """
-        return stable_hash({key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED})
+        return stable_hash(self.hashed_fields())
+
+    def hashed_fields(self) -> dict[str, Any]:
+        """The fields that say what the work is; two workloads are the same work if these are equal."""
+        return {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
 
 
 def stable_hash(values: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture,
 from stagemeter.models.family import all_parameters
 from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import plan_workload, require_runnable
-from stagemeter.profiling.document import ProfileDocument, profile_document
+from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import DECODE_TOTAL, Profile
 from stagemeter.profiling.target import choose_device, require_dtype, require_memory
 from stagemeter.workload import Workload
@@ -28,25 +28,6 @@ if TYPE_CHECKING:
 
 #: What ``--weights`` says for a model without a checkpoint.
 RANDOM = "random"
-
-
-@dataclass
-class Profiled:
-    """What came of a profile.
-
-    Attributes
-    ----------
-    document : dict
-        Times and workload.
-    run_id : str
-        MLflow run that it was logged to.
-    messages : list of str
-        What to tell the user at the end.
-    """
-
-    document: ProfileDocument
-    run_id: str
-    messages: list[str]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -10,11 +11,19 @@ from typing import Any
 import click
 
 from stagemeter.cli.analyze import analyze
+from stagemeter.cli.import_profile import import_profile
+from stagemeter.cli.mfu import mfu
 from stagemeter.cli.profile import profile
 from stagemeter.errors import StagemeterError, TrackingError
 
 #: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
 BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
+#: What MLflow and torch's profiler are told unless someone tells them otherwise: no bars and logs of their own.
+_QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "KINETO_LOG_LEVEL": "5",
+}
 
 
 @click.group(
@@ -25,7 +34,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile):
+for command in (analyze, profile, import_profile, mfu):
     cli.add_command(command)
 
 
@@ -35,6 +44,8 @@ def main() -> None:
     # shell's background jobs are told to ignore Ctrl-C; who interrupts one by its number means it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stagemeter.cli.types import TEXT
+
+if TYPE_CHECKING:
+    from stagemeter.profiling.document import Profiled
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -46,3 +49,15 @@ def print_json(document: Mapping[str, Any]) -> None:
     import json
 
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_profiled(profiled: Profiled, as_json: bool) -> None:
+    """Print a profile that was logged on stdout, and where it went on stderr."""
+    if as_json:
+        print_json({"run_id": profiled.run_id, **profiled.document})
+    else:
+        from stagemeter.export.profile_text import print_profile
+
+        print_profile(profiled.document)
+    for line in profiled.messages:
+        click.echo(line, err=True)

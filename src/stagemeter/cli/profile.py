@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_json, run_options, say_options
+from stagemeter.cli.output import print_profiled, run_options, say_options
 from stagemeter.cli.types import NUMBER, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
@@ -50,12 +50,4 @@ def profile(
         return
     from stagemeter.application.profile import profile_page
 
-    profiled = profile_page(config, experiment=experiment, run_name=run_name)
-    if as_json:
-        print_json({"run_id": profiled.run_id, **profiled.document})
-    else:
-        from stagemeter.export.profile_text import print_profile
-
-        print_profile(profiled.document)
-    for line in profiled.messages:
-        click.echo(line, err=True)
+    print_profiled(profile_page(config, experiment=experiment, run_name=run_name), as_json)

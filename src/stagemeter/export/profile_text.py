@@ -46,7 +46,7 @@ def _title(document: Mapping[str, Any]) -> str:
     metadata = document["metadata"]
     workload = metadata["workload"]
     return (
-        f"{metadata['model']}: {workload['batch_size']} x {describe_views(workload)}, "
+        f"{metadata['model']}: batch {workload['batch_size']}, views {describe_views(workload)}, "
         f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens, {workload['dtype']}"
     )
 

@@ -89,6 +89,11 @@ def run_messages(run: RunInfo) -> list[str]:
     return messages
 
 
+def run_link(run: RunInfo) -> str:
+    """Return the page of a run, from wherever MLflow's pages are served."""
+    return f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
 def _plain(uri: str) -> str:
     """Hide the password in an address."""
     parts = urlsplit(uri)

@@ -1,0 +1,154 @@
+"""What the ``import-profile`` command does from start to end: read, settle what was measured, log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.planning import plan_measured, plan_workload
+from stagemeter.profiling.document import Profiled, profile_document
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where times come from: one of files, a server's address, or a run.
+
+    Attributes
+    ----------
+    files : tuple of str
+        A trace, an export or a table; two scrapes of a serving engine; or the address of its metrics.
+    from_run : str or None
+        MLflow run that holds the times as metrics.
+    mapping_file, pairs : Path or None, tuple of str
+        What names stand for, see `NameMapping`.
+    interval : float or None
+        Seconds between two scrapes.
+    engine_model : str or None
+        Model of the serving engine, where it has several.
+    prefill_contains_vision : bool or None
+        For summaries, which have no timestamps.
+    device : str or None
+        What the times were taken on.
+    """
+
+    files: tuple[str, ...] = ()
+    from_run: str | None = None
+    mapping_file: Path | None = None
+    pairs: tuple[str, ...] = ()
+    interval: float | None = None
+    engine_model: str | None = None
+    prefill_contains_vision: bool | None = None
+    device: str | None = None
+
+
+def import_profile(
+    config: AnalysisConfig, source: Source, *, experiment: str | None = None, run_name: str | None = None
+) -> Profiled:
+    """Log times that something else took as a profiling run.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        What was measured, as far as the source does not show it.
+    source : Source
+        Where the times are.
+    experiment, run_name : str or None
+        MLflow experiment and name of the run; None for defaults.
+
+    Returns
+    -------
+    Profiled
+        The times and where they went.
+
+    Raises
+    ------
+    StagemeterError
+        If the source or the workload cannot be used. It is found out before a run is opened.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    architecture = load_architecture(config.model)
+    asked = plan_workload(config, architecture)
+    hardware = _hardware(source.device)
+    profile = _read(source, asked.decode_steps)
+    if hardware:
+        profile = replace(profile, hardware={**profile.hardware, **hardware})
+    workload = plan_measured(config, architecture, profile.measured) if profile.measured else asked
+    document = profile_document(
+        profile,
+        workload,
+        model=config.model,
+        family=FAMILY.name,
+        architecture_hash=architecture.hash,
+        config=config.model_dump(),
+    )
+    from stagemeter.tracking.labels import workload_name
+    from stagemeter.tracking.profile import log_profile
+    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.store import run_messages
+
+    default_name = f"profile {workload_name(config.model, workload.to_dict())} imported"
+    # MLflow prints a link to the run on stdout, which belongs to the result.
+    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
+        log_profile(run.run_id, document)
+    return Profiled(document, run.run_id, run_messages(run))
+
+
+def _read(source: Source, steps: int) -> Profile:
+    """Choose the reader by what was given."""
+    if (source.from_run is None) == (not source.files):
+        raise StagemeterError("give either a file, two scrapes or an address, or --from-run RUN")
+    if source.from_run is not None:
+        return _read_run(source, source.from_run, steps)
+    if source.files[0].startswith(("http://", "https://")):
+        return _scrape(source)
+    paths = [Path(file) for file in source.files]
+    if len(paths) == 2:
+        return read_scrape_files(*paths, seconds=source.interval, engine_model=source.engine_model)
+    if len(paths) > 2:
+        raise StagemeterError(f"{len(paths)} files were given: give one, or two scrapes of a serving engine")
+    mapping = NameMapping.load(source.mapping_file, source.pairs)
+    return read_profile(paths[0], steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
+
+
+def _scrape(source: Source) -> Profile:
+    if len(source.files) > 1:
+        raise StagemeterError("an address is scraped twice by itself: give nothing beside it")
+    if source.interval is None:
+        raise StagemeterError(f"{source.files[0]}: give --interval SECONDS, the time between the two scrapes")
+    return scrape(source.files[0], source.interval, engine_model=source.engine_model)
+
+
+def _read_run(source: Source, run: str, steps: int) -> Profile:
+    from stagemeter.tracking.times import read_metrics
+
+    return read_metrics(run, _metrics_by_stage(source.pairs), steps)
+
+
+def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
+    metrics: dict[str, str] = {}
+    for pair in pairs:
+        stage, equals, metric = pair.partition("=")
+        if not equals or not metric:
+            raise StagemeterError(f"--map {pair!r}: write stage=metric, such as prefill=my/metric")
+        if stage in metrics:
+            raise StagemeterError(f"--map {pair!r}: {stage} is {metrics[stage]} already; give one metric for a stage")
+        metrics[stage] = metric
+    return metrics
+
+
+def _hardware(device: str | None) -> dict[str, str]:
+    if device is None:
+        return {}
+    from stagemeter.hardware.lookup import find_device
+
+    return {"device": find_device(device).name}

@@ -1,0 +1,98 @@
+"""``stagemeter mfu``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import click
+
+from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.types import FRACTION, TEXT
+from stagemeter.errors import StagemeterError
+
+_EPILOG = """\b
+Examples:
+  stagemeter mfu --profile-run RUN                        the device that the run names
+  stagemeter mfu --profile-run RUN --device A100-SXM-80GB
+  stagemeter mfu --profile-run RUN --device measured      this machine, measured
+  stagemeter mfu --profile-run RUN --peak-tflops 312 --peak-gbps 2039
+  stagemeter mfu --experiment NAME                        all profiling runs of an experiment
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--profile-run", type=TEXT, help="Profiling run, by id or name.")
+@click.option("--experiment", type=TEXT, help="Pair all profiling runs of this experiment instead.")
+@click.option("--static-run", type=TEXT, help="Static run, by id or name. [the one of the same work]")
+@click.option(
+    "--device", type=TEXT, help="Device whose peak counts, or `measured`. [the one that the profiling run names]"
+)
+@click.option("--peak-tflops", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
+@click.option("--peak-gbps", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
+@click.option("--figures", is_flag=True, help="With --experiment: draw a roofline for every run, too.")
+@say_options
+def mfu(
+    profile_run: str | None,
+    experiment: str | None,
+    static_run: str | None,
+    device: str | None,
+    peak_tflops: float | None,
+    peak_gbps: float | None,
+    figures: bool,
+    as_json: bool,
+) -> None:
+    """Pair profiling runs with their static runs: MFU, MBU and roofline of every stage.
+
+    What comes of it is logged to the profiling run.
+    """
+    if (profile_run is None) == (experiment is None):
+        raise StagemeterError("give either --profile-run RUN or --experiment NAME")
+    if experiment is not None:
+        if static_run is not None:
+            raise StagemeterError("--static-run goes with --profile-run: in an experiment each run finds its own")
+        _pair_all(experiment, device, peak_tflops, peak_gbps, figures, as_json)
+        return
+    from stagemeter.tracking.pair import pair_runs
+
+    # Whatever MLflow prints, stdout belongs to the result.
+    with redirect_stdout(sys.stderr):
+        pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps)
+    if as_json:
+        print_json(pairing)
+    else:
+        from stagemeter.export.mfu_text import print_pairing
+
+        print_pairing(pairing)
+    if not pairing["changed"]:
+        click.echo("the run holds this pairing already: nothing was written", err=True)
+
+
+def _pair_all(
+    experiment: str, device: str | None, tflops: float | None, gbps: float | None, figures: bool, as_json: bool
+) -> None:
+    from stagemeter.tracking.pair import pair_experiment
+
+    with redirect_stdout(sys.stderr), _progress() as on_run:
+        pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run)
+    if as_json:
+        print_json({"pairings": pairings, "failures": failures})
+    else:
+        from stagemeter.export.mfu_text import print_pairings
+
+        print_pairings(pairings)
+    for reason in failures.values():
+        click.echo(f"not paired: {reason}", err=True)
+    if not pairings:
+        raise StagemeterError(f"none of the {len(failures)} profiling runs of {experiment!r} could be paired")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("pairing", total=None)
+        yield lambda done, runs: progress.update(task, completed=done, total=runs)

@@ -1,0 +1,140 @@
+"""A pairing for people: Markdown, and a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stagemeter.export.document import add_header, add_table, document_text, new_document
+from stagemeter.export.units import describe_views, milliseconds, with_unit
+
+_COLUMNS = ("Stage", "Time", "FLOPs", "TFLOP/s", "MFU", "MFU causal", "GB/s", "MBU", "Roofline", "Of it", "Bound by")
+
+_TABLE_WIDTH, _LONG_TABLE_WIDTH = 116, 160
+
+
+def mfu_markdown(pairing: Mapping[str, Any]) -> str:
+    """Return a pairing as Markdown: the table, what is missing, and what it rests on."""
+    document = new_document()
+    add_header(document, 1, "Utilization by stage")
+    document.new_paragraph(_title(pairing))
+    add_table(document, [list(_COLUMNS), *_rows(pairing)])
+    document.new_paragraph(
+        "Roofline: the least time that the work can take on the device. Of it: that time over the measured one."
+    )
+    for title, lines in (
+        ("Missing", [f"{stage}: {why}" for stage, why in pairing["missing"].items()]),
+        ("Look at these", pairing["flags"]),
+        ("Serving engine", _engine(pairing)),
+        ("What it rests on", [*_facts(pairing), *pairing["assumptions"]]),
+    ):
+        if lines:
+            add_header(document, 2, title)
+            document.new_list(list(lines))
+    return document_text(document)
+
+
+def print_pairing(pairing: Mapping[str, Any]) -> None:
+    """Print a pairing on stdout."""
+    table = Table(title=Text(_title(pairing)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column(_COLUMNS[0], no_wrap=True)
+    for column in _COLUMNS[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in _rows(pairing):
+        table.add_row(*row, style="bold" if row[0] == "total" else None)
+    console = _console(_TABLE_WIDTH)
+    console.print(table)
+    missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
+    flags = (f"warning: {flag}" for flag in pairing["flags"])
+    for line in [*missing, *flags, *_engine(pairing), *_facts(pairing)]:
+        console.print(line, markup=False)
+
+
+def _title(pairing: Mapping[str, Any]) -> str:
+    workload, peak = pairing["workload"], pairing["peak"]
+    bandwidth = "unknown bandwidth" if peak["gbps"] is None else f"{peak['gbps']:,.5g} GB/s"
+    return (
+        f"{pairing['model']}: batch {workload['batch_size']}, views {describe_views(workload)}, "
+        f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens, {workload['dtype']}; "
+        f"{peak['name']}: {peak['tflops']:,.5g} TFLOP/s, {bandwidth}"
+    )
+
+
+def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            "decode, a step" if stage == "decode" else stage,
+            milliseconds(row["time_ms"]),
+            with_unit(round(row["flops"])),
+            f"{row['tflops']:.4g}",
+            _percent(row["mfu"]),
+            _percent(row["mfu_causal"]),
+            f"{row['gbps']:.4g}",
+            _percent(row["mbu"]),
+            milliseconds(row["roofline_ms"]),
+            _percent(row["roofline_fraction"]),
+            row["bound_by"] if row["mbu"] is not None else "–",
+        ]
+        for stage, row in pairing["stages"].items()
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f} %"
+
+
+def _facts(pairing: Mapping[str, Any]) -> list[str]:
+    counts, peak = pairing["counts"], pairing["peak"]
+    facts = [f"counts from the {counts['source']}{_run(pairing, 'static_run_id')}"]
+    facts += [
+        f"{name}: counted at {counted}, measured at {measured}: evaluated at the latter"
+        for name, (counted, measured) in counts["differences"].items()
+    ]
+    facts.append(f"peak of {peak['name']} in {peak['dtype']}: {peak['source']}")
+    return facts
+
+
+def _run(pairing: Mapping[str, Any], key: str) -> str:
+    return f" of run {pairing[key]}" if key in pairing else ""
+
+
+def _engine(pairing: Mapping[str, Any]) -> list[str]:
+    engine = pairing.get("engine")
+    if engine is None:
+        return []
+    ours = with_unit(round(engine["flops"]), "FLOPs")
+    lines = [
+        f"{engine['requests']:,.0f} requests in {engine['seconds']:,.4g} s: {ours}, MFU of the machine "
+        f"{_percent(engine['mfu'])}"
+    ]
+    if "engine_flops" in engine:
+        theirs = with_unit(round(engine["engine_flops"]), "FLOPs")
+        lines.append(
+            f"the engine's own estimate: {theirs}, MFU {_percent(engine['engine_mfu'])}; against ours "
+            f"{100 * engine['difference']:+.1f} %, against ours without the vision stages "
+            f"{100 * engine['difference_language_only']:+.1f} %. {engine['explanation']}"
+        )
+    return lines
+
+
+def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:
+    """Print many pairings on stdout, a line each: MFU by stage."""
+    stages = list(dict.fromkeys(stage for pairing in pairings for stage in pairing["stages"]))
+    table = Table(title="MFU", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("profiling run")
+    for column in (*stages, "peak", "static run"):
+        table.add_column(column, justify="right")
+    for pairing in pairings:
+        rows = pairing["stages"]
+        shares = [_percent(rows[stage]["mfu"]) if stage in rows else "–" for stage in stages]
+        table.add_row(pairing["profile_run_id"], *shares, pairing["peak"]["name"], pairing["static_run_id"])
+    _console(_LONG_TABLE_WIDTH).print(table)
+
+
+def _console(width: int) -> Console:
+    # A line that a narrow terminal wraps can be read; a number that is cut off cannot.
+    return Console(width=max(Console().width, width), soft_wrap=True, highlight=False)

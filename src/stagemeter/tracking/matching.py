@@ -1,0 +1,74 @@
+"""Which static run counts the work of a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from mlflow.entities import Run
+
+from stagemeter.errors import StagemeterError
+from stagemeter.pairing import differing_fields
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
+from stagemeter.tracking.runs import load_report, measured_workload, static_runs, workload_of
+
+#: In what a measured workload may differ from the counted one without the static run being named by hand.
+_SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype"})
+#: How many candidates a message names.
+_NAMED = 3
+
+
+class StaticRuns:
+    """The static runs of a store, looked up once however many profiles are paired."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def _all(self) -> list[Run]:
+        return static_runs()
+
+    def report(self, run: Run) -> dict[str, Any]:
+        """Return the report of a run."""
+        if run.info.run_id not in self._reports:
+            self._reports[run.info.run_id] = load_report(run)
+        return self._reports[run.info.run_id]
+
+    def matching(self, profile: Run) -> Run:
+        """Find the counts of a profile: of the same work, else of the same page and model.
+
+        Raises
+        ------
+        StagemeterError
+            If there are none; the message names the closest candidates and in what they differ.
+        """
+        tags = profile.data.tags
+        measured = measured_workload(profile)
+        same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == tags[ARCHITECTURE_HASH]]
+        # Newest first, so that of several the newest is taken.
+        for run in same_model:
+            if run.data.tags.get(WORKLOAD_HASH) == measured.hash:
+                return run
+        candidates = [(differing_fields(counted, measured), run) for run in same_model if (counted := workload_of(run))]
+        candidates.sort(key=lambda candidate: len(candidate[0]))
+        for difference, run in candidates:
+            if set(difference) <= _SAME_PAGE:
+                return run
+        raise StagemeterError(self._no_match(profile, candidates))
+
+    def _no_match(self, profile: Run, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]) -> str:
+        start = f"no static run counts the work of run {profile.info.run_id} ({profile.info.run_name})"
+        if candidates:
+            closest = "; ".join(
+                f"{run.info.run_id} ({run.info.run_name}) differs in "
+                + ", ".join(f"{name} ({counted}, measured {measured})" for name, (counted, measured) in found.items())
+                for found, run in candidates[:_NAMED]
+            )
+            return (
+                f"{start}. The closest: {closest}. Run `stagemeter analyze` with the options of the profile, or name "
+                "one with --static-run: its closed form is then evaluated at what was measured"
+            )
+        others = sorted({run.data.tags.get(MODEL, "?") for run in self._all})
+        what = f"there are static runs of {', '.join(others)} only" if others else "there is no static run at all"
+        return f"{start}: {what}. Run `stagemeter analyze` with the model and the options of the profile"

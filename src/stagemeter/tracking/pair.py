@@ -1,0 +1,253 @@
+"""A profiling run finds its counts, and gets its MFU."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.errors import StagemeterError
+from stagemeter.export.mfu_text import mfu_markdown
+from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
+from stagemeter.hardware.roofline import Peak
+from stagemeter.pairing import Pairing, engine_section, pair
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE
+from stagemeter.tracking.matching import StaticRuns
+from stagemeter.tracking.peaks import find_peak
+from stagemeter.tracking.runs import find_run, measured_workload, search_runs
+from stagemeter.tracking.store import require_reachable, run_link, store_errors
+from stagemeter.workload import stable_hash
+
+#: Artifacts of a paired run.
+JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"
+#: Tags of a paired run, and the one by which a static run knows the profiles of its work.
+STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
+PROFILE_RUNS = "stagemeter.profile_runs"
+#: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
+_METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
+#: How many profiles a static run lists.
+_LISTED = 100
+_NOTE_HEADER = "\n# Utilization by stage\n"
+
+
+def pair_runs(
+    profile_run: str,
+    static_run: str | None = None,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    peak_gbps: float | None = None,
+) -> Pairing:
+    """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
+
+    Parameters
+    ----------
+    profile_run : str
+        Id or name of the profiling run.
+    static_run : str, optional
+        Id or name of the static run. Default: the one of the same work, else of the same page and model.
+    device : str, optional
+        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the device that the
+        profiling run names.
+    peak_tflops, peak_gbps : float, optional
+        The peak itself, in place of a device: dense TFLOP/s and GB/s.
+
+    Returns
+    -------
+    dict
+        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``static_run_id`` and ``changed``, whether anything was
+        written.
+
+    Raises
+    ------
+    StagemeterError
+        If a run, its counts or a peak cannot be found.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    with store_errors():
+        profile = find_run(profile_run)
+        require_profile(profile)
+        statics = StaticRuns()
+        static = find_run(static_run) if static_run is not None else statics.matching(profile)
+        peak = find_peak(profile, device, peak_tflops, peak_gbps)
+        pairing = pair_run(profile, static, statics, peak)
+        link_back(static, [profile.info.run_id])
+    return pairing
+
+
+def require_profile(run: Run) -> None:
+    """Refuse a run that holds no times of ours.
+
+    Raises
+    ------
+    StagemeterError
+        If it is of another kind, or was not logged by Stagemeter.
+    """
+    kind = run.data.tags.get(KIND)
+    if kind != PROFILE:
+        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
+        raise StagemeterError(
+            f"run {run.info.run_id} {what}: give a run of `stagemeter profile` or `stagemeter import-profile`"
+        )
+    if not _times(run):
+        raise StagemeterError(f"run {run.info.run_id} holds no time of any stage: it ended before one was measured")
+
+
+def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures: bool = True) -> Pairing:
+    """Pair two runs and log what comes of it, unless that is there already.
+
+    Raises
+    ------
+    StagemeterError
+        If the static run is of another model or has no report.
+    """
+    run_id, tags = profile.info.run_id, profile.data.tags
+    if static.data.tags.get(ARCHITECTURE_HASH) != tags[ARCHITECTURE_HASH]:
+        raise StagemeterError(
+            f"run {static.info.run_id} is not a static run of the same model: it is "
+            f"{static.data.tags.get(MODEL, 'no run of Stagemeter')}, and {run_id} is {tags[MODEL]}, or its sizes differ"
+        )
+    pairing = pair(statics.report(static), _times(profile), measured_workload(profile), peak)
+    engine = engine_section(pairing, profile.data.metrics)
+    if engine is not None:
+        pairing["engine"] = engine
+    pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
+    fingerprint = stable_hash(pairing)
+    changed = tags.get(PAIRING_HASH) != fingerprint
+    if changed:
+        _log(profile, static, pairing, fingerprint, figures)
+    return pairing | {"changed": changed}
+
+
+def link_back(static: Run, profiles: Sequence[str]) -> None:
+    """Let a static run name the profiles that were paired with it, the newest last."""
+    listed = [name for name in static.data.tags.get(PROFILE_RUNS, "").split(",") if name]
+    together = [name for name in listed if name not in profiles] + list(profiles)
+    if set(profiles) <= set(listed):
+        return
+    mlflow.MlflowClient().set_tag(static.info.run_id, PROFILE_RUNS, ",".join(together[-_LISTED:]))
+
+
+def _times(run: Run) -> dict[str, float]:
+    """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
+    return {
+        name.removeprefix("time_ms/"): value
+        for name, value in run.data.metrics.items()
+        if name.startswith("time_ms/") and name != "time_ms/request"
+    }
+
+
+def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
+    client = mlflow.MlflowClient()
+    run_id = profile.info.run_id
+    text = mfu_markdown(pairing)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / JSON_FILE).write_text(json.dumps(pairing, indent=2) + "\n", encoding="utf-8")
+        (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+        points = roofline_points(pairing) if figures else None
+        if points is not None:
+            (folder / PICTURE_FILE).write_bytes(roofline_picture(points))
+            (folder / PAGE_FILE).write_text(roofline_page(points), encoding="utf-8")
+        client.log_artifacts(run_id, str(folder))
+    # Last, and in one call: a pairing that was cut short is done again.
+    client.log_batch(run_id, metrics=_metrics(pairing), tags=_tags(profile, static, pairing, fingerprint, text))
+
+
+def _metrics(pairing: Pairing) -> list[Metric]:
+    now = int(time.time() * 1000)
+    values = {
+        f"{quantity}/{stage}": row[quantity]
+        for stage, row in pairing["stages"].items()
+        for quantity in _METRICS
+        if row[quantity] is not None
+    }
+    if "engine" in pairing:
+        values["mfu/engine"] = pairing["engine"]["mfu"]
+    return [Metric(key, value, now, 0) for key, value in values.items()]
+
+
+def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, text: str) -> list[RunTag]:
+    peak = pairing["peak"]
+    before, _, _ = profile.data.tags.get(MLFLOW_RUN_NOTE, "").partition(_NOTE_HEADER)
+    link = f"Counts: [{static.info.run_name}]({run_link(static.info)}).\n"
+    tags = {
+        STATIC_RUN: static.info.run_id,
+        "stagemeter.peak": peak["name"],
+        "stagemeter.peak_tflops": repr(peak["tflops"]),
+        "stagemeter.peak_gbps": repr(peak["gbps"]),
+        "stagemeter.peak_source": peak["source"],
+        "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
+        MLFLOW_RUN_NOTE: f"{before.rstrip()}\n{_NOTE_HEADER}{text.partition(_NOTE_HEADER.strip())[2]}\n{link}",
+        PAIRING_HASH: fingerprint,
+    }
+    return [RunTag(key, value) for key, value in tags.items()]
+
+
+def pair_experiment(
+    experiment: str,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    peak_gbps: float | None = None,
+    figures: bool = False,
+    on_run: Callable[[int, int], None] = lambda done, runs: None,
+) -> tuple[list[Pairing], dict[str, str]]:
+    """Pair all profiling runs of an experiment with their static runs.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of the experiment.
+    device, peak_tflops, peak_gbps
+        See `pair_runs`; the same for all runs.
+    figures : bool
+        Whether to draw a roofline for each: drawing takes longer than pairing, and an interactive page that needs no
+        network has five megabytes.
+    on_run : callable
+        Told after every run how many are done, and how many there are.
+
+    Returns
+    -------
+    pairings : list of dict
+        Those that could be paired.
+    failures : dict
+        Why others could not, by id of the run.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such experiment, or no profiling run in it.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    with store_errors():
+        found = mlflow.MlflowClient().get_experiment_by_name(experiment)
+        if found is None:
+            raise StagemeterError(f"no experiment {experiment!r} in the MLflow store at {mlflow.get_tracking_uri()}")
+        profiles = list(search_runs([found.experiment_id], f"tags.`{KIND}` = '{PROFILE}'"))
+        if not profiles:
+            raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")
+        statics, pairings, failures = StaticRuns(), [], dict[str, str]()
+        linked: dict[str, tuple[Run, list[str]]] = {}
+        for done, profile in enumerate(profiles, start=1):
+            run_id = profile.info.run_id
+            try:
+                require_profile(profile)
+                static = statics.matching(profile)
+                peak = find_peak(profile, device, peak_tflops, peak_gbps)
+                pairings.append(pair_run(profile, static, statics, peak, figures))
+                linked.setdefault(static.info.run_id, (static, []))[1].append(run_id)
+            except StagemeterError as error:
+                failures[run_id] = str(error)
+            on_run(done, len(profiles))
+        for static, ids in linked.values():
+            link_back(static, ids)
+    return pairings, failures

@@ -1,0 +1,128 @@
+"""Finding runs, and reading back what was logged to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from stagemeter.errors import StagemeterError
+from stagemeter.export.folder import JSON_FILE as REPORT_FILE
+from stagemeter.report import SCHEMA_VERSION
+from stagemeter.tracking.labels import KIND, STATIC, WORKLOAD
+from stagemeter.workload import Workload
+
+#: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
+_PAGE = 1000
+_NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+
+
+def find_run(name: str) -> Run:
+    """Find a run by its id or its name.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such run, it was deleted, or several have the name.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(name)
+    except MlflowException as error:
+        if error.error_code not in _NOT_THERE:
+            raise
+    else:
+        if run.info.lifecycle_stage != "active":
+            raise StagemeterError(f"run {name} was deleted; `mlflow runs restore --run-id {name}` brings it back")
+        return run
+    quoted = name.replace("'", "")
+    named = list(search_runs(all_experiments(), f"attributes.run_name = '{quoted}'"))
+    if len(named) > 1:
+        ids = ", ".join(run.info.run_id for run in named[:5])
+        raise StagemeterError(f"{len(named)} runs are named {name!r}: give the id of one, such as {ids}")
+    if not named:
+        raise StagemeterError(
+            f"no run {name!r} in the MLflow store at {mlflow.get_tracking_uri()}: give a run's id or name, and see "
+            "MLFLOW_TRACKING_URI"
+        )
+    return named[0]
+
+
+def all_experiments() -> list[str]:
+    """Ids of all experiments that were not deleted."""
+    found: list[str] = []
+    token: str | None = None
+    while True:
+        page = mlflow.MlflowClient().search_experiments(ViewType.ACTIVE_ONLY, page_token=token)
+        found += [experiment.experiment_id for experiment in page]
+        token = page.token
+        if not token:
+            return found
+
+
+def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
+    """Search runs, newest first, page by page."""
+    token: str | None = None
+    while True:
+        page = mlflow.MlflowClient().search_runs(list(experiments), condition, max_results=_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def static_runs() -> list[Run]:
+    """All static runs that were completed, newest first."""
+    return list(search_runs(all_experiments(), f"tags.`{KIND}` = '{STATIC}' and attributes.status = 'FINISHED'"))
+
+
+def workload_of(run: Run) -> Workload | None:
+    """Workload that a run is of; None for a run that was not logged by Stagemeter."""
+    text = run.data.tags.get(WORKLOAD)
+    return None if text is None else Workload.from_dict(json.loads(text))
+
+
+def measured_workload(run: Run) -> Workload:
+    """Workload that a profiling run measured.
+
+    Raises
+    ------
+    StagemeterError
+        If it does not say.
+    """
+    workload = workload_of(run)
+    if workload is None:
+        raise StagemeterError(f"run {run.info.run_id} does not say what was measured: profile or import it again")
+    return workload
+
+
+def load_report(run: Run) -> dict[str, Any]:
+    """Read the report of a static run.
+
+    Raises
+    ------
+    StagemeterError
+        If it has none, or one that this version cannot read.
+    """
+    run_id = run.info.run_id
+    try:
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=REPORT_FILE)
+        report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (MlflowException, OSError) as error:
+        raise StagemeterError(
+            f"run {run_id} has no report {REPORT_FILE} that can be read ({str(error).splitlines()[0]}): analyze again"
+        ) from error
+    except ValueError as error:
+        raise StagemeterError(f"run {run_id}: its {REPORT_FILE} is damaged ({error}): analyze again") from error
+    version = report.get("schema_version") if isinstance(report, dict) else None
+    if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise StagemeterError(
+            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {SCHEMA_VERSION}"
+        )
+    return report

@@ -1,0 +1,63 @@
+"""Times that are metrics of a run already."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import mlflow
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers import STAGES
+from stagemeter.profiling.readers.plain import profile_of_times
+from stagemeter.tracking.runs import find_run
+from stagemeter.tracking.store import require_reachable, store_errors
+
+
+def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
+    """Read the times of stages from the metrics of a run.
+
+    Parameters
+    ----------
+    run : str
+        Id or name of the run.
+    metrics : mapping
+        Metric by stage, in milliseconds; every step of it is a repeat. Stages that are not named are looked for under
+        ``time_ms/<stage>`` and under their own name.
+    steps : int
+        Decode steps of the workload that was measured.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such run or metric, a stage is unknown, or a value is no time.
+    """
+    require_reachable()
+    with store_errors():
+        found = find_run(run)
+        logged = found.data.metrics
+        for stage, metric in metrics.items():
+            if stage not in STAGES:
+                raise StagemeterError(f"--map {stage}={metric}: no such stage; known are {', '.join(STAGES)}")
+            if metric not in logged:
+                close = difflib.get_close_matches(metric, logged, n=3) or sorted(logged)[:5]
+                raise StagemeterError(
+                    f"run {found.info.run_id} has no metric {metric!r}; it has {', '.join(close) or 'none at all'}"
+                )
+        chosen = dict(metrics)
+        for stage in STAGES:
+            for metric in (f"time_ms/{stage}", stage):
+                if metric in logged:
+                    chosen.setdefault(stage, metric)
+        if not chosen:
+            raise StagemeterError(
+                f"run {found.info.run_id} has no metric that is named as a stage is: name them, as in "
+                "--map prefill=my/metric"
+            )
+        client = mlflow.MlflowClient()
+        times = {
+            stage: [point.value for point in client.get_metric_history(found.info.run_id, metric)]
+            for stage, metric in chosen.items()
+        }
+    return profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps)

@@ -1,0 +1,277 @@
+"""Utilization by hand: every stage, mode and batch, to twelve digits."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagemeter import AnalysisConfig, estimate_report
+from stagemeter.config import MODES
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.hardware.roofline import Peak
+from stagemeter.mfu import compute_stage_mfu
+from stagemeter.models.closed_form import evaluate_workload
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.pairing import differing_fields, engine_section, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.workload import Workload
+
+A100 = Peak("A100", "bfloat16", 312e12, 2039e9, "test")
+ARCHITECTURE = load_architecture("deepseek-ocr")
+#: Milliseconds, one decode step included, that have nothing to do with one another.
+TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
+STAGES = ["sam", "clip", "projector", "prefill"]
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=1e-12, abs=0)
+
+
+def report_of(**settings) -> dict:
+    config = AnalysisConfig(**settings)
+    return estimate_report(load_architecture(config.model), config.model, config)
+
+
+def workload_of(report: dict) -> Workload:
+    return Workload.from_dict(report["metadata"]["workload"])
+
+
+def timed(report: dict) -> dict[str, float]:
+    steps = report["stages"]["decode"]["steps"]
+    return {**TIMES, "decode_total": TIMES["decode"] * steps} if steps else {s: TIMES[s] for s in STAGES}
+
+
+@pytest.fixture(scope="module")
+def gundam() -> dict:
+    return report_of()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("mode", MODES)
+def test_utilization_is_what_one_computes_by_hand(mode, batch):
+    report = report_of(mode=mode, batch_size=batch)
+    rows = pair(report, timed(report), workload_of(report), A100)["stages"]
+    assert list(rows) == [*STAGES, "decode", "vision", "total"]
+    for stage in STAGES:
+        counted, seconds = report["stages"][stage], TIMES[stage] / 1000
+        moved = counted["bytes_read"] + counted["bytes_written"]
+        assert rows[stage]["mfu"] == close(counted["flops"] / seconds / 312e12)
+        assert rows[stage]["mfu_causal"] == close(counted["flops_causal"] / seconds / 312e12)
+        assert rows[stage]["mbu"] == close(moved / seconds / 2039e9)
+        assert rows[stage]["tflops"] == close(counted["flops"] / seconds / 1e12)
+        assert rows[stage]["gbps"] == close(moved / seconds / 1e9)
+        bound = max(counted["flops"] / 312e12, moved / 2039e9)
+        assert rows[stage]["roofline_ms"] == close(1000 * bound)
+        assert rows[stage]["roofline_fraction"] == close(bound / seconds)
+        assert rows[stage]["bound_by"] == ("compute" if counted["flops"] / 312e12 >= moved / 2039e9 else "memory")
+
+
+def test_decode_is_the_mean_of_its_steps(gundam):
+    row = pair(gundam, timed(gundam), workload_of(gundam), A100)["stages"]["decode"]
+    counted = gundam["stages"]["decode"]
+    assert row["passes"] == counted["steps"] == 511
+    assert row["time_ms"] == close(7.77)
+    # 512 new tokens: the context in the middle of them is the mean of all.
+    assert row["flops"] == counted["flops"] == counted["flops_total"] / 511
+    assert row["mfu"] == close(counted["flops"] / 7.77e-3 / 312e12)
+    moved = (counted["bytes_read_total"] + counted["bytes_written_total"]) / 511
+    assert row["roofline_ms"] == close(1000 * max(counted["flops"] / 312e12, moved / 2039e9))
+
+
+def test_sums_are_over_all_work_and_all_time(gundam):
+    rows = pair(gundam, timed(gundam), workload_of(gundam), A100)["stages"]
+    vision = TIMES["sam"] + TIMES["clip"] + TIMES["projector"]
+    flops = sum(gundam["stages"][stage]["flops"] for stage in ("sam", "clip", "projector"))
+    assert rows["vision"]["mfu"] == close(flops / (vision / 1000) / 312e12)
+    whole = vision + TIMES["prefill"] + 511 * TIMES["decode"]
+    assert rows["total"]["time_ms"] == close(whole)
+    assert rows["total"]["flops"] == gundam["total"]["flops"]
+    assert rows["total"]["mfu"] == close(gundam["total"]["flops"] / (whole / 1000) / 312e12)
+    # Stages run one after another: the bound of the whole is the sum of theirs.
+    parts = [rows[stage]["roofline_ms"] for stage in STAGES]
+    assert rows["total"]["roofline_ms"] == close(sum(parts) + 511 * rows["decode"]["roofline_ms"])
+
+
+def test_all_steps_may_be_timed_as_one(gundam):
+    times = {**{stage: TIMES[stage] for stage in STAGES}, "decode_total": 4000.0}
+    row = pair(gundam, times, workload_of(gundam), A100)["stages"]["decode"]
+    assert row["time_ms"] == close(4000 / 511)
+    assert row["mfu"] == close(gundam["stages"]["decode"]["flops_total"] / 4.0 / 312e12)
+
+
+def test_without_bandwidth_nothing_is_said_about_memory(gundam):
+    peak = replace(A100, bytes_per_second=None)
+    rows = pair(gundam, timed(gundam), workload_of(gundam), peak)["stages"]
+    assert all(row["mbu"] is row["roofline_ms"] is row["roofline_fraction"] is None for row in rows.values())
+    assert all(row["mfu"] > 0 for row in rows.values())
+
+
+# What is missing
+
+
+def test_stage_without_time_is_named_and_so_is_every_sum_that_needs_it(gundam):
+    pairing = pair(gundam, {"sam": 30.0, "prefill": 20.0}, workload_of(gundam), A100)
+    assert list(pairing["stages"]) == ["sam", "prefill"]
+    assert pairing["missing"] == {
+        "clip": "no time: it was not measured",
+        "projector": "no time: it was not measured",
+        "decode": "no time: it was not measured",
+        "vision": "no time of clip, projector",
+        "total": "no time of clip, projector, decode",
+    }
+
+
+def test_stage_without_count_is_named(gundam):
+    stages = {**gundam["stages"], "clip": {**gundam["stages"]["clip"], "source": "none"}}
+    pairing = pair({**gundam, "stages": stages}, timed(gundam), workload_of(gundam), A100)
+    assert "clip" not in pairing["stages"]
+    assert "could not count" in pairing["missing"]["clip"]
+    assert pairing["missing"]["total"] == "no count of clip"
+
+
+def test_stages_that_were_timed_as_one_are_summed_and_never_guessed(gundam):
+    pairing = pair(gundam, {"vision": 41.0, "prefill": 20.0, "decode": 7.0}, workload_of(gundam), A100)
+    assert set(pairing["stages"]) == {"vision", "prefill", "decode", "total"}
+    assert pairing["stages"]["total"]["time_ms"] == close(41 + 20 + 7 * 511)
+    assert pairing["missing"]["sam"] == "no time of its own: it was timed as part of vision"
+    forward = pair(gundam, {"forward": 61.0, "decode_total": 3577.0}, workload_of(gundam), A100)
+    assert set(forward["stages"]) == {"forward", "decode", "total"}
+    assert forward["stages"]["forward"]["flops"] == gundam["total"]["flops_forward"]
+    assert forward["stages"]["total"]["time_ms"] == close(61 + 3577)
+    assert forward["missing"]["prefill"] == "no time of its own: it was timed as part of forward"
+
+
+def test_request_of_one_token_has_no_decode_and_a_total():
+    report = report_of(mode="tiny", new_tokens=1)
+    pairing = pair(report, timed(report), workload_of(report), A100)
+    assert pairing["missing"] == {"decode": "the request has no decode step"}
+    assert pairing["stages"]["total"]["flops"] == report["total"]["flops"] == report["total"]["flops_forward"]
+
+
+def test_more_than_everything_is_flagged_and_not_clipped(gundam):
+    pairing = pair(gundam, {**timed(gundam), "sam": 1.0}, workload_of(gundam), A100)
+    assert pairing["stages"]["sam"]["mfu"] == close(gundam["stages"]["sam"]["flops"] / 1e-3 / 312e12)
+    assert pairing["stages"]["sam"]["mfu"] > 1
+    flagged = [flag.partition(" is ")[0] for flag in pairing["flags"]]
+    assert flagged[:3] == ["sam: mfu", "sam: mbu", "sam: roofline_fraction"]
+    assert not [flag for flag in flagged if flag.startswith(("clip", "prefill", "decode"))]
+
+
+# Measured at another workload
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompt=st.integers(500, 8000),
+    new=st.integers(1, 3000),
+    batch=st.integers(1, 64),
+    dtype=st.sampled_from(sorted(ITEM_SIZES)),
+)
+def test_closed_form_at_another_workload_is_the_report_of_that_workload(prompt, new, batch, dtype):
+    report = report_of(mode="base")
+    other = report_of(mode="base", seq_len=prompt, new_tokens=new, batch_size=batch, dtype=dtype)
+    assert work_at(report, workload_of(other)) == work_of_report(other)
+
+
+def test_what_differs_is_said(gundam):
+    measured = replace(workload_of(gundam), new_tokens=100, batch_size=2)
+    pairing = pair(gundam, TIMES, measured, A100)
+    assert pairing["counts"]["source"] == "closed form of the static report"
+    assert pairing["counts"]["differences"] == {"new_tokens": [512, 100], "batch_size": [1, 2]}
+    costs = evaluate_workload(gundam["closed_form"], FAMILY, measured)
+    assert pairing["stages"]["prefill"]["flops"] == costs["prefill"].flops
+    same = pair(gundam, TIMES, workload_of(gundam), A100)
+    assert (same["counts"]["source"], same["counts"]["differences"]) == ("static report", {})
+
+
+def test_where_it_is_looked_at_is_no_difference(gundam):
+    mine = workload_of(gundam)
+    assert differing_fields(mine, replace(mine, decode_context=7, image_width=1, mode="custom")) == {}
+
+
+def test_peaks_survive_being_written_down():
+    again = peak_of_dict(peak_dict(A100))
+    assert peak_of_dict(peak_dict(again)) == again
+    assert again.flops_per_second == close(312e12)
+
+
+# A serving engine
+
+
+def test_engine_is_held_against_the_work_of_all_requests(gundam):
+    pairing = pair(gundam, {"forward": 61.0, "decode_total": 3577.0}, workload_of(gundam), A100)
+    metrics = {"engine/seconds": 60.0, "engine/requests": 120.0, "engine/estimated_flops": 1.0e14}
+    engine = engine_section(pairing, metrics)
+    assert engine["flops"] == 120 * gundam["total"]["flops"]
+    assert engine["mfu"] == close(120 * gundam["total"]["flops"] / 60 / 312e12)
+    assert engine["difference"] == close(1e14 / (120 * gundam["total"]["flops"]) - 1)
+    language = gundam["stages"]["prefill"]["flops"] + gundam["stages"]["decode"]["flops_total"]
+    assert engine["difference_language_only"] == close(1e14 / (120 * language) - 1)
+    assert "vision" in engine["explanation"]
+
+
+def test_without_an_engine_there_is_no_section(gundam):
+    assert engine_section(pair(gundam, TIMES, workload_of(gundam), A100), {}) is None
+
+
+# compute_stage_mfu
+
+
+def test_origins_function_takes_the_report(gundam):
+    result = compute_stage_mfu(100.0, 4000.0, 50.0, 913, 512, peak_tflops=312.0, static_report=gundam)
+    stages = gundam["stages"]
+    vision = sum(stages[stage]["flops"] for stage in ("sam", "clip", "projector"))
+    assert result.source == "static report"
+    assert result.prefill == close(stages["prefill"]["flops"] / 0.1 / 312e12)
+    assert result.decode == close(stages["decode"]["flops_total"] / 4.0 / 312e12)
+    assert result.vision == close(vision / 0.05 / 312e12)
+    assert result.model_level == close(gundam["total"]["flops"] / 4.15 / 312e12)
+
+
+def test_origins_function_evaluates_the_closed_form_where_the_report_is_of_other_work(gundam):
+    result = compute_stage_mfu(100.0, 4000.0, 50.0, 500, 100, peak_tflops=312.0, static_report=gundam, batch_size=2)
+    other = report_of(seq_len=500, new_tokens=100, batch_size=2)
+    assert result.source == "closed form of the static report"
+    assert result.prefill == close(other["stages"]["prefill"]["flops"] / 0.1 / 312e12)
+    assert result.model_level == close(other["total"]["flops"] / 4.15 / 312e12)
+
+
+def test_origins_function_without_a_report_counts_by_closed_forms(gundam):
+    decoder = ARCHITECTURE.decoder
+    sizes = {
+        "n_heads": decoder.heads,
+        "n_dense_layers": decoder.dense_layers,
+        "n_experts": decoder.experts,
+        "n_experts_per_token": decoder.experts_per_token,
+        "n_shared_experts": decoder.shared_experts,
+        "d_expert": decoder.expert_intermediate,
+        "vocabulary": decoder.vocabulary,
+    }
+    arguments = (913, 512, decoder.hidden, decoder.intermediate, decoder.layers, 312.0)
+    result = compute_stage_mfu(100.0, 4000.0, None, *arguments, **sizes)
+    reported = compute_stage_mfu(100.0, 4000.0, None, 913, 512, peak_tflops=312.0, static_report=gundam)
+    assert result.source == "closed forms"
+    assert (result.prefill, result.decode) == (close(reported.prefill), close(reported.decode))
+    assert result.vision is reported.vision is None
+    assert result.model_level == close(reported.model_level)
+    fixed = compute_stage_mfu(100.0, 4000.0, None, *arguments, "fixed", 2000, **sizes)
+    assert fixed.decode > result.decode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prefill_ms": 0.0, "peak_tflops": 1.0, "static_report": True}, "prefill_ms"),
+        ({"prefill_ms": 1.0, "static_report": True}, "peak_tflops"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0}, "static_report"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "ctx_len_mode": "max"}, "ctx_len_mode"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "new_tokens": 0}, "new_tokens"),
+    ],
+)
+def test_origins_function_refuses_what_it_cannot_use(gundam, arguments, message):
+    given_arguments = {"decode_ms": 1.0, "vision_ms": 1.0, "prefill_len": 913, "new_tokens": 512, **arguments}
+    if given_arguments.get("static_report"):
+        given_arguments["static_report"] = gundam
+    with pytest.raises(ValueError, match=message):
+        compute_stage_mfu(**given_arguments)

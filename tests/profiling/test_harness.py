@@ -1,0 +1,107 @@
+"""The harness on a small model that is really run: what is timed, how often, and that it explains the request."""
+
+import gzip
+import json
+import time
+
+import pytest
+import torch
+
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.profiling import harness
+from stagemeter.profiling.clock import StageClock, milliseconds_per_range
+from stagemeter.profiling.harness import TRACED_STEPS, Request, measure, peak_memory
+from stagemeter.profiling.ranges import own_times
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def session() -> DeepSeekOCRSession:
+    return DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def request_of_four(session) -> Request:
+    config = AnalysisConfig(mode="tiny", dtype="float32")
+    input_ids, page = DeepseekOCRStaticAnalyzer(session).prepare_inputs(config)
+    return Request(input_ids, page, 4)
+
+
+def test_every_stage_is_timed_and_together_they_are_the_request(session, request_of_four):
+    (repeat,) = measure(session, request_of_four, warmup=1, repeats=1)
+    assert set(repeat.times_ms) == {"sam", "clip", "projector", "prefill", "decode", "decode_total"}
+    assert all(time_ms > 0 for time_ms in repeat.times_ms.values())
+    assert repeat.ranges == {"sam": 1, "clip": 1, "projector": 1, "prefill": 1, "decode": 3}
+    assert repeat.times_ms["decode"] == pytest.approx(repeat.times_ms["decode_total"] / 3)
+    stages = sum(time_ms for stage, time_ms in repeat.times_ms.items() if stage != "decode")
+    assert stages <= repeat.request_ms
+    assert repeat.notes == ("prefill contains sam, clip and projector: their time was taken out of it",)
+
+
+def test_one_token_takes_no_decode_step(session, request_of_four):
+    request = Request(request_of_four.input_ids, request_of_four.model_kwargs, 1)
+    (repeat,) = measure(session, request, warmup=0, repeats=1)
+    assert "decode" not in repeat.times_ms
+    assert "decode_total" not in repeat.times_ms
+
+
+def test_warm_up_is_run_and_not_counted(session, request_of_four):
+    told = []
+    repeats = list(measure(session, request_of_four, 2, 3, lambda *what: told.append(what)))
+    assert len(repeats) == 3
+    assert list(dict.fromkeys((kind, number) for kind, number, _ in told)) == [
+        ("warm-up", 1),
+        ("warm-up", 2),
+        ("repeat", 1),
+        ("repeat", 2),
+        ("repeat", 3),
+    ]
+    # Each stage once, however many decode steps there are.
+    first = [stage for kind, number, stage in told if (kind, number) == ("repeat", 1)]
+    assert first == ["prefill", "sam", "clip", "projector", "decode"]
+
+
+def test_repeats_come_one_by_one(session, request_of_four):
+    repeats = measure(session, request_of_four, warmup=0, repeats=1000)
+    assert next(repeats).request_ms > 0
+    repeats.close()
+
+
+def test_trace_shows_the_stages(session, request_of_four):
+    request = Request(request_of_four.input_ids, request_of_four.model_kwargs, TRACED_STEPS + 5)
+    events = json.loads(gzip.decompress(harness.trace(session, request)))["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    assert names.count("prefill") == names.count("sam") == names.count("clip") == names.count("projector") == 1
+    assert names.count("decode") == TRACED_STEPS
+
+
+def test_clock_takes_the_time_of_nested_ranges():
+    clock = StageClock(CPU)
+    with clock("outer"):
+        time.sleep(0.02)
+        with clock("inner"):
+            time.sleep(0.03)
+    with clock("outer"):
+        time.sleep(0.01)
+    times = own_times(clock.take()).times
+    assert 30e6 <= times["outer"] < 60e6
+    assert 30e6 <= times["inner"] < 60e6
+    assert clock.take() == []
+
+
+def test_range_is_timed_when_what_runs_in_it_fails():
+    clock = StageClock(CPU)
+    with pytest.raises(RuntimeError, match="on purpose"), clock("broken"):
+        raise RuntimeError("on purpose")
+    assert [timed.name for timed in clock.take()] == ["broken"]
+
+
+def test_taking_the_time_costs_microseconds():
+    assert 0 < milliseconds_per_range(CPU) < 1
+
+
+def test_peak_memory_is_at_least_what_is_held():
+    held = torch.zeros(2**26)
+    assert peak_memory(CPU) > held.numel() * held.element_size()
