@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stagemeter.report import report_schema as report_schema
     from stagemeter.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
+    from stagemeter.tracking.pair import pair_experiment as pair_experiment
+    from stagemeter.tracking.pair import pair_runs as pair_runs
 
 _HOMES = {
     "AnalysisConfig": "stagemeter.analyzer",
@@ -35,6 +37,8 @@ _HOMES = {
     "TrackingError": "stagemeter.errors",
     "estimate_report": "stagemeter.analyzer",
     "log_static_report": "stagemeter.tracking.log",
+    "pair_experiment": "stagemeter.tracking.pair",
+    "pair_runs": "stagemeter.tracking.pair",
     "register_formula": "stagemeter.counting.formulas",
     "report_schema": "stagemeter.report",
     "unregister_formula": "stagemeter.counting.formulas",

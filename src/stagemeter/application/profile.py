@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -25,6 +26,8 @@ from stagemeter.workload import Workload
 if TYPE_CHECKING:
     from stagemeter.profiling.harness import Repeat, Request
     from stagemeter.session import DeepSeekOCRSession
+
+logger = logging.getLogger(__name__)
 
 #: What ``--weights`` says for a model without a checkpoint.
 RANDOM = "random"
@@ -139,7 +142,9 @@ def _measure(
     def on_stage(kind: str, number: int, stage: str) -> None:
         tell(f"{kind} {number}/{totals[kind]}: {stage}")
 
-    repeats.extend(harness.measure(session, request, config.warmup, config.repeats, on_stage))
+    for repeat in harness.measure(session, request, config.warmup, config.repeats, on_stage):
+        repeats.append(repeat)
+        logger.info("repeat %d of %d took %.4g ms", len(repeats), config.repeats, repeat.request_ms)
     if config.trace == "none":
         return None
     tell("trace")

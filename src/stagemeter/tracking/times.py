@@ -11,6 +11,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import STAGES
 from stagemeter.profiling.readers.plain import profile_of_times
+from stagemeter.tracking.labels import KIND, PROFILE
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
@@ -36,6 +37,8 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
     require_reachable()
     with store_errors():
         found = find_run(run)
+        if found.data.tags.get(KIND) == PROFILE:
+            raise StagemeterError(f"run {found.info.run_id} is a profiling run already: pair it by `stagemeter mfu`")
         logged = found.data.metrics
         for stage, metric in metrics.items():
             if stage not in STAGES:

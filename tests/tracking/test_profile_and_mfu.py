@@ -1,0 +1,403 @@
+"""Profiles in a real store: run here or brought in, paired with their counts, and paired again."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from stagemeter import cli, pair_runs
+from stagemeter.errors import StagemeterError
+from stagemeter.tracking.pair import pair_experiment
+
+SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
+TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
+QUANTITIES = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=1e-12, abs=0)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run ``stagemeter`` in this process: ``command("mfu", ...)`` gives exit code, stdout and stderr."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stagemeter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    yield run
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def analyzed(command, experiment, tmp_path):
+    """Log a static run in the test's experiment; gives its report."""
+
+    def run(*options: object) -> dict:
+        arguments = ("--estimate", "--json", "--experiment", experiment, "--output-dir", tmp_path / "out")
+        code, out, err = command("analyze", *arguments, *options)
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+@pytest.fixture
+def imported(command, experiment, tmp_path):
+    """Log times as a profiling run in the test's experiment; gives what the command printed."""
+
+    def run(times: dict, *options: object) -> dict:
+        file = tmp_path / "times.json"
+        file.write_text(json.dumps(times))
+        code, out, err = command("import-profile", file, "--json", "--experiment", experiment, *options)
+        assert code == 0, err
+        return json.loads(out)
+
+    return run
+
+
+def run_of(run_id: str):
+    return MlflowClient().get_run(run_id)
+
+
+def steps_of(run_id: str, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in MlflowClient().get_metric_history(run_id, metric)]
+
+
+# Profiles
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory):
+    """A profile of the small model, measured once by the real command; gives the store and what was printed."""
+    folder = tmp_path_factory.mktemp("profiled")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "stagemeter", "profile", *map(str, SMALL), "--repeats", "3", "--json"],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "MLFLOW_TRACKING_URI": uri},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return uri, json.loads(done.stdout)
+
+
+def test_profile_is_logged_with_every_repeat_and_shows_the_median(profiled, monkeypatch):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = run_of(printed["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "profile deepseek-ocr-small tiny 1 view 83 tokens cpu"
+    for stage in (*TIMES, "decode_total"):
+        history = steps_of(printed["run_id"], f"time_ms/{stage}")
+        repeats = printed["times_ms"][stage]
+        assert history == [*enumerate(repeats), (3, sorted(repeats)[1])]
+        assert run.data.metrics[f"time_ms/{stage}"] == printed["time_ms"][stage]
+        deciles = [run.data.metrics[f"time_ms_{name}/{stage}"] for name in ("p10", "p90")]
+        assert min(repeats) <= deciles[0] <= printed["time_ms"][stage] <= deciles[1] <= max(repeats)
+    assert run.data.metrics["time_ms/total"] == pytest.approx(
+        sum(printed["time_ms"][stage] for stage in ("sam", "clip", "projector", "prefill", "decode_total"))
+    )
+    assert run.data.metrics["memory/peak"] > 1e8
+    assert run.data.metrics["tokens_per_second/decode"] == pytest.approx(1e3 / printed["time_ms"]["decode"])
+    assert all(run.data.metrics[f"harness_overhead/{stage}"] > 0 for stage in TIMES)
+
+
+def test_profile_says_what_was_run_and_on_what(profiled, monkeypatch):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = run_of(printed["run_id"])
+    params = run.data.params
+    assert {key: params[key] for key in ("model", "mode", "new_tokens", "prompt_tokens", "repeats", "weights")} == {
+        "model": "deepseek-ocr-small",
+        "mode": "tiny",
+        "new_tokens": "4",
+        "prompt_tokens": "83",
+        "repeats": "3",
+        "weights": "random",
+    }
+    assert params["device"] == run.data.tags["stagemeter.hardware.device"] == printed["hardware"]["device"]
+    assert run.data.tags["stagemeter.kind"] == "profile"
+    assert run.data.tags["stagemeter.hardware.torch"]
+    assert "| **" not in run.data.tags["mlflow.note.content"]
+    assert "|sam|" in run.data.tags["mlflow.note.content"].replace(" ", "")
+    artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(printed["run_id"])}
+    assert artifacts == {"profile.json", "profile.md", "trace.json.gz"}
+    assert any(name.startswith("system/") for name in run.data.metrics)
+
+
+def test_own_trace_can_be_brought_in_again(profiled, monkeypatch, command):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    trace = mlflow.artifacts.download_artifacts(run_id=printed["run_id"], artifact_path="trace.json.gz")
+    code, out, err = command("import-profile", trace, *SMALL, "--json")
+    assert code == 0, err
+    again = json.loads(out)
+    assert again["metadata"]["workload_hash"] == printed["metadata"]["workload_hash"]
+    assert set(again["times_ms"]) == set(printed["times_ms"])
+    assert any("prefill contains" in note for note in again["notes"])
+    # Profiling slows things down, but not beyond recognition.
+    assert printed["time_ms"]["total"] / 3 < again["time_ms"]["total"] < printed["time_ms"]["total"] * 30
+
+
+def test_own_document_can_be_brought_in_again(profiled, monkeypatch, command):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    document = mlflow.artifacts.download_artifacts(run_id=printed["run_id"], artifact_path="profile.json")
+    code, out, err = command("import-profile", document, *SMALL, "--json")
+    assert code == 0, err
+    again = json.loads(out)
+    assert (again["times_ms"], again["time_ms"]) == (printed["times_ms"], printed["time_ms"])
+    assert again["hardware"] == printed["hardware"]
+
+
+@pytest.mark.slow
+def test_measured_peak_is_kept_with_the_run(profiled, monkeypatch, command, tmp_path):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert command("analyze", "--estimate", *SMALL, "--output-dir", tmp_path / "out")[0] == 0
+    first = pair_runs(printed["run_id"], device="measured")
+    assert set(first["stages"]) == {*TIMES, "vision", "total"}
+    assert all(0 < row["mfu"] < 1 for row in first["stages"].values())
+    assert first["peak"]["name"] == printed["hardware"]["device"]
+    assert "measured" in first["peak"]["source"]
+    # Measured anew it would come out a little different.
+    second = pair_runs(printed["run_id"], device="measured")
+    assert (first["changed"], second["changed"]) == (True, False)
+    assert {**first, "changed": None} == {**second, "changed": None}
+
+
+@pytest.mark.slow
+def test_interrupted_profile_is_killed_and_keeps_what_was_measured(experiment, runs, tmp_path):
+    arguments = ["profile", *map(str, SMALL), "--repeats", "10000", "-v", "--experiment", experiment]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stagemeter", *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test session in the background of a shell ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "repeat 2 of 10000" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, rest = process.communicate(timeout=60)
+    err = "".join(said) + rest
+    assert process.returncode == cli.INTERRUPTED, err
+    assert err.splitlines()[-1] == "error: interrupted"
+    (run,) = runs()
+    assert run.info.status == "KILLED"
+    history = steps_of(run.info.run_id, "time_ms/prefill")
+    assert len(history) > 1
+    kept = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="profile.json")
+    document = json.loads(Path(kept).read_text())
+    assert len(document["times_ms"]["prefill"]) == len(history) - 1
+    assert any("interrupted" in note for note in document["notes"])
+
+
+# Pairing
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("mode", ["tiny", "gundam"])
+def test_given_times_give_the_utilization_one_computes_by_hand(analyzed, imported, command, mode, batch):
+    options = ("--mode", mode, "--batch-size", batch)
+    report = analyzed(*options)
+    profile = imported(TIMES, *options)["run_id"]
+    code, out, err = command("mfu", "--profile-run", profile, "--peak-tflops", 312, "--peak-gbps", 2039, "--json")
+    assert code == 0, err
+    paired = json.loads(out)
+    logged = run_of(profile).data.metrics
+    for stage in ("sam", "clip", "projector", "prefill", "decode"):
+        counted = report["stages"][stage]
+        by_hand = counted["flops"] / (TIMES[stage] / 1000) / 312e12
+        assert paired["stages"][stage]["mfu"] == close(by_hand)
+        assert logged[f"mfu/{stage}"] == close(by_hand)
+    for stage, row in paired["stages"].items():
+        for quantity in QUANTITIES:
+            assert logged[f"{quantity}/{stage}"] == row[quantity]
+    assert run_of(paired["static_run_id"]).data.tags["stagemeter.kind"] == "static"
+    assert paired["profile_run_id"] == profile
+
+
+def test_paired_run_shows_table_picture_and_links(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    paired = pair_runs(profile, peak_tflops=312, peak_gbps=2039)
+    run = run_of(profile)
+    artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(profile)}
+    assert artifacts == {"profile.json", "profile.md", "mfu.json", "mfu.md", "roofline.png", "roofline.html"}
+    note = run.data.tags["mlflow.note.content"]
+    assert note.count("# Utilization by stage") == 1
+    assert f"#/experiments/{run.info.experiment_id}/runs/{paired['static_run_id']}" in note
+    assert run.data.tags["stagemeter.static_run_id"] == paired["static_run_id"]
+    assert run.data.tags["stagemeter.peak_source"]
+    assert run_of(paired["static_run_id"]).data.tags["stagemeter.profile_runs"].split(",") == [profile]
+    page = Path(mlflow.artifacts.download_artifacts(run_id=profile, artifact_path="roofline.html")).read_text()
+    # Everything that it needs is in it.
+    assert '<script src="http' not in page
+    assert "projector" in page
+    stored = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=profile, artifact_path="mfu.json")).read_text())
+    assert stored["stages"] == paired["stages"]
+
+
+def test_pairing_twice_changes_nothing(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    first = pair_runs(profile, peak_tflops=312, peak_gbps=2039)
+    before = (run_of(profile).data.to_dictionary(), steps_of(profile, "mfu/sam"))
+    static_before = run_of(first["static_run_id"]).data.to_dictionary()
+    second = pair_runs(profile, peak_tflops=312, peak_gbps=2039)
+    assert (run_of(profile).data.to_dictionary(), steps_of(profile, "mfu/sam")) == before
+    assert run_of(first["static_run_id"]).data.to_dictionary() == static_before
+    assert (first.pop("changed"), second.pop("changed")) == (True, False)
+    assert first == second
+
+
+def test_another_peak_replaces_the_numbers_and_the_description(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    first = pair_runs(profile, peak_tflops=312, peak_gbps=2039)
+    second = pair_runs(profile, peak_tflops=156, peak_gbps=2039)
+    run = run_of(profile)
+    assert run.data.metrics["mfu/sam"] == close(2 * first["stages"]["sam"]["mfu"])
+    assert run.data.metrics["mfu/sam"] == second["stages"]["sam"]["mfu"]
+    assert run.data.tags["mlflow.note.content"].count("# Utilization by stage") == 1
+
+
+def test_device_is_looked_up_and_remembered_from_the_import(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES, "--device", "A100-SXM-80GB")["run_id"]
+    paired = pair_runs(profile)
+    assert (paired["peak"]["name"], paired["peak"]["tflops"]) == ("A100-SXM-80GB", 312.0)
+    other = pair_runs(profile, device="H100-SXM")
+    assert other["stages"]["sam"]["mfu"] == close(paired["stages"]["sam"]["mfu"] * 312 / 989)
+
+
+def test_other_length_tokens_and_batch_are_evaluated_by_the_closed_form(analyzed, imported, command, tmp_path):
+    analyzed("--mode", "base")
+    measured = ("--mode", "base", "--seq-len", 700, "--new-tokens", 100, "--batch-size", 2)
+    profile = imported(TIMES, *measured)["run_id"]
+    paired = pair_runs(profile, peak_tflops=312)
+    assert paired["counts"]["source"] == "closed form of the static report"
+    assert paired["counts"]["differences"] == {
+        "prompt_tokens": [283, 700],
+        "new_tokens": [512, 100],
+        "batch_size": [1, 2],
+    }
+    report = analyzed(*measured)
+    assert paired["stages"]["prefill"]["flops"] == report["stages"]["prefill"]["flops"]
+    exact = pair_runs(profile, peak_tflops=312)
+    assert exact["counts"]["source"] == "static report"
+    assert exact["static_run_id"] != paired["static_run_id"]
+    assert exact["stages"] == paired["stages"]
+
+
+def test_newest_of_several_equal_static_runs_is_taken(analyzed, imported, runs):
+    analyzed()
+    analyzed()
+    newest = runs()[0].info.run_id
+    assert pair_runs(imported(TIMES)["run_id"], peak_tflops=1)["static_run_id"] == newest
+
+
+def test_other_page_is_no_match_and_the_closest_are_named(imported, analyzed, command):
+    analyzed("--mode", "tiny", "--scale", "small")
+    profile = imported(TIMES, "--mode", "base", "--scale", "small", "--page-size", "500x500")["run_id"]
+    code, out, err = command("mfu", "--profile-run", profile, "--peak-tflops", 1)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "base_size (512, measured 1024)" in line
+    assert "stagemeter analyze" in line
+    assert "mfu/sam" not in run_of(profile).data.metrics
+
+
+def test_static_run_named_by_hand_is_evaluated_whatever_the_page(imported, analyzed, runs):
+    analyzed("--mode", "large", "--scale", "small")
+    static = runs()[0].info.run_id
+    profile = imported(TIMES, "--mode", "tiny", "--scale", "small")["run_id"]
+    paired = pair_runs(profile, static, peak_tflops=1)
+    report = analyzed("--mode", "tiny", "--scale", "small")
+    assert paired["stages"]["sam"]["flops"] == report["stages"]["sam"]["flops"]
+    assert paired["counts"]["differences"]["base_size"] == [1280, 512]
+
+
+def test_static_run_of_another_model_is_refused(imported, analyzed, runs):
+    analyzed("--mode", "tiny")
+    static = runs()[0].info.run_id
+    profile = imported(TIMES, "--mode", "tiny", "--scale", "small")["run_id"]
+    with pytest.raises(StagemeterError, match="not a static run of the same model"):
+        pair_runs(profile, static, peak_tflops=1)
+
+
+def test_runs_are_found_by_name(imported, analyzed):
+    analyzed("--run-name", "counts-by-name")
+    imported(TIMES, "--run-name", "times-by-name")
+    paired = pair_runs("times-by-name", "counts-by-name", peak_tflops=1)
+    assert run_of(paired["static_run_id"]).info.run_name == "counts-by-name"
+
+
+def test_missing_stage_is_named_and_has_no_metric(imported, analyzed, command):
+    analyzed()
+    profile = imported({"sam": 30.0, "prefill": 28.0})["run_id"]
+    code, out, err = command("mfu", "--profile-run", profile, "--peak-tflops", 312)
+    assert code == 0, err
+    assert "missing: clip: no time: it was not measured" in out
+    assert {name for name in run_of(profile).data.metrics if name.startswith("mfu/")} == {"mfu/sam", "mfu/prefill"}
+
+
+# A whole experiment
+
+
+def test_experiment_is_paired_at_once_and_those_that_cannot_be_are_named(imported, analyzed, experiment, command):
+    analyzed()
+    paired = [imported({**TIMES, "sam": 30.0 + number})["run_id"] for number in range(3)]
+    alone = imported(TIMES, "--mode", "large")["run_id"]
+    told = []
+    pairings, failures = pair_experiment(experiment, peak_tflops=312, on_run=lambda *done: told.append(done))
+    assert {pairing["profile_run_id"] for pairing in pairings} == set(paired)
+    assert list(failures) == [alone]
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    static = run_of(pairings[0]["static_run_id"])
+    assert set(static.data.tags["stagemeter.profile_runs"].split(",")) == set(paired)
+    code, out, err = command("mfu", "--experiment", experiment, "--peak-tflops", 312, "--json")
+    assert code == 0
+    assert f"not paired: no static run counts the work of run {alone}" in err
+    assert [pairing["changed"] for pairing in json.loads(out)["pairings"]] == [False] * 3
+
+
+def test_each_run_of_an_experiment_takes_few_calls(imported, analyzed, experiment, monkeypatch):
+    analyzed()
+    for number in range(4):
+        imported({**TIMES, "sam": 30.0 + number})
+    calls = []
+
+    def counted(name):
+        real = getattr(MlflowClient, name)
+        return lambda self, *args, **kwargs: (calls.append(name), real(self, *args, **kwargs))[1]
+
+    for name in [name for name in dir(MlflowClient) if not name.startswith("_")]:
+        if callable(getattr(MlflowClient, name)):
+            monkeypatch.setattr(MlflowClient, name, counted(name))
+    pairings, failures = pair_experiment(experiment, peak_tflops=312)
+    assert (len(pairings), failures) == (4, {})
+    per_run = [name for name in calls if name in ("log_batch", "log_artifacts")]
+    assert len(per_run) == 2 * 4
+    # Everything else is per experiment, or per static run.
+    assert len(calls) - len(per_run) <= 8, calls
