@@ -88,6 +88,7 @@ def build_report(
         "unsupported_ops": _unsupported(results, tiers),
         "closed_form": coefficients(family, architecture),
         "decode_curve": _decode_curve(family.stage("decode"), architecture, workload),
+        "roofline": None,
         "modules": [dict(module) for module in modules],
         "notes": [
             _CONVENTIONS,

@@ -10,7 +10,7 @@ import torch
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 from stagemeter.models.deepseek_ocr_config import load_architecture
 from stagemeter.profiling import harness
-from stagemeter.profiling.clock import StageClock, milliseconds_per_range
+from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.harness import TRACED_STEPS, Request, measure, peak_memory
 from stagemeter.profiling.ranges import own_times
 
@@ -99,7 +99,17 @@ def test_range_is_timed_when_what_runs_in_it_fails():
 
 
 def test_taking_the_time_costs_microseconds():
-    assert 0 < milliseconds_per_range(CPU) < 1
+    cost = cost_of_a_range(CPU)
+    assert 0 < cost.inside < cost.around < 1
+
+
+def test_overhead_is_a_share_of_the_stage(session, request_of_four):
+    repeats = list(measure(session, request_of_four, warmup=1, repeats=2))
+    shares = harness.overhead(repeats, CPU)
+    assert set(shares) == {"sam", "clip", "projector", "prefill", "decode"}
+    assert all(0 < share < 1 for share in shares.values())
+    # What is nested in the prefill costs it more than its own range does.
+    assert shares["prefill"] * repeats[0].times_ms["prefill"] > shares["decode"] * repeats[0].times_ms["decode"]
 
 
 def test_peak_memory_is_at_least_what_is_held():

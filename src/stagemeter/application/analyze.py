@@ -6,16 +6,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stagemeter.background import in_background
+from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import TrackingError
 from stagemeter.export.files import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, write_report_files
+from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
+from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
+from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, load_architecture
 from stagemeter.planning import load_picture, plan_page, plan_workload
+from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.report import Report
 
 
@@ -50,6 +56,7 @@ def analyze_page(
     *,
     track: bool = True,
     estimate: bool = False,
+    device: str | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
 ) -> Outcome:
@@ -65,6 +72,8 @@ def analyze_page(
         Whether to log to MLflow.
     estimate : bool
         Whether closed forms are enough.
+    device : str or None
+        Device to work out bounds for, or ``measured`` for this machine.
     experiment, run_name : str or None
         MLflow experiment and name of the run; None for defaults.
 
@@ -81,11 +90,12 @@ def analyze_page(
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
     architecture = load_architecture(config.model)
     workload = plan_workload(config, architecture)
+    work = partial(_count, config, architecture, folder, estimate, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
-            return Outcome(*_count(config, architecture, folder, estimate, tell))
-    with _being_counted(config, architecture, folder, estimate) as wait:
+            return Outcome(*work(tell))
+    with _being_counted(work, estimate) as wait:
         # MLflow is slow to import, and so is torch: each in a process of its own, at the same time.
         from stagemeter.tracking.labels import workload_name
         from stagemeter.tracking.log import log_static_report
@@ -120,15 +130,13 @@ Counted = tuple[Report, list[Path]]
 
 
 @contextmanager
-def _being_counted(
-    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, folder: Path, estimate: bool
-) -> Iterator[Callable[[], Counted]]:
+def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Callable[[], Counted]]:
     """Have the report made while something else is done; the block gets a function that waits for it."""
     # In this process where that costs no imports; a second one would be slower.
     if estimate or "torch" in sys.modules:
-        yield lambda: _count(config, architecture, folder, estimate)
+        yield work
     else:
-        with in_background(_count, config, architecture, folder, estimate) as wait:
+        with in_background(work) as wait:
             yield wait
 
 
@@ -137,6 +145,7 @@ def _count(
     architecture: DeepseekOCRArchitecture,
     folder: Path,
     estimate: bool,
+    peak: Peak | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Make the report and write its files, all that needs torch."""
@@ -149,7 +158,20 @@ def _count(
 
         session = DeepSeekOCRSession.from_config(architecture, name=config.model)
         report = DeepseekOCRStaticAnalyzer(session, tell).generate_report(config)
+    if peak is not None:
+        report["roofline"] = roofline_section(report, FAMILY, peak)
     return report, write_report_files(report, folder)
+
+
+def _peak(device: str | None, dtype: str) -> Peak | None:
+    """Find the peak of a device before any work is done."""
+    if device is None:
+        return None
+    if device == MEASURED:
+        from stagemeter.hardware.measure import measure_peak
+
+        return measure_peak(choose_device(AUTO), dtype).peak
+    return device_peak(find_device(device), dtype)
 
 
 @contextmanager

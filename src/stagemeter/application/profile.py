@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING
 
 from stagemeter.config import ProfileConfig
@@ -153,16 +152,12 @@ def _measure(
 
 def _document(plan: _Plan, session: DeepSeekOCRSession, repeats: list[Repeat]) -> ProfileDocument:
     from stagemeter.hardware.machine import describe_machine
-    from stagemeter.profiling.clock import StageClock, milliseconds_per_range
-    from stagemeter.profiling.harness import TRACED_STEPS, peak_memory
+    from stagemeter.profiling.clock import StageClock
+    from stagemeter.profiling.harness import TRACED_STEPS, overhead, peak_memory
 
     stages = [*repeats[0].ranges, *([DECODE_TOTAL] if DECODE_TOTAL in repeats[0].times_ms else [])]
     times = {stage: tuple(repeat.times_ms[stage] for repeat in repeats) for stage in stages}
-    per_range = milliseconds_per_range(session.device)
-    overhead = {
-        f"harness_overhead/{stage}": per_range * (count if stage != "decode" else 1) / median(times[stage])
-        for stage, count in repeats[0].ranges.items()
-    }
+    spent = {f"harness_overhead/{stage}": share for stage, share in overhead(repeats, session.device).items()}
     notes = list(repeats[0].notes)
     if len(repeats) < plan.config.repeats:
         notes.append(f"interrupted: {len(repeats)} of {plan.config.repeats} repeats were measured")
@@ -173,7 +168,7 @@ def _document(plan: _Plan, session: DeepSeekOCRSession, repeats: list[Repeat]) -
         source="session",
         clock=StageClock(session.device).kind,
         request_ms=tuple(repeat.request_ms for repeat in repeats),
-        metrics={"memory/peak": peak_memory(session.device), **overhead},
+        metrics={"memory/peak": peak_memory(session.device), **spent},
         hardware=describe_machine(plan.device),
         notes=tuple(notes),
     )

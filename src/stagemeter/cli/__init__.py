@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.analyze import analyze
+from stagemeter.cli.devices import devices
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
 from stagemeter.cli.profile import profile
@@ -34,7 +35,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile, import_profile, mfu):
+for command in (analyze, profile, import_profile, mfu, devices):
     cli.add_command(command)
 
 

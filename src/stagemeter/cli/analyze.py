@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.output import run_options, say_options
-from stagemeter.cli.types import PATH
+from stagemeter.cli.types import PATH, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
 _EPILOG = """\b
@@ -16,6 +16,7 @@ Examples:
   stagemeter analyze                                   a blank A4 page at 200 dpi, tiled
   stagemeter analyze --image scan.png --mode base      your page, one view of 1024 px
   stagemeter analyze --page-size 2480x3508 --batch-size 8 --new-tokens 2048
+  stagemeter analyze --device A100-80GB                bounds on time, and whether it fits
   stagemeter analyze --estimate --no-track --json      closed forms alone: no torch, a second
   mlflow run . -P mode=large                           the same as an MLflow project
 """
@@ -28,6 +29,9 @@ _FOLDER = Path("stagemeter-report")
     "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
 )
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
+@click.option(
+    "--device", type=TEXT, help="Device to work out bounds for, see `stagemeter devices`; `measured`: this machine."
+)
 @click.option("--output-dir", type=PATH, default=_FOLDER, show_default=True, help="Folder for the report's files.")
 @run_options
 @click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
@@ -35,6 +39,7 @@ _FOLDER = Path("stagemeter-report")
 def analyze(
     config_file: Path | None,
     estimate: bool,
+    device: str | None,
     output_dir: Path | None,
     experiment: str | None,
     run_name: str | None,
@@ -55,7 +60,13 @@ def analyze(
     from stagemeter.application.analyze import analyze_page
 
     outcome = analyze_page(
-        config, output_dir or _FOLDER, track=not no_track, estimate=estimate, experiment=experiment, run_name=run_name
+        config,
+        output_dir or _FOLDER,
+        track=not no_track,
+        estimate=estimate,
+        device=device,
+        experiment=experiment,
+        run_name=run_name,
     )
     if as_json:
         from stagemeter.export.json_file import report_json

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stagemeter.export.markdown import stage_agreement
+from stagemeter.export.roofline_text import roofline_lines
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
 
@@ -52,6 +53,8 @@ def print_report(report: Mapping[str, Any]) -> None:
         f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}",
         markup=False,
     )
+    for line in roofline_lines(report):
+        console.print(line, markup=False)
     # The first note states the conventions, which the table's reader knows or finds in the report.
     for note in report["notes"][1:]:
         console.print(f"note: {note}", markup=False)

@@ -10,7 +10,8 @@ from mdutils.mdutils import MdUtils
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document
 from stagemeter.export.files import write_whole
-from stagemeter.export.units import describe_views, percentage, with_unit
+from stagemeter.export.roofline_text import roofline_lines
+from stagemeter.export.units import describe_views, milliseconds, percentage, with_unit
 from stagemeter.report import request_total
 
 _TOP_OPERATORS = 3
@@ -72,6 +73,7 @@ def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
     )
     add_table(document, _stage_rows(report))
     document.new_paragraph(_agreement_line(report))
+    _add_roofline(document, report)
     add_header(document, 2, "Totals of the request")
     add_table(
         document,
@@ -91,6 +93,26 @@ def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
         ],
         alignment=["left", "right", "right"],
     )
+
+
+def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
+    roofline = report["roofline"]
+    if roofline is None:
+        return
+    add_header(document, 2, f"At best on {roofline['peak']['name']}")
+    rows = [["Stage", "Arithmetic", "Memory", "Lower bound", "Bound by"]]
+    rows += [
+        [
+            "decode, a step" if name == "decode" else name,
+            milliseconds(row["compute_ms"]),
+            milliseconds(row["memory_ms"]),
+            milliseconds(row["roofline_ms"]),
+            row["bound_by"],
+        ]
+        for name, row in roofline["bounds"].items()
+    ]
+    add_table(document, rows)
+    document.new_list([*roofline_lines(report), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
 
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:

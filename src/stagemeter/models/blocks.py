@@ -1,15 +1,40 @@
 """Closed forms of the parts that models are made of.
 
-Each function returns the cost of one part from its sizes. The sizes are whole numbers, or symbols: the functions only
-add and multiply, so the same lines give a number for one workload and, with symbols for what a workload changes, the
-coefficients for all of them (`stagemeter.models.closed_form`).
+Each function returns the cost of one operator from its sizes, or the costs of the operators that a part is made of.
+The sizes are whole numbers, or symbols: the functions only add and multiply, so the same lines give a number for one
+workload and, with symbols for what a workload changes, the coefficients for all of them
+(`stagemeter.models.closed_form`).
 
 A product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates, reads both operands once and writes its result.
 """
 
 from __future__ import annotations
 
-from stagemeter.cost import Cost
+from collections.abc import Iterable
+
+from stagemeter.cost import Cost, total
+
+#: The cost of an operator, and how many times it runs.
+Operator = tuple[Cost, int]
+
+
+def repeated(costs: Iterable[Cost], times: int) -> list[Operator]:
+    """Operators of something that runs some times, such as a layer; none at all if it never runs."""
+    return [(cost, times) for cost in costs] if times else []
+
+
+def sum_of(operators: Iterable[Operator]) -> Cost:
+    """Cost of all runs of some operators."""
+    return total(cost * times for cost, times in operators)
+
+
+def working_set(operators: Iterable[Operator]) -> int:
+    """Elements that the most demanding of some operators reads and writes, weights and cached tokens left out.
+
+    Operands and result of an operator are there at the same time, so no less memory will do. It may well take more:
+    what other operators wait for is not looked at.
+    """
+    return max(cost.activation_reads + cost.activations for cost, _ in operators)
 
 
 def linear(rows: int, inputs: int, outputs: int, bias: bool = False) -> Cost:
@@ -114,20 +139,20 @@ def cached_attention(
     )
 
 
-def feed_forward(rows: int, hidden: int, intermediate: int) -> Cost:
-    """Cost of a feed-forward network of two layers with biases, as vision transformers have them."""
-    return linear(rows, hidden, intermediate, bias=True) + linear(rows, intermediate, hidden, bias=True)
+def feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
+    """Operators of a feed-forward network of two layers with biases, as vision transformers have them."""
+    return [linear(rows, hidden, intermediate, bias=True), linear(rows, intermediate, hidden, bias=True)]
 
 
-def gated_feed_forward(rows: int, hidden: int, intermediate: int) -> Cost:
-    """Cost of a gated feed-forward network: gate, up and down projection, three products and not two."""
-    return linear(rows, hidden, intermediate) * 2 + linear(rows, intermediate, hidden)
+def gated_feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
+    """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
+    return [*[linear(rows, hidden, intermediate)] * 2, linear(rows, intermediate, hidden)]
 
 
 def mixture_of_experts(
     rows: int, hidden: int, intermediate: int, experts: int, experts_per_token: int, experts_read: int
-) -> Cost:
-    """Cost of routing each row to some of many gated experts, the router included, shared experts not.
+) -> list[Cost]:
+    """Operators of routing each row to some of many gated experts, the router included, shared experts not.
 
     Parameters
     ----------
@@ -140,14 +165,21 @@ def mixture_of_experts(
     experts_read : int
         How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
     """
-    router = linear(rows, hidden, experts)
     routed = rows * experts_per_token
-    gate_and_up = routed * hidden * 2 * intermediate
-    down = routed * intermediate * hidden
-    return router + Cost(
-        macs=gate_and_up + down,
-        macs_causal=gate_and_up + down,
-        activations=routed * 2 * intermediate + routed * hidden,
-        activation_reads=routed * hidden + routed * intermediate,
-        weight_reads=experts_read * 3 * hidden * intermediate,
+    return [
+        linear(rows, hidden, experts),
+        _grouped_linear(routed, hidden, 2 * intermediate, experts_read),
+        _grouped_linear(routed, intermediate, hidden, experts_read),
+    ]
+
+
+def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int) -> Cost:
+    """Cost of one layer of many experts: each row meets the weights of one."""
+    macs = rows * inputs * outputs
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=rows * outputs,
+        activation_reads=rows * inputs,
+        weight_reads=experts_read * inputs * outputs,
     )

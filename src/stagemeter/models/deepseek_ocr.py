@@ -12,11 +12,26 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import linear
+from stagemeter.models.blocks import linear, working_set
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, architecture_from_sizes
 from stagemeter.models.family import CacheRecorder, Family, Stage, StageParameters, Variables
-from stagemeter.models.language import decode_cost, decoder_parameters, embedding_parameters, prefill_cost
-from stagemeter.models.vision import ViewGroup, clip_cost, clip_parameters, sam_cost, sam_parameters
+from stagemeter.models.language import (
+    decode_cost,
+    decode_working_set,
+    decoder_parameters,
+    embedding_parameters,
+    prefill_cost,
+    prefill_working_set,
+)
+from stagemeter.models.vision import (
+    ViewGroup,
+    clip_cost,
+    clip_parameters,
+    clip_working_set,
+    sam_cost,
+    sam_parameters,
+    sam_working_set,
+)
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -87,6 +102,26 @@ def _prefill_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -
 
 def _decode_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
     return decode_cost(architecture.decoder, variables["batch"], variables["context"], variables["experts_read"])
+
+
+def _sam_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
+    return sam_working_set(architecture.sam, ViewGroup(**variables))
+
+
+def _clip_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
+    return clip_working_set(architecture.clip, ViewGroup(**variables))
+
+
+def _projector_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
+    return working_set([(_projector_cost(architecture, variables), 1)])
+
+
+def _prefill_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
+    return prefill_working_set(architecture.decoder, **variables)
+
+
+def _decode_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
+    return decode_working_set(architecture.decoder, **variables)
 
 
 def _sam_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
@@ -260,6 +295,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables=_VIEW_VARIABLES,
             calls=_view_calls,
             cost=_sam_cost,
+            working_set=_sam_working_set,
             run=_run_sam,
         ),
         Stage(
@@ -271,6 +307,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables=_VIEW_VARIABLES,
             calls=_view_calls,
             cost=_clip_cost,
+            working_set=_clip_working_set,
             run=_run_clip,
         ),
         Stage(
@@ -282,6 +319,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables=_VIEW_VARIABLES,
             calls=_view_calls,
             cost=_projector_cost,
+            working_set=_projector_working_set,
             run=_run_projector,
         ),
         Stage(
@@ -297,6 +335,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             },
             calls=_prefill_calls,
             cost=_prefill_cost,
+            working_set=_prefill_working_set,
             run=_run_prefill,
         ),
         Stage(
@@ -312,6 +351,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             },
             calls=_decode_calls,
             cost=_decode_cost,
+            working_set=_decode_working_set,
             run=_run_decode,
             whole_pass="decode",
         ),

@@ -67,6 +67,9 @@ class Stage(Generic[Architecture]):
         The variables of each call that a workload makes; a stage may be called for several groups of views.
     cost : callable
         Cost of one call from its variables. Only adds and multiplies, so that symbols can be put in.
+    working_set : callable
+        Elements that the most demanding operator of one call reads and writes, weights and cached tokens left out: at
+        least so many are in memory at once.
     run : callable
         Runs the stage's own modules, given the model, on inputs of the shapes that a workload has. The last argument
         takes what the pass appends to the key-value cache.
@@ -82,6 +85,7 @@ class Stage(Generic[Architecture]):
     variables: Mapping[str, str]
     calls: Callable[[Architecture, Workload], list[Variables]]
     cost: Callable[[Architecture, Variables], Cost]
+    working_set: Callable[[Architecture, Variables], int]
     run: Runner
     whole_pass: str = "forward"
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import cached_attention, gated_feed_forward, linear, mixture_of_experts
+from stagemeter.models.blocks import (
+    Operator,
+    cached_attention,
+    gated_feed_forward,
+    linear,
+    mixture_of_experts,
+    repeated,
+    sum_of,
+    working_set,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +88,31 @@ def decoder_cost(
     Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrTextModel``. Rotary positions, norms and softmax
     are elementwise and not counted.
     """
+    return sum_of(_decoder_operators(decoder, batch, tokens, context, experts_read, causal))
+
+
+def _decoder_operators(
+    decoder: DecoderArchitecture, batch: int, tokens: int, context: int, experts_read: int, causal: bool
+) -> list[Operator]:
     rows = batch * tokens
     query_width = decoder.heads * decoder.head_width
     key_value_width = decoder.key_value_heads * decoder.head_width
-    attention = (
-        linear(rows, decoder.hidden, query_width)
-        + linear(rows, decoder.hidden, key_value_width) * 2
-        + cached_attention(
+    attention = [
+        linear(rows, decoder.hidden, query_width),
+        *[linear(rows, decoder.hidden, key_value_width)] * 2,
+        cached_attention(
             batch, tokens, context, decoder.heads, decoder.key_value_heads, decoder.head_width, causal=causal
-        )
-        + linear(rows, query_width, decoder.hidden)
-    )
-    dense = gated_feed_forward(rows, decoder.hidden, decoder.intermediate)
-    cost = attention * decoder.layers + dense * decoder.dense_layers
-    if decoder.expert_layers:
-        cost += _expert_layer(decoder, rows, experts_read) * decoder.expert_layers
-    return cost
+        ),
+        linear(rows, query_width, decoder.hidden),
+    ]
+    return [
+        *repeated(attention, decoder.layers),
+        *repeated(gated_feed_forward(rows, decoder.hidden, decoder.intermediate), decoder.dense_layers),
+        *repeated(_experts(decoder, rows, experts_read), decoder.expert_layers),
+    ]
 
 
-def _expert_layer(decoder: DecoderArchitecture, rows: int, experts_read: int) -> Cost:
+def _experts(decoder: DecoderArchitecture, rows: int, experts_read: int) -> list[Cost]:
     routed = mixture_of_experts(
         rows,
         decoder.hidden,
@@ -109,7 +124,8 @@ def _expert_layer(decoder: DecoderArchitecture, rows: int, experts_read: int) ->
     if not decoder.shared_experts:
         return routed
     # The shared experts are one network as wide as all of them.
-    return routed + gated_feed_forward(rows, decoder.hidden, decoder.shared_experts * decoder.expert_intermediate)
+    shared = gated_feed_forward(rows, decoder.hidden, decoder.shared_experts * decoder.expert_intermediate)
+    return [*routed, *shared]
 
 
 def output_head_cost(decoder: DecoderArchitecture, positions: int) -> Cost:
@@ -126,6 +142,18 @@ def prefill_cost(decoder: DecoderArchitecture, batch: int, tokens: int, experts_
 def decode_cost(decoder: DecoderArchitecture, batch: int, context: int, experts_read: int) -> Cost:
     """Cost of one token through the decoder and the output head, `context` tokens attended to, itself included."""
     return decoder_cost(decoder, batch, 1, context, experts_read, causal=False) + output_head_cost(decoder, batch)
+
+
+def prefill_working_set(decoder: DecoderArchitecture, batch: int, tokens: int, experts_read: int) -> int:
+    """Elements that the most demanding operator of a prefill reads and writes, see `blocks.working_set`."""
+    layers = _decoder_operators(decoder, batch, tokens, tokens, experts_read, causal=True)
+    return working_set([*layers, (output_head_cost(decoder, batch), 1)])
+
+
+def decode_working_set(decoder: DecoderArchitecture, batch: int, context: int, experts_read: int) -> int:
+    """Elements that the most demanding operator of a decode step reads and writes, see `blocks.working_set`."""
+    layers = _decoder_operators(decoder, batch, 1, context, experts_read, causal=False)
+    return working_set([*layers, (output_head_cost(decoder, batch), 1)])
 
 
 def embedding_parameters(decoder: DecoderArchitecture) -> int:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import convolution, feed_forward, linear, self_attention
+from stagemeter.models.blocks import (
+    Operator,
+    convolution,
+    feed_forward,
+    linear,
+    repeated,
+    self_attention,
+    sum_of,
+    working_set,
+)
 
 #: Colour channels of a page.
 CHANNELS = 3
@@ -121,6 +130,15 @@ def sam_cost(sam: SamArchitecture, group: ViewGroup) -> Cost:
     Sources: segment-anything, ``image_encoder.py`` (windows, decomposed relative positions, neck); transformers,
     ``modeling_unlimited_ocr.py``, ``UnlimitedOcrSamVisionEncoder``.
     """
+    return sum_of(_sam_operators(sam, group))
+
+
+def sam_working_set(sam: SamArchitecture, group: ViewGroup) -> int:
+    """Elements that the most demanding operator of SAM's encoder reads and writes, see `blocks.working_set`."""
+    return working_set(_sam_operators(sam, group))
+
+
+def _sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
     patches = group.views * group.grid**2
     embedding = convolution(
         positions=patches,
@@ -135,16 +153,16 @@ def sam_cost(sam: SamArchitecture, group: ViewGroup) -> Cost:
     windowed = _sam_attention(sam, padded_patches, sam.window_size)
     whole = _sam_attention(sam, patches, group.grid)
     global_layers = len(sam.global_layers)
-    return (
-        embedding
-        + windowed * (sam.layers - global_layers)
-        + whole * global_layers
-        + feed_forward(patches, sam.hidden, sam.intermediate) * sam.layers
-        + _sam_neck(sam, group)
-    )
+    return [
+        (embedding, 1),
+        *repeated(windowed, sam.layers - global_layers),
+        *repeated(whole, global_layers),
+        *repeated(feed_forward(patches, sam.hidden, sam.intermediate), sam.layers),
+        *repeated(_sam_neck(sam, group), 1),
+    ]
 
 
-def _sam_attention(sam: SamArchitecture, patches: int, side: int) -> Cost:
+def _sam_attention(sam: SamArchitecture, patches: int, side: int) -> list[Cost]:
     """Attention of one layer over `patches` patches in square sequences of `side` by `side`."""
     # Decomposed relative positions: each query meets one vector per row, and one per column, of its sequence. They
     # are gathered from a table of (side, side, head width) that is read once, however many sequences there are.
@@ -154,26 +172,26 @@ def _sam_attention(sam: SamArchitecture, patches: int, side: int) -> Cost:
         activations=patches * side * sam.heads,
         activation_reads=patches * sam.hidden + side**2 * sam.head_width,
     )
-    return (
-        linear(patches, sam.hidden, 3 * sam.hidden, bias=True)
-        + relative_positions * 2
-        + self_attention(patches, side**2, sam.heads, sam.head_width, biased=True)
-        + linear(patches, sam.hidden, sam.hidden, bias=True)
-    )
+    return [
+        linear(patches, sam.hidden, 3 * sam.hidden, bias=True),
+        *[relative_positions] * 2,
+        self_attention(patches, side**2, sam.heads, sam.head_width, biased=True),
+        linear(patches, sam.hidden, sam.hidden, bias=True),
+    ]
 
 
-def _sam_neck(sam: SamArchitecture, group: ViewGroup) -> Cost:
+def _sam_neck(sam: SamArchitecture, group: ViewGroup) -> list[Cost]:
     patches = group.views * group.grid**2
     half = group.views * group.half_grid**2
     quarter = group.views * group.quarter_grid**2
     first, second = sam.downsample_channels
     area = _NECK_KERNEL**2
-    return (
-        convolution(patches, patches * sam.hidden, sam.hidden, sam.neck, kernel_area=1)
-        + convolution(patches, patches * sam.neck, sam.neck, sam.neck, kernel_area=area)
-        + convolution(half, patches * sam.neck, sam.neck, first, kernel_area=area)
-        + convolution(quarter, half * first, first, second, kernel_area=area)
-    )
+    return [
+        convolution(patches, patches * sam.hidden, sam.hidden, sam.neck, kernel_area=1),
+        convolution(patches, patches * sam.neck, sam.neck, sam.neck, kernel_area=area),
+        convolution(half, patches * sam.neck, sam.neck, first, kernel_area=area),
+        convolution(quarter, half * first, first, second, kernel_area=area),
+    ]
 
 
 def sam_parameters(sam: SamArchitecture) -> int:
@@ -198,14 +216,23 @@ def clip_cost(clip: ClipArchitecture, group: ViewGroup) -> Cost:
 
     Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrVisionEncoder``.
     """
+    return sum_of(_clip_operators(clip, group))
+
+
+def clip_working_set(clip: ClipArchitecture, group: ViewGroup) -> int:
+    """Elements that the most demanding operator of CLIP's encoder reads and writes, see `blocks.working_set`."""
+    return working_set(_clip_operators(clip, group))
+
+
+def _clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
     tokens = group.quarter_grid**2 + 1
     rows = group.views * tokens
-    layer = (
-        linear(rows, clip.hidden, clip.hidden, bias=True) * 4
-        + self_attention(rows, tokens, clip.heads, clip.hidden // clip.heads)
-        + feed_forward(rows, clip.hidden, clip.intermediate)
-    )
-    return layer * clip.layers
+    layer = [
+        *[linear(rows, clip.hidden, clip.hidden, bias=True)] * 4,
+        self_attention(rows, tokens, clip.heads, clip.hidden // clip.heads),
+        *feed_forward(rows, clip.hidden, clip.intermediate),
+    ]
+    return repeated(layer, clip.layers)
 
 
 def clip_parameters(clip: ClipArchitecture) -> int:

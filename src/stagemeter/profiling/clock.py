@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.profiling.ranges import TimeRange
+from stagemeter.profiling.ranges import TimeRange, own_times
 from stagemeter.scopes import annotate
 
 if TYPE_CHECKING:
@@ -89,13 +90,28 @@ class StageClock:
         return time.perf_counter_ns()
 
 
-def milliseconds_per_range(device: torch.device) -> float:
-    """What it costs to time one range, in milliseconds: an empty one, many times over."""
+@dataclass(frozen=True, slots=True)
+class RangeCost:
+    """What timing a range costs, in milliseconds.
+
+    Attributes
+    ----------
+    inside : float
+        What of it falls into the time of the range itself.
+    around : float
+        What of it falls into the time of the range that it is nested in.
+    """
+
+    inside: float
+    around: float
+
+
+def cost_of_a_range(device: torch.device) -> RangeCost:
+    """Find out what it costs to time a range: an empty one inside of another, many times over."""
     clock = StageClock(device)
-    clock.synchronize()
-    start = time.perf_counter_ns()
-    for _ in range(_TRIALS):
-        with clock("empty"):
-            pass
-    clock.synchronize()
-    return (time.perf_counter_ns() - start) / 1e6 / _TRIALS
+    with clock("outer"):
+        for _ in range(_TRIALS):
+            with clock("empty"):
+                pass
+    times = own_times(clock.take()).times
+    return RangeCost(inside=times["empty"] / 1e6 / _TRIALS, around=times["outer"] / 1e6 / _TRIALS)

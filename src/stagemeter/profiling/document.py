@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -15,6 +15,25 @@ from stagemeter.workload import Workload
 SCHEMA_VERSION = "1.0"
 
 ProfileDocument = dict[str, Any]
+
+
+@dataclass
+class Profiled:
+    """What came of a profile.
+
+    Attributes
+    ----------
+    document : dict
+        Times and workload.
+    run_id : str
+        MLflow run that it was logged to.
+    messages : list of str
+        What to tell the user at the end.
+    """
+
+    document: ProfileDocument
+    run_id: str
+    messages: list[str]
 
 
 def profile_document(

@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.profiling.clock import StageClock
+from stagemeter.models.deepseek_ocr import VISION_MODULES
+from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times
 
@@ -118,6 +120,19 @@ def _run(session: DeepSeekOCRSession, request: Request, on_enter: Callable[[str]
         times[DECODE_TOTAL] = times[DECODE]
         times[DECODE] /= counts[DECODE]
     return Repeat(times, dict(counts), request_ms, partition.notes)
+
+
+def overhead(repeats: Sequence[Repeat], device: torch.device) -> dict[str, float]:
+    """Share of each stage's time that taking it cost: of its own ranges, and of those that are nested in it."""
+    cost = cost_of_a_range(device)
+    counts = repeats[0].ranges
+    nested = sum(counts.get(stage, 0) for stage in VISION_MODULES)
+    spent = {stage: cost.inside * (1 if stage == DECODE else count) for stage, count in counts.items()}
+    spent["prefill"] += cost.around * nested
+    return {
+        stage: milliseconds / median(repeat.times_ms[stage] for repeat in repeats)
+        for stage, milliseconds in spent.items()
+    }
 
 
 def trace(session: DeepSeekOCRSession, request: Request) -> bytes:

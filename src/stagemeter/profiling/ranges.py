@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 #: Ranges that share no more than this overlap by rounding alone: older traces hold whole microseconds, CUDA events
@@ -72,7 +72,7 @@ class Partition:
         return times
 
 
-def own_times(ranges: Iterable[TimeRange]) -> Partition:
+def own_times(ranges: Iterable[TimeRange], together: Mapping[str, str] | None = None) -> Partition:
     """Give every instant to the innermost range that is active at it.
 
     The innermost is the one that started last, and of those that started together the shortest. The times of all names
@@ -83,13 +83,15 @@ def own_times(ranges: Iterable[TimeRange]) -> Partition:
     ----------
     ranges : iterable of TimeRange
         In any order, from any number of lanes.
+    together : mapping, optional
+        Names that will be added up to another one: how they lie to that one and to each other is not worth a note.
 
     Returns
     -------
     Partition
         The ranges with the time of their own, and what one should know about how they lie.
     """
-    recorded = _Notes()
+    recorded = _Notes(together or {})
     merged = sorted(_one_per_name(ranges, recorded), key=_outer_first)
     return Partition(
         tuple(OwnedRange(part, own) for part, own in zip(merged, _sweep(merged, recorded), strict=True)),
@@ -161,6 +163,7 @@ def _pass_time(
 class _Notes:
     """How names lie to each other, collected on the way."""
 
+    together: Mapping[str, str]
     lanes: dict[str, int] = field(default_factory=dict)
     inside: dict[str, dict[str, None]] = field(default_factory=dict)
     across: dict[tuple[str, str], None] = field(default_factory=dict)
@@ -177,7 +180,8 @@ class _Notes:
     def _relate(self, outer: TimeRange, part: TimeRange) -> bool:
         """Record how two ranges lie to each other, and return whether the first contains the second."""
         contained = part.end <= outer.end + NEGLIGIBLE_NS
-        if outer.name != part.name and outer.end - part.start > NEGLIGIBLE_NS:
+        apart = self.together.get(outer.name, outer.name) != self.together.get(part.name, part.name)
+        if apart and outer.end - part.start > NEGLIGIBLE_NS:
             if contained:
                 self.inside.setdefault(outer.name, {})[part.name] = None
             else:

@@ -103,10 +103,22 @@ def _metrics(report: Mapping[str, Any]) -> list[Metric]:
     values["tokens/image"] = workload["image_tokens"]
     values["tokens/prompt"] = workload["prompt_tokens"]
     values["tokens/new"] = workload["new_tokens"]
+    values |= _bounds(report["roofline"])
     now = int(time.time() * 1000)
     metrics = [Metric(key, value, now, 0) for key, value in values.items()]
     curve = [Metric("decode_curve/flops", point["flops"], now, point["context"]) for point in report["decode_curve"]]
     return metrics + curve
+
+
+def _bounds(roofline: Mapping[str, Any] | None) -> dict[str, float]:
+    """Lower bounds of a device, where one was asked about."""
+    if roofline is None:
+        return {}
+    values = {f"roofline_ms/{name}": row["roofline_ms"] for name, row in roofline["bounds"].items()}
+    values |= {f"at_roofline/{name}": value for name, value in roofline["throughput"].items()}
+    values["memory/needed"] = roofline["memory"]["needed_bytes"]
+    values["memory/largest_batch_size"] = roofline["memory"]["largest_batch_size"]
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tags(report: Mapping[str, Any]) -> list[RunTag]:
@@ -116,6 +128,9 @@ def _tags(report: Mapping[str, Any]) -> list[RunTag]:
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }
+    if report["roofline"] is not None:
+        peak = report["roofline"]["peak"]
+        tags |= {"stagemeter.peak": peak["name"], "stagemeter.peak_source": peak["source"]}
     return [RunTag(key, value) for key, value in tags.items()]
 
 

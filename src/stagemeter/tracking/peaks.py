@@ -8,12 +8,11 @@ import mlflow
 from mlflow.entities import Run
 
 from stagemeter.errors import StagemeterError
+from stagemeter.hardware.lookup import MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import peak_dict, peak_of_dict
 from stagemeter.tracking.runs import measured_workload
 
-#: What ``--device`` says for a peak that is measured here.
-MEASURED = "measured"
 _MEASURED_PEAK = "stagemeter.measured_peak"
 _DEVICE, _DEVICE_TYPE = "stagemeter.hardware.device", "stagemeter.hardware.device_type"
 
@@ -26,8 +25,6 @@ def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: floa
     StagemeterError
         If there is none, or what was given contradicts itself.
     """
-    from stagemeter.hardware.lookup import device_peak, find_device, given_peak
-
     dtype = measured_workload(profile).dtype
     if tflops is not None:
         if device is not None:

@@ -1,0 +1,222 @@
+"""What a device could do with a report's workload at best: bounds on time and throughput, and whether it fits.
+
+The bounds on time are the roofline's, see `stagemeter.hardware.roofline`. The memory is a lower bound too:
+
+- the weights, all that any pass reads;
+- the key-value cache: what it holds before a stage begins, and what it holds when the stage has ended;
+- the working set of a stage: operands and result of its most demanding operator. They are there at the same time.
+
+What else a process takes (results that later operators wait for, the allocator's reserve, the driver's context) comes
+on top, so what does not fit by this cannot fit, and what fits by this still may not. That holds for passes that run
+whole and in unfused operators, as transformers runs them: an engine that cuts a prompt into chunks, or sends views
+through the encoders a few at a time, needs less for them. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.roofline import Peak, bound
+from stagemeter.models.closed_form import stage_cost
+from stagemeter.models.family import Family
+from stagemeter.pairing import Work, peak_dict, work_of_report
+from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
+from stagemeter.workload import Workload
+
+_NOTES = (
+    "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
+    "bytes are those of operators that are not fused with one another",
+    "memory is a lower bound: weights, key-value cache, and the operands and result of one operator; the allocator's "
+    "reserve, the driver's context and what else is alive are not in it, so what does not fit by this cannot fit, and "
+    "what fits by this still may not",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a workload needs of a device's memory at least, in bytes.
+
+    Attributes
+    ----------
+    weights : int
+        Parameters that some pass reads.
+    kv_cache : int
+        Key-value cache at the end of the request.
+    working_sets : dict of str to int
+        Operands and result of the most demanding operator, by stage.
+    needed : int
+        The most that is there at any one time: weights, the cache of that time, and a working set.
+    stage : str
+        Stage in which it is.
+    """
+
+    weights: int
+    kv_cache: int
+    working_sets: dict[str, int]
+    needed: int
+    stage: str
+
+
+def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak) -> dict[str, Any]:
+    """Work out what a device could do with a report's workload at best.
+
+    Parameters
+    ----------
+    report : mapping
+        A static report.
+    family : Family
+        The family of its model.
+    peak : Peak
+        The device. Where its bandwidth is not known, nothing is said about memory's part of the time; where the size
+        of its memory is not known, nothing is said about what fits.
+
+    Returns
+    -------
+    dict
+        ``peak``: the device. ``bounds``: by stage, and for ``vision``, ``forward`` (vision and prefill) and ``total``,
+        ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two, of sums the sum over stages) and
+        ``bound_by``; ``decode`` is the mean step, ``decode_total`` all steps. What lacks a count is left out.
+        ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``, ``tokens_per_second`` (of whole requests) and
+        ``pages_per_hour`` at these bounds, None where one is missing. ``memory``: see `MemoryNeed`; with it
+        ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
+
+    Raises
+    ------
+    StagemeterError
+        If the peak is of another data type than the workload.
+    """
+    workload = Workload.from_dict(report["metadata"]["workload"])
+    if peak.dtype != workload.dtype:
+        raise StagemeterError(
+            f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
+        )
+    bounds = _bounds(work_of_report(report), workload, peak)
+    architecture = family.architecture_from_sizes(report["closed_form"]["architecture"])
+    return {
+        "peak": peak_dict(peak),
+        "bounds": bounds,
+        "throughput": _throughput(bounds, workload),
+        "memory": _memory(family, architecture, workload, peak.memory_bytes),
+        "notes": list(_NOTES),
+    }
+
+
+def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
+    """Work out what a workload needs of a device's memory at least, by closed form."""
+    item_size = ITEM_SIZES[workload.dtype]
+    parameters = [stage.parameters(architecture) for stage in family.stages]
+    weights = sum(stage.total - stage.unused for stage in parameters)
+    weights += sum(family.other_parameters(architecture).values())
+    cached, working_sets, most = 0, {}, {}
+    for stage in family.stages:
+        passes = workload.decode_steps if stage.whole_pass == "decode" else 1
+        if not passes:
+            continue
+        demand = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+        added = stage_cost(stage, architecture, workload).kv_writes
+        # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
+        before_last, cached = cached + (passes - 1) * added, cached + passes * added
+        working_sets[stage.name] = demand * item_size
+        most[stage.name] = max(before_last + demand, cached)
+    fullest = max(most, key=lambda name: most[name])
+    return MemoryNeed(
+        weights=weights * item_size,
+        kv_cache=cached * item_size,
+        working_sets=working_sets,
+        needed=(weights + most[fullest]) * item_size,
+        stage=fullest,
+    )
+
+
+def largest_batch(needed: Callable[[int], int], available: int) -> int:
+    """Find the largest batch that fits.
+
+    Parameters
+    ----------
+    needed : callable
+        Bytes that a batch needs; more for a larger one.
+    available : int
+        Bytes that there are.
+
+    Returns
+    -------
+    int
+        0 if not even a batch of one fits.
+    """
+    if needed(1) > available:
+        return 0
+    fits, too_large = 1, 2
+    while needed(too_large) <= available:
+        fits, too_large = too_large, 2 * too_large
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        fits, too_large = (middle, too_large) if needed(middle) <= available else (fits, middle)
+    return fits
+
+
+def _memory(family: Family[Any], architecture: Any, workload: Workload, available: int | None) -> dict[str, Any]:
+    def needed(batch: int) -> int:
+        return memory_need(family, architecture, replace(workload, batch_size=batch)).needed
+
+    need = memory_need(family, architecture, workload)
+    return {
+        "weights_bytes": need.weights,
+        "kv_cache_bytes": need.kv_cache,
+        "working_set_bytes": need.working_sets,
+        "needed_bytes": need.needed,
+        "needed_in": need.stage,
+        "device_bytes": available,
+        "fits": None if available is None else need.needed <= available,
+        "largest_batch_size": None if available is None else largest_batch(needed, available),
+    }
+
+
+def _bounds(work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
+    """Bounds of every stage that has a count, and of every sum that lacks none, in the order of a request."""
+    steps = workload.decode_steps
+    request = [*AGGREGATES[FORWARD], *([DECODE] if steps else [])]
+    rows: dict[str, Sequence[str]] = {
+        **{stage: [stage] for stage in AGGREGATES[VISION]},
+        VISION: AGGREGATES[VISION],
+        "prefill": ["prefill"],
+        FORWARD: AGGREGATES[FORWARD],
+        **({DECODE: [DECODE], DECODE_TOTAL: [DECODE]} if steps else {}),
+        TOTAL: request,
+    }
+    return {
+        name: _bound([work[stage] for stage in stages], peak, steps if name == DECODE else 1)
+        for name, stages in rows.items()
+        if all(stage in work for stage in stages)
+    }
+
+
+def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
+    whole = bound(sum(part.flops for part in parts), sum(part.moved_bytes for part in parts), peak)
+    known = whole.memory_ms is not None
+    # Stages run one after another: each takes its own bound, whatever sets it.
+    together = sum(bound(part.flops, part.moved_bytes, peak).ms for part in parts)
+    return {
+        "compute_ms": whole.compute_ms / passes,
+        "memory_ms": None if whole.memory_ms is None else whole.memory_ms / passes,
+        "roofline_ms": together / passes if known else None,
+        "bound_by": whole.by,
+    }
+
+
+def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload) -> dict[str, float | None]:
+    def per_second(amount: int, name: str) -> float | None:
+        milliseconds = bounds[name]["roofline_ms"] if name in bounds else None
+        return None if milliseconds is None else 1e3 * amount / milliseconds
+
+    pages = workload.batch_size
+    pages_per_second = per_second(pages, TOTAL)
+    return {
+        "first_token_ms": bounds[FORWARD]["roofline_ms"] if FORWARD in bounds else None,
+        "decode_tokens_per_second": per_second(pages * workload.decode_steps, DECODE_TOTAL),
+        "tokens_per_second": per_second(pages * workload.new_tokens, TOTAL),
+        "pages_per_hour": None if pages_per_second is None else 3600 * pages_per_second,
+    }

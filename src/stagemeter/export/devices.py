@@ -1,0 +1,74 @@
+"""The accelerators that are known, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stagemeter.hardware.devices import DEVICES, Device
+
+#: What of a device is shown besides its name and its source: column, and data type where it is a rate.
+_RATES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+#: Columns of the table, the source last.
+COLUMNS = ("device", *_RATES, "GB/s", "GB", "source")
+#: Where nobody looks on, a device is one line, so that it can be searched for.
+_ONE_LINE = 400
+
+
+def print_devices(as_json: bool = False) -> None:
+    """Print the known devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON and nothing else."""
+    if as_json:
+        sys.stdout.write(devices_json())
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_ONE_LINE)
+    table = Table(box=None, pad_edge=False, title="Dense TFLOP/s", title_justify="left", title_style="bold")
+    for column in COLUMNS:
+        numeric = column not in ("device", "source")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "source")
+    for row in device_rows():
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def device_rows(devices: Sequence[Device] = DEVICES) -> list[list[str]]:
+    """Cells of the table by device, in the order of `COLUMNS`; a dash where a device has no such rate."""
+    return [
+        [
+            device.name,
+            *(_number(device.peak_tflops.get(dtype)) for dtype in _RATES.values()),
+            _number(device.bandwidth_gbps),
+            _number(device.memory_gb),
+            device.source,
+        ]
+        for device in devices
+    ]
+
+
+def devices_json(devices: Sequence[Device] = DEVICES) -> str:
+    """All that is known of each device, as an indented JSON array."""
+    known = [
+        {
+            "name": device.name,
+            "vendor": device.vendor,
+            "peak_tflops": dict(device.peak_tflops),
+            "sparse_tflops": dict(device.sparse_tflops),
+            "bandwidth_gbps": device.bandwidth_gbps,
+            "memory_gb": device.memory_gb,
+            "source": device.source,
+            "aliases": list(device.aliases),
+            "reported_names": list(device.reported_names),
+        }
+        for device in devices
+    ]
+    return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.10g}"

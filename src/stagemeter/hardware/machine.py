@@ -1,0 +1,138 @@
+"""What a machine is made of: enough to read a time by, and nothing that says whose machine it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagemeter.errors import StagemeterError
+
+if TYPE_CHECKING:
+    import torch
+
+_PROCESSORS = Path("/proc/cpuinfo")
+_SECONDS_FOR_DRIVER = 10
+
+
+def describe_machine(device: str) -> dict[str, str]:
+    """Describe a device of this machine and the torch that runs on it.
+
+    Parameters
+    ----------
+    device : str
+        As torch writes it: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Returns
+    -------
+    dict of str to str
+        ``device``, its name; ``device_type``; ``cores``, the processor cores that this process may use;
+        ``memory_bytes``, of the device; ``driver``, ``none`` for a CPU; ``torch``, its version, and ``torch_build``,
+        what it was built for. What cannot be found out is ``unknown``.
+
+    Raises
+    ------
+    StagemeterError
+        If torch has no such device here.
+    """
+    import torch
+
+    place = torch_device(device)
+    memory = memory_bytes(place)
+    return {
+        "device": device_name(place),
+        "device_type": place.type,
+        "cores": str(usable_cores()),
+        "memory_bytes": "unknown" if memory is None else str(memory),
+        "driver": _driver(place),
+        "torch": str(torch.__version__),
+        "torch_build": _build(),
+    }
+
+
+def torch_device(device: str) -> torch.device:
+    """Return the device of torch that a text names; of a GPU with its index.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such device here.
+    """
+    import torch
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise StagemeterError(f"no such device {device!r}: give cpu, cuda or cuda:N") from None
+    if place.type != "cuda":
+        return place
+    count = torch.cuda.device_count()
+    if (place.index or 0) >= count:
+        raise StagemeterError(f"no such device {device!r}: torch {torch.__version__} sees {count} GPUs here; give cpu")
+    return torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
+
+
+def device_name(place: torch.device) -> str:
+    """Name of a device, as its driver or the operating system reports it."""
+    import torch
+
+    if place.type == "cuda":
+        return str(torch.cuda.get_device_name(place))
+    return _processor_name() if place.type == "cpu" else f"{place.type} device"
+
+
+def memory_bytes(place: torch.device) -> int | None:
+    """Size of a device's memory; None where it cannot be found out."""
+    import torch
+
+    if place.type == "cuda":
+        return int(torch.cuda.get_device_properties(place).total_memory)
+    if place.type != "cpu" or not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor_name() -> str:
+    try:
+        text = _PROCESSORS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    match = re.search(r"^model name\s*:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
+    return match[1] if match else platform.processor() or platform.machine() or "unknown processor"
+
+
+def _driver(place: torch.device) -> str:
+    if place.type == "cpu":
+        return "none"
+    if place.type != "cuda":
+        return "unknown"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SECONDS_FOR_DRIVER,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    # One line per GPU; they share the driver.
+    return answer.stdout.strip().splitlines()[0].strip() if answer.stdout.strip() else "unknown"
+
+
+def _build() -> str:
+    import torch
+
+    if torch.version.hip:
+        return f"hip {torch.version.hip}"
+    return f"cuda {torch.version.cuda}" if torch.version.cuda else "cpu"

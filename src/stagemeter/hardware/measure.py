@@ -1,0 +1,299 @@
+"""What this machine can do at most, measured: for machines that have no datasheet, CPUs above all.
+
+A peak that work exceeds is no peak. So the best repetition counts and not the mean; products are tried in several
+sizes, from those that stay in a cache to those of a model's layers, and attention beside them; and memory is read as
+well as copied, since reading alone can be faster. The trials take turns for some seconds, so that a burst of other
+work on the machine does not fall on one of them alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.cost import ITEM_SIZES
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.machine import device_name, memory_bytes, torch_device, usable_cores
+from stagemeter.hardware.roofline import Peak
+
+if TYPE_CHECKING:
+    import torch
+
+#: Told what is measured.
+Progress = Callable[[str], None]
+#: Runs something and returns the seconds that it took.
+Timer = Callable[[Callable[[], Any]], float]
+
+#: Rows, inputs and outputs of the linear layers that are tried, small ones first.
+_CPU_PRODUCTS = (
+    (256, 512, 512),
+    (512, 512, 512),
+    (512, 1024, 512),
+    (1024, 1024, 1024),
+    (913, 1280, 1280),
+    (2048, 2048, 2048),
+)
+_GPU_PRODUCTS = (
+    (1024, 4096, 4096),
+    (4096, 4096, 4096),
+    (4096, 8192, 4096),
+    (8192, 8192, 8192),
+    (8192, 16384, 8192),
+    (16384, 8192, 16384),
+)
+#: Heads, tokens and head width.
+_CPU_ATTENTION = (12, 1024, 64)
+_GPU_ATTENTION = (128, 4096, 128)
+
+_MIB = 2**20
+_CPU_BUFFER = 512 * _MIB
+_GPU_BUFFER = 2048 * _MIB
+#: A buffer this many times the size of the cache leaves next to nothing of itself in it between two passes.
+_TIMES_CACHE = 8
+#: At most this part of the memory is taken for a buffer; there are two.
+_PART_OF_MEMORY = 8
+_ROW = 4096
+
+#: How long all trials take turns, how long each turn is, and beyond which length of one call a trial is not repeated.
+_SECONDS = 9.0
+_TURN_SECONDS = 0.1
+_LONGEST_CALL_SECONDS = 1.0
+
+_PRODUCT, _STREAM = "FLOP", "byte"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One thing that is timed.
+
+    Attributes
+    ----------
+    name : str
+        What it is.
+    unit : str
+        ``FLOP`` or ``byte``.
+    amount : int
+        Floating-point operations, or bytes read and written, of one call.
+    run : callable
+        Does it once.
+    """
+
+    name: str
+    unit: str
+    amount: int
+    run: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPeak:
+    """A measured peak, and what it was chosen from.
+
+    Attributes
+    ----------
+    peak : Peak
+        The best of each.
+    flops_per_second, bytes_per_second : dict
+        Best rate of each trial by name.
+    """
+
+    peak: Peak
+    flops_per_second: dict[str, float]
+    bytes_per_second: dict[str, float]
+
+
+def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> MeasuredPeak:
+    """Measure the rates of this machine, which takes about ten seconds.
+
+    Parameters
+    ----------
+    device : str
+        As torch writes it: ``cpu``, ``cuda`` or ``cuda:1``.
+    dtype : str
+        Data type of the products, one of `stagemeter.cost.ITEM_SIZES`.
+    progress : callable, optional
+        Told what is measured, and for how long.
+
+    Returns
+    -------
+    MeasuredPeak
+        Named after the device; its source says what was fastest.
+
+    Raises
+    ------
+    StagemeterError
+        If torch has no such device here, it is neither a CPU nor a GPU, or the data type is unknown.
+
+    Notes
+    -----
+    On an idle machine two measurements differ by some percent. Where other work runs at the same time, be it in
+    another virtual machine on the same host, a peak comes out too low, and utilization by it too high.
+    """
+    import torch
+
+    if dtype not in ITEM_SIZES:
+        raise StagemeterError(f"unknown data type {dtype!r}: measure one of {', '.join(ITEM_SIZES)}")
+    place = torch_device(device)
+    if place.type not in ("cpu", "cuda"):
+        raise StagemeterError(f"device {device!r} cannot be measured, only cpu and cuda: give --peak-tflops X")
+    kind, size = getattr(torch, dtype), _buffer_size(place)
+    if progress is not None:
+        progress(f"{dtype} products and memory of {device_name(place)}, about {_SECONDS:.0f} seconds")
+    with torch.inference_mode():
+        rates = best_rates(chain(_products(place, kind), _streams(place, kind, size)), _timer(place), _SECONDS)
+    if place.type == "cuda":
+        torch.cuda.empty_cache()
+    flops = {trial.name: rate for trial, rate in rates.items() if trial.unit == _PRODUCT}
+    moved = {trial.name: rate for trial, rate in rates.items() if trial.unit == _STREAM}
+    fastest_product, fastest_stream = max(flops, key=lambda name: flops[name]), max(moved, key=lambda name: moved[name])
+    peak = Peak(
+        name=device_name(place),
+        dtype=dtype,
+        flops_per_second=flops[fastest_product],
+        bytes_per_second=moved[fastest_stream],
+        source=f"measured: {fastest_product}, the fastest of {len(flops)} products in {dtype}; {fastest_stream} of "
+        f"{size // _MIB:,} MiB, the fastest of {len(moved)} ways through memory; {_conditions(place)}",
+        memory_bytes=memory_bytes(place),
+    )
+    return MeasuredPeak(peak, flops, moved)
+
+
+def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Trial, float]:
+    """Best rate of each trial, per second.
+
+    Parameters
+    ----------
+    trials : iterable of Trial
+        Small ones first: one that would take far too long, by what was seen of its unit so far, is left out.
+    timed : callable
+        Runs something and returns the seconds that it took.
+    seconds : float
+        How long the trials take turns, after each ran for the first time.
+    """
+    best: dict[Trial, float] = {}
+    for trial in trials:
+        known = max((rate for other, rate in best.items() if other.unit == trial.unit), default=math.inf)
+        if trial.amount / known < _LONGEST_CALL_SECONDS:
+            best[trial] = trial.amount / timed(trial.run)
+    again = [trial for trial, rate in best.items() if trial.amount / rate < _LONGEST_CALL_SECONDS]
+    deadline = time.perf_counter() + seconds
+    while again and time.perf_counter() < deadline:
+        for trial in again:
+            turn_ends = time.perf_counter() + _TURN_SECONDS
+            while time.perf_counter() < turn_ends:
+                best[trial] = max(best[trial], trial.amount / timed(trial.run))
+    return best
+
+
+def _products(place: torch.device, dtype: torch.dtype) -> Iterable[Trial]:
+    """Linear layers and attention, each made only when it is its turn."""
+    import torch
+    from torch.nn import functional
+
+    # One of its own: who measures does not want the numbers that follow to change.
+    generator = torch.Generator(place).manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=place, generator=generator).to(dtype)
+
+    shapes = _CPU_PRODUCTS if place.type == "cpu" else _GPU_PRODUCTS
+    for rows, inputs, outputs in shapes:
+        yield Trial(
+            name=f"linear layer of {rows} x {inputs} to {outputs}",
+            unit=_PRODUCT,
+            amount=2 * rows * inputs * outputs,
+            run=partial(functional.linear, noise(rows, inputs), noise(outputs, inputs)),
+        )
+    heads, tokens, width = _CPU_ATTENTION if place.type == "cpu" else _GPU_ATTENTION
+    query, key, value = (noise(1, heads, tokens, width) for _ in range(3))
+    yield Trial(
+        name=f"attention of {heads} heads over {tokens} tokens",
+        unit=_PRODUCT,
+        amount=4 * heads * tokens**2 * width,
+        run=partial(functional.scaled_dot_product_attention, query, key, value),
+    )
+
+
+def _streams(place: torch.device, dtype: torch.dtype, size: int) -> Sequence[Trial]:
+    """Ways through memory: read and write, read, and a layer's weights for one token."""
+    import torch
+    from torch.nn import functional
+
+    # Filled, since the system hands out untouched memory as one page of zeros, over and over, which stays in the cache.
+    source = torch.ones(size // dtype.itemsize, dtype=dtype, device=place)
+    target = torch.ones_like(source)
+    weight, token = source.view(-1, _ROW), torch.ones(1, _ROW, dtype=dtype, device=place)
+    numbers = source.view(torch.float32)
+    return (
+        Trial("copy", _STREAM, 2 * size, partial(target.copy_, source)),
+        Trial("sum", _STREAM, size, numbers.sum),
+        Trial("linear layer for one token", _STREAM, size, partial(functional.linear, token, weight)),
+    )
+
+
+def _timer(place: torch.device) -> Timer:
+    """Seconds that a call takes on a device."""
+    import torch
+
+    if place.type == "cpu":
+
+        def on_host(run: Callable[[], Any]) -> float:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+
+        return on_host
+
+    def on_device(run: Callable[[], Any]) -> float:
+        with torch.cuda.device(place):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            # Once for nothing: while that runs, the events and what is between them are queued, so that what is timed
+            # is the work and not the launching of it.
+            run()
+            start.record()
+            run()
+            end.record()
+            end.synchronize()
+        return float(start.elapsed_time(end)) / 1e3
+
+    return on_device
+
+
+def _buffer_size(place: torch.device) -> int:
+    """Bytes of a buffer that is far larger than the caches, in whole rows."""
+    import torch
+
+    if place.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(place)
+        wanted = _GPU_BUFFER
+    else:
+        free = memory_bytes(place) or _PART_OF_MEMORY * _CPU_BUFFER
+        wanted = max(_CPU_BUFFER, _TIMES_CACHE * _last_level_cache())
+    unit = 8 * _ROW
+    return max(unit, min(wanted, free // _PART_OF_MEMORY) // unit * unit)
+
+
+def _last_level_cache() -> int:
+    """Bytes of all last-level caches together; 0 where the system does not say."""
+    sizes: dict[int, dict[str, int]] = {}
+    for cache in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
+        try:
+            level = int((cache / "level").read_text())
+            shared_by = (cache / "shared_cpu_list").read_text().strip()
+            sizes.setdefault(level, {})[shared_by] = int((cache / "size").read_text().strip().removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return sum(sizes[max(sizes)].values()) if sizes else 0
+
+
+def _conditions(place: torch.device) -> str:
+    import torch
+
+    if place.type == "cpu":
+        return f"torch {torch.__version__}, {torch.get_num_threads()} threads on {usable_cores()} cores"
+    return f"torch {torch.__version__}"
