@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
+from stagemeter.hardware.machine import torch_device
 from stagemeter.models.deepseek_ocr import VISION_MODULES
 from stagemeter.models.deepseek_ocr_config import (
     NAME,
@@ -97,7 +98,7 @@ class DeepSeekOCRSession:
             architecture = config
         else:
             architecture = architecture_from_config(config, "the given configuration")
-        target = find_device(device)
+        target = torch_device(device)
         settings: Any = transformers_config(architecture, _attention(use_flash_attn))
         with torch.device(target), no_init_weights(), _default_dtype(getattr(torch, dtype)):
             model: Any = UnlimitedOcrForConditionalGeneration(settings)
@@ -133,7 +134,7 @@ class DeepSeekOCRSession:
         folder = Path(model_path).expanduser()
         if not folder.is_dir():
             raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
-        target = find_device(device)
+        target = torch_device(device)
         architecture = architecture_from_config(read_config(folder), str(folder / "config.json"))
         if target.type == "meta":
             session = cls.from_config(architecture, use_flash_attn=use_flash_attn, name=str(folder))
@@ -210,29 +211,6 @@ class DeepSeekOCRSession:
         if self.device.type == "meta" and self.model.dtype == torch.bfloat16 and fused:
             return self
         return self.from_config(self.architecture, name=self.name)
-
-
-def find_device(name: str) -> torch.device:
-    """Find a device by the name that torch has for it.
-
-    Raises
-    ------
-    StagemeterError
-        If there is none.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise StagemeterError(f"no such device {name!r}: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise StagemeterError(
-            f"no such device {name!r}: torch sees {count} CUDA device{'s' * (count != 1)} here; "
-            "'cpu' runs anywhere, 'meta' counts without weights"
-        )
-    return device
 
 
 def _page_arguments(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:

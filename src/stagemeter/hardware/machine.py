@@ -66,7 +66,9 @@ def torch_device(device: str) -> torch.device:
     try:
         place = torch.device(device)
     except RuntimeError:
-        raise StagemeterError(f"no such device {device!r}: give cpu, cuda or cuda:N") from None
+        raise StagemeterError(
+            f"no such device {device!r}: give cpu, cuda or cuda:N; 'meta' counts without weights"
+        ) from None
     if place.type != "cuda":
         return place
     count = torch.cuda.device_count()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.units import with_unit
+from stagemeter.hardware.machine import torch_device
 
 #: What ``--device`` says for the first GPU where there is one, else the CPU.
 AUTO = "auto"
@@ -23,9 +24,7 @@ def choose_device(name: str) -> str:
     if name == AUTO:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return str(accelerator) if accelerator is not None else "cpu"
-    from stagemeter.session import find_device
-
-    device = find_device(name)
+    device = torch_device(name)
     if device.type == "meta":
         raise StagemeterError("device 'meta' holds no values and takes no time; give cpu, cuda or auto")
     try:

@@ -1,0 +1,193 @@
+"""What `profile`, `import-profile`, `mfu` and `devices` refuse: one message, exit code 2, nothing left behind."""
+
+import gzip
+import json
+
+import pytest
+
+from stagemeter.hardware.devices import DEVICES
+
+TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
+
+
+@pytest.fixture
+def refused(stagemeter, folder):
+    """Expect a command to end with code 2 and one line; gives the line."""
+
+    def run(*arguments: object) -> str:
+        before = sorted(folder.iterdir())
+        ended = stagemeter(*arguments)
+        assert (ended.code, ended.out) == (2, "")
+        (line,) = ended.err.splitlines()
+        assert line.startswith("error: ")
+        assert "Traceback" not in ended.err
+        assert sorted(folder.iterdir()) == before, "something was left behind"
+        return line
+
+    return run
+
+
+@pytest.fixture
+def times(folder):
+    path = folder / "times.json"
+    path.write_text(json.dumps(TIMES))
+    return path
+
+
+# profile
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--device", "cuda:9"], ["no such device 'cuda:9'", "cpu"]),
+        (["--device", "abacus"], ["no such device 'abacus'"]),
+        (["--device", "meta"], ["meta", "takes no time"]),
+        (["--device", "xpu"], ["xpu", "cpu runs anywhere"]),
+        (["--repeats", "0"], ["repeats", "0", "1 or more"]),
+        (["--warmup", "-1"], ["warmup", "-1"]),
+        (["--trace", "maybe"], ["--trace", "maybe", "torch"]),
+        (["--weights", "nowhere"], ["nowhere"]),
+        (["--dtype", "float8"], ["dtype", "float8"]),
+        (["--seq-len", "50"], ["seq_len 50", "73 tokens", "74 or more"]),
+        (["--scale", "small", "--model", "elsewhere"], ["--scale small", "elsewhere"]),
+        (["--scale", "tiny"], ["--scale", "tiny"]),
+        (["--batch-size", "20000", "--scale", "full"], ["weights and KV cache", "free", "--scale small"]),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) and value[0].startswith("--") else "",
+)
+def test_profile_refuses_what_cannot_be_run(refused, options, parts):
+    line = refused("profile", "--mode", "tiny", *options)
+    for part in parts:
+        assert part in line
+
+
+def test_profile_refuses_weights_of_another_model(refused, folder):
+    model = folder / "model"
+    model.mkdir()
+    line = refused("profile", "--mode", "tiny", "--weights", model)
+    assert "holds no config.json" in line
+
+
+# import-profile
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["empty"]),
+        (b"{", ["ends in the middle"]),
+        (b'{"sam": -1}', ["sam", "-1"]),
+        (b'{"samm": 1.0}', ["samm", "did you mean 'sam'"]),
+        (b'{"sam": NaN}', ["not JSON", "NaN"]),
+        (b"stage,time_ms\nsam,fast\n", ["line 2", "fast"]),
+        (b"\x00\x01\x02binary" * 100, ["no known format"]),
+        (b'{"traceEvents": [', ["ends in the middle", "profiler"]),
+        (b'{"traceEvents": []}', ["without events"]),
+        (gzip.compress(b'{"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 2}]}')[:-9], ["end in the middle"]),
+        (b"SQLite format 3\x00" + b"\x00" * 100, ["SQLite"]),
+        (b"# HELP vllm:x y\n# TYPE vllm:x counter\nvllm:x 1\n", ["two are needed"]),
+    ],
+    ids=range(12),
+)
+def test_import_refuses_files_that_hold_no_times(refused, folder, content, parts):
+    path = folder / "profile.dat"
+    path.write_bytes(content)
+    line = refused("import-profile", path)
+    for part in [str(path), *parts]:
+        assert part in line
+
+
+def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, folder):
+    assert "no such file" in refused("import-profile", folder / "nothing.json")
+    assert "--from-run RUN" in refused("import-profile")
+    assert "give either" in refused("import-profile", times, "--from-run", "abc")
+    assert "3 files" in refused("import-profile", times, times, times)
+    assert "--interval" in refused("import-profile", "http://127.0.0.1:9/metrics")
+    assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
+    assert "no such mapping file" in refused("import-profile", times, "--mapping", "none.yaml")
+    assert "no '='" in refused("import-profile", times, "--map", "prefill")
+    assert "no decode step" in refused("import-profile", times, "--new-tokens", 1)
+
+
+# mfu
+
+
+def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
+    for arguments, part in (
+        ([], "either --profile-run RUN or --experiment NAME"),
+        (["--profile-run", "a", "--experiment", "b"], "either --profile-run RUN or --experiment NAME"),
+        (["--experiment", "b", "--static-run", "c"], "--static-run goes with --profile-run"),
+        (["--profile-run", "nothing", "--peak-tflops", "1"], "no run 'nothing'"),
+        (["--experiment", "nothing", "--peak-tflops", "1"], "no experiment 'nothing'"),
+    ):
+        ended = stagemeter("mfu", *arguments)
+        assert (ended.code, ended.out) == (2, ""), arguments
+        assert ended.err.splitlines()[-1].startswith("error: ")
+        assert part in ended.err
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ([], "does not say what it ran on"),
+        (["--device", "A100"], "could be any of A100-SXM-40GB"),
+        (["--device", "B9000"], "unknown device 'B9000'"),
+        (["--device", "T4"], "bfloat16"),
+        (["--peak-tflops", "0"], "--peak-tflops"),
+        (["--peak-tflops", "nan"], "--peak-tflops"),
+        (["--peak-tflops", "1", "--peak-gbps", "-2"], "--peak-gbps"),
+        (["--peak-gbps", "1"], "needs --peak-tflops"),
+        (["--peak-tflops", "1", "--device", "A100-80GB"], "exclude each other"),
+    ],
+)
+def test_mfu_refuses_peaks_that_are_none(stagemeter, times, options, part):
+    assert stagemeter("analyze", "--estimate").code == 0
+    profile = json.loads(stagemeter("import-profile", times, "--json").out)["run_id"]
+    ended = stagemeter("mfu", "--profile-run", profile, *options)
+    assert (ended.code, ended.out) == (2, "")
+    (line,) = ended.err.splitlines()
+    assert part in line
+
+
+def test_mfu_refuses_a_static_run_as_profile(stagemeter):
+    said = stagemeter("analyze", "--estimate").err
+    run = said.partition("run ")[2].partition(":")[0]
+    ended = stagemeter("mfu", "--profile-run", run, "--peak-tflops", 1)
+    assert ended.code == 2
+    assert "is a static run" in ended.err
+
+
+# devices, and analyze --device
+
+
+def test_devices_are_listed(stagemeter):
+    listed = stagemeter("devices")
+    assert listed.code == 0
+    assert all(device.name in listed.out for device in DEVICES)
+    assert len(json.loads(stagemeter("devices", "--json").out)) == len(DEVICES)
+
+
+def test_device_adds_bounds_and_whether_it_fits(stagemeter, estimate):
+    report = estimate("--device", "A100-80GB")
+    roofline = report["roofline"]
+    assert roofline["peak"]["name"] == "A100-SXM-80GB"
+    for stage in ("sam", "clip", "projector", "prefill"):
+        counted = report["stages"][stage]
+        moved = counted["bytes_read"] + counted["bytes_written"]
+        by_hand = 1000 * max(counted["flops"] / 312e12, moved / 2039e9)
+        assert roofline["bounds"][stage]["roofline_ms"] == pytest.approx(by_hand, rel=1e-12)
+    total = roofline["bounds"]["total"]["roofline_ms"]
+    assert roofline["throughput"]["pages_per_hour"] == pytest.approx(3.6e6 / total, rel=1e-12)
+    assert roofline["memory"]["fits"] is True
+    largest = roofline["memory"]["largest_batch_size"]
+    assert estimate("--device", "A100-80GB", "--batch-size", largest)["roofline"]["memory"]["fits"] is True
+    assert estimate("--device", "A100-80GB", "--batch-size", largest + 1)["roofline"]["memory"]["fits"] is False
+    said = stagemeter("analyze", "--estimate", "--no-track", "--device", "A100-80GB").out
+    assert f"up to batch {largest}" in said
+    assert "pages/hour" in said
+
+
+def test_unknown_device_is_refused_before_anything_is_written(refused):
+    assert "did you mean" in refused("analyze", "--estimate", "--device", "H1000-SXM")
+    assert "bfloat16" in refused("analyze", "--estimate", "--device", "T4")
