@@ -1,0 +1,156 @@
+"""Pairing a whole experiment, against the bare calls to MLflow that it cannot do without, paired in one run.
+
+Both sides search the runs and log the same metrics, tags and files for each of them; ours also finds the counts,
+works out utilization and writes the report of it.
+
+    python benchmarks/pairing.py             # 1,000 profiling runs in a sqlite store
+    python benchmarks/pairing.py --runs 200
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77, "decode_total": 3970.47}
+
+
+def fill(experiment: str, runs: int) -> None:
+    """Log one static run and some profiling runs that were measured at a few different lengths."""
+    import mlflow
+
+    from stagemeter import AnalysisConfig, estimate_report, log_static_report
+    from stagemeter.models.deepseek_ocr_config import load_architecture
+    from stagemeter.profiling.document import profile_document
+    from stagemeter.profiling.profile import Profile
+    from stagemeter.tracking.profile import log_profile
+    from stagemeter.workload import Workload
+
+    architecture = load_architecture("deepseek-ocr")
+    config = AnalysisConfig()
+    report = estimate_report(architecture, config.model, config)
+    mlflow.set_experiment(experiment)
+    log_static_report(report)
+    client = mlflow.MlflowClient()
+    (parent,) = client.search_experiments(filter_string=f"name = '{experiment}'")
+    for number in range(runs):
+        times = {stage: (value * (1 + number / 1e4),) for stage, value in TIMES.items()}
+        document = profile_document(
+            Profile(times_ms=times, source="benchmark", clock="none"),
+            Workload.from_dict({**report["metadata"]["workload"], "new_tokens": 512 - number % 7}),
+            model=config.model,
+            family="deepseek-ocr",
+            architecture_hash=architecture.hash,
+            config=config.model_dump(),
+        )
+        run = client.create_run(parent.experiment_id, run_name=f"profile {number}")
+        log_profile(run.info.run_id, document)
+        client.set_terminated(run.info.run_id)
+
+
+def pair_all(experiment: str) -> float:
+    """Seconds that pairing takes for each run, all of them paired anew."""
+    from stagemeter import pair_experiment
+
+    # Another peak each time: a pairing that is there already would not be written again.
+    pair_all.tflops += 1.0  # type: ignore[attr-defined]
+    start = time.perf_counter()
+    pairings, failures = pair_experiment(experiment, peak_tflops=pair_all.tflops, peak_gbps=2039.0)  # type: ignore[attr-defined]
+    seconds = time.perf_counter() - start
+    assert not failures
+    assert all(pairing["changed"] for pairing in pairings)
+    return seconds / len(pairings)
+
+
+pair_all.tflops = 300.0  # type: ignore[attr-defined]
+
+
+def bare(experiment: str) -> float:
+    """Seconds that the same calls take for each run, with what an earlier pairing left."""
+    import mlflow
+    from mlflow.entities import Metric, RunTag
+
+    client = mlflow.MlflowClient()
+    (parent,) = client.search_experiments(filter_string=f"name = '{experiment}'")
+    start = time.perf_counter()
+    runs, token = [], None
+    while token is None or token:
+        page = client.search_runs(
+            [parent.experiment_id], "tags.`stagemeter.kind` = 'profile'", max_results=1000, page_token=token
+        )
+        runs, token = [*runs, *page], page.token or ""
+    now = int(time.time() * 1000)
+    prefixes = ("mfu/", "mfu_causal/", "mbu/", "tflops/", "gbps/", "roofline_ms/", "roofline_fraction/")
+    for run in runs:
+        metrics = [
+            Metric(key, value + 1e-9, now, 0) for key, value in run.data.metrics.items() if key.startswith(prefixes)
+        ]
+        names = ("static_run_id", "peak", "peak_tflops", "peak_gbps", "peak_source", "flags", "pairing_hash")
+        tags = [RunTag(f"stagemeter.{name}", run.data.tags[f"stagemeter.{name}"]) for name in names]
+        tags.append(RunTag("mlflow.note.content", run.data.tags["mlflow.note.content"]))
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "mfu.json").write_text(json.dumps(run.data.metrics, indent=2) * 2)
+            (Path(folder) / "mfu.md").write_text(run.data.tags["mlflow.note.content"])
+            client.log_artifacts(run.info.run_id, folder)
+        client.log_batch(run.info.run_id, metrics=metrics, tags=tags)
+    return (time.perf_counter() - start) / len(runs)
+
+
+def calls_of(experiment: str) -> Counter[str]:
+    """Calls to MLflow's client while an experiment is paired, by name."""
+    from mlflow import MlflowClient
+
+    calls: Counter[str] = Counter()
+    kept = {name: getattr(MlflowClient, name) for name in dir(MlflowClient) if not name.startswith("_")}
+
+    def counted(name: str):  # type: ignore[no-untyped-def]
+        def call(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            calls[name] += 1
+            return kept[name](self, *args, **kwargs)
+
+        return call
+
+    for name, function in kept.items():
+        if callable(function):
+            setattr(MlflowClient, name, counted(name))
+    try:
+        pair_all(experiment)
+    finally:
+        for name, function in kept.items():
+            setattr(MlflowClient, name, function)
+    return calls
+
+
+@click.command()
+@click.option("--runs", default=1000, show_default=True, help="Profiling runs.")
+@click.option("--repeats", default=3, show_default=True, help="Counted pairs.")
+def main(runs: int, repeats: int) -> None:
+    """Measure, and print a table."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        fill("benchmark", runs)
+        pair_all("benchmark"), bare("benchmark")
+        pairs = [(pair_all("benchmark"), bare("benchmark")) for _ in range(repeats)]
+        calls = calls_of("benchmark")
+        os.chdir("/")
+    ours = 1e3 * statistics.median(mine for mine, _ in pairs)
+    theirs = 1e3 * statistics.median(other for _, other in pairs)
+    ratio = statistics.median(mine / other for mine, other in pairs)
+    click.echo("| measured | value | limit |\n| :--- | ---: | ---: |")
+    click.echo(
+        f"| pairing {runs:,} runs ({ours:.1f} ms a run) / the bare calls ({theirs:.1f} ms a run) | {ratio:.2f} x | |"
+    )
+    click.echo(f"| calls to MLflow's client a run | {sum(calls.values()) / runs:.2f} | 4 |")
+
+
+if __name__ == "__main__":
+    main()
