@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stagemeter import AnalysisConfig, StagemeterError
-from stagemeter.config import MODES, load_config
+from stagemeter.config import MODES, ProfileConfig, load_config
 
 CONF = Path(__file__).parents[2] / "conf" / "static_analysis"
 
@@ -332,3 +332,31 @@ def test_empty_file_changes_nothing(settings_file, content):
 
 def test_keys_that_are_not_text_are_refused_by_name(settings_file):
     assert "3: no such setting" in refusal(settings_file("3: tiny\n"))
+
+
+# Profiles
+
+
+def test_file_of_a_profile_holds_the_defaults():
+    assert load_config(CONF.parent / "profile" / "default.yaml", {}, ProfileConfig) == ProfileConfig()
+
+
+def test_profile_is_configured_by_what_an_analysis_is_and_more(settings_file):
+    path = settings_file("mode: tiny\nrepeats: 7\ntrace: none\n")
+    config = load_config(path, {"warmup": 0}, ProfileConfig)
+    assert (config.base_size, config.repeats, config.trace, config.warmup) == (512, 7, "none", 0)
+    with pytest.raises(StagemeterError, match="repeats: no such setting"):
+        load_config(path, {}, AnalysisConfig)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [("repeats: 0", "repeats"), ("warmup: -1", "warmup"), ("trace: all", "trace")]
+)
+def test_profile_settings_that_cannot_be(settings_file, setting, message):
+    with pytest.raises(StagemeterError, match=message):
+        load_config(settings_file(setting + "\n"), {}, ProfileConfig)
+
+
+def test_near_names_are_those_of_the_kind(settings_file):
+    with pytest.raises(StagemeterError, match="did you mean 'repeats'"):
+        load_config(settings_file("repeat: 3\n"), {}, ProfileConfig)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stagemeter.config import AnalysisConfig
+from stagemeter.cli import cli
+from stagemeter.config import AnalysisConfig, ProfileConfig
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "stagemeter"
@@ -24,12 +25,16 @@ FORBIDDEN = {
     "stagemeter.report": ["stagemeter"],
     "stagemeter.counting": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.models": ["stagemeter.counting", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
+    "stagemeter.hardware": ["stagemeter.models", "stagemeter.config", "stagemeter.profiling", "stagemeter.analyzer"],
+    "stagemeter.profiling": ["stagemeter.analyzer", "stagemeter.config", "stagemeter.pairing"],
+    "stagemeter.pairing": ["stagemeter.session", "stagemeter.analyzer", "stagemeter.config", "stagemeter.export"],
     "stagemeter.inputs": ["stagemeter.counting", "stagemeter.models", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.export": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.config"],
     "stagemeter.tracking": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.counting"],
 }
 LATE = [f"stagemeter.{name}" for name in ("tracking", "cli", "application", "background")]
-for part in ("counting", "models", "inputs", "export", "analyzer", "assembly", "tiers", "planning", "session", "mfu"):
+EARLY = ("counting", "models", "inputs", "export", "analyzer", "assembly", "tiers", "planning", "session", "mfu")
+for part in (*EARLY, "hardware", "profiling", "pairing", "capacity", "scopes"):
     FORBIDDEN.setdefault(f"stagemeter.{part}", [])
     FORBIDDEN[f"stagemeter.{part}"] += LATE
 #: Modules that are about torch, and import it when they are imported.
@@ -94,16 +99,32 @@ def test_exactly_one_name_in_the_root_reads_mlproject():
     assert [path.name for path in ROOT.iterdir() if path.name.lower() == "mlproject"] == ["MLproject"]
 
 
-def test_the_projects_parameters_have_the_defaults_of_the_code():
-    project = yaml.safe_load((ROOT / "MLproject").read_text())
-    parameters = project["entry_points"]["main"]["parameters"]
-    defaults = AnalysisConfig().model_dump()
-    shared = {name: declared["default"] for name, declared in parameters.items() if name in defaults}
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+
+
+@pytest.mark.parametrize(("name", "config"), [("main", AnalysisConfig), ("profile", ProfileConfig)])
+def test_the_projects_parameters_have_the_defaults_of_the_code(name, config):
+    parameters = ENTRY_POINTS[name]["parameters"]
+    defaults = config().model_dump()
+    shared = {key: declared["default"] for key, declared in parameters.items() if key in defaults}
     assert shared
-    assert shared == {name: defaults[name] for name in shared}
+    assert shared == {key: defaults[key] for key in shared}
     assert (ROOT / parameters["image"]["default"]).is_file()
-    command = project["entry_points"]["main"]["command"]
-    assert all(f"{{{name}}}" in command for name in parameters)
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_entry_points_pass_every_parameter_to_an_option_that_there_is(name):
+    entry_point = ENTRY_POINTS[name]
+    command = entry_point["command"]
+    assert all(f"{{{parameter}}}" in command for parameter in entry_point["parameters"])
+    subcommand = cli.commands[command.split()[2]]
+    options = {option for parameter in subcommand.params for option in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", command)) <= options
+
+
+def test_every_command_that_makes_or_pairs_runs_is_an_entry_point():
+    commands = {entry_point["command"].split()[2] for entry_point in ENTRY_POINTS.values()}
+    assert commands == set(cli.commands) - {"devices"}
 
 
 @pytest.mark.parametrize(

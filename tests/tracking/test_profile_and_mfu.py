@@ -129,7 +129,8 @@ def test_profile_says_what_was_run_and_on_what(profiled, monkeypatch):
         "repeats": "3",
         "weights": "random",
     }
-    assert params["device"] == run.data.tags["stagemeter.hardware.device"] == printed["hardware"]["device"]
+    assert params["device"] == "auto"
+    assert params["device_name"] == run.data.tags["stagemeter.hardware.device"] == printed["hardware"]["device"]
     assert run.data.tags["stagemeter.kind"] == "profile"
     assert run.data.tags["stagemeter.hardware.torch"]
     assert "| **" not in run.data.tags["mlflow.note.content"]

@@ -75,3 +75,35 @@ def test_bad_parameter_fails_the_run(project, experiment, runs):
     assert "unknown mode 'enormous'" in done.stdout + done.stderr
     assert [run.info.status for run in runs()] == ["FAILED"]
     assert not (project / "stagemeter-report").exists()
+
+
+def test_profile_pairs_with_what_main_counted(project, experiment, runs):
+    small = ("-P", "scale=small", "-P", "mode=tiny", "-P", "new_tokens=4")
+    done = mlflow_run(project, experiment, *small, "-P", "device=A100-80GB")
+    assert done.returncode == 0, done.stderr
+    done = mlflow_run(project, experiment, "-e", "profile", *small, "-P", "repeats=2", "-P", "trace=none")
+    assert done.returncode == 0, done.stderr
+    profile, static = runs()
+    assert [run.info.status for run in (profile, static)] == ["FINISHED", "FINISHED"]
+    assert static.data.tags["stagemeter.peak"] == "A100-SXM-80GB"
+    assert static.data.metrics["roofline_ms/total"] > 0
+    assert profile.data.params["repeats"].removesuffix(".0") == "2"
+    hashes = {run.data.tags["stagemeter.workload_hash"] for run in (profile, static)}
+    assert len(hashes) == 1
+    peak = ("-P", "peak_tflops=2", "-P", "peak_gbps=80")
+    done = mlflow_run(project, experiment, "-e", "mfu", "-P", f"profile_run={profile.info.run_id}", *peak)
+    assert done.returncode == 0, done.stderr
+    paired = MlflowClient().get_run(profile.info.run_id).data
+    assert paired.tags["stagemeter.static_run_id"] == static.info.run_id
+    seconds = paired.metrics["time_ms/sam"] / 1000
+    assert paired.metrics["mfu/sam"] == pytest.approx(static.data.metrics["flops/sam"] / seconds / 2e12, rel=1e-12)
+
+
+def test_times_from_elsewhere_are_brought_in(project, experiment, runs):
+    (project / "times.csv").write_text("stage,time_ms\nsam,31.7\nprefill,27.9\n")
+    options = ("-P", f"file={project / 'times.csv'}", "-P", "mode=tiny", "-P", "batch-size=2")
+    done = mlflow_run(project, experiment, "-e", "import_profile", *options)
+    assert done.returncode == 0, done.stderr
+    (run,) = runs()
+    assert run.data.metrics["time_ms/sam"] == 31.7
+    assert run.data.tags["stagemeter.kind"] == "profile"

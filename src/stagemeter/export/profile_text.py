@@ -10,9 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document
-from stagemeter.export.units import describe_views, milliseconds, percentage, with_unit
+from stagemeter.export.units import describe_views, milliseconds, percentage, rate, with_unit
 
 _COLUMNS = ("Stage", "Median", "p10", "p90", "Share")
+_RATES = {
+    "tokens_per_second/prefill": "tokens/s in the prefill",
+    "tokens_per_second/decode": "tokens/s in decode",
+    "tokens_per_second/request": "new tokens/s of whole requests",
+    "pages_per_hour/request": "pages/hour",
+}
 
 
 def profile_markdown(document: Mapping[str, Any]) -> str:
@@ -75,7 +81,7 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
     facts = [f"from {document['source']}, taken with {document['clock']}, {repeats} repeat{'s' * (repeats != 1)}"]
     hardware = document["hardware"]
     if hardware:
-        facts.append("on " + ", ".join(f"{name} {value}" for name, value in hardware.items()))
+        facts.append("on " + _machine(hardware))
     if document["request_ms"]:
         facts.append(_request(document))
     overhead = {
@@ -91,13 +97,25 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
     return facts
 
 
+def _machine(hardware: Mapping[str, str]) -> str:
+    parts = [hardware.get("device", "an unknown device")]
+    if "cores" in hardware and hardware.get("device_type") == "cpu":
+        parts.append(f"{hardware['cores']} cores")
+    if hardware.get("memory_bytes", "").isdigit():
+        parts.append(with_unit(int(hardware["memory_bytes"]), "B"))
+    if hardware.get("driver", "none") not in ("none", "unknown"):
+        parts.append(f"driver {hardware['driver']}")
+    if "torch" in hardware:
+        parts.append(f"torch {hardware['torch']}")
+    return ", ".join(parts)
+
+
 def _request(document: Mapping[str, Any]) -> str:
     wall = document["request_median_ms"]
     fact = f"wall time of a request {milliseconds(wall)}"
     if "total" in document["time_ms"]:
         fact += f", of which the stages are {100 * document['time_ms']['total'] / wall:.1f} %"
     rates = ", ".join(
-        f"{value:,.4g} {name.partition('/')[0].replace('_', ' ')} ({name.partition('/')[2]})"
-        for name, value in document["throughput"].items()
+        f"{rate(value)} {_RATES[name]}" for name, value in document["throughput"].items() if name in _RATES
     )
     return f"{fact}; {rates}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.export.units import milliseconds, with_unit
+from stagemeter.export.units import milliseconds, rate, with_unit
 
 
 def roofline_lines(report: Mapping[str, Any]) -> list[str]:
@@ -21,7 +21,7 @@ def roofline_lines(report: Mapping[str, Any]) -> list[str]:
     )
     lines = [f"{peak_title(roofline['peak'])}; at least: {stages}"] if stages else [peak_title(roofline["peak"])]
     rates = [
-        f"{value:,.5g} {what}"
+        f"{rate(value)} {what}"
         for what, value in (
             ("decode tokens/s", throughput["decode_tokens_per_second"]),
             ("tokens/s", throughput["tokens_per_second"]),

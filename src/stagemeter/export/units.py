@@ -67,3 +67,14 @@ def milliseconds(value: float | None) -> str:
     if value < 0.9995:
         return f"{_three_digits(1000 * value)} µs"
     return f"{_three_digits(value)} ms" if value < 999.5 else f"{_three_digits(value / 1000)} s"
+
+
+def rate(value: float) -> str:
+    """Write a rate with four significant digits, and whole where it has more before the point.
+
+    Examples
+    --------
+    >>> rate(3.14159), rate(46514.2)
+    ('3.142', '46,514')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

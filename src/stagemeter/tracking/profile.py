@@ -20,7 +20,7 @@ from stagemeter.tracking.store import missing_params, store_errors
 #: Artifacts of a profiling run.
 JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
 #: Settings of a profile that are logged as params beside those of its workload.
-_PROFILE_PARAMS = ("warmup", "repeats", "weights", "trace")
+_PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
 
 
 def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
@@ -62,7 +62,8 @@ def _params(document: Mapping[str, Any]) -> dict[str, str]:
     values = {key: config[key] for key in _PROFILE_PARAMS if key in config}
     hardware = document["hardware"]
     if "device" in hardware:
-        values["device"] = hardware["device"]
+        # `device` is what was asked for, such as cuda:0; this is what answered to it.
+        values["device_name"] = hardware["device"]
     return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
 
 
