@@ -84,7 +84,10 @@ def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f} %"
+    if share is None:
+        return "–"
+    percent = 100 * share
+    return f"{percent:.1f} %" if percent >= 10 else f"{percent:.3g} %"
 
 
 def _facts(pairing: Mapping[str, Any]) -> list[str]:
