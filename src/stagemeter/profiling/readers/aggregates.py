@@ -1,0 +1,69 @@
+"""Stages that were timed as one and also by themselves: which of the two stand, so that nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from stagemeter.profiling.profile import AGGREGATES, FORWARD, VISION
+from stagemeter.profiling.ranges import listed
+from stagemeter.profiling.readers.mapping import PREFILL, VISION_STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What becomes of stages that overlap by what they mean.
+
+    Attributes
+    ----------
+    left_out : tuple of str
+        Aggregates whose parts are all timed.
+    part_of : dict
+        Stages that are part of an aggregate which stands for them, and that aggregate.
+    notes : tuple of str
+        What was decided.
+    """
+
+    left_out: tuple[str, ...]
+    part_of: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def settle(names: Collection[str], prefill_suffices: bool) -> Settled:
+    """Decide between ``vision`` or ``forward`` and their parts.
+
+    Parts stand where all of them are timed, the aggregate where only some are: what is left of it is several stages.
+
+    Parameters
+    ----------
+    names : collection of str
+        Stages that are timed.
+    prefill_suffices : bool
+        Whether ``prefill`` alone is enough to leave ``forward`` out. It is among ranges, where frameworks call a range
+        forward that is around every pass of the decoder.
+    """
+    left_out: list[str] = []
+    part_of: dict[str, str] = {}
+    if FORWARD in names:
+        covered = VISION in names or all(stage in names for stage in VISION_STAGES)
+        if PREFILL in names and (prefill_suffices or covered):
+            left_out.append(FORWARD)
+        else:
+            part_of |= {stage: FORWARD for stage in (*AGGREGATES[FORWARD], VISION) if stage in names}
+    if VISION in names and VISION not in part_of:
+        if all(stage in names for stage in VISION_STAGES):
+            left_out.append(VISION)
+        else:
+            part_of |= {stage: VISION for stage in VISION_STAGES if stage in names}
+    return Settled(tuple(left_out), part_of, _notes(left_out, part_of))
+
+
+def _notes(left_out: list[str], part_of: dict[str, str]) -> tuple[str, ...]:
+    notes = [f"{name} is left out, since its parts are timed by themselves" for name in left_out]
+    for aggregate in dict.fromkeys(part_of.values()):
+        parts = [part for part, whole in part_of.items() if whole == aggregate]
+        notes.append(
+            f"{listed(parts)} {'is' if len(parts) == 1 else 'are'} counted as part of {aggregate}, "
+            "since not all of its parts are timed by themselves"
+        )
+    return tuple(notes)

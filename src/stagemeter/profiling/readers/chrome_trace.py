@@ -1,0 +1,201 @@
+"""Chrome traces of torch's profiler: user annotations, and the GPU ranges that belong to them.
+
+What is read of the format, and where that is written down:
+
+- ``{"traceEvents": [...], ...}`` or a bare list of events, ``ph`` "X" for one with a duration, ``ts`` and ``dur`` in
+  microseconds: "Trace Event Format", Google.
+- ``cat`` is ``user_annotation`` for a `record_function` scope, with the process and thread in ``pid`` and ``tid``, and
+  ``gpu_user_annotation`` for the GPU work launched in it, with device and stream there. The latter is written once
+  per stream, from the start of the scope's first operation to the end of its last, widened by 1 ns; both carry the
+  scope's number as ``External id`` in ``args``: kineto, ``libkineto/src/output_json.cpp`` and
+  ``GenericActivityProfiler.cpp`` (``GpuUserEventMap``).
+- ``cat`` is ``kernel``, ``gpu_memcpy`` or ``gpu_memset`` for work on a GPU; ``deviceProperties`` names the devices:
+  the same.
+
+A trace may have a gigabyte. ijson hands out one event at a time, built in C by its yajl2_c backend; that takes about a
+third of the time of `json.load` on the whole, which spends most of its own on memory (see benchmarks/traces.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.ranges import TimeRange
+from stagemeter.profiling.readers.clocks import choose_clock
+from stagemeter.profiling.readers.files import cut_off, opened
+from stagemeter.profiling.readers.mapping import NameMapping, StageNames
+from stagemeter.profiling.readers.repeats import split_repeats
+
+#: Categories of scopes on the CPU. Converters of other tools' traces write the second, torch's old profiler none.
+CPU_CATEGORIES = frozenset({"user_annotation", "nvtx", ""})
+GPU_CATEGORY = "gpu_user_annotation"
+_GPU_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset", GPU_CATEGORY})
+
+#: Of a bare list, and of the list in an object.
+EVENTS_OF_LIST, EVENTS_OF_OBJECT = "item", "traceEvents.item"
+
+_NS_PER_US = 1000
+#: Measured to be the fastest: larger blocks leave the processor's cache.
+_BLOCK = 2**16
+#: Before the events there are properties of devices and versions of libraries.
+_HEAD = 2**18
+
+
+@dataclass
+class _Scopes:
+    """What the events of a trace come to."""
+
+    path: Path
+    names: StageNames
+    cpu: list[TimeRange] = field(default_factory=list)
+    gpu: dict[tuple[object, ...], TimeRange] = field(default_factory=dict)
+    gpu_worked: bool = False
+    begun: int = 0
+    events: int = 0
+    _lanes: dict[tuple[object, object], str] = field(default_factory=dict)
+
+    def add(self, event: Any) -> None:
+        """Look at one event."""
+        self.events += 1
+        try:
+            category = event.get("cat", "")
+            if category in _GPU_WORK:
+                self.gpu_worked = True
+            if category != GPU_CATEGORY and category not in CPU_CATEGORIES:
+                return
+            if event["ph"] == "X":
+                self._add_scope(event, category == GPU_CATEGORY)
+            elif event["ph"] == "B":
+                self.begun += 1
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            raise StagemeterError(
+                f"{self.path}: event {self.events} is not as a trace event is: {str(event)[:200]}"
+            ) from None
+
+    def _add_scope(self, event: Mapping[str, Any], on_gpu: bool) -> None:
+        stage = self.names.stage(event["name"])
+        if stage is None:
+            return
+        start, duration = float(event["ts"]), float(event.get("dur", 0))
+        if not (math.isfinite(start) and duration >= 0 and math.isfinite(duration)):
+            raise ValueError
+        place = event.get("pid"), event.get("tid")
+        lane = self._lanes.setdefault(place, f"{place[0]}/{place[1]}")
+        begin = round(start * _NS_PER_US)
+        scope = TimeRange(stage, begin, begin + round(duration * _NS_PER_US), lane)
+        if not on_gpu:
+            self.cpu.append(scope)
+            return
+        number = event.get("args", {}).get("External id")
+        # Without a number, each is on its own, and copies on other streams are told by their overlap.
+        key = (event["name"], len(self.gpu)) if number is None else (event["name"], "number", number)
+        known = self.gpu.get(key, scope)
+        self.gpu[key] = TimeRange(stage, min(known.start, scope.start), max(known.end, scope.end), known.lane)
+
+
+def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+    """Read the times of stages from a trace.
+
+    Parameters
+    ----------
+    path : Path
+        The trace, which may be compressed.
+    prefix : str
+        Where in it the events are: `EVENTS_OF_OBJECT` or `EVENTS_OF_LIST`.
+    steps : int
+        Decode steps of the workload.
+    mapping : NameMapping, optional
+        Patterns for names that are not a stage's own.
+
+    Raises
+    ------
+    StagemeterError
+        If the trace is damaged or cut off, or has no range of a stage.
+    """
+    scopes = _Scopes(path, StageNames(mapping, str(path)))
+    for event in stream_items(path, prefix):
+        scopes.add(event)
+    gpu = list(scopes.gpu.values())
+    if not scopes.cpu and not gpu:
+        raise StagemeterError(f"{path}: {_nothing_found(scopes)}")
+    chosen = choose_clock(scopes.cpu, gpu, scopes.gpu_worked)
+    repeats = split_repeats(chosen.ranges, steps, str(path))
+    return Profile(
+        times_ms=repeats.times_ms,
+        source=f"torch trace of {path.name}",
+        clock=f"GPU ranges ({GPU_CATEGORY})" if chosen.on_gpu else "CPU scopes (user_annotation)",
+        request_ms=repeats.request_ms,
+        measured=repeats.measured,
+        hardware=_hardware(path),
+        notes=(*chosen.notes, *repeats.notes, *scopes.names.notes()),
+    )
+
+
+def stream_items(path: Path, prefix: str) -> Iterator[Any]:
+    """Yield one JSON value after the other from a list in a file, without holding the file.
+
+    Raises
+    ------
+    StagemeterError
+        If the file is not JSON, or lacks its end.
+    """
+    with opened(path) as stream:
+        _skip_byte_order_mark(stream)
+        yield from _items(path, stream, prefix)
+
+
+def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
+    import ijson  # type: ignore[import-untyped]
+
+    try:
+        yield from ijson.items(stream, prefix, use_float=True, buf_size=_BLOCK)
+    except ijson.JSONError as error:
+        said = error.args[0] if error.args else ""
+        text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+        if "premature EOF" in text:
+            raise StagemeterError(f"{path}: the JSON ends in the middle; {cut_off()}") from None
+        raise StagemeterError(
+            f"{path}: is not JSON ({' '.join(text.split())[:200]}); export it again, or give another file"
+        ) from None
+
+
+def _skip_byte_order_mark(stream: IO[bytes]) -> None:
+    if stream.read(3) != b"\xef\xbb\xbf":
+        stream.seek(0)
+
+
+def _hardware(path: Path) -> dict[str, str]:
+    """Name the GPUs, which a trace lists before its events."""
+    with opened(path) as stream:
+        head = io.BytesIO(stream.read(_HEAD))
+    devices = _until_cut(_items(path, head, "deviceProperties.item"))
+    names = dict.fromkeys(str(device["name"]) for device in devices if isinstance(device, dict) and "name" in device)
+    return {"device": ", ".join(names)} if names else {}
+
+
+def _until_cut(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield what comes before the end of a document that is known to be cut off."""
+    with contextlib.suppress(StagemeterError):
+        yield from items
+
+
+def _nothing_found(scopes: _Scopes) -> str:
+    if not scopes.events:
+        return "holds no events; the profiler probably recorded nothing, or was not stopped before the export"
+    found = scopes.names.unmapped
+    if found:
+        seen = ", ".join(found[:10])
+        return f"no range is a stage's; it has {seen}; map them, as prefill={found[0]}"
+    begun = f", but {scopes.begun} that begin and end in two events, which are not read" if scopes.begun else ""
+    return (
+        f"none of its {scopes.events} events is a user annotation{begun}; put record_function scopes named as the "
+        "stages around them, and profile again"
+    )

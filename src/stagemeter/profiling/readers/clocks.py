@@ -1,0 +1,66 @@
+"""Which clock to believe, where a file has both the CPU's scopes and what they launched on the GPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stagemeter.profiling.profile import FORWARD
+from stagemeter.profiling.ranges import TimeRange, listed
+from stagemeter.profiling.readers.mapping import PREFILL, STAGES
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Ranges of one clock.
+
+    Attributes
+    ----------
+    ranges : sequence of TimeRange
+        All of the same clock: how ranges of two clocks lie to each other says nothing about their nesting.
+    on_gpu : bool
+        Which one.
+    notes : tuple of str
+        What the choice leaves out.
+    """
+
+    ranges: Sequence[TimeRange]
+    on_gpu: bool
+    notes: tuple[str, ...]
+
+
+def choose_clock(cpu: Sequence[TimeRange], gpu: Sequence[TimeRange], gpu_worked: bool) -> Chosen:
+    """Prefer the GPU's time, since work on it goes on after the scope that launched it has ended.
+
+    A stage without GPU ranges is left out then rather than timed by the other clock. Only where the prefill, by which
+    requests are told apart, has none, all stages are timed on the CPU.
+
+    Parameters
+    ----------
+    cpu, gpu : sequence of TimeRange
+        Named as stages are.
+    gpu_worked : bool
+        Whether the file shows any work on a GPU.
+    """
+    on_cpu, on_gpu = Counter(part.name for part in cpu), Counter(part.name for part in gpu)
+    lacking = [stage for stage in STAGES if stage in on_cpu and stage not in on_gpu]
+    asynchronous = (
+        "the GPU worked, and a CPU scope may end before the work that it launched: these times hold only if the "
+        "program waited for the GPU at the end of each stage"
+    )
+    if not gpu:
+        return Chosen(cpu, False, (asynchronous,) if gpu_worked else ())
+    if any(stage in lacking for stage in (PREFILL, FORWARD)):
+        reason = f"{listed(lacking)} {'has' if len(lacking) == 1 else 'have'} CPU scopes alone, so those are taken"
+        return Chosen(cpu, False, (f"{reason} for all stages", asynchronous))
+    notes = [
+        f"{stage} has CPU scopes but no GPU range and is left out; a GPU range around it would include waiting for it"
+        for stage in lacking
+    ]
+    notes += [
+        f"{stage} has {on_cpu[stage]} CPU scopes but {on_gpu[stage]} GPU ranges, which are taken"
+        for stage in on_gpu
+        if stage in on_cpu and on_cpu[stage] != on_gpu[stage]
+    ]
+    return Chosen(gpu, True, tuple(notes))

@@ -1,0 +1,195 @@
+"""Whose time a range is: names that tools wrote become names of stages."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, VISION
+from stagemeter.profiling.ranges import listed
+
+#: The decoder over the prompt; a request begins with it, or with the vision stages before it.
+PREFILL = "prefill"
+#: The whole request. Its range is its wall time, and what lies in it belongs to it.
+REQUEST = "request"
+#: The stages of a page's way through the vision encoder.
+VISION_STAGES = AGGREGATES[VISION]
+#: What a range can stand for.
+STAGES = (*VISION_STAGES, PREFILL, DECODE, DECODE_TOTAL, VISION, FORWARD, REQUEST)
+
+#: Names that no stage takes are listed up to this many, the most frequent first.
+_LISTED = 5
+#: Beyond this, names are neither remembered nor counted: some tools put a running number into each.
+_REMEMBERED = 2**16
+#: torch's profiler puts one of these around every step of its schedule.
+_OF_THE_PROFILER = "ProfilerStep#*"
+
+
+class NameMapping:
+    """Patterns by stage.
+
+    A pattern is a shell's: ``*``, ``?`` and ``[...]``, and case matters. Names that are a stage's own need none.
+
+    Parameters
+    ----------
+    patterns : mapping
+        Stage to patterns.
+    source : str
+        Where the patterns come from, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If a stage is unknown or a pattern is empty.
+    """
+
+    def __init__(self, patterns: Mapping[str, Sequence[str]] | None = None, source: str = "mapping") -> None:
+        self.patterns: dict[str, tuple[str, ...]] = {}
+        for stage, given in (patterns or {}).items():
+            if stage not in STAGES:
+                raise StagemeterError(f"{source}: {stage!r} is no stage; {near(stage, STAGES)}")
+            if not given or any(not pattern for pattern in given):
+                raise StagemeterError(f"{source}: {stage} has an empty pattern; give a name, or leave the stage out")
+            self.patterns[stage] = tuple(dict.fromkeys(given))
+
+    @classmethod
+    def load(cls, path: Path | None = None, pairs: Iterable[str] = ()) -> NameMapping:
+        """Put a mapping together from a file and from single patterns; a stage that has both keeps both.
+
+        Parameters
+        ----------
+        path : Path, optional
+            YAML file of the form ``stage: [pattern, ...]``; a single pattern may stand without brackets.
+        pairs : iterable of str
+            Each of the form ``stage=pattern``.
+
+        Raises
+        ------
+        StagemeterError
+            If the file cannot be used, a pair has no ``=``, or a stage is unknown.
+        """
+        patterns = {} if path is None else dict(cls(_read(path), str(path)).patterns)
+        for pair in pairs:
+            stage, equals, pattern = pair.partition("=")
+            if not equals:
+                raise StagemeterError(f"mapping {pair!r}: no '=' in it; write stage=pattern, such as prefill=forward*")
+            cls({stage: [pattern]}, f"mapping {pair!r}")
+            patterns[stage] = (*patterns.get(stage, ()), pattern)
+        return cls(patterns)
+
+
+class StageNames:
+    """The names that occur in one source, and the stages that they stand for.
+
+    Parameters
+    ----------
+    mapping : NameMapping or None
+        Patterns for names that are not a stage's own.
+    source : str
+        What is being read, for errors.
+    """
+
+    def __init__(self, mapping: NameMapping | None, source: str) -> None:
+        self._patterns = [(stage, p) for stage, given in (mapping or NameMapping()).patterns.items() for p in given]
+        self._source = source
+        self._stages: dict[str, str | None] = {}
+        self._unused = dict.fromkeys(self._patterns)
+        self._overruled: dict[str, str] = {}
+        self._unmapped: Counter[str] = Counter()
+
+    def stage(self, name: str) -> str | None:
+        """Return the stage that a name stands for, None if it stands for none.
+
+        A stage's own name comes first, also behind an NVTX domain and a colon, as in nsys' ``:prefill``.
+
+        Raises
+        ------
+        StagemeterError
+            If patterns of two stages match the name.
+        """
+        known = name in self._stages
+        stage = self._stages[name] if known else self._find(name)
+        if known or len(self._stages) < _REMEMBERED:
+            self._stages[name] = stage
+            if stage is None:
+                self._unmapped[name] += 1
+        return stage
+
+    def _find(self, name: str) -> str | None:
+        matching = [(stage, pattern) for stage, pattern in self._patterns if fnmatchcase(name, pattern)]
+        for match in matching:
+            self._unused.pop(match, None)
+        own = name if name in STAGES else name.partition(":")[2]
+        if own in STAGES:
+            if matching and matching[0][0] != own:
+                self._overruled[name] = matching[0][0]
+            return own
+        if len({stage for stage, _ in matching}) > 1:
+            claims = listed(f"{stage} by {pattern!r}" for stage, pattern in matching)
+            raise StagemeterError(
+                f"{self._source}: {name!r} is taken for two stages, {claims}; make the patterns narrower"
+            )
+        return matching[0][0] if matching else None
+
+    @property
+    def unmapped(self) -> list[str]:
+        """Names that stand for no stage, the most frequent first."""
+        return [name for name, _ in self._unmapped.most_common() if not fnmatchcase(name, _OF_THE_PROFILER)]
+
+    def notes(self) -> tuple[str, ...]:
+        """Say which patterns matched nothing, and which names stand for no stage."""
+        notes = [f"the pattern {pattern!r} for {stage} matches nothing" for stage, pattern in self._unused]
+        notes += [
+            f"{name!r} is a stage's own name and stays one, although a pattern for {stage} matches it"
+            for name, stage in self._overruled.items()
+        ]
+        if self.unmapped:
+            shown = ", ".join(f"{name} ({self._unmapped[name]} x)" for name in self.unmapped[:_LISTED])
+            more = len(self.unmapped) - _LISTED
+            notes.append(f"names that stand for no stage: {shown}{f' and {more} more' if more > 0 else ''}")
+        return tuple(notes)
+
+
+def near(given: str, known: Iterable[str]) -> str:
+    """Name the closest of the known names if there is a close one, else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(given, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
+    except FileNotFoundError:
+        raise StagemeterError(f"{path}: no such mapping file") from None
+    except IsADirectoryError:
+        raise StagemeterError(f"{path}: is a folder; give a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StagemeterError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise StagemeterError(f"{path}: is not plain YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
+        raise StagemeterError(f"{path}: holds no mapping; write lines such as `prefill: [model_forward*]`")
+    # YAML forbids it, and PyYAML silently takes the last.
+    keys = [key.value for key, _ in root.value]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise StagemeterError(f"{path}: {twice} is given more than once; put its patterns into one list")
+    return {str(stage): _patterns(path, str(stage), given) for stage, given in content.items()}
+
+
+def _patterns(path: Path, stage: str, given: Any) -> list[str]:
+    patterns = given if isinstance(given, list) else [given]
+    wrong = next((pattern for pattern in patterns if not isinstance(pattern, str)), None)
+    if wrong is not None or not patterns or given is None:
+        raise StagemeterError(f"{path}: {stage}: {given!r} is no pattern; write text, or a list of texts")
+    return patterns

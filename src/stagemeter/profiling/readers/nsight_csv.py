@@ -1,0 +1,304 @@
+"""Summaries that ``nsys stats --format csv`` prints of NVTX ranges.
+
+The reports, with the columns that are read of them, as "Statistical Reports Shipped With Nsight Systems" in NVIDIA's
+Analysis Guide has them:
+
+- ``nvtx_pushpop_sum`` (``nvtxppsum`` in older versions), ``nvtx_startend_sum`` and ``nvtx_sum``: time on the CPU:
+  ``Total Time``, ``Instances``, ``Range``;
+- ``nvtx_gpu_proj_sum``: time on the GPU: ``Total Proj Time``, ``Range Instances``, ``Range``, ``Avg Range Lvl`` (depth
+  in the stack of ranges) and ``Avg Num Child``.
+
+Times are in nanoseconds, or in what ``--timeunit`` asked for; the unit stands behind the column's name. Both kinds
+include what is nested: "the time of the child(ren) range(s) is not subtracted from the parent range". A summary has no
+timestamps, so the nesting has to follow from the depths or be told.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION, Profile
+from stagemeter.profiling.ranges import listed
+from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES, NameMapping, StageNames
+from stagemeter.profiling.readers.steps import count_steps
+
+_MS_PER_UNIT = {"ns": 1e-6, "us": 1e-3, "μs": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
+_CPU_TIME, _GPU_TIME = "Total Time", "Total Proj Time"
+_COLUMN = re.compile(r"(?P<name>.*?)\s*(?:\((?P<unit>[^()]*)\))?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One range of a summary, or several that stand for one stage.
+
+    Attributes
+    ----------
+    name : str
+        As printed.
+    total_ms : float
+        Of all instances.
+    instances : int
+        Times it ran.
+    level, children : float or None
+        Mean depth, and mean number of ranges directly inside, where the report has them.
+    """
+
+    name: str
+    total_ms: float
+    instances: int
+    level: float | None = None
+    children: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One report."""
+
+    on_gpu: bool
+    rows: tuple[_Row, ...]
+
+
+def is_nsys_header(line: str) -> bool:
+    """Tell whether a line is the header of a summary of NVTX ranges."""
+    columns = {name for name, _ in _columns(next(csv.reader([line]), []))}
+    return "Range" in columns and bool(columns & {_CPU_TIME, _GPU_TIME})
+
+
+def read_nsight_csv(
+    path: Path,
+    text: str,
+    *,
+    steps: int,
+    mapping: NameMapping | None = None,
+    prefill_contains_vision: bool | None = None,
+) -> Profile:
+    """Read the mean times of stages from a summary.
+
+    Parameters
+    ----------
+    path : Path
+        Where the text comes from.
+    text : str
+        What nsys printed; lines around the table may be in it. Of several tables, one of GPU times is taken.
+    steps : int
+        Decode steps of the workload.
+    mapping : NameMapping, optional
+        Patterns for names that are not a stage's own.
+    prefill_contains_vision : bool, optional
+        Whether the vision stages ran inside of the prefill range. None: as the depths of ranges show, where they do;
+        times are taken as they stand otherwise.
+
+    Raises
+    ------
+    StagemeterError
+        If the table is cut off, has values that are no times, or has no range of a stage.
+    """
+    tables = _read_tables(path, text)
+    table = next((table for table in tables if table.on_gpu), tables[0])
+    names = StageNames(mapping, str(path))
+    stages = _by_stage(table, names)
+    if not stages:
+        seen = ", ".join(names.unmapped[:10])
+        raise StagemeterError(f"{path}: no range is a stage's; it has {seen}; map them, as prefill={names.unmapped[0]}")
+    notes: list[str] = []
+    requests = _requests(path, stages, notes)
+    contained, reason = _containment(stages, table, names, prefill_contains_vision)
+    if reason:
+        notes.append(reason)
+    settled = settle(stages.keys() - {REQUEST}, prefill_suffices=True)
+    notes.extend(settled.notes)
+    kept = {stage: row for stage, row in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
+    if contained:
+        kept = _without_vision(path, kept)
+    times, measured = _times(path, kept, requests, steps, notes)
+    return Profile(
+        times_ms=times,
+        source=f"nsys stats summary {path.name}",
+        clock="GPU ranges (NVTX ranges projected onto their GPU work)" if table.on_gpu else "CPU ranges (NVTX)",
+        request_ms=(stages[REQUEST].total_ms / stages[REQUEST].instances,) if REQUEST in stages else (),
+        measured=measured,
+        notes=(*notes, *names.notes()),
+    )
+
+
+def _columns(cells: Sequence[str]) -> list[tuple[str, str]]:
+    """Split names of columns and units: ``Total Time (ns)``."""
+    matches = [_COLUMN.fullmatch(cell.strip()) for cell in cells]
+    return [(match["name"], match["unit"] or "") if match else ("", "") for match in matches]
+
+
+def _read_tables(path: Path, text: str) -> list[_Table]:
+    """Find the tables among the lines that nsys prints around them."""
+    tables: list[tuple[list[tuple[str, str]], list[_Row]]] = []
+    inside = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if is_nsys_header(line):
+            tables.append((_columns(next(csv.reader([line]))), []))
+            inside = True
+        elif not line.strip():
+            inside = False
+        elif inside:
+            tables[-1][1].append(_row(path, number, line, tables[-1][0]))
+    filled = [_Table(any(name == _GPU_TIME for name, _ in columns), tuple(rows)) for columns, rows in tables if rows]
+    if not filled:
+        raise StagemeterError(
+            f"{path}: has the header of a summary and no ranges below; profile with --trace=cuda,nvtx"
+        )
+    return filled
+
+
+def _row(path: Path, number: int, line: str, columns: list[tuple[str, str]]) -> _Row:
+    cells = next(csv.reader([line]))
+    if len(cells) != len(columns):
+        raise StagemeterError(
+            f"{path}: line {number} has {len(cells)} columns and its header {len(columns)}; "
+            "the file was cut off or edited; print it again"
+        )
+    values = dict(zip((name for name, _ in columns), cells, strict=True))
+    units = dict(columns)
+    time = _GPU_TIME if _GPU_TIME in values else _CPU_TIME
+    if units[time] not in _MS_PER_UNIT:
+        raise StagemeterError(f"{path}: {time} is in {units[time]!r}; print it with --timeunit nsec")
+    total = _number(path, number, time, values[time])
+    column = "Range Instances" if "Range Instances" in values else "Instances"
+    instances = _number(path, number, column, values.get(column, ""))
+    if total <= 0 or instances < 1 or instances != int(instances):
+        raise StagemeterError(
+            f"{path}: line {number}: {values[time]!r} in {values[column]!r} ranges is no time; print it again"
+        )
+    level, children = (
+        _number(path, number, name, values[name]) if name in values else None
+        for name in ("Avg Range Lvl", "Avg Num Child")
+    )
+    return _Row(values["Range"], total * _MS_PER_UNIT[units[time]], int(instances), level, children)
+
+
+def _number(path: Path, number: int, column: str, text: str) -> float:
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        raise StagemeterError(
+            f"{path}: line {number}: {column} is {text!r}, which is no number; print it again"
+        ) from None
+
+
+def _by_stage(table: _Table, names: StageNames) -> dict[str, _Row]:
+    """Add up the rows that stand for the same stage."""
+    stages: dict[str, _Row] = {}
+    for row in table.rows:
+        stage = names.stage(row.name)
+        if stage is None:
+            continue
+        known = stages.get(stage)
+        if known is None:
+            stages[stage] = row
+            continue
+        level = None if row.level is None or known.level is None else min(row.level, known.level)
+        children = None if row.children is None or known.children is None else max(row.children, known.children)
+        stages[stage] = _Row(row.name, known.total_ms + row.total_ms, known.instances + row.instances, level, children)
+    return {stage: stages[stage] for stage in STAGES if stage in stages}
+
+
+def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
+    """Tell how many requests the sums are over."""
+    anchor = next((stage for stage in (REQUEST, PREFILL, FORWARD) if stage in stages), None)
+    if anchor is None:
+        several = next((stage for stage, row in stages.items() if row.instances > 1 and stage != DECODE), None)
+        if several is not None:
+            raise StagemeterError(
+                f"{path}: has {stages[several].instances} ranges of {several} but none of {PREFILL}, so it is not "
+                f"known over how many requests; map {PREFILL}, or a range around each request, to {REQUEST}"
+            )
+        return 1
+    requests = stages[anchor].instances
+    if requests > 1:
+        notes.append(f"times are means over {requests} requests, since a summary has no others")
+    uneven = [stage for stage, row in stages.items() if row.instances % requests and stage != DECODE]
+    if uneven:
+        notes.append(
+            f"{listed(uneven)} did not run equally often in the {requests} requests, by the number of {anchor} ranges"
+        )
+    return requests
+
+
+def _containment(stages: dict[str, _Row], table: _Table, names: StageNames, told: bool | None) -> tuple[bool, str]:
+    """Tell whether the vision stages ran inside of the prefill, and how that is known."""
+    vision = [stage for stage in (*VISION_STAGES, VISION) if stage in stages]
+    if PREFILL not in stages or not vision:
+        return False, ""
+    if told is not None:
+        return told, f"{PREFILL} {'contains' if told else 'does not contain'} {listed(vision)}, as was told" + (
+            ": their time was taken out of it" if told else ""
+        )
+    shown = _shown_by_depth(stages, vision, table, names)
+    if shown is None:
+        return False, (
+            f"a summary does not show whether {PREFILL} contains {listed(vision)}: times are taken as they stand, and "
+            f"if it does, that of {PREFILL} is too long by theirs; say so by prefill_contains_vision, or bring in the "
+            "SQLite export"
+        )
+    if shown:
+        return True, f"{PREFILL} contains {listed(vision)}, as depths of ranges show: their time was taken out of it"
+    return False, f"{listed(vision)} ran outside of {PREFILL}, as depths of ranges show"
+
+
+def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames) -> bool | None:
+    """Conclude from depths, where they allow for one nesting only.
+
+    What is no deeper than the prefill is not inside of it. What is deeper is, if no other range at the prefill's depth
+    has anything inside.
+    """
+    prefill = stages[PREFILL]
+    levels = [stages[stage].level for stage in vision]
+    if prefill.level is None or any(level is None for level in levels):
+        return None
+    deeper = [level is not None and level > prefill.level for level in levels]
+    if not any(deeper) or not prefill.children:
+        return False
+    siblings = [row for row in table.rows if row.level == prefill.level and names.stage(row.name) != PREFILL]
+    # A mean that is no whole number is of ranges at several depths.
+    settled = all(row.level == round(row.level) for row in table.rows if row.level is not None)
+    return True if all(deeper) and settled and not any(row.children for row in siblings) else None
+
+
+def _without_vision(path: Path, stages: dict[str, _Row]) -> dict[str, _Row]:
+    """Take the vision stages' time out of the prefill's."""
+    inside = sum(row.total_ms for stage, row in stages.items() if stage in (*VISION_STAGES, VISION))
+    rest = stages[PREFILL].total_ms - inside
+    if rest <= 0:
+        raise StagemeterError(
+            f"{path}: {PREFILL} took {stages[PREFILL].total_ms:g} ms and the vision stages {inside:g} ms, so they did "
+            "not run inside of it, or not one after the other; bring in the SQLite export"
+        )
+    return {**stages, PREFILL: replace(stages[PREFILL], total_ms=rest)}
+
+
+def _times(
+    path: Path, stages: dict[str, _Row], requests: int, steps: int, notes: list[str]
+) -> tuple[dict[str, tuple[float, ...]], dict[str, int]]:
+    """Mean milliseconds by stage, and what of the workload the numbers of ranges show to be other."""
+    times: dict[str, tuple[float, ...]] = {
+        stage: (row.total_ms / requests,)
+        for stage, row in stages.items()
+        if stage not in (REQUEST, DECODE, DECODE_TOTAL)
+    }
+    whole = stages.get(DECODE_TOTAL, stages.get(DECODE))
+    if whole is None:
+        return times, {}
+    ranges = stages[DECODE].instances if DECODE in stages else requests
+    if ranges % requests:
+        notes.append(
+            f"{ranges} decode ranges are not equally many in each of {requests} requests: {DECODE} is the mean over "
+            f"all of them, and there is no {DECODE_TOTAL}, since it would be of different work"
+        )
+        return {**times, DECODE: (whole.total_ms / ranges,)}, {}
+    counted = count_steps(ranges // requests, steps, str(path))
+    notes.extend(counted.notes)
+    total = whole.total_ms / requests
+    return {**times, DECODE: (total / counted.steps,), DECODE_TOTAL: (total,)}, counted.measured

@@ -1,0 +1,205 @@
+"""SQLite exports of Nsight Systems: NVTX ranges, and the GPU work that was launched within them.
+
+Made by ``nsys export --type sqlite report.nsys-rep``. The schema is that of "SQLite Schema Reference" and "SQLite
+Schema Event Values" in NVIDIA's Nsight Systems Analysis Guide; tables are there only if they have rows:
+
+============================= =========================================================================================
+``NVTX_EVENTS``               ``start``, ``end`` (ns; ``end`` is NULL if the range was never closed), ``eventType`` (59
+                              push/pop range, 60 start/end range; 34 is a mark, 75 creates a domain), ``text`` or, for a
+                              registered string, ``textId``, ``globalTid``, ``endGlobalTid``
+``StringIds``                 ``id``, ``value``
+``CUPTI_ACTIVITY_KIND_``      ``RUNTIME``: calls of the CUDA runtime and driver: ``start``, ``globalTid``,
+                              ``correlationId``; ``KERNEL``, ``MEMCPY``, ``MEMSET`` and ``GRAPH_TRACE`` (CUDA graphs):
+                              work on the GPU: ``start``, ``end`` (ns), ``globalPid``, and the ``correlationId`` of the
+                              call that launched it
+``TARGET_INFO_GPU``           ``name`` of each GPU
+============================= =========================================================================================
+
+``globalTid`` holds hardware, VM, process (24 bits) and thread (the lowest 24 bits); ``globalPid`` the same without
+thread. A range's time on the GPU is that of nsys' own ``nvtx_gpu_proj_sum``: from the start of the first to the end of
+the last operation whose launch was called within the range, on its thread. SQLite does the joining, with temporary
+tables on disk, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.ranges import TimeRange, listed
+from stagemeter.profiling.readers.clocks import choose_clock
+from stagemeter.profiling.readers.mapping import NameMapping, StageNames
+from stagemeter.profiling.readers.repeats import split_repeats
+
+SQLITE_MAGIC = b"SQLite format 3\0"
+
+_PUSH_POP, _START_END = 59, 60
+_RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
+_GPU_TABLES = tuple(f"CUPTI_ACTIVITY_KIND_{kind}" for kind in ("KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE"))
+#: What is needed of each table.
+_COLUMNS: dict[str, set[str]] = {
+    "NVTX_EVENTS": {"start", "end", "eventType", "text", "globalTid"},
+    "StringIds": {"id", "value"},
+    _RUNTIME: {"start", "globalTid", "correlationId"},
+    **{table: {"start", "end", "globalPid", "correlationId"} for table in _GPU_TABLES},
+    "TARGET_INFO_GPU": set(),
+}
+#: Divides a thread's number off.
+_THREADS = 0x1000000
+
+
+def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+    """Read the times of stages from an export.
+
+    Parameters
+    ----------
+    path : Path
+        The database. It is not written to.
+    steps : int
+        Decode steps of the workload.
+    mapping : NameMapping, optional
+        Patterns for names that are not a stage's own.
+
+    Raises
+    ------
+    StagemeterError
+        If the database is damaged, not one of Nsight Systems, or has no range of a stage.
+    """
+    names = StageNames(mapping, str(path))
+    with _database(path) as database:
+        tables = _tables(path, database)
+        ranges, elsewhere, notes = _ranges(path, database, tables, names)
+        if not ranges:
+            raise StagemeterError(f"{path}: {_nothing_found(names)}")
+        on_one_thread = {number: part for number, part in ranges.items() if number not in elsewhere}
+        gpu = _project(database, tables, on_one_thread)
+        hardware = _devices(database, tables)
+    chosen = choose_clock(list(ranges.values()), gpu, any(table in tables for table in _GPU_TABLES))
+    repeats = split_repeats(chosen.ranges, steps, str(path))
+    return Profile(
+        times_ms=repeats.times_ms,
+        source=f"Nsight Systems export {path.name}",
+        clock="GPU ranges (NVTX ranges projected onto their GPU work)" if chosen.on_gpu else "CPU ranges (NVTX)",
+        request_ms=repeats.request_ms,
+        measured=repeats.measured,
+        hardware=hardware,
+        notes=(*notes, *chosen.notes, *repeats.notes, *names.notes()),
+    )
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise StagemeterError(
+            f"{path}: is a damaged or cut off SQLite database ({error}); export or copy it again"
+        ) from None
+
+
+def _tables(path: Path, database: sqlite3.Connection) -> dict[str, set[str]]:
+    """Return the columns of each table, once it is sure that those needed are there."""
+    names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
+    if "NVTX_EVENTS" not in names:
+        ours = any(name in names for name in ("StringIds", _RUNTIME, *_GPU_TABLES))
+        what = "has no NVTX ranges; profile with --trace=cuda,nvtx" if ours else "is no export of Nsight Systems"
+        raise StagemeterError(f"{path}: {what}, and ranges named as the stages; it holds {_some(names)}")
+    tables = {
+        name: {row[1] for row in database.execute(f"PRAGMA table_info({name})")} for name in _COLUMNS if name in names
+    }
+    for name, columns in tables.items():
+        lacking = sorted(_COLUMNS[name] - columns)
+        if lacking:
+            raise StagemeterError(
+                f"{path}: table {name} lacks {listed(lacking)}; export the report again with a newer Nsight Systems"
+            )
+    return tables
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} tables such as {listed(sorted(names)[:3])}" if names else "no tables"
+
+
+def _ranges(
+    path: Path, database: sqlite3.Connection, tables: dict[str, set[str]], names: StageNames
+) -> tuple[dict[int, TimeRange], set[int], list[str]]:
+    """Read the NVTX ranges of stages by row, and the rows of those that ended on another thread."""
+    columns = tables["NVTX_EVENTS"]
+    registered = "textId" in columns and "StringIds" in tables
+    text = "COALESCE(n.text, s.value)" if registered else "n.text"
+    strings = "LEFT JOIN StringIds s ON s.id = n.textId" if registered else ""
+    end_thread = "n.endGlobalTid" if "endGlobalTid" in columns else "NULL"
+    rows = database.execute(
+        f"SELECT n.rowid, {text}, n.start, n.end, n.globalTid, {end_thread} FROM NVTX_EVENTS n {strings} "
+        f"WHERE n.eventType IN ({_PUSH_POP}, {_START_END})"
+    )
+    ranges: dict[int, TimeRange] = {}
+    elsewhere: set[int] = set()
+    unclosed = 0
+    for number, name, start, end, thread, ended_on in rows:
+        stage = names.stage(name) if isinstance(name, str) else None
+        if stage is None:
+            continue
+        if end is None:
+            unclosed += 1
+            continue
+        try:
+            ranges[number] = TimeRange(stage, start, end, str(thread))
+        except (TypeError, ValueError):
+            raise StagemeterError(
+                f"{path}: NVTX range {name!r} runs from {start!r} to {end!r}, which is no time; export it again"
+            ) from None
+        if ended_on not in (None, thread):
+            elsewhere.add(number)
+    return ranges, elsewhere, [f"{unclosed} ranges of stages were never closed and are left out"] if unclosed else []
+
+
+def _project(
+    database: sqlite3.Connection, tables: dict[str, set[str]], ranges: dict[int, TimeRange]
+) -> list[TimeRange]:
+    """Return the time on the GPU of those ranges that launched work there."""
+    work = [table for table in _GPU_TABLES if table in tables]
+    if not work or _RUNTIME not in tables:
+        return []
+    database.execute("CREATE TEMP TABLE stages (number INTEGER PRIMARY KEY)")
+    database.executemany("INSERT INTO temp.stages VALUES (?)", ((number,) for number in ranges))
+    database.execute(
+        "CREATE TEMP TABLE work AS "
+        + " UNION ALL ".join(
+            f"SELECT correlationId, globalPid / {_THREADS} AS process, start, end FROM {table} WHERE end > 0"
+            for table in work
+        )
+    )
+    database.execute("CREATE INDEX temp.work_by_call ON work (correlationId, process)")
+    database.execute(
+        "CREATE TEMP TABLE launches AS SELECT r.globalTid AS thread, r.start AS called, "
+        f"MIN(w.start) AS start, MAX(w.end) AS end FROM {_RUNTIME} r "
+        f"JOIN temp.work w ON w.correlationId = r.correlationId AND w.process = r.globalTid / {_THREADS} "
+        "GROUP BY r.rowid"
+    )
+    database.execute("CREATE INDEX temp.launches_by_call ON launches (thread, called)")
+    projected = database.execute(
+        "SELECT n.rowid, MIN(l.start), MAX(l.end) FROM temp.stages s JOIN NVTX_EVENTS n ON n.rowid = s.number "
+        "JOIN temp.launches l ON l.thread = n.globalTid AND l.called BETWEEN n.start AND n.end GROUP BY n.rowid"
+    )
+    return [TimeRange(ranges[number].name, start, end, ranges[number].lane) for number, start, end in projected]
+
+
+def _devices(database: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[str, str]:
+    """Name the GPUs."""
+    if "name" not in tables.get("TARGET_INFO_GPU", ()):
+        return {}
+    names = dict.fromkeys(name for (name,) in database.execute("SELECT name FROM TARGET_INFO_GPU") if name)
+    return {"device": ", ".join(names)} if names else {}
+
+
+def _nothing_found(names: StageNames) -> str:
+    if not names.unmapped:
+        return "has no NVTX range that was closed; put ranges named as the stages into the program, and profile again"
+    seen = ", ".join(names.unmapped[:10])
+    return f"no NVTX range is a stage's; it has {seen}; map them, as prefill={names.unmapped[0]}"

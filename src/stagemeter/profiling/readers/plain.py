@@ -1,0 +1,290 @@
+"""Times that somebody wrote down: JSON, and CSV with a line per time.
+
+Here ``decode`` is the time of one step and ``decode_total`` that of all steps of a request; where one of them is given,
+the other follows. A stage's time is its own, so nothing is taken out of any.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
+from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
+from stagemeter.profiling.readers.steps import require_steps
+
+_STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
+_TIMES = "times_ms"
+#: What both of ``decode`` and ``decode_total`` may differ by, as a share, without a word.
+_ROUNDING = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One time, and where it is written."""
+
+    where: str
+    name: str
+    repeat: int
+    milliseconds: float
+
+
+def is_plain_header(line: str) -> bool:
+    """Tell whether a line is the header of a table of times."""
+    columns = [cell.strip() for cell in next(csv.reader([line]), [])]
+    return _STAGE in columns and _TIME in columns
+
+
+def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+    """Read times from JSON.
+
+    Parameters
+    ----------
+    path : Path
+        Where the text comes from.
+    text : str
+        ``{"sam": 1.2, "prefill": [3.1, 3.2]}``, the same below ``time_ms`` or ``times_ms``, what `Profile.to_dict`
+        returns, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``.
+    steps : int
+        Decode steps of the workload.
+    mapping : NameMapping, optional
+        Patterns for names that are not a stage's own.
+
+    Raises
+    ------
+    StagemeterError
+        If a stage is unknown or given twice, or a value is no time.
+    """
+    content = _parse(path, text)
+    if isinstance(content, list):
+        entries = list(_listed_entries(path, content))
+    elif isinstance(content, dict):
+        below = next((key for key in (_TIMES, _TIME) if isinstance(content.get(key), dict)), None)
+        entries = list(_keyed_entries(path, content if below is None else content[below], below or ""))
+    else:
+        raise StagemeterError(f"{path}: holds a {type(content).__name__}; {_forms()}")
+    if isinstance(content, dict) and isinstance(content.get("source"), str) and isinstance(content.get("clock"), str):
+        return _ours(path, entries, content, steps, mapping)
+    return _profile(path, entries, steps, mapping)
+
+
+def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+    """Read times from CSV with the columns ``stage``, ``time_ms`` and, if there are several of a stage, ``repeat``.
+
+    Parameters and errors are those of `read_plain_json`.
+    """
+    reader = csv.DictReader(io.StringIO(text.strip()), skipinitialspace=True, strict=True)
+    try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        entries = list(_table_entries(path, reader))
+    except csv.Error as error:
+        raise StagemeterError(f"{path}: line {reader.line_num}: is not CSV: {error}") from None
+    return _profile(path, entries, steps, mapping)
+
+
+def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps: int) -> Profile:
+    """Make a profile of times that are at hand already.
+
+    Parameters
+    ----------
+    times : mapping
+        Milliseconds by stage, one per repeat.
+    source : str
+        Where they come from.
+    steps : int
+        Decode steps of the workload.
+
+    Raises
+    ------
+    StagemeterError
+        If a stage is unknown or a value is no time.
+    """
+    where = Path(source)
+    entries = _keyed_entries(where, {stage: list(values) for stage, values in times.items()}, "")
+    return replace(_profile(where, list(entries), steps, None), source=source)
+
+
+def _parse(path: Path, text: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise StagemeterError(f"{path}: {twice!r} is given more than once; keep one, or give a list of repeats")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise StagemeterError(f"{path}: is not JSON: {error}") from None
+    except RecursionError:
+        raise StagemeterError(f"{path}: is nested too deep; {_forms()}") from None
+
+
+def _forms() -> str:
+    return f'write {{"sam": 1.2, "prefill": [3.1, 3.2]}}, or [{{"{_STAGE}": "sam", "{_TIME}": 1.2}}]'
+
+
+def _keyed_entries(path: Path, times: Mapping[str, Any], below: str) -> Iterable[_Entry]:
+    for name, given in times.items():
+        where = f"{path}: {below}.{name}" if below else f"{path}: {name}"
+        if isinstance(given, dict):
+            raise StagemeterError(f"{where}: holds a dict, not a time; {_forms()}")
+        repeats = given if isinstance(given, list) else [given]
+        if not repeats:
+            raise StagemeterError(f"{where}: is an empty list; leave the stage out, or give a time")
+        for repeat, value in enumerate(repeats):
+            place = f"{where}[{repeat}]" if isinstance(given, list) else where
+            yield _Entry(place, name, repeat, _milliseconds(place, value))
+
+
+def _listed_entries(path: Path, rows: list[Any]) -> Iterable[_Entry]:
+    for index, row in enumerate(rows):
+        where = f"{path}: [{index}]"
+        if not isinstance(row, dict) or _STAGE not in row or _TIME not in row:
+            raise StagemeterError(f"{where}: {str(row)[:80]} has no {_STAGE!r} and {_TIME!r}; {_forms()}")
+        yield _entry(where, row[_STAGE], row[_TIME], row.get(_REPEAT))
+
+
+def _table_entries(path: Path, reader: csv.DictReader[str]) -> Iterable[_Entry]:
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        if None in row or None in row.values():
+            raise StagemeterError(f"{where}: has not as many columns as the header; write {_STAGE},{_TIME}[,{_REPEAT}]")
+        value = row[_TIME].strip()
+        try:
+            milliseconds: Any = float(value)
+        except ValueError:
+            milliseconds = value
+        yield _entry(where, row[_STAGE].strip(), milliseconds, row.get(_REPEAT))
+
+
+def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
+    if not isinstance(name, str) or not name:
+        raise StagemeterError(f"{where}: {name!r} is no name of a stage; known are {', '.join(STAGES)}")
+    try:
+        number = 0 if repeat is None else int(repeat)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(repeat, (bool, float)):
+        raise StagemeterError(f"{where}: {_REPEAT} is {repeat!r}, which is no whole number; number repeats from 0")
+    return _Entry(where, name, number, _milliseconds(f"{where}: {name}", value))
+
+
+def _milliseconds(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise StagemeterError(f"{where}: {value!r} is no number; give milliseconds")
+    if not math.isfinite(value) or value <= 0:
+        raise StagemeterError(f"{where}: {value!r} is no time; give milliseconds above zero, or leave it out")
+    return float(value)
+
+
+def _ours(
+    path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: int, mapping: NameMapping | None
+) -> Profile:
+    """Read back what `Profile.to_dict` returned."""
+    measured = _dict(path, content, "measured")
+    times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
+    request_ms = content.get("request_ms") or ()
+    notes = content.get("notes") or ()
+    return replace(
+        times,
+        source=f"{content['source']}, read from {path.name}",
+        clock=content["clock"],
+        request_ms=tuple(
+            _milliseconds(f"{path}: request_ms[{repeat}]", value) for repeat, value in enumerate(request_ms)
+        ),
+        measured=measured,
+        metrics=_dict(path, content, "metrics"),
+        hardware=_dict(path, content, "hardware"),
+        notes=(*notes, *(note for note in times.notes if note not in notes)),
+    )
+
+
+def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    kinds: dict[str, tuple[type, ...]] = {"measured": (int,), "metrics": (int, float), "hardware": (str,)}
+    values = content.get(key) or {}
+    if not isinstance(values, dict) or not all(isinstance(value, kinds[key]) for value in values.values()):
+        raise StagemeterError(f"{path}: {key}: {str(values)[:80]} is not what a profile holds there; leave it out")
+    return values
+
+
+def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping | None) -> Profile:
+    if not entries:
+        raise StagemeterError(f"{path}: holds no times; {_forms()}")
+    names = StageNames(mapping, str(path))
+    stages = _by_stage(path, entries, names)
+    settled = settle(stages.keys() - {REQUEST}, prefill_suffices=False)
+    kept = {stage: times for stage, times in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
+    request_ms = tuple(kept.pop(REQUEST, {}).values())
+    times, notes = _with_both_decodes(path, {stage: list(times.values()) for stage, times in kept.items()}, steps)
+    return Profile(
+        times_ms={stage: tuple(times[stage]) for stage in STAGES if stage in times},
+        source=f"times in {path.name}",
+        clock="not known",
+        request_ms=request_ms,
+        notes=(*settled.notes, *notes, *names.notes()),
+    )
+
+
+def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str, dict[int, float]]:
+    """Milliseconds by stage and repeat; several names of a stage add up."""
+    stages: dict[str, dict[int, float]] = {}
+    seen: dict[tuple[str, int], str] = {}
+    repeats: dict[str, set[int]] = {}
+    for entry in entries:
+        stage = names.stage(entry.name)
+        if stage is None:
+            raise StagemeterError(
+                f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, STAGES)}; "
+                f"or map it, as prefill={entry.name}"
+            )
+        if (entry.name, entry.repeat) in seen:
+            raise StagemeterError(
+                f"{entry.where}: {entry.name} was given for repeat {entry.repeat} before; "
+                f"number them in a column {_REPEAT!r}"
+            )
+        seen[entry.name, entry.repeat] = stage
+        repeats.setdefault(entry.name, set()).add(entry.repeat)
+        times = stages.setdefault(stage, {})
+        times[entry.repeat] = times.get(entry.repeat, 0.0) + entry.milliseconds
+    for stage, times in stages.items():
+        uneven = next((name for (name, _), own in seen.items() if own == stage and repeats[name] != times.keys()), None)
+        if uneven is not None:
+            raise StagemeterError(
+                f"{path}: {uneven} is part of {stage}, but has not the same repeats as "
+                "its other parts, so they cannot be added up"
+            )
+    return {stage: dict(sorted(times.items())) for stage, times in stages.items()}
+
+
+def _with_both_decodes(
+    path: Path, times: dict[str, list[float]], steps: int
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Let the time of one decode step follow from that of all, or the other way round."""
+    if DECODE not in times and DECODE_TOTAL not in times:
+        return times, []
+    require_steps(steps, str(path))
+    if DECODE_TOTAL not in times:
+        return {**times, DECODE_TOTAL: [time * steps for time in times[DECODE]]}, [
+            f"{DECODE} is the time of one step, and {DECODE_TOTAL} that of the workload's {steps}"
+        ]
+    if DECODE not in times:
+        return {**times, DECODE: [time / steps for time in times[DECODE_TOTAL]]}, [
+            f"{DECODE_TOTAL} is the time of the workload's {steps} steps, and {DECODE} their mean"
+        ]
+    implied = math.fsum(times[DECODE_TOTAL]) / len(times[DECODE_TOTAL]) * len(times[DECODE]) / math.fsum(times[DECODE])
+    if abs(implied - steps) <= _ROUNDING * steps:
+        return times, []
+    return times, [
+        f"{DECODE_TOTAL} is {implied:.4g} times {DECODE}, but the workload has {steps} steps: "
+        f"check the number of new tokens, and that {DECODE} is the time of one step"
+    ]

@@ -1,0 +1,249 @@
+"""Ranges of a trace become requests, and those the repeats of a profile."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION
+from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
+from stagemeter.profiling.readers.aggregates import Settled, settle
+from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES
+from stagemeter.profiling.readers.steps import count_steps
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Repeats:
+    """Times of one or more requests of a workload, in the terms of `Profile`."""
+
+    times_ms: dict[str, tuple[float, ...]]
+    request_ms: tuple[float, ...]
+    measured: dict[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Request:
+    """What ran for one request.
+
+    Attributes
+    ----------
+    start, end : float
+        Of its ``request`` range if there is one, else of its prefill.
+    own : dict
+        Nanoseconds by stage.
+    count : Counter
+        Ranges by stage.
+    """
+
+    start: float
+    end: float
+    own: dict[str, float] = field(default_factory=dict)
+    count: Counter[str] = field(default_factory=Counter)
+
+    def add(self, owned: OwnedRange) -> None:
+        name = owned.range.name
+        self.own[name] = self.own.get(name, 0) + owned.own
+        self.count[name] += 1
+
+
+def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str) -> Repeats:
+    """Tell requests apart, and give each the time that its stages have of their own.
+
+    A request is what lies in a ``request`` range. Without such ranges, each prefill begins one: the vision stages
+    inside of it or before it belong to it, and the decode ranges after it until the next.
+
+    Parameters
+    ----------
+    ranges : iterable of TimeRange
+        Named as stages are.
+    steps : int
+        Decode steps of the workload.
+    source : str
+        What is being read, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If there are several ranges of a stage and nothing to tell requests apart by, or a decode range of a workload
+        without decode steps.
+    """
+    given = list(ranges)
+    settled = settle({part.name for part in given} - {REQUEST}, prefill_suffices=True)
+    outer = [part for part in given if part.name == REQUEST]
+    partition = own_times(
+        (part for part in given if part.name != REQUEST and not (part.name == FORWARD and FORWARD in settled.left_out)),
+        together={**settled.part_of, DECODE: DECODE_TOTAL},
+    )
+    notes = [*settled.notes, *partition.notes]
+    stages = _without_vision(partition.ranges, settled, notes)
+    requests = _within(outer, stages, notes) if outer else _by_prefill(stages, source, notes)
+    for request in requests:
+        _sum_up(request, settled)
+    requests = _complete(requests, notes)
+    requests, measured = _with_steps(requests, steps, source, notes)
+    if not {*VISION_STAGES, VISION, FORWARD} & {owned.range.name for owned in stages}:
+        notes.append(
+            "no vision stage has a range: if the vision encoder ran inside of prefill, "
+            f"its time is in there, and the range is to be mapped to {FORWARD}"
+        )
+    return Repeats(
+        _times(requests, notes),
+        tuple((request.end - request.start) / _NS_PER_MS for request in requests) if outer else (),
+        measured,
+        tuple(notes),
+    )
+
+
+def _without_vision(stages: Sequence[OwnedRange], settled: Settled, notes: list[str]) -> list[OwnedRange]:
+    """Leave out ranges around the vision stages, whose remaining time is nobody's."""
+    if VISION not in settled.left_out:
+        return list(stages)
+    rest = sum(owned.own for owned in stages if owned.range.name == VISION) / _NS_PER_MS
+    if rest:
+        notes.append(f"{rest:.6g} ms of {VISION}, over all requests, lie outside of its parts and are in no stage")
+    return [owned for owned in stages if owned.range.name != VISION]
+
+
+def _within(outer: list[TimeRange], stages: list[OwnedRange], notes: list[str]) -> list[_Request]:
+    """Sort ranges into the ``request`` ranges that they start in."""
+    requests = [_Request(owned.range.start, owned.range.end) for owned in own_times(outer).ranges]
+    if any(later.start < earlier.end for earlier, later in pairwise(requests)):
+        notes.append("requests overlap in time: a range is counted to the request that started last before it")
+    starts = [request.start for request in requests]
+    outside: list[OwnedRange] = []
+    for owned in stages:
+        index = bisect_right(starts, owned.range.start) - 1
+        if index >= 0 and owned.range.start < requests[index].end:
+            requests[index].add(owned)
+        else:
+            outside.append(owned)
+    _note_left_out(outside, f"outside of every {REQUEST} range", notes)
+    return [request for request in requests if request.count]
+
+
+def _by_prefill(stages: list[OwnedRange], source: str, notes: list[str]) -> list[_Request]:
+    """Begin a request with each prefill."""
+    names = {owned.range.name for owned in stages}
+    anchor = next((name for name in (PREFILL, FORWARD) if name in names), None)
+    if anchor is None:
+        return [_the_only_one(stages, source)]
+    requests: list[_Request] = []
+    waiting: list[OwnedRange] = []
+    early: list[OwnedRange] = []
+    for owned in stages:
+        name = owned.range.name
+        if name == anchor:
+            requests.append(_Request(owned.range.start, owned.range.end))
+            for vision in waiting:
+                requests[-1].add(vision)
+            requests[-1].add(owned)
+            waiting = []
+        elif name in (DECODE, DECODE_TOTAL):
+            (requests[-1].add if requests else early.append)(owned)
+        elif requests and owned.range.start < requests[-1].end:
+            requests[-1].add(owned)
+        else:
+            waiting.append(owned)
+    _note_left_out(early, f"before the first {anchor}", notes)
+    _note_left_out(waiting, f"after the last {anchor}", notes)
+    return requests
+
+
+def _the_only_one(stages: list[OwnedRange], source: str) -> _Request:
+    """Take everything for one request, if no stage shows that there were several."""
+    request = _Request(stages[0].range.start, stages[-1].range.end)
+    for owned in stages:
+        request.add(owned)
+    several = next((name for name, count in request.count.items() if count > 1 and name != DECODE), None)
+    if several is not None:
+        raise StagemeterError(
+            f"{source}: holds {request.count[several]} ranges of {several} but none of {PREFILL}, so requests cannot "
+            f"be told apart; map {PREFILL}, or a range around each request, such as request=ProfilerStep#*"
+        )
+    return request
+
+
+def _note_left_out(ranges: list[OwnedRange], where: str, notes: list[str]) -> None:
+    if ranges:
+        names = Counter(owned.range.name for owned in ranges)
+        counted = listed(f"{count} of {name}" for name, count in names.items())
+        notes.append(f"ranges {where} are left out: {counted}")
+
+
+def _sum_up(request: _Request, settled: Settled) -> None:
+    """Add parts to the aggregate that stands for them, and decode ranges of both kinds to one time."""
+    for part, whole in settled.part_of.items():
+        if part in request.own:
+            request.own[whole] = request.own.get(whole, 0) + request.own.pop(part)
+    if DECODE in request.own or DECODE_TOTAL in request.own:
+        request.own[DECODE_TOTAL] = request.own.get(DECODE_TOTAL, 0) + request.own.pop(DECODE, 0)
+
+
+def _complete(requests: list[_Request], notes: list[str]) -> list[_Request]:
+    """Leave out requests that lack a stage, which the profiler saw the end or the beginning of alone."""
+    stages = {stage for request in requests for stage in request.own}
+    complete = [request for request in requests if request.own.keys() == stages]
+    if len(complete) == len(requests):
+        return requests
+    lacking = [stage for stage in STAGES if any(stage not in request.own for request in requests) and stage in stages]
+    if complete:
+        notes.append(
+            f"{len(requests) - len(complete)} of {len(requests)} requests lack {listed(lacking)} and are left out"
+        )
+        return complete
+    notes.append(f"not every request has {listed(lacking)}: each stage has the repeats in which it was seen")
+    return requests
+
+
+def _with_steps(
+    requests: list[_Request], steps: int, source: str, notes: list[str]
+) -> tuple[list[_Request], dict[str, int]]:
+    """Find out the number of decode steps, and set the time of one; requests that took other numbers are left out."""
+    decoding = [request for request in requests if DECODE_TOTAL in request.own]
+    counts = {_decode_ranges(request) for request in decoding}
+    if len(counts) > 1 and steps in counts:
+        kept = [request for request in decoding if _decode_ranges(request) == steps]
+        notes.append(
+            f"{len(requests) - len(kept)} of {len(requests)} requests took other than {steps} decode steps "
+            "and are left out"
+        )
+        requests, decoding, counts = kept, kept, {steps}
+    if len(counts) > 1:
+        notes.append(
+            f"requests took from {min(counts)} to {max(counts)} decode steps: {DECODE} is the mean over each one's "
+            f"steps, and there is no {DECODE_TOTAL}, since it would be of different work"
+        )
+        for request in decoding:
+            request.own[DECODE] = request.own.pop(DECODE_TOTAL) / _decode_ranges(request)
+        return requests, {}
+    if not counts:
+        return requests, {}
+    counted = count_steps(counts.pop(), steps, source)
+    notes.extend(counted.notes)
+    for request in decoding:
+        request.own[DECODE] = request.own[DECODE_TOTAL] / counted.steps
+    return requests, counted.measured
+
+
+def _decode_ranges(request: _Request) -> int:
+    """Count decode ranges; one around all steps counts only where the steps have none."""
+    return request.count[DECODE] or 1
+
+
+def _times(requests: list[_Request], notes: list[str]) -> dict[str, tuple[float, ...]]:
+    """Milliseconds by stage, in the stages' order."""
+    times = {
+        stage: tuple(request.own[stage] / _NS_PER_MS for request in requests if stage in request.own)
+        for stage in STAGES
+    }
+    empty = [stage for stage, repeats in times.items() if repeats and min(repeats) <= 0]
+    if empty:
+        notes.append(f"{listed(empty)} had no time of its own in some request, and has none here")
+    return {stage: repeats for stage, repeats in times.items() if repeats and stage not in empty}
