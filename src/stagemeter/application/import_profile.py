@@ -12,6 +12,7 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.pairing import differing_fields
 from stagemeter.planning import plan_measured, plan_workload
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
@@ -83,6 +84,10 @@ def import_profile(
     if hardware:
         profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, architecture, profile.measured) if profile.measured else asked
+    differing = differing_fields(asked, workload)
+    if differing:
+        found = ", ".join(f"{name} {measured} (asked for: {given})" for name, (given, measured) in differing.items())
+        profile = replace(profile, notes=(*profile.notes, f"what was measured has {found}, and is logged as such"))
     document = profile_document(
         profile,
         workload,
