@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
+from stagemeter.yaml_file import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any], kind: type[Conf
     StagemeterError
         If the file cannot be used, or a setting is unknown, of the wrong type or impossible.
     """
-    settings = {} if path is None else _read(path)
+    settings = {} if path is None else read_yaml(path, "configuration", "key: value")
     for name in overrides.keys() & settings.keys():
         # What is only written down at its default, as in the file of defaults, is nobody's wish.
         wanted = settings[name] != kind.model_fields.get(name, FieldInfo()).default
@@ -210,37 +211,6 @@ def load_config(path: Path | None, overrides: Mapping[str, Any], kind: type[Conf
         blamed = str(error).partition(":")[0]
         where = f"{path}: " if path is not None and blamed in settings and blamed not in overrides else ""
         raise StagemeterError(f"{where}{error}") from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        settings = yaml.safe_load(text)
-        root = yaml.compose(text, yaml.SafeLoader)
-    except FileNotFoundError:
-        raise StagemeterError(f"{path}: no such configuration file") from None
-    except IsADirectoryError:
-        raise StagemeterError(f"{path}: is a folder; give a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StagemeterError(f"{path}: cannot be read: {error}") from None
-    except yaml.constructor.ConstructorError as error:
-        raise StagemeterError(
-            f"{path}: {error.problem}: only plain values are read, no tags of a programming language"
-        ) from None
-    except yaml.YAMLError as error:
-        raise StagemeterError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise StagemeterError(f"{path}: holds a {type(settings).__name__}; settings are written as `key: value`")
-    # YAML forbids it, and PyYAML silently takes the last.
-    keys = [key.value for key, _ in root.value] if root is not None else []
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise StagemeterError(f"{path}: {twice} is given more than once; keep one of them")
-    return {str(key): value for key, value in settings.items()}
 
 
 def _mode_of(base_size: Any, image_size: Any, crop_mode: Any) -> str:

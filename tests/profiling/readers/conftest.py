@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-STEPS = 3
-REQUESTS = 2
+from traced_requests import REQUESTS, STEPS
 
 
 @pytest.fixture(scope="session")

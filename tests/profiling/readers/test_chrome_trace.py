@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REQUESTS, STEPS
+from traced_requests import REQUESTS, STEPS
 
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.readers import NameMapping, read_profile

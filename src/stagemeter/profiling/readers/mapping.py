@@ -12,6 +12,7 @@ from typing import Any
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, VISION
 from stagemeter.profiling.ranges import listed
+from stagemeter.yaml_file import read_yaml
 
 #: The decoder over the prompt; a request begins with it, or with the vision stages before it.
 PREFILL = "prefill"
@@ -163,28 +164,10 @@ def near(given: str, known: Iterable[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        root = yaml.compose(text, yaml.SafeLoader)
-    except FileNotFoundError:
-        raise StagemeterError(f"{path}: no such mapping file") from None
-    except IsADirectoryError:
-        raise StagemeterError(f"{path}: is a folder; give a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StagemeterError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise StagemeterError(f"{path}: is not plain YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
+    content = read_yaml(path, "mapping", "stage: [pattern, ...]")
+    if not content:
         raise StagemeterError(f"{path}: holds no mapping; write lines such as `prefill: [model_forward*]`")
-    # YAML forbids it, and PyYAML silently takes the last.
-    keys = [key.value for key, _ in root.value]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise StagemeterError(f"{path}: {twice} is given more than once; put its patterns into one list")
-    return {str(stage): _patterns(path, str(stage), given) for stage, given in content.items()}
+    return {stage: _patterns(path, stage, given) for stage, given in content.items()}
 
 
 def _patterns(path: Path, stage: str, given: Any) -> list[str]:
