@@ -1,0 +1,127 @@
+"""Times that somebody wrote down: JSON and CSV."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers import NameMapping, read_profile
+
+
+def read(tmp_path: Path, text: str, steps: int = 3, **options):
+    path = tmp_path / "times.dat"
+    path.write_text(text)
+    return read_profile(path, steps=steps, **options)
+
+
+TIMES = {"sam": 31.7, "prefill": [27.9, 28.1, 27.7], "decode": [7.5, 7.6, 7.7]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({**TIMES, "sam": [31.7]}),
+        json.dumps(TIMES),
+        json.dumps({"time_ms": TIMES}),
+        json.dumps({"times_ms": TIMES, "anything": "else"}),
+        json.dumps(
+            [{"stage": "sam", "time_ms": 31.7}]
+            + [
+                {"stage": stage, "time_ms": value, "repeat": repeat}
+                for stage in ("decode", "prefill")
+                for repeat, value in reversed(list(enumerate(TIMES[stage])))
+            ]
+        ),
+        "stage,time_ms,repeat\nsam,31.7,0\nprefill,27.9,0\nprefill,28.1,1\nprefill,27.7,2\n"
+        "decode,7.5,0\ndecode,7.6,1\ndecode,7.7,2\n",
+        "repeat, time_ms, stage\n1, 28.1, prefill\n0, 27.9, prefill\n2, 27.7, prefill\n0, 31.7, sam\n"
+        "0, 7.5, decode\n1, 7.6, decode\n2, 7.7, decode\n",
+    ],
+    ids=["lists", "mixed", "time_ms", "times_ms", "rows", "csv", "csv of another order"],
+)
+def test_all_forms_say_the_same(tmp_path, text):
+    profile = read(tmp_path, text)
+    assert profile.times_ms == {
+        "sam": (31.7,),
+        "prefill": (27.9, 28.1, 27.7),
+        "decode": (7.5, 7.6, 7.7),
+        "decode_total": (22.5, pytest.approx(22.8), pytest.approx(23.1)),
+    }
+    assert any("decode is the time of one step" in note for note in profile.notes)
+
+
+def test_step_follows_from_all_steps(tmp_path):
+    profile = read(tmp_path, '{"decode_total": 30.0}')
+    assert profile.times_ms == {"decode": (10.0,), "decode_total": (30.0,)}
+
+
+def test_without_repeat_column_a_stage_stands_once(tmp_path):
+    assert read(tmp_path, "stage,time_ms\nsam,1.5\n").times_ms == {"sam": (1.5,)}
+    with pytest.raises(StagemeterError, match=r"sam was given for repeat 0 before; number them in a column 'repeat'"):
+        read(tmp_path, "stage,time_ms\nsam,1.5\nsam,1.6\n")
+
+
+def test_names_are_mapped_and_wall_time_is_kept_apart(tmp_path):
+    text = '{"vit": 3.0, "llm/first": 5.0, "request": [9.0]}'
+    profile = read(tmp_path, text, mapping=NameMapping({"sam": ["vit"], "prefill": ["llm/*"]}))
+    assert profile.times_ms == {"sam": (3.0,), "prefill": (5.0,)}
+    assert profile.request_ms == (9.0,)
+
+
+def test_names_of_one_stage_add_up(tmp_path):
+    profile = read(
+        tmp_path, '{"encoder.a": [1.0, 2.0], "encoder.b": [0.5, 0.25]}', mapping=NameMapping({"sam": ["e*"]})
+    )
+    assert profile.times_ms == {"sam": (1.5, 2.25)}
+
+
+def test_profile_survives_being_written(tmp_path):
+    profile = Profile(
+        times_ms={"prefill": (1.0, 2.0), "decode": (0.5, 0.5), "decode_total": (1.5, 1.5)},
+        source="session",
+        clock="CUDA events",
+        request_ms=(3.0, 4.0),
+        metrics={"memory/peak": 5.0},
+        hardware={"device": "A100"},
+        notes=("a note",),
+    )
+    again = read(tmp_path, json.dumps(profile.to_dict()))
+    assert again.times_ms == profile.times_ms
+    assert (again.clock, again.request_ms, again.metrics) == ("CUDA events", (3.0, 4.0), {"memory/peak": 5.0})
+    assert again.hardware == {"device": "A100"}
+    assert "a note" in again.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"sam": 0}', "sam: 0 is no time"),
+        ('{"sam": -2.5}', r"sam: -2\.5 is no time"),
+        ('{"sam": 1e999}', "is not JSON .*overflow"),
+        ('{"sam": "1"}', "'1' is no number"),
+        ('{"sam": true}', "True is no number"),
+        ('{"sam": []}', "sam: is an empty list"),
+        ('{"sam": {"a": 1}}', "holds a dict"),
+        ('{"sam": 1, "sam": 2}', "'sam' is given more than once"),
+        ('{"smm": 1}', "'smm' is no stage; did you mean 'sam'"),
+        ("{}", "holds no times"),
+        ('[{"stage": "sam"}]', "has no 'stage' and 'time_ms'"),
+        ('[{"stage": "sam", "time_ms": 1, "repeat": 1.5}]', "repeat is 1.5"),
+        ("stage,time_ms\nsam\n", "not as many columns"),
+        ("stage,time_ms\nsam,fast\n", "line 2: sam: 'fast' is no number"),
+        ("stage,time_ms\nsam,nan\n", "is no time"),
+        ("stage,time_ms\n", "holds no times"),
+        ("stage,milliseconds\nsam,1\n", "no known format"),
+    ],
+)
+def test_values_that_are_no_times(tmp_path, text, message):
+    with pytest.raises(StagemeterError, match=message) as caught:
+        read(tmp_path, text)
+    assert str(tmp_path / "times.dat") in str(caught.value)
+
+
+def test_decode_time_of_a_request_without_steps_is_refused(tmp_path):
+    with pytest.raises(StagemeterError, match="there is no decode step"):
+        read(tmp_path, '{"decode": 1.0}', steps=0)

@@ -1,0 +1,166 @@
+"""A serving engine at work: two scrapes of vLLM's metrics, saved or fetched from a real server."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.readers import read_profile, read_scrape_files, read_scrapes, scrape
+
+MODEL = "deepseek-ai/DeepSeek-OCR"
+
+
+def scraped(requests=0, prompt=0, new=0, prefill=0.0, decode=0.0, flops=None, model=MODEL, engines=1, extra="") -> str:
+    """What vLLM's /metrics answers, of which this is read; each engine has the same share."""
+    lines = []
+    for engine in range(engines):
+        labels = f'engine="{engine}",model_name="{model}"'
+        share = [value / engines for value in (requests, prompt, new, prefill, decode)]
+        lines += [
+            f"vllm:prompt_tokens_total{{{labels}}} {share[1]}",
+            f"vllm:generation_tokens_total{{{labels}}} {share[2]}",
+            f'vllm:request_prefill_time_seconds_bucket{{{labels},le="+Inf"}} {share[0]}',
+            f"vllm:request_prefill_time_seconds_sum{{{labels}}} {share[3]}",
+            f"vllm:request_prefill_time_seconds_count{{{labels}}} {share[0]}",
+            f'vllm:request_decode_time_seconds_bucket{{{labels},le="+Inf"}} {share[0]}',
+            f"vllm:request_decode_time_seconds_sum{{{labels}}} {share[4]}",
+            f"vllm:request_decode_time_seconds_count{{{labels}}} {share[0]}",
+        ]
+        if flops is not None:
+            lines.append(f"vllm:estimated_flops_per_gpu_total{{{labels}}} {flops / engines}")
+    return "# HELP vllm:x what vLLM says\n" + "\n".join(lines) + f"\n{extra}"
+
+
+BEFORE = scraped(2, 1826, 1024, 1.0, 8.0, flops=1e12)
+AFTER = scraped(102, 93126, 52224, 13.0, 408.0, flops=1.5e14)
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_means_of_the_requests_in_between(engines):
+    after = scraped(102, 93126, 52224, 13.0, 408.0, flops=1.5e14, engines=engines)
+    before = scraped(2, 1826, 1024, 1.0, 8.0, flops=1e12, engines=engines)
+    profile = read_scrapes(before, after, seconds=60.0)
+    assert profile.times_ms["forward"] == (pytest.approx(120.0),)
+    assert profile.times_ms["decode_total"] == (pytest.approx(4000.0),)
+    assert profile.times_ms["decode"] == (pytest.approx(4000.0 / 511),)
+    # The vision encoder runs inside of what vLLM calls prefill: no time is the prefill's own.
+    assert "prefill" not in profile.times_ms
+    assert profile.measured == {"prompt_tokens": 913, "new_tokens": 512, "batch_size": 1}
+    assert profile.metrics["engine/requests"] == 100
+    assert profile.metrics["engine/seconds"] == 60.0
+    assert profile.metrics["engine/estimated_flops"] == pytest.approx(1.49e14)
+    assert profile.metrics["engine/concurrency"] == pytest.approx(412 / 60)
+    assert any("vision encoder runs inside" in note for note in profile.notes)
+    assert any("lower bound" in note for note in profile.notes)
+
+
+def test_without_the_time_between_nothing_is_said_about_the_machine(tmp_path):
+    files = [tmp_path / "before.txt", tmp_path / "after.txt"]
+    for file, text in zip(files, (BEFORE, AFTER), strict=True):
+        file.write_text(text)
+    profile = read_scrape_files(*files)
+    assert "engine/seconds" not in profile.metrics
+    assert any("not known without the time between" in note for note in profile.notes)
+
+
+def test_tokens_that_are_no_whole_mean_are_rounded_and_said():
+    profile = read_scrapes(BEFORE, scraped(102, 93156, 52224, 13.0, 408.0))
+    assert profile.measured["prompt_tokens"] == 913
+    assert any("913.3 prompt tokens in the mean" in note for note in profile.notes)
+
+
+def test_engine_model_is_chosen_where_there_are_several():
+    other = scraped(10, 100, 100, 1.0, 1.0, model="other")
+    with pytest.raises(StagemeterError, match="several models"):
+        read_scrapes(BEFORE + other, AFTER + other)
+    profile = read_scrapes(BEFORE + other, AFTER + other, engine_model=MODEL)
+    assert profile.metrics["engine/requests"] == 100
+    with pytest.raises(StagemeterError, match="has no model 'othr'; did you mean 'other'"):
+        read_scrapes(BEFORE + other, AFTER + other, engine_model="othr")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (AFTER, BEFORE, "went down since"),
+        (BEFORE, BEFORE, "no request finished"),
+        ("# HELP up x\nup 1\n", "# HELP up x\nup 1\n", "lacks vllm:request_prefill_time_seconds_sum"),
+        ("vllm:x{ 1", AFTER, "not Prometheus' text format"),
+        (BEFORE, scraped(102, 93126, 52224, float("nan"), 408.0), "is nan"),
+        (
+            BEFORE + "process_start_time_seconds 100\n",
+            AFTER + "process_start_time_seconds 200\n",
+            "the server started after",
+        ),
+        (BEFORE, scraped(102, 1826, 52224, 13.0, 408.0), "0 prompt tokens a request"),
+    ],
+)
+def test_scrapes_that_say_nothing(first, second, message):
+    with pytest.raises(StagemeterError, match=message):
+        read_scrapes(first, second)
+
+
+def test_one_scrape_is_not_enough(tmp_path):
+    (tmp_path / "one.txt").write_text(AFTER)
+    with pytest.raises(StagemeterError, match="two are needed"):
+        read_profile(tmp_path / "one.txt", steps=1)
+
+
+@pytest.fixture
+def serve():
+    """Serve answers, one after the other, on this machine; gives the address."""
+    servers = []
+
+    def start(*answers: tuple[int, str, str]) -> str:
+        left = list(answers)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, kind, text = left.pop(0)
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *args):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/metrics"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_address_is_scraped_twice(serve):
+    profile = scrape(serve((200, TEXT, BEFORE), (200, TEXT, AFTER)), 0.2)
+    assert profile.times_ms["forward"] == (pytest.approx(120.0),)
+    assert profile.metrics["engine/seconds"] == pytest.approx(0.2, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((404, TEXT, ""), "answered 404"),
+        ((200, "text/html", "<html>"), "answered with text/html"),
+        ((200, TEXT, "up 1\n"), "is it the /metrics of a vLLM server"),
+    ],
+)
+def test_address_of_something_else(serve, answer, message):
+    with pytest.raises(StagemeterError, match=message):
+        scrape(serve(answer), 0.1)
+
+
+def test_address_at_which_nobody_answers(serve):
+    with pytest.raises(StagemeterError, match=r"cannot be reached \(ConnectionError\)"):
+        scrape("http://127.0.0.1:9/metrics", 0.1)
+    with pytest.raises(StagemeterError, match="interval of 0"):
+        scrape("http://127.0.0.1:9/metrics", 0)
