@@ -8,9 +8,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
 
-from stagemeter import cli, pair_runs
+from stagemeter import DeepSeekOCRSession, cli, pair_runs
+from stagemeter.application.profile import profile_page
+from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.tracking.pair import pair_experiment
 
@@ -211,6 +214,33 @@ def test_interrupted_profile_is_killed_and_keeps_what_was_measured(experiment, r
     document = json.loads(Path(kept).read_text())
     assert len(document["times_ms"]["prefill"]) == len(history) - 1
     assert any("interrupted" in note for note in document["notes"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["gpu", "cpu"],
+)
+def test_memory_that_runs_out_is_said_and_fails_the_run(command, experiment, runs, monkeypatch, error):
+    def no_memory(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(DeepSeekOCRSession, "run_inference", no_memory)
+    code, out, err = command("profile", *SMALL, "--experiment", experiment)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("error: device 'cpu' ran out of memory")
+    assert "Traceback" not in err
+    assert [run.info.status for run in runs()] == ["FAILED"]
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(experiment, runs, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(DeepSeekOCRSession, "run_inference", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        profile_page(ProfileConfig(model="deepseek-ocr-small", mode="tiny", new_tokens=2), experiment=experiment)
+    assert [run.info.status for run in runs()] == ["FAILED"]
 
 
 # Pairing

@@ -99,7 +99,7 @@ def test_profile_survives_being_written(tmp_path):
     [
         ('{"sam": 0}', "sam: 0 is no time"),
         ('{"sam": -2.5}', r"sam: -2\.5 is no time"),
-        ('{"sam": 1e999}', "is not JSON .*overflow"),
+        ('{"sam": 1e999}', "sam: inf is no time"),
         ('{"sam": "1"}', "'1' is no number"),
         ('{"sam": true}', "True is no number"),
         ('{"sam": []}', "sam: is an empty list"),

@@ -70,6 +70,45 @@ def test_tokens_that_are_no_whole_mean_are_rounded_and_said():
     assert any("913.3 prompt tokens in the mean" in note for note in profile.notes)
 
 
+def tokens_of_finished(requests: int, prompt: int, new: int) -> str:
+    """The histograms of tokens, which are over the same requests as those of times."""
+    labels = f'engine="0",model_name="{MODEL}"'
+    return "".join(
+        f"vllm:request_{kind}_tokens_sum{{{labels}}} {total}\nvllm:request_{kind}_tokens_count{{{labels}}} {requests}\n"
+        for kind, total in (("prompt", prompt), ("generation", new))
+    )
+
+
+def test_tokens_are_those_of_the_finished_requests_where_they_are_known():
+    before, after = tokens_of_finished(2, 1826, 1024), tokens_of_finished(102, 93126, 52224)
+    # The counters have also seen a prompt of 50,000 tokens that is under way.
+    busy = scraped(102, 143126, 52224, 13.0, 408.0)
+    profile = read_scrapes(BEFORE + before, busy + after)
+    assert profile.measured == {"prompt_tokens": 913, "new_tokens": 512, "batch_size": 1}
+    assert not any("requests that are not finished" in note for note in profile.notes)
+    fallback = read_scrapes(BEFORE, busy)
+    assert fallback.measured["prompt_tokens"] == 1413
+    assert any("vllm:prompt_tokens_total, which also counts requests that are not" in note for note in fallback.notes)
+
+
+def test_work_that_was_saved_is_spoken_of():
+    labels = f'{{engine="0",model_name="{MODEL}"}}'
+    before = f"vllm:prefix_cache_hits_total{labels} 5\nvllm:spec_decode_num_drafts_total{labels} 0\n"
+    after = f"vllm:prefix_cache_hits_total{labels} 905\nvllm:spec_decode_num_drafts_total{labels} 70\n"
+    profile = read_scrapes(BEFORE + before, AFTER + after)
+    assert profile.metrics["engine/prefix_cache_hit_tokens"] == 900
+    assert any("900 of 91300 prompt tokens came from the prefix cache" in note for note in profile.notes)
+    assert any("decoded speculatively (70 drafts)" in note for note in profile.notes)
+    idle = read_scrapes(BEFORE + before, AFTER + before)
+    assert not any("prefix cache" in note or "speculatively" in note for note in idle.notes)
+
+
+def test_requests_that_end_with_their_first_token_have_no_decode_time():
+    profile = read_scrapes(scraped(), scraped(10, 9130, 10, 1.2, 0.0))
+    assert profile.times_ms == {"forward": (pytest.approx(120.0),)}
+    assert profile.measured["new_tokens"] == 1
+
+
 def test_engine_model_is_chosen_where_there_are_several():
     other = scraped(10, 100, 100, 1.0, 1.0, model="other")
     with pytest.raises(StagemeterError, match="several models"):

@@ -51,7 +51,7 @@ def choose_clock(cpu: Sequence[TimeRange], gpu: Sequence[TimeRange], gpu_worked:
     )
     if not gpu:
         return Chosen(cpu, False, (asynchronous,) if gpu_worked else ())
-    if any(stage in lacking for stage in (PREFILL, FORWARD)):
+    if (PREFILL if PREFILL in on_cpu else FORWARD) in lacking:
         reason = f"{listed(lacking)} {'has' if len(lacking) == 1 else 'have'} CPU scopes alone, so those are taken"
         return Chosen(cpu, False, (f"{reason} for all stages", asynchronous))
     notes = [

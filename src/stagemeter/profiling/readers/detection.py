@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
@@ -14,7 +13,7 @@ from stagemeter.profiling.readers.chrome_trace import (
     read_chrome_trace,
     stream_items,
 )
-from stagemeter.profiling.readers.files import opened, read_text, require_filled_file
+from stagemeter.profiling.readers.files import is_compressed, opened, read_text, require_filled_file, shown
 from stagemeter.profiling.readers.mapping import NameMapping
 from stagemeter.profiling.readers.nsight_csv import is_nsys_header, read_nsight_csv
 from stagemeter.profiling.readers.nsight_sqlite import SQLITE_MAGIC, read_nsight_sqlite
@@ -64,6 +63,8 @@ def read_profile(
     with opened(path) as stream:
         head = stream.read(4096)
     if head.startswith(SQLITE_MAGIC):
+        if is_compressed(path):
+            raise StagemeterError(f"{path}: is a compressed database, which cannot be read in place; unpack it first")
         return read_nsight_sqlite(path, steps=steps, mapping=mapping)
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if first == b"[":
@@ -83,7 +84,7 @@ def _read_list(path: Path, steps: int, mapping: NameMapping | None) -> Profile:
         return read_chrome_trace(path, EVENTS_OF_LIST, steps=steps, mapping=mapping)
     if isinstance(first, dict) and "stage" in first:
         return read_plain_json(path, read_text(path), steps=steps, mapping=mapping)
-    raise StagemeterError(f"{path}: is a JSON list of {_shown(first)}, neither trace events nor times; {_FORMATS}")
+    raise StagemeterError(f"{path}: is a JSON list of {shown(first)}, neither trace events nor times; {_FORMATS}")
 
 
 def _read_object(path: Path, steps: int, mapping: NameMapping | None) -> Profile:
@@ -116,8 +117,3 @@ def _read_table(
     if is_prometheus(text):
         raise StagemeterError(f"{path}: is one scrape of a server's metrics; two are needed, some time apart")
     raise StagemeterError(f"{path}: is of no known format; {_FORMATS}")
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

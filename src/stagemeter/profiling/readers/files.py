@@ -5,17 +5,21 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import reprlib
 import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from stagemeter.errors import StagemeterError
 
 #: Tables and lists of times are small; a file beyond this is something else, and is not read into memory.
 LARGEST_TABLE = 64 * 2**20
+
+_shortener = reprlib.Repr()
+_shortener.maxdict, _shortener.maxstring = 8, 80
 
 _GZIP = b"\x1f\x8b"
 # PowerShell redirects a program's output as UTF-16.
@@ -48,6 +52,12 @@ def require_filled_file(path: Path) -> None:
         raise StagemeterError(f"{path}: is empty; the profiler probably did not finish writing it")
 
 
+def is_compressed(path: Path) -> bool:
+    """Tell whether a file is compressed by gzip."""
+    with path.open("rb") as raw:
+        return raw.read(len(_GZIP)) == _GZIP
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that may be compressed by gzip, and decompress it as it is read.
@@ -58,9 +68,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         In the block, too: if the compressed data are damaged or end too early.
     """
     try:
+        compressed = is_compressed(path)
         with path.open("rb") as raw:
-            compressed = raw.read(2) == _GZIP
-            raw.seek(0)
             if not compressed:
                 yield raw
                 return
@@ -108,3 +117,8 @@ def decode(path: Path, content: bytes) -> str:
             f"{path}: is neither a trace, a database nor text (byte {error.start} is not {encoding}); "
             f"give a file of one of the formats in docs/profiles.md"
         ) from None
+
+
+def shown(value: Any) -> str:
+    """Write a value that was found in a file for an error, however large or deep it is."""
+    return _shortener.repr(value)

@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import math
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
 
@@ -115,15 +118,17 @@ def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps
 
 def _parse(path: Path, text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise StagemeterError(f"{path}: {twice!r} is given more than once; keep one, or give a list of repeats")
-        return dict(pairs)
+        return content
 
     try:
         return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
+    except StagemeterError:
+        raise
+    except ValueError as error:
         raise StagemeterError(f"{path}: is not JSON: {error}") from None
     except RecursionError:
         raise StagemeterError(f"{path}: is nested too deep; {_forms()}") from None
@@ -150,7 +155,7 @@ def _listed_entries(path: Path, rows: list[Any]) -> Iterable[_Entry]:
     for index, row in enumerate(rows):
         where = f"{path}: [{index}]"
         if not isinstance(row, dict) or _STAGE not in row or _TIME not in row:
-            raise StagemeterError(f"{where}: {str(row)[:80]} has no {_STAGE!r} and {_TIME!r}; {_forms()}")
+            raise StagemeterError(f"{where}: {shown(row)} has no {_STAGE!r} and {_TIME!r}; {_forms()}")
         yield _entry(where, row[_STAGE], row[_TIME], row.get(_REPEAT))
 
 
@@ -181,8 +186,8 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
 
 def _milliseconds(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise StagemeterError(f"{where}: {value!r} is no number; give milliseconds")
-    if not math.isfinite(value) or value <= 0:
+        raise StagemeterError(f"{where}: {shown(value)} is no number; give milliseconds")
+    if not 0 < value < math.inf or value > sys.float_info.max:
         raise StagemeterError(f"{where}: {value!r} is no time; give milliseconds above zero, or leave it out")
     return float(value)
 
@@ -213,7 +218,7 @@ def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     kinds: dict[str, tuple[type, ...]] = {"measured": (int,), "metrics": (int, float), "hardware": (str,)}
     values = content.get(key) or {}
     if not isinstance(values, dict) or not all(isinstance(value, kinds[key]) for value in values.values()):
-        raise StagemeterError(f"{path}: {key}: {str(values)[:80]} is not what a profile holds there; leave it out")
+        raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
     return values
 
 
@@ -238,7 +243,6 @@ def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping
 def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str, dict[int, float]]:
     """Milliseconds by stage and repeat; several names of a stage add up."""
     stages: dict[str, dict[int, float]] = {}
-    seen: dict[tuple[str, int], str] = {}
     repeats: dict[str, set[int]] = {}
     for entry in entries:
         stage = names.stage(entry.name)
@@ -247,21 +251,21 @@ def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str,
                 f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, STAGES)}; "
                 f"or map it, as prefill={entry.name}"
             )
-        if (entry.name, entry.repeat) in seen:
+        given = repeats.setdefault(entry.name, set())
+        if entry.repeat in given:
             raise StagemeterError(
                 f"{entry.where}: {entry.name} was given for repeat {entry.repeat} before; "
                 f"number them in a column {_REPEAT!r}"
             )
-        seen[entry.name, entry.repeat] = stage
-        repeats.setdefault(entry.name, set()).add(entry.repeat)
+        given.add(entry.repeat)
         times = stages.setdefault(stage, {})
         times[entry.repeat] = times.get(entry.repeat, 0.0) + entry.milliseconds
-    for stage, times in stages.items():
-        uneven = next((name for (name, _), own in seen.items() if own == stage and repeats[name] != times.keys()), None)
-        if uneven is not None:
+    for name, given in repeats.items():
+        stage = names.stage(name)
+        if stage is not None and given != stages[stage].keys():
             raise StagemeterError(
-                f"{path}: {uneven} is part of {stage}, but has not the same repeats as "
-                "its other parts, so they cannot be added up"
+                f"{path}: {name} is part of {stage}, but has not the same repeats as its other parts, so they cannot "
+                "be added up"
             )
     return {stage: dict(sorted(times.items())) for stage, times in stages.items()}
 
