@@ -159,7 +159,7 @@ def test_a_data_type_that_a_device_lacks(name, dtype):
 
 def test_a_given_peak():
     peak = given_peak("float16", 100, 2000)
-    assert (peak.name, peak.dtype) == ("given", "float16")
+    assert (peak.name, peak.dtype) == ("given peak", "float16")
     assert (peak.flops_per_second, peak.bytes_per_second, peak.memory_bytes) == (1e14, 2e12, None)
     assert peak.source == "--peak-tflops and --peak-gbps as given"
     assert given_peak("float16", 0.5, None).bytes_per_second is None

@@ -1,6 +1,7 @@
 """Profiles in a real store: run here or brought in, paired with their counts, and paired again."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_profile_is_logged_with_every_repeat_and_shows_the_median(profiled, monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     run = run_of(printed["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "profile deepseek-ocr-small tiny 1 view 83 tokens cpu"
+    assert run.info.run_name == "tiny 1 view 83 tokens on cpu, deepseek-ocr-small"
     for stage in (*TIMES, "decode_total"):
         history = steps_of(printed["run_id"], f"time_ms/{stage}")
         repeats = printed["times_ms"][stage]
@@ -136,8 +137,8 @@ def test_profile_says_what_was_run_and_on_what(profiled, monkeypatch):
     assert params["device_name"] == run.data.tags["stagemeter.hardware.device"] == printed["hardware"]["device"]
     assert run.data.tags["stagemeter.kind"] == "profile"
     assert run.data.tags["stagemeter.hardware.torch"]
-    assert "| **" not in run.data.tags["mlflow.note.content"]
-    assert "|sam|" in run.data.tags["mlflow.note.content"].replace(" ", "")
+    rows = [line for line in run.data.tags["mlflow.note.content"].splitlines() if line.startswith("|sam")]
+    assert len(rows) == 1
     artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(printed["run_id"])}
     assert artifacts == {"profile.json", "profile.md", "trace.json.gz"}
     assert any(name.startswith("system/") for name in run.data.metrics)
@@ -276,7 +277,8 @@ def test_paired_run_shows_table_picture_and_links(analyzed, imported):
     artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(profile)}
     assert artifacts == {"profile.json", "profile.md", "mfu.json", "mfu.md", "roofline.png", "roofline.html"}
     note = run.data.tags["mlflow.note.content"]
-    assert note.count("# Utilization by stage") == 1
+    assert note.startswith("**MFU ")
+    assert note.count("## Times") == 1
     assert f"#/experiments/{run.info.experiment_id}/runs/{paired['static_run_id']}" in note
     assert run.data.tags["stagemeter.static_run_id"] == paired["static_run_id"]
     assert run.data.tags["stagemeter.peak_source"]
@@ -310,7 +312,30 @@ def test_another_peak_replaces_the_numbers_and_the_description(analyzed, importe
     run = run_of(profile)
     assert run.data.metrics["mfu/sam"] == close(2 * first["stages"]["sam"]["mfu"])
     assert run.data.metrics["mfu/sam"] == second["stages"]["sam"]["mfu"]
-    assert run.data.tags["mlflow.note.content"].count("# Utilization by stage") == 1
+    note = run.data.tags["mlflow.note.content"]
+    assert (note.count("**MFU "), note.count("## Times")) == (1, 1)
+
+
+def test_what_a_new_pairing_does_not_know_does_not_stay_beside_it(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    pair_runs(profile, peak_tflops=312, peak_gbps=2039)
+    pair_runs(profile, peak_tflops=312)
+    run = run_of(profile)
+    assert math.isnan(run.data.metrics["mbu/sam"])
+    assert math.isnan(run.data.metrics["roofline_ms/total"])
+    assert run.data.metrics["mfu/sam"] > 0
+    artifacts = {artifact.path for artifact in MlflowClient().list_artifacts(profile)}
+    assert artifacts == {"profile.json", "profile.md", "mfu.json", "mfu.md"}
+
+
+def test_peak_of_another_device_is_said(analyzed, imported):
+    analyzed()
+    profile = imported(TIMES, "--device", "A100-SXM-80GB")["run_id"]
+    assert pair_runs(profile)["flags"] == []
+    assert pair_runs(profile, peak_tflops=312)["flags"] == []
+    (flag,) = pair_runs(profile, device="H100-SXM")["flags"]
+    assert flag == "the run names A100-SXM-80GB, and the peak is that of H100-SXM"
 
 
 def test_device_is_looked_up_and_remembered_from_the_import(analyzed, imported):

@@ -96,12 +96,12 @@ def import_profile(
         architecture_hash=architecture.hash,
         config=config.model_dump(),
     )
-    from stagemeter.tracking.labels import workload_name
+    from stagemeter.tracking.labels import profile_name
     from stagemeter.tracking.profile import log_profile
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
-    default_name = f"profile {workload_name(config.model, workload.to_dict())} imported"
+    default_name = profile_name(config.model, workload.to_dict(), profile.hardware.get("device", "unknown device"))
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
         log_profile(run.run_id, document)

@@ -63,12 +63,12 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
         If the store cannot be reached or refuses.
     """
     plan = _plan(config)
-    from stagemeter.tracking.labels import workload_name
+    from stagemeter.tracking.labels import profile_name
     from stagemeter.tracking.profile import log_profile
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
-    default_name = f"profile {workload_name(plan.config.model, plan.workload.to_dict())} {plan.device}"
+    default_name = profile_name(plan.config.model, plan.workload.to_dict(), plan.device)
     repeats: list[Repeat] = []
 
     # MLflow prints a link to the run on stdout, which belongs to the result.

@@ -35,3 +35,8 @@ def add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[
         text=[cell for row in rows for cell in row],
         text_align=alignment or ["left", *["right"] * (columns - 1)],
     )
+
+
+def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Keep each cell on one line and apart from the next: MLflow's page breaks at spaces and pads nothing."""
+    return [[f"{cell} ".replace(" ", "\u00a0") for cell in row] for row in rows]

@@ -9,10 +9,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document
-from stagemeter.export.units import describe_views, milliseconds, with_unit
+from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.units import describe_views, milliseconds, rate, with_unit
 
-_COLUMNS = ("Stage", "Time", "FLOPs", "TFLOP/s", "MFU", "MFU causal", "GB/s", "MBU", "Roofline", "Of it", "Bound by")
+_COLUMNS = (
+    "Stage",
+    "Time",
+    "FLOPs",
+    "TFLOP/s",
+    "MFU",
+    "MFU causal",
+    "GB/s",
+    "MBU",
+    "Roofline",
+    "Of roofline",
+    "Bound by",
+)
+#: What a description has room for.
+_FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roofline", "Bound by")
 
 _TABLE_WIDTH, _LONG_TABLE_WIDTH = 116, 160
 
@@ -22,9 +36,9 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     document = new_document()
     add_header(document, 1, "Utilization by stage")
     document.new_paragraph(_title(pairing))
-    add_table(document, [list(_COLUMNS), *_rows(pairing)])
+    add_table(document, [list(_COLUMNS), *unbroken(_rows(pairing))])
     document.new_paragraph(
-        "Roofline: the least time that the work can take on the device. Of it: that time over the measured one."
+        "Roofline: the least time that the work can take on the device. Of roofline: that time over the measured one."
     )
     for title, lines in (
         ("Missing", [f"{stage}: {why}" for stage, why in pairing["missing"].items()]),
@@ -35,6 +49,29 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
         if lines:
             add_header(document, 2, title)
             document.new_list(list(lines))
+    return document_text(document)
+
+
+def mfu_description(pairing: Mapping[str, Any], counts: str) -> str:
+    """Return the short form of a pairing for the description of a run: what matters first, in a narrow table.
+
+    Parameters
+    ----------
+    pairing : mapping
+        See `stagemeter.pairing.pair`.
+    counts : str
+        Link to the static run, in Markdown.
+    """
+    document = new_document()
+    total = pairing["stages"].get("total")
+    whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
+    document.new_paragraph(f"{whole}Peak: {_peak(pairing)}. Counts: {counts}.")
+    kept = [_COLUMNS.index(column) for column in _FEW_COLUMNS]
+    add_table(document, unbroken([[row[index] for index in kept] for row in [_COLUMNS, *_rows(pairing)]]))
+    lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
+    lines += [f"warning: {flag}" for flag in pairing["flags"]]
+    if lines:
+        document.new_list([*lines, *_engine(pairing)])
     return document_text(document)
 
 
@@ -55,13 +92,17 @@ def print_pairing(pairing: Mapping[str, Any]) -> None:
 
 
 def _title(pairing: Mapping[str, Any]) -> str:
-    workload, peak = pairing["workload"], pairing["peak"]
-    bandwidth = "unknown bandwidth" if peak["gbps"] is None else f"{peak['gbps']:,.5g} GB/s"
+    workload = pairing["workload"]
     return (
         f"{pairing['model']}: batch {workload['batch_size']}, views {describe_views(workload)}, "
-        f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens, {workload['dtype']}; "
-        f"{peak['name']}: {peak['tflops']:,.5g} TFLOP/s, {bandwidth}"
+        f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens; {_peak(pairing)}"
     )
+
+
+def _peak(pairing: Mapping[str, Any]) -> str:
+    peak = pairing["peak"]
+    bandwidth = "bandwidth not known" if peak["gbps"] is None else f"{peak['gbps']:,.5g} GB/s"
+    return f"{peak['name']}, {peak['dtype']}: {peak['tflops']:,.5g} TFLOP/s, {bandwidth}"
 
 
 def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
@@ -70,10 +111,10 @@ def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
             "decode, a step" if stage == "decode" else stage,
             milliseconds(row["time_ms"]),
             with_unit(round(row["flops"])),
-            f"{row['tflops']:.4g}",
+            rate(row["tflops"]),
             _percent(row["mfu"]),
             _percent(row["mfu_causal"]),
-            f"{row['gbps']:.4g}",
+            rate(row["gbps"]),
             _percent(row["mbu"]),
             milliseconds(row["roofline_ms"]),
             _percent(row["roofline_fraction"]),
@@ -86,8 +127,7 @@ def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
 def _percent(share: float | None) -> str:
     if share is None:
         return "–"
-    percent = 100 * share
-    return f"{percent:.1f} %" if percent >= 10 else f"{percent:.3g} %"
+    return f"{rate(100 * share, digits=3)} %"
 
 
 def _facts(pairing: Mapping[str, Any]) -> list[str]:

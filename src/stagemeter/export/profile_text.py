@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document
+from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
 from stagemeter.export.units import describe_views, milliseconds, percentage, rate, with_unit
 
 _COLUMNS = ("Stage", "Median", "p10", "p90", "Share")
@@ -25,7 +25,7 @@ def profile_markdown(document: Mapping[str, Any]) -> str:
     """Return a profile as Markdown: the table of times, what it ran on, notes."""
     text = new_document()
     text.new_paragraph(_title(document))
-    add_table(text, [list(_COLUMNS), *_rows(document)])
+    add_table(text, [list(_COLUMNS), *unbroken(_rows(document))])
     add_header(text, 2, "Where the times come from")
     text.new_list(_facts(document))
     if document["notes"]:
@@ -58,12 +58,13 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _rows(document: Mapping[str, Any]) -> list[list[str]]:
-    times, spreads = document["time_ms"], document["spread_ms"]
+    times, deciles_of = document["time_ms"], document["spread_ms"]
     whole = times.get("total")
     rows = []
     for stage, time in times.items():
-        deciles = spreads.get(stage)
-        counted = stage not in ("decode", "vision", "total")
+        deciles = deciles_of.get(stage)
+        # What is a sum of other rows has no share of its own.
+        counted = stage in deciles_of and stage != "decode"
         rows.append(
             [
                 "decode, a step" if stage == "decode" else stage,
@@ -78,7 +79,7 @@ def _rows(document: Mapping[str, Any]) -> list[list[str]]:
 
 def _facts(document: Mapping[str, Any]) -> list[str]:
     repeats = max((len(times) for times in document["times_ms"].values()), default=0)
-    facts = [f"from {document['source']}, taken with {document['clock']}, {repeats} repeat{'s' * (repeats != 1)}"]
+    facts = [f"from {document['source']}, clock: {document['clock']}, {repeats} repeat{'s' * (repeats != 1)}"]
     hardware = document["hardware"]
     if hardware:
         facts.append("on " + _machine(hardware))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _POWERS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
@@ -69,12 +70,15 @@ def milliseconds(value: float | None) -> str:
     return f"{_three_digits(value)} ms" if value < 999.5 else f"{_three_digits(value / 1000)} s"
 
 
-def rate(value: float) -> str:
-    """Write a rate with four significant digits, and whole where it has more before the point.
+def rate(value: float, digits: int = 4) -> str:
+    """Write a number with some significant digits, and whole where it has more before the point.
 
     Examples
     --------
-    >>> rate(3.14159), rate(46514.2)
-    ('3.142', '46,514')
+    >>> rate(3.14159), rate(2.0), rate(46514.2), rate(0.0123456), rate(4.8, digits=3)
+    ('3.142', '2.000', '46,514', '0.01235', '4.80')
     """
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(0, decimals)}f}"

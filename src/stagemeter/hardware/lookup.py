@@ -12,6 +12,8 @@ from stagemeter.hardware.roofline import Peak
 
 #: What stands in place of a device's name for a peak that is measured on this machine.
 MEASURED = "measured"
+#: What a peak is called of which only the numbers are known.
+GIVEN = "given peak"
 #: Words that say who makes a device, or for whom, but not which it is.
 _NO_NAMES = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "google", "intel", "habana"})
 _SIMILAR = 3
@@ -104,7 +106,7 @@ def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
     if gbps is not None:
         _require_positive("--peak-gbps", gbps)
     return Peak(
-        name="given",
+        name=GIVEN,
         dtype=dtype,
         flops_per_second=tflops * 1e12,
         bytes_per_second=None if gbps is None else gbps * 1e9,

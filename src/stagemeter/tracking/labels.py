@@ -69,9 +69,18 @@ def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def workload_name(model: str, workload: Mapping[str, Any]) -> str:
     """Name a workload so that a list of runs reads well, such as ``deepseek-ocr gundam 1+6 views 913 tokens``."""
+    return f"{Path(model).name} {_in_words(workload)}"
+
+
+def profile_name(model: str, workload: Mapping[str, Any], where: str) -> str:
+    """Name a profile with what differs first, since charts cut names off: ``tiny 1 view 83 tokens on cpu, ...``."""
+    return f"{_in_words(workload)} on {where}, {Path(model).name}"
+
+
+def _in_words(workload: Mapping[str, Any]) -> str:
     views = str(workload["global_views"])
     if workload["local_views"]:
         views += f"+{workload['local_views']}"
     plural = "" if views == "1" else "s"
     batch = f" batch {workload['batch_size']}" if workload["batch_size"] > 1 else ""
-    return f"{Path(model).name} {workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"
+    return f"{workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"

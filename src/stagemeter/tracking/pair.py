@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.errors import StagemeterError
-from stagemeter.export.mfu_text import mfu_markdown
+from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import Pairing, engine_section, pair
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE
 from stagemeter.tracking.matching import StaticRuns
-from stagemeter.tracking.peaks import find_peak
+from stagemeter.tracking.peaks import find_peak, peak_flags
+from stagemeter.tracking.profile import TIMES_HEADER
 from stagemeter.tracking.runs import find_run, measured_workload, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.workload import stable_hash
@@ -33,7 +37,6 @@ PROFILE_RUNS = "stagemeter.profile_runs"
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
 #: How many profiles a static run lists.
 _LISTED = 100
-_NOTE_HEADER = "\n# Utilization by stage\n"
 
 
 def pair_runs(
@@ -115,6 +118,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
             f"{static.data.tags.get(MODEL, 'no run of Stagemeter')}, and {run_id} is {tags[MODEL]}, or its sizes differ"
         )
     pairing = pair(statics.report(static), _times(profile), measured_workload(profile), peak)
+    pairing["flags"] += peak_flags(profile, peak)
     engine = engine_section(pairing, profile.data.metrics)
     if engine is not None:
         pairing["engine"] = engine
@@ -147,21 +151,33 @@ def _times(run: Run) -> dict[str, float]:
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
     client = mlflow.MlflowClient()
     run_id = profile.info.run_id
-    text = mfu_markdown(pairing)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / JSON_FILE).write_text(json.dumps(pairing, indent=2) + "\n", encoding="utf-8")
-        (folder / MARKDOWN_FILE).write_text(text, encoding="utf-8")
+        (folder / MARKDOWN_FILE).write_text(mfu_markdown(pairing), encoding="utf-8")
         points = roofline_points(pairing) if figures else None
         if points is not None:
             (folder / PICTURE_FILE).write_bytes(roofline_picture(points))
             (folder / PAGE_FILE).write_text(roofline_page(points), encoding="utf-8")
         client.log_artifacts(run_id, str(folder))
+    if points is None:
+        _remove_figures(profile)
     # Last, and in one call: a pairing that was cut short is done again.
-    client.log_batch(run_id, metrics=_metrics(pairing), tags=_tags(profile, static, pairing, fingerprint, text))
+    metrics = _metrics(pairing, profile.data.metrics)
+    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint))
 
 
-def _metrics(pairing: Pairing) -> list[Metric]:
+def _remove_figures(profile: Run) -> None:
+    """Remove the roofline of an earlier pairing, which had another peak."""
+    if PAIRING_HASH not in profile.data.tags:
+        return
+    artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
+    for file in artifacts.list_artifacts():
+        if file.path in (PICTURE_FILE, PAGE_FILE):
+            artifacts.delete_artifacts(file.path)
+
+
+def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)
     values = {
         f"{quantity}/{stage}": row[quantity]
@@ -171,13 +187,16 @@ def _metrics(pairing: Pairing) -> list[Metric]:
     }
     if "engine" in pairing:
         values["mfu/engine"] = pairing["engine"]["mfu"]
+    # What an earlier pairing knew and this one does not must not stand beside it; a metric cannot be deleted.
+    stale = [key for key in logged if key.partition("/")[0] in _METRICS and key not in values]
+    values |= dict.fromkeys(stale, math.nan)
     return [Metric(key, value, now, 0) for key, value in values.items()]
 
 
-def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, text: str) -> list[RunTag]:
+def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str) -> list[RunTag]:
     peak = pairing["peak"]
-    before, _, _ = profile.data.tags.get(MLFLOW_RUN_NOTE, "").partition(_NOTE_HEADER)
-    link = f"Counts: [{static.info.run_name}]({run_link(static.info)}).\n"
+    _, header, times = profile.data.tags.get(MLFLOW_RUN_NOTE, "").rpartition(TIMES_HEADER)
+    link = f"[{static.info.run_name}]({run_link(static.info)})"
     tags = {
         STATIC_RUN: static.info.run_id,
         "stagemeter.peak": peak["name"],
@@ -185,7 +204,7 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, text: s
         "stagemeter.peak_gbps": repr(peak["gbps"]),
         "stagemeter.peak_source": peak["source"],
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
-        MLFLOW_RUN_NOTE: f"{before.rstrip()}\n{_NOTE_HEADER}{text.partition(_NOTE_HEADER.strip())[2]}\n{link}",
+        MLFLOW_RUN_NOTE: f"{mfu_description(pairing, link)}\n{header}{times}",
         PAIRING_HASH: fingerprint,
     }
     return [RunTag(key, value) for key, value in tags.items()]

@@ -8,7 +8,7 @@ import mlflow
 from mlflow.entities import Run
 
 from stagemeter.errors import StagemeterError
-from stagemeter.hardware.lookup import MEASURED, device_peak, find_device, given_peak
+from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import peak_dict, peak_of_dict
 from stagemeter.tracking.runs import measured_workload
@@ -40,7 +40,23 @@ def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: floa
             f"run {profile.info.run_id} does not say what it ran on: give --device NAME (`stagemeter devices` lists "
             "them), --device measured, or --peak-tflops X --peak-gbps Y"
         )
-    return device_peak(find_device(device or str(ran_on)), dtype)
+    try:
+        return device_peak(find_device(device or str(ran_on)), dtype)
+    except StagemeterError as error:
+        named = "" if device is not None else f"run {profile.info.run_id} ran on {ran_on}: "
+        raise StagemeterError(f"{named}{error}") from None
+
+
+def peak_flags(profile: Run, peak: Peak) -> list[str]:
+    """Say so where a profile is held against the peak of another device than the one that it names."""
+    ran_on = profile.data.tags.get(_DEVICE)
+    if ran_on is None or peak.name in (ran_on, GIVEN):
+        return []
+    try:
+        known = find_device(ran_on).name
+    except StagemeterError:
+        known = ran_on
+    return [] if known == peak.name else [f"the run names {ran_on}, and the peak is that of {peak.name}"]
 
 
 def _measured_peak(profile: Run, dtype: str) -> Peak:

@@ -19,6 +19,8 @@ from stagemeter.tracking.store import missing_params, store_errors
 
 #: Artifacts of a profiling run.
 JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
+#: What the times begin with in a run's description; utilization goes before it.
+TIMES_HEADER = "## Times"
 #: Settings of a profile that are logged as params beside those of its workload.
 _PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
 
@@ -89,6 +91,6 @@ def _tags(document: Mapping[str, Any]) -> list[RunTag]:
         "stagemeter.source": document["source"],
         "stagemeter.clock": document["clock"],
         **{f"stagemeter.hardware.{name}": value for name, value in document["hardware"].items()},
-        MLFLOW_RUN_NOTE: profile_markdown(document),
+        MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",
     }
     return [RunTag(key, value) for key, value in tags.items()]

@@ -91,7 +91,8 @@ def run_messages(run: RunInfo) -> list[str]:
 
 def run_link(run: RunInfo) -> str:
     """Return the page of a run, from wherever MLflow's pages are served."""
-    return f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+    # Without the type, MLflow 3 shows runs reached by a link in its view for generative AI.
+    return f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
 
 
 def _plain(uri: str) -> str:
