@@ -114,8 +114,8 @@ def _machine(hardware: Mapping[str, str]) -> str:
 def _request(document: Mapping[str, Any]) -> str:
     wall = document["request_median_ms"]
     fact = f"wall time of a request {milliseconds(wall)}"
-    if "total" in document["time_ms"]:
-        fact += f", of which the stages are {100 * document['time_ms']['total'] / wall:.1f} %"
+    if document["stages_of_request"] is not None:
+        fact += f", of which the stages are {100 * document['stages_of_request']:.1f} %"
     rates = ", ".join(
         f"{rate(value)} {_RATES[name]}" for name, value in document["throughput"].items() if name in _RATES
     )

@@ -62,8 +62,8 @@ def profile_document(
     -------
     dict
         ``metadata`` as in a report; ``time_ms``, the median by stage, with ``vision`` and ``total`` where all of their
-        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``throughput``; and the
-        other fields of `Profile`.
+        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``stages_of_request``, which
+        share of a request's wall time its stages are, in the median; ``throughput``; and the other fields of `Profile`.
     """
     values = profile.to_dict()
     return {
@@ -84,6 +84,7 @@ def profile_document(
         "times_ms": values["times_ms"],
         "request_ms": values["request_ms"],
         "request_median_ms": median(profile.request_ms) if profile.request_ms else None,
+        "stages_of_request": _stages_of_request(profile),
         "throughput": _throughput(profile, workload),
         "metrics": values["metrics"],
         "hardware": values["hardware"],
@@ -111,6 +112,14 @@ def with_sums(times: Mapping[str, float], decode_steps: int) -> dict[str, float]
     if TOTAL not in complete and all(part in complete for part in parts):
         complete[TOTAL] = sum(complete[part] for part in parts)
     return complete
+
+
+def _stages_of_request(profile: Profile) -> float | None:
+    """Median over the repeats: medians of stages are not of one and the same repeat, and can add up to more."""
+    stages = [times for stage, times in profile.times_ms.items() if stage != DECODE]
+    if not profile.request_ms or any(len(times) != len(profile.request_ms) for times in stages):
+        return None
+    return median(sum(times) / wall for *times, wall in zip(*stages, profile.request_ms, strict=True))
 
 
 def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:

@@ -83,6 +83,8 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
     for stage, spread in document["spread_ms"].items():
         metrics += [Metric(f"time_ms_{decile}/{stage}", spread[decile], now, 0) for decile in ("p10", "p90")]
     others = {**document["throughput"], **document["metrics"]}
+    if document["stages_of_request"] is not None:
+        others["time_share/stages_of_request"] = document["stages_of_request"]
     return metrics + [Metric(key, value, now, 0) for key, value in others.items()]
 
 
