@@ -119,7 +119,8 @@ def _stages_of_request(profile: Profile) -> float | None:
     stages = [times for stage, times in profile.times_ms.items() if stage != DECODE]
     if not profile.request_ms or any(len(times) != len(profile.request_ms) for times in stages):
         return None
-    return median(sum(times) / wall for *times, wall in zip(*stages, profile.request_ms, strict=True))
+    share: float = median(sum(times) / wall for *times, wall in zip(*stages, profile.request_ms, strict=True))
+    return share
 
 
 def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:

@@ -1,0 +1,209 @@
+"""Make the pictures of docs/mfu.md: of a real MLflow server, in a real browser, of runs that our own commands log.
+
+Needed beside the package, on Debian::
+
+    apt-get install chromium
+    pip install playwright
+
+Playwright's own browsers are not needed: Debian's Chromium is driven. Then, from anywhere::
+
+    python docs/pictures.py
+
+The full model runs on this machine with random weights, in three modes. That takes about four minutes on two cores and
+8 GB of memory; ``--scale small`` runs a reduced model, to try the script out. Everything but the pictures goes into a
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+#: Experiments of the static runs and of the profiling runs: apart, so that charts show what can be compared.
+COUNTS, PROFILES = "counts", "profiles"
+#: The run of the last mode is the one whose page is shown.
+MODES = ("tiny", "small", "base")
+NEW_TOKENS = 16
+#: The charts that are shown, as MLflow's search box takes it, and the last of them.
+CHARTS, LAST_CHART = "^(mfu/|time_ms/(prefill|decode|total)$)", "time_ms/total"
+#: Colours of the runs. MLflow's own follow from the run's id, and two runs can get the same.
+COLOURS = ("#2f6f9f", "#d1495b", "#66a182")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+#: Of the window, in pixels: as high as the longest page, since pages scroll inside of it.
+WIDTH, HEIGHT = 1280, 2400
+#: Width of what MLflow shows on the left on every page, and height of a chart from its name on.
+SIDEBAR, CHART_HEIGHT = 190, 355
+PATIENCE_MS = 60_000
+LARGEST = 300_000
+
+
+@click.command()
+@click.option("--chromium", help="Chromium or Chrome. [the one on PATH]")
+@click.option("--scale", type=click.Choice(["full", "small"]), default="full", show_default=True, help="The model.")
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(__file__).parent / "images",
+    help="Folder for the pictures. [docs/images]",
+)
+def main(chromium: str | None, scale: str, output_dir: Path) -> None:
+    """Make the pictures of docs/mfu.md."""
+    chromium = chromium or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if chromium is None or shutil.which(chromium) is None:
+        raise click.ClickException("there is no Chromium: `apt-get install chromium`, or name one with --chromium")
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        raise click.ClickException("there is no Playwright: `pip install playwright`, without its browsers") from None
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary, mlflow_server(Path(temporary)) as address:
+        experiment, run = log_runs(address, Path(temporary), scale)
+        try:
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium)
+                runs = f"{address}/#/experiments/{experiment}/runs"
+                take_run(browser, f"{runs}/{run}", output_dir / "mlflow_paired_run.png")
+                take_charts(browser, runs, output_dir / "mlflow_mfu_charts.png")
+                browser.close()
+        except Error as error:
+            raise click.ClickException(f"MLflow's page is not as this script knows it: {error.message}") from None
+        with urllib.request.urlopen(f"{address}/get-artifact?path=roofline.png&run_uuid={run}") as answer:
+            save(answer.read(), output_dir / "roofline.png")
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Run an MLflow server on a free port of this machine with a store in a folder; yield its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    # Background jobs, which nothing here needs, take longer to start than the server.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    log = folder / "server.log"
+    with log.open("w") as stream:
+        # A process group of its own: the server starts workers, and all of them are to be ended.
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for(f"{address}/health", server, log)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except OSError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise click.ClickException(f"the MLflow server did not start:\n{log.read_text()[-2000:]}") from None
+            time.sleep(0.5)
+
+
+def log_runs(address: str, folder: Path, scale: str) -> tuple[str, str]:
+    """Count, profile and pair some modes; return the profiles' experiment and the last of their runs."""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
+
+    def stagemeter(*arguments: str) -> dict[str, Any]:
+        click.echo(f"stagemeter {' '.join(arguments)}", err=True)
+        done = subprocess.run(
+            # Not as a module: the page of a run names the program that logged it.
+            [Path(sys.executable).with_name("stagemeter"), *arguments, "--json"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode:
+            raise click.ClickException(f"`stagemeter {arguments[0]}` failed, see above")
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    runs = []
+    for mode in MODES:
+        workload = ("--scale", scale, "--mode", mode, "--new-tokens", str(NEW_TOKENS))
+        stagemeter("analyze", *workload, "--experiment", COUNTS)
+        profile = ("profile", *workload, "--experiment", PROFILES, "--run-name", f"profile {mode}", "--trace", "none")
+        runs.append(stagemeter(*profile)["run_id"])
+    stagemeter("mfu", "--experiment", PROFILES, "--device", "measured", "--figures")
+    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/runs/get?run_id={runs[-1]}") as answer:
+        return json.load(answer)["run"]["info"]["experiment_id"], runs[-1]
+
+
+def take_run(browser: Any, address: str, path: Path) -> None:
+    """Take the page of a paired run as far as its description goes."""
+    # The plain address opens a view of MLflow 3 that is made for evaluations.
+    page = open_page(browser, f"{address}?workflowType=machine_learning")
+    page.get_by_text("Show more", exact=True).click()
+    page.get_by_text("Counts:").wait_for()
+    save(take(page, page.get_by_text("Show less", exact=True).bounding_box()["y"]), path)
+
+
+def take_charts(browser: Any, address: str, path: Path) -> None:
+    """Take the charts of an experiment's runs, MFU and times."""
+    page = open_page(browser, f"{address}?workflowType=machine_learning&compareRunsMode=CHART")
+    for colour, mode in zip(COLOURS, MODES, strict=True):
+        row = page.get_by_role("row").filter(has=page.get_by_text(f"profile {mode}", exact=True))
+        row.locator("input[type=color]").fill(colour, force=True)
+    page.get_by_placeholder("Search metric charts").fill(CHARTS)
+    last = page.get_by_text(LAST_CHART, exact=True)
+    last.wait_for()
+    # Drawn one by one, with nothing that says when the last is done.
+    page.wait_for_timeout(5000)
+    save(take(page, last.bounding_box()["y"] + CHART_HEIGHT), path)
+
+
+def take(page: Any, height: float) -> bytes:
+    """Take the upper part of a page, without what stands beside it."""
+    clip = {"x": SIDEBAR, "y": 0, "width": WIDTH - SIDEBAR, "height": height}
+    picture: bytes = page.screenshot(clip=clip)
+    return picture
+
+
+def open_page(browser: Any, address: str) -> Any:
+    """Open a page of MLflow as on a first visit, and put away the assistant that covers a fifth of it."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(address)
+    page.get_by_role("button", name="Close", exact=True).click()
+    return page
+
+
+def save(png: bytes, path: Path) -> None:
+    """Write a picture with a palette of its own, which is enough for a page of text."""
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(stream, format="PNG", optimize=True)
+    if stream.tell() > LARGEST:
+        raise click.ClickException(f"{path.name} has {stream.tell():,} bytes, more than {LARGEST:,}")
+    path.write_bytes(stream.getvalue())
+    click.echo(f"{path}: {stream.tell():,} bytes", err=True)
+
+
+if __name__ == "__main__":
+    main()

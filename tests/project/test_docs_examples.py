@@ -1,0 +1,99 @@
+"""What the docs print is what comes out: examples are run as they stand there, one after another, in one folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "mfu.md"
+#: Examples whose output depends on the machine, by what they contain.
+MEASURED = ("stagemeter profile ", "--device measured")
+RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
+
+
+class Block(NamedTuple):
+    """A block of code: what stands behind its fence, its text, and the page after it."""
+
+    kind: str
+    text: str
+    rest: str
+
+
+def blocks(kind: str) -> list[Block]:
+    page = PAGE.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(.+)\n([\s\S]*?)^```$", page, re.MULTILINE)
+    return [Block(match[1], match[2], page[match.end() :]) for match in found if match[1] == kind]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Commands of the page with what they print there."""
+    parts = [part for block in blocks("console") for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    split = [part.partition("\n") for part in parts]
+    return [(command, output) for command, _, output in split if not any(word in command for word in MEASURED)]
+
+
+def plain(text: str) -> list[str]:
+    """Lines without ids of runs, and without the spaces that tables end in."""
+    return [RUN_ID.sub("ID", line).rstrip() for line in text.strip().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run something in a folder of its own, and return what it prints: ``run("python", "-c", "print(1)")``."""
+    folder = tmp_path_factory.mktemp("docs")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["COLUMNS"] = "80"
+
+    def run_there(*arguments: str) -> str:
+        done = subprocess.run(
+            arguments, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_there
+
+
+@pytest.fixture(scope="module")
+def after_commands(run):
+    """Run all commands of the page; return them with what they should print and what they do."""
+    return [(command, expected, run("bash", "-o", "pipefail", "-c", command)) for command, expected in commands()]
+
+
+@pytest.mark.slow
+def test_commands_print_what_the_page_says(after_commands):
+    assert len(after_commands) >= 5
+    for command, expected, printed in after_commands:
+        assert plain(printed) == plain(expected), command
+
+
+@pytest.mark.slow
+def test_python_examples_print_what_the_page_says(run, after_commands):
+    examples = [block for block in blocks("python") if "PAGES_PER_DAY" not in block.text]
+    assert len(examples) == 2
+    for example in examples:
+        output = re.match(r"\s*```text\n([\s\S]*?)```", example.rest)
+        assert output is not None, f"the page does not say what this prints:\n{example.text}"
+        assert run(sys.executable, "-c", example.text) == output[1]
+
+
+def test_table_of_the_published_throughput_is_what_the_snippet_prints(run):
+    (snippet,) = [block for block in blocks("python") if "PAGES_PER_DAY" in block.text]
+    printed = run(sys.executable, "-c", snippet.text).splitlines()
+    table = re.search(r"^\| mode \|.*\n\|[ :|-]+\|\n((?:\|.*\n)+)", snippet.rest, re.MULTILINE)
+    assert table is not None
+    assert len(printed) == 8
+    assert printed == table[1].splitlines()
+
+
+def test_throughput_by_hand():
+    """The row that the page works out, from the three numbers that it is made of."""
+    page = PAGE.read_text(encoding="utf-8")
+    flops, mfu = re.search(r"^\| base \| 1,080 \| ([\d.]+) T \| \d+ % \| ([\d.]+) % \|$", page, re.MULTILINE).groups()
+    assert round(100 * float(flops) / (86_400 / 200_000 * 312), 1) == float(mfu)
