@@ -11,6 +11,7 @@ import click
 from stagemeter.cli.output import print_json, say_options
 from stagemeter.cli.types import FRACTION, TEXT
 from stagemeter.errors import StagemeterError
+from stagemeter.hardware.lookup import MEASURED
 
 _EPILOG = """\b
 Examples:
@@ -54,10 +55,13 @@ def mfu(
             raise StagemeterError("--static-run goes with --profile-run: in an experiment each run finds its own")
         _pair_all(experiment, device, peak_tflops, peak_gbps, figures, as_json)
         return
+    from rich.console import Console
+
     from stagemeter.tracking.pair import pair_runs
 
     # Whatever MLflow prints, stdout belongs to the result.
-    with redirect_stdout(sys.stderr):
+    what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
+    with redirect_stdout(sys.stderr), Console(stderr=True).status(what):
         pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps)
     if as_json:
         print_json(pairing)
