@@ -179,6 +179,15 @@ def test_launches_of_other_threads_and_processes_are_not_a_ranges_own(export: Ex
     assert read_profile(export.close(), steps=3).times_ms == {"prefill": (0.1,)}
 
 
+def test_process_of_gpu_work_need_not_be_named(export: Export) -> None:
+    fill(export)
+    export.database.commit()
+    with_process = read_profile(export.path, steps=3)
+    for kind in ("KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE"):
+        export.database.execute(f"ALTER TABLE CUPTI_ACTIVITY_KIND_{kind} DROP COLUMN globalPid")
+    assert read_profile(export.close(), steps=3) == with_process
+
+
 def test_names_may_be_registered_strings(export: Export) -> None:
     export.range("prefill", 0, 50, registered=True)
     export.range("vit.sam", 5, 15, registered=True)

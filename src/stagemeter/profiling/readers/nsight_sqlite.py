@@ -45,7 +45,7 @@ _COLUMNS: dict[str, set[str]] = {
     "NVTX_EVENTS": {"start", "end", "eventType", "text", "globalTid"},
     "StringIds": {"id", "value"},
     _RUNTIME: {"start", "globalTid", "correlationId"},
-    **{table: {"start", "end", "globalPid", "correlationId"} for table in _GPU_TABLES},
+    **{table: {"start", "end", "correlationId"} for table in _GPU_TABLES},
     "TARGET_INFO_GPU": set(),
 }
 #: Divides a thread's number off.
@@ -168,10 +168,12 @@ def _project(
         return []
     database.execute("CREATE TEMP TABLE stages (number INTEGER PRIMARY KEY)")
     database.executemany("INSERT INTO temp.stages VALUES (?)", ((number,) for number in ranges))
+    # Correlation ids are a process's own; an export of one process need not name it.
+    process = {table: f"globalPid / {_THREADS}" if "globalPid" in tables[table] else "NULL" for table in work}
     database.execute(
         "CREATE TEMP TABLE work AS "
         + " UNION ALL ".join(
-            f"SELECT correlationId, globalPid / {_THREADS} AS process, start, end FROM {table} WHERE end > 0"
+            f"SELECT correlationId, {process[table]} AS process, start, end FROM {table} WHERE end > 0"
             for table in work
         )
     )
@@ -179,7 +181,8 @@ def _project(
     database.execute(
         "CREATE TEMP TABLE launches AS SELECT r.globalTid AS thread, r.start AS called, "
         f"MIN(w.start) AS start, MAX(w.end) AS end FROM {_RUNTIME} r "
-        f"JOIN temp.work w ON w.correlationId = r.correlationId AND w.process = r.globalTid / {_THREADS} "
+        "JOIN temp.work w ON w.correlationId = r.correlationId "
+        f"AND (w.process IS NULL OR w.process = r.globalTid / {_THREADS}) "
         "GROUP BY r.rowid"
     )
     database.execute("CREATE INDEX temp.launches_by_call ON launches (thread, called)")
