@@ -11,6 +11,7 @@ import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from stagemeter import DeepSeekOCRSession, cli, pair_runs
 from stagemeter.application.profile import profile_page
@@ -232,6 +233,20 @@ def test_memory_that_runs_out_is_said_and_fails_the_run(command, experiment, run
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("error: device 'cpu' ran out of memory")
     assert "Traceback" not in err
+    assert [run.info.status for run in runs()] == ["FAILED"]
+
+
+def test_store_that_goes_away_does_not_take_the_times_along(command, experiment, runs, monkeypatch):
+    def gone(*args, **kwargs):
+        raise MlflowException("connection lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", gone)
+        options = ("--repeats", 1, "--trace", "none", "--json", "--experiment", experiment)
+        code, out, err = command("profile", *SMALL, *options)
+    assert code == cli.NO_STORE
+    assert json.loads(out)["time_ms"]["total"] > 0
+    assert "connection lost" in err.splitlines()[-1]
     assert [run.info.status for run in runs()] == ["FAILED"]
 
 

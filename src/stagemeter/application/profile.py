@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from stagemeter.config import ProfileConfig
 from stagemeter.cost import ITEM_SIZES
-from stagemeter.errors import StagemeterError
+from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, load_architecture
 from stagemeter.models.family import all_parameters
@@ -60,7 +60,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     StagemeterError
         If something given cannot be used, or memory runs out. What can be is found out before a run is opened.
     TrackingError
-        If the store cannot be reached or refuses.
+        If the store cannot be reached or refuses before anything was measured.
     """
     plan = _plan(config)
     from stagemeter.tracking.labels import profile_name
@@ -70,19 +70,25 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
 
     default_name = profile_name(plan.config.model, plan.workload.to_dict(), plan.device)
     repeats: list[Repeat] = []
-
-    # MLflow prints a link to the run on stdout, which belongs to the result.
-    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
-        try:
-            with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
-                session, request = _prepare(plan, tell)
-                trace = _measure(session, request, plan, repeats, tell)
-        except KeyboardInterrupt:
-            if repeats:
-                log_profile(run.run_id, _document(plan, session, repeats))
+    document: ProfileDocument | None = None
+    try:
+        # MLflow prints a link to the run on stdout, which belongs to the result.
+        with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
+            try:
+                with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
+                    session, request = _prepare(plan, tell)
+                    trace = _measure(session, request, plan, repeats, tell)
+            except KeyboardInterrupt:
+                if repeats:
+                    log_profile(run.run_id, _document(plan, session, repeats))
+                raise
+            document = _document(plan, session, repeats)
+            log_profile(run.run_id, document, trace)
+    except TrackingError as error:
+        if document is None:
             raise
-        document = _document(plan, session, repeats)
-        log_profile(run.run_id, document, trace)
+        # Minutes of measuring are not lost with the store.
+        return Profiled(document, run.run_id, [], error)
     return Profiled(document, run.run_id, run_messages(run))
 
 

@@ -61,3 +61,5 @@ def print_profiled(profiled: Profiled, as_json: bool) -> None:
         print_profile(profiled.document)
     for line in profiled.messages:
         click.echo(line, err=True)
+    if profiled.tracking_error is not None:
+        raise profiled.tracking_error

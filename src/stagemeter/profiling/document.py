@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from stagemeter.errors import TrackingError
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, TOTAL, VISION, Profile, spread
 from stagemeter.versions import package_versions
 from stagemeter.workload import Workload
@@ -29,11 +30,14 @@ class Profiled:
         MLflow run that it was logged to.
     messages : list of str
         What to tell the user at the end.
+    tracking_error : TrackingError or None
+        Why it was not logged, although it should have been. What was measured is in the document all the same.
     """
 
     document: ProfileDocument
     run_id: str
     messages: list[str]
+    tracking_error: TrackingError | None = None
 
 
 def profile_document(
