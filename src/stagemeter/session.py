@@ -261,10 +261,14 @@ def _attention(use_flash_attn: bool) -> str:
     return "sdpa" if use_flash_attn else "eager"
 
 
-def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:
-    from safetensors import SafetensorError
-    from transformers.models.unlimited_ocr import modeling_unlimited_ocr
+def require_weights(folder: Path) -> None:
+    """Refuse a folder without weights that can be read safely.
 
+    Raises
+    ------
+    StagemeterError
+        If there are none, or pickles alone.
+    """
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -276,6 +280,13 @@ def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention
             f"{folder} holds no *.safetensors files; without weights, DeepSeekOCRSession.from_config builds the "
             "architecture, and `stagemeter analyze --model` needs the config.json alone"
         )
+
+
+def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers.models.unlimited_ocr import modeling_unlimited_ocr
+
+    require_weights(folder)
     try:
         architecture_class: Any = modeling_unlimited_ocr.UnlimitedOcrForConditionalGeneration
         model, loading = architecture_class.from_pretrained(

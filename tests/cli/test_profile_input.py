@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from importlib import resources
 
 import pytest
 
@@ -67,6 +68,9 @@ def test_profile_refuses_weights_of_another_model(refused, folder):
     model.mkdir()
     line = refused("profile", "--mode", "tiny", "--weights", model)
     assert "holds no config.json" in line
+    small = resources.files("stagemeter.models").joinpath("configs/deepseek_ocr_small.json").read_text()
+    (model / "config.json").write_text(small)
+    assert "holds no *.safetensors files" in refused("profile", "--mode", "tiny", "--weights", model)
 
 
 # import-profile
@@ -119,6 +123,8 @@ def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
         (["--profile-run", "a", "--experiment", "b"], "either --profile-run RUN or --experiment NAME"),
         (["--experiment", "b", "--static-run", "c"], "--static-run goes with --profile-run"),
         (["--profile-run", "nothing", "--peak-tflops", "1"], "no run 'nothing'"),
+        (["--profile-run", "no'thing", "--peak-tflops", "1"], 'no run "no\'thing"'),
+        (["--profile-run", "no'th\"ing", "--peak-tflops", "1"], "no run"),
         (["--experiment", "nothing", "--peak-tflops", "1"], "no experiment 'nothing'"),
     ):
         ended = stagemeter("mfu", *arguments)

@@ -17,6 +17,7 @@ from stagemeter import DeepSeekOCRSession, cli, pair_runs
 from stagemeter.application.profile import profile_page
 from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr_config import load_architecture
 from stagemeter.tracking.pair import pair_experiment
 
 SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
@@ -416,6 +417,24 @@ def test_static_run_of_another_model_is_refused(imported, analyzed, runs):
     profile = imported(TIMES, "--mode", "tiny", "--scale", "small")["run_id"]
     with pytest.raises(StagemeterError, match="not a static run of the same model"):
         pair_runs(profile, static, peak_tflops=1)
+
+
+def test_only_a_static_run_counts(imported):
+    first, second = imported(TIMES)["run_id"], imported(TIMES)["run_id"]
+    with pytest.raises(StagemeterError, match="is a profile run: give a run of `stagemeter analyze`"):
+        pair_runs(first, second, peak_tflops=1)
+
+
+def test_checkpoint_is_run_with_its_own_weights(command, experiment, runs, tmp_path):
+    session = DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu")
+    folder = tmp_path / "checkpoint"
+    session.model.save_pretrained(folder)
+    options = ("--repeats", 1, "--trace", "none", "--experiment", experiment)
+    code, _, err = command("profile", "--weights", folder, "--mode", "tiny", "--new-tokens", 2, *options)
+    assert code == 0, err
+    (run,) = runs()
+    assert run.data.params["weights"] == run.data.params["model"] == str(folder)
+    assert run.data.tags["stagemeter.architecture_hash"] == session.architecture.hash
 
 
 def test_runs_are_found_by_name(imported, analyzed):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.config import ProfileConfig
@@ -99,6 +100,10 @@ def _plan(config: ProfileConfig) -> _Plan:
     architecture = load_architecture(config.model)
     if config.weights not in (RANDOM, config.model) and load_architecture(config.weights) != architecture:
         raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
+    if config.weights != RANDOM:
+        from stagemeter.session import require_weights
+
+        require_weights(Path(config.weights).expanduser())
     workload = plan_workload(config, architecture)
     require_runnable(workload)
     device = choose_device(config.device)

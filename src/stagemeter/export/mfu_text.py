@@ -137,7 +137,7 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
         f"{name}: counted at {counted}, measured at {measured}: evaluated at the latter"
         for name, (counted, measured) in counts["differences"].items()
     ]
-    facts.append(f"peak of {peak['name']} in {peak['dtype']}: {peak['source']}")
+    facts.append(f"peak: {peak['name']}, {peak['dtype']}: {peak['source']}")
     return facts
 
 

@@ -20,12 +20,12 @@ from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import Pairing, engine_section, pair
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
 from stagemeter.tracking.profile import TIMES_HEADER
 from stagemeter.tracking.runs import find_run, measured_workload, search_runs
-from stagemeter.tracking.store import require_reachable, run_link, store_errors
+from stagemeter.tracking.store import require_reachable, run_link, store_address, store_errors
 from stagemeter.workload import stable_hash
 
 #: Artifacts of a paired run.
@@ -112,10 +112,14 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
         If the static run is of another model or has no report.
     """
     run_id, tags = profile.info.run_id, profile.data.tags
+    kind = static.data.tags.get(KIND)
+    if kind != STATIC:
+        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
+        raise StagemeterError(f"run {static.info.run_id} {what}: give a run of `stagemeter analyze` as --static-run")
     if static.data.tags.get(ARCHITECTURE_HASH) != tags[ARCHITECTURE_HASH]:
         raise StagemeterError(
-            f"run {static.info.run_id} is not a static run of the same model: it is "
-            f"{static.data.tags.get(MODEL, 'no run of Stagemeter')}, and {run_id} is {tags[MODEL]}, or its sizes differ"
+            f"run {static.info.run_id} is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
+            f"and {run_id} of {tags[MODEL]}, or their sizes differ"
         )
     pairing = pair(statics.report(static), _times(profile), measured_workload(profile), peak)
     pairing["flags"] += peak_flags(profile, peak)
@@ -250,7 +254,7 @@ def pair_experiment(
     with store_errors():
         found = mlflow.MlflowClient().get_experiment_by_name(experiment)
         if found is None:
-            raise StagemeterError(f"no experiment {experiment!r} in the MLflow store at {mlflow.get_tracking_uri()}")
+            raise StagemeterError(f"no experiment {experiment!r} in the MLflow store at {store_address()}")
         profiles = list(search_runs([found.experiment_id], f"tags.`{KIND}` = '{PROFILE}'"))
         if not profiles:
             raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")

@@ -16,6 +16,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
 from stagemeter.report import SCHEMA_VERSION
 from stagemeter.tracking.labels import KIND, STATIC, WORKLOAD
+from stagemeter.tracking.store import store_address
 from stagemeter.workload import Workload
 
 #: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
@@ -41,14 +42,15 @@ def find_run(name: str) -> Run:
         if run.info.lifecycle_stage != "active":
             raise StagemeterError(f"run {name} was deleted; `mlflow runs restore --run-id {name}` brings it back")
         return run
-    quoted = name.replace("'", "")
-    named = list(search_runs(all_experiments(), f"attributes.run_name = '{quoted}'"))
+    # MLflow's filters know both quotation marks, and no way to write one inside of the same.
+    mark = '"' if "'" in name else "'"
+    named = [] if mark in name else list(search_runs(all_experiments(), f"attributes.run_name = {mark}{name}{mark}"))
     if len(named) > 1:
         ids = ", ".join(run.info.run_id for run in named[:5])
         raise StagemeterError(f"{len(named)} runs are named {name!r}: give the id of one, such as {ids}")
     if not named:
         raise StagemeterError(
-            f"no run {name!r} in the MLflow store at {mlflow.get_tracking_uri()}: give a run's id or name, and see "
+            f"no run {name!r} in the MLflow store at {store_address()}: give a run's id or name, and see "
             "MLFLOW_TRACKING_URI"
         )
     return named[0]

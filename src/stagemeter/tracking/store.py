@@ -32,8 +32,7 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrackingError(
-            f"the MLflow store at {_plain(mlflow.get_tracking_uri())} refused: {reason}; "
-            "see MLFLOW_TRACKING_URI, or use --no-track"
+            f"the MLflow store at {store_address()} refused: {reason}; see MLFLOW_TRACKING_URI, or use --no-track"
         ) from error
 
 
@@ -87,6 +86,11 @@ def run_messages(run: RunInfo) -> list[str]:
     if command is not None:
         messages.append(f"to see it: {command}")
     return messages
+
+
+def store_address() -> str:
+    """Return the address of the store as it can be shown: without a password."""
+    return _plain(mlflow.get_tracking_uri())
 
 
 def run_link(run: RunInfo) -> str:
