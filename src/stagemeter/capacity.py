@@ -33,6 +33,8 @@ _NOTES = (
     "memory is a lower bound: weights, key-value cache, and the operands and result of one operator; the allocator's "
     "reserve, the driver's context and what else is alive are not in it, so what does not fit by this cannot fit, and "
     "what fits by this still may not",
+    "bytes of a mixture of experts are of every expert that so many tokens can reach: where tokens share experts, "
+    "fewer are read, and more than one token at a time can be faster than the memory part of these bounds",
 )
 
 

@@ -198,7 +198,7 @@ class StageMFU:
 
 def compute_stage_mfu(
     prefill_ms: float,
-    decode_ms: float,
+    decode_ms: float | None,
     vision_ms: float | None,
     prefill_len: int,
     new_tokens: int,
@@ -212,7 +212,7 @@ def compute_stage_mfu(
     vision_flops: float | None = None,
     *,
     static_report: Mapping[str, Any] | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     **sizes: Unpack[DecoderSizes],
 ) -> StageMFU:
     """Model FLOPs utilization of a request whose times are known.
@@ -233,25 +233,33 @@ def compute_stage_mfu(
         At which context a decode step is counted, see `select_decode_context_len`. ``auto`` counts every step at the
         context that it has.
     vision_flops : float, optional
-        FLOPs of the vision stages, where there is no report.
+        FLOPs of the vision stages for the whole batch, where there is no report.
     static_report : mapping, optional
         A static report. Its counts are preferred; where it is of another prompt, number of tokens or batch, its closed
         form is evaluated at the ones given.
-    batch_size : int
-        Requests at once.
+    batch_size : int, optional
+        Requests at once. Default: those of the report, one without a report.
     **sizes
         See `DecoderSizes`; where there is no report.
 
     Raises
     ------
     ValueError
-        If a time or the peak is not a positive number, or there is neither a report nor the sizes of a decoder.
+        If the peak or the time of the prefill is not a positive number, another time is negative or not finite, or
+        there is neither a report nor the sizes of a decoder, or both.
     """
     for name, value in (("prefill_ms", prefill_ms), ("peak_tflops", peak_tflops)):
         if value is None or not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value!r}; it must be a positive number")
+    for name, value in (("decode_ms", decode_ms), ("vision_ms", vision_ms)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; it must be a positive number, or 0 or None if it was not timed")
+    if batch_size is None:
+        batch_size = static_report["metadata"]["workload"]["batch_size"] if static_report is not None else 1
     _at_least(1, prefill_len=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
     if static_report is not None:
+        if sizes or any(value is not None for value in (d_model, d_ff, n_layers, vision_flops)):
+            raise ValueError("static_report has the sizes and the vision FLOPs: give it or them, not both")
         work, source = _reported_work(static_report, prefill_len, new_tokens, batch_size)
         if ctx_len_mode != "auto":
             raise ValueError("ctx_len_mode: a report counts every step at the context it has; leave it at 'auto'")
@@ -266,8 +274,9 @@ def compute_stage_mfu(
         prefill = estimate_prefill_flops_total(d_model, d_ff, n_layers, prefill_len, batch_size=batch_size, **sizes)
         decode = batch_size * (new_tokens - 1) * sum(ends) / 2
         work, source = {"vision": vision_flops or 0.0, "prefill": prefill, "decode": decode}, "closed forms"
-    times = {"vision": vision_ms or 0.0, "prefill": prefill_ms, "decode": decode_ms}
-    timed = [stage for stage, time in times.items() if time > 0]
+    times = {"vision": vision_ms or 0.0, "prefill": prefill_ms, "decode": decode_ms or 0.0}
+    # A time without work, or work without a time, would pass for low or for high utilization.
+    timed = [stage for stage, time in times.items() if time > 0 and work[stage]]
     peak = float(peak_tflops or 0) * 1e12
 
     def utilization(stage: str) -> float | None:
@@ -292,6 +301,9 @@ def _reported_work(
     counted = Workload.from_dict(report["metadata"]["workload"])
     measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
     work, source = counted_work(report, measured)
+    lacking = [stage for stage in (*AGGREGATES[VISION], "prefill", "decode") if stage not in work]
+    if lacking:
+        raise ValueError(f"the static report has no count of {', '.join(lacking)}")
     return {
         "vision": sum(work[stage].flops for stage in AGGREGATES[VISION]),
         "prefill": work["prefill"].flops,

@@ -34,6 +34,9 @@ _ASSUMPTIONS = (
     "the peak is the dense one, without structured sparsity",
     "bytes are those of operators that are not fused with one another: a kernel that fuses several moves fewer, and "
     "what stays in a cache is not moved, so that MBU can come out above what the memory delivered",
+    "bytes of a mixture of experts are an upper bound: of every expert that so many tokens can reach, which is more "
+    "than ran where tokens share experts; MBU, GB/s and, where memory sets it, the roofline of prefill and decode are "
+    "then too high, and a run can be faster than such a bound",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
 )
 #: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
@@ -134,7 +137,7 @@ def pair(report: Mapping[str, Any], times_ms: Mapping[str, float], workload: Wor
         "peak": peak_dict(peak),
         "stages": rows,
         "missing": missing,
-        "flags": _flags(rows),
+        "flags": [*_disagreements(report), *_flags(rows)],
         "assumptions": list(_ASSUMPTIONS),
     }
 
@@ -250,12 +253,22 @@ def _per_pass(total: int, passes: int) -> int | float:
     return total // passes if total % passes == 0 else total / passes
 
 
+def _disagreements(report: Mapping[str, Any]) -> list[str]:
+    """What the static report says against its own counts."""
+    flags = [f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]]
+    return flags + [
+        f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
+        for stage, operators in report["unsupported_ops"].items()
+    ]
+
+
 def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What cannot be: nothing runs faster than its device can."""
     why = {
         "mfu": "the time, the workload or the peak is not that of this run",
-        "mbu": "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic",
-        "roofline_fraction": "it ran faster than its lower bound: see its MFU and MBU",
+        "mbu": "the peak bandwidth is not this device's, or fewer experts ran than were counted, or caches and fused "
+        "kernels spared it the traffic",
+        "roofline_fraction": "it ran faster than its bound: see its MFU and MBU",
     }
     return [
         f"{stage}: {name} is {row[name]:.3f}, above 1: {reason}"

@@ -111,6 +111,12 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
     assert "no such mapping file" in refused("import-profile", times, "--mapping", "none.yaml")
     assert "no '='" in refused("import-profile", times, "--map", "prefill")
+    assert "seq_len 50 cannot be run: the page alone takes 73" in refused(
+        "import-profile", times, "--mode", "tiny", "--seq-len", 50
+    )
+    times.write_text('{"request": 5}')
+    assert "no time of any stage" in refused("import-profile", times)
+    times.write_text(json.dumps(TIMES))
     assert "no decode step" in refused("import-profile", times, "--new-tokens", 1)
 
 

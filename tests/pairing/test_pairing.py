@@ -1,5 +1,6 @@
 """Utilization by hand: every stage, mode and batch, to twelve digits."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -158,6 +159,14 @@ def test_more_than_everything_is_flagged_and_not_clipped(gundam):
     assert not [flag for flag in flagged if flag.startswith(("clip", "prefill", "decode"))]
 
 
+def test_disagreement_and_uncounted_operators_of_the_report_are_flagged(gundam):
+    agreement = {**gundam["agreement"], "differences": ["sam macs: isolated 1, analytic 2"]}
+    report = {**gundam, "agreement": agreement, "unsupported_ops": {"clip": {"aten::odd": 3}}}
+    flags = pair(report, timed(gundam), workload_of(gundam), A100)["flags"]
+    assert "disagree: sam macs: isolated 1, analytic 2" in flags[0]
+    assert "clip: the static report leaves out aten::odd" in flags[1]
+
+
 # Measured at another workload
 
 
@@ -259,6 +268,19 @@ def test_origins_function_without_a_report_counts_by_closed_forms(gundam):
     assert fixed.decode > result.decode
 
 
+def test_origins_function_takes_the_batch_of_the_report():
+    report = report_of(batch_size=8)
+    result = compute_stage_mfu(100.0, 4000.0, 50.0, 913, 512, peak_tflops=312.0, static_report=report)
+    assert result.source == "static report"
+    assert result.prefill == close(report["stages"]["prefill"]["flops"] / 0.1 / 312e12)
+
+
+def test_time_without_work_does_not_dilute_the_whole():
+    sizes = (913, 512, 1280, 6848, 12, 312.0)
+    without = compute_stage_mfu(100.0, 4000.0, None, *sizes)
+    assert compute_stage_mfu(100.0, 4000.0, 9000.0, *sizes).model_level == without.model_level
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -267,6 +289,10 @@ def test_origins_function_without_a_report_counts_by_closed_forms(gundam):
         ({"prefill_ms": 1.0, "peak_tflops": 1.0}, "static_report"),
         ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "ctx_len_mode": "max"}, "ctx_len_mode"),
         ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "new_tokens": 0}, "new_tokens"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "decode_ms": -5.0}, "decode_ms"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "decode_ms": math.nan}, "decode_ms"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "vision_ms": math.inf}, "vision_ms"),
+        ({"prefill_ms": 1.0, "peak_tflops": 1.0, "static_report": True, "d_model": 8}, "not both"),
     ],
 )
 def test_origins_function_refuses_what_it_cannot_use(gundam, arguments, message):

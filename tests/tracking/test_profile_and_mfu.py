@@ -473,6 +473,52 @@ def test_experiment_is_paired_at_once_and_those_that_cannot_be_are_named(importe
     assert [pairing["changed"] for pairing in json.loads(out)["pairings"]] == [False] * 3
 
 
+def test_picture_that_an_experiment_left_out_is_drawn_when_asked_for(imported, analyzed, experiment):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+
+    def pictures() -> set[str]:
+        return {artifact.path for artifact in MlflowClient().list_artifacts(profile) if "roofline" in artifact.path}
+
+    pair_experiment(experiment, peak_tflops=312, peak_gbps=2039)
+    assert pictures() == set()
+    assert pair_runs(profile, peak_tflops=312, peak_gbps=2039)["changed"]
+    assert pictures() == {"roofline.png", "roofline.html"}
+    ((again,), _) = pair_experiment(experiment, peak_tflops=312, peak_gbps=2039)
+    assert not again["changed"]
+    assert pictures() == {"roofline.png", "roofline.html"}
+
+
+def test_params_are_those_of_what_was_measured(imported, tmp_path):
+    events = [{"ph": "X", "cat": "user_annotation", "name": "prefill", "ts": 0, "dur": 9, "pid": 1, "tid": 1}]
+    events += [{**events[0], "name": "decode", "ts": 10 * number, "dur": 5} for number in (1, 2)]
+    printed = imported({"traceEvents": events}, "--mode", "tiny")
+    assert printed["metadata"]["workload"]["new_tokens"] == 3
+    assert run_of(printed["run_id"]).data.params["new_tokens"] == "3"
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0, math.nan, math.inf])
+def test_times_that_are_none_are_refused(imported, analyzed, value):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    MlflowClient().log_metric(profile, "time_ms/prefill", value, step=9)
+    with pytest.raises(StagemeterError, match=r"time_ms/prefill is .*, which is no time"):
+        pair_runs(profile, peak_tflops=312)
+
+
+def test_error_in_the_trace_keeps_what_was_measured(experiment, runs, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("stagemeter.profiling.harness.trace", full)
+    config = ProfileConfig(model="deepseek-ocr-small", mode="tiny", new_tokens=2, repeats=2)
+    with pytest.raises(OSError, match="no space"):
+        profile_page(config, experiment=experiment)
+    (run,) = runs()
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["time_ms/prefill"] > 0
+
+
 def test_each_run_of_an_experiment_takes_few_calls(imported, analyzed, experiment, monkeypatch):
     analyzed()
     for number in range(4):

@@ -13,7 +13,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import load_architecture
 from stagemeter.pairing import differing_fields
-from stagemeter.planning import plan_measured, plan_workload
+from stagemeter.planning import plan_measured, plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
@@ -84,6 +84,10 @@ def import_profile(
     if hardware:
         profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, architecture, profile.measured) if profile.measured else asked
+    # A page that was not in the prompt cannot have been worked on.
+    require_runnable(workload)
+    if not profile.times_ms:
+        raise StagemeterError("there is no time of any stage in it: map the names that it has, see docs/profiles.md")
     differing = differing_fields(asked, workload)
     if differing:
         found = ", ".join(f"{name} {measured} (asked for: {given})" for name, (given, measured) in differing.items())

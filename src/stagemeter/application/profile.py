@@ -79,7 +79,8 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
                 with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
                     session, request = _prepare(plan, tell)
                     trace = _measure(session, request, plan, repeats, tell)
-            except KeyboardInterrupt:
+            except BaseException:
+                # Whatever ended it, an interrupt or an error: what was measured is kept.
                 if repeats:
                     log_profile(run.run_id, _document(plan, session, repeats))
                 raise

@@ -28,6 +28,7 @@ _CONFIG_PARAMS = (
     "dtype",
     "decode_context",
 )
+_MEASURED_PARAMS = ("text_tokens", "new_tokens", "batch_size", "dtype")
 _WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
 
 
@@ -35,7 +36,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     """What was asked for, and what it comes to, as the params of a run."""
     columns, rows = workload["tile_grid"]
     values = {key: config[key] for key in _CONFIG_PARAMS}
-    values |= {key: workload[key] for key in _WORKLOAD_PARAMS}
+    # Of an imported profile, what was measured can be other than what was asked for.
+    values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
     values["tile_grid"] = f"{columns}x{rows}"
     values["image"] = config["sample_image_path"]
     return as_params(values)

@@ -20,6 +20,7 @@ from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import Pairing, engine_section, pair
+from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
@@ -32,9 +33,13 @@ from stagemeter.workload import stable_hash
 JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"
 #: Tags of a paired run, and the one by which a static run knows the profiles of its work.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
+FIGURES_HASH = "stagemeter.figures_hash"
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
+#: What a time can be of, and beyond which it is none: a century.
+_TIMED = tuple(stage for stage in STAGES if stage != "request")
+_LONGEST_MS = 3e12
 #: How many profiles a static run lists.
 _LISTED = 100
 
@@ -126,9 +131,16 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
     engine = engine_section(pairing, profile.data.metrics)
     if engine is not None:
         pairing["engine"] = engine
+        if engine["mfu"] > 1:
+            pairing["flags"].append(
+                f"engine: mfu is {engine['mfu']:.3f}, above 1: it is held against the peak of one device, and there "
+                "were more, or the workload is not that of the requests"
+            )
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
     fingerprint = stable_hash(pairing)
-    changed = tags.get(PAIRING_HASH) != fingerprint
+    # A picture that is asked for and not there yet is drawn.
+    undrawn = figures and tags.get(FIGURES_HASH) != fingerprint
+    changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
     return pairing | {"changed": changed}
@@ -145,11 +157,13 @@ def link_back(static: Run, profiles: Sequence[str]) -> None:
 
 def _times(run: Run) -> dict[str, float]:
     """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
-    return {
-        name.removeprefix("time_ms/"): value
-        for name, value in run.data.metrics.items()
-        if name.startswith("time_ms/") and name != "time_ms/request"
-    }
+    times = {stage: run.data.metrics[f"time_ms/{stage}"] for stage in _TIMED if f"time_ms/{stage}" in run.data.metrics}
+    for stage, value in times.items():
+        if not 0 < value < _LONGEST_MS:
+            raise StagemeterError(
+                f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time: import it again"
+            )
+    return times
 
 
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
@@ -168,7 +182,7 @@ def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures:
         _remove_figures(profile)
     # Last, and in one call: a pairing that was cut short is done again.
     metrics = _metrics(pairing, profile.data.metrics)
-    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint))
+    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, figures))
 
 
 def _remove_figures(profile: Run) -> None:
@@ -197,7 +211,7 @@ def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
     return [Metric(key, value, now, 0) for key, value in values.items()]
 
 
-def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str) -> list[RunTag]:
+def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> list[RunTag]:
     peak = pairing["peak"]
     _, header, times = profile.data.tags.get(MLFLOW_RUN_NOTE, "").rpartition(TIMES_HEADER)
     link = f"[{static.info.run_name}]({run_link(static.info)})"
@@ -210,6 +224,7 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str) -> list
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: f"{mfu_description(pairing, link)}\n{header}{times}",
         PAIRING_HASH: fingerprint,
+        FIGURES_HASH: fingerprint if figures else "none",
     }
     return [RunTag(key, value) for key, value in tags.items()]
 

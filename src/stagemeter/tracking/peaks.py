@@ -50,6 +50,8 @@ def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: floa
 def peak_flags(profile: Run, peak: Peak) -> list[str]:
     """Say so where a profile is held against the peak of another device than the one that it names."""
     ran_on = profile.data.tags.get(_DEVICE)
+    if ran_on is None and peak.source.startswith("measured"):
+        return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]
     if ran_on is None or peak.name in (ran_on, GIVEN):
         return []
     try:
