@@ -14,13 +14,13 @@ through the encoders a few at a time, needs less for them. Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
-from stagemeter.hardware.roofline import Peak, bound
+from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import stage_cost
 from stagemeter.models.family import Family
 from stagemeter.pairing import Work, peak_dict, work_of_report
@@ -33,8 +33,8 @@ _NOTES = (
     "memory is a lower bound: weights, key-value cache, and the operands and result of one operator; the allocator's "
     "reserve, the driver's context and what else is alive are not in it, so what does not fit by this cannot fit, and "
     "what fits by this still may not",
-    "bytes of a mixture of experts are of every expert that so many tokens can reach: where tokens share experts, "
-    "fewer are read, and more than one token at a time can be faster than the memory part of these bounds",
+    "which experts tokens choose is not known before they run: the bounds have all choose the same, and beside them is "
+    "what it comes to where every expert that so many tokens can reach is read",
 )
 
 
@@ -81,9 +81,11 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
     dict
         ``peak``: the device. ``bounds``: by stage, and for ``vision``, ``forward`` (vision and prefill) and ``total``,
         ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two, of sums the sum over stages) and
-        ``bound_by``; ``decode`` is the mean step, ``decode_total`` all steps. What lacks a count is left out.
-        ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``, ``tokens_per_second`` (of whole requests) and
-        ``pages_per_hour`` at these bounds, None where one is missing. ``memory``: see `MemoryNeed`; with it
+        ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where every expert that the
+        tokens can reach is read, not only the fewest that they must; ``decode`` is the mean step, ``decode_total`` all
+        steps. What lacks a count is left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
+        ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing;
+        ``throughput_every_expert``: the same where every expert is read. ``memory``: see `MemoryNeed`; with it
         ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
 
     Raises
@@ -101,7 +103,8 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
     return {
         "peak": peak_dict(peak),
         "bounds": bounds,
-        "throughput": _throughput(bounds, workload),
+        "throughput": _throughput(bounds, workload, "roofline_ms"),
+        "throughput_every_expert": _throughput(bounds, workload, "roofline_ms_every_expert"),
         "memory": _memory(family, architecture, workload, peak.memory_bytes),
         "notes": list(_NOTES),
     }
@@ -197,27 +200,33 @@ def _bounds(work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[st
 
 
 def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
-    whole = bound(sum(part.flops for part in parts), sum(part.moved_bytes for part in parts), peak)
-    known = whole.memory_ms is not None
-    # Stages run one after another: each takes its own bound, whatever sets it.
-    together = sum(bound(part.flops, part.moved_bytes, peak).ms for part in parts)
+    least = [bound(part.flops, part.least_bytes, peak) for part in parts]
+    most = [bound(part.flops, part.moved_bytes, peak) for part in parts]
+    known = peak.bytes_per_second is not None
+
+    def per_pass(times: Iterable[float | None]) -> float | None:
+        # Stages run one after another: each takes its own bound, whatever sets it.
+        return sum(time or 0.0 for time in times) / passes if known else None
+
     return {
-        "compute_ms": whole.compute_ms / passes,
-        "memory_ms": None if whole.memory_ms is None else whole.memory_ms / passes,
-        "roofline_ms": together / passes if known else None,
-        "bound_by": whole.by,
+        "compute_ms": sum(part.compute_ms for part in least) / passes,
+        "memory_ms": per_pass(part.memory_ms for part in least),
+        "roofline_ms": per_pass(part.ms for part in least),
+        "bound_by": bound_by(least, most),
+        "memory_ms_every_expert": per_pass(part.memory_ms for part in most),
+        "roofline_ms_every_expert": per_pass(part.ms for part in most),
     }
 
 
-def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload) -> dict[str, float | None]:
+def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload, quantity: str) -> dict[str, float | None]:
     def per_second(amount: int, name: str) -> float | None:
-        milliseconds = bounds[name]["roofline_ms"] if name in bounds else None
+        milliseconds = bounds[name][quantity] if name in bounds else None
         return None if milliseconds is None else 1e3 * amount / milliseconds
 
     pages = workload.batch_size
     pages_per_second = per_second(pages, TOTAL)
     return {
-        "first_token_ms": bounds[FORWARD]["roofline_ms"] if FORWARD in bounds else None,
+        "first_token_ms": bounds[FORWARD][quantity] if FORWARD in bounds else None,
         "decode_tokens_per_second": per_second(pages * workload.decode_steps, DECODE_TOTAL),
         "tokens_per_second": per_second(pages * workload.new_tokens, TOTAL),
         "pages_per_hour": None if pages_per_second is None else 3600 * pages_per_second,

@@ -87,7 +87,7 @@ def estimate_prefill_flops_total(
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, seq_len=seq_len, batch_size=batch_size)
-    experts_read = decoder.experts_read(batch_size * seq_len)
+    experts_read = decoder.experts_read(batch_size * seq_len).most
     layers = decoder_cost(decoder, batch_size, seq_len, seq_len, experts_read, causal=True)
     return (layers + output_head_cost(decoder, batch_size)).flops
 
@@ -134,7 +134,7 @@ def estimate_decode_flops_per_token(
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, ctx_len=ctx_len)
-    return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1)).flops
+    return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1).most).flops
 
 
 def select_decode_context_len(

@@ -12,13 +12,15 @@ writes, t its time, P and W the device's peak rates of arithmetic and of memory:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stagemeter.cost import ITEM_SIZES
-from stagemeter.hardware.roofline import Peak, bound
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.family import EXPERTS_READ
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.report import request_total
 from stagemeter.workload import Workload
@@ -34,9 +36,8 @@ _ASSUMPTIONS = (
     "the peak is the dense one, without structured sparsity",
     "bytes are those of operators that are not fused with one another: a kernel that fuses several moves fewer, and "
     "what stays in a cache is not moved, so that MBU can come out above what the memory delivered",
-    "bytes of a mixture of experts are an upper bound: of every expert that so many tokens can reach, which is more "
-    "than ran where tokens share experts; MBU, GB/s and, where memory sets it, the roofline of prefill and decode are "
-    "then too high, and a run can be faster than such a bound",
+    "bytes of experts are of those that ran, where a profile counted them or it cannot be otherwise; else a warning "
+    "says between which bounds they are",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
 )
 #: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
@@ -56,12 +57,15 @@ class Work:
     flops, flops_causal : int
         Floating-point operations, attention dense and with causal self-attention halved.
     moved_bytes : int
-        Bytes read and written.
+        Bytes read and written; at most, where it depends on which experts the tokens choose.
+    least_bytes : int
+        The same at least.
     """
 
     flops: int
     flops_causal: int
     moved_bytes: int
+    least_bytes: int
 
 
 def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
@@ -69,15 +73,14 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
     quantities = {
         name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
     }
-    return {
-        stage: Work(
-            flops=quantities["flops"][stage],
-            flops_causal=quantities["flops_causal"][stage],
-            moved_bytes=quantities["bytes_read"][stage] + quantities["bytes_written"][stage],
-        )
-        for stage, found in report["stages"].items()
-        if found["source"] != "none"
-    }
+    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]))
+    work = {}
+    for stage, found in report["stages"].items():
+        if found["source"] != "none":
+            moved = quantities["bytes_read"][stage] + quantities["bytes_written"][stage]
+            flops, causal = quantities["flops"][stage], quantities["flops_causal"][stage]
+            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0))
+    return work
 
 
 def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
@@ -85,10 +88,77 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
     costs = evaluate_workload(report["closed_form"], FAMILY, workload)
     costs[DECODE] = costs.pop(DECODE_TOTAL)
     item_size = ITEM_SIZES[workload.dtype]
-    return {
-        stage: Work(cost.flops, cost.flops_causal, cost.bytes_read(item_size) + cost.bytes_written(item_size))
-        for stage, cost in costs.items()
-    }
+    spared = _spared_bytes(report, workload)
+    work = {}
+    for stage, cost in costs.items():
+        moved = cost.bytes_read(item_size) + cost.bytes_written(item_size)
+        work[stage] = Work(cost.flops, cost.flops_causal, moved, moved - spared.get(stage, 0))
+    return work
+
+
+def _spared_bytes(
+    report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Bytes by which a stage moves fewer than counted: where so many experts run, or the fewest that can.
+
+    Raises
+    ------
+    StagemeterError
+        If so many cannot have run.
+    """
+    closed_form = report["closed_form"]
+    architecture = FAMILY.architecture_from_sizes(closed_form["architecture"])
+    spared = {}
+    for stage in FAMILY.stages:
+        if stage.experts is None:
+            continue
+        possible = stage.experts(architecture, workload)
+        if experts_read is None:
+            ran: float = possible.fewest
+        elif stage.name in experts_read:
+            ran = experts_read[stage.name]
+        else:
+            continue
+        if not possible.fewest <= ran <= possible.most:
+            raise StagemeterError(
+                f"experts_read/{stage.name} is {ran:g}, and a pass over so many tokens reads {possible.fewest} to "
+                f"{possible.most} experts of a layer"
+            )
+        terms = closed_form["stages"][stage.name]["quantities"]["weight_reads"]
+        of_one = sum(term["coefficient"] for term in terms if EXPERTS_READ in term["powers"])
+        passes = workload.decode_steps if stage.name == DECODE else 1
+        # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
+        spared[stage.name] = round(of_one * passes * (possible.most - ran)) * ITEM_SIZES[workload.dtype]
+    return spared
+
+
+def with_experts(
+    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float]
+) -> dict[str, Work]:
+    """Settle the bytes of stages whose experts were counted.
+
+    Parameters
+    ----------
+    work : mapping
+        Work by stage of that workload.
+    report : mapping
+        A static report of the same architecture.
+    workload : Workload
+        What was measured.
+    experts_read : mapping
+        By stage, how many experts of a layer a pass read: mean over layers and passes.
+
+    Raises
+    ------
+    StagemeterError
+        If so many cannot have run.
+    """
+    spared = _spared_bytes(report, workload, experts_read)
+    settled = dict(work)
+    for stage in spared.keys() & work.keys():
+        moved = work[stage].moved_bytes - spared[stage]
+        settled[stage] = replace(work[stage], moved_bytes=moved, least_bytes=moved)
+    return settled
 
 
 def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[str, Work], str]:
@@ -98,7 +168,13 @@ def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[st
     return work_at(report, workload), "closed form of the static report"
 
 
-def pair(report: Mapping[str, Any], times_ms: Mapping[str, float], workload: Workload, peak: Peak) -> Pairing:
+def pair(
+    report: Mapping[str, Any],
+    times_ms: Mapping[str, float],
+    workload: Workload,
+    peak: Peak,
+    experts_read: Mapping[str, float] | None = None,
+) -> Pairing:
     """Pair the times of a workload with its counts.
 
     Parameters
@@ -111,17 +187,29 @@ def pair(report: Mapping[str, Any], times_ms: Mapping[str, float], workload: Wor
         What was measured.
     peak : Peak
         What it ran on.
+    experts_read : mapping, optional
+        By stage, how many experts of a layer a pass read, see `with_experts`. Where it is not known, ``bytes``,
+        ``gbps`` and ``mbu`` are what they are at most, ``bytes_least``, ``roofline_ms`` and ``roofline_fraction`` at
+        least, and a flag says so.
 
     Returns
     -------
     dict
-        ``stages``: per stage, and for ``vision`` and ``total``, ``time_ms``, ``flops``, ``flops_causal``, ``bytes``,
-        ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``, ``gbps``, ``roofline_ms``, ``roofline_fraction`` and
-        ``bound_by``; what needs a bandwidth is None without one. ``missing``: why others have none. ``counts``: where
-        the counts are from. ``peak``, ``flags`` and ``assumptions``.
+        ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: ``time_ms``,
+        ``flops``, ``flops_causal``, ``bytes``, ``bytes_least``, ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``,
+        ``gbps``, ``roofline_ms``, ``roofline_fraction`` and ``bound_by``; what needs a bandwidth is None without one.
+        ``missing``: why others have none. ``counts``: where the counts are from. ``peak``, ``flags`` and
+        ``assumptions``.
+
+    Raises
+    ------
+    StagemeterError
+        If so many experts cannot have been read.
     """
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
+    if experts_read:
+        work = with_experts(work, report, workload, experts_read)
     rows, missing = _rows(work, times_ms, workload.decode_steps, peak)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -131,13 +219,14 @@ def pair(report: Mapping[str, Any], times_ms: Mapping[str, float], workload: Wor
         "counts": {
             "source": source,
             "differences": differing_fields(counted, workload),
+            "experts_read": dict(experts_read or {}),
             # Of the whole request, so of decode all steps.
             "flops": {stage: part.flops for stage, part in work.items()},
         },
         "peak": peak_dict(peak),
         "stages": rows,
         "missing": missing,
-        "flags": [*_disagreements(report), *_flags(rows)],
+        "flags": [*_disagreements(report), *_unsettled(rows), *_flags(rows)],
         "assumptions": list(_ASSUMPTIONS),
     }
 
@@ -185,7 +274,7 @@ def _rows(
     if FORWARD in times_ms:
         sums = {FORWARD: AGGREGATES[FORWARD], **sums}
     for name, stages in sums.items():
-        time = _time_of_sum(name, stages, requests, times_ms)
+        time = _time_of_sum(stages, requests, times_ms)
         uncounted = [stage for stage in stages if stage not in work]
         if uncounted:
             missing[name] = f"no count of {', '.join(uncounted)}"
@@ -196,9 +285,7 @@ def _rows(
     return rows, missing
 
 
-def _time_of_sum(
-    name: str, stages: Iterable[str], requests: Mapping[str, float], times_ms: Mapping[str, float]
-) -> float | None:
+def _time_of_sum(stages: Iterable[str], requests: Mapping[str, float], times_ms: Mapping[str, float]) -> float | None:
     """Time of several stages together: the sum of theirs, with those that were timed as one in place of their parts."""
     if all(stage in requests for stage in stages):
         return sum(requests[stage] for stage in stages)
@@ -226,9 +313,9 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int) -> dict
     flops = sum(part.flops for part in parts)
     causal = sum(part.flops_causal for part in parts)
     moved = sum(part.moved_bytes for part in parts)
-    bounds = [bound(part.flops, part.moved_bytes, peak) for part in parts]
-    roofline_ms = sum(found.ms for found in bounds)
-    whole = bound(flops, moved, peak)
+    least = [bound(part.flops, part.least_bytes, peak) for part in parts]
+    most = [bound(part.flops, part.moved_bytes, peak) for part in parts]
+    roofline_ms = sum(part.ms for part in least)
     seconds = time_ms / 1e3
     known = peak.bytes_per_second is not None
     return {
@@ -237,6 +324,7 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int) -> dict
         "flops": _per_pass(flops, passes),
         "flops_causal": _per_pass(causal, passes),
         "bytes": _per_pass(moved, passes),
+        "bytes_least": _per_pass(sum(part.least_bytes for part in parts), passes),
         "mfu": flops / (seconds * peak.flops_per_second),
         "mfu_causal": causal / (seconds * peak.flops_per_second),
         "mbu": moved / (seconds * peak.bytes_per_second) if peak.bytes_per_second is not None else None,
@@ -244,7 +332,7 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int) -> dict
         "gbps": moved / seconds / 1e9,
         "roofline_ms": roofline_ms / passes if known else None,
         "roofline_fraction": roofline_ms / time_ms if known else None,
-        "bound_by": whole.by,
+        "bound_by": bound_by(least, most),
     }
 
 
@@ -266,8 +354,7 @@ def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What cannot be: nothing runs faster than its device can."""
     why = {
         "mfu": "the time, the workload or the peak is not that of this run",
-        "mbu": "the peak bandwidth is not this device's, or fewer experts ran than were counted, or caches and fused "
-        "kernels spared it the traffic",
+        "mbu": "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic",
         "roofline_fraction": "it ran faster than its bound: see its MFU and MBU",
     }
     return [
@@ -275,6 +362,17 @@ def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for stage, row in rows.items()
         for name, reason in why.items()
         if row[name] is not None and row[name] > 1
+    ]
+
+
+def _unsettled(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Which bytes are known between bounds only."""
+    stages = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
+    if not stages:
+        return []
+    return [
+        f"{', '.join(stages)}: which experts ran is not known, so that bytes, GB/s and MBU are at most what is given, "
+        "and the roofline at least"
     ]
 
 

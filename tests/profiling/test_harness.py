@@ -30,7 +30,8 @@ def request_of_four(session) -> Request:
 
 
 def test_every_stage_is_timed_and_together_they_are_the_request(session, request_of_four):
-    (repeat,) = measure(session, request_of_four, warmup=1, repeats=1)
+    harness.warm_up(session, request_of_four, 1)
+    (repeat,) = measure(session, request_of_four, repeats=1)
     assert set(repeat.times_ms) == {"sam", "clip", "projector", "prefill", "decode", "decode_total"}
     assert all(time_ms > 0 for time_ms in repeat.times_ms.values())
     assert repeat.ranges == {"sam": 1, "clip": 1, "projector": 1, "prefill": 1, "decode": 3}
@@ -42,14 +43,15 @@ def test_every_stage_is_timed_and_together_they_are_the_request(session, request
 
 def test_one_token_takes_no_decode_step(session, request_of_four):
     request = Request(request_of_four.input_ids, request_of_four.model_kwargs, 1)
-    (repeat,) = measure(session, request, warmup=0, repeats=1)
+    (repeat,) = measure(session, request, repeats=1)
     assert "decode" not in repeat.times_ms
     assert "decode_total" not in repeat.times_ms
 
 
 def test_warm_up_is_run_and_not_counted(session, request_of_four):
     told = []
-    repeats = list(measure(session, request_of_four, 2, 3, lambda *what: told.append(what)))
+    harness.warm_up(session, request_of_four, 2, lambda *what: told.append(what))
+    repeats = list(measure(session, request_of_four, 3, lambda *what: told.append(what)))
     assert len(repeats) == 3
     assert list(dict.fromkeys((kind, number) for kind, number, _ in told)) == [
         ("warm-up", 1),
@@ -58,13 +60,14 @@ def test_warm_up_is_run_and_not_counted(session, request_of_four):
         ("repeat", 2),
         ("repeat", 3),
     ]
+    assert harness.warm_up(session, request_of_four, 0) == {}
     # Each stage once, however many decode steps there are.
     first = [stage for kind, number, stage in told if (kind, number) == ("repeat", 1)]
     assert first == ["prefill", "sam", "clip", "projector", "decode"]
 
 
 def test_repeats_come_one_by_one(session, request_of_four):
-    repeats = measure(session, request_of_four, warmup=0, repeats=1000)
+    repeats = measure(session, request_of_four, repeats=1000)
     assert next(repeats).request_ms > 0
     repeats.close()
 
@@ -104,7 +107,7 @@ def test_taking_the_time_costs_microseconds():
 
 
 def test_overhead_is_a_share_of_the_stage(session, request_of_four):
-    repeats = list(measure(session, request_of_four, warmup=1, repeats=2))
+    repeats = list(measure(session, request_of_four, repeats=2))
     shares = harness.overhead(repeats, CPU)
     assert set(shares) == {"sam", "clip", "projector", "prefill", "decode"}
     assert all(0 < share < 1 for share in shares.values())

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, load_architecture
-from stagemeter.models.family import all_parameters
+from stagemeter.models.family import EXPERTS_READ, all_parameters
 from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
@@ -39,6 +39,16 @@ class _Plan:
     architecture: DeepseekOCRArchitecture
     workload: Workload
     device: str
+
+
+@dataclass
+class _Measured:
+    """What is there so far, so that it is there whatever ends the measuring."""
+
+    repeats: list[Repeat] = field(default_factory=list)
+    experts_read: dict[str, float] = field(default_factory=dict)
+    memory: int | None = None
+    trace: bytes | None = None
 
 
 def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_name: str | None = None) -> Profiled:
@@ -70,7 +80,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     from stagemeter.tracking.store import run_messages
 
     default_name = profile_name(plan.config.model, plan.workload.to_dict(), plan.device)
-    repeats: list[Repeat] = []
+    measured = _Measured()
     document: ProfileDocument | None = None
     try:
         # MLflow prints a link to the run on stdout, which belongs to the result.
@@ -78,14 +88,14 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
             try:
                 with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
                     session, request = _prepare(plan, tell)
-                    trace = _measure(session, request, plan, repeats, tell)
+                    _measure(session, request, plan, measured, tell)
             except BaseException:
                 # Whatever ended it, an interrupt or an error: what was measured is kept.
-                if repeats:
-                    log_profile(run.run_id, _document(plan, session, repeats))
+                if measured.repeats:
+                    log_profile(run.run_id, _document(plan, session, measured))
                 raise
-            document = _document(plan, session, repeats)
-            log_profile(run.run_id, document, trace)
+            document = _document(plan, session, measured)
+            log_profile(run.run_id, document, measured.trace)
     except TrackingError as error:
         if document is None:
             raise
@@ -122,6 +132,7 @@ def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSessi
     import torch
 
     from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
+    from stagemeter.inputs.prompt import vary_text
     from stagemeter.profiling.harness import Request
     from stagemeter.session import DeepSeekOCRSession
 
@@ -138,14 +149,16 @@ def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSessi
     input_ids, model_kwargs = DeepseekOCRStaticAnalyzer(session).prepare_inputs(
         config.model_copy(update={"text_tokens": text_tokens})
     )
+    input_ids = vary_text(input_ids, model_kwargs["images_seq_mask"], plan.architecture.decoder.vocabulary)
     return session, Request(input_ids, model_kwargs, workload.new_tokens)
 
 
 def _measure(
-    session: DeepSeekOCRSession, request: Request, plan: _Plan, repeats: list[Repeat], tell: Callable[[str], None]
-) -> bytes | None:
-    """Fill `repeats`, so that those that are done are there whatever happens, and return the trace if one is wanted."""
+    session: DeepSeekOCRSession, request: Request, plan: _Plan, measured: _Measured, tell: Callable[[str], None]
+) -> None:
+    """Fill `measured`."""
     from stagemeter.profiling import harness
+    from stagemeter.profiling.routing import count_experts
 
     config = plan.config
     totals = {"warm-up": config.warmup, "repeat": config.repeats}
@@ -153,34 +166,44 @@ def _measure(
     def on_stage(kind: str, number: int, stage: str) -> None:
         tell(f"{kind} {number}/{totals[kind]}: {stage}")
 
-    for repeat in harness.measure(session, request, config.warmup, config.repeats, on_stage):
-        repeats.append(repeat)
-        logger.info("repeat %d of %d took %.4g ms", len(repeats), config.repeats, repeat.request_ms)
-    if config.trace == "none":
-        return None
-    tell("trace")
-    return harness.trace(session, request)
+    measured.experts_read = harness.warm_up(session, request, config.warmup, on_stage)
+    for repeat in harness.measure(session, request, config.repeats, on_stage):
+        measured.repeats.append(repeat)
+        logger.info("repeat %d of %d took %.4g ms", len(measured.repeats), config.repeats, repeat.request_ms)
+    measured.memory = harness.peak_memory(session.device)
+    if not config.warmup:
+        tell("experts")
+        measured.experts_read = count_experts(session, request)
+    if config.trace != "none":
+        tell("trace")
+        measured.trace = harness.trace(session, request)
 
 
-def _document(plan: _Plan, session: DeepSeekOCRSession, repeats: list[Repeat]) -> ProfileDocument:
+def _document(plan: _Plan, session: DeepSeekOCRSession, measured: _Measured) -> ProfileDocument:
     from stagemeter.hardware.machine import describe_machine
     from stagemeter.profiling.clock import StageClock
     from stagemeter.profiling.harness import TRACED_STEPS, overhead, peak_memory
 
+    repeats = measured.repeats
     stages = [*repeats[0].ranges, *([DECODE_TOTAL] if DECODE_TOTAL in repeats[0].times_ms else [])]
     times = {stage: tuple(repeat.times_ms[stage] for repeat in repeats) for stage in stages}
-    spent = {f"harness_overhead/{stage}": share for stage, share in overhead(repeats, session.device).items()}
+    memory = peak_memory(session.device) if measured.memory is None else measured.memory
+    metrics = {
+        "memory/peak": memory,
+        **{f"harness_overhead/{stage}": share for stage, share in overhead(repeats, session.device).items()},
+        **{f"{EXPERTS_READ}/{stage}": count for stage, count in measured.experts_read.items()},
+    }
     notes = list(repeats[0].notes)
     if len(repeats) < plan.config.repeats:
         notes.append(f"interrupted: {len(repeats)} of {plan.config.repeats} repeats were measured")
-    if plan.config.trace != "none" and plan.workload.decode_steps > TRACED_STEPS:
+    if measured.trace is not None and plan.workload.decode_steps > TRACED_STEPS:
         notes.append(f"the trace shows the first {TRACED_STEPS} of {plan.workload.decode_steps} decode steps")
     profile = Profile(
         times_ms=times,
         source="session",
         clock=StageClock(session.device).kind,
         request_ms=tuple(repeat.request_ms for repeat in repeats),
-        metrics={"memory/peak": peak_memory(session.device), **spent},
+        metrics=metrics,
         hardware=describe_machine(plan.device),
         notes=tuple(notes),
     )

@@ -10,8 +10,8 @@ from mdutils.mdutils import MdUtils
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document
 from stagemeter.export.files import write_whole
-from stagemeter.export.roofline_text import roofline_lines
-from stagemeter.export.units import describe_views, milliseconds, percentage, with_unit
+from stagemeter.export.roofline_text import bounds_table, roofline_lines
+from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
 
 _TOP_OPERATORS = 3
@@ -100,19 +100,8 @@ def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
     if roofline is None:
         return
     add_header(document, 2, f"At best on {roofline['peak']['name']}")
-    rows = [["Stage", "Arithmetic", "Memory", "Lower bound", "Bound by"]]
-    rows += [
-        [
-            "decode, a step" if name == "decode" else name,
-            milliseconds(row["compute_ms"]),
-            milliseconds(row["memory_ms"]),
-            milliseconds(row["roofline_ms"]),
-            row["bound_by"],
-        ]
-        for name, row in roofline["bounds"].items()
-    ]
-    add_table(document, rows)
-    document.new_list([*roofline_lines(report), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+    add_table(document, bounds_table(roofline))
+    document.new_list([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
 
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:

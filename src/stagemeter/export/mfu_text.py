@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.terminal import plain_table, wide_console
 from stagemeter.export.units import describe_views, milliseconds, rate, with_unit
 
 _COLUMNS = (
@@ -77,14 +74,8 @@ def mfu_description(pairing: Mapping[str, Any], counts: str) -> str:
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    table = Table(title=Text(_title(pairing)), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column(_COLUMNS[0], no_wrap=True)
-    for column in _COLUMNS[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in _rows(pairing):
-        table.add_row(*row, style="bold" if row[0] == "total" else None)
-    console = _console(_TABLE_WIDTH)
-    console.print(table)
+    console = wide_console(_TABLE_WIDTH)
+    console.print(plain_table([list(_COLUMNS), *_rows(pairing)], title=_title(pairing)))
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
     for line in [*missing, *flags, *_engine(pairing), *_facts(pairing)]:
@@ -167,17 +158,9 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
 def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:
     """Print many pairings on stdout, a line each: MFU by stage."""
     stages = list(dict.fromkeys(stage for pairing in pairings for stage in pairing["stages"]))
-    table = Table(title="MFU", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("profiling run")
-    for column in (*stages, "peak", "static run"):
-        table.add_column(column, justify="right")
+    rows = [["profiling run", *stages, "peak", "static run"]]
     for pairing in pairings:
-        rows = pairing["stages"]
-        shares = [_percent(rows[stage]["mfu"]) if stage in rows else "–" for stage in stages]
-        table.add_row(pairing["profile_run_id"], *shares, pairing["peak"]["name"], pairing["static_run_id"])
-    _console(_LONG_TABLE_WIDTH).print(table)
-
-
-def _console(width: int) -> Console:
-    # A line that a narrow terminal wraps can be read; a number that is cut off cannot.
-    return Console(width=max(Console().width, width), soft_wrap=True, highlight=False)
+        found = pairing["stages"]
+        shares = [_percent(found[stage]["mfu"]) if stage in found else "–" for stage in stages]
+        rows.append([pairing["profile_run_id"], *shares, pairing["peak"]["name"], pairing["static_run_id"]])
+    wide_console(_LONG_TABLE_WIDTH).print(plain_table(rows, title="MFU"))

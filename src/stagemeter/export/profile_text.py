@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.terminal import plain_table, wide_console
 from stagemeter.export.units import describe_views, milliseconds, percentage, rate, with_unit
 
 _COLUMNS = ("Stage", "Median", "p10", "p90", "Share")
@@ -36,14 +33,8 @@ def profile_markdown(document: Mapping[str, Any]) -> str:
 
 def print_profile(document: Mapping[str, Any]) -> None:
     """Print a profile on stdout."""
-    table = Table(title=Text(_title(document)), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column(_COLUMNS[0])
-    for column in _COLUMNS[1:]:
-        table.add_column(column, justify="right")
-    for row in _rows(document):
-        table.add_row(*row, style="bold" if row[0] == "total" else None)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(table)
+    console = wide_console()
+    console.print(plain_table([list(_COLUMNS), *_rows(document)], title=_title(document)))
     for line in [*_facts(document), *(f"note: {note}" for note in document["notes"])]:
         console.print(line, markup=False)
 
@@ -85,17 +76,26 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
         facts.append("on " + _machine(hardware))
     if document["request_ms"]:
         facts.append(_request(document))
-    overhead = {
-        name.partition("/")[2]: value
-        for name, value in document["metrics"].items()
-        if name.startswith("harness_overhead/")
-    }
+    overhead = _of(document, "harness_overhead")
     if overhead:
         shares = ", ".join(f"{stage} {100 * share:.3f} %" for stage, share in overhead.items())
         facts.append(f"taking the time cost: {shares}")
+    experts = _of(document, "experts_read")
+    if experts:
+        counts = ", ".join(
+            f"{count:.4g} in {'a decode step' if stage == 'decode' else f'the {stage}'}"
+            for stage, count in experts.items()
+        )
+        facts.append(f"experts that a layer read: {counts}")
     if "memory/peak" in document["metrics"]:
         facts.append(f"peak memory {with_unit(round(document['metrics']['memory/peak']), 'B')}")
     return facts
+
+
+def _of(document: Mapping[str, Any], quantity: str) -> dict[str, float]:
+    """Metrics of one quantity, by stage."""
+    prefix = f"{quantity}/"
+    return {name.removeprefix(prefix): value for name, value in document["metrics"].items() if name.startswith(prefix)}
 
 
 def _machine(hardware: Mapping[str, str]) -> str:

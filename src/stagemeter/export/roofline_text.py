@@ -7,31 +7,47 @@ from typing import Any
 
 from stagemeter.export.units import milliseconds, rate, with_unit
 
+_RATES = {
+    "decode_tokens_per_second": "decode tokens/s",
+    "tokens_per_second": "tokens/s",
+    "pages_per_hour": "pages/hour",
+}
 
-def roofline_lines(report: Mapping[str, Any]) -> list[str]:
-    """Say in a few lines what a device's bounds come to; none where no device was asked about."""
-    roofline = report["roofline"]
-    if roofline is None:
-        return []
-    bounds, throughput = roofline["bounds"], roofline["throughput"]
-    stages = ", ".join(
-        f"{'a decode step' if name == 'decode' else name} {milliseconds(row['roofline_ms'])} ({row['bound_by']})"
-        for name, row in bounds.items()
-        if name not in ("vision", "forward", "decode_total") and row["roofline_ms"] is not None
-    )
-    lines = [f"{peak_title(roofline['peak'])}; at least: {stages}"] if stages else [peak_title(roofline["peak"])]
-    rates = [
-        f"{rate(value)} {what}"
-        for what, value in (
-            ("decode tokens/s", throughput["decode_tokens_per_second"]),
-            ("tokens/s", throughput["tokens_per_second"]),
-            ("pages/hour", throughput["pages_per_hour"]),
-        )
-        if value is not None
-    ]
+
+def bounds_table(roofline: Mapping[str, Any]) -> list[list[str]]:
+    """Return the bounds of every stage as rows, the header first.
+
+    The last column is there only where it says something else than the bound: where tokens choose among experts.
+    """
+    header = ["Stage", "Arithmetic", "Memory", "At least", "Bound by"]
+    bounds = roofline["bounds"]
+    depends = any(row["roofline_ms"] != row["roofline_ms_every_expert"] for row in bounds.values())
+    if depends:
+        header.append("If every expert is read")
+    rows = [header]
+    for name, row in bounds.items():
+        cells = [milliseconds(row["compute_ms"]), milliseconds(row["memory_ms"]), milliseconds(row["roofline_ms"])]
+        cells.append(row["bound_by"] if row["roofline_ms"] is not None else "–")
+        if depends:
+            cells.append(milliseconds(row["roofline_ms_every_expert"]))
+        rows.append(["decode, a step" if name == "decode" else name, *cells])
+    return rows
+
+
+def roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a device's bounds come to."""
+    lines = []
+    rates = _rates(roofline["throughput"])
     if rates:
-        lines.append(f"at most: {', '.join(rates)}")
+        lines.append(f"at most: {rates}")
+        if roofline["throughput"] != roofline["throughput_every_expert"]:
+            lines.append(f"if every expert is read: {_rates(roofline['throughput_every_expert'])}")
     return [*lines, memory_line(roofline["memory"])]
+
+
+def _rates(throughput: Mapping[str, float | None]) -> str:
+    given = ((throughput[name], what) for name, what in _RATES.items())
+    return ", ".join(f"{rate(value)} {what}" for value, what in given if value is not None)
 
 
 def peak_title(peak: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ architectures", Communications of the ACM 52(4), 2009.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -83,3 +84,27 @@ def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
         compute_ms=1e3 * flops / peak.flops_per_second,
         memory_ms=None if peak.bytes_per_second is None else 1e3 * moved_bytes / peak.bytes_per_second,
     )
+
+
+def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> str:
+    """Say what sets most of the time that some work takes at least.
+
+    Parameters
+    ----------
+    least, most : sequence of Bound
+        Bounds of the parts, which run one after another: with the fewest bytes that they can move, and with the most.
+
+    Returns
+    -------
+    str
+        ``compute`` or ``memory``; ``compute or memory`` where it depends on how many bytes they move; ``unknown``
+        where the bandwidth is not known.
+    """
+    return " or ".join(sorted({_sets_most(least), _sets_most(most)}))
+
+
+def _sets_most(bounds: Sequence[Bound]) -> str:
+    times: dict[str, float] = {}
+    for part in bounds:
+        times[part.by] = times.get(part.by, 0.0) + part.ms
+    return max(sorted(times), key=lambda by: times[by])

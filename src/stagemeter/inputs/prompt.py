@@ -6,6 +6,7 @@ No tokenizer takes part: what a request costs depends on how many text tokens th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import (
@@ -16,6 +17,9 @@ from stagemeter.inputs.tiling import (
     queries_per_side,
     require_positive,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGE_TOKEN_ID = 128815
 """``<image>`` in DeepSeek-OCR's tokenizer."""
@@ -90,6 +94,34 @@ def build_prompt(
         input_ids=(bos_token_id, *span, *text),
         image_mask=(False, *(True for _ in span), *(False for _ in text)),
     )
+
+
+def vary_text(input_ids: torch.Tensor, image_mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Put another text token at every text position behind BOS, the same ones every time.
+
+    What a token costs does not depend on which it is, but equal tokens choose equal experts, and rows of a batch that
+    are all alike would read fewer weights than pages that differ.
+
+    Parameters
+    ----------
+    input_ids, image_mask : torch.Tensor
+        Shape ``(batch, prompt tokens)``, see `Prompt`.
+    vocabulary : int
+        Tokens that the model knows.
+
+    Returns
+    -------
+    torch.Tensor
+        Token ids of the same shape, data type and device.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    highest = min(vocabulary, IMAGE_TOKEN_ID)
+    others = torch.randint(TEXT_TOKEN_ID, highest, tuple(input_ids.shape), generator=generator).to(input_ids)
+    text = ~image_mask
+    text[:, 0] = False
+    return torch.where(text, others, input_ids)
 
 
 def _image_span(plan: ViewPlan, patch_size: int, downsample_ratio: int, image_token_id: int) -> tuple[int, ...]:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.cost import Cost
 from stagemeter.models.blocks import linear, working_set
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, architecture_from_sizes
-from stagemeter.models.family import CacheRecorder, Family, Stage, StageParameters, Variables
+from stagemeter.models.family import (
+    EXPERTS_READ,
+    CacheRecorder,
+    ExpertsRead,
+    Family,
+    Stage,
+    StageParameters,
+    Variables,
+)
 from stagemeter.models.language import (
     decode_cost,
     decode_working_set,
@@ -44,6 +52,8 @@ _DECODER = "model.language_model"
 _HEAD = "lm_head"
 #: The stages that run inside of the first forward pass, before its prefill, and the module that each is.
 VISION_MODULES = {"sam": _SAM, "clip": _CLIP, "projector": _PROJECTOR}
+#: What the modules that hold a layer's experts are named; they are called with the experts that each token chose.
+EXPERTS_MODULE = ".mlp.experts"
 
 
 def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:
@@ -61,13 +71,20 @@ def _view_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> li
     return [asdict(group) for group in view_groups(architecture, workload)]
 
 
+def _prefill_experts(architecture: DeepseekOCRArchitecture, workload: Workload) -> ExpertsRead:
+    return architecture.decoder.experts_read(workload.batch_size * workload.prompt_tokens)
+
+
+def _decode_experts(architecture: DeepseekOCRArchitecture, workload: Workload) -> ExpertsRead:
+    return architecture.decoder.experts_read(workload.batch_size)
+
+
 def _prefill_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[Variables]:
-    rows = workload.batch_size * workload.prompt_tokens
     return [
         {
             "batch": workload.batch_size,
             "tokens": workload.prompt_tokens,
-            "experts_read": architecture.decoder.experts_read(rows),
+            EXPERTS_READ: _prefill_experts(architecture, workload).most,
         }
     ]
 
@@ -77,7 +94,7 @@ def _decode_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> 
         {
             "batch": workload.batch_size,
             "context": workload.decode_context,
-            "experts_read": architecture.decoder.experts_read(workload.batch_size),
+            EXPERTS_READ: _decode_experts(architecture, workload).most,
         }
     ]
 
@@ -97,11 +114,11 @@ def _projector_cost(architecture: DeepseekOCRArchitecture, variables: Variables)
 
 
 def _prefill_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return prefill_cost(architecture.decoder, variables["batch"], variables["tokens"], variables["experts_read"])
+    return prefill_cost(architecture.decoder, variables["batch"], variables["tokens"], variables[EXPERTS_READ])
 
 
 def _decode_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return decode_cost(architecture.decoder, variables["batch"], variables["context"], variables["experts_read"])
+    return decode_cost(architecture.decoder, variables["batch"], variables["context"], variables[EXPERTS_READ])
 
 
 def _sam_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
@@ -331,12 +348,13 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables={
                 "batch": _BATCH,
                 "tokens": "prompt_tokens",
-                "experts_read": "min(experts, batch * tokens * experts_per_token)",
+                EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
             },
             calls=_prefill_calls,
             cost=_prefill_cost,
             working_set=_prefill_working_set,
             run=_run_prefill,
+            experts=_prefill_experts,
         ),
         Stage(
             name="decode",
@@ -347,13 +365,14 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables={
                 "batch": _BATCH,
                 "context": "tokens attended to, the new one included",
-                "experts_read": "min(experts, batch * experts_per_token)",
+                EXPERTS_READ: "min(experts, batch * experts_per_token)",
             },
             calls=_decode_calls,
             cost=_decode_cost,
             working_set=_decode_working_set,
             run=_run_decode,
             whole_pass="decode",
+            experts=_decode_experts,
         ),
     ),
     other_parameters=_other_parameters,

@@ -45,6 +45,26 @@ class StageParameters:
     unused: int = 0
 
 
+#: The variable of a closed form that says how many experts' weights a pass reads, in every layer that has experts.
+EXPERTS_READ = "experts_read"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsRead:
+    """How many experts of a layer one pass can read the weights of: it depends on which experts its tokens choose.
+
+    Attributes
+    ----------
+    fewest : int
+        Where all tokens choose the same.
+    most : int
+        Where they choose as differently as they can; what a closed form is evaluated with.
+    """
+
+    fewest: int
+    most: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[Architecture]):
     """A named part of a model.
@@ -75,6 +95,9 @@ class Stage(Generic[Architecture]):
         takes what the pass appends to the key-value cache.
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
+    experts : callable or None
+        How many experts one pass of a workload can read; None for a stage without experts. The closed form's weight
+        reads then have a variable `EXPERTS_READ`, to the power of one.
     """
 
     name: str
@@ -88,6 +111,7 @@ class Stage(Generic[Architecture]):
     working_set: Callable[[Architecture, Variables], int]
     run: Runner
     whole_pass: str = "forward"
+    experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from stagemeter.models.blocks import (
     sum_of,
     working_set,
 )
+from stagemeter.models.family import ExpertsRead
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ class DecoderArchitecture:
         """Layers that route tokens to experts."""
         return self.layers - self.dense_layers
 
-    def experts_read(self, tokens: int) -> int:
-        """At most how many experts of a layer some tokens can touch."""
-        return min(self.experts, tokens * self.experts_per_token)
+    def experts_read(self, tokens: int) -> ExpertsRead:
+        """How many experts of a layer some tokens can touch."""
+        return ExpertsRead(fewest=self.experts_per_token, most=min(self.experts, tokens * self.experts_per_token))
 
 
 def decoder_cost(

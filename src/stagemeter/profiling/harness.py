@@ -18,6 +18,7 @@ from stagemeter.models.deepseek_ocr import VISION_MODULES
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times
+from stagemeter.profiling.routing import count_experts
 
 if TYPE_CHECKING:
     import torch
@@ -61,14 +62,10 @@ class Repeat:
     notes: tuple[str, ...]
 
 
-def measure(
-    session: DeepSeekOCRSession,
-    request: Request,
-    warmup: int,
-    repeats: int,
-    on_stage: OnStage = lambda kind, number, stage: None,
-) -> Iterator[Repeat]:
-    """Run a request over and over.
+def warm_up(
+    session: DeepSeekOCRSession, request: Request, warmup: int, on_stage: OnStage = lambda kind, number, stage: None
+) -> dict[str, float]:
+    """Run a request that is not measured some times, and count in the first of them which experts it reads.
 
     Parameters
     ----------
@@ -76,18 +73,50 @@ def measure(
         Model and device.
     request : Request
         What to run.
-    warmup, repeats : int
-        How many requests are run first without being counted, and how many are measured.
+    warmup : int
+        How many times.
     on_stage : callable
-        Told of each stage that begins: ``warm-up`` or ``repeat``, its number from one, and the stage.
+        Told of each stage that begins: ``warm-up``, the number of the request from one, and the stage.
+
+    Returns
+    -------
+    dict
+        See `stagemeter.profiling.routing.count_experts`; empty without a warm-up.
+    """
+    experts: dict[str, float] = {}
+    for number in range(1, warmup + 1):
+        on_enter = _once_a_stage(on_stage, "warm-up", number)
+        if number == 1:
+            experts = count_experts(session, request, on_enter)
+        else:
+            _run(session, request, on_enter)
+    return experts
+
+
+def measure(
+    session: DeepSeekOCRSession,
+    request: Request,
+    repeats: int,
+    on_stage: OnStage = lambda kind, number, stage: None,
+) -> Iterator[Repeat]:
+    """Run a request over and over, and take the time of its stages.
+
+    Parameters
+    ----------
+    session : DeepSeekOCRSession
+        Model and device.
+    request : Request
+        What to run.
+    repeats : int
+        How many times.
+    on_stage : callable
+        Told of each stage that begins: ``repeat``, its number from one, and the stage.
 
     Yields
     ------
     Repeat
         Each as soon as it is measured, so that those there are survive an interrupt.
     """
-    for number in range(1, warmup + 1):
-        _run(session, request, _once_a_stage(on_stage, "warm-up", number))
     _forget_peak(session.device)
     for number in range(1, repeats + 1):
         yield _run(session, request, _once_a_stage(on_stage, "repeat", number))

@@ -19,6 +19,8 @@ from stagemeter.errors import StagemeterError
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
+from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.family import EXPERTS_READ
 from stagemeter.pairing import Pairing, engine_section, pair
 from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE, STATIC
@@ -126,7 +128,8 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
             f"run {static.info.run_id} is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
             f"and {run_id} of {tags[MODEL]}, or their sizes differ"
         )
-    pairing = pair(statics.report(static), _times(profile), measured_workload(profile), peak)
+    workload = measured_workload(profile)
+    pairing = pair(statics.report(static), _times(profile), workload, peak, _experts_read(profile))
     pairing["flags"] += peak_flags(profile, peak)
     engine = engine_section(pairing, profile.data.metrics)
     if engine is not None:
@@ -164,6 +167,12 @@ def _times(run: Run) -> dict[str, float]:
                 f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time: import it again"
             )
     return times
+
+
+def _experts_read(run: Run) -> dict[str, float]:
+    """How many experts of a layer a stage read, where the profile counted them."""
+    metrics = {stage.name: f"{EXPERTS_READ}/{stage.name}" for stage in FAMILY.stages if stage.experts is not None}
+    return {stage: run.data.metrics[metric] for stage, metric in metrics.items() if metric in run.data.metrics}
 
 
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
