@@ -17,6 +17,9 @@ SCHEMA_VERSION = "1.1"
 
 Report = dict[str, Any]
 
+#: How much of a validator's message is shown: it can hold the whole document.
+_LONGEST_FAULT = 150
+
 
 @dataclass
 class StageAnalysisResult:
@@ -93,6 +96,18 @@ def report_schema() -> dict[str, Any]:
     text = resources.files("stagemeter").joinpath("report.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
+
+
+def report_fault(report: Any) -> str | None:
+    """Say where something is not a report of the published schema; None where it is one."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    fault = best_match(Draft202012Validator(report_schema()).iter_errors(report))
+    if fault is None:
+        return None
+    message = fault.message if len(fault.message) <= _LONGEST_FAULT else f"{fault.message[:_LONGEST_FAULT]}..."
+    return f"at {fault.json_path}: {message}"
 
 
 def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:

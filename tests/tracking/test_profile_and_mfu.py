@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import requests
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -17,7 +18,10 @@ from stagemeter import DeepSeekOCRSession, cli, pair_runs
 from stagemeter.application.profile import profile_page
 from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError
+from stagemeter.hardware import measure
+from stagemeter.hardware.roofline import Peak
 from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.tracking import peaks
 from stagemeter.tracking.pair import pair_experiment
 
 SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
@@ -349,10 +353,14 @@ def test_what_a_new_pairing_does_not_know_does_not_stay_beside_it(analyzed, impo
 def test_peak_of_another_device_is_said(analyzed, imported):
     analyzed()
     profile = imported(TIMES, "--device", "A100-SXM-80GB")["run_id"]
-    assert pair_runs(profile)["flags"] == []
-    assert pair_runs(profile, peak_tflops=312)["flags"] == []
-    (flag,) = pair_runs(profile, device="H100-SXM")["flags"]
-    assert flag == "the run names A100-SXM-80GB, and the peak is that of H100-SXM"
+
+    def about_the_device(**options) -> list[str]:
+        return [flag for flag in pair_runs(profile, **options)["flags"] if "peak" in flag]
+
+    assert about_the_device() == []
+    assert about_the_device(device="A100-80GB") == []
+    assert about_the_device(peak_tflops=312) == []
+    assert about_the_device(device="H100-SXM") == ["the run names A100-SXM-80GB, and the peak is that of H100-SXM"]
 
 
 def test_device_is_looked_up_and_remembered_from_the_import(analyzed, imported):
@@ -453,6 +461,142 @@ def test_missing_stage_is_named_and_has_no_metric(imported, analyzed, command):
     assert {name for name in run_of(profile).data.metrics if name.startswith("mfu/")} == {"mfu/sam", "mfu/prefill"}
 
 
+def test_experts_that_a_profile_counted_are_those_that_are_paired(profiled, monkeypatch, command, tmp_path):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    logged = run_of(printed["run_id"]).data.metrics
+    ran = {stage: logged[f"experts_read/{stage}"] for stage in ("prefill", "decode")}
+    assert ran["decode"] == 2
+    assert 2 < ran["prefill"] <= 8
+    assert command("analyze", "--estimate", *SMALL, "--output-dir", tmp_path / "out")[0] == 0
+    paired = pair_runs(printed["run_id"], peak_tflops=1, peak_gbps=50)
+    assert paired["counts"]["experts_read"] == ran
+    assert all(row["bytes"] == row["bytes_least"] for row in paired["stages"].values())
+    # The document keeps them, so that the profile can be brought in elsewhere.
+    document = mlflow.artifacts.download_artifacts(run_id=printed["run_id"], artifact_path="profile.json")
+    code, out, err = command("import-profile", document, *SMALL, "--json")
+    assert code == 0, err
+    assert pair_runs(json.loads(out)["run_id"], peak_tflops=1, peak_gbps=50)["stages"] == paired["stages"]
+
+
+def test_what_people_wrote_into_the_description_stays(imported, analyzed):
+    analyzed()
+    profile = imported(TIMES)["run_id"]
+    client, note = MlflowClient(), "mlflow.note.content"
+    client.set_tag(profile, note, "Before: fans were off.\n\n" + run_of(profile).data.tags[note] + "\nAfter: again?")
+    first = pair_runs(profile, peak_tflops=312)
+    client.set_tag(profile, note, "On top: see ticket 7.\n\n" + run_of(profile).data.tags[note])
+    pair_runs(profile, peak_tflops=156)
+    text = run_of(profile).data.tags[note]
+    assert [text.count(part) for part in ("Before: fans", "After: again", "On top: see", "**MFU ", "## Times")] == [
+        1
+    ] * 5
+    assert f"{100 * first['stages']['total']['mfu']:.3g}" not in text.partition("|sam")[0]
+    # Without anything of ours in it, the pairing goes on top.
+    client.set_tag(profile, note, "All mine.")
+    pair_runs(profile, peak_tflops=78)
+    assert run_of(profile).data.tags[note].startswith("**MFU ")
+    assert run_of(profile).data.tags[note].endswith("\nAll mine.")
+
+
+# Damaged runs
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "{}", "nonsense", "[1]", '{"batch_size": 1}', None],
+    ids=["empty", "no-field", "no-json", "list", "one-field", "odd-dtype"],
+)
+def test_damaged_run_is_named_and_stops_no_other(imported, analyzed, experiment, command, value):
+    analyzed()
+    sound, damaged = imported(TIMES)["run_id"], imported(TIMES)["run_id"]
+    if value is None:
+        value = run_of(damaged).data.tags["stagemeter.workload"].replace("bfloat16", "int3")
+    MlflowClient().set_tag(damaged, "stagemeter.workload", value)
+    code, out, err = command("mfu", "--experiment", experiment, "--peak-tflops", 312, "--json")
+    assert code == 0, err
+    assert [pairing["profile_run_id"] for pairing in json.loads(out)["pairings"]] == [sound]
+    assert f"not paired: run {damaged}: its tag stagemeter.workload is damaged" in err
+
+
+def test_run_without_a_model_is_named_and_stops_no_other(imported, analyzed, experiment):
+    analyzed()
+    sound, damaged = imported(TIMES)["run_id"], imported(TIMES)["run_id"]
+    MlflowClient().delete_tag(damaged, "stagemeter.architecture_hash")
+    pairings, failures = pair_experiment(experiment, peak_tflops=312)
+    assert [pairing["profile_run_id"] for pairing in pairings] == [sound]
+    assert "does not say which model" in failures[damaged]
+
+
+def test_damaged_static_run_is_passed_over(imported, analyzed, runs, caplog):
+    options = ("--mode", "base", "--scale", "small", "--page-size", "700x701")
+    analyzed(*options)
+    sound = runs()[0].info.run_id
+    analyzed(*options, "--new-tokens", 9)
+    damaged = runs()[0].info.run_id
+    MlflowClient().set_tag(damaged, "stagemeter.workload", "{}")
+    profile = imported(TIMES, *options, "--new-tokens", 77)["run_id"]
+    assert pair_runs(profile, peak_tflops=312)["static_run_id"] == sound
+    assert f"run {damaged}" in caplog.text
+
+
+@pytest.mark.parametrize("lost", ["stages", "closed_form", "agreement"])
+def test_damaged_report_is_named(imported, analyzed, runs, tmp_path, lost):
+    report = analyzed()
+    static = runs()[0].info.run_id
+    del report[lost]
+    file = tmp_path / "static_compute.json"
+    file.write_text(json.dumps(report))
+    MlflowClient().log_artifact(static, str(file))
+    profile = imported(TIMES)["run_id"]
+    with pytest.raises(StagemeterError, match=rf"static_compute.json is damaged \(at \$: '{lost}' is a required"):
+        pair_runs(profile, static, peak_tflops=312)
+
+
+# Measured peaks
+
+
+def test_machine_is_measured_once_for_all_runs(imported, analyzed, experiment, monkeypatch):
+    measured = []
+
+    def measure_peak(target: str, dtype: str) -> object:
+        measured.append((target, dtype))
+        return measure.MeasuredPeak(Peak("here", dtype, 5e11, 4e10, "measured: test"), {}, {})
+
+    monkeypatch.setattr(measure, "measure_peak", measure_peak)
+    peaks._measure.cache_clear()
+    analyzed()
+    for sam in (30.0, 31.0, 32.0):
+        imported({**TIMES, "sam": sam})
+    pairings, failures = pair_experiment(experiment, device="measured")
+    assert (len(pairings), failures, len(measured)) == (3, {}, 1)
+    assert all("does not say what it ran on" in "".join(pairing["flags"]) for pairing in pairings)
+    # Kept with each run: another process does not measure again.
+    peaks._measure.cache_clear()
+    again, _ = pair_experiment(experiment, device="measured")
+    assert [pairing["changed"] for pairing in again] == [False] * 3
+    assert len(measured) == 1
+
+
+def test_kept_peak_counts_where_the_device_is_not_known(imported, analyzed, tmp_path):
+    analyzed()
+    profile = imported(
+        {"source": "test", "clock": "test", "times_ms": {"sam": [3.0]}, "hardware": {"device": "Abacus 9"}}
+    )
+    kept = {"name": "Abacus 9", "dtype": "bfloat16", "tflops": 2.0, "gbps": 10.0, "source": "measured: beads"}
+    with pytest.raises(StagemeterError, match="ran on Abacus 9: unknown device"):
+        pair_runs(profile["run_id"])
+    with pytest.raises(StagemeterError, match="ran on Abacus 9: pair it there"):
+        pair_runs(profile["run_id"], device="measured")
+    MlflowClient().set_tag(profile["run_id"], "stagemeter.measured_peak", json.dumps(kept))
+    paired = pair_runs(profile["run_id"])
+    assert paired["peak"] == kept
+    assert not [flag for flag in paired["flags"] if "the peak is that of" in flag]
+    MlflowClient().set_tag(profile["run_id"], "stagemeter.measured_peak", "{")
+    with pytest.raises(StagemeterError, match="measured_peak is damaged"):
+        pair_runs(profile["run_id"])
+
+
 # A whole experiment
 
 
@@ -538,3 +682,35 @@ def test_each_run_of_an_experiment_takes_few_calls(imported, analyzed, experimen
     assert len(per_run) == 2 * 4
     # Everything else is per experiment, or per static run.
     assert len(calls) - len(per_run) <= 8, calls
+
+
+@pytest.mark.slow
+def test_each_run_of_an_experiment_takes_three_requests_of_a_server(
+    server, imported, analyzed, experiment, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    name = f"served-{experiment}"
+    mlflow.set_experiment(name)
+    for tokens in (100, 101):
+        analyzed("--new-tokens", tokens, "--experiment", name)
+    for number in range(6):
+        imported({**TIMES, "sam": 30.0 + number}, "--new-tokens", 100 + number % 2, "--experiment", name)
+    requested = []
+    send = requests.Session.request
+
+    def counted(self, method, url, **options):
+        requested.append((method, url))
+        return send(self, method, url, **options)
+
+    monkeypatch.setattr(requests.Session, "request", counted)
+    needed = []
+    for peak in (312, 156, 156):
+        requested.clear()
+        pairings, failures = pair_experiment(name, peak_tflops=peak, peak_gbps=2039)
+        assert (len(pairings), failures) == (6, {})
+        needed.append(len(requested))
+    # Of each run a table, a document, and all numbers at once; of each static run its report and its back-link.
+    first, again, unchanged = needed
+    assert first - unchanged == 3 * 6 + 2 + 1
+    assert again - unchanged == 3 * 6
+    assert unchanged <= 2 * 2 + 8

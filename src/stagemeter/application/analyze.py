@@ -120,7 +120,7 @@ def analyze_page(
             # The work is not lost with the store: it is in the files.
             outcome = outcome or Outcome(*wait())
             files = ", ".join(str(path) for path in outcome.files)
-            outcome.tracking_error = TrackingError(f"{error}. Not logged, but written: {files}")
+            outcome.tracking_error = TrackingError(f"{error}, or use --no-track. Not logged, but written: {files}")
             return outcome
     outcome.messages += run_messages(run)
     return outcome
@@ -171,7 +171,7 @@ def _peak(device: str | None, dtype: str) -> Peak | None:
         from stagemeter.hardware.measure import measure_peak
 
         return measure_peak(choose_device(AUTO), dtype).peak
-    return device_peak(find_device(device), dtype)
+    return device_peak(find_device(device, "--device measured measures this machine"), dtype)
 
 
 @contextmanager

@@ -160,4 +160,5 @@ def _hardware(device: str | None) -> dict[str, str]:
         return {}
     from stagemeter.hardware.lookup import find_device
 
-    return {"device": find_device(device).name}
+    way_out = "or leave --device out, and give the peak to `stagemeter mfu`"
+    return {"device": find_device(device, way_out).name}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 
 from stagemeter.errors import StagemeterError
@@ -17,13 +16,12 @@ GIVEN = "given peak"
 #: Words that say who makes a device, or for whom, but not which it is.
 _NO_NAMES = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "google", "intel", "habana"})
 _SIMILAR = 3
-_WAY_OUT = (
-    "`stagemeter devices` lists those that are known; --device measured measures this machine; "
-    "--peak-tflops X --peak-gbps Y gives the numbers"
-)
+#: TFLOP/s or GB/s beyond which no device is, by far.
+_FASTEST = 1e9
+_KNOWN = "`stagemeter devices` lists those that are known"
 
 
-def find_device(name: str) -> Device:
+def find_device(name: str, way_out: str = "") -> Device:
     """Find a device by its name, an alias, or the name that a driver reports.
 
     Case, spaces, dashes and underscores make no difference, nor do names of vendors and product lines.
@@ -32,6 +30,8 @@ def find_device(name: str) -> Device:
     ----------
     name : str
         Such as ``A100-SXM-80GB``, ``h100 pcie`` or ``NVIDIA H100 80GB HBM3``.
+    way_out : str
+        What else can be done about a device that is not known.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def find_device(name: str) -> Device:
         raise StagemeterError(f"device {name!r} could be any of {', '.join(candidates)}: name one of them")
     near = candidates or _similar(name)
     hint = f", did you mean {' or '.join(near)}?" if near else ";"
-    raise StagemeterError(f"unknown device {name!r}{hint} {_WAY_OUT}")
+    raise StagemeterError(f"unknown device {name!r}{hint} {'; '.join(filter(None, (_KNOWN, way_out)))}")
 
 
 def device_peak(device: Device, dtype: str) -> Peak:
@@ -115,8 +115,8 @@ def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
 
 
 def _require_positive(option: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise StagemeterError(f"{option} {value:g} is no rate: give a positive number")
+    if not 0 < value < _FASTEST:
+        raise StagemeterError(f"{option} {value:g} is no rate: give a positive number below {_FASTEST:g}")
 
 
 def _words(name: str) -> list[str]:

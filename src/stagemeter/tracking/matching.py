@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,10 @@ from mlflow.entities import Run
 from stagemeter.errors import StagemeterError
 from stagemeter.pairing import differing_fields
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
-from stagemeter.tracking.runs import load_report, measured_workload, static_runs, workload_of
+from stagemeter.tracking.runs import architecture_of, load_report, measured_workload, static_runs, workload_of
+from stagemeter.workload import Workload
+
+logger = logging.getLogger(__name__)
 
 #: In what a measured workload may differ from the counted one without the static run being named by hand.
 _SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype"})
@@ -43,14 +47,15 @@ class StaticRuns:
         StagemeterError
             If there are none; the message names the closest candidates and in what they differ.
         """
-        tags = profile.data.tags
-        measured = measured_workload(profile)
-        same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == tags[ARCHITECTURE_HASH]]
+        measured, architecture = measured_workload(profile), architecture_of(profile)
+        same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == architecture]
         # Newest first, so that of several the newest is taken.
         for run in same_model:
             if run.data.tags.get(WORKLOAD_HASH) == measured.hash:
                 return run
-        candidates = [(differing_fields(counted, measured), run) for run in same_model if (counted := workload_of(run))]
+        candidates = [
+            (differing_fields(counted, measured), run) for run in same_model if (counted := _workload_or_none(run))
+        ]
         candidates.sort(key=lambda candidate: len(candidate[0]))
         for difference, run in candidates:
             if set(difference) <= _SAME_PAGE:
@@ -72,3 +77,12 @@ class StaticRuns:
         others = sorted({run.data.tags.get(MODEL, "?") for run in self._all})
         what = f"there are static runs of {', '.join(others)} only" if others else "there is no static run at all"
         return f"{start}: {what}. Run `stagemeter analyze` with the model and the options of the profile"
+
+
+def _workload_or_none(run: Run) -> Workload | None:
+    try:
+        return workload_of(run)
+    except StagemeterError as error:
+        # Somebody else's damaged run is no reason not to find a sound one.
+        logger.warning("%s; it is passed over", error)
+        return None

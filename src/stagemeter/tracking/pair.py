@@ -23,11 +23,10 @@ from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ
 from stagemeter.pairing import Pairing, engine_section, pair
 from stagemeter.profiling.readers import STAGES
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, MODEL, PROFILE, STATIC
+from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
-from stagemeter.tracking.profile import TIMES_HEADER
-from stagemeter.tracking.runs import find_run, measured_workload, search_runs
+from stagemeter.tracking.runs import architecture_of, find_run, measured_workload, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_address, store_errors
 from stagemeter.workload import stable_hash
 
@@ -35,7 +34,9 @@ from stagemeter.workload import stable_hash
 JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"
 #: Tags of a paired run, and the one by which a static run knows the profiles of its work.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
-FIGURES_HASH = "stagemeter.figures_hash"
+FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
+#: What the last pairing wrote into the description.
+DESCRIPTION = "stagemeter.mfu_description"
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
@@ -123,10 +124,10 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
     if kind != STATIC:
         what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
         raise StagemeterError(f"run {static.info.run_id} {what}: give a run of `stagemeter analyze` as --static-run")
-    if static.data.tags.get(ARCHITECTURE_HASH) != tags[ARCHITECTURE_HASH]:
+    if architecture_of(static) != architecture_of(profile):
         raise StagemeterError(
             f"run {static.info.run_id} is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
-            f"and {run_id} of {tags[MODEL]}, or their sizes differ"
+            f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
         )
     workload = measured_workload(profile)
     pairing = pair(statics.report(static), _times(profile), workload, peak, _experts_read(profile))
@@ -142,7 +143,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
     fingerprint = stable_hash(pairing)
     # A picture that is asked for and not there yet is drawn.
-    undrawn = figures and tags.get(FIGURES_HASH) != fingerprint
+    undrawn = figures and roofline_points(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
@@ -191,12 +192,12 @@ def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures:
         _remove_figures(profile)
     # Last, and in one call: a pairing that was cut short is done again.
     metrics = _metrics(pairing, profile.data.metrics)
-    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, figures))
+    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, points is not None))
 
 
 def _remove_figures(profile: Run) -> None:
     """Remove the roofline of an earlier pairing, which had another peak."""
-    if PAIRING_HASH not in profile.data.tags:
+    if profile.data.tags.get(FIGURES_HASH, _NO_FIGURES) == _NO_FIGURES:
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
     for file in artifacts.list_artifacts():
@@ -220,10 +221,9 @@ def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
     return [Metric(key, value, now, 0) for key, value in values.items()]
 
 
-def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> list[RunTag]:
+def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: bool) -> list[RunTag]:
     peak = pairing["peak"]
-    _, header, times = profile.data.tags.get(MLFLOW_RUN_NOTE, "").rpartition(TIMES_HEADER)
-    link = f"[{static.info.run_name}]({run_link(static.info)})"
+    written = mfu_description(pairing, f"[{static.info.run_name}]({run_link(static.info)})")
     tags = {
         STATIC_RUN: static.info.run_id,
         "stagemeter.peak": peak["name"],
@@ -231,11 +231,20 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures
         "stagemeter.peak_gbps": repr(peak["gbps"]),
         "stagemeter.peak_source": peak["source"],
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
-        MLFLOW_RUN_NOTE: f"{mfu_description(pairing, link)}\n{header}{times}",
+        MLFLOW_RUN_NOTE: _described(profile, written),
+        DESCRIPTION: written,
         PAIRING_HASH: fingerprint,
-        FIGURES_HASH: fingerprint if figures else "none",
+        FIGURES_HASH: fingerprint if drawn else _NO_FIGURES,
     }
     return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _described(profile: Run, written: str) -> str:
+    """Put a pairing into a run's description, in place of an earlier one; what people wrote there stays."""
+    note, before = profile.data.tags.get(MLFLOW_RUN_NOTE, ""), profile.data.tags.get(DESCRIPTION)
+    if before and before in note:
+        return note.replace(before, written, 1)
+    return f"{written}\n{note}" if note else written
 
 
 def pair_experiment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import mlflow
 from mlflow.entities import Run
@@ -14,7 +15,8 @@ from stagemeter.pairing import peak_dict, peak_of_dict
 from stagemeter.tracking.runs import measured_workload
 
 _MEASURED_PEAK = "stagemeter.measured_peak"
-_DEVICE, _DEVICE_TYPE = "stagemeter.hardware.device", "stagemeter.hardware.device_type"
+_DEVICE, _CORES = "stagemeter.hardware.device", "stagemeter.hardware.cores"
+_WAY_OUT = "--device measured measures this machine; --peak-tflops X --peak-gbps Y gives the numbers"
 
 
 def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: float | None) -> Peak:
@@ -41,8 +43,11 @@ def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: floa
             "them), --device measured, or --peak-tflops X --peak-gbps Y"
         )
     try:
-        return device_peak(find_device(device or str(ran_on)), dtype)
+        return device_peak(find_device(device or str(ran_on), _WAY_OUT), dtype)
     except StagemeterError as error:
+        kept = _kept_peak(profile) if device is None else None
+        if kept is not None:
+            return kept
         named = "" if device is not None else f"run {profile.info.run_id} ran on {ran_on}: "
         raise StagemeterError(f"{named}{error}") from None
 
@@ -54,30 +59,79 @@ def peak_flags(profile: Run, peak: Peak) -> list[str]:
         return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]
     if ran_on is None or peak.name in (ran_on, GIVEN):
         return []
-    try:
-        known = find_device(ran_on).name
-    except StagemeterError:
-        known = ran_on
-    return [] if known == peak.name else [f"the run names {ran_on}, and the peak is that of {peak.name}"]
+    if _same_device(ran_on, peak.name):
+        return []
+    return [f"the run names {ran_on}, and the peak is that of {peak.name}"]
 
 
 def _measured_peak(profile: Run, dtype: str) -> Peak:
     """Measure this machine, once for each profile: the same pairing twice gives the same numbers."""
-    from stagemeter.hardware.machine import describe_machine
-    from stagemeter.hardware.measure import measure_peak
-
-    kept = profile.data.tags.get(_MEASURED_PEAK)
+    kept = _kept_peak(profile)
     if kept is not None:
-        return peak_of_dict(json.loads(kept))
-    tags = profile.data.tags
-    target = tags.get(_DEVICE_TYPE, "cpu")
-    ran_on, here = tags.get(_DEVICE), describe_machine(target)["device"]
-    if ran_on is not None and ran_on != here:
-        raise StagemeterError(
-            f"--device measured would measure {here}, and run {profile.info.run_id} ran on {ran_on}: pair it there, or "
-            "give --device NAME or --peak-tflops X --peak-gbps Y"
-        )
+        return kept
     # As it is read back the next time, to the last digit.
-    peak = peak_of_dict(peak_dict(measure_peak(target, dtype).peak))
+    peak = peak_of_dict(peak_dict(_measure(_measurable(profile), dtype)))
     mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak_dict(peak)))
     return peak
+
+
+def _kept_peak(profile: Run) -> Peak | None:
+    """The peak that was measured for a profile before."""
+    kept = profile.data.tags.get(_MEASURED_PEAK)
+    try:
+        return None if kept is None else peak_of_dict(json.loads(kept))
+    except (ValueError, LookupError, TypeError):
+        raise StagemeterError(
+            f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged: delete it to measure again"
+        ) from None
+
+
+@cache
+def _measure(target: str, dtype: str) -> Peak:
+    """Measure a device of this machine, once for all profiles that this process pairs."""
+    from stagemeter.hardware.measure import measure_peak
+
+    return measure_peak(target, dtype).peak
+
+
+def _measurable(profile: Run) -> str:
+    """Choose the device of this machine that a profile ran on.
+
+    Raises
+    ------
+    StagemeterError
+        If it ran on none of them.
+    """
+    import torch
+
+    from stagemeter.hardware.machine import device_name, usable_cores
+    from stagemeter.profiling.target import AUTO, choose_device
+
+    ran_on = profile.data.tags.get(_DEVICE)
+    if ran_on is None:
+        return choose_device(AUTO)
+    places = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    names = {place: device_name(torch.device(place)) for place in places}
+    cores = profile.data.tags.get(_CORES)
+    for place, name in names.items():
+        # Processors of many sizes bear one name.
+        if _same_device(name, ran_on) and (place != "cpu" or cores in (None, str(usable_cores()))):
+            return place
+    there = ran_on if cores is None else f"{ran_on} of {cores} cores"
+    here = " or ".join([f"{names['cpu']} of {usable_cores()} cores", *list(names.values())[1:]])
+    raise StagemeterError(
+        f"--device measured would measure {here}, and run {profile.info.run_id} ran on {there}: pair it there, or "
+        "give --device NAME or --peak-tflops X --peak-gbps Y"
+    )
+
+
+def _same_device(name: str, other: str) -> bool:
+    """Whether two names are of one device: a driver's, ours, an alias."""
+    return _known_name(name) == _known_name(other)
+
+
+def _known_name(name: str) -> str:
+    try:
+        return find_device(name).name
+    except StagemeterError:
+        return name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import mlflow
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
-from stagemeter.report import SCHEMA_VERSION
-from stagemeter.tracking.labels import KIND, STATIC, WORKLOAD
+from stagemeter.report import SCHEMA_VERSION, report_fault
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, STATIC, WORKLOAD
 from stagemeter.tracking.store import store_address
 from stagemeter.workload import Workload
 
@@ -85,9 +87,34 @@ def static_runs() -> list[Run]:
 
 
 def workload_of(run: Run) -> Workload | None:
-    """Workload that a run is of; None for a run that was not logged by Stagemeter."""
+    """Workload that a run is of; None for a run that was not logged by Stagemeter.
+
+    Raises
+    ------
+    StagemeterError
+        If what it says is no workload.
+    """
     text = run.data.tags.get(WORKLOAD)
-    return None if text is None else Workload.from_dict(json.loads(text))
+    if text is None:
+        return None
+    try:
+        return Workload.from_json(text)
+    except ValueError as error:
+        raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}): log it again") from None
+
+
+def architecture_of(run: Run) -> str:
+    """Hash of the sizes of the model that a run is of.
+
+    Raises
+    ------
+    StagemeterError
+        If it does not say.
+    """
+    found: str | None = run.data.tags.get(ARCHITECTURE_HASH)
+    if not found:
+        raise StagemeterError(f"run {run.info.run_id} does not say which model it is of: its tag {ARCHITECTURE_HASH}")
+    return found
 
 
 def measured_workload(run: Run) -> Workload:
@@ -114,8 +141,11 @@ def load_report(run: Run) -> dict[str, Any]:
     """
     run_id = run.info.run_id
     try:
-        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=REPORT_FILE)
-        report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as folder:
+            # Asked of the run, MLflow would look it up twice more.
+            artifacts: Any = get_artifact_repository(run.info.artifact_uri)
+            path = artifacts.download_artifacts(REPORT_FILE, folder)
+            report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except (MlflowException, OSError) as error:
         raise StagemeterError(
             f"run {run_id} has no report {REPORT_FILE} that can be read ({str(error).splitlines()[0]}): analyze again"
@@ -127,4 +157,7 @@ def load_report(run: Run) -> dict[str, Any]:
         raise StagemeterError(
             f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {SCHEMA_VERSION}"
         )
+    fault = report_fault(report)
+    if fault is not None:
+        raise StagemeterError(f"run {run_id}: its {REPORT_FILE} is damaged ({fault}): analyze again")
     return report

@@ -32,7 +32,7 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrackingError(
-            f"the MLflow store at {store_address()} refused: {reason}; see MLFLOW_TRACKING_URI, or use --no-track"
+            f"the MLflow store at {store_address()} refused: {reason}; see MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -51,8 +51,8 @@ def require_reachable() -> None:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
     except requests.RequestException as error:
         raise TrackingError(
-            f"no MLflow server answers at {_plain(uri)} ({type(error).__name__}): start one, "
-            "set MLFLOW_TRACKING_URI to where one runs, or use --no-track"
+            f"no MLflow server answers at {_plain(uri)} ({type(error).__name__}): start one, or "
+            "set MLFLOW_TRACKING_URI to where one runs"
         ) from error
     if answer.status_code >= 500:
         raise TrackingError(f"the MLflow server at {_plain(uri)} answers {answer.status_code} {answer.reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import mlflow
 
@@ -63,4 +64,6 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
             stage: [point.value for point in client.get_metric_history(found.info.run_id, metric)]
             for stage, metric in chosen.items()
         }
-    return profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps)
+    profile = profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps)
+    taken = ", ".join(f"{stage} from {metric}" for stage, metric in chosen.items())
+    return replace(profile, notes=(f"times were taken as milliseconds: {taken}", *profile.notes))

@@ -249,7 +249,7 @@ def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str,
         if stage is None:
             raise StagemeterError(
                 f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, STAGES)}; "
-                f"or map it, as prefill={entry.name}"
+                f"or map it, as --map prefill={entry.name}"
             )
         given = repeats.setdefault(entry.name, set())
         if entry.repeat in given:
@@ -286,9 +286,9 @@ def _with_both_decodes(
             f"{DECODE_TOTAL} is the time of the workload's {steps} steps, and {DECODE} their mean"
         ]
     implied = math.fsum(times[DECODE_TOTAL]) / len(times[DECODE_TOTAL]) * len(times[DECODE]) / math.fsum(times[DECODE])
-    if abs(implied - steps) <= _ROUNDING * steps:
-        return times, []
-    return times, [
-        f"{DECODE_TOTAL} is {implied:.4g} times {DECODE}, but the workload has {steps} steps: "
-        f"check the number of new tokens, and that {DECODE} is the time of one step"
-    ]
+    if abs(implied - steps) > _ROUNDING * steps:
+        raise StagemeterError(
+            f"{path}: {DECODE_TOTAL} is {implied:.4g} times {DECODE}, but the workload has {steps} steps: "
+            f"give --new-tokens as measured, {DECODE} as the time of one step, or only one of both"
+        )
+    return times, []
