@@ -109,7 +109,7 @@ class DeepSeekOCRSession:
 
     @classmethod
     def from_local(
-        cls, model_path: str | Path, device: str = "cuda:0", use_flash_attn: bool = True
+        cls, model_path: str | Path, device: str = "cuda:0", use_flash_attn: bool = True, dtype: str = "auto"
     ) -> DeepSeekOCRSession:
         """Load a checkpoint's folder: its configuration, its safetensors files and its tokenizer.
 
@@ -124,6 +124,8 @@ class DeepSeekOCRSession:
         use_flash_attn : bool
             Attention through torch's fused operator, which takes a flash-attention kernel where there is one and the
             attention has no bias (SAM's has). False: as separate products.
+        dtype : str
+            Data type of the weights; ``auto``: that of the checkpoint.
 
         Raises
         ------
@@ -139,7 +141,7 @@ class DeepSeekOCRSession:
         if target.type == "meta":
             session = cls.from_config(architecture, use_flash_attn=use_flash_attn, name=str(folder))
         else:
-            model = _load_weights(folder, architecture, _attention(use_flash_attn)).to(target).eval()
+            model = _load_weights(folder, architecture, _attention(use_flash_attn), dtype).to(target).eval()
             session = cls(model=model, architecture=architecture, device=target, name=str(folder))
         session.tokenizer = _load_tokenizer(folder)
         return session
@@ -282,7 +284,7 @@ def require_weights(folder: Path) -> None:
         )
 
 
-def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str) -> Any:
+def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention: str, dtype: str) -> Any:
     from safetensors import SafetensorError
     from transformers.models.unlimited_ocr import modeling_unlimited_ocr
 
@@ -292,7 +294,7 @@ def _load_weights(folder: Path, architecture: DeepseekOCRArchitecture, attention
         model, loading = architecture_class.from_pretrained(
             folder,
             config=transformers_config(architecture, attention),
-            dtype="auto",
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -118,3 +118,51 @@ def test_overhead_is_a_share_of_the_stage(session, request_of_four):
 def test_peak_memory_is_at_least_what_is_held():
     held = torch.zeros(2**26)
     assert peak_memory(CPU) > held.numel() * held.element_size()
+
+
+class FakeEvent:
+    """A CUDA event on a clock of our own, whose differences are as coarse as CUDA's: 24 bits of milliseconds."""
+
+    now_ms = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: object) -> None:
+        self.ms = FakeEvent.now_ms
+
+    def elapsed_time(self, later: "FakeEvent") -> float:
+        return float(torch.tensor(later.ms - self.ms, dtype=torch.float32))
+
+
+@pytest.fixture
+def cuda_clock(monkeypatch) -> StageClock:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: None)
+    FakeEvent.now_ms = 0.0
+    return StageClock(torch.device("cuda:0"))
+
+
+def test_events_are_told_apart_after_minutes(cuda_clock):
+    for step in range(3):
+        with cuda_clock("prefill"):
+            FakeEvent.now_ms += 0.25
+            with cuda_clock("sam"):
+                FakeEvent.now_ms += 0.0005
+            FakeEvent.now_ms += 1 / 3
+        FakeEvent.now_ms += 200_000.0 * (step < 2)
+    ranges = cuda_clock.take()
+    assert cuda_clock.kind == "CUDA events"
+    assert [timed.name for timed in ranges] == ["sam", "prefill"] * 3
+    times = own_times(ranges).times
+    # To a nanosecond for each of the marks, although the last of them are minutes away from the first.
+    assert times["sam"] == pytest.approx(3 * 500, abs=12)
+    assert times["prefill"] == pytest.approx(3 * 583_333, abs=12)
+    assert cuda_clock.take() == []
+
+
+def test_events_at_one_time_are_ranges_of_no_length(cuda_clock):
+    with cuda_clock("prefill"), cuda_clock("sam"):
+        pass
+    assert own_times(cuda_clock.take()).times == {"prefill": 0, "sam": 0}

@@ -268,3 +268,10 @@ def test_config_of_the_folder_is_the_only_thing_that_is_trusted(small_config, ma
     session = DeepSeekOCRSession.from_local(folder, device="cpu")
     assert type(session.model).__module__.startswith("transformers.")
     assert json.loads((folder / "config.json").read_text())["auto_map"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_loaded_in_a_data_type_and_rotary_frequencies_stay_exact(checkpoint, dtype):
+    session = DeepSeekOCRSession.from_local(checkpoint, "cpu", dtype=dtype)
+    assert {parameter.dtype for parameter in session.model.parameters()} == {getattr(torch, dtype)}
+    assert session.model.get_submodule("model.language_model.rotary_emb").inv_freq.dtype == torch.float32

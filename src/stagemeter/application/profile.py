@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stagemeter.capacity import memory_need
 from stagemeter.config import ProfileConfig
-from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, load_architecture
-from stagemeter.models.family import EXPERTS_READ, all_parameters
-from stagemeter.models.language import key_value_cache_elements
+from stagemeter.models.family import EXPERTS_READ
 from stagemeter.planning import plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import DECODE_TOTAL, Profile
-from stagemeter.profiling.target import choose_device, require_dtype, require_memory
+from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
         # MLflow prints a link to the run on stdout, which belongs to the result.
         with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
             try:
-                with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan):
+                with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan), true_dtype(config.dtype):
                     session, request = _prepare(plan, tell)
                     _measure(session, request, plan, measured, tell)
             except BaseException:
@@ -119,18 +118,13 @@ def _plan(config: ProfileConfig) -> _Plan:
     require_runnable(workload)
     device = choose_device(config.device)
     require_dtype(device, config.dtype)
-    cached = key_value_cache_elements(
-        architecture.decoder, workload.batch_size, workload.prompt_tokens + workload.decode_steps
-    )
-    elements = all_parameters(FAMILY, architecture) + cached
-    require_memory(device, elements * ITEM_SIZES[config.dtype], "weights and KV cache")
+    need = memory_need(FAMILY, architecture, workload)
+    require_memory(device, need.needed, f"weights, KV cache and the {need.stage} stage")
     return _Plan(config, architecture, workload, device)
 
 
 def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSession, Request]:
     """Build the model and the inputs of the request."""
-    import torch
-
     from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
     from stagemeter.inputs.prompt import vary_text
     from stagemeter.profiling.harness import Request
@@ -141,8 +135,7 @@ def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSessi
     if config.weights == RANDOM:
         session = DeepSeekOCRSession.from_config(plan.architecture, plan.device, config.dtype, name=config.model)
     else:
-        session = DeepSeekOCRSession.from_local(config.weights, plan.device)
-        session.model.to(getattr(torch, config.dtype))
+        session = DeepSeekOCRSession.from_local(config.weights, plan.device, dtype=config.dtype)
     tell("page")
     # A length that was set by hand is reached with text.
     text_tokens = workload.prompt_tokens - workload.image_tokens
@@ -220,19 +213,13 @@ def _document(plan: _Plan, session: DeepSeekOCRSession, measured: _Measured) -> 
 @contextmanager
 def _memory_errors(plan: _Plan) -> Iterator[None]:
     """Say what ran out of memory, and what would need less."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        reason: BaseException = error
-    except RuntimeError as error:
-        # torch's allocator for the CPU has no error of its own.
-        if "alloc" not in str(error) or "memory" not in str(error):
+        return
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         reason = error
-    else:
-        return
     raise StagemeterError(
         f"device {plan.device!r} ran out of memory ({str(reason).splitlines()[0]}): give a smaller --batch-size, a "
         "--mode of fewer views, fewer --new-tokens, or --scale small"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.profiling.ranges import TimeRange, own_times
@@ -37,9 +38,9 @@ class StageClock:
     def __init__(self, device: torch.device, on_enter: Callable[[str], None] | None = None) -> None:
         self._device = device
         self._on_enter = on_enter
-        self._marks: list[tuple[str, Any, Any]] = []
-        #: The first mark of those above: events tell only how far apart they are.
-        self._origin: Any = None
+        self._marks: list[tuple[str, int, int]] = []
+        #: On CUDA, marks are places in here, and times elsewhere: events tell only how far apart they are.
+        self._events: list[Any] = []
 
     @property
     def kind(self) -> str:
@@ -61,14 +62,14 @@ class StageClock:
     def take(self) -> list[TimeRange]:
         """Wait for the device, and return what was timed, in nanoseconds from an arbitrary beginning."""
         self.synchronize()
-        marks, origin = self._marks, self._origin
-        self._marks, self._origin = [], None
+        marks, events = self._marks, self._events
+        self._marks, self._events = [], []
         if self._device.type != "cuda":
             return [TimeRange(name, start, end) for name, start, end in marks]
-        return [
-            TimeRange(name, round(1e6 * origin.elapsed_time(start)), round(1e6 * origin.elapsed_time(end)))
-            for name, start, end in marks
-        ]
+        # From one to the next: what lies between two is a float of 24 bits, which tells microseconds for a minute.
+        steps = (round(1e6 * before.elapsed_time(after)) for before, after in pairwise(events))
+        times = list(accumulate(steps, initial=0))
+        return [TimeRange(name, times[start], times[end]) for name, start, end in marks]
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
@@ -77,15 +78,15 @@ class StageClock:
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
 
-    def _mark(self) -> Any:
+    def _mark(self) -> int:
         if self._device.type == "cuda":
             import torch
 
             cuda: Any = torch.cuda
             event = cuda.Event(enable_timing=True)
             event.record(cuda.current_stream(self._device))
-            self._origin = self._origin or event
-            return event
+            self._events.append(event)
+            return len(self._events) - 1
         self.synchronize()
         return time.perf_counter_ns()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.units import with_unit
@@ -27,9 +30,12 @@ def choose_device(name: str) -> str:
     device = torch_device(name)
     if device.type == "meta":
         raise StagemeterError("device 'meta' holds no values and takes no time; give cpu, cuda or auto")
+    if device.type == "cpu":
+        # The processor is one, whatever number is written behind it.
+        return "cpu"
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (ImportError, RuntimeError, AssertionError, NotImplementedError) as error:
         raise StagemeterError(
             f"device {name!r} cannot be used here: {_first_sentence(error)}; cpu runs anywhere"
         ) from None
@@ -48,11 +54,15 @@ def require_dtype(device: str, dtype: str) -> None:
     from torch.nn import functional
 
     kind = getattr(torch, dtype)
-    if device.startswith("cuda") and kind is torch.bfloat16 and not torch.cuda.is_bf16_supported(False):
-        # torch would emulate it, many times slower: a time that says nothing about the device.
-        raise StagemeterError(
-            f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16 or float32"
-        )
+    if device.startswith("cuda") and kind is torch.bfloat16:
+        # Asked of the current device, which need not be this one.
+        with torch.cuda.device(device):
+            supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        if not supported:
+            # torch would emulate it, many times slower: a time that says nothing about the device.
+            raise StagemeterError(
+                f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16 or float32"
+            )
     try:
         rows = torch.zeros(1, 1, 16, 16, device=device, dtype=kind)
         functional.linear(rows, rows[0, 0])
@@ -97,6 +107,36 @@ def require_memory(device: str, needed: int, what: str) -> None:
             f"{what} need at least {with_unit(needed, 'B')}, and device {device!r} has {with_unit(free, 'B')} free: "
             "give a smaller --batch-size, a --mode of fewer views, a --dtype of fewer bytes, or --scale small"
         )
+
+
+@contextmanager
+def true_dtype(dtype: str) -> Iterator[None]:
+    """Keep products and convolutions of float32 in float32, which torch does in TF32 on some devices by itself.
+
+    A peak of float32 is not one of TF32, which is many times higher.
+    """
+    import torch
+
+    if dtype != "float32":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch has a kind of its own for some of these only."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    said = "out of memory" in text or "alloc_failed" in text or ("alloc" in text and "memory" in text)
+    return isinstance(error, RuntimeError) and said
 
 
 def _first_sentence(error: Exception) -> str:
