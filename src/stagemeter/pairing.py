@@ -30,6 +30,9 @@ SCHEMA_VERSION = "1.0"
 
 Pairing = dict[str, Any]
 
+#: An MFU beyond which seconds were probably given for milliseconds.
+_OTHER_UNIT = 100
+
 _ASSUMPTIONS = (
     "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
     "mfu counts attention dense, mfu_causal with causal self-attention halved",
@@ -130,6 +133,12 @@ def _spared_bytes(
         # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
         spared[stage.name] = round(of_one * passes * (possible.most - ran)) * ITEM_SIZES[workload.dtype]
     return spared
+
+
+def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
+    """How many experts of a layer each stage read, as far as the metrics of a profile say."""
+    names = {stage.name: f"{EXPERTS_READ}/{stage.name}" for stage in FAMILY.stages if stage.experts is not None}
+    return {stage: metrics[name] for stage, name in names.items() if name in metrics}
 
 
 def with_experts(
@@ -352,17 +361,20 @@ def _disagreements(report: Mapping[str, Any]) -> list[str]:
 
 def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What cannot be: nothing runs faster than its device can."""
-    why = {
-        "mfu": "the time, the workload or the peak is not that of this run",
-        "mbu": "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic",
-        "roofline_fraction": "it ran faster than its bound: see its MFU and MBU",
-    }
-    return [
-        f"{stage}: {name} is {row[name]:.3f}, above 1: {reason}"
-        for stage, row in rows.items()
-        for name, reason in why.items()
-        if row[name] is not None and row[name] > 1
-    ]
+    flags = []
+    for stage, row in rows.items():
+        above = [name for name in ("mfu", "mbu", "roofline_fraction") if row[name] is not None and row[name] > 1]
+        if not above:
+            continue
+        values = ", ".join(f"{name} {row[name]:.3f}" for name in above)
+        if row["mfu"] > _OTHER_UNIT:
+            why = "is its time in milliseconds?"
+        elif "mfu" in above:
+            why = "the time, the workload or the peak is not that of this run"
+        else:
+            why = "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic"
+        flags.append(f"{stage}: above 1: {values}: {why}")
+    return flags
 
 
 def _unsettled(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stagemeter.cost import ITEM_SIZES
-
 #: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
 _NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
 
@@ -96,8 +94,6 @@ class Workload:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"]))
             raise ValueError(f"{field}: {fault['msg']}" if field else fault["msg"]) from None
-        if workload.dtype not in ITEM_SIZES:
-            raise ValueError(f"dtype: {workload.dtype!r} is none of {', '.join(ITEM_SIZES)}")
         for name in ("prompt_tokens", "new_tokens", "batch_size", "base_size"):
             if getattr(workload, name) < 1:
                 raise ValueError(f"{name}: {getattr(workload, name)} is less than 1")

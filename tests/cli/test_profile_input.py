@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import shlex
 from importlib import resources
 
 import pytest
@@ -117,10 +119,62 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "seq_len 50 cannot be run: the page alone takes 73" in refused(
         "import-profile", times, "--mode", "tiny", "--seq-len", 50
     )
+    assert "a server, write http://localhost:8000/metrics" in refused("import-profile", "localhost:8000/metrics")
+    times.write_text('{"decode": 5, "decode_total": 900}')
+    assert "decode_total is 180 times decode, but the workload has 511 steps" in refused("import-profile", times)
     times.write_text('{"request": 5}')
     assert "no time of any stage" in refused("import-profile", times)
     times.write_text(json.dumps(TIMES))
     assert "no decode step" in refused("import-profile", times, "--new-tokens", 1)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "option"),
+    [
+        (["{times}"], ["--interval", 5], "--interval"),
+        (["{times}"], ["--engine-model", "x"], "--engine-model"),
+        (["{times}"], ["--prefill-without-vision"], "--prefill-without-vision"),
+        (["{times}", "{times}"], ["--map", "prefill=x"], "--map"),
+        (["http://127.0.0.1:9/metrics"], ["--mapping", "x.yaml", "--interval", 1], "--mapping"),
+        (["--from-run", "abc"], ["--interval", 5], "--interval"),
+        (["--from-run", "abc"], ["--mapping", "x.yaml"], "--mapping"),
+        (["--from-run", "abc"], ["--prefill-contains-vision"], "--prefill-contains-vision"),
+    ],
+)
+def test_import_refuses_options_that_it_would_not_look_at(refused, times, source, options, option):
+    line = refused("import-profile", *(word.format(times=times) for word in source), *options)
+    assert option in line
+    assert "leave" in line
+
+
+def test_one_repeat_has_no_deciles(stagemeter, times):
+    once = stagemeter("import-profile", times).out
+    assert "Median" not in once
+    assert "p10" not in once
+    times.write_text(json.dumps({stage: [time, 2 * time] for stage, time in TIMES.items()}))
+    twice = stagemeter("import-profile", times).out
+    assert "p10" in twice
+    assert "2 repeats" in twice
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--mode", "tiny", "--scale", "small", "--new-tokens", 4],
+        ["--mode", "large", "--batch-size", 3, "--dtype", "float32", "--text-tokens", 22],
+        ["--page-size", "300x900", "--seq-len", 1200],
+        ["--base-size", 768, "--no-crop"],
+        ["--base-size", 768, "--tile-size", 512],
+    ],
+)
+def test_command_that_is_advised_counts_what_was_measured(stagemeter, times, options):
+    profile = json.loads(stagemeter("import-profile", times, *options, "--json").out)["run_id"]
+    refusal = stagemeter("mfu", "--profile-run", profile, "--peak-tflops", 1).err
+    advised = shlex.split(re.search(r"Count it: `stagemeter (.*?)`", refusal)[1])
+    assert stagemeter(*advised, "--estimate").code == 0
+    ended = stagemeter("mfu", "--profile-run", profile, "--peak-tflops", 1, "--json")
+    assert json.loads(ended.out)["counts"]["source"] == "static report"
 
 
 # mfu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,6 +18,12 @@ from stagemeter.planning import plan_measured, plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
+
+#: What only some sources look at: attributes of `Source`, and the options that set them.
+_OF_SCRAPES = {"interval": "--interval", "engine_model": "--engine-model"}
+_OF_SUMMARIES = {"prefill_contains_vision": "--prefill-contains-vision"}
+#: What looks like an address without its beginning: a name, a port.
+_ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
 
 
 @dataclass(frozen=True)
@@ -113,20 +120,33 @@ def import_profile(
 
 
 def _read(source: Source, steps: int) -> Profile:
-    """Choose the reader by what was given."""
+    """Choose the reader by what was given, and refuse options that it would not look at."""
     if (source.from_run is None) == (not source.files):
         raise StagemeterError("give either a file, two scrapes or an address, or --from-run RUN")
     if source.from_run is not None:
+        _refuse(source, "--from-run", mapping_file="--mapping", **_OF_SCRAPES, **_OF_SUMMARIES)
         return _read_run(source, source.from_run, steps)
-    if source.files[0].startswith(("http://", "https://")):
-        return _scrape(source)
-    paths = [Path(file) for file in source.files]
-    if len(paths) == 2:
-        return read_scrape_files(*paths, seconds=source.interval, engine_model=source.engine_model)
-    if len(paths) > 2:
-        raise StagemeterError(f"{len(paths)} files were given: give one, or two scrapes of a serving engine")
+    address = source.files[0].startswith(("http://", "https://"))
+    if address or len(source.files) == 2:
+        _refuse(source, "scrapes", mapping_file="--mapping", pairs="--map", **_OF_SUMMARIES)
+        if address:
+            return _scrape(source)
+        return read_scrape_files(*map(Path, source.files), seconds=source.interval, engine_model=source.engine_model)
+    if len(source.files) > 2:
+        raise StagemeterError(f"{len(source.files)} files were given: give one, or two scrapes of a serving engine")
+    path = Path(source.files[0])
+    if not path.exists() and _ADDRESS.match(source.files[0]):
+        raise StagemeterError(f"{source.files[0]}: no such file; for a server, write http://{source.files[0]}")
+    _refuse(source, "a file", **_OF_SCRAPES)
     mapping = NameMapping.load(source.mapping_file, source.pairs)
-    return read_profile(paths[0], steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
+    return read_profile(path, steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
+
+
+def _refuse(source: Source, what: str, **options: str) -> None:
+    """Refuse options that were given and mean nothing here, by the attributes that hold them."""
+    for attribute, option in options.items():
+        if getattr(source, attribute) not in (None, ()):
+            raise StagemeterError(f"{option} means nothing with {what}: leave it out")
 
 
 def _scrape(source: Source) -> Profile:

@@ -58,6 +58,8 @@ def mfu(
     from rich.console import Console
 
     from stagemeter.tracking.pair import pair_runs
+    from stagemeter.tracking.runs import find_run
+    from stagemeter.tracking.store import run_messages, store_errors
 
     # Whatever MLflow prints, stdout belongs to the result.
     what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
@@ -71,6 +73,10 @@ def mfu(
         print_pairing(pairing)
     if not pairing["changed"]:
         click.echo("the run holds this pairing already: nothing was written", err=True)
+    with store_errors():
+        paired = find_run(pairing["profile_run_id"])
+    for line in run_messages(paired.info):
+        click.echo(line, err=True)
 
 
 def _pair_all(
@@ -82,7 +88,7 @@ def _pair_all(
         pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run)
     if as_json:
         print_json({"pairings": pairings, "failures": failures})
-    else:
+    elif pairings:
         from stagemeter.export.mfu_text import print_pairings
 
         print_pairings(pairings)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-
 from stagemeter.export.markdown import stage_agreement
 from stagemeter.export.roofline_text import bounds_table, peak_title, roofline_lines
-from stagemeter.export.terminal import plain_table, wide_console
+from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
-
-_TABLE_WIDTH = 100
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -43,24 +39,20 @@ def print_report(report: Mapping[str, Any]) -> None:
             report["agreement"]["status"],
         ]
     )
-    console = wide_console(_TABLE_WIDTH)
-    console.print(plain_table(rows, title=report["metadata"]["model"]))
-    console.print(
+    print_table(rows, title=report["metadata"]["model"])
+    # The first note states the conventions, which the table's reader knows or finds in the report.
+    print_lines([_page(workload), *(f"note: {note}" for note in report["notes"][1:])])
+    roofline = report["roofline"]
+    if roofline is not None:
+        print_lines([""])
+        print_table(bounds_table(roofline), title=f"At best on {peak_title(roofline['peak'])}")
+        print_lines(roofline_lines(roofline))
+
+
+def _page(workload: dict[str, Any]) -> str:
+    return (
         f"page {workload['image_width']}x{workload['image_height']}, "
         f"mode {workload['mode']}: {describe_views(workload)}; "
         f"{workload['image_tokens']:,} image + {workload['text_tokens']:,} text tokens, "
-        f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}",
-        markup=False,
+        f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}"
     )
-    # The first note states the conventions, which the table's reader knows or finds in the report.
-    for note in report["notes"][1:]:
-        console.print(f"note: {note}", markup=False)
-    if report["roofline"] is not None:
-        _print_roofline(console, report["roofline"])
-
-
-def _print_roofline(console: Console, roofline: Mapping[str, Any]) -> None:
-    console.print()
-    console.print(plain_table(bounds_table(roofline), title=f"At best on {peak_title(roofline['peak'])}"))
-    for line in roofline_lines(roofline):
-        console.print(line, markup=False)

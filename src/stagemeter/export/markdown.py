@@ -138,9 +138,11 @@ def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
 
 
 def stage_agreement(stage: Mapping[str, Any]) -> str:
-    """Say in a word whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, or what they give."""
-    counted = [stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None]
-    if len(set(counted)) > 1:
+    """Say whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, ``no``, or ``analytic only``."""
+    counted = {tier: stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None}
+    if len(counted) == 1:
+        return f"{next(iter(counted))} only"
+    if len(set(counted.values())) > 1:
         return "no"
     return f"{len(counted)} of {len(_TIERS)}"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
-from stagemeter.export.terminal import plain_table, wide_console
+from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_views, milliseconds, rate, with_unit
 
 _COLUMNS = (
@@ -25,7 +25,8 @@ _COLUMNS = (
 #: What a description has room for.
 _FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roofline", "Bound by")
 
-_TABLE_WIDTH, _LONG_TABLE_WIDTH = 116, 160
+#: How many runs are named that share a warning.
+_NAMED = 3
 
 
 def mfu_markdown(pairing: Mapping[str, Any]) -> str:
@@ -74,12 +75,10 @@ def mfu_description(pairing: Mapping[str, Any], counts: str) -> str:
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    console = wide_console(_TABLE_WIDTH)
-    console.print(plain_table([list(_COLUMNS), *_rows(pairing)], title=_title(pairing)))
+    print_table([list(_COLUMNS), *_rows(pairing)], title=_title(pairing))
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
-    for line in [*missing, *flags, *_engine(pairing), *_facts(pairing)]:
-        console.print(line, markup=False)
+    print_lines([*missing, *flags, *_engine(pairing), *_facts(pairing)])
 
 
 def _title(pairing: Mapping[str, Any]) -> str:
@@ -158,9 +157,18 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
 def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:
     """Print many pairings on stdout, a line each: MFU by stage."""
     stages = list(dict.fromkeys(stage for pairing in pairings for stage in pairing["stages"]))
-    rows = [["profiling run", *stages, "peak", "static run"]]
+    rows = [["profiling run", "id", *stages, "peak"]]
     for pairing in pairings:
         found = pairing["stages"]
         shares = [_percent(found[stage]["mfu"]) if stage in found else "–" for stage in stages]
-        rows.append([pairing["profile_run_id"], *shares, pairing["peak"]["name"], pairing["static_run_id"]])
-    wide_console(_LONG_TABLE_WIDTH).print(plain_table(rows, title="MFU"))
+        rows.append([pairing["profile_run_name"], pairing["profile_run_id"], *shares, pairing["peak"]["name"]])
+    print_table(rows, title="MFU")
+    flagged: dict[str, list[str]] = {}
+    for pairing in pairings:
+        for flag in pairing["flags"]:
+            flagged.setdefault(flag, []).append(pairing["profile_run_name"])
+    print_lines(f"warning: {_some(names)}: {flag}" for flag, names in flagged.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} runs"

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
-from stagemeter.export.terminal import plain_table, wide_console
+from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_views, milliseconds, percentage, rate, with_unit
 
-_COLUMNS = ("Stage", "Median", "p10", "p90", "Share")
 _RATES = {
     "tokens_per_second/prefill": "tokens/s in the prefill",
     "tokens_per_second/decode": "tokens/s in decode",
@@ -22,7 +21,7 @@ def profile_markdown(document: Mapping[str, Any]) -> str:
     """Return a profile as Markdown: the table of times, what it ran on, notes."""
     text = new_document()
     text.new_paragraph(_title(document))
-    add_table(text, [list(_COLUMNS), *unbroken(_rows(document))])
+    add_table(text, unbroken(_rows(document)))
     add_header(text, 2, "Where the times come from")
     text.new_list(_facts(document))
     if document["notes"]:
@@ -33,10 +32,8 @@ def profile_markdown(document: Mapping[str, Any]) -> str:
 
 def print_profile(document: Mapping[str, Any]) -> None:
     """Print a profile on stdout."""
-    console = wide_console()
-    console.print(plain_table([list(_COLUMNS), *_rows(document)], title=_title(document)))
-    for line in [*_facts(document), *(f"note: {note}" for note in document["notes"])]:
-        console.print(line, markup=False)
+    print_table(_rows(document), title=_title(document))
+    print_lines([*_facts(document), *(f"note: {note}" for note in document["notes"])])
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -49,9 +46,11 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _rows(document: Mapping[str, Any]) -> list[list[str]]:
+    """Header and a row for each stage; without deciles where there is one repeat, of which they would say nothing."""
     times, deciles_of = document["time_ms"], document["spread_ms"]
+    repeated = any(len(values) > 1 for values in document["times_ms"].values())
     whole = times.get("total")
-    rows = []
+    rows = [["Stage", "Median", "p10", "p90", "Share"] if repeated else ["Stage", "Time", "Share"]]
     for stage, time in times.items():
         deciles = deciles_of.get(stage)
         # What is a sum of other rows has no share of its own.
@@ -60,8 +59,7 @@ def _rows(document: Mapping[str, Any]) -> list[list[str]]:
             [
                 "decode, a step" if stage == "decode" else stage,
                 milliseconds(time),
-                milliseconds(deciles["p10"]) if deciles else "",
-                milliseconds(deciles["p90"]) if deciles else "",
+                *([milliseconds(deciles[name]) if deciles else "" for name in ("p10", "p90")] if repeated else []),
                 percentage(time, whole) if whole and counted else "",
             ]
         )

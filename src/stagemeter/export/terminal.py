@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-
-def wide_console(width: int = 0) -> Console:
-    """Return a console on stdout that is at least so many characters wide.
-
-    A line that a narrow terminal wraps can be read; a number that is cut off cannot.
-    """
-    return Console(width=max(Console().width, width), soft_wrap=True, highlight=False)
+_WIDEST = 10_000
 
 
-def plain_table(rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
+def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print rows on stdout, the first one the header, with a title."""
+    table = plain_table(rows, title)
+    # A line that a narrow terminal wraps can be read; a number that is cut off cannot.
+    width = Console(width=_WIDEST).measure(table).maximum
+    Console(width=max(Console().width, width), soft_wrap=True, highlight=False).print(table)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout as they are."""
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def plain_table(rows: Sequence[Sequence[str]], title: str) -> Table:
     """Return rows, the first one the header, as a table: first column left, the others right, ``total`` bold."""
     header, *body = rows
     table = Table(
-        title=None if title is None else Text(title),
+        title=Text(title),
         title_justify="left",
         title_style="bold",
         box=None,

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from stagemeter.commands import analyze_command
 from stagemeter.errors import StagemeterError
 from stagemeter.pairing import differing_fields
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
@@ -60,23 +61,29 @@ class StaticRuns:
         for difference, run in candidates:
             if set(difference) <= _SAME_PAGE:
                 return run
-        raise StagemeterError(self._no_match(profile, candidates))
+        raise StagemeterError(self._no_match(profile, measured, candidates))
 
-    def _no_match(self, profile: Run, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]) -> str:
-        start = f"no static run counts the work of run {profile.info.run_id} ({profile.info.run_name})"
+    def _no_match(
+        self, profile: Run, measured: Workload, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]
+    ) -> str:
+        model = profile.data.tags.get(MODEL, "?")
+        command = analyze_command(model, measured)
+        start = (
+            f"no static run counts the work of run {profile.info.run_id} ({profile.info.run_name}). "
+            f"Count it: `{command}`"
+        )
         if candidates:
+            # Of those that differ in the same, one is enough to name.
+            differing = {str(found): (found, run) for found, run in reversed(candidates)}
             closest = "; ".join(
-                f"{run.info.run_id} ({run.info.run_name}) differs in "
+                f"{run.info.run_id} ({run.info.run_name}), which differs in "
                 + ", ".join(f"{name} ({counted}, measured {measured})" for name, (counted, measured) in found.items())
-                for found, run in candidates[:_NAMED]
+                for found, run in sorted(differing.values(), key=lambda candidate: len(candidate[0]))[:_NAMED]
             )
-            return (
-                f"{start}. The closest: {closest}. Run `stagemeter analyze` with the options of the profile, or name "
-                "one with --static-run: its closed form is then evaluated at what was measured"
-            )
-        others = sorted({run.data.tags.get(MODEL, "?") for run in self._all})
+            return f"{start}, or name another with --static-run, to evaluate its closed form. The closest: {closest}"
+        others = sorted({run.data.tags.get(MODEL, "?") for run in self._all} - {model})
         what = f"there are static runs of {', '.join(others)} only" if others else "there is no static run at all"
-        return f"{start}: {what}. Run `stagemeter analyze` with the model and the options of the profile"
+        return f"{start}. So far {what} (a run with --no-track leaves none)"
 
 
 def _workload_or_none(run: Run) -> Workload | None:

@@ -19,9 +19,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.family import EXPERTS_READ
-from stagemeter.pairing import Pairing, engine_section, pair
+from stagemeter.pairing import Pairing, counted_experts, engine_section, pair
 from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
@@ -71,8 +69,8 @@ def pair_runs(
     Returns
     -------
     dict
-        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``static_run_id`` and ``changed``, whether anything was
-        written.
+        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
+        ``changed``, whether anything was written.
 
     Raises
     ------
@@ -130,7 +128,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
             f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
         )
     workload = measured_workload(profile)
-    pairing = pair(statics.report(static), _times(profile), workload, peak, _experts_read(profile))
+    pairing = pair(statics.report(static), _times(profile), workload, peak, counted_experts(profile.data.metrics))
     pairing["flags"] += peak_flags(profile, peak)
     engine = engine_section(pairing, profile.data.metrics)
     if engine is not None:
@@ -147,7 +145,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
-    return pairing | {"changed": changed}
+    return pairing | {"profile_run_name": profile.info.run_name, "changed": changed}
 
 
 def link_back(static: Run, profiles: Sequence[str]) -> None:
@@ -168,12 +166,6 @@ def _times(run: Run) -> dict[str, float]:
                 f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time: import it again"
             )
     return times
-
-
-def _experts_read(run: Run) -> dict[str, float]:
-    """How many experts of a layer a stage read, where the profile counted them."""
-    metrics = {stage.name: f"{EXPERTS_READ}/{stage.name}" for stage in FAMILY.stages if stage.experts is not None}
-    return {stage: run.data.metrics[metric] for stage, metric in metrics.items() if metric in run.data.metrics}
 
 
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:

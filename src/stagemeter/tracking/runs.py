@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
 from stagemeter.report import SCHEMA_VERSION, report_fault
@@ -98,7 +99,10 @@ def workload_of(run: Run) -> Workload | None:
     if text is None:
         return None
     try:
-        return Workload.from_json(text)
+        workload = Workload.from_json(text)
+        if workload.dtype not in ITEM_SIZES:
+            raise ValueError(f"dtype: {workload.dtype!r} is none of {', '.join(ITEM_SIZES)}")
+        return workload
     except ValueError as error:
         raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}): log it again") from None
 

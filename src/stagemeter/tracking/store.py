@@ -72,20 +72,26 @@ def charts_link(experiment_id: str) -> tuple[str, str | None]:
 
     The plain address of an experiment opens a view of MLflow 3 in which runs and charts are hidden.
     """
-    uri = mlflow.get_tracking_uri()
-    served = uri.startswith(("http://", "https://"))
-    host = _plain(uri).rstrip("/") if served else "http://127.0.0.1:5000"
-    page = f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-    return page, None if served else f"mlflow ui --backend-store-uri {_plain(uri)}"
+    host, command = _pages()
+    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART", command
 
 
 def run_messages(run: RunInfo) -> list[str]:
-    """What to tell the user about a run that was logged: where to see it, and how to serve the page."""
-    link, command = charts_link(run.experiment_id)
-    messages = [f"run {run.run_id}: {link}"]
+    """What to tell the user about a run that was logged: where to see it and others, and how to serve the pages."""
+    host, command = _pages()
+    charts, _ = charts_link(run.experiment_id)
+    messages = [f"run {run.run_id}: {host}/{run_link(run)}", f"beside others: {charts}"]
     if command is not None:
-        messages.append(f"to see it: {command}")
+        messages.append(f"to see them: {command}")
     return messages
+
+
+def _pages() -> tuple[str, str | None]:
+    """Where MLflow's pages are, and the command that serves them, if one is needed."""
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return _plain(uri).rstrip("/"), None
+    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {_plain(uri)}"
 
 
 def store_address() -> str:

@@ -57,7 +57,7 @@ def test_a_byte_order_mark_before_json_is_no_matter(tmp_path: Path) -> None:
         (b"\n \n", "is of no known format; known are torch traces"),
         (b"hello", "is of no known format; known are torch traces"),
         (b"\x89PNG\r\n\x1a\n\xff\xfe" * 9, "is neither a trace, a database nor text"),
-        (b"a,b\n1,2\n", "is of no known format"),
+        (b"a,b\n1,2\n", "has the header 'a,b'; a table of times has stage,time_ms"),
         (b"[]", "is an empty list"),
         (b"[1, 2]", "is a JSON list of 1, neither trace events nor times"),
         (b'[{"a": "' + b"x" * 99 + b'"}]', r"is a JSON list of {'a': 'x+\.\.\.x+'}, neither"),

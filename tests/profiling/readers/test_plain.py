@@ -113,7 +113,7 @@ def test_profile_survives_being_written(tmp_path):
         ("stage,time_ms\nsam,fast\n", "line 2: sam: 'fast' is no number"),
         ("stage,time_ms\nsam,nan\n", "is no time"),
         ("stage,time_ms\n", "holds no times"),
-        ("stage,milliseconds\nsam,1\n", "no known format"),
+        ("stage,milliseconds\nsam,1\n", "a table of times has stage,time_ms"),
     ],
 )
 def test_values_that_are_no_times(tmp_path, text, message):

@@ -67,6 +67,11 @@ def read_profile(
             raise StagemeterError(f"{path}: is a compressed database, which cannot be read in place; unpack it first")
         return read_nsight_sqlite(path, steps=steps, mapping=mapping)
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if prefill_contains_vision is not None and first in (b"[", b"{"):
+        raise StagemeterError(
+            f"{path}: holds timestamps or times of stages of their own, so that --prefill-contains-vision and "
+            "--prefill-without-vision say nothing about it: leave them out"
+        )
     if first == b"[":
         return _read_list(path, steps, mapping)
     if first == b"{":
@@ -116,4 +121,9 @@ def _read_table(
         raise StagemeterError(f"{path}: is not CSV: {error}; {_FORMATS}") from None
     if is_prometheus(text):
         raise StagemeterError(f"{path}: is one scrape of a server's metrics; two are needed, some time apart")
+    if len(lines) > 1 and any(separator in lines[0] for separator in ",;\t"):
+        raise StagemeterError(
+            f"{path}: has the header {shown(lines[0])}; a table of times has stage,time_ms[,repeat], as written here; "
+            f"{_FORMATS}"
+        )
     raise StagemeterError(f"{path}: is of no known format; {_FORMATS}")
