@@ -6,7 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 #: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
 _NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
@@ -86,10 +90,10 @@ class Workload:
         ValueError
             If it is none; the message names the first field that is wrong.
         """
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         try:
-            workload = TypeAdapter(cls).validate_json(text)
+            workload = _validator().validate_json(text)
         except ValidationError as error:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"]))
@@ -128,3 +132,11 @@ def stable_hash(values: Mapping[str, Any]) -> str:
     """
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@cache
+def _validator() -> TypeAdapter[Workload]:
+    """Built once: that takes longer than using it."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Workload)
