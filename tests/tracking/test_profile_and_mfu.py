@@ -496,7 +496,7 @@ def test_what_people_wrote_into_the_description_stays(imported, analyzed):
     client.set_tag(profile, note, "All mine.")
     pair_runs(profile, peak_tflops=78)
     assert run_of(profile).data.tags[note].startswith("**MFU ")
-    assert run_of(profile).data.tags[note].endswith("\nAll mine.")
+    assert run_of(profile).data.tags[note].endswith("\n\nAll mine.")
 
 
 # Damaged runs

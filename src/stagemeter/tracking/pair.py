@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +34,9 @@ JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofl
 #: Tags of a paired run, and the one by which a static run knows the profiles of its work.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
 FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
-#: What the last pairing wrote into the description.
-DESCRIPTION = "stagemeter.mfu_description"
+#: What a pairing wrote into a description: whole lines, from one comment to the other. Markdown shows neither.
+_BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
+_WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
@@ -224,7 +226,6 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
         "stagemeter.peak_source": peak["source"],
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: _described(profile, written),
-        DESCRIPTION: written,
         PAIRING_HASH: fingerprint,
         FIGURES_HASH: fingerprint if drawn else _NO_FIGURES,
     }
@@ -233,10 +234,12 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
 
 def _described(profile: Run, written: str) -> str:
     """Put a pairing into a run's description, in place of an earlier one; what people wrote there stays."""
-    note, before = profile.data.tags.get(MLFLOW_RUN_NOTE, ""), profile.data.tags.get(DESCRIPTION)
-    if before and before in note:
-        return note.replace(before, written, 1)
-    return f"{written}\n{note}" if note else written
+    first, _, rest = written.rstrip().partition("\n")
+    # Behind the first line, so that lists of runs, which show the beginning as it is written, show no comment.
+    block = f"{first} {_BEGIN}\n{rest}\n\n{_END}"
+    note = profile.data.tags.get(MLFLOW_RUN_NOTE, "")
+    replaced, earlier = _WRITTEN.subn(lambda match: block, note, count=1)
+    return replaced if earlier else f"{block}\n\n{note}"
 
 
 def pair_experiment(
