@@ -14,39 +14,6 @@ WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 
-#: Settings that are logged as params, beside what the page and the prompt come to.
-_CONFIG_PARAMS = (
-    "model",
-    "mode",
-    "base_size",
-    "image_size",
-    "crop_mode",
-    "seq_len",
-    "text_tokens",
-    "new_tokens",
-    "batch_size",
-    "dtype",
-    "decode_context",
-)
-_MEASURED_PARAMS = ("text_tokens", "new_tokens", "batch_size", "dtype")
-_WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
-
-
-def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
-    """What was asked for, and what it comes to, as the params of a run."""
-    columns, rows = workload["tile_grid"]
-    values = {key: config[key] for key in _CONFIG_PARAMS}
-    # Of an imported profile, what was measured can be other than what was asked for.
-    values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
-    values["tile_grid"] = f"{columns}x{rows}"
-    values["image"] = config["sample_image_path"]
-    return as_params(values)
-
-
-def as_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as MLflow keeps params: text, and ``none`` for what is not given."""
-    return {key: "none" if value is None else str(value) for key, value in values.items()}
-
 
 def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Tags by which runs of the same work find one another.

@@ -17,8 +17,9 @@ from stagemeter.export.figures import flops_chart
 from stagemeter.export.folder import write_report_files
 from stagemeter.export.markdown import stage_agreement, summary_markdown
 from stagemeter.report import request_total
-from stagemeter.tracking.labels import STATIC, workload_name, workload_params, workload_tags
+from stagemeter.tracking.labels import STATIC, workload_name, workload_tags
 from stagemeter.tracking.store import missing_params, require_reachable, store_errors
+from stagemeter.values import report_values, workload_params
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,41 +85,10 @@ def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, files
 
 
 def _metrics(report: Mapping[str, Any]) -> list[Metric]:
-    stages, total, workload = report["stages"], report["total"], report["metadata"]["workload"]
-    values: dict[str, float] = {f"params/{name}": stage["params"] for name, stage in stages.items()}
-    values["params/other"] = sum(report["other_params"].values())
-    values["params/total"] = total["params"]
-    values["params/active"] = total["params_active"]
-    for quantity in ("flops", "macs", "activations"):
-        values |= {f"{quantity}/{name}": stage[quantity] for name, stage in stages.items()}
-        values[f"{quantity}/decode_total"] = stages["decode"][f"{quantity}_total"]
-        values[f"{quantity}/total"] = total[quantity]
-    values["flops/forward"] = total["flops_forward"]
-    values |= {f"bytes/{name}": stage["bytes_read"] + stage["bytes_written"] for name, stage in stages.items()}
-    decode = stages["decode"]
-    values["bytes/decode_total"] = decode["bytes_read_total"] + decode["bytes_written_total"]
-    values["bytes/total"] = total["bytes_read"] + total["bytes_written"]
-    values["memory/weights"] = total["weight_bytes"]
-    values["memory/kv_cache"] = total["kv_cache_bytes"]
-    values["tokens/image"] = workload["image_tokens"]
-    values["tokens/prompt"] = workload["prompt_tokens"]
-    values["tokens/new"] = workload["new_tokens"]
-    values |= _bounds(report["roofline"])
     now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, 0) for key, value in values.items()]
+    metrics = [Metric(key, value, now, 0) for key, value in report_values(report).items()]
     curve = [Metric("decode_curve/flops", point["flops"], now, point["context"]) for point in report["decode_curve"]]
     return metrics + curve
-
-
-def _bounds(roofline: Mapping[str, Any] | None) -> dict[str, float]:
-    """Lower bounds of a device, where one was asked about."""
-    if roofline is None:
-        return {}
-    values = {f"roofline_ms/{name}": row["roofline_ms"] for name, row in roofline["bounds"].items()}
-    values |= {f"at_roofline/{name}": value for name, value in roofline["throughput"].items()}
-    values["memory/needed"] = roofline["memory"]["needed_bytes"]
-    values["memory/largest_batch_size"] = roofline["memory"]["largest_batch_size"]
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tags(report: Mapping[str, Any]) -> list[RunTag]:

@@ -14,15 +14,14 @@ from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.export.profile_text import profile_markdown
-from stagemeter.tracking.labels import PROFILE, as_params, workload_params, workload_tags
+from stagemeter.tracking.labels import PROFILE, workload_tags
 from stagemeter.tracking.store import missing_params, store_errors
+from stagemeter.values import profile_params, profile_values
 
 #: Artifacts of a profiling run.
 JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
 #: What the times begin with in a run's description; utilization goes before it.
 TIMES_HEADER = "## Times"
-#: Settings of a profile that are logged as params beside those of its workload.
-_PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
 
 
 def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
@@ -47,7 +46,7 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
     """
     with store_errors():
         client = mlflow.MlflowClient()
-        params = missing_params(client, run_id, _params(document))
+        params = missing_params(client, run_id, profile_params(document))
         client.log_batch(run_id, metrics=_metrics(document), params=params, tags=_tags(document))
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
@@ -58,34 +57,21 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
             client.log_artifacts(run_id, str(folder))
 
 
-def _params(document: Mapping[str, Any]) -> dict[str, str]:
-    metadata = document["metadata"]
-    config = metadata["config"]
-    values = {key: config[key] for key in _PROFILE_PARAMS if key in config}
-    hardware = document["hardware"]
-    if "device" in hardware:
-        # `device` is what was asked for, such as cuda:0; this is what answered to it.
-        values["device_name"] = hardware["device"]
-    return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
-
-
 def _metrics(document: Mapping[str, Any]) -> list[Metric]:
+    """Every repeat as a step, and behind them the values that tables and charts show."""
     now = int(time.time() * 1000)
-    metrics = []
     series = {**document["times_ms"], "request": document["request_ms"]}
-    for stage, times in series.items():
-        if len(times) > 1:
-            metrics += [Metric(f"time_ms/{stage}", value, now, step) for step, value in enumerate(times)]
-    single = {f"time_ms/{stage}": (value, len(series.get(stage, ()))) for stage, value in document["time_ms"].items()}
-    if document["request_ms"]:
-        single["time_ms/request"] = (document["request_median_ms"], len(document["request_ms"]))
-    metrics += [Metric(key, value, now, repeats if repeats > 1 else 0) for key, (value, repeats) in single.items()]
-    for stage, spread in document["spread_ms"].items():
-        metrics += [Metric(f"time_ms_{decile}/{stage}", spread[decile], now, 0) for decile in ("p10", "p90")]
-    others = {**document["throughput"], **document["metrics"]}
-    if document["stages_of_request"] is not None:
-        others["time_share/stages_of_request"] = document["stages_of_request"]
-    return metrics + [Metric(key, value, now, 0) for key, value in others.items()]
+    metrics = [
+        Metric(f"time_ms/{stage}", value, now, step)
+        for stage, times in series.items()
+        if len(times) > 1
+        for step, value in enumerate(times)
+    ]
+    for name, value in profile_values(document).items():
+        quantity, _, stage = name.partition("/")
+        repeats = len(series.get(stage, ())) if quantity == "time_ms" else 0
+        metrics.append(Metric(name, value, now, repeats if repeats > 1 else 0))
+    return metrics
 
 
 def _tags(document: Mapping[str, Any]) -> list[RunTag]:

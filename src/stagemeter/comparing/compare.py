@@ -1,0 +1,178 @@
+"""Values of several subjects against those of one of them: differences, ratios, and what else differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stagemeter.comparing.subject import PROFILE, STATIC, Subject
+from stagemeter.errors import StagemeterError
+
+#: Changes with every change of the document's keys or of what they mean.
+SCHEMA_VERSION = "1.0"
+#: What can be compared, and its unit. Of all but the last, less is better.
+QUANTITIES = {
+    "flops": "FLOPs",
+    "macs": "MACs",
+    "params": "",
+    "activations": "",
+    "bytes": "B",
+    "time_ms": "ms",
+    "roofline_ms": "ms",
+    "mfu": "",
+}
+#: What is compared unless it is said.
+_DEFAULTS = {STATIC: "flops", PROFILE: "time_ms"}
+#: Rows that are sums of others. They stand below, in this order.
+SUMS = ("vision", "forward", "total")
+#: Of decode, one step and all steps are values of their own; the parts of a request are the latter.
+STEP = "decode"
+
+Comparison = dict[str, Any]
+
+
+def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baseline: int = 0) -> Comparison:
+    """Set subjects side by side.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        Two or more.
+    quantities : sequence of str
+        Names in `QUANTITIES`. Default: FLOPs, or times where all subjects are profiles.
+    baseline : int
+        Position of the subject that the others are held against.
+
+    Returns
+    -------
+    dict
+        ``subjects``: ``name``, ``source``, ``kind`` and ``run_id`` of each; ``baseline``: its position. ``quantities``:
+        by name the ``unit`` and the ``rows``, the largest mover first and sums last; of each the ``stage``, and per
+        subject ``values``, ``differences`` and ``ratios`` to the baseline's, None where one is missing or the
+        baseline's is zero. ``configuration`` and ``environment``: what differs, ``name`` and ``values``. ``notes``:
+        what one should know.
+
+    Raises
+    ------
+    StagemeterError
+        If there are fewer than two subjects, their schemas cannot be compared, a quantity is unknown, or no two of
+        them have it.
+    """
+    if len(subjects) < 2:
+        raise StagemeterError(f"there is {len(subjects)} to compare: give two or more runs or files")
+    notes = _schemas(subjects)
+    chosen = list(dict.fromkeys(quantities or _default(subjects)))
+    compared = {name: _quantity(name, subjects, baseline) for name in chosen}
+    configuration = _differing([subject.configuration for subject in subjects])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "subjects": [
+            {"name": name, "source": subject.source, "kind": subject.kind, "run_id": subject.run_id}
+            for name, subject in zip(_distinct_names(subjects), subjects, strict=True)
+        ],
+        "baseline": baseline,
+        "quantities": compared,
+        "configuration": configuration,
+        "environment": _differing([subject.environment for subject in subjects]),
+        "notes": [*notes, *_missing(compared, subjects), *_contexts(compared, configuration)],
+    }
+
+
+def _default(subjects: Sequence[Subject]) -> list[str]:
+    kinds = {subject.kind for subject in subjects}
+    if len(kinds) == 1:
+        return [_DEFAULTS[kinds.pop()]]
+    raise StagemeterError(
+        "some are static runs and some are profiling runs, which count and measure different things: say what to "
+        "compare, such as --metric roofline_ms, or give runs of one kind"
+    )
+
+
+def _schemas(subjects: Sequence[Subject]) -> list[str]:
+    """Refuse documents whose numbers mean something else, and name versions that differ in what they hold."""
+    notes = []
+    for kind in (STATIC, PROFILE):
+        versions = {subject.schema_version: subject.name for subject in subjects if subject.kind == kind}
+        majors = {version.partition(".")[0] for version in versions}
+        if len(majors) > 1:
+            named = ", ".join(f"{name} has {version}" for version, name in versions.items())
+            raise StagemeterError(
+                f"the schemas differ in what their numbers mean ({named}): analyze or import the older ones again"
+            )
+        if len(versions) > 1:
+            notes.append(f"schemas {', '.join(sorted(versions))} are mixed: what is compared means the same in each")
+    return notes
+
+
+def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str, Any]:
+    if name not in QUANTITIES:
+        raise StagemeterError(f"--metric {name}: unknown; known are {', '.join(QUANTITIES)}")
+    prefix = f"{name}/"
+    stages = list(
+        dict.fromkeys(
+            key.removeprefix(prefix) for subject in subjects for key in subject.values if key.startswith(prefix)
+        )
+    )
+    held = [subject for subject in subjects if any(key.startswith(prefix) for key in subject.values)]
+    if len(held) < 2 or subjects[baseline] not in held:
+        has = sorted({key.partition("/")[0] for subject in subjects for key in subject.values} & QUANTITIES.keys())
+        lacking = next(subject for subject in (subjects[baseline], *subjects) if subject not in held)
+        raise StagemeterError(f"{lacking.name} ({lacking.kind}) has no {name}; there is {', '.join(has) or 'nothing'}")
+    rows = [_row(stage, [subject.values.get(f"{name}/{stage}") for subject in subjects], baseline) for stage in stages]
+    rows.sort(key=_order)
+    return {"unit": QUANTITIES[name], "rows": rows}
+
+
+def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str, Any]:
+    base = values[baseline]
+    return {
+        "stage": stage,
+        "values": list(values),
+        "differences": [None if base is None or value is None else value - base for value in values],
+        "ratios": [None if not base or value is None else value / base for value in values],
+    }
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, float]:
+    """Sums last; of the others the largest difference first, whichever its sign."""
+    if row["stage"] in SUMS:
+        return 1 + SUMS.index(row["stage"]), 0.0
+    return 0, -max((abs(difference) for difference in row["differences"] if difference is not None), default=-1.0)
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    names = dict.fromkeys(name for values in settings for name in values)
+    rows = [{"name": name, "values": [values.get(name) for values in settings]} for name in names]
+    return [row for row in rows if len(set(row["values"])) > 1]
+
+
+def _missing(compared: Mapping[str, Any], subjects: Sequence[Subject]) -> list[str]:
+    notes = []
+    for name, quantity in compared.items():
+        for position, subject in enumerate(subjects):
+            lacking = [row["stage"] for row in quantity["rows"] if row["values"][position] is None]
+            if lacking:
+                notes.append(f"{subject.name} has no {name} of {', '.join(lacking)}")
+    return notes
+
+
+def _contexts(compared: Mapping[str, Any], configuration: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One decode step can be at contexts that differ, and then is no like for like."""
+    contexts = [
+        row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")
+    ]
+    steps = any(row["stage"] == STEP for quantity in compared.values() for row in quantity["rows"])
+    if not contexts or not steps:
+        return []
+    return ["decode is one step, at the context that each was looked at; decode_total is all steps of the request"]
+
+
+def _distinct_names(subjects: Sequence[Subject]) -> list[str]:
+    """Names, those that several share with a part of where each is from."""
+    names = [subject.name for subject in subjects]
+    return [
+        name
+        if names.count(name) == 1
+        else f"{name} ({subject.source[-8:] if subject.run_id is None else subject.source[:8]})"
+        for name, subject in zip(names, subjects, strict=True)
+    ]

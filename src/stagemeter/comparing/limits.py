@@ -1,0 +1,110 @@
+"""Limits on how much dearer something may become, as a gate for continuous integration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stagemeter.comparing.compare import QUANTITIES
+from stagemeter.comparing.subject import Subject
+from stagemeter.errors import StagemeterError
+
+_LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d+)?)(?P<percent>%?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How far a value may be from the baseline's in the wrong direction.
+
+    Attributes
+    ----------
+    metric : str
+        Name of the value, such as ``flops/total``.
+    amount : Fraction
+        A share, 1/100 for 1 %, or an amount in the value's own unit; exact, so that a limit holds to the integer.
+    relative : bool
+        Which of both.
+    increase : bool
+        Whether more is worse; False for limits on a decrease, such as of MFU.
+    """
+
+    metric: str
+    amount: Fraction
+    relative: bool
+    increase: bool = True
+
+
+def parse_limit(text: str, increase: bool = True) -> Limit:
+    """Read a limit such as ``total/flops=1%``.
+
+    Parameters
+    ----------
+    text : str
+        ``stage/quantity=amount``, or ``quantity/stage=amount``, as MLflow names it; an amount is in percent, or,
+        without the sign, in the value's own unit.
+    increase : bool
+        Whether more is worse.
+
+    Raises
+    ------
+    StagemeterError
+        If it is written otherwise, or names no quantity.
+    """
+    option = "--max-increase" if increase else "--max-decrease"
+    match = _LIMIT.fullmatch(text.strip())
+    if match is None:
+        raise StagemeterError(f"{option} {text!r}: write stage/quantity=percent, such as total/flops=1%")
+    left, right = match["left"], match["right"]
+    if left not in QUANTITIES and right not in QUANTITIES:
+        raise StagemeterError(f"{option} {text!r}: names no quantity; known are {', '.join(QUANTITIES)}")
+    metric = f"{left}/{right}" if left in QUANTITIES else f"{right}/{left}"
+    relative = bool(match["percent"])
+    return Limit(metric, Fraction(match["amount"]) / (100 if relative else 1), relative, increase)
+
+
+def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]) -> list[str]:
+    """Say which limits are exceeded, a line for each.
+
+    Raises
+    ------
+    StagemeterError
+        If a subject has no value of that name: a limit that cannot be held must not pass.
+    """
+    base = subjects[baseline]
+    lines = []
+    for limit in limits:
+        before = _value(base, limit.metric)
+        for subject in subjects:
+            if subject is base:
+                continue
+            after = _value(subject, limit.metric)
+            change = after - before if limit.increase else before - after
+            allowed = limit.amount * abs(Fraction(before)) if limit.relative else limit.amount
+            if change > allowed:
+                lines.append(_breach(subject, base, limit, before, after, change))
+    return lines
+
+
+def _value(subject: Subject, metric: str) -> float:
+    if metric in subject.values:
+        return subject.values[metric]
+    quantity = metric.partition("/")[0]
+    known = [name for name in subject.values if name.startswith(f"{quantity}/")]
+    raise StagemeterError(f"{subject.name} has no {metric}; it has {', '.join(known) or f'no {quantity} at all'}")
+
+
+def _breach(subject: Subject, base: Subject, limit: Limit, before: float, after: float, change: float) -> str:
+    direction = "more" if limit.increase else "less"
+    share = f" ({100 * change / abs(before):.3g} %)" if before else ""
+    allowed = f"{float(100 * limit.amount):g} %" if limit.relative else _number(limit.amount)
+    return (
+        f"{limit.metric}: {_number(after)} of {subject.name} is {_number(change)}{share} {direction} than "
+        f"{_number(before)} of {base.name}; allowed is {allowed}"
+    )
+
+
+def _number(value: float | Fraction) -> str:
+    """All digits of a whole number, which a float may not have."""
+    return f"{int(value):,}" if value == int(value) else f"{float(value):,.6g}"

@@ -1,0 +1,82 @@
+"""What is compared: counts or times under flat names, wherever they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stagemeter.values import profile_params, profile_values, report_values, workload_params
+
+#: Kinds of subjects, and how they are called.
+STATIC, PROFILE = "static", "profile"
+
+#: Settings that say how or where something was counted or measured, and not what.
+_NOT_SETTINGS = frozenset({"source", "device_name"})
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One side of a comparison.
+
+    Attributes
+    ----------
+    name : str
+        What people call it: the name of a run, or a file.
+    source : str
+        Where it is from: the id of a run, or the path of a file.
+    kind : str
+        ``static`` or ``profile``.
+    schema_version : str
+        Of its document.
+    values : mapping
+        Numbers by name, such as ``flops/sam``.
+    configuration : mapping
+        Settings by name.
+    environment : mapping
+        Versions of packages, and the hardware.
+    run_id : str or None
+        Its run in MLflow; None for a file.
+    """
+
+    name: str
+    source: str
+    kind: str
+    schema_version: str
+    values: Mapping[str, float] = field(default_factory=dict)
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    run_id: str | None = None
+
+
+def subject_of_report(report: Mapping[str, Any], name: str, source: str, run_id: str | None = None) -> Subject:
+    """Make a subject of a static report."""
+    metadata = report["metadata"]
+    environment = dict(metadata["versions"])
+    if report["roofline"] is not None:
+        environment["peak"] = report["roofline"]["peak"]["name"]
+    return Subject(
+        name=name,
+        source=source,
+        kind=STATIC,
+        schema_version=report["schema_version"],
+        values=report_values(report),
+        configuration=workload_params(metadata["config"], metadata["workload"]),
+        environment=environment,
+        run_id=run_id,
+    )
+
+
+def subject_of_profile(document: Mapping[str, Any], name: str, source: str) -> Subject:
+    """Make a subject of a profile that was written to a file."""
+    metadata = document["metadata"]
+    params = profile_params(document)
+    return Subject(
+        name=name,
+        source=source,
+        kind=PROFILE,
+        schema_version=document["schema_version"],
+        values=profile_values(document),
+        configuration={key: value for key, value in params.items() if key not in _NOT_SETTINGS},
+        environment={**metadata["versions"], **document["hardware"]},
+    )

@@ -1,0 +1,106 @@
+"""Reports and profiles as flat names and values: what MLflow gets as metrics and params, and what is compared.
+
+Needs neither torch nor MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Settings that are logged as params, beside what the page and the prompt come to.
+_CONFIG_PARAMS = (
+    "model",
+    "mode",
+    "base_size",
+    "image_size",
+    "crop_mode",
+    "seq_len",
+    "text_tokens",
+    "new_tokens",
+    "batch_size",
+    "dtype",
+    "decode_context",
+)
+_MEASURED_PARAMS = ("text_tokens", "new_tokens", "batch_size", "dtype")
+_WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
+
+
+def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
+    """What was asked for, and what it comes to, as the params of a run."""
+    columns, rows = workload["tile_grid"]
+    values = {key: config[key] for key in _CONFIG_PARAMS}
+    # Of an imported profile, what was measured can be other than what was asked for.
+    values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
+    values["tile_grid"] = f"{columns}x{rows}"
+    values["image"] = config["sample_image_path"]
+    return as_params(values)
+
+
+def as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as MLflow keeps params: text, and ``none`` for what is not given."""
+    return {key: "none" if value is None else str(value) for key, value in values.items()}
+
+
+def report_values(report: Mapping[str, Any]) -> dict[str, int | float]:
+    """Numbers of a report by name, such as ``flops/sam``; ``decode`` is one step, ``decode_total`` all of them."""
+    stages, total, workload = report["stages"], report["total"], report["metadata"]["workload"]
+    decode = stages["decode"]
+    values: dict[str, int | float] = {f"params/{name}": stage["params"] for name, stage in stages.items()}
+    values["params/other"] = sum(report["other_params"].values())
+    values["params/total"] = total["params"]
+    values["params/active"] = total["params_active"]
+    for quantity in ("flops", "macs", "activations"):
+        values |= {f"{quantity}/{name}": stage[quantity] for name, stage in stages.items()}
+        values[f"{quantity}/decode_total"] = decode[f"{quantity}_total"]
+        values[f"{quantity}/total"] = total[quantity]
+    values["flops/forward"] = total["flops_forward"]
+    values |= {f"bytes/{name}": stage["bytes_read"] + stage["bytes_written"] for name, stage in stages.items()}
+    values["bytes/decode_total"] = decode["bytes_read_total"] + decode["bytes_written_total"]
+    values["bytes/total"] = total["bytes_read"] + total["bytes_written"]
+    values["memory/weights"] = total["weight_bytes"]
+    values["memory/kv_cache"] = total["kv_cache_bytes"]
+    values["tokens/image"] = workload["image_tokens"]
+    values["tokens/prompt"] = workload["prompt_tokens"]
+    values["tokens/new"] = workload["new_tokens"]
+    return values | _bounds(report["roofline"])
+
+
+def _bounds(roofline: Mapping[str, Any] | None) -> dict[str, int | float]:
+    """Lower bounds of a device, where one was asked about."""
+    if roofline is None:
+        return {}
+    values = {f"roofline_ms/{name}": row["roofline_ms"] for name, row in roofline["bounds"].items()}
+    values |= {f"at_roofline/{name}": value for name, value in roofline["throughput"].items()}
+    values["memory/needed"] = roofline["memory"]["needed_bytes"]
+    values["memory/largest_batch_size"] = roofline["memory"]["largest_batch_size"]
+    return {name: value for name, value in values.items() if value is not None}
+
+
+#: Settings of a profile beside those of its workload.
+_PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
+
+
+def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured, how and on what, as the params of a run; see `stagemeter.profiling.document`."""
+    metadata = document["metadata"]
+    config = metadata["config"]
+    values = {key: config[key] for key in _PROFILE_PARAMS if key in config}
+    hardware = document["hardware"]
+    if "device" in hardware:
+        # `device` is what was asked for, such as cuda:0; this is what answered to it.
+        values["device_name"] = hardware["device"]
+    return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
+
+
+def profile_values(document: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a profile by name, such as ``time_ms/sam``: of several repeats the median, and its deciles."""
+    values = {f"time_ms/{stage}": time for stage, time in document["time_ms"].items()}
+    if document["request_ms"]:
+        values["time_ms/request"] = document["request_median_ms"]
+    for stage, spread in document["spread_ms"].items():
+        values |= {f"time_ms_{decile}/{stage}": spread[decile] for decile in ("p10", "p90")}
+    values |= {**document["throughput"], **document["metrics"]}
+    if document["stages_of_request"] is not None:
+        values["time_share/stages_of_request"] = document["stages_of_request"]
+    return values
