@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stagemeter.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
     from stagemeter.analyzer import StageAnalysisResult as StageAnalysisResult
     from stagemeter.analyzer import estimate_report as estimate_report
+    from stagemeter.application.compare import compare_runs as compare_runs
     from stagemeter.counting.counter import CostCounter as CostCounter
     from stagemeter.counting.formulas import register_formula as register_formula
     from stagemeter.counting.formulas import unregister_formula as unregister_formula
@@ -35,6 +36,7 @@ _HOMES = {
     "StageAnalysisResult": "stagemeter.analyzer",
     "StagemeterError": "stagemeter.errors",
     "TrackingError": "stagemeter.errors",
+    "compare_runs": "stagemeter.application.compare",
     "estimate_report": "stagemeter.analyzer",
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.tracking.pair",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.analyze import analyze
+from stagemeter.cli.compare import compare
 from stagemeter.cli.devices import devices
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
@@ -35,7 +36,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile, import_profile, mfu, devices):
+for command in (analyze, profile, import_profile, mfu, compare, devices):
     cli.add_command(command)
 
 

@@ -46,11 +46,11 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     Returns
     -------
     dict
-        ``subjects``: ``name``, ``source``, ``kind`` and ``run_id`` of each; ``baseline``: its position. ``quantities``:
-        by name the ``unit`` and the ``rows``, the largest mover first and sums last; of each the ``stage``, and per
-        subject ``values``, ``differences`` and ``ratios`` to the baseline's, None where one is missing or the
-        baseline's is zero. ``configuration`` and ``environment``: what differs, ``name`` and ``values``. ``notes``:
-        what one should know.
+        ``subjects``: ``name``, ``source``, ``kind``, ``run_id`` and ``link`` of each; ``baseline``: its position.
+        ``quantities``: by name the ``unit`` and the ``rows``, the largest mover first and sums last; of each the
+        ``stage``, and per subject ``values``, ``differences`` and ``ratios`` to the baseline's, None where one is
+        missing or the baseline's is zero. ``configuration`` and ``environment``: what differs, ``name`` and
+        ``values``. ``notes``: what one should know.
 
     Raises
     ------
@@ -67,7 +67,13 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     return {
         "schema_version": SCHEMA_VERSION,
         "subjects": [
-            {"name": name, "source": subject.source, "kind": subject.kind, "run_id": subject.run_id}
+            {
+                "name": name,
+                "source": subject.source,
+                "kind": subject.kind,
+                "run_id": subject.run_id,
+                "link": subject.link,
+            }
             for name, subject in zip(_distinct_names(subjects), subjects, strict=True)
         ],
         "baseline": baseline,

@@ -11,8 +11,8 @@ from stagemeter.values import profile_params, profile_values, report_values, wor
 #: Kinds of subjects, and how they are called.
 STATIC, PROFILE = "static", "profile"
 
-#: Settings that say how or where something was counted or measured, and not what.
-_NOT_SETTINGS = frozenset({"source", "device_name"})
+#: Params that say where times were taken, which is told by the environment.
+NOT_SETTINGS = frozenset({"source", "device_name"})
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Subject:
         Settings by name.
     environment : mapping
         Versions of packages, and the hardware.
-    run_id : str or None
-        Its run in MLflow; None for a file.
+    run_id, link : str or None
+        Its run in MLflow, and the page of it; None for a file.
     """
 
     name: str
@@ -47,9 +47,10 @@ class Subject:
     configuration: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     run_id: str | None = None
+    link: str | None = None
 
 
-def subject_of_report(report: Mapping[str, Any], name: str, source: str, run_id: str | None = None) -> Subject:
+def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subject:
     """Make a subject of a static report."""
     metadata = report["metadata"]
     environment = dict(metadata["versions"])
@@ -63,7 +64,6 @@ def subject_of_report(report: Mapping[str, Any], name: str, source: str, run_id:
         values=report_values(report),
         configuration=workload_params(metadata["config"], metadata["workload"]),
         environment=environment,
-        run_id=run_id,
     )
 
 
@@ -77,6 +77,6 @@ def subject_of_profile(document: Mapping[str, Any], name: str, source: str) -> S
         kind=PROFILE,
         schema_version=document["schema_version"],
         values=profile_values(document),
-        configuration={key: value for key, value in params.items() if key not in _NOT_SETTINGS},
+        configuration={key: value for key, value in params.items() if key not in NOT_SETTINGS},
         environment={**metadata["versions"], **document["hardware"]},
     )

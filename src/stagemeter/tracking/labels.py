@@ -13,6 +13,9 @@ MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
+SCHEMA = "stagemeter.schema_version"
+#: What the names of packages and the properties of a machine are put behind.
+VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
 
 
 def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -33,7 +36,7 @@ def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
         WORKLOAD_HASH: metadata["workload_hash"],
         ARCHITECTURE_HASH: metadata["architecture_hash"],
     }
-    return tags | {f"stagemeter.version.{package}": version for package, version in metadata["versions"].items()}
+    return tags | {f"{VERSION}{package}": version for package, version in metadata["versions"].items()}
 
 
 def workload_name(model: str, workload: Mapping[str, Any]) -> str:

@@ -25,8 +25,8 @@ from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
-from stagemeter.tracking.runs import architecture_of, find_run, measured_workload, search_runs
-from stagemeter.tracking.store import require_reachable, run_link, store_address, store_errors
+from stagemeter.tracking.runs import architecture_of, find_experiment, find_run, measured_workload, search_runs
+from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.workload import stable_hash
 
 #: Artifacts of a paired run.
@@ -280,10 +280,7 @@ def pair_experiment(
     """
     require_reachable()
     with store_errors():
-        found = mlflow.MlflowClient().get_experiment_by_name(experiment)
-        if found is None:
-            raise StagemeterError(f"no experiment {experiment!r} in the MLflow store at {store_address()}")
-        profiles = list(search_runs([found.experiment_id], f"tags.`{KIND}` = '{PROFILE}'"))
+        profiles = list(search_runs([find_experiment(experiment)], f"tags.`{KIND}` = '{PROFILE}'"))
         if not profiles:
             raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")
         statics, pairings, failures = StaticRuns(), [], dict[str, str]()

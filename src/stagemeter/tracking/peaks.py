@@ -12,10 +12,11 @@ from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import peak_dict, peak_of_dict
+from stagemeter.tracking.labels import HARDWARE
 from stagemeter.tracking.runs import measured_workload
 
 _MEASURED_PEAK = "stagemeter.measured_peak"
-_DEVICE, _CORES = "stagemeter.hardware.device", "stagemeter.hardware.cores"
+_DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
 _WAY_OUT = "--device measured measures this machine; --peak-tflops X --peak-gbps Y gives the numbers"
 
 

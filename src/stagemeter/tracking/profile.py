@@ -14,7 +14,7 @@ from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.export.profile_text import profile_markdown
-from stagemeter.tracking.labels import PROFILE, workload_tags
+from stagemeter.tracking.labels import HARDWARE, PROFILE, SCHEMA, workload_tags
 from stagemeter.tracking.store import missing_params, store_errors
 from stagemeter.values import profile_params, profile_values
 
@@ -76,9 +76,10 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
 
 def _tags(document: Mapping[str, Any]) -> list[RunTag]:
     tags = workload_tags(PROFILE, document["metadata"]) | {
+        SCHEMA: document["schema_version"],
         "stagemeter.source": document["source"],
         "stagemeter.clock": document["clock"],
-        **{f"stagemeter.hardware.{name}": value for name, value in document["hardware"].items()},
+        **{f"{HARDWARE}{name}": value for name, value in document["hardware"].items()},
         MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",
     }
     return [RunTag(key, value) for key, value in tags.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,16 +25,18 @@ from stagemeter.workload import Workload
 
 #: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
 _PAGE = 1000
+#: What can be the beginning of a run's id, and is long enough to mean one.
+_BEGINNING = re.compile(r"[0-9a-f]{4,31}")
 _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 
 
 def find_run(name: str) -> Run:
-    """Find a run by its id or its name.
+    """Find a run by its id, its name, or a beginning of its id that no other has.
 
     Raises
     ------
     StagemeterError
-        If there is no such run, it was deleted, or several have the name.
+        If there is no such run, it was deleted, or several could be meant.
     """
     client = mlflow.MlflowClient()
     try:
@@ -45,9 +48,12 @@ def find_run(name: str) -> Run:
         if run.info.lifecycle_stage != "active":
             raise StagemeterError(f"run {name} was deleted; `mlflow runs restore --run-id {name}` brings it back")
         return run
-    # MLflow's filters know both quotation marks, and no way to write one inside of the same.
-    mark = '"' if "'" in name else "'"
-    named = [] if mark in name else list(search_runs(all_experiments(), f"attributes.run_name = {mark}{name}{mark}"))
+    named = _search_all("attributes.run_name = ", name)
+    if not named and _BEGINNING.fullmatch(name):
+        named = _search_all("attributes.run_id LIKE ", f"{name}%")
+        if len(named) > 1:
+            ids = ", ".join(run.info.run_id for run in named[:5])
+            raise StagemeterError(f"{len(named)} runs have an id that begins with {name}: give more of it, as of {ids}")
     if len(named) > 1:
         ids = ", ".join(run.info.run_id for run in named[:5])
         raise StagemeterError(f"{len(named)} runs are named {name!r}: give the id of one, such as {ids}")
@@ -57,6 +63,26 @@ def find_run(name: str) -> Run:
             "MLFLOW_TRACKING_URI"
         )
     return named[0]
+
+
+def _search_all(condition: str, text: str) -> list[Run]:
+    # MLflow's filters know both quotation marks, and no way to write one inside of the same.
+    mark = '"' if "'" in text else "'"
+    return [] if mark in text else list(search_runs(all_experiments(), f"{condition}{mark}{text}{mark}"))
+
+
+def find_experiment(name: str) -> str:
+    """Return the id of an experiment.
+
+    Raises
+    ------
+    StagemeterError
+        If there is none of the name.
+    """
+    found = mlflow.MlflowClient().get_experiment_by_name(name)
+    if found is None:
+        raise StagemeterError(f"no experiment {name!r} in the MLflow store at {store_address()}")
+    return str(found.experiment_id)
 
 
 def all_experiments() -> list[str]:

@@ -1,0 +1,201 @@
+"""What the ``compare`` command does from start to end: find, compare, write, log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stagemeter.comparing.compare import Comparison, compare
+from stagemeter.comparing.files import read_subject
+from stagemeter.comparing.limits import Limit, breaches
+from stagemeter.comparing.subject import Subject
+from stagemeter.errors import StagemeterError
+from stagemeter.export.compare_html import comparison_page
+from stagemeter.export.compare_text import comparison_csv, comparison_markdown
+from stagemeter.export.files import require_writable, write_whole
+
+#: Files of a comparison.
+JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE = (f"comparison.{ending}" for ending in ("json", "md", "csv", "html"))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of a comparison.
+
+    Attributes
+    ----------
+    comparison : dict
+        See `stagemeter.comparing.compare.compare`.
+    breaches : list of str
+        Limits that are exceeded.
+    messages : list of str
+        What to tell the user at the end.
+    """
+
+    comparison: Comparison
+    breaches: list[str]
+    messages: list[str] = field(default_factory=list)
+
+
+def compare_runs(
+    runs: Sequence[str] = (),
+    *,
+    baseline: str | None = None,
+    quantities: Sequence[str] = (),
+    experiment: str | None = None,
+    condition: str | None = None,
+) -> Comparison:
+    """Compare runs, reports and profiles.
+
+    Parameters
+    ----------
+    runs : sequence of str
+        Each an id of a run, a beginning of one that no other has, a name, or the path of a ``static_compute.json`` or
+        a ``profile.json``.
+    baseline : str, optional
+        What the others are held against; one of them, or one more. Default: the first.
+    quantities : sequence of str
+        What to compare: ``flops``, ``macs``, ``params``, ``activations``, ``bytes``, ``time_ms``, ``roofline_ms``,
+        ``mfu``. Default: ``flops``, or ``time_ms`` where all are profiles.
+    experiment, condition : str, optional
+        Compare the runs of an experiment instead, those that answer to a filter of MLflow's.
+
+    Returns
+    -------
+    dict
+        See `stagemeter.comparing.compare.compare`.
+
+    Raises
+    ------
+    StagemeterError
+        If something given cannot be found or compared.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    subjects, position = _subjects(runs, baseline, experiment, condition)
+    return compare(subjects, quantities, position)
+
+
+def compare_and_log(
+    runs: Sequence[str],
+    *,
+    baseline: str | None = None,
+    quantities: Sequence[str] = (),
+    experiment: str | None = None,
+    condition: str | None = None,
+    limits: Sequence[Limit] = (),
+    folder: Path | None = None,
+    log: bool = False,
+    run_name: str | None = None,
+) -> Compared:
+    """Compare, hold the result against limits, write its files, and log it.
+
+    Parameters
+    ----------
+    runs, baseline, quantities, experiment, condition
+        See `compare_runs`.
+    limits : sequence of Limit
+        How much dearer the others may be than the baseline.
+    folder : Path or None
+        Where to write the comparison as JSON, Markdown, CSV and HTML.
+    log : bool
+        Whether to log it as an MLflow run of its own.
+    run_name : str or None
+        Name of that run.
+
+    Raises
+    ------
+    StagemeterError
+        If something given cannot be used; nothing is written then.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    if folder is not None:
+        require_writable(folder, (JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE))
+    subjects, position = _subjects(runs, baseline, experiment, condition)
+    comparison = compare(subjects, quantities, position)
+    exceeded = breaches(subjects, position, limits)
+    messages: list[str] = []
+    if folder is not None or log:
+        files = {
+            JSON_FILE: json.dumps(comparison, indent=2, ensure_ascii=False) + "\n",
+            MARKDOWN_FILE: comparison_markdown(comparison),
+            CSV_FILE: comparison_csv(comparison),
+            PAGE_FILE: comparison_page(comparison),
+        }
+        if folder is not None:
+            written = [write_whole(folder / name, content) for name, content in files.items()]
+            messages.append(f"wrote {', '.join(map(str, written))}")
+        if log:
+            messages += _log(comparison, files, run_name)
+    return Compared(comparison, exceeded, messages)
+
+
+def _subjects(
+    names: Sequence[str], baseline: str | None, experiment: str | None, condition: str | None
+) -> tuple[list[Subject], int]:
+    """Find everything that is compared, and the position of the baseline."""
+    if experiment is None and condition is not None:
+        raise StagemeterError(f"--filter {condition!r} needs --experiment NAME beside it")
+    if experiment is not None and names:
+        raise StagemeterError("give runs or --experiment NAME, not both")
+    if experiment is None and not names:
+        raise StagemeterError("give two or more runs or files, or --experiment NAME")
+    if experiment is not None:
+        from stagemeter.tracking.compare import subjects_of_experiment
+
+        subjects = subjects_of_experiment(experiment, condition)
+    else:
+        subjects = _found(names)
+        if baseline in names:
+            return subjects, list(names).index(str(baseline))
+    if baseline is None:
+        return subjects, 0
+    (chosen,) = _found([baseline])
+    for position, subject in enumerate(subjects):
+        if subject.source == chosen.source:
+            return subjects, position
+    return [chosen, *subjects], 0
+
+
+def _found(names: Sequence[str]) -> list[Subject]:
+    """Subjects in the order in which they were named, files and runs."""
+    subjects: dict[str, Subject] = {name: read_subject(Path(name)) for name in names if _is_file(name)}
+    missing = [name for name in dict.fromkeys(names) if name not in subjects]
+    if missing:
+        from stagemeter.tracking.compare import subjects_of_runs
+
+        subjects |= zip(missing, subjects_of_runs(missing), strict=True)
+    found = [subjects[name] for name in names]
+    sources = [subject.source for subject in found]
+    twice = next((source for source in sources if sources.count(source) > 1), None)
+    if twice is not None:
+        raise StagemeterError(f"{twice} is given more than once: give each run once")
+    return found
+
+
+def _is_file(name: str) -> bool:
+    if Path(name).is_file():
+        return True
+    if name.endswith(".json"):
+        raise StagemeterError(f"{name}: no such file")
+    return False
+
+
+def _log(comparison: Comparison, files: dict[str, str], run_name: str | None) -> list[str]:
+    from stagemeter.tracking.compare import log_comparison
+    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.store import run_messages
+
+    subjects = comparison["subjects"]
+    base = subjects[comparison["baseline"]]["name"]
+    others = len(subjects) - 1
+    default = f"comparison of {others} run{'s' * (others != 1)} with {base}"
+    # MLflow prints a link to the run on stdout, which belongs to the result.
+    with redirect_stdout(sys.stderr), tracked_run(run_name, default, None) as run:
+        log_comparison(run.run_id, comparison, files)
+    return run_messages(run)

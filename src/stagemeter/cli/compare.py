@@ -1,0 +1,94 @@
+"""``stagemeter compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.types import PATH, TEXT
+
+#: Exit code of a limit that is exceeded.
+TOO_DEAR = 1
+_EPILOG = """\b
+Examples:
+  stagemeter compare RUN RUN                       ids, unique beginnings of ids, or names
+  stagemeter compare --experiment NAME --filter "params.mode = 'tiny'" --metric bytes
+  stagemeter compare old.json new.json --max-increase total/flops=1% --max-increase decode/bytes=0%
+  stagemeter compare RUN RUN --output-dir comparison --log
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("runs", nargs=-1)
+@click.option("--baseline", type=TEXT, help="What the others are held against. [the first]")
+@click.option(
+    "--metric",
+    "quantities",
+    multiple=True,
+    help="What to compare, can be given repeatedly: flops, macs, params, activations, bytes, time_ms, roofline_ms, "
+    "mfu. [flops; of profiles time_ms]",
+)
+@click.option("--experiment", type=TEXT, help="Compare the runs of this experiment.")
+@click.option("--filter", "condition", type=TEXT, help="Only those of its runs that answer to this MLflow filter.")
+@click.option(
+    "--max-increase",
+    "increases",
+    multiple=True,
+    metavar="STAGE/METRIC=X%",
+    help="Exit with code 1 if something is dearer than this; can be given repeatedly.",
+)
+@click.option(
+    "--max-decrease",
+    "decreases",
+    multiple=True,
+    metavar="STAGE/METRIC=X%",
+    help="The same of what should not become less, such as total/mfu=5%.",
+)
+@click.option("--output-dir", type=PATH, help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]")
+@click.option("--log", is_flag=True, help="Log it as an MLflow run of its own.")
+@click.option("--run-name", type=TEXT, help="Name of that run.")
+@say_options
+def compare(
+    runs: tuple[str, ...],
+    baseline: str | None,
+    quantities: tuple[str, ...],
+    experiment: str | None,
+    condition: str | None,
+    increases: tuple[str, ...],
+    decreases: tuple[str, ...],
+    output_dir: Path | None,
+    log: bool,
+    run_name: str | None,
+    as_json: bool,
+) -> int:
+    """Compare runs stage by stage: what changed, by how much, and what else differs.
+
+    RUNS are MLflow runs, by id, unique beginning of an id or name, or files: static_compute.json, profile.json.
+    """
+    from stagemeter.application.compare import compare_and_log
+    from stagemeter.comparing.limits import parse_limit
+
+    compared = compare_and_log(
+        runs,
+        baseline=baseline,
+        quantities=[name for name in quantities if name != "none"],
+        experiment=experiment,
+        condition=condition,
+        limits=[*(parse_limit(text) for text in increases), *(parse_limit(text, increase=False) for text in decreases)],
+        folder=output_dir,
+        log=log,
+        run_name=run_name,
+    )
+    if as_json:
+        print_json({**compared.comparison, "breaches": compared.breaches})
+    else:
+        from stagemeter.export.compare_text import print_comparison
+
+        print_comparison(compared.comparison)
+    for line in compared.messages:
+        click.echo(line, err=True)
+    for line in compared.breaches:
+        click.echo(f"too dear: {line}", err=True)
+    return TOO_DEAR if compared.breaches else 0

@@ -1,0 +1,63 @@
+"""Reports and profiles in files, as subjects of a comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
+from stagemeter.report import SCHEMA_VERSION, report_fault
+
+_WAY_OUT = "give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
+
+
+def read_subject(path: Path) -> Subject:
+    """Read a report or a profile from a file.
+
+    Parameters
+    ----------
+    path : Path
+        What `stagemeter analyze` wrote as ``static_compute.json``, or a profiling run holds as ``profile.json``.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read, is neither, or has a schema that this version does not know.
+    """
+    document = _read(path)
+    # In a folder per version or model, the folder says more than the file's own name, which is always the same.
+    name = path.stem if path.stem not in ("static_compute", "profile") else f"{path.absolute().parent.name}/{path.stem}"
+    if "times_ms" in document and "time_ms" in document:
+        _require_schema(path, document, PROFILE_SCHEMA_VERSION)
+        try:
+            return subject_of_profile(document, name, str(path))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise StagemeterError(f"{path}: is a damaged profile ({error!r}); {_WAY_OUT}") from None
+    if "closed_form" not in document or "stages" not in document:
+        raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
+    _require_schema(path, document, SCHEMA_VERSION)
+    fault = report_fault(document)
+    if fault is not None:
+        raise StagemeterError(f"{path}: is a damaged report ({fault}); analyze again")
+    return subject_of_report(document, name, str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise StagemeterError(f"{path}: is not JSON ({error}); {_WAY_OUT}") from None
+    if not isinstance(document, dict):
+        raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
+    return document
+
+
+def _require_schema(path: Path, document: dict[str, Any], known: str) -> None:
+    version = str(document.get("schema_version"))
+    if version.partition(".")[0] != known.partition(".")[0]:
+        raise StagemeterError(f"{path}: has schema {version}, and this version of Stagemeter reads {known}")

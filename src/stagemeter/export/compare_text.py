@@ -1,0 +1,182 @@
+"""A comparison for people and for spreadsheets: console, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.terminal import print_lines, print_table
+from stagemeter.export.units import milliseconds, rate, with_unit
+
+#: Up to how many subjects stand side by side; more stand below one another.
+_SIDE_BY_SIDE = 4
+#: Up to how many settings and values of them a line on the console names.
+_NAMED = 4
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Print a comparison on stdout: a table for each quantity, and what else differs."""
+    print_lines(legend(comparison))
+    for name, quantity in comparison["quantities"].items():
+        print_lines([""])
+        print_table(comparison_rows(comparison, name, quantity), title=title_of(comparison, name))
+    print_lines([""])
+    print_lines(_differences(comparison))
+    print_lines(f"note: {note}" for note in comparison["notes"])
+
+
+def comparison_markdown(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison as Markdown, with links to the pages of its runs."""
+    document = new_document()
+    add_header(document, 1, "Comparison")
+    document.new_list(legend(comparison, links=True))
+    for name, quantity in comparison["quantities"].items():
+        add_header(document, 2, title_of(comparison, name))
+        add_table(document, unbroken(comparison_rows(comparison, name, quantity)))
+    for title, settings in (("Configuration", "configuration"), ("Environment", "environment")):
+        rows = setting_rows(comparison, settings)
+        add_header(document, 2, title)
+        if len(rows) > 1:
+            add_table(document, unbroken(rows), ["left"] * len(rows[0]))
+        else:
+            document.new_paragraph("Nothing differs.")
+    if comparison["notes"]:
+        add_header(document, 2, "Notes")
+        document.new_list(list(comparison["notes"]))
+    return document_text(document)
+
+
+def comparison_csv(comparison: Mapping[str, Any]) -> str:
+    """Return a comparison as CSV: a line for each quantity, stage and subject, numbers with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["quantity", "stage", "subject", "source", "value", "difference", "ratio"])
+    for name, quantity in comparison["quantities"].items():
+        for row in quantity["rows"]:
+            columns = zip(comparison["subjects"], row["values"], row["differences"], row["ratios"], strict=True)
+            for subject, *numbers in columns:
+                cells = ["" if number is None else repr(number) for number in numbers]
+                writer.writerow([name, row["stage"], subject["name"], subject["source"], *cells])
+    return stream.getvalue()
+
+
+def title_of(comparison: Mapping[str, Any], name: str) -> str:
+    """Say what a table is of."""
+    baseline = comparison["subjects"][comparison["baseline"]]["name"]
+    return f"{name}, against {baseline}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: what it shows, and what it is sorted by."""
+
+    text: str
+    value: float | str | None
+
+
+def comparison_table(
+    comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Header and rows of one quantity: stages below one another, or, of many subjects, subjects."""
+    subjects, baseline, rows = comparison["subjects"], comparison["baseline"], quantity["rows"]
+    others = [number for number in range(len(subjects)) if number != baseline]
+    if len(subjects) > _SIDE_BY_SIDE:
+        return ["run", *(row["stage"] for row in rows)], [
+            [_name(subjects[number]["name"]), *(_with_ratio(name, row, number) for row in rows)]
+            for number in (baseline, *others)
+        ]
+    header = ["stage", subjects[baseline]["name"]]
+    for number in others:
+        header += [subjects[number]["name"], "difference", "ratio"]
+    table = []
+    for row in rows:
+        cells = [_name(row["stage"]), _value(name, row, baseline)]
+        for number in others:
+            difference, ratio = row["differences"][number], row["ratios"][number]
+            cells += [_value(name, row, number), Cell(signed(name, difference), difference), Cell(_ratio(ratio), ratio)]
+        table.append(cells)
+    return header, table
+
+
+def comparison_rows(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of one quantity as text, the header first."""
+    header, table = comparison_table(comparison, name, quantity)
+    return [header, *([cell.text for cell in row] for row in table)]
+
+
+def setting_rows(comparison: Mapping[str, Any], settings: str) -> list[list[str]]:
+    """Rows of what differs in ``configuration`` or ``environment``, the header first."""
+    header = ["", *(subject["name"] for subject in comparison["subjects"])]
+    return [header, *([row["name"], *("–" if v is None else v for v in row["values"])] for row in comparison[settings])]
+
+
+def shown(name: str, value: float | None) -> str:
+    """Write a value of a quantity with three or four digits and its unit."""
+    if value is None:
+        return "–"
+    if name.endswith("_ms"):
+        return milliseconds(value) if value else "0 ms"
+    if name == "mfu":
+        return f"{rate(100 * value)} %"
+    return with_unit(round(value))
+
+
+def signed(name: str, difference: float | None) -> str:
+    """Write a difference of a quantity with its sign."""
+    if difference is None:
+        return "–"
+    if not difference:
+        return "0"
+    return ("+" if difference > 0 else "-") + shown(name, abs(difference))
+
+
+def _name(text: str) -> Cell:
+    return Cell(text, text)
+
+
+def _value(name: str, row: Mapping[str, Any], number: int) -> Cell:
+    value = row["values"][number]
+    return Cell(shown(name, value), value)
+
+
+def _ratio(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.4g} x"
+
+
+def _with_ratio(name: str, row: Mapping[str, Any], number: int) -> Cell:
+    cell, ratio = _value(name, row, number), row["ratios"][number]
+    return cell if ratio is None else Cell(f"{cell.text} ({_ratio(ratio)})", cell.value)
+
+
+def legend(comparison: Mapping[str, Any], links: bool = False) -> list[str]:
+    """A line for each subject; with links in Markdown to the pages of runs."""
+    lines = []
+    for number, subject in enumerate(comparison["subjects"]):
+        name = f"[{subject['name']}]({subject['link']})" if links and subject["link"] else subject["name"]
+        where = f"run {subject['source']}" if subject["run_id"] else subject["source"]
+        is_baseline = ", the baseline" if number == comparison["baseline"] else ""
+        lines.append(f"{name}: {subject['kind']}, {where}{is_baseline}")
+    return lines
+
+
+def _differences(comparison: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for settings in ("configuration", "environment"):
+        for row in comparison[settings]:
+            lines.append(f"{settings}: {row['name']}: {_some(row['values'])}")
+        if not comparison[settings]:
+            lines.append(f"{settings}: nothing differs")
+    return lines
+
+
+def _some(values: Sequence[str | None]) -> str:
+    given = ["–" if value is None else value for value in values]
+    if len(given) <= _NAMED:
+        return ", ".join(given)
+    distinct = list(dict.fromkeys(given))
+    more = f" and {len(distinct) - _NAMED} more" if len(distinct) > _NAMED else ""
+    return ", ".join(distinct[:_NAMED]) + more

@@ -1,0 +1,164 @@
+"""Runs as subjects of a comparison, and comparisons as runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.comparing.subject import NOT_SETTINGS, PROFILE, STATIC, Subject
+from stagemeter.errors import StagemeterError
+from stagemeter.tracking.labels import HARDWARE, KIND, SCHEMA, VERSION
+from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
+from stagemeter.tracking.store import require_reachable, run_link, store_errors
+from stagemeter.values import report_values
+
+#: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
+COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
+COMPARISON = "comparison"
+#: Beyond this a double does not hold every whole number.
+_EXACT = 2**53
+
+
+def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
+    """Find runs by id, unique beginning of an id, or name.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such run, several could be meant, or it holds neither counts nor times.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    with store_errors():
+        return [subject_of_run(find_run(name)) for name in names]
+
+
+def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subject]:
+    """Find the runs of an experiment that hold counts or times, the oldest first.
+
+    Parameters
+    ----------
+    experiment : str
+        Its name.
+    condition : str or None
+        A filter as MLflow's search takes it, such as ``params.mode = 'tiny'``.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such experiment, the filter cannot be read, or no run answers to it.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    with store_errors():
+        found = find_experiment(experiment)
+        try:
+            answering = list(search_runs([found], condition or ""))
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
+                raise
+            raise StagemeterError(f"--filter {condition!r} is none that MLflow understands: {error.message}") from None
+        runs = [run for run in answering if run.data.tags.get(KIND) in (STATIC, PROFILE)]
+        if not runs:
+            of = f" that answers to {condition!r}" if condition else ""
+            raise StagemeterError(f"experiment {experiment!r} holds no run of Stagemeter{of}")
+        return [subject_of_run(run) for run in reversed(runs)]
+
+
+def subject_of_run(run: Run) -> Subject:
+    """Make a subject of a run: of its metrics, params and tags.
+
+    Raises
+    ------
+    StagemeterError
+        If it holds neither counts nor times.
+    """
+    tags, kind = run.data.tags, run.data.tags.get(KIND)
+    if kind not in (STATIC, PROFILE):
+        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
+        raise StagemeterError(f"run {run.info.run_id} {what}: give runs of `stagemeter analyze` or of profiles")
+    values: dict[str, float] = {name: _whole(value) for name, value in run.data.metrics.items()}
+    if kind == STATIC and any(abs(value) >= _EXACT for value in values.values()):
+        # The store keeps doubles; the report has every digit.
+        values |= report_values(load_report(run))
+    environment = {
+        name.removeprefix(prefix): value
+        for prefix in (VERSION, HARDWARE)
+        for name, value in tags.items()
+        if name.startswith(prefix)
+    }
+    if "stagemeter.peak" in tags:
+        environment["peak"] = tags["stagemeter.peak"]
+    return Subject(
+        name=run.info.run_name or run.info.run_id,
+        source=run.info.run_id,
+        kind=kind,
+        schema_version=tags.get(SCHEMA, "1.0"),
+        values=values,
+        configuration={name: value for name, value in run.data.params.items() if name not in NOT_SETTINGS},
+        environment=environment,
+        run_id=run.info.run_id,
+        link=run_link(run.info),
+    )
+
+
+def _whole(value: float) -> float:
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Log a comparison to a run of its own, and let the runs that it is of name it.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    comparison : mapping
+        See `stagemeter.comparing.compare.compare`.
+    files : mapping
+        Contents of its files by name, the one in Markdown for the description among them as ``comparison.md``.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
+    client = mlflow.MlflowClient()
+    with store_errors():
+        tags = {
+            KIND: COMPARISON,
+            SCHEMA: comparison["schema_version"],
+            COMPARED_RUNS: ",".join(parts),
+            MLFLOW_RUN_NOTE: files["comparison.md"],
+        }
+        client.log_batch(run_id, metrics=_metrics(comparison), tags=[RunTag(key, value) for key, value in tags.items()])
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_text(content, encoding="utf-8")
+            client.log_artifacts(run_id, folder)
+        for part in parts:
+            listed = [name for name in client.get_run(part).data.tags.get(COMPARISONS, "").split(",") if name]
+            client.set_tag(part, COMPARISONS, ",".join([*listed, run_id]))
+
+
+def _metrics(comparison: Mapping[str, Any]) -> list[Metric]:
+    """Ratios to the baseline, each other subject a step."""
+    others = [number for number in range(len(comparison["subjects"])) if number != comparison["baseline"]]
+    return [
+        Metric(f"ratio/{quantity}/{row['stage']}", row["ratios"][number], 0, step)
+        for quantity, compared in comparison["quantities"].items()
+        for row in compared["rows"]
+        for step, number in enumerate(others)
+        if row["ratios"][number] is not None
+    ]
