@@ -47,10 +47,10 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     -------
     dict
         ``subjects``: ``name``, ``source``, ``kind``, ``run_id`` and ``link`` of each; ``baseline``: its position.
-        ``quantities``: by name the ``unit`` and the ``rows``, the largest mover first and sums last; of each the
-        ``stage``, and per subject ``values``, ``differences`` and ``ratios`` to the baseline's, None where one is
-        missing or the baseline's is zero. ``configuration`` and ``environment``: what differs, ``name`` and
-        ``values``. ``notes``: what one should know.
+        ``quantities``: by name the ``unit``, the ``stages`` in the order of a request, and the ``rows``, the largest
+        mover first and sums last; of each the ``stage``, and per subject ``values``, ``differences`` and ``ratios`` to
+        the baseline's, None where one is missing or the baseline's is zero. ``configuration`` and ``environment``: what
+        differs, ``name`` and ``values``. ``notes``: what one should know.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str
         raise StagemeterError(f"{lacking.name} ({lacking.kind}) has no {name}; there is {', '.join(has) or 'nothing'}")
     rows = [_row(stage, [subject.values.get(f"{name}/{stage}") for subject in subjects], baseline) for stage in stages]
     rows.sort(key=_order)
-    return {"unit": QUANTITIES[name], "rows": rows}
+    return {"unit": QUANTITIES[name], "stages": stages, "rows": rows}
 
 
 def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str, Any]:

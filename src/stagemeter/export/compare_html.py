@@ -10,6 +10,8 @@ from stagemeter.comparing.compare import STEP, SUMS
 from stagemeter.export.compare_text import comparison_table, legend, setting_rows, shown, signed, title_of
 
 _COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
+#: Of subjects, so that they are not taken for stages.
+_SUBJECT_COLOURS = ("#7d8590", "#3aa0a0", "#b5577d", "#7a9a01", "#5b6abf", "#c2752b")
 _BAR_HEIGHT, _CHART_MARGIN = 34, 120
 
 
@@ -93,7 +95,7 @@ def _differences(comparison: Mapping[str, Any], name: str, quantity: Mapping[str
             x=[difference or 0 for difference in differences],
             name=escape(subject["name"]),
             orientation="h",
-            marker={"color": _COLOURS[number % len(_COLOURS)]},
+            marker={"color": _SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)]},
             customdata=[signed(name, difference) for difference in differences],
             hovertemplate="%{customdata}",
         )
@@ -102,10 +104,10 @@ def _differences(comparison: Mapping[str, Any], name: str, quantity: Mapping[str
 
 
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Rows that a request is made of: no sums, and of decode all steps where there are both."""
-    stages = [row["stage"] for row in quantity["rows"]]
-    left_out = {*SUMS, "active", "request", *([STEP] if "decode_total" in stages else [])}
-    return [row for row in quantity["rows"] if row["stage"] not in left_out]
+    """Rows that a request is made of, in its order: no sums, and of decode all steps where there are both."""
+    rows = {row["stage"]: row for row in quantity["rows"]}
+    left_out = {*SUMS, "active", "request", *([STEP] if "decode_total" in rows else [])}
+    return [rows[stage] for stage in quantity["stages"] if stage not in left_out]
 
 
 def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
@@ -114,8 +116,8 @@ def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
         margin={"l": 10, "r": 10, "t": 40, "b": 40},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": title},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        xaxis={"title": title, "exponentformat": "SI"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
     )
     figure.update_yaxes(automargin=True)
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))

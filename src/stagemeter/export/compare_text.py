@@ -144,7 +144,7 @@ def _value(name: str, row: Mapping[str, Any], number: int) -> Cell:
 
 
 def _ratio(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.4g} x"
+    return "–" if ratio is None else f"{rate(ratio)} x"
 
 
 def _with_ratio(name: str, row: Mapping[str, Any], number: int) -> Cell:
