@@ -1,4 +1,4 @@
-"""Make the pictures of docs/mfu.md: of a real MLflow server, in a real browser, of runs that our own commands log.
+"""Make the pictures of docs/mfu.md and docs/comparing.md, in a real browser: of a real MLflow server and its runs.
 
 Needed beside the package, on Debian::
 
@@ -42,6 +42,8 @@ MODES = ("tiny", "small", "base")
 NEW_TOKENS = 16
 #: The charts that are shown, as MLflow's search box takes it, and the last of them.
 CHARTS, LAST_CHART = "^(mfu/|time_ms/(prefill|decode|total)$)", "time_ms/total"
+#: The modes that are compared.
+COMPARED = ("base", "gundam")
 #: Colours of the runs. MLflow's own follow from the run's id, and two runs can get the same.
 COLOURS = ("#2f6f9f", "#d1495b", "#66a182")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -63,7 +65,7 @@ LARGEST = 300_000
     help="Folder for the pictures. [docs/images]",
 )
 def main(chromium: str | None, scale: str, output_dir: Path) -> None:
-    """Make the pictures of docs/mfu.md."""
+    """Make the pictures of docs/mfu.md and docs/comparing.md."""
     chromium = chromium or next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None or shutil.which(chromium) is None:
         raise click.ClickException("there is no Chromium: `apt-get install chromium`, or name one with --chromium")
@@ -80,6 +82,7 @@ def main(chromium: str | None, scale: str, output_dir: Path) -> None:
                 runs = f"{address}/#/experiments/{experiment}/runs"
                 take_run(browser, f"{runs}/{run}", output_dir / "mlflow_paired_run.png")
                 take_charts(browser, runs, output_dir / "mlflow_mfu_charts.png")
+                take_comparison(browser, compare(Path(temporary)), output_dir / "comparison.png")
                 browser.close()
         except Error as error:
             raise click.ClickException(f"MLflow's page is not as this script knows it: {error.message}") from None
@@ -154,6 +157,28 @@ def log_runs(address: str, folder: Path, scale: str) -> tuple[str, str]:
     stagemeter("mfu", "--experiment", PROFILES, "--device", "measured", "--figures")
     with urllib.request.urlopen(f"{address}/api/2.0/mlflow/runs/get?run_id={runs[-1]}") as answer:
         return json.load(answer)["run"]["info"]["experiment_id"], runs[-1]
+
+
+def compare(folder: Path) -> Path:
+    """Compare the reports of two modes, as docs/comparing.md does; return the page."""
+    stagemeter = Path(sys.executable).with_name("stagemeter")
+    for mode in COMPARED:
+        analyze = ["analyze", "--estimate", "--no-track", "--mode", mode, "--output-dir", mode]
+        subprocess.run([stagemeter, *analyze], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    reports = [f"{mode}/static_compute.json" for mode in COMPARED]
+    command = [stagemeter, "compare", *reports, "--output-dir", "comparison"]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder / "comparison" / "comparison.html"
+
+
+def take_comparison(browser: Any, file: Path, path: Path) -> None:
+    """Take the page of a comparison down to its table."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.goto(file.as_uri())
+    page.locator(".plotly-graph-div .bars").first.wait_for()
+    table = page.locator("table.sortable").bounding_box()
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": table["y"] + table["height"] + 20}
+    save(page.screenshot(clip=clip), path)
 
 
 def take_run(browser: Any, address: str, path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mfu.md"
+#: Pages whose examples are all run, one after another.
+OTHER_PAGES = ("comparing.md", "hardware.md")
 #: Examples whose output depends on the machine, by what they contain.
 MEASURED = ("stagemeter profile ", "--device measured")
 RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -24,15 +27,17 @@ class Block(NamedTuple):
     rest: str
 
 
-def blocks(kind: str) -> list[Block]:
-    page = PAGE.read_text(encoding="utf-8")
+def blocks(kind: str, path: Path = PAGE) -> list[Block]:
+    page = path.read_text(encoding="utf-8")
     found = re.finditer(r"^```(.+)\n([\s\S]*?)^```$", page, re.MULTILINE)
     return [Block(match[1], match[2], page[match.end() :]) for match in found if match[1] == kind]
 
 
-def commands() -> list[tuple[str, str]]:
+def commands(path: Path = PAGE) -> list[tuple[str, str]]:
     """Commands of the page with what they print there."""
-    parts = [part for block in blocks("console") for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    parts = [
+        part for block in blocks("console", path) for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]
+    ]
     split = [part.partition("\n") for part in parts]
     return [(command, output) for command, _, output in split if not any(word in command for word in MEASURED)]
 
@@ -45,7 +50,10 @@ def plain(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Run something in a folder of its own, and return what it prints: ``run("python", "-c", "print(1)")``."""
-    folder = tmp_path_factory.mktemp("docs")
+    return runner(tmp_path_factory.mktemp("docs"))
+
+
+def runner(folder: Path) -> Callable[..., str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["COLUMNS"] = "80"
@@ -58,6 +66,18 @@ def run(tmp_path_factory):
         return done.stdout
 
     return run_there
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", OTHER_PAGES)
+def test_other_pages_print_what_they_say(page, tmp_path):
+    path, run = ROOT / "docs" / page, runner(tmp_path)
+    for command, expected in commands(path):
+        assert plain(run("bash", "-o", "pipefail", "-c", command)) == plain(expected), command
+    for example in blocks("python", path):
+        output = re.match(r"[^`]*```text\n([\s\S]*?)```", example.rest)
+        assert output is not None, f"{page} does not say what this prints:\n{example.text}"
+        assert run(sys.executable, "-c", example.text) == output[1]
 
 
 @pytest.fixture(scope="module")

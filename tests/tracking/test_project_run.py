@@ -107,3 +107,17 @@ def test_times_from_elsewhere_are_brought_in(project, experiment, runs):
     (run,) = runs()
     assert run.data.metrics["time_ms/sam"] == 31.7
     assert run.data.tags["stagemeter.kind"] == "profile"
+
+
+def test_two_runs_are_compared_in_a_run_of_its_own(project, experiment, runs):
+    for tokens in (16, 32):
+        done = mlflow_run(project, experiment, "-P", "mode=tiny", "-P", "scale=small", "-P", f"new_tokens={tokens}")
+        assert done.returncode == 0, done.stderr
+    longer, shorter = runs()
+    parts = ("-P", f"baseline={shorter.info.run_id}", "-P", f"run={longer.info.run_id}")
+    done = mlflow_run(project, experiment, "-e", "compare", *parts)
+    assert done.returncode == 0, done.stderr
+    (comparison,) = [run for run in runs() if run.data.tags["stagemeter.kind"] == "comparison"]
+    totals = [run.data.metrics["flops/total"] for run in (longer, shorter)]
+    assert comparison.data.metrics["ratio/flops/total"] == pytest.approx(totals[0] / totals[1], rel=1e-12)
+    assert comparison.info.status == "FINISHED"

@@ -28,8 +28,8 @@ def read_subject(path: Path) -> Subject:
         If it cannot be read, is neither, or has a schema that this version does not know.
     """
     document = _read(path)
-    # In a folder per version or model, the folder says more than the file's own name, which is always the same.
-    name = path.stem if path.stem not in ("static_compute", "profile") else f"{path.absolute().parent.name}/{path.stem}"
+    # Of files that bear the name they were given here, the folder says more.
+    name = path.absolute().parent.name if path.stem in ("static_compute", "profile") else path.stem
     if "times_ms" in document and "time_ms" in document:
         _require_schema(path, document, PROFILE_SCHEMA_VERSION)
         try:
