@@ -117,9 +117,8 @@ def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
     Returns
     -------
     Cost
-        ``steps * (first + last) / 2``, which is a whole number for any arithmetic series of integers.
+        ``steps * (first + last) / 2``, which is a whole number for any arithmetic series of integers, and zero for no
+        step.
     """
-    if steps == 0:
-        return ZERO
     doubled = (first + last) * steps
     return Cost(*(getattr(doubled, name) // 2 for name in QUANTITIES))

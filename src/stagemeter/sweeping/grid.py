@@ -1,0 +1,112 @@
+"""What a sweep is over: every page in every mode, with every combination of the other settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from stagemeter.hardware.roofline import Peak
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.workload import stable_hash
+
+#: The axes of a grid from the one that changes last to the one that changes with every row.
+AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What a page becomes in a mode; pages that become the same cost the same."""
+
+    mode: str
+    base_size: int
+    image_size: int
+    global_views: int
+    local_views: int
+    tile_grid: tuple[int, int]
+    image_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page in a mode.
+
+    Attributes
+    ----------
+    width, height : int
+        Size in pixels, upright.
+    views : Views
+        What it becomes.
+    name : str or None
+        What it is called in a corpus.
+    """
+
+    width: int
+    height: int
+    views: Views
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of some settings, of one model.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model.
+    architecture : DeepseekOCRArchitecture
+        Its sizes.
+    closed_form : mapping
+        ``closed_form`` of a report of it.
+    pages : sequence of Page
+        Pages, each in each mode.
+    batch_sizes, text_tokens, new_tokens : sequence of int
+        Values of these settings.
+    dtypes : sequence of str
+        Data types.
+    devices : sequence of mapping of str to Peak
+        Of each device its peaks by data type; none: no bounds are worked out.
+    seq_len : int or None
+        Length at which the language model is looked at; None: that of the prompt.
+    decode_context : int or str
+        As in a configuration.
+    """
+
+    model: str
+    architecture: DeepseekOCRArchitecture
+    closed_form: Mapping[str, Any]
+    pages: Sequence[Page]
+    batch_sizes: Sequence[int] = (1,)
+    text_tokens: Sequence[int] = (10,)
+    new_tokens: Sequence[int] = (512,)
+    dtypes: Sequence[str] = ("bfloat16",)
+    devices: Sequence[Mapping[str, Peak]] = field(default=())
+    seq_len: int | None = None
+    decode_context: int | str = "auto"
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """How many values each of the `AXES` has."""
+        return tuple(max(1, len(getattr(self, axis))) for axis in AXES)
+
+    @property
+    def size(self) -> int:
+        """How many workloads there are, each once for each device."""
+        return math.prod(self.shape)
+
+    @cached_property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for grids that give the same table."""
+        return stable_hash(
+            {
+                "architecture": self.architecture.hash,
+                "pages": [[page.name, page.width, page.height, asdict(page.views)] for page in self.pages],
+                "devices": [{dtype: asdict(peak) for dtype, peak in device.items()} for device in self.devices],
+                **{axis: list(getattr(self, axis)) for axis in AXES if axis not in ("pages", "devices")},
+                "seq_len": self.seq_len,
+                "decode_context": self.decode_context,
+            }
+        )

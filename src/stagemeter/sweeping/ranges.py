@@ -1,0 +1,77 @@
+"""Lists of numbers as people write them: ``1,2,4``, ``256..4096:256``, ``1240x1754``."""
+
+from __future__ import annotations
+
+import re
+
+from stagemeter.errors import StagemeterError
+
+_RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)(?::(?P<step>\d+))?")
+_SIZE = re.compile(r"(?P<width>\d+)[xX](?P<height>\d+)")
+#: How many values one axis may have.
+_MOST = 10_000_000
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Read whole numbers and ranges of them, each once, in the order in which they are written.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``1,2,4``, ``256..4096:256`` (both ends included where the steps reach them), or both.
+    option : str
+        What it is given for, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If it is written otherwise, or a range holds nothing.
+    """
+    found: dict[int, None] = {}
+    for part in words(text, option):
+        match = _RANGE.fullmatch(part)
+        if match is None:
+            if not part.isdecimal():
+                raise StagemeterError(
+                    f"{option} {part!r}: write numbers, such as 1,2,4, or a range, such as 256..4096:256"
+                )
+            found[int(part)] = None
+            continue
+        first, last, step = int(match["first"]), int(match["last"]), int(match["step"] or 1)
+        if step == 0 or last < first:
+            raise StagemeterError(f"{option} {part!r}: holds no number; write first..last:step, first not above last")
+        if (last - first) // step >= _MOST:
+            raise StagemeterError(f"{option} {part!r}: holds more than {_MOST:,} numbers; give a larger step")
+        found |= dict.fromkeys(range(first, last + 1, step))
+    return list(found)
+
+
+def sizes(text: str, option: str) -> list[tuple[int, int]]:
+    """Read page sizes such as ``1240x1754,2480x3508``, each once.
+
+    Raises
+    ------
+    StagemeterError
+        If one is written otherwise.
+    """
+    found: dict[tuple[int, int], None] = {}
+    for part in words(text, option):
+        match = _SIZE.fullmatch(part)
+        if match is None:
+            raise StagemeterError(f"{option} {part!r}: write WIDTHxHEIGHT in pixels, such as 1240x1754")
+        found[int(match["width"]), int(match["height"])] = None
+    return list(found)
+
+
+def words(text: str, option: str) -> list[str]:
+    """Read words between commas, each once.
+
+    Raises
+    ------
+    StagemeterError
+        If there is none, or nothing between two commas.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise StagemeterError(f"{option} {text!r}: has nothing between two commas; write values such as 1,2,4")
+    return list(dict.fromkeys(parts))
