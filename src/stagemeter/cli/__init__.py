@@ -16,6 +16,7 @@ from stagemeter.cli.devices import devices
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
 from stagemeter.cli.profile import profile
+from stagemeter.cli.sweep import sweep
 from stagemeter.errors import StagemeterError, TrackingError
 
 #: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
@@ -36,7 +37,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile, import_profile, mfu, compare, devices):
+for command in (analyze, profile, import_profile, mfu, compare, sweep, devices):
     cli.add_command(command)
 
 

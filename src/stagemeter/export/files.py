@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stagemeter.errors import StagemeterError
@@ -32,25 +33,38 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
     """
     target = Path(path)
     data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    with replacing(target) as temporary:
+        temporary.write_bytes(data)
+    return target
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Write a file under another name, which takes the place of the target once the block is done, and only then.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be written.
+    """
+    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the last step is a renaming within one file system.
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
         # A temporary file is its owner's alone; the result gets the mode that any new file would.
         mask = os.umask(0)
         os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(target)
-        temporary = None
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
     except OSError as error:
         raise StagemeterError(f"{target} cannot be written: {error.strerror or error}; give another folder") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-    return target
+            temporary.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path, names: Iterable[str] = ()) -> None:

@@ -1,0 +1,195 @@
+"""What the ``sweep`` command does from start to end: count each model once, evaluate the grid, verify, write, log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.export.files import require_writable
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
+from stagemeter.sweeping.build import SweepSettings, build_grids
+from stagemeter.sweeping.grid import Grid
+from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
+from stagemeter.sweeping.verify import chosen_points, differences
+
+#: Up to how many parts are evaluated in this process: starting others takes longer.
+_FEW_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came of a sweep.
+
+    Attributes
+    ----------
+    output : Path
+        The table.
+    rows : int
+        Its rows.
+    evaluated : int
+        Those that were evaluated now; fewer where an interrupted sweep was resumed.
+    seconds : float
+        What evaluating and writing took.
+    verified : int
+        Rows that were counted again.
+    """
+
+    output: Path
+    rows: int
+    evaluated: int
+    seconds: float
+    verified: int = 0
+    messages: list[str] = field(default_factory=list)
+
+
+def sweep(
+    settings: SweepSettings,
+    output: Path | str,
+    *,
+    resume: bool = False,
+    estimate: bool = False,
+    verify: int = 0,
+    seed: int = 0,
+    backend: str = LOCAL,
+    jobs: int = -1,
+    cluster: str | None = None,
+) -> Swept:
+    """Evaluate a grid of workloads into a Parquet table.
+
+    Parameters
+    ----------
+    settings : SweepSettings
+        What is swept.
+    output : Path or str
+        The table, which is written as a whole once all of it is there.
+    resume : bool
+        Whether to go on with a sweep that was interrupted.
+    estimate : bool
+        Whether to take the closed forms as they are, instead of counting each model once in full and holding them
+        against that.
+    verify, seed : int
+        How many rows, chosen at random, are counted again in full at the end, and the seed of the choice.
+    backend, jobs, cluster
+        Where to evaluate, see `stagemeter.sweeping.backends.map_parts`.
+
+    Returns
+    -------
+    Swept
+        What was done.
+
+    Raises
+    ------
+    StagemeterError
+        If something given cannot be used, a count disagrees with the closed forms, or a verified row with the table.
+    """
+    target = Path(output).expanduser()
+    require_backend(backend)
+    if target.suffix != ".parquet":
+        raise StagemeterError(f"--output {target}: the table is written as Parquet: give a name that ends in .parquet")
+    require_writable(target.parent, (target.name,))
+    grids = build_grids(settings)
+    require_space(target.parent, grids)
+    parts = PartsFolder(target, grids)
+    pending = parts.open(resume)
+    if not estimate:
+        for grid in grids:
+            _require_agreement(grid)
+    start = time.perf_counter()
+    _evaluate(grids, parts, pending, backend, jobs, cluster)
+    parts.merge()
+    seconds = time.perf_counter() - start
+    verified = _verify(grids, verify, seed) if verify else 0
+    return Swept(target, sum(grid.size for grid in grids), sum(p.stop - p.start for p in pending), seconds, verified)
+
+
+def _evaluate(
+    grids: list[Grid], parts: PartsFolder, pending: list[Part], backend: str, jobs: int, cluster: str | None
+) -> None:
+    with _progress(sum(part.stop - part.start for part in pending)) as advance:
+        if backend == LOCAL and len(pending) <= _FEW_PARTS:
+            for part in pending:
+                parts.write(part, rows_parquet(grids[part.grid], part.start, part.stop))
+                advance(part.stop - part.start)
+            return
+        items = [(grids[part.grid], part) for part in pending]
+        for (_, part), content in map_parts(_work, items, backend, jobs, cluster):
+            parts.write(part, content)
+            advance(part.stop - part.start)
+
+
+def _work(item: tuple[Grid, Part]) -> bytes:
+    grid, part = item
+    return rows_parquet(grid, part.start, part.stop)
+
+
+def _require_agreement(grid: Grid) -> None:
+    """Count a model in full, at the first workload of a grid, and refuse a grid whose closed forms disagree."""
+    first = differences(grid, 0, _count)
+    if first:
+        raise StagemeterError(f"{grid.model}: the closed forms are not what counting gives: {first[0]}")
+
+
+def _verify(grids: list[Grid], count: int, seed: int) -> int:
+    points = chosen_points(grids, count, seed)
+    with _progress(len(points), "verifying") as advance:
+        for number, row in points:
+            wrong = differences(grids[number], row, _count)
+            if wrong:
+                raise StagemeterError(f"the table is wrong: {'; '.join(wrong)}")
+            advance(1)
+    return len(points)
+
+
+def _count(grid: Grid, config: AnalysisConfig) -> dict[str, Any]:
+    report: dict[str, Any] = _analyzer(grid.model).generate_report(config)
+    return report
+
+
+@cache
+def _analyzer(model: str) -> Any:
+    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
+    from stagemeter.session import DeepSeekOCRSession
+
+    return DeepseekOCRStaticAnalyzer(DeepSeekOCRSession.from_config(load_architecture(model), name=model))
+
+
+@contextmanager
+def _progress(total: int, text: str = "sweeping") -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr with the time that is left; the block gets a function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda amount: progress.update(task, advance=amount)
+
+
+def settings_of(values: Mapping[str, Any]) -> SweepSettings:
+    """Make settings of what Python code gives: single values, or lists and ranges of them.
+
+    Raises
+    ------
+    StagemeterError
+        If a name is no setting of a sweep.
+    """
+    known = SweepSettings.__dataclass_fields__
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise StagemeterError(f"{unknown[0]}: no such setting of a sweep; known are {', '.join(known)}")
+    return SweepSettings(**{name: _written(value) for name, value in values.items() if value is not None})
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, (str, int, Path)):
+        return str(value)
+    parts = ("x".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in value)
+    return ",".join(parts)

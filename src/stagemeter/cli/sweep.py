@@ -1,0 +1,101 @@
+"""``stagemeter sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.types import NUMBER, PATH, TEXT
+
+_EPILOG = """\b
+Examples:
+  stagemeter sweep --mode tiny,base,gundam --batch-size 1,2,4,8 --new-tokens 256..4096:256
+  stagemeter sweep --page-size 1240x1754,2480x3508 --device A100-80GB,H100-SXM --output pages.parquet
+  stagemeter sweep --images scans/ --mode base,gundam           a corpus: its pages, each in each mode
+  stagemeter sweep --pages sizes.csv --new-tokens 1..2048       width,height[,page]
+  stagemeter sweep --grid grid.yaml --resume
+Values stand between commas; first..last:step is a range with both ends.
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--grid", "grid_file", type=PATH, help="YAML file of the settings below; options given here win over it.")
+@click.option("--model", type=TEXT, help="Models. [deepseek-ocr]")
+@click.option("--mode", type=TEXT, help="Modes. [gundam]")
+@click.option("--page-size", type=TEXT, help="Page sizes in pixels. [1654x2339]")
+@click.option("--images", type=TEXT, help="Folder of pictures, whose sizes are the pages.")
+@click.option("--pages", type=TEXT, help="CSV of page sizes with the columns width, height and, if named, page.")
+@click.option("--batch-size", type=TEXT, help="Pages at once. [1]")
+@click.option("--text-tokens", type=TEXT, help="Tokens of the prompt besides the page's. [10]")
+@click.option("--new-tokens", type=TEXT, help="Tokens to generate. [512]")
+@click.option("--dtype", type=TEXT, help="Data types. [bfloat16]")
+@click.option("--device", type=TEXT, help="Devices to work out bounds for, see `stagemeter devices`. [none]")
+@click.option("--seq-len", type=TEXT, help="Length at which to look at the language model, one for all. [the prompt's]")
+@click.option("--decode-context", type=TEXT, help="Tokens that the reported decode step attends to. [auto]")
+@click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="The table.")
+@click.option("--resume", is_flag=True, help="Go on with a sweep that was interrupted.")
+@click.option("--estimate", is_flag=True, help="Take the closed forms without counting each model once.")
+@click.option("--verify", type=NUMBER, default=0, help="Count so many rows again in full, chosen at random. [0]")
+@click.option("--seed", type=int, default=0, help="Seed of that choice. [0]")
+@click.option("--backend", type=TEXT, default="loky", help="loky (this machine), dask, ray or spark. [loky]")
+@click.option("--jobs", type=int, default=-1, help="Workers. [as many as there are cores]")
+@click.option(
+    "--cluster", type=TEXT, help="Address of the cluster. [the engine's own variable, or one of this machine]"
+)
+@say_options
+def sweep(
+    grid_file: Path | None,
+    output: Path | None,
+    resume: bool,
+    estimate: bool,
+    verify: int | None,
+    seed: int,
+    backend: str | None,
+    jobs: int,
+    cluster: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Work out what every combination of some settings costs, as a table: a row for each workload.
+
+    Each model is counted once in full; the rest is its closed form, equal to an analysis of each row to the integer.
+    """
+    from stagemeter.application.sweep import sweep as run
+    from stagemeter.sweeping.build import SweepSettings, read_settings, with_overrides
+
+    settings = SweepSettings() if grid_file is None else read_settings(grid_file)
+    target = output or Path("sweep.parquet")
+    try:
+        swept = run(
+            with_overrides(settings, options),
+            target,
+            resume=resume,
+            estimate=estimate,
+            verify=verify or 0,
+            seed=seed,
+            backend=backend or "loky",
+            jobs=jobs,
+            cluster=cluster,
+        )
+    except KeyboardInterrupt:
+        click.echo(f"what is done is kept in {target}.parts: the same command with --resume goes on", err=True)
+        raise
+    if as_json:
+        print_json(
+            {
+                "output": str(swept.output),
+                "rows": swept.rows,
+                "evaluated": swept.evaluated,
+                "verified": swept.verified,
+                "seconds": swept.seconds,
+            }
+        )
+        return
+    per_second = swept.evaluated / swept.seconds
+    click.echo(f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s", nl=False)
+    click.echo(f", {per_second:,.0f} a second")
+    if swept.verified:
+        click.echo(f"{swept.verified:,} of them counted again in full: equal")

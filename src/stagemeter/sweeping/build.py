@@ -1,0 +1,200 @@
+"""From what people write to the grids of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from stagemeter.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.lookup import device_peak, find_device
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.planning import plan_workload
+from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_sizes, pages_of_table
+from stagemeter.sweeping.evaluate import require_exact
+from stagemeter.sweeping.grid import Grid, Page, Views
+from stagemeter.sweeping.ranges import numbers, sizes, words
+from stagemeter.yaml_file import read_yaml
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Settings of a sweep, each as text: values between commas, ranges as ``256..4096:256``; None for a default.
+
+    Attributes
+    ----------
+    model, mode, dtype, device : str or None
+        Names. Without a device no bounds are worked out.
+    page_size : str or None
+        Sizes such as ``1240x1754``.
+    images, pages : str or None
+        A folder of pictures, or a CSV of page sizes, in place of sizes.
+    batch_size, text_tokens, new_tokens : str or None
+        Numbers and ranges.
+    seq_len, decode_context : str or None
+        A single value, as in an analysis.
+    """
+
+    model: str | None = None
+    mode: str | None = None
+    page_size: str | None = None
+    images: str | None = None
+    pages: str | None = None
+    batch_size: str | None = None
+    text_tokens: str | None = None
+    new_tokens: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    seq_len: str | None = None
+    decode_context: str | None = None
+
+
+def read_settings(path: Path) -> SweepSettings:
+    """Read settings from a YAML file, whose values are numbers, texts or lists of them.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read or names a setting that there is not.
+    """
+    values = read_yaml(path, "grid", "mode: [tiny, base]")
+    known = [field.name for field in fields(SweepSettings)]
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise StagemeterError(f"{path}: {unknown[0]}: no such setting of a sweep; known are {', '.join(known)}")
+    return SweepSettings(**{name: _text(path, name, value) for name, value in values.items() if value is not None})
+
+
+def _text(path: Path, name: str, value: Any) -> str:
+    parts = value if isinstance(value, list) else [value]
+    if not parts or not all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in parts):
+        raise StagemeterError(f"{path}: {name}: {value!r} is no number, text or list of them")
+    return ",".join(map(str, parts))
+
+
+def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None]) -> SweepSettings:
+    """Let what is given go over what a file says; one kind of pages goes over all others."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    kinds = ("page_size", "images", "pages")
+    if any(name in given for name in kinds):
+        settings = replace(settings, **dict.fromkeys(kinds))
+    return replace(settings, **given)
+
+
+def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str, Any]] | None = None) -> list[Grid]:
+    """Build the grids of a sweep, one for each model.
+
+    Parameters
+    ----------
+    settings : SweepSettings
+        What is swept.
+    closed_forms : mapping, optional
+        ``closed_form`` of a report of each model. Default: worked out.
+
+    Raises
+    ------
+    StagemeterError
+        If a value cannot be used, or the grid holds numbers that a table cannot.
+    """
+    sizes_of_pages = _pages(settings)
+    values: dict[str, Any] = {
+        "batch_sizes": tuple(_numbers(settings.batch_size, "--batch-size", AnalysisConfig().batch_size)),
+        "text_tokens": tuple(_numbers(settings.text_tokens, "--text-tokens", AnalysisConfig().text_tokens)),
+        "new_tokens": tuple(_numbers(settings.new_tokens, "--new-tokens", AnalysisConfig().new_tokens)),
+        "dtypes": tuple(words(settings.dtype or AnalysisConfig().dtype, "--dtype")),
+    }
+    fixed = _fixed(settings)
+    _validate(values, fixed)
+    dtypes = values["dtypes"]
+    devices = [find_device(name) for name in words(settings.device, "--device")] if settings.device else []
+    peaks = tuple({dtype: device_peak(device, dtype) for dtype in dtypes} for device in devices)
+    modes = words(settings.mode or DEFAULT_MODE, "--mode")
+    grids = []
+    for model in words(settings.model or AnalysisConfig().model, "--model"):
+        architecture = load_architecture(model)
+        found = (closed_forms or {}).get(model) or _closed_form(architecture)
+        pages = _planned(modes, sizes_of_pages, architecture)
+        grid = Grid(model, architecture, found, pages, devices=peaks, **values, **fixed)
+        require_exact(grid)
+        grids.append(grid)
+    return grids
+
+
+def _numbers(text: str | None, option: str, default: int) -> list[int]:
+    return [default] if text is None else numbers(text, option)
+
+
+def _fixed(settings: SweepSettings) -> dict[str, Any]:
+    fixed: dict[str, Any] = {}
+    if settings.seq_len is not None:
+        (fixed["seq_len"],) = _single(numbers(settings.seq_len, "--seq-len"), "--seq-len")
+    context = settings.decode_context
+    if context is not None:
+        is_word = context in ("auto", "max")
+        (fixed["decode_context"],) = (
+            [context] if is_word else _single(numbers(context, "--decode-context"), "--decode-context")
+        )
+    return fixed
+
+
+def _single(values: Sequence[int], option: str) -> Sequence[int]:
+    if len(values) != 1:
+        raise StagemeterError(f"{option}: {len(values)} values were given: give one, and sweep something else")
+    return values
+
+
+def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> None:
+    """Refuse values that no analysis would take; of numbers their ends are enough."""
+    for name, setting in (("batch_sizes", "batch_size"), ("text_tokens", "text_tokens"), ("new_tokens", "new_tokens")):
+        for value in (min(values[name]), max(values[name])):
+            AnalysisConfig(**{setting: value})
+    for dtype in values["dtypes"]:
+        AnalysisConfig(dtype=dtype)
+    AnalysisConfig(**fixed)
+
+
+def _pages(settings: SweepSettings) -> list[PageSize]:
+    given = {
+        option: value
+        for option, value in (
+            ("--page-size", settings.page_size),
+            ("--images", settings.images),
+            ("--pages", settings.pages),
+        )
+        if value is not None
+    }
+    if len(given) > 1:
+        raise StagemeterError(f"{' and '.join(given)} exclude each other: give one of them")
+    if settings.images is not None:
+        return pages_of_folder(Path(settings.images).expanduser())
+    if settings.pages is not None:
+        return pages_of_table(Path(settings.pages).expanduser())
+    if settings.page_size is not None:
+        return pages_of_sizes(sizes(settings.page_size, "--page-size"))
+    return pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])
+
+
+def _planned(modes: Sequence[str], pages: Sequence[PageSize], architecture: Any) -> list[Page]:
+    """Every page in every mode; pages of one size are planned once."""
+    planned: dict[tuple[str, int, int], Views] = {}
+    found = []
+    for mode in modes:
+        for page in pages:
+            key = mode, page.width, page.height
+            if key not in planned:
+                config = AnalysisConfig(mode=mode, image_w=page.width, image_h=page.height)
+                workload = plan_workload(config, architecture)
+                planned[key] = Views(
+                    **{field.name: getattr(workload, field.name) for field in fields(Views)},
+                )
+            found.append(Page(page.width, page.height, planned[key], page.name))
+    return found
+
+
+def _closed_form(architecture: Any) -> Mapping[str, Any]:
+    from stagemeter.models.closed_form import coefficients
+    from stagemeter.models.deepseek_ocr import FAMILY
+
+    return coefficients(FAMILY, architecture)

@@ -1,0 +1,183 @@
+"""Rows of a sweep as a table: its columns, and its parts on disk until all are there."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.export.files import replacing, write_whole
+from stagemeter.sweeping.evaluate import evaluate_rows
+from stagemeter.sweeping.grid import Grid
+from stagemeter.workload import stable_hash
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+#: Rows that are evaluated at a time, and are a part.
+ROWS_PER_PART = 50_000
+_MANIFEST = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one grid that are evaluated together."""
+
+    number: int
+    grid: int
+    start: int
+    stop: int
+
+
+def rows_table(grid: Grid, start: int, stop: int) -> pa.Table:
+    """Evaluate rows of a grid as an Arrow table, the model in its first column."""
+    import pyarrow as pa
+
+    columns = evaluate_rows(grid, start, stop)
+    length = stop - start
+    arrays: dict[str, Any] = {"model": pa.array([grid.model] * length).dictionary_encode()}
+    for name, values in columns.items():
+        array = pa.array(values, from_pandas=values.dtype.kind == "f")
+        arrays[name] = array.dictionary_encode() if pa.types.is_string(array.type) else array
+    return pa.table(arrays)
+
+
+def rows_parquet(grid: Grid, start: int, stop: int) -> bytes:
+    """Evaluate rows of a grid as a Parquet file: what a worker sends back."""
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(rows_table(grid, start, stop), stream, compression="zstd")
+    return stream.getvalue()
+
+
+class PartsFolder:
+    """The parts of a sweep, in a folder beside the table that they will be.
+
+    A part is there in full or not at all. The folder says which sweep it is of, so that no other goes on with it.
+
+    Parameters
+    ----------
+    output : Path
+        The table.
+    grids : list of Grid
+        What is swept.
+    rows_per_part : int
+        Rows of a part.
+    """
+
+    def __init__(self, output: Path, grids: list[Grid], rows_per_part: int = ROWS_PER_PART) -> None:
+        self.output = output
+        self.folder = output.with_name(f"{output.name}.parts")
+        self._grids = grids
+        self.parts = list(_split(grids, rows_per_part))
+        self._identity = {
+            "sweep": stable_hash({"grids": [grid.hash for grid in grids]}),
+            "rows": sum(grid.size for grid in grids),
+            "rows_per_part": rows_per_part,
+        }
+
+    def open(self, resume: bool) -> list[Part]:
+        """Make the folder, or go on with it, and return the parts that are not there yet.
+
+        Raises
+        ------
+        StagemeterError
+            If there are parts of an interrupted sweep and `resume` is not said, or they are of another sweep.
+        """
+        manifest = self.folder / _MANIFEST
+        if not self.folder.exists():
+            write_whole(manifest, json.dumps(self._identity, indent=2) + "\n")
+            return self.parts
+        if not resume:
+            raise StagemeterError(
+                f"{self.folder} holds the parts of a sweep that was interrupted: --resume goes on with it, or delete it"
+            )
+        try:
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            found = None
+        if found != self._identity:
+            raise StagemeterError(
+                f"{self.folder} is of another sweep than this one: give the same options, or delete it"
+            )
+        return [part for part in self.parts if not self._path(part).exists()]
+
+    def write(self, part: Part, content: bytes) -> None:
+        """Keep a part."""
+        write_whole(self._path(part), content)
+
+    def merge(self) -> None:
+        """Put the parts together in their order, and remove them once the table is there.
+
+        Raises
+        ------
+        StagemeterError
+            If a part is missing or damaged, or the table cannot be written.
+        """
+        import pyarrow as pa
+
+        try:
+            with replacing(self.output) as temporary:
+                self._write_together(temporary)
+        except pa.ArrowException as error:
+            raise StagemeterError(
+                f"{self.output} cannot be written: {error}; the parts are in {self.folder}"
+            ) from error
+        shutil.rmtree(self.folder)
+
+    def _write_together(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        writer = None
+        for part in self.parts:
+            table = pq.read_table(self._path(part))
+            if table.num_rows != part.stop - part.start:
+                raise StagemeterError(
+                    f"{self._path(part)} holds {table.num_rows} rows, not {part.stop - part.start}: delete it, and "
+                    "--resume goes on"
+                )
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is not None:
+            writer.close()
+
+    def _path(self, part: Part) -> Path:
+        return self.folder / f"part-{part.number:06d}.parquet"
+
+
+def _split(grids: list[Grid], rows_per_part: int) -> Iterator[Part]:
+    number = 0
+    for index, grid in enumerate(grids):
+        for start in range(0, grid.size, rows_per_part):
+            yield Part(number, index, start, min(grid.size, start + rows_per_part))
+            number += 1
+
+
+def require_space(folder: Path, grids: list[Grid]) -> None:
+    """Refuse a sweep whose table is larger than the disk.
+
+    Raises
+    ------
+    StagemeterError
+        If it is; judged by some rows of it.
+    """
+    rows = sum(grid.size for grid in grids)
+    sample = min(grids[0].size, 2000)
+    needed = len(rows_parquet(grids[0], 0, sample)) / sample * rows
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    # The parts and the table are there at the same time.
+    if 2 * needed > free:
+        raise StagemeterError(
+            f"{rows:,} rows take about {2 * needed / 1e9:,.3g} GB while they are put together, and {folder} has "
+            f"{free / 1e9:,.3g} GB free: give a smaller grid"
+        )
