@@ -76,7 +76,7 @@ def sweep(
         Whether to take the closed forms as they are, instead of counting each model once in full and holding them
         against that.
     verify, seed : int
-        How many rows, chosen at random, are counted again in full at the end, and the seed of the choice.
+        How many rows, chosen at random, are counted again in full, and the seed of the choice.
     backend, jobs, cluster
         Where to evaluate, see `stagemeter.sweeping.backends.map_parts`.
 
@@ -97,16 +97,17 @@ def sweep(
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
-    parts = PartsFolder(target, grids)
-    pending = parts.open(resume)
     if not estimate:
         for grid in grids:
             _require_agreement(grid)
+    # Before anything is written: a table that is wrong is not to be there at all.
+    verified = _verify(grids, verify, seed) if verify else 0
+    parts = PartsFolder(target, grids)
+    pending = parts.open(resume)
     start = time.perf_counter()
     _evaluate(grids, parts, pending, backend, jobs, cluster)
     parts.merge()
     seconds = time.perf_counter() - start
-    verified = _verify(grids, verify, seed) if verify else 0
     return Swept(target, sum(grid.size for grid in grids), sum(p.stop - p.start for p in pending), seconds, verified)
 
 
@@ -143,7 +144,7 @@ def _verify(grids: list[Grid], count: int, seed: int) -> int:
         for number, row in points:
             wrong = differences(grids[number], row, _count)
             if wrong:
-                raise StagemeterError(f"the table is wrong: {'; '.join(wrong)}")
+                raise StagemeterError(f"the table would be wrong: {'; '.join(wrong)}")
             advance(1)
     return len(points)
 

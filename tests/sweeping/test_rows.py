@@ -1,0 +1,132 @@
+"""Every row of a sweep is what analyzing its workload on its own gives: to the integer, and bounds to the last bit."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagemeter import AnalysisConfig, StagemeterError, estimate_report
+from stagemeter.config import MODES
+from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.sweeping import verify
+from stagemeter.sweeping.build import SweepSettings, build_grids
+from stagemeter.sweeping.evaluate import evaluate_rows, require_exact
+
+
+def grid_of(**values: str):
+    (grid,) = build_grids(SweepSettings(**values))
+    return grid
+
+
+def estimated(grid, config):
+    return estimate_report(grid.architecture, grid.model, config)
+
+
+def some(values, most: int = 3):
+    return st.lists(values, min_size=1, max_size=most, unique=True).map(lambda chosen: ",".join(map(str, chosen)))
+
+
+sides = st.integers(50, 6000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    mode=some(st.sampled_from(sorted(MODES))),
+    page_size=some(st.tuples(sides, sides).map(lambda size: f"{size[0]}x{size[1]}")),
+    batch_size=some(st.integers(1, 200)),
+    text_tokens=some(st.integers(1, 500), 2),
+    new_tokens=some(st.integers(1, 5000)),
+    dtype=some(st.sampled_from(["bfloat16", "float32", "float16"]), 2),
+    device=st.none() | some(st.sampled_from(["A100-80GB", "H100-SXM", "L40S"]), 2),
+    decode_context=st.sampled_from([None, "max", "777"]),
+    seq_len=st.none() | st.integers(1, 4000).map(str),
+    data=st.data(),
+)
+def test_rows_are_single_analyses(data, **values):
+    grid = grid_of(**values)
+    rows = evaluate_rows(grid, 0, grid.size)
+    assert all(len(column) == grid.size for column in rows.values())
+    for _ in range(3):
+        row = data.draw(st.integers(0, grid.size - 1))
+        assert verify.differences(grid, row, estimated) == []
+
+
+@given(start=st.integers(0, 359), length=st.integers(1, 100))
+def test_slices_are_parts_of_the_whole(start, length):
+    grid = grid_of(
+        mode="tiny,base,gundam", batch_size="1..12", new_tokens="1..10", page_size="600x600,900x1800,100x100"
+    )
+    assert grid.size == 3 * 12 * 10 * 3
+    stop = min(grid.size, start + length)
+    whole, part = evaluate_rows(grid, 0, grid.size), evaluate_rows(grid, start, stop)
+    for name, column in part.items():
+        assert np.array_equal(column, whole[name][start:stop]), name
+
+
+def test_each_combination_is_there_once():
+    grid = grid_of(
+        mode="tiny,base", batch_size="1,2,4", new_tokens="10,20", dtype="bfloat16,float32", device="A100-80GB,H100-SXM"
+    )
+    rows = evaluate_rows(grid, 0, grid.size)
+    names = ("mode", "batch_size", "new_tokens", "dtype", "device")
+    combinations = set(zip(*(rows[name].tolist() for name in names), strict=True))
+    assert len(combinations) == grid.size == 2 * 3 * 2 * 2 * 2
+
+
+def test_request_of_one_token_has_no_bound_of_a_step():
+    rows = evaluate_rows(grid_of(mode="tiny", new_tokens="1,2", device="A100-80GB"), 0, 2)
+    assert rows["flops/decode_total"].tolist()[0] == 0
+    assert math.isnan(rows["roofline_ms/decode"][0])
+    assert math.isnan(rows["at_roofline/decode_tokens_per_second"][0])
+    assert rows["roofline_ms/decode"][1] > 0
+    assert rows["roofline_ms/total"][0] == rows["roofline_ms/forward"][0]
+
+
+def test_numbers_that_64_bits_cannot_hold_are_refused_before_they_are_wrong():
+    grid = grid_of(mode="tiny", batch_size="65536", new_tokens="100")
+    require_exact(grid)
+    assert (
+        evaluate_rows(grid, 0, 1)["flops/total"].tolist()[0]
+        == 65536 * evaluate_rows(grid_of(mode="tiny", new_tokens="100"), 0, 1)["flops/total"].tolist()[0]
+    )
+    with pytest.raises(StagemeterError, match=r"reaches .* more than a table of 64-bit numbers holds"):
+        grid_of(mode="tiny", batch_size="65536", new_tokens="1000000")
+
+
+def test_no_closed_form_has_a_negative_coefficient():
+    """What `require_exact` rests on: the largest variables give the largest values."""
+    for stage in grid_of().closed_form["stages"].values():
+        for terms in stage["quantities"].values():
+            assert all(term["coefficient"] > 0 for term in terms)
+
+
+def test_models_are_grids_of_their_own():
+    grids = build_grids(SweepSettings(model="deepseek-ocr,deepseek-ocr-small", mode="tiny"))
+    totals = [evaluate_rows(grid, 0, 1)["flops/total"].item() for grid in grids]
+    reports = [
+        estimate_report(load_architecture(name), name, AnalysisConfig(model=name, mode="tiny"))
+        for name in ("deepseek-ocr", "deepseek-ocr-small")
+    ]
+    assert totals == [report["total"]["flops"] for report in reports]
+
+
+def test_wrong_closed_form_is_found_out():
+    grid = grid_of(mode="tiny")
+    stages = {**grid.closed_form["stages"]}
+    terms = [{**term, "coefficient": term["coefficient"] + 1} for term in stages["clip"]["quantities"]["macs"]]
+    stages["clip"] = {**stages["clip"], "quantities": {**stages["clip"]["quantities"], "macs": terms}}
+    wrong = replace(grid, closed_form={**grid.closed_form, "stages": stages})
+    lines = verify.differences(wrong, 0, estimated)
+    assert any("macs/clip is" in line for line in lines)
+
+
+def test_points_are_chosen_once_each_and_the_same_for_a_seed():
+    grids = build_grids(SweepSettings(model="deepseek-ocr,deepseek-ocr-small", batch_size="1..10"))
+    points = verify.chosen_points(grids, 15, seed=3)
+    assert points == verify.chosen_points(grids, 15, seed=3)
+    assert len(set(points)) == 15
+    assert {number for number, _ in points} == {0, 1}
+    assert len(verify.chosen_points(grids, 999, seed=0)) == 20
