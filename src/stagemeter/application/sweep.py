@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
+from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
 from stagemeter.models.deepseek_ocr_config import load_architecture
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
@@ -40,6 +41,10 @@ class Swept:
         What evaluating and writing took.
     verified : int
         Rows that were counted again.
+    run_id : str or None
+        MLflow run that it was logged to.
+    messages : list of str
+        What to tell the user at the end.
     """
 
     output: Path
@@ -47,6 +52,7 @@ class Swept:
     evaluated: int
     seconds: float
     verified: int = 0
+    run_id: str | None = None
     messages: list[str] = field(default_factory=list)
 
 
@@ -90,25 +96,106 @@ def sweep(
     StagemeterError
         If something given cannot be used, a count disagrees with the closed forms, or a verified row with the table.
     """
-    target = Path(output).expanduser()
+    return _run(_plan(settings, Path(output), backend), resume, estimate, verify, seed, backend, jobs, cluster)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    target: Path
+    grids: list[Grid]
+
+
+def _plan(settings: SweepSettings, output: Path, backend: str) -> _Plan:
+    """Find out whether everything given can be used, before anything is written or logged."""
+    target = output.expanduser()
     require_backend(backend)
     if target.suffix != ".parquet":
         raise StagemeterError(f"--output {target}: the table is written as Parquet: give a name that ends in .parquet")
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
+    return _Plan(target, grids)
+
+
+def _run(
+    plan: _Plan,
+    resume: bool = False,
+    estimate: bool = False,
+    verify: int = 0,
+    seed: int = 0,
+    backend: str = LOCAL,
+    jobs: int = -1,
+    cluster: str | None = None,
+) -> Swept:
+    grids = plan.grids
     if not estimate:
         for grid in grids:
             _require_agreement(grid)
     # Before anything is written: a table that is wrong is not to be there at all.
     verified = _verify(grids, verify, seed) if verify else 0
-    parts = PartsFolder(target, grids)
+    parts = PartsFolder(plan.target, grids)
     pending = parts.open(resume)
     start = time.perf_counter()
     _evaluate(grids, parts, pending, backend, jobs, cluster)
     parts.merge()
     seconds = time.perf_counter() - start
-    return Swept(target, sum(grid.size for grid in grids), sum(p.stop - p.start for p in pending), seconds, verified)
+    evaluated = sum(part.stop - part.start for part in pending)
+    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, verified)
+
+
+def sweep_and_log(
+    settings: SweepSettings,
+    output: Path | str,
+    *,
+    child_runs: str | None = None,
+    experiment: str | None = None,
+    run_name: str | None = None,
+    **options: Any,
+) -> Swept:
+    """Evaluate a grid of workloads, and log it as one MLflow run.
+
+    Parameters
+    ----------
+    settings, output, options
+        See `sweep`.
+    child_runs : str or None
+        Which rows become runs of their own below it: ``all``, ``pareto`` (the cheapest of each resolution), or a
+        number of rows, evenly spread; None for none.
+    experiment, run_name : str or None
+        MLflow experiment and name of the run.
+
+    Raises
+    ------
+    StagemeterError
+        As `sweep`, and if `child_runs` is none of these.
+    TrackingError
+        If the store cannot be reached or refuses. The table is written all the same.
+    """
+    from stagemeter.sweeping.children import require_children
+
+    require_children(child_runs)
+    plan = _plan(settings, Path(output), options.get("backend", LOCAL))
+    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.store import run_messages
+    from stagemeter.tracking.sweep import log_sweep
+
+    swept: Swept | None = None
+    try:
+        # MLflow prints a link to the run on stdout, which belongs to the result.
+        with redirect_stdout(sys.stderr), tracked_run(run_name, _name(settings), experiment) as run:
+            swept = _run(plan, **options)
+            log_sweep(run, settings, swept.output, child_runs)
+    except TrackingError as error:
+        if swept is None:
+            raise
+        raise TrackingError(f"{error}. Not logged, but written: {swept.output}") from error
+    return replace(swept, run_id=run.run_id, messages=run_messages(run))
+
+
+def _name(settings: SweepSettings) -> str:
+    """Name a sweep by what it is over."""
+    varied = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
+    return f"sweep of {', '.join(varied) or 'one workload'}".replace("_", " ")[:120]
 
 
 def _evaluate(

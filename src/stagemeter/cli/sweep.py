@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.output import print_json, run_options, say_options
 from stagemeter.cli.types import NUMBER, PATH, TEXT
+from stagemeter.errors import StagemeterError
+
+if TYPE_CHECKING:
+    from stagemeter.application.sweep import Swept
 
 _EPILOG = """\b
 Examples:
@@ -45,6 +49,9 @@ Values stand between commas; first..last:step is a range with both ends.
 @click.option(
     "--cluster", type=TEXT, help="Address of the cluster. [the engine's own variable, or one of this machine]"
 )
+@click.option("--child-runs", type=TEXT, help="Rows that become runs of their own: all, pareto, or how many. [none]")
+@run_options
+@click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
 @say_options
 def sweep(
     grid_file: Path | None,
@@ -56,6 +63,10 @@ def sweep(
     backend: str | None,
     jobs: int,
     cluster: str | None,
+    child_runs: str | None,
+    experiment: str | None,
+    run_name: str | None,
+    no_track: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,29 +74,36 @@ def sweep(
 
     Each model is counted once in full; the rest is its closed form, equal to an analysis of each row to the integer.
     """
-    from stagemeter.application.sweep import sweep as run
+    from stagemeter.application.sweep import sweep as evaluate
+    from stagemeter.application.sweep import sweep_and_log
     from stagemeter.sweeping.build import SweepSettings, read_settings, with_overrides
 
-    settings = SweepSettings() if grid_file is None else read_settings(grid_file)
+    settings = with_overrides(SweepSettings() if grid_file is None else read_settings(grid_file), options)
     target = output or Path("sweep.parquet")
+    how: dict[str, Any] = {
+        "resume": resume,
+        "estimate": estimate,
+        "verify": verify or 0,
+        "seed": seed,
+        "backend": backend or "loky",
+        "jobs": jobs,
+        "cluster": cluster,
+    }
+    if no_track and child_runs is not None:
+        raise StagemeterError(f"--child-runs {child_runs} and --no-track exclude each other: leave one of them out")
     try:
-        swept = run(
-            with_overrides(settings, options),
-            target,
-            resume=resume,
-            estimate=estimate,
-            verify=verify or 0,
-            seed=seed,
-            backend=backend or "loky",
-            jobs=jobs,
-            cluster=cluster,
-        )
+        if no_track:
+            swept = evaluate(settings, target, **how)
+        else:
+            run = {"child_runs": child_runs, "experiment": experiment, "run_name": run_name}
+            swept = sweep_and_log(settings, target, **run, **how)
     except KeyboardInterrupt:
         click.echo(f"what is done is kept in {target}.parts: the same command with --resume goes on", err=True)
         raise
     if as_json:
         print_json(
             {
+                "run_id": swept.run_id,
                 "output": str(swept.output),
                 "rows": swept.rows,
                 "evaluated": swept.evaluated,
@@ -93,7 +111,13 @@ def sweep(
                 "seconds": swept.seconds,
             }
         )
-        return
+    else:
+        _say(swept)
+    for line in swept.messages:
+        click.echo(line, err=True)
+
+
+def _say(swept: Swept) -> None:
     per_second = swept.evaluated / swept.seconds
     click.echo(f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s", nl=False)
     click.echo(f", {per_second:,.0f} a second")

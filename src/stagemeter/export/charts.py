@@ -1,0 +1,165 @@
+"""Charts drawn twice from the same data: as a picture, and as an interactive page that needs no network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name.
+
+    Attributes
+    ----------
+    name : str
+        In the legend.
+    x, y : sequence
+        Numbers; of bars x are names.
+    labels : sequence of str
+        What each point is; may be empty.
+    joined : bool
+        Of points: whether a line joins them.
+    """
+
+    name: str
+    x: Sequence[Any]
+    y: Sequence[float]
+    labels: Sequence[str] = ()
+    joined: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What both drawings show.
+
+    Attributes
+    ----------
+    title, x_title, y_title : str
+        Words.
+    kind : str
+        ``lines``, ``points``, ``bars`` or ``heat``.
+    series : sequence of Series
+        Of lines, points and bars.
+    heat : sequence of sequence of float
+        Of a heat map a row for each of `y_values`, a column for each of `x_values`.
+    x_values, y_values : sequence
+        Its axes.
+    log : bool
+        Whether both axes of points and lines are logarithmic.
+    """
+
+    title: str
+    x_title: str
+    y_title: str
+    kind: Literal["lines", "points", "bars", "heat"]
+    series: Sequence[Series] = ()
+    heat: Sequence[Sequence[float]] = ()
+    x_values: Sequence[Any] = ()
+    y_values: Sequence[Any] = ()
+    log: bool = False
+
+
+def chart_picture(chart: Chart) -> bytes:
+    """Draw a chart as a PNG picture."""
+    # Without pyplot: no window system is looked for, and no global state is left behind.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if chart.kind == "heat":
+        mesh = axes.pcolormesh(range(len(chart.x_values)), range(len(chart.y_values)), chart.heat, cmap="viridis")
+        figure.colorbar(mesh, format=EngFormatter())
+        for axis, values in ((axes.xaxis, chart.x_values), (axes.yaxis, chart.y_values)):
+            places = sorted({round(part * (len(values) - 1) / 7) for part in range(8)})
+            axis.set_ticks(places, [f"{values[place]:,}" for place in places])
+    else:
+        for number, series in enumerate(chart.series):
+            colour = _COLOURS[number % len(_COLOURS)]
+            if chart.kind == "bars":
+                width = 0.8 / len(chart.series)
+                left = [place + (number + 0.5) * width - 0.4 for place in range(len(series.x))]
+                axes.bar(left, series.y, width, color=colour, label=series.name)
+                axes.set_xticks(range(len(series.x)), list(series.x))
+            elif chart.kind == "lines":
+                axes.plot(series.x, series.y, color=colour, label=series.name, marker="o", markersize=3)
+            elif series.joined:
+                axes.plot(series.x, series.y, color="#555555", label=series.name, linewidth=1, zorder=1)
+            else:
+                axes.scatter(series.x, series.y, color=colour, s=26, label=series.name, zorder=2)
+        axes.legend(frameon=False)
+        axes.grid(True, alpha=0.2)
+        if chart.log:
+            for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+                scale("log")
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(EngFormatter())
+        if chart.kind != "bars":
+            axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlabel(chart.x_title)
+    axes.set_ylabel(chart.y_title)
+    axes.set_title(chart.title, loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+def charts_page(charts: Mapping[str, Chart], title: str) -> str:
+    """Draw charts below one another on one HTML page, plotly's script of five megabytes in it once."""
+    from html import escape
+
+    from plotly.offline import get_plotlyjs
+
+    bodies = "\n".join(
+        f"<h2>{escape(chart.title)}</h2>\n"
+        + str(_interactive(chart).to_html(full_html=False, include_plotlyjs=False, div_id=name))
+        for name, chart in charts.items()
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        "<style>body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }"
+        "</style></head>\n"
+        f"<body><h1>{escape(title)}</h1>\n<script>{get_plotlyjs()}</script>\n{bodies}\n</body></html>\n"
+    )
+
+
+def _interactive(chart: Chart) -> Any:
+    from plotly import graph_objects
+
+    figure = graph_objects.Figure()
+    if chart.kind == "heat":
+        figure.add_heatmap(
+            x=[str(value) for value in chart.x_values],
+            y=[str(value) for value in chart.y_values],
+            z=chart.heat,
+            colorscale="Viridis",
+        )
+    for number, series in enumerate(chart.series):
+        colour = _COLOURS[number % len(_COLOURS)]
+        if chart.kind == "bars":
+            figure.add_bar(x=list(series.x), y=list(series.y), name=series.name, marker={"color": colour})
+        else:
+            figure.add_scatter(
+                x=list(series.x),
+                y=list(series.y),
+                name=series.name,
+                mode="lines" if series.joined else "lines+markers" if chart.kind == "lines" else "markers",
+                marker={"color": "#555555" if series.joined else colour},
+                text=list(series.labels) or None,
+            )
+    scale = {"type": "log"} if chart.log else {}
+    figure.update_layout(
+        template="plotly_white",
+        xaxis={"title": chart.x_title, **scale},
+        yaxis={"title": chart.y_title, "exponentformat": "SI", **scale},
+    )
+    return figure

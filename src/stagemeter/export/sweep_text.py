@@ -1,0 +1,46 @@
+"""A sweep for people, as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.units import with_unit
+
+if TYPE_CHECKING:
+    from stagemeter.sweeping.summary import SweepSummary
+
+#: Rows that a table of pages shows.
+_PAGES = 20
+
+
+def sweep_markdown(summary: SweepSummary) -> str:
+    """Say what a sweep comes to: ranges, the cheapest way to see a page, and what devices can do."""
+    document = new_document()
+    document.new_paragraph(
+        f"**{summary.rows:,} workloads.** Each row of `sweep.parquet` is one; `charts.html` draws them."
+    )
+    ranges = [["", "Least", "Mean", "Most"]]
+    several = summary.ranges["model"].nunique() > 1
+    for row in _rows(summary.ranges):
+        name = f"{row.model} {row.column}" if several else str(row.column)
+        ranges.append([name, *(with_unit(round(value)) for value in (row.min, row.mean, row.max))])
+    add_table(document, unbroken(ranges))
+    front = summary.pages[summary.pages["pareto"]]
+    add_header(document, 2, "The cheapest way to see so much of a page")
+    table = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
+    for row in _rows(front.head(_PAGES)):
+        seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
+        table.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
+    add_table(document, unbroken(table))
+    if summary.devices is not None:
+        add_header(document, 2, "Pages per hour at the roofline, at most")
+        hours = [["Device", "Mode", "Pages per hour"]]
+        for device, mode, pages in summary.devices.itertuples(index=False):
+            hours.append([str(device), str(mode), f"{pages:,.0f}"])
+        add_table(document, unbroken(hours))
+    return document_text(document)
+
+
+def _rows(table: Any) -> Any:
+    return table.itertuples(index=False)

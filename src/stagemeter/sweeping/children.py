@@ -1,0 +1,51 @@
+"""Which rows of a sweep become runs of their own: none, unless it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stagemeter.errors import StagemeterError
+
+if TYPE_CHECKING:
+    import pandas
+
+ALL, PARETO = "all", "pareto"
+
+
+def require_children(chosen: str | None) -> None:
+    """Refuse a choice that is none.
+
+    Raises
+    ------
+    StagemeterError
+        If it is neither ``all``, ``pareto`` nor a number above zero.
+    """
+    if chosen is not None and chosen not in (ALL, PARETO) and not (chosen.isdecimal() and int(chosen)):
+        raise StagemeterError(f"--child-runs {chosen}: give all, pareto, or how many rows")
+
+
+def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
+    """Choose rows of a sweep's table.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    chosen : str
+        ``all``; ``pareto``, those that no other row sees more pixels than for fewer FLOPs per page; or a number: so
+        many rows, evenly spread.
+    """
+    import pandas
+
+    table = pandas.read_parquet(path)
+    if chosen == ALL:
+        return table
+    if chosen == PARETO:
+        seen = table["global_views"] * table["base_size"] ** 2 + table["local_views"] * table["image_size"] ** 2
+        cost = table["flops/total"] / table["batch_size"]
+        ordered = pandas.DataFrame({"seen": seen, "cost": cost}).sort_values(["seen", "cost"], ascending=[False, True])
+        cheapest = ordered["cost"].cummin()
+        return table.loc[ordered.index[cheapest != cheapest.shift()]].sort_index()
+    count = min(int(chosen), len(table))
+    return table.iloc[[number * len(table) // count for number in range(count)]]

@@ -1,0 +1,155 @@
+"""What a sweep comes to: a table of any length, read batch by batch, as a few small ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Numbers whose range over a sweep is worth knowing.
+_RANGED = ("flops/total", "flops/forward", "bytes/total", "memory/kv_cache", "prompt_tokens", "image_tokens")
+#: Axes of a heat map, those that people vary most first.
+_HEAT_AXES = ("new_tokens", "batch_size", "text_tokens", "image_tokens")
+#: What a page is, and what a mode makes of it.
+_OF_PAGES = ("image_width", "image_height", "base_size", "image_size", "global_views", "local_views")
+_TOTAL = "flops/total"
+_PAGES_PER_HOUR = "at_roofline/pages_per_hour"
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """Small tables of a sweep; each None where the sweep does not vary what it is over.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of the sweep.
+    ranges : DataFrame
+        Least, mean and largest value of some columns.
+    by_new_tokens, by_batch : DataFrame or None
+        Mean FLOPs per page, by mode and that axis; by batch also bytes per page.
+    heat : DataFrame or None
+        Mean FLOPs per request, by the two axes that have the most values.
+    pages : DataFrame
+        Of each page and mode the pixels that the model sees, and mean FLOPs per page; ``pareto`` where none that sees
+        as many costs less.
+    devices : DataFrame or None
+        Most pages per hour at the roofline, by device and mode.
+    """
+
+    rows: int
+    ranges: pandas.DataFrame
+    by_new_tokens: pandas.DataFrame | None
+    by_batch: pandas.DataFrame | None
+    heat: pandas.DataFrame | None
+    pages: pandas.DataFrame
+    devices: pandas.DataFrame | None
+
+
+class _Groups:
+    """Sums, counts and extremes by group, added up over batches."""
+
+    def __init__(self, keys: Sequence[str], values: Sequence[str]) -> None:
+        self._keys, self._values = list(keys), list(values)
+        self._found: pandas.DataFrame | None = None
+
+    def add(self, batch: pandas.DataFrame) -> None:
+        import pandas
+
+        # A sum of so many whole numbers does not fit into 64 bits; a mean needs no more digits than a float has.
+        keys, values = batch[self._keys], batch[self._values].astype("float64")
+        sums = keys.join(values).groupby(self._keys, observed=True, sort=False).agg(["sum", "count"])
+        extremes = batch.groupby(self._keys, observed=True, sort=False)[self._values].agg(["min", "max"])
+        grouped = sums.join(extremes)
+        both = grouped if self._found is None else pandas.concat([self._found, grouped])
+        how = {column: column[1] if column[1] in ("min", "max") else "sum" for column in both.columns}
+        self._found = both.groupby(level=self._keys, observed=True, sort=False).agg(how)
+
+    def table(self, what: str) -> pandas.DataFrame:
+        """``mean``, ``min`` or ``max`` of the values by group."""
+        import pandas
+
+        found: Any = self._found
+        columns = {
+            value: found[value, "sum"] / found[value, "count"] if what == "mean" else found[value, what]
+            for value in self._values
+        }
+        return pandas.DataFrame(columns).reset_index()
+
+
+def summarize(path: Path) -> SweepSummary:
+    """Read a sweep's table batch by batch, and sum it up."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    names = set(file.schema_arrow.names)
+    varied = _varied(file)
+    groups = {
+        "by_new_tokens": _Groups(["mode", "new_tokens"], ["flops_per_page"]),
+        "by_batch": _Groups(["mode", "batch_size"], ["flops_per_page", "bytes_per_page"]),
+        "pages": _Groups(["mode", "image_width", "image_height"], ["pixels_seen", "flops_per_page"]),
+        "ranges": _Groups(["model"], [name for name in _RANGED if name in names]),
+    }
+    axes = [name for name in _HEAT_AXES if name in varied][:2]
+    if len(axes) == 2:
+        groups["heat"] = _Groups(axes, [_TOTAL])
+    if "device" in names:
+        groups["devices"] = _Groups(["device", "mode"], [_PAGES_PER_HOUR])
+    for batch in _batches(file, names):
+        for group in groups.values():
+            group.add(batch)
+    return SweepSummary(
+        rows=file.metadata.num_rows,
+        ranges=_ranges(groups["ranges"]),
+        by_new_tokens=groups["by_new_tokens"].table("mean") if "new_tokens" in varied else None,
+        by_batch=groups["by_batch"].table("mean") if "batch_size" in varied else None,
+        heat=groups["heat"].table("mean") if "heat" in groups else None,
+        pages=_with_pareto(groups["pages"].table("mean")),
+        devices=groups["devices"].table("max") if "devices" in groups else None,
+    )
+
+
+def _batches(file: Any, names: set[str]) -> Iterator[pandas.DataFrame]:
+    """Batches of the columns that are summed up, and what follows from them."""
+    wanted = {*_RANGED, *_HEAT_AXES, *_OF_PAGES, "model", "mode", "device", _PAGES_PER_HOUR}
+    for batch in file.iter_batches(batch_size=100_000, columns=sorted(wanted & names)):
+        frame: pandas.DataFrame = batch.to_pandas()
+        frame["flops_per_page"] = frame[_TOTAL] / frame["batch_size"]
+        frame["bytes_per_page"] = frame["bytes/total"] / frame["batch_size"]
+        frame["pixels_seen"] = (
+            frame["global_views"] * frame["base_size"] ** 2 + frame["local_views"] * frame["image_size"] ** 2
+        )
+        yield frame
+
+
+def _varied(file: Any) -> list[str]:
+    """Axes of which a table has more than one value, by its statistics."""
+    metadata = file.metadata
+    varied = []
+    for name in _HEAT_AXES:
+        index = file.schema_arrow.get_field_index(name)
+        found = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
+        if min(part.min for part in found) != max(part.max for part in found):
+            varied.append(name)
+    return varied
+
+
+def _ranges(groups: _Groups) -> pandas.DataFrame:
+    import pandas
+
+    tables = {what: groups.table(what).set_index("model") for what in ("min", "mean", "max")}
+    return pandas.concat(tables, axis=1).stack(level=1, future_stack=True).reset_index(names=["model", "column"])
+
+
+def _with_pareto(pages: pandas.DataFrame) -> pandas.DataFrame:
+    """Mark the pages that no other sees as much of, or more, for less."""
+    ordered = pages.sort_values(["pixels_seen", "flops_per_page"], ascending=[False, True])
+    cheapest = ordered["flops_per_page"].cummin()
+    best = (ordered["flops_per_page"] == cheapest) & ~ordered.duplicated(["flops_per_page", "pixels_seen"])
+    # Of those that cost the same, only the one that sees the most.
+    front = best & (cheapest != cheapest.shift())
+    return ordered.assign(pareto=front).sort_values(["pixels_seen", "flops_per_page"]).reset_index(drop=True)

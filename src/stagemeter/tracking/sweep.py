@@ -1,0 +1,105 @@
+"""A sweep becomes one MLflow run: its grid, what it comes to, its table and charts; and children where asked for."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.entities import Metric, Param, RunInfo, RunStatus, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from stagemeter.export.charts import chart_picture, charts_page
+from stagemeter.export.sweep_charts import sweep_charts
+from stagemeter.export.sweep_text import sweep_markdown
+from stagemeter.sweeping.build import SweepSettings
+from stagemeter.sweeping.children import child_rows
+from stagemeter.sweeping.summary import SweepSummary, summarize
+from stagemeter.tracking.labels import KIND, MODEL
+from stagemeter.tracking.store import missing_params, store_errors
+
+if TYPE_CHECKING:
+    import pandas
+
+SWEEP, POINT = "sweep", "sweep_point"
+PAGE_FILE = "charts.html"
+#: MLflow's limit on the length of a param.
+_LONGEST = 6000
+
+
+def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: str | None = None) -> None:
+    """Log a sweep to a run.
+
+    Parameters
+    ----------
+    run : RunInfo
+        The run.
+    settings : SweepSettings
+        What was swept; its params.
+    table : Path
+        The table, an artifact.
+    child_runs : str or None
+        See `stagemeter.sweeping.children.child_rows`.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    summary = summarize(table)
+    charts = sweep_charts(summary)
+    client = mlflow.MlflowClient()
+    with store_errors():
+        given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
+        tags = {KIND: SWEEP, MODEL: settings.model or "deepseek-ocr", MLFLOW_RUN_NOTE: sweep_markdown(summary)}
+        client.log_batch(
+            run.run_id,
+            metrics=_metrics(summary),
+            params=missing_params(client, run.run_id, given),
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            for name, chart in charts.items():
+                (folder / f"{name}.png").write_bytes(chart_picture(chart))
+            (folder / PAGE_FILE).write_text(charts_page(charts, run.run_name or "Sweep"), encoding="utf-8")
+            client.log_artifacts(run.run_id, str(folder))
+        client.log_artifact(run.run_id, str(table))
+        if child_runs is not None:
+            _log_children(client, run, child_rows(table, child_runs))
+
+
+def _metrics(summary: SweepSummary) -> list[Metric]:
+    """Least, mean and largest value of some columns, of all models together."""
+    now = int(time.time() * 1000)
+    metrics = [Metric("sweep/workloads", summary.rows, now, 0)]
+    for column, part in summary.ranges.groupby("column", observed=True, sort=False):
+        for what, value in (("min", part["min"].min()), ("mean", part["mean"].mean()), ("max", part["max"].max())):
+            metrics.append(Metric(f"{column}/{what}", float(value), now, 0))
+    return metrics
+
+
+def _log_children(client: mlflow.MlflowClient, parent: RunInfo, rows: pandas.DataFrame) -> None:
+    """Make a run of each row, in two calls: one that makes it, one that holds all of it."""
+    for row in _records(rows):
+        metrics = {name: value for name, value in row.items() if "/" in name and value == value}
+        params = {name: str(value) for name, value in row.items() if "/" not in name}
+        name = f"{row['mode']} {row['prompt_tokens']} + {row['new_tokens']} tokens, batch {row['batch_size']}"
+        tags = {MLFLOW_PARENT_RUN_ID: parent.run_id, MLFLOW_RUN_NAME: name, KIND: POINT, MODEL: str(row["model"])}
+        child = client.create_run(parent.experiment_id, tags=tags, run_name=name)
+        now = int(time.time() * 1000)
+        client.log_batch(
+            child.info.run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, value) for key, value in params.items()],
+        )
+        client.set_terminated(child.info.run_id, RunStatus.to_string(RunStatus.FINISHED))
+
+
+def _records(rows: pandas.DataFrame) -> Iterator[Mapping[str, Any]]:
+    for _, row in rows.iterrows():
+        yield row.to_dict()
