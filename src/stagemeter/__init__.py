@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stagemeter.analyzer import StageAnalysisResult as StageAnalysisResult
     from stagemeter.analyzer import estimate_report as estimate_report
     from stagemeter.application.compare import compare_runs as compare_runs
+    from stagemeter.application.sweep import sweep as sweep
     from stagemeter.counting.counter import CostCounter as CostCounter
     from stagemeter.counting.formulas import register_formula as register_formula
     from stagemeter.counting.formulas import unregister_formula as unregister_formula
@@ -43,6 +44,7 @@ _HOMES = {
     "pair_runs": "stagemeter.tracking.pair",
     "register_formula": "stagemeter.counting.formulas",
     "report_schema": "stagemeter.report",
+    "sweep": "stagemeter.application.sweep",
     "unregister_formula": "stagemeter.counting.formulas",
     "write_static_compute_fvcore_table": "stagemeter.export",
     "write_static_compute_json": "stagemeter.export",

@@ -57,7 +57,7 @@ class Swept:
 
 
 def sweep(
-    settings: SweepSettings,
+    settings: SweepSettings | Mapping[str, Any],
     output: Path | str,
     *,
     resume: bool = False,
@@ -72,8 +72,9 @@ def sweep(
 
     Parameters
     ----------
-    settings : SweepSettings
-        What is swept.
+    settings : SweepSettings or mapping
+        What is swept; of a mapping each value is a text as on the command line, a single value or a list, such as
+        ``{"mode": ["tiny", "base"], "batch_size": range(1, 9), "page_size": [(1240, 1754)]}``.
     output : Path or str
         The table, which is written as a whole once all of it is there.
     resume : bool
@@ -96,7 +97,8 @@ def sweep(
     StagemeterError
         If something given cannot be used, a count disagrees with the closed forms, or a verified row with the table.
     """
-    return _run(_plan(settings, Path(output), backend), resume, estimate, verify, seed, backend, jobs, cluster)
+    wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
+    return _run(_plan(wanted, Path(output), backend), resume, estimate, verify, seed, backend, jobs, cluster)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,63 @@
+"""``stagemeter plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.workload import workload_options, workload_settings
+from stagemeter.errors import StagemeterError
+
+_EPILOG = """\b
+Examples:
+  stagemeter plan --pages-per-day 200000 --device A100-SXM-40GB --mode base --batch-size 16 --mfu 0.05
+  stagemeter plan --pages-per-day 1e6 --device H100-SXM --from-run RUN       a run that was paired
+  stagemeter plan --pages-per-day 50000 --device L40S --images scans/        the mean of a corpus
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.option("--pages-per-day", type=FRACTION, help="Pages a day.")
+@click.option("--device", type=TEXT, help="Device, see `stagemeter devices`.")
+@click.option("--mfu", type=FRACTION, help="Utilization of whole requests, such as 0.05. [that of the roofline]")
+@click.option("--from-run", type=TEXT, help="Profiling run that was paired, whose utilization is taken.")
+@click.option("--images", type=PATH, help="Folder of pictures, whose mean is taken.")
+@click.option("--pages", type=PATH, help="CSV of page sizes with the columns width and height, whose mean is taken.")
+@workload_options
+@say_options
+def plan(
+    pages_per_day: float | None,
+    device: str | None,
+    mfu: float | None,
+    from_run: str | None,
+    images: Path | None,
+    pages: Path | None,
+    config_file: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Work out how many devices a number of pages a day needs, and what the answer rests on."""
+    if pages_per_day is None or device is None:
+        raise StagemeterError(
+            "give --pages-per-day N and --device NAME; `stagemeter devices` lists those that are known"
+        )
+    from stagemeter.application.plan import plan_devices
+    from stagemeter.config import AnalysisConfig, load_config
+
+    config = load_config(config_file, workload_settings(**options), AnalysisConfig)
+    sizing = plan_devices(config, pages_per_day, device, mfu=mfu, from_run=from_run, images=images, pages=pages)
+    if as_json:
+        print_json(sizing.to_dict())
+        return
+    least = "at least " if sizing.basis == "roofline" else ""
+    click.echo(
+        f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} pages a day: "
+        f"{sizing.pages_per_day_and_device:,.0f} pages a day each, {sizing.seconds_per_page:.4g} s a page, "
+        f"MFU {100 * sizing.mfu:.3g} %"
+    )
+    for line in sizing.assumptions:
+        click.echo(f"assumed: {line}")

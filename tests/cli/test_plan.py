@@ -1,0 +1,92 @@
+"""`stagemeter plan`: how many devices, by hand and with what it rests on."""
+
+import json
+import math
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def plan(stagemeter):
+    def run(*arguments: object) -> dict:
+        ended = stagemeter("plan", "--device", "A100-SXM-40GB", *arguments, "--json")
+        assert ended.code == 0, ended.err
+        return json.loads(ended.out)
+
+    return run
+
+
+def test_devices_by_hand(plan, estimate):
+    flops = estimate("--mode", "base", "--new-tokens", 1080, "--batch-size", 4)["total"]["flops"] / 4
+    found = plan("--pages-per-day", 1_000_000, "--mode", "base", "--new-tokens", 1080, "--batch-size", 4, "--mfu", 0.02)
+    seconds = flops / (0.02 * 312e12)
+    assert found["seconds_per_page"] == pytest.approx(seconds, rel=1e-12)
+    assert found["pages_per_day_and_device"] == pytest.approx(86_400 / seconds, rel=1e-12)
+    assert found["devices"] == math.ceil(1_000_000 * seconds / 86_400)
+    assert (found["basis"], found["mfu"]) == ("mfu", pytest.approx(0.02))
+
+
+def test_without_a_utilization_it_is_the_roofline_and_at_least(plan, estimate, stagemeter):
+    report = estimate("--mode", "base", "--device", "A100-SXM-40GB", "--batch-size", 8)
+    bound = report["roofline"]["bounds"]["total"]["roofline_ms"] / 1e3 / 8
+    found = plan("--pages-per-day", 2e6, "--mode", "base", "--batch-size", 8)
+    assert found["basis"] == "roofline"
+    assert found["seconds_per_page"] == pytest.approx(bound, rel=1e-12)
+    said = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 2e6, "--mode", "base", "--batch-size", 8)
+    assert said.out.startswith(f"at least {found['devices']} x A100-SXM-40GB for 2,000,000 pages a day")
+
+
+def test_corpus_counts_by_its_mean(plan, estimate, folder):
+    sizes = [(600, 600), (1240, 1754), (1240, 1754), (3000, 1000)]
+    (folder / "sizes.csv").write_text("width,height\n" + "".join(f"{w},{h}\n" for w, h in sizes))
+    flops = [estimate("--page-size", f"{w}x{h}", "--batch-size", 2)["total"]["flops"] / 2 for w, h in sizes]
+    found = plan("--pages-per-day", 1000, "--pages", "sizes.csv", "--mfu", 0.1, "--batch-size", 2)
+    assert found["seconds_per_page"] == pytest.approx(sum(flops) / 4 / (0.1 * 312e12), rel=1e-12)
+    assert "the mean of 4 pages" in found["assumptions"][0]
+    (folder / "scans").mkdir()
+    for number, size in enumerate(sizes):
+        Image.new("L", size).save(folder / "scans" / f"{number}.png")
+    assert plan("--pages-per-day", 1000, "--images", "scans", "--mfu", 0.1, "--batch-size", 2) == found
+
+
+def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
+    assert stagemeter("analyze", "--estimate", "--mode", "base").code == 0
+    (folder / "times.json").write_text('{"sam": 31.7, "clip": 9.1, "projector": 0.2, "prefill": 27.9, "decode": 7.8}')
+    run = json.loads(stagemeter("import-profile", "times.json", "--mode", "base", "--json").out)["run_id"]
+    refused = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", run)
+    assert refused.code == 2
+    assert f"stagemeter mfu --profile-run {run}" in refused.err
+    paired = json.loads(stagemeter("mfu", "--profile-run", run, "--device", "A100-SXM-40GB", "--json").out)
+    found = plan("--pages-per-day", 10, "--from-run", run[:12], "--mode", "base")
+    assert found["basis"] == "measured"
+    assert found["mfu"] == pytest.approx(paired["stages"]["total"]["mfu"], rel=1e-12)
+    # The same device and request: a page takes what it took.
+    assert found["seconds_per_page"] == pytest.approx(paired["stages"]["total"]["time_ms"] / 1e3, rel=1e-12)
+    assert any(run in line and "A100-SXM-40GB" in line for line in found["assumptions"])
+
+
+def test_more_than_the_roofline_is_said(plan):
+    found = plan("--pages-per-day", 10, "--mfu", 0.9)
+    assert any("this is more, and only fused kernels" in line for line in found["assumptions"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "give --pages-per-day N and --device NAME"),
+        (["--pages-per-day", 10], "give --pages-per-day N and --device NAME"),
+        (["--pages-per-day", 0, "--device", "H100-SXM"], "0"),
+        (["--pages-per-day", 10, "--device", "B9000"], "unknown device"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 2], "--mfu 2"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 0.1, "--from-run", "x"], "exclude each other"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--from-run", "x"], "no run 'x'"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--images", "a", "--pages", "b"], "exclude each other"),
+        (["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--batch-size", 5000], "does not fit into T4"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_what_is_refused(stagemeter, arguments, part):
+    ended = stagemeter("plan", *arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert part in ended.err.splitlines()[-1]
