@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ _MODULES = {"dask": ("distributed",), "ray": ("ray",), "spark": ("joblibspark", 
 BACKENDS = (LOCAL, *_MODULES)
 #: Parts that are under way at a time, for each core.
 _AHEAD = 4
+#: Seconds in which a scheduler has to answer.
+_PATIENCE = 20
 
 
 def map_parts(
@@ -44,20 +46,17 @@ def map_parts(
     StagemeterError
         If the backend is not installed, or its cluster is gone.
     """
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import Parallel, cpu_count, delayed, parallel_config
 
     workers = cpu_count() if jobs < 1 else jobs
-    with _opened(backend, workers, cluster) as options:
-        parallel = Parallel(n_jobs=workers, **options)
+    with _opened(backend, workers, cluster) as failures, parallel_config(backend=backend, n_jobs=workers):
         # In waves, so that what is done and not yet written does not grow with the number of parts.
         wave = workers * _AHEAD
         for start in range(0, len(items), wave):
             batch = items[start : start + wave]
             try:
-                results = parallel(delayed(work)(item) for item in batch)
-            except (OSError, TimeoutError, RuntimeError) as error:
-                if backend == LOCAL:
-                    raise
+                results = Parallel()(delayed(work)(item) for item in batch)
+            except failures as error:
                 raise StagemeterError(
                     f"the {backend} cluster failed ({type(error).__name__}: {error}): what is done is kept, and "
                     "--resume goes on"
@@ -81,45 +80,45 @@ def require_backend(backend: str) -> None:
 
 
 @contextmanager
-def _opened(backend: str, workers: int, cluster: str | None) -> Iterator[dict[str, Any]]:
-    """Open what a backend needs; the block gets options for joblib."""
+def _opened(backend: str, workers: int, cluster: str | None) -> Iterator[tuple[type[BaseException], ...]]:
+    """Open what a backend needs; the block gets the errors by which it tells that it failed."""
     if backend == LOCAL:
-        yield {"backend": LOCAL}
+        yield ()
     elif backend == "dask":
-        with _dask(workers, cluster):
-            yield {"backend": "dask"}
+        with _dask(workers, cluster) as failures:
+            yield failures
     elif backend == "ray":
         import ray
         from ray.util.joblib import register_ray
 
-        ray.init(address=cluster or os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True, num_cpus=None)
-        register_ray()
-        yield {"backend": "ray"}
+        ray.init(address=cluster or os.environ.get("RAY_ADDRESS"), ignore_reinit_error=True)
+        register: Any = register_ray
+        register()
+        yield (OSError, ray.exceptions.RayError)
     else:
         from joblibspark import register_spark
 
         if cluster is not None:
             os.environ["SPARK_REMOTE"] = cluster
         register_spark()
-        yield {"backend": "spark"}
+        yield (OSError,)
 
 
 @contextmanager
-def _dask(workers: int, cluster: str | None) -> Iterator[None]:
-    from distributed import Client, LocalCluster
+def _dask(workers: int, cluster: str | None) -> Iterator[tuple[type[BaseException], ...]]:
+    import distributed
+
+    # Not annotated.
+    client: Any = distributed.Client
+    local: Any = distributed.LocalCluster
 
     address = cluster or os.environ.get("DASK_SCHEDULER_ADDRESS")
-    try:
-        if address is not None:
-            client = Client(address, timeout=20)
-        else:
-            local = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-            client = Client(local)
-    except (OSError, TimeoutError) as error:
-        raise StagemeterError(f"no dask scheduler answers at {address}: {error}") from None
-    try:
-        yield
-    finally:
-        client.close()
-        if address is None:
-            local.close()
+    with ExitStack() as stack:
+        try:
+            place = address or stack.enter_context(
+                local(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            )
+            stack.enter_context(client(place, timeout=_PATIENCE))
+        except OSError as error:
+            raise StagemeterError(f"no dask scheduler answers at {address}: {error}") from None
+        yield (OSError, distributed.KilledWorker)

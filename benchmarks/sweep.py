@@ -1,0 +1,56 @@
+"""Sweeps of growing size: seconds from process start to the table, workloads a minute, and memory.
+
+python benchmarks/sweep.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+
+import click
+from speed import command, peak_memory
+
+#: Largest batch and most new tokens, and what they come to over two modes.
+GRIDS = {10_000: (50, 100), 100_000: (100, 500), 1_000_000: (500, 1000), 4_000_000: (1000, 2000)}
+MODES = "tiny,gundam"
+
+
+def sweep(batches: int, tokens: int) -> list[str]:
+    """The command of one sweep."""
+    grid = ["--mode", MODES, "--batch-size", f"1..{batches}", "--new-tokens", f"1..{tokens}", "--device", "A100-80GB"]
+    return [sys.executable, "-m", "stagemeter", "sweep", "--no-track", "--estimate", *grid]
+
+
+def one_by_one(seconds: float) -> float:
+    """Seconds that a workload takes that is analyzed on its own, by closed forms too."""
+    from stagemeter import AnalysisConfig, estimate_report
+    from stagemeter.models.deepseek_ocr_config import load_architecture
+
+    architecture = load_architecture("deepseek-ocr")
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        done += 1
+        estimate_report(architecture, "deepseek-ocr", AnalysisConfig(batch_size=1 + done % 500, new_tokens=1 + done))
+    return (time.perf_counter() - start) / done
+
+
+@click.command()
+def main() -> None:
+    """Print how time and memory of a sweep grow with its grid."""
+    click.echo("| workloads | from process start | a minute | peak memory, all processes |")
+    click.echo("| ---: | ---: | ---: | ---: |")
+    for rows, (batches, tokens) in GRIDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = command(sweep(batches, tokens), folder)
+        with tempfile.TemporaryDirectory() as folder:
+            memory = peak_memory(sweep(batches, tokens), folder)
+        click.echo(f"| {rows:,} | {seconds:.1f} s | {60 * rows / seconds:,.0f} | {memory / 2**20:,.0f} MiB |")
+        last = seconds / rows
+    alone = one_by_one(5)
+    click.echo(f"\nA workload on its own by closed forms takes {1e3 * alone:.1f} ms: {alone / last:,.0f} x as long.")
+
+
+if __name__ == "__main__":
+    main()
