@@ -18,6 +18,7 @@ from stagemeter.cli.mfu import mfu
 from stagemeter.cli.plan import plan
 from stagemeter.cli.profile import profile
 from stagemeter.cli.sweep import sweep
+from stagemeter.cli.upload import upload
 from stagemeter.errors import StagemeterError, TrackingError
 
 #: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
@@ -38,7 +39,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile, import_profile, mfu, compare, sweep, plan, devices):
+for command in (analyze, profile, import_profile, mfu, compare, sweep, plan, upload, devices):
     cli.add_command(command)
 
 

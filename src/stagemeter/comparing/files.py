@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
-from stagemeter.report import SCHEMA_VERSION, report_fault
+from stagemeter.report import SCHEMA_VERSION, Report, report_fault
 
 _WAY_OUT = "give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
 
@@ -36,13 +36,28 @@ def read_subject(path: Path) -> Subject:
             return subject_of_profile(document, name, str(path))
         except (LookupError, TypeError, AttributeError) as error:
             raise StagemeterError(f"{path}: is a damaged profile ({error!r}); {_WAY_OUT}") from None
+    return subject_of_report(_require_report(path, document), name, str(path))
+
+
+def read_report(path: Path) -> Report:
+    """Read a report from a file.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read, is none, or has a schema that this version does not know.
+    """
+    return _require_report(path, _read(path))
+
+
+def _require_report(path: Path, document: dict[str, Any]) -> Report:
     if "closed_form" not in document or "stages" not in document:
         raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
     _require_schema(path, document, SCHEMA_VERSION)
     fault = report_fault(document)
     if fault is not None:
         raise StagemeterError(f"{path}: is a damaged report ({fault}); analyze again")
-    return subject_of_report(document, name, str(path))
+    return document
 
 
 def _read(path: Path) -> dict[str, Any]:

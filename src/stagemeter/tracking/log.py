@@ -17,9 +17,10 @@ from stagemeter.export.figures import flops_chart
 from stagemeter.export.folder import write_report_files
 from stagemeter.export.markdown import stage_agreement, summary_markdown
 from stagemeter.report import request_total
-from stagemeter.tracking.labels import SCHEMA, STATIC, workload_name, workload_tags
+from stagemeter.tracking.labels import REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
 from stagemeter.tracking.store import missing_params, require_reachable, store_errors
 from stagemeter.values import report_values, workload_params
+from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,6 +96,7 @@ def _tags(report: Mapping[str, Any]) -> list[RunTag]:
     tags = workload_tags(STATIC, report["metadata"]) | {
         "stagemeter.config_hash": report["metadata"]["config_hash"],
         SCHEMA: report["schema_version"],
+        REPORT_HASH: stable_hash(report),
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }

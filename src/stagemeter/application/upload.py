@@ -1,0 +1,74 @@
+"""What the ``upload`` command does from start to end: read every report, then log those that are not there yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+from stagemeter.comparing.files import read_report
+from stagemeter.errors import StagemeterError
+from stagemeter.export.folder import JSON_FILE
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What became of a report.
+
+    Attributes
+    ----------
+    path : Path
+        Its file.
+    run_id : str
+        The run that holds it.
+    new : bool
+        Whether it was logged now.
+    """
+
+    path: Path
+    run_id: str
+    new: bool
+
+
+def upload(paths: Sequence[Path], experiment: str | None = None) -> list[Uploaded]:
+    """Log reports that `stagemeter analyze` wrote, each once.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Reports, and folders in which and below which they lie.
+    experiment : str or None
+        MLflow experiment; None for MLflow's own choice.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no report, or one cannot be used. It is found out before anything is logged.
+    TrackingError
+        If the store cannot be reached or refuses. What was logged until then is found the next time.
+    """
+    files = _files(paths)
+    reports = {path: read_report(path) for path in files}
+    from stagemeter.tracking.upload import upload_report
+
+    uploaded = []
+    # MLflow prints a link to each run on stdout, which belongs to the result.
+    with redirect_stdout(sys.stderr):
+        for path, report in reports.items():
+            run_id, new = upload_report(report, experiment)
+            uploaded.append(Uploaded(path, run_id, new))
+    return uploaded
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = sorted(path.rglob(JSON_FILE)) if path.is_dir() else [path]
+        if not inside:
+            raise StagemeterError(f"{path}: holds no {JSON_FILE}; give the --output-dir of `stagemeter analyze`")
+        found |= dict.fromkeys(inside)
+    if not found:
+        raise StagemeterError("give folders with reports, or reports")
+    return list(found)

@@ -1,0 +1,33 @@
+"""``stagemeter upload``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.types import TEXT
+
+_EPILOG = """\b
+Examples:
+  stagemeter upload stagemeter-report                  what `analyze --no-track` wrote
+  stagemeter upload reports/ --experiment offline      all reports in a folder and below it
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's own choice]")
+@say_options
+def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:
+    """Bring reports that were made without a store into MLflow, each once, however often it is tried."""
+    from stagemeter.application.upload import upload as run
+
+    uploaded = run(paths, experiment)
+    if as_json:
+        reports = [{"path": str(one.path), "run_id": one.run_id, "new": one.new} for one in uploaded]
+        print_json({"reports": reports})
+        return
+    for one in uploaded:
+        click.echo(f"{one.path}: {'logged as' if one.new else 'is there already,'} run {one.run_id}")

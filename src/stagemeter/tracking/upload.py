@@ -1,0 +1,59 @@
+"""Reports that were made without a store, brought into one later: each once, however often it is tried."""
+
+from __future__ import annotations
+
+import mlflow
+
+from stagemeter.report import Report
+from stagemeter.tracking.labels import KIND, REPORT_HASH, STATIC, WORKLOAD_HASH, workload_name
+from stagemeter.tracking.log import log_static_report
+from stagemeter.tracking.run import tracked_run
+from stagemeter.tracking.runs import all_experiments, search_runs
+from stagemeter.tracking.store import require_reachable, store_errors
+from stagemeter.workload import stable_hash
+
+
+def upload_report(report: Report, experiment: str | None = None) -> tuple[str, bool]:
+    """Log a report, unless a run holds it already.
+
+    Parameters
+    ----------
+    report : dict
+        The report.
+    experiment : str or None
+        MLflow experiment to log to, and to look in; None for MLflow's own choice, and for all of them.
+
+    Returns
+    -------
+    run_id : str
+        The run that holds it.
+    new : bool
+        Whether it was logged now.
+
+    Raises
+    ------
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    require_reachable()
+    metadata = report["metadata"]
+    # Only runs that ended well: one that was cut short does not hold all of it.
+    condition = (
+        f"tags.`{WORKLOAD_HASH}` = '{metadata['workload_hash']}' and tags.`{REPORT_HASH}` = '{stable_hash(report)}' "
+        f"and tags.`{KIND}` = '{STATIC}' and attributes.status = 'FINISHED'"
+    )
+    with store_errors():
+        found = next(search_runs(_places(experiment), condition), None)
+    if found is not None:
+        return str(found.info.run_id), False
+    with tracked_run(None, workload_name(metadata["model"], metadata["workload"]), experiment) as run:
+        log_static_report(report)
+    return str(run.run_id), True
+
+
+def _places(experiment: str | None) -> list[str]:
+    """Experiments to look in."""
+    if experiment is None:
+        return all_experiments()
+    found = mlflow.MlflowClient().get_experiment_by_name(experiment)
+    return [] if found is None else [str(found.experiment_id)]
