@@ -18,7 +18,7 @@ from typing import Any
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.closed_form import evaluate_workload
+from stagemeter.models.closed_form import evaluate_workload, weights_of_an_expert
 from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
@@ -127,8 +127,7 @@ def _spared_bytes(
                 f"experts_read/{stage.name} is {ran:g}, and a pass over so many tokens reads {possible.fewest} to "
                 f"{possible.most} experts of a layer"
             )
-        terms = closed_form["stages"][stage.name]["quantities"]["weight_reads"]
-        of_one = sum(term["coefficient"] for term in terms if EXPERTS_READ in term["powers"])
+        of_one = weights_of_an_expert(closed_form, stage.name)
         passes = workload.decode_steps if stage.name == DECODE else 1
         # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
         spared[stage.name] = round(of_one * passes * (possible.most - ran)) * ITEM_SIZES[workload.dtype]

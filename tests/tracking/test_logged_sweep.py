@@ -83,9 +83,17 @@ def test_bad_input_opens_no_run_and_a_failure_marks_it(swept, runs, tmp_path, mo
         swept(SweepSettings(mode="huge"))
     with pytest.raises(StagemeterError, match="--child-runs some"):
         swept(child_runs="some")
-    assert runs() == []
     (tmp_path / "sweep.parquet.parts").mkdir()
     with pytest.raises(StagemeterError, match="--resume"):
+        swept()
+    assert runs() == []
+    (tmp_path / "sweep.parquet.parts").rmdir()
+
+    def broken(*args):
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr("stagemeter.application.sweep.rows_parquet", broken)
+    with pytest.raises(RuntimeError, match="on purpose"):
         swept()
     assert [run.info.status for run in runs()] == ["FAILED"]
 

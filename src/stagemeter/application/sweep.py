@@ -98,16 +98,17 @@ def sweep(
         If something given cannot be used, a count disagrees with the closed forms, or a verified row with the table.
     """
     wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
-    return _run(_plan(wanted, Path(output), backend), resume, estimate, verify, seed, backend, jobs, cluster)
+    return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, verify, seed, backend, jobs, cluster)
 
 
 @dataclass(frozen=True)
 class _Plan:
     target: Path
     grids: list[Grid]
+    parts: PartsFolder
 
 
-def _plan(settings: SweepSettings, output: Path, backend: str) -> _Plan:
+def _plan(settings: SweepSettings, output: Path, resume: bool, backend: str) -> _Plan:
     """Find out whether everything given can be used, before anything is written or logged."""
     target = output.expanduser()
     require_backend(backend)
@@ -116,7 +117,9 @@ def _plan(settings: SweepSettings, output: Path, backend: str) -> _Plan:
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
-    return _Plan(target, grids)
+    parts = PartsFolder(target, grids)
+    parts.require_usable(resume)
+    return _Plan(target, grids, parts)
 
 
 def _run(
@@ -129,13 +132,12 @@ def _run(
     jobs: int = -1,
     cluster: str | None = None,
 ) -> Swept:
-    grids = plan.grids
+    grids, parts = plan.grids, plan.parts
     if not estimate:
         for grid in grids:
             _require_agreement(grid)
     # Before anything is written: a table that is wrong is not to be there at all.
     verified = _verify(grids, verify, seed) if verify else 0
-    parts = PartsFolder(plan.target, grids)
     pending = parts.open(resume)
     start = time.perf_counter()
     _evaluate(grids, parts, pending, backend, jobs, cluster)
@@ -176,7 +178,7 @@ def sweep_and_log(
     from stagemeter.sweeping.children import require_children
 
     require_children(child_runs)
-    plan = _plan(settings, Path(output), options.get("backend", LOCAL))
+    plan = _plan(settings, Path(output), options.get("resume", False), options.get("backend", LOCAL))
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
     from stagemeter.tracking.sweep import log_sweep

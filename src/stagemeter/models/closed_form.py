@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any, cast
 
 from stagemeter.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
-from stagemeter.models.family import Family, Stage, Variables
+from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
 from stagemeter.workload import Workload
 
 
@@ -113,6 +113,12 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
         steps[context] = total(evaluate(closed_form, "decode", variables) for variables in calls)
     costs["decode_total"] = decode_total(steps, workload)
     return costs
+
+
+def weights_of_an_expert(closed_form: Mapping[str, Any], stage: str) -> int:
+    """Weight elements that a pass of a stage reads for each expert of a layer, over all layers; 0 without experts."""
+    terms = closed_form["stages"][stage]["quantities"]["weight_reads"]
+    return sum(term["coefficient"] for term in terms if EXPERTS_READ in term["powers"])
 
 
 def _plain(sizes: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.errors import StagemeterError
+from stagemeter.sweeping.pareto import on_front, pixels_seen
 
 if TYPE_CHECKING:
     import pandas
@@ -42,10 +43,6 @@ def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
     if chosen == ALL:
         return table
     if chosen == PARETO:
-        seen = table["global_views"] * table["base_size"] ** 2 + table["local_views"] * table["image_size"] ** 2
-        cost = table["flops/total"] / table["batch_size"]
-        ordered = pandas.DataFrame({"seen": seen, "cost": cost}).sort_values(["seen", "cost"], ascending=[False, True])
-        cheapest = ordered["cost"].cummin()
-        return table.loc[ordered.index[cheapest != cheapest.shift()]].sort_index()
+        return table[on_front(pixels_seen(table), table["flops/total"] / table["batch_size"])]
     count = min(int(chosen), len(table))
     return table.iloc[[number * len(table) // count for number in range(count)]]

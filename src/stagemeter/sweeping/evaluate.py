@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import ITEM_SIZES, Cost, sum_of_steps, total
 from stagemeter.errors import StagemeterError
-from stagemeter.models.closed_form import evaluate
+from stagemeter.models.closed_form import evaluate, weights_of_an_expert
 from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.family import EXPERTS_READ, all_parameters
+from stagemeter.models.family import all_parameters
 from stagemeter.models.language import key_value_cache_elements
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
@@ -226,8 +226,7 @@ def _bounds(
         moved = cost.bytes_read(item_size) + cost.bytes_written(item_size)
         if stage.experts is not None:
             possible = stage.experts(grid.architecture, workload)
-            terms = grid.closed_form["stages"][stage.name]["quantities"]["weight_reads"]
-            of_one = sum(term["coefficient"] for term in terms if EXPERTS_READ in term["powers"])
+            of_one = weights_of_an_expert(grid.closed_form, stage.name)
             moved = (
                 moved - of_one * (steps if stage.name == DECODE else 1) * (possible.most - possible.fewest) * item_size
             )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.sweeping.pareto import VIEW_COLUMNS, on_front, pixels_seen
+
 if TYPE_CHECKING:
     import pandas
 
@@ -15,7 +17,7 @@ _RANGED = ("flops/total", "flops/forward", "bytes/total", "memory/kv_cache", "pr
 #: Axes of a heat map, those that people vary most first.
 _HEAT_AXES = ("new_tokens", "batch_size", "text_tokens", "image_tokens")
 #: What a page is, and what a mode makes of it.
-_OF_PAGES = ("image_width", "image_height", "base_size", "image_size", "global_views", "local_views")
+_OF_PAGES = ("image_width", "image_height", *VIEW_COLUMNS)
 _TOTAL = "flops/total"
 _PAGES_PER_HOUR = "at_roofline/pages_per_hour"
 
@@ -120,9 +122,7 @@ def _batches(file: Any, names: set[str]) -> Iterator[pandas.DataFrame]:
         frame: pandas.DataFrame = batch.to_pandas()
         frame["flops_per_page"] = frame[_TOTAL] / frame["batch_size"]
         frame["bytes_per_page"] = frame["bytes/total"] / frame["batch_size"]
-        frame["pixels_seen"] = (
-            frame["global_views"] * frame["base_size"] ** 2 + frame["local_views"] * frame["image_size"] ** 2
-        )
+        frame["pixels_seen"] = pixels_seen(frame)
         yield frame
 
 
@@ -146,10 +146,6 @@ def _ranges(groups: _Groups) -> pandas.DataFrame:
 
 
 def _with_pareto(pages: pandas.DataFrame) -> pandas.DataFrame:
-    """Mark the pages that no other sees as much of, or more, for less."""
-    ordered = pages.sort_values(["pixels_seen", "flops_per_page"], ascending=[False, True])
-    cheapest = ordered["flops_per_page"].cummin()
-    best = (ordered["flops_per_page"] == cheapest) & ~ordered.duplicated(["flops_per_page", "pixels_seen"])
-    # Of those that cost the same, only the one that sees the most.
-    front = best & (cheapest != cheapest.shift())
-    return ordered.assign(pareto=front).sort_values(["pixels_seen", "flops_per_page"]).reset_index(drop=True)
+    """Mark the pages that are the cheapest way to see so much."""
+    marked = pages.assign(pareto=on_front(pages["pixels_seen"], pages["flops_per_page"]))
+    return marked.sort_values(["pixels_seen", "flops_per_page"]).reset_index(drop=True)

@@ -82,30 +82,40 @@ class PartsFolder:
             "rows_per_part": rows_per_part,
         }
 
-    def open(self, resume: bool) -> list[Part]:
-        """Make the folder, or go on with it, and return the parts that are not there yet.
+    def require_usable(self, resume: bool) -> None:
+        """Refuse to mix two sweeps.
 
         Raises
         ------
         StagemeterError
             If there are parts of an interrupted sweep and `resume` is not said, or they are of another sweep.
         """
-        manifest = self.folder / _MANIFEST
         if not self.folder.exists():
-            write_whole(manifest, json.dumps(self._identity, indent=2) + "\n")
-            return self.parts
+            return
         if not resume:
             raise StagemeterError(
                 f"{self.folder} holds the parts of a sweep that was interrupted: --resume goes on with it, or delete it"
             )
         try:
-            found = json.loads(manifest.read_text(encoding="utf-8"))
+            found = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             found = None
         if found != self._identity:
             raise StagemeterError(
                 f"{self.folder} is of another sweep than this one: give the same options, or delete it"
             )
+
+    def open(self, resume: bool) -> list[Part]:
+        """Make the folder, or go on with it, and return the parts that are not there yet.
+
+        Raises
+        ------
+        StagemeterError
+            As `require_usable`.
+        """
+        self.require_usable(resume)
+        if not self.folder.exists():
+            write_whole(self.folder / _MANIFEST, json.dumps(self._identity, indent=2) + "\n")
         return [part for part in self.parts if not self._path(part).exists()]
 
     def write(self, part: Part, content: bytes) -> None:

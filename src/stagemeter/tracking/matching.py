@@ -25,14 +25,22 @@ _NAMED = 3
 
 
 class StaticRuns:
-    """The static runs of a store, looked up once however many profiles are paired."""
+    """The static runs of a store, looked up once however many profiles are paired.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    many : bool
+        Whether many profiles will be paired. For one, the store is asked for the counts of its work first, and for all
+        static runs only if there are none.
+    """
+
+    def __init__(self, many: bool) -> None:
+        self._many = many
         self._reports: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def _all(self) -> list[Run]:
-        return static_runs()
+        return list(static_runs())
 
     def report(self, run: Run) -> dict[str, Any]:
         """Return the report of a run."""
@@ -49,6 +57,10 @@ class StaticRuns:
             If there are none; the message names the closest candidates and in what they differ.
         """
         measured, architecture = measured_workload(profile), architecture_of(profile)
+        if not self._many:
+            found = next(static_runs(workload_hash=measured.hash, architecture_hash=architecture), None)
+            if found is not None:
+                return found
         same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == architecture]
         # Newest first, so that of several the newest is taken.
         for run in same_model:

@@ -85,7 +85,7 @@ def pair_runs(
     with store_errors():
         profile = find_run(profile_run)
         require_profile(profile)
-        statics = StaticRuns()
+        statics = StaticRuns(many=False)
         static = find_run(static_run) if static_run is not None else statics.matching(profile)
         peak = find_peak(profile, device, peak_tflops, peak_gbps)
         pairing = pair_run(profile, static, statics, peak)
@@ -283,7 +283,7 @@ def pair_experiment(
         profiles = list(search_runs([find_experiment(experiment)], f"tags.`{KIND}` = '{PROFILE}'"))
         if not profiles:
             raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")
-        statics, pairings, failures = StaticRuns(), [], dict[str, str]()
+        statics, pairings, failures = StaticRuns(many=True), [], dict[str, str]()
         linked: dict[str, tuple[Run, list[str]]] = {}
         for done, profile in enumerate(profiles, start=1):
             run_id = profile.info.run_id

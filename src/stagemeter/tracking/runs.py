@@ -19,7 +19,7 @@ from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
 from stagemeter.report import SCHEMA_VERSION, report_fault
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, KIND, STATIC, WORKLOAD
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, STATIC, WORKLOAD
 from stagemeter.tracking.store import store_address
 from stagemeter.workload import Workload
 
@@ -108,9 +108,16 @@ def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
             return
 
 
-def static_runs() -> list[Run]:
-    """All static runs that were completed, newest first."""
-    return list(search_runs(all_experiments(), f"tags.`{KIND}` = '{STATIC}' and attributes.status = 'FINISHED'"))
+def static_runs(**tags: str) -> Iterator[Run]:
+    """Static runs that were completed, newest first.
+
+    Parameters
+    ----------
+    tags
+        Values of tags that they have, by the tags' names without ``stagemeter.``.
+    """
+    conditions = [f"tags.`stagemeter.{name}` = '{value}'" for name, value in {"kind": STATIC, **tags}.items()]
+    return search_runs(all_experiments(), " and ".join([*conditions, "attributes.status = 'FINISHED'"]))
 
 
 def workload_of(run: Run) -> Workload | None:

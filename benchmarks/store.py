@@ -1,0 +1,114 @@
+"""A store of 10,000 runs: what comparing and pairing take above MLflow's own search.
+
+python benchmarks/store.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+RUNS = 10_000
+#: Tokens of the runs that the filter finds.
+FOUND = 7
+TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
+
+
+def fill(experiment: str, runs: int) -> None:
+    """Log so many static runs, as `stagemeter analyze` does but for their files, which are those of one of them."""
+    import mlflow
+    from mlflow.entities import Metric, Param, RunTag
+
+    from stagemeter import AnalysisConfig, estimate_report
+    from stagemeter.models.deepseek_ocr_config import load_architecture
+    from stagemeter.tracking.labels import STATIC, workload_tags
+    from stagemeter.values import report_values, workload_params
+
+    client = mlflow.MlflowClient()
+    architecture = load_architecture("deepseek-ocr")
+    report = estimate_report(architecture, "deepseek-ocr", AnalysisConfig(mode="tiny"))
+    params = workload_params(report["metadata"]["config"], report["metadata"]["workload"])
+    tags = workload_tags(STATIC, report["metadata"]) | {"stagemeter.schema_version": report["schema_version"]}
+    values = report_values(report)
+    place = client.get_experiment_by_name(experiment).experiment_id
+    with click.progressbar(range(runs), label="filling", file=click.get_text_stream("stderr")) as numbers:
+        for number in numbers:
+            run = client.create_run(place, run_name=f"run {number}").info.run_id
+            tokens = FOUND if number % (runs // 10) == 0 else 100 + number
+            workload = {**report["metadata"]["workload"], "new_tokens": tokens}
+            own = {**tags, "stagemeter.workload": json.dumps(workload), "stagemeter.workload_hash": f"w{number}"}
+            client.log_batch(
+                run,
+                metrics=[Metric(name, float(value), 0, 0) for name, value in values.items()],
+                params=[Param(name, value) for name, value in {**params, "new_tokens": str(tokens)}.items()],
+                tags=[RunTag(name, value) for name, value in own.items()],
+            )
+            client.set_terminated(run)
+
+
+def seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median seconds of some work, after one run to warm up."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+@click.command()
+@click.option("--runs", default=RUNS, show_default=True, help="Runs in the store.")
+def main(runs: int) -> None:
+    """Print what comparing and pairing take in a large store."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
+        os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+        import mlflow
+
+        from stagemeter import AnalysisConfig, compare_runs, pair_runs
+        from stagemeter.application.analyze import analyze_page
+        from stagemeter.application.import_profile import Source, import_profile
+
+        client = mlflow.MlflowClient()
+        place = client.create_experiment("large", artifact_location=Path(folder, "artifacts").as_uri())
+        fill("large", runs)
+        config = AnalysisConfig(mode="base")
+        analyze_page(config, Path(folder, "report"), estimate=True, experiment="large")
+        times = Path(folder, "times.json")
+        times.write_text(json.dumps(TIMES))
+        profile = import_profile(config, Source(files=(str(times),)), experiment="large").run_id
+
+        condition = f"params.new_tokens = '{FOUND}'"
+        ours = seconds(lambda: compare_runs(experiment="large", condition=condition))
+        search = seconds(lambda: client.search_runs([place], condition))
+        click.echo("| measured | value | limit |")
+        click.echo("| :--- | ---: | ---: |")
+        what = f"compare --filter among {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
+        click.echo(f"| {what} | {ours - search:+.2f} s | 2 s |")
+
+        statics = "tags.`stagemeter.kind` = 'static' and attributes.status = 'FINISHED'"
+
+        def everything() -> None:
+            token: str | None = None
+            while True:
+                page = client.search_runs([place], statics, max_results=1000, page_token=token)
+                token = page.token
+                if not token:
+                    return
+
+        ours = seconds(lambda: pair_runs(profile, peak_tflops=312, peak_gbps=2039), repeats=3)
+        search = seconds(everything, repeats=3)
+        what = f"pairing a profile among {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
+        click.echo(f"| {what} | {ours - search:+.2f} s | 2 s |")
+
+
+if __name__ == "__main__":
+    main()

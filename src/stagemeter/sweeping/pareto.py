@@ -1,0 +1,31 @@
+"""The cheapest way to see so much of a page: which rows no other sees more than, for less."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Columns of a sweep's table that say how many pixels the model sees.
+VIEW_COLUMNS = ("global_views", "local_views", "base_size", "image_size")
+
+
+def pixels_seen(table: pandas.DataFrame) -> pandas.Series:
+    """Pixels of all views of a page, for each row of a sweep's table."""
+    seen: pandas.Series = (
+        table["global_views"] * table["base_size"] ** 2 + table["local_views"] * table["image_size"] ** 2
+    )
+    return seen
+
+
+def on_front(seen: pandas.Series, cost: pandas.Series) -> pandas.Series:
+    """Tell of each row whether it is on the Pareto front: none that sees as many pixels, or more, costs as little.
+
+    Of rows that see and cost the same, one is on it.
+    """
+    import pandas
+
+    ordered = pandas.DataFrame({"seen": seen, "cost": cost}).sort_values(["seen", "cost"], ascending=[False, True])
+    cheapest = ordered["cost"].cummin()
+    return (cheapest != cheapest.shift()).reindex(seen.index)
