@@ -12,6 +12,7 @@ import pytest
 from stagemeter import StagemeterError
 from stagemeter.application import sweep as application
 from stagemeter.application.sweep import sweep
+from stagemeter.sweeping import backends
 from stagemeter.sweeping import table as tables
 from stagemeter.sweeping.backends import map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings
@@ -69,7 +70,8 @@ def test_worker_that_is_killed_on_the_way_costs_nothing(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_cluster_that_does_not_answer_is_named(tmp_path):
+def test_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "_PATIENCE", 1)
     with pytest.raises(StagemeterError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
         sweep(SETTINGS, tmp_path / "s.parquet", estimate=True, backend="dask", cluster="tcp://127.0.0.1:9")
     assert not (tmp_path / "s.parquet").exists()

@@ -116,6 +116,14 @@ def test_without_a_server_the_files_are_written_and_the_exit_code_says_so(comman
     assert "total" in out
 
 
+def test_driver_that_is_not_installed_is_named(monkeypatch, tmp_path, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql+nothing://127.0.0.1:9/none")
+    code, _, err = command("--estimate", "--output-dir", tmp_path / "out")
+    assert code == cli.NO_STORE
+    assert "Traceback" not in err
+    assert str(tmp_path / "out" / "static_compute.json") in err.splitlines()[-1]
+
+
 def test_api_says_at_once_that_nobody_is_there(report, nobody, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
     start = time.monotonic()

@@ -10,6 +10,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from stagemeter import AnalysisConfig
+from stagemeter.application.analyze import analyze_page
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
@@ -109,10 +112,10 @@ def test_times_from_elsewhere_are_brought_in(project, experiment, runs):
     assert run.data.tags["stagemeter.kind"] == "profile"
 
 
-def test_two_runs_are_compared_in_a_run_of_its_own(project, experiment, runs):
+def test_two_runs_are_compared_in_a_run_of_its_own(project, experiment, runs, tmp_path):
     for tokens in (16, 32):
-        done = mlflow_run(project, experiment, "-P", "mode=tiny", "-P", "scale=small", "-P", f"new_tokens={tokens}")
-        assert done.returncode == 0, done.stderr
+        config = AnalysisConfig(mode="tiny", new_tokens=tokens)
+        analyze_page(config, tmp_path / "report", estimate=True, experiment=experiment)
     longer, shorter = runs()
     parts = ("-P", f"baseline={shorter.info.run_id}", "-P", f"run={longer.info.run_id}")
     done = mlflow_run(project, experiment, "-e", "compare", *parts)

@@ -57,7 +57,7 @@ def postgresql(tmp_path_factory) -> Iterator[str]:
         ).returncode:
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.2)
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run(
             [*other, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True

@@ -29,7 +29,7 @@ def store_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrackingError(
             f"the MLflow store at {store_address()} refused: {reason}; see MLFLOW_TRACKING_URI"

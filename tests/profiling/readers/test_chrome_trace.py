@@ -256,6 +256,21 @@ def test_a_list_of_other_things_is_no_trace(tmp_path: Path, odd: object) -> None
         read_profile(path, steps=STEPS)
 
 
+@pytest.mark.parametrize("end", ["12.", "-", "1e", '{"ph": "X", "ts": 4.'])
+def test_a_trace_that_was_cut_off_in_a_number_is_refused_as_such(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 2}, ' + end)
+    with pytest.raises(StagemeterError, match="the JSON ends in the middle"):
+        read_profile(path, steps=1)
+
+
+def test_a_number_that_is_none_in_the_middle_is_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"traceEvents": [{"ph": "X", "name": "a", "ts": 1., "dur": 2}]' + " " * 200_000 + "}")
+    with pytest.raises(StagemeterError, match="is not JSON"):
+        read_profile(path, steps=1)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
 def test_a_trace_that_was_cut_off_is_refused(torch_trace: Path, tmp_path: Path, share: float) -> None:
     content = torch_trace.read_bytes().rstrip()

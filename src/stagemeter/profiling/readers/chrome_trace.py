@@ -163,7 +163,8 @@ def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
     except (ijson.JSONError, ValueError) as error:
         said = error.args[0] if error.args else ""
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        if "premature EOF" in text:
+        # A number that is cut off is no number either; the parser has then read all that there is.
+        if "premature EOF" in text or ("malformed number" in text and not stream.read(1)):
             raise StagemeterError(f"{path}: the JSON ends in the middle; {cut_off()}") from None
         raise StagemeterError(
             f"{path}: is not JSON ({' '.join(text.split())[:200]}); export it again, or give another file"
