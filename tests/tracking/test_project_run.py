@@ -33,9 +33,11 @@ def project(tmp_path) -> Path:
 def mlflow_run(project: Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local"]
+    # What was chosen in this process is not to choose for that one.
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_EXPERIMENT_ID"}
     return subprocess.run(
         [*command, "--experiment-name", experiment, *arguments],
-        env=os.environ | {"PATH": path},
+        env=environment | {"PATH": path},
         capture_output=True,
         text=True,
         timeout=300,
