@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +39,7 @@ def fill(experiment: str, runs: int) -> None:
     tags = workload_tags(STATIC, report["metadata"]) | {"stagemeter.schema_version": report["schema_version"]}
     values = report_values(report)
     place = client.get_experiment_by_name(experiment).experiment_id
-    with click.progressbar(range(runs), label="filling", file=click.get_text_stream("stderr")) as numbers:
+    with click.progressbar(range(runs), label="filling", file=sys.stderr) as numbers:
         for number in numbers:
             run = client.create_run(place, run_name=f"run {number}").info.run_id
             tokens = FOUND if number % (runs // 10) == 0 else 100 + number

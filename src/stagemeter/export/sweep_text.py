@@ -14,11 +14,19 @@ if TYPE_CHECKING:
 _PAGES = 20
 
 
-def sweep_markdown(summary: SweepSummary) -> str:
-    """Say what a sweep comes to: ranges, the cheapest way to see a page, and what devices can do."""
+def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str) -> str:
+    """Say what a sweep comes to: ranges, the cheapest way to see a page, and what devices can do.
+
+    Parameters
+    ----------
+    summary : SweepSummary
+        What the sweep comes to.
+    table_name, page_name : str
+        Files that lie beside this text: the table, and the page of charts.
+    """
     document = new_document()
     document.new_paragraph(
-        f"**{summary.rows:,} workloads.** Each row of `sweep.parquet` is one; `charts.html` draws them."
+        f"**{summary.rows:,} workloads.** Each row of `{table_name}` is one; `{page_name}` draws them."
     )
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1

@@ -52,10 +52,11 @@ def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: st
     """
     summary = summarize(table)
     charts = sweep_charts(summary)
+    note = sweep_markdown(summary, table.name, PAGE_FILE)
     client = mlflow.MlflowClient()
     with store_errors():
         given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
-        tags = {KIND: SWEEP, MODEL: settings.model or "deepseek-ocr", MLFLOW_RUN_NOTE: sweep_markdown(summary)}
+        tags = {KIND: SWEEP, MODEL: settings.model or "deepseek-ocr", MLFLOW_RUN_NOTE: note}
         client.log_batch(
             run.run_id,
             metrics=_metrics(summary),
