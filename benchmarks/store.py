@@ -72,9 +72,10 @@ def main(runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
         import mlflow
 
-        from stagemeter import AnalysisConfig, compare_runs, pair_runs
+        from stagemeter import AnalysisConfig, compare_runs, pair_experiment, pair_runs
         from stagemeter.application.analyze import analyze_page
         from stagemeter.application.import_profile import Source, import_profile
 
@@ -105,9 +106,14 @@ def main(runs: int) -> None:
                 if not token:
                     return
 
-        ours = seconds(lambda: pair_runs(profile, peak_tflops=312, peak_gbps=2039), repeats=3)
+        figures = {"peak_tflops": 312, "peak_gbps": 2039}
+        one = seconds(lambda: pair_runs(profile, **figures), repeats=3)
+        click.echo(
+            f"| pairing a profile among {runs:,} runs, MLflow's search of its own counts included | {one:.2f} s | 2 s |"
+        )
+        ours = seconds(lambda: pair_experiment("large", **figures), repeats=3)
         search = seconds(everything, repeats=3)
-        what = f"pairing a profile among {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
+        what = f"pairing an experiment of {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
         click.echo(f"| {what} | {ours - search:+.2f} s | 2 s |")
 
 

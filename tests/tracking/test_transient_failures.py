@@ -49,7 +49,7 @@ class Passing(BaseHTTPRequestHandler):
         self.answer(answer.status, answer.getheaders(), answer.read())
         connection.close()
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - named by http.server
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
         self.send_response(status)
