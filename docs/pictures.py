@@ -143,7 +143,14 @@ def picture_counts(browser: Any, store: Store, folder: Path) -> None:
     """Take the charts of the counts of every mode, side by side."""
     for mode in COUNTED:
         store.stagemeter("analyze", "--estimate", "--mode", mode, "--experiment", COUNTS, "--run-name", mode)
-    take_charts(browser, store.runs(COUNTS), COUNTED, "^flops/", "flops/total", folder / "mlflow_charts.png")
+    take_charts(
+        browser,
+        store.runs(COUNTS),
+        COUNTED,
+        "^flops/(sam|clip|projector|prefill|decode_total|total)$",
+        "flops/total",
+        folder / "mlflow_charts.png",
+    )
 
 
 def picture_profiles(browser: Any, store: Store, folder: Path, scale: str) -> None:
