@@ -93,7 +93,10 @@ def test_profile_refuses_weights_of_another_model(refused, folder):
         (b"\x00\x01\x02binary" * 100, ["no known format"]),
         (b'{"traceEvents": [', ["ends in the middle", "profiler"]),
         (b'{"traceEvents": []}', ["without events"]),
-        (gzip.compress(b'{"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 2}]}', mtime=0)[:-9], ["end in the middle"]),
+        (
+            gzip.compress(b'{"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 2}]}', mtime=0)[:-9],
+            ["end in the middle"],
+        ),
         (b"SQLite format 3\x00" + b"\x00" * 100, ["SQLite"]),
         (b"# HELP vllm:x y\n# TYPE vllm:x counter\nvllm:x 1\n", ["two are needed"]),
     ],
