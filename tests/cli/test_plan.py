@@ -51,7 +51,10 @@ def test_corpus_counts_by_its_mean(plan, estimate, folder):
 
 
 def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
-    assert stagemeter("analyze", "--estimate", "--mode", "base").code == 0
+    assert stagemeter("analyze", "--estimate", "--mode", "base", "--run-name", "counts").code == 0
+    counted = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", "counts")
+    assert counted.code == 2
+    assert "is a static run: only a profiling run has an MFU" in counted.err
     (folder / "times.json").write_text('{"sam": 31.7, "clip": 9.1, "projector": 0.2, "prefill": 27.9, "decode": 7.8}')
     run = json.loads(stagemeter("import-profile", "times.json", "--mode", "base", "--json").out)["run_id"]
     refused = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", run)

@@ -140,7 +140,11 @@ def _run(
     verified = _verify(grids, verify, seed) if verify else 0
     pending = parts.open(resume)
     start = time.perf_counter()
-    _evaluate(grids, parts, pending, backend, jobs, cluster)
+    try:
+        _evaluate(grids, parts, pending, backend, jobs, cluster)
+    except BaseException:
+        parts.discard_if_empty()
+        raise
     parts.merge()
     seconds = time.perf_counter() - start
     evaluated = sum(part.stop - part.start for part in pending)

@@ -122,6 +122,11 @@ class PartsFolder:
         """Keep a part."""
         write_whole(self._path(part), content)
 
+    def discard_if_empty(self) -> None:
+        """Remove the folder if no part is in it: a sweep that could not begin leaves nothing behind."""
+        if self.folder.exists() and not any(self._path(part).exists() for part in self.parts):
+            shutil.rmtree(self.folder)
+
     def merge(self) -> None:
         """Put the parts together in their order, and remove them once the table is there.
 

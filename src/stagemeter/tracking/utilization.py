@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stagemeter.errors import StagemeterError
+from stagemeter.tracking.labels import KIND, PROFILE
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
@@ -34,6 +35,12 @@ def utilization_of(name: str) -> tuple[float, str]:
     require_reachable()
     with store_errors():
         run = find_run(name)
+    kind = run.data.tags.get(KIND)
+    if kind != PROFILE:
+        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
+        raise StagemeterError(
+            f"run {run.info.run_id} {what}: only a profiling run has an MFU; give one that `stagemeter mfu` has paired"
+        )
     mfu = run.data.metrics.get(_MFU)
     if mfu is None or mfu != mfu:
         raise StagemeterError(
