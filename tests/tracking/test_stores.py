@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,40 +29,32 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """Address of a PostgreSQL of the test's own, on a free port of this machine."""
     pytest.importorskip("psycopg2", reason="the test of PostgreSQL needs psycopg2: pip install psycopg2-binary")
     found = sorted(PROGRAMS.glob("*/bin/initdb"))
     if not found:
         pytest.skip("the test of PostgreSQL needs its server: apt-get install postgresql")
-    programs, folder = found[-1].parent, tmp_path_factory.mktemp("postgresql")
-    # PostgreSQL does not run as root.
-    other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if other:
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.owner() == "root" and parent != Path("/") and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    data, port = folder / "data", free_port()
-    subprocess.run(
-        [*other, programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust"], check=True, capture_output=True
-    )
-    options = ["-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen([*other, programs / "postgres", "-D", data, *options], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while subprocess.run(
-            [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False
-        ).returncode:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.2)
-        yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run(
-            [*other, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True
-        )
-        server.wait(timeout=30)
+    programs = found[-1].parent
+    # Not in pytest's folders: pytest makes them private to its own user, and PostgreSQL does not run as root.
+    with tempfile.TemporaryDirectory(prefix="stagemeter-postgresql-") as name:
+        folder, data, port = Path(name), Path(name) / "data", free_port()
+        other = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        if other:
+            shutil.chown(folder, "postgres")
+
+        def run(program: str, *arguments: object) -> None:
+            command = [*other, programs / program, *map(str, arguments)]
+            # Not captured: the server that `pg_ctl` starts would hold a pipe open.
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+        run("initdb", "-D", data, "-U", "postgres", "--auth=trust")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+        run("pg_ctl", "-D", data, "-l", folder / "log", "-o", options, "-w", "-t", 60, "start")
+        try:
+            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
 @pytest.fixture(params=["sqlite", "server", "postgresql"])
