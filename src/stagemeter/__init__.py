@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
+    from stagemeter.modules.analyze import analyze as analyze
+    from stagemeter.modules.analyze import count as count
+    from stagemeter.modules.report import ModuleReport as ModuleReport
+    from stagemeter.modules.report import ModuleStage as ModuleStage
+    from stagemeter.modules.shapes import spec as spec
     from stagemeter.report import report_schema as report_schema
     from stagemeter.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
@@ -34,16 +39,21 @@ _HOMES = {
     "CostCounter": "stagemeter.counting.counter",
     "DeepSeekOCRSession": "stagemeter.session",
     "DeepseekOCRStaticAnalyzer": "stagemeter.analyzer",
+    "ModuleReport": "stagemeter.modules.report",
+    "ModuleStage": "stagemeter.modules.report",
     "StageAnalysisResult": "stagemeter.analyzer",
     "StagemeterError": "stagemeter.errors",
     "TrackingError": "stagemeter.errors",
+    "analyze": "stagemeter.modules.analyze",
     "compare_runs": "stagemeter.application.compare",
+    "count": "stagemeter.modules.analyze",
     "estimate_report": "stagemeter.analyzer",
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.tracking.pair",
     "pair_runs": "stagemeter.tracking.pair",
     "register_formula": "stagemeter.counting.formulas",
     "report_schema": "stagemeter.report",
+    "spec": "stagemeter.modules.shapes",
     "sweep": "stagemeter.application.sweep",
     "unregister_formula": "stagemeter.counting.formulas",
     "write_static_compute_fvcore_table": "stagemeter.export",

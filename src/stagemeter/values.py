@@ -77,6 +77,41 @@ def _bounds(roofline: Mapping[str, Any] | None) -> dict[str, int | float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def module_params(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module was counted with, as the params of a run; see `stagemeter.modules.report`."""
+    metadata = document["metadata"]
+    stages = (f"{name}: {' '.join(stage['modules'])}" for name, stage in document["stages"].items())
+    named = {key: metadata[key] for key in ("model", "mode", "dtype", "counted_on")}
+    return {**named, "inputs": "; ".join(metadata["inputs"]), "stages": "; ".join(stages)}
+
+
+#: Quantities of a stage of a module, and the metrics that they become.
+_MODULE_QUANTITIES = (
+    "params",
+    "params_trainable",
+    "flops",
+    "flops_forward",
+    "flops_backward",
+    "flops_causal",
+    "macs",
+    "activations",
+)
+
+
+def module_values(document: Mapping[str, Any]) -> dict[str, int | float]:
+    """Numbers of a module's report by name, such as ``flops/encoder``; what is not known has no name."""
+    parts = {**document["stages"], "other": document["other"], "total": document["total"]}
+    values: dict[str, int | float] = {}
+    for name, part in parts.items():
+        values |= {
+            f"{quantity}/{name}": part[quantity] for quantity in _MODULE_QUANTITIES if part[quantity] is not None
+        }
+        if part["bytes_read"] is not None:
+            values[f"bytes/{name}"] = part["bytes_read"] + part["bytes_written"]
+        values[f"unsupported_calls/{name}"] = sum(part["unsupported"].values())
+    return values
+
+
 #: Settings of a profile beside those of its workload.
 _PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
 

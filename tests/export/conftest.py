@@ -1,9 +1,4 @@
-"""Reports of a small model, and golden files of what becomes of them.
-
-To write the golden files anew after a wanted change, and then look at the difference::
-
-    pytest tests/export --regenerate
-"""
+"""Reports of a small model, of all kinds."""
 
 import copy
 import json
@@ -17,10 +12,6 @@ HERE = Path(__file__).parent
 SMALL = json.loads((HERE.parent / "session" / "small_config.json").read_text())
 #: 2 x 3 tiles of 64 px beside a global view of 128 px.
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, new_tokens=4)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--regenerate", action="store_true", help="write the golden files of tests/export anew")
 
 
 def fail(*args, **kwargs):
@@ -65,18 +56,3 @@ def report(reports) -> dict:
     report = copy.deepcopy(reports["tiled"])
     report["metadata"]["versions"] = dict.fromkeys(report["metadata"]["versions"], "any")
     return report
-
-
-@pytest.fixture
-def golden(request):
-    """Compare with a golden file: ``golden("static_compute.md", text)``."""
-
-    def compare(name: str, text: str) -> None:
-        path = HERE / "golden" / name
-        # The option is unknown where pytest was not started on this folder.
-        if request.config.getoption("--regenerate", default=False):
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        assert text == path.read_text(encoding="utf-8"), f"{path} differs; see --regenerate"
-
-    return compare

@@ -30,15 +30,32 @@ FORBIDDEN = {
     "stagemeter.pairing": ["stagemeter.session", "stagemeter.analyzer", "stagemeter.config", "stagemeter.export"],
     "stagemeter.inputs": ["stagemeter.counting", "stagemeter.models", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.export": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.config"],
+    "stagemeter.modules": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.tracking": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.counting"],
 }
 LATE = [f"stagemeter.{name}" for name in ("tracking", "cli", "application", "background")]
-EARLY = ("counting", "models", "inputs", "export", "analyzer", "assembly", "tiers", "planning", "session", "mfu")
+EARLY = (
+    "counting",
+    "models",
+    "inputs",
+    "export",
+    "analyzer",
+    "assembly",
+    "tiers",
+    "planning",
+    "session",
+    "mfu",
+    "modules",
+)
 for part in (*EARLY, "hardware", "profiling", "pairing", "capacity", "scopes"):
     FORBIDDEN.setdefault(f"stagemeter.{part}", [])
     FORBIDDEN[f"stagemeter.{part}"] += LATE
 #: Modules that are about torch, and import it when they are imported.
-WITH_TORCH = ("stagemeter.counting", "stagemeter.models.key_value_cache")
+WITH_TORCH = (
+    "stagemeter.counting",
+    "stagemeter.models.key_value_cache",
+    *(f"stagemeter.modules.{name}" for name in ("analyze", "as_found", "run", "shapes", "stages", "wrappers")),
+)
 
 
 def imports(path, top_level_only=False):

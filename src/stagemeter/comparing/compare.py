@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagemeter.comparing.subject import PROFILE, STATIC, Subject
+from stagemeter.comparing.subject import MODULE, PROFILE, STATIC, Subject
 from stagemeter.errors import StagemeterError
 
 #: Changes with every change of the document's keys or of what they mean.
@@ -22,9 +22,9 @@ QUANTITIES = {
     "mfu": "",
 }
 #: What is compared unless it is said.
-_DEFAULTS = {STATIC: "flops", PROFILE: "time_ms"}
-#: Rows that are sums of others. They stand below, in this order.
-SUMS = ("vision", "forward", "total")
+_DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
+#: Rows that are sums of others, or what others leave. They stand below, in this order.
+SUMS = ("other", "vision", "forward", "total")
 #: Of decode, one step and all steps are values of their own; the parts of a request are the latter.
 STEP = "decode"
 
@@ -85,9 +85,9 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
 
 
 def _default(subjects: Sequence[Subject]) -> list[str]:
-    kinds = {subject.kind for subject in subjects}
-    if len(kinds) == 1:
-        return [_DEFAULTS[kinds.pop()]]
+    defaults = {_DEFAULTS[subject.kind] for subject in subjects}
+    if len(defaults) == 1:
+        return [defaults.pop()]
     raise StagemeterError(
         "some are static runs and some are profiling runs, which count and measure different things: say what to "
         "compare, such as --metric roofline_ms, or give runs of one kind"
@@ -97,7 +97,7 @@ def _default(subjects: Sequence[Subject]) -> list[str]:
 def _schemas(subjects: Sequence[Subject]) -> list[str]:
     """Refuse documents whose numbers mean something else, and name versions that differ in what they hold."""
     notes = []
-    for kind in (STATIC, PROFILE):
+    for kind in _DEFAULTS:
         versions = {subject.schema_version: subject.name for subject in subjects if subject.kind == kind}
         majors = {version.partition(".")[0] for version in versions}
         if len(majors) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.values import profile_params, profile_values, report_values, workload_params
 
 #: Kinds of subjects, and how they are called.
-STATIC, PROFILE = "static", "profile"
+STATIC, PROFILE, MODULE = "static", "profile", "module"
 
 #: Params that say where times were taken, which is told by the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})
@@ -26,7 +26,7 @@ class Subject:
     source : str
         Where it is from: the id of a run, or the path of a file.
     kind : str
-        ``static`` or ``profile``.
+        ``static``, ``module`` (counts of any module) or ``profile``.
     schema_version : str
         Of its document.
     values : mapping

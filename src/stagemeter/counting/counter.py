@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from stagemeter.cost import ZERO, Cost, total
+from stagemeter.counting.attention import booked_attention, is_regular
+from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.formulas import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.zero_cost import is_zero_cost
@@ -116,6 +118,8 @@ class CostCounter:
     walk_every_layer : bool
         Run every layer of the model. By default layers on the meta device that are alike, and are called alike, run
         once, and their costs are booked again for the others (see `stagemeter.counting.repeats`).
+    rules : mapping, optional
+        How some operators are counted here, in place of what is registered or beside it; see `rule_for`.
 
     Examples
     --------
@@ -127,11 +131,19 @@ class CostCounter:
 
     Notes
     -----
-    The model is left as it was found, after an error too.
+    The model is left as it was found, after an error too. A backward pass inside of the block is counted as well: an
+    operator of it belongs to the module whose forward pass made it necessary, and what activation checkpointing
+    computes again to the module that runs again.
     """
 
-    def __init__(self, model: nn.Module | None = None, walk_every_layer: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module | None = None, walk_every_layer: bool = False, rules: Mapping[Any, Rule] | None = None
+    ) -> None:
         self._names = _canonical_names(model)
+        self._rules = dict(rules or {})
+        self._owners = NodeOwners()
+        #: The operator that torch dispatched last: after an error, the one that failed.
+        self.last_operator: Any = None
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
         self._running: list[nn.Module] = []
@@ -144,6 +156,7 @@ class CostCounter:
             stack.enter_context(self._attributed())
             if self._repeats is not None:
                 stack.enter_context(self._repeats.shared(self._events, self._names))
+            stack.enter_context(booked_attention(self))
             stack.enter_context(_FunctionMode(self))
             stack.enter_context(_DispatchMode(self))
             self._exit = stack.pop_all()
@@ -182,15 +195,18 @@ class CostCounter:
 
     def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator that torch dispatched, and count it."""
+        self.last_operator = func
         if func is aten._is_all_true.default and args[0].device.type == "meta":
             # Models assert things of values (torch._check_tensor_all). There are none here; the work they guard is
             # that of a run in which they hold.
             return torch.ones((), dtype=torch.bool)
         if self._silent:
             return func(*args, **kwargs)
-        rule = rule_of(func._overloadpacket)
+        rule = self._rule_of(func._overloadpacket)
         if rule is not None:
-            out = func(*args, **kwargs)
+            out = _grouped_result(func, args, kwargs)
+            if out is None:
+                out = func(*args, **kwargs)
             self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
@@ -209,7 +225,7 @@ class CostCounter:
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a Python function of torch, counting those that are counted as called."""
         packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
-        rule = None if packet is None or self._silent else rule_of(packet)
+        rule = None if packet is None or self._silent else self._rule_of(packet)
         if rule is None:
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
@@ -237,6 +253,19 @@ class CostCounter:
         self._operands.mark_cache(value)
         self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
 
+    def attention_ran(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
+        """Book attention that ran on the meta device, unless it was counted as it was called."""
+        rule = None if self._silent else self._rule_of(aten.scaled_dot_product_attention)
+        if rule is not None:
+            self._count(rule, aten.scaled_dot_product_attention.default, args, kwargs, out)
+
+    def attention_backward_ran(self, operands: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
+        """Book the backward pass of attention on the meta device."""
+        operator = aten._scaled_dot_product_fused_attention_overrideable_backward
+        rule = self._rule_of(operator)
+        if rule is not None:
+            self._count(rule, operator.default, operands, {}, tuple(gradients))
+
     @contextmanager
     def _attributed(self) -> Iterator[None]:
         """Follow which module is running, by hooks on all modules there are; the model itself is not touched."""
@@ -244,11 +273,13 @@ class CostCounter:
         def enter(module: nn.Module, args: Any) -> None:
             if module in self._names:
                 self._running.append(module)
+                self._owners.mark(self._names[module])
                 self._events.append(Event(self._names[module], "", None))
 
         def leave(module: nn.Module, args: Any, out: Any) -> None:
             if module in self._names:
                 self._running.pop()
+                self._owners.mark(self._module())
 
         with ExitStack() as stack:
             stack.callback(register_module_forward_pre_hook(enter).remove)
@@ -257,7 +288,10 @@ class CostCounter:
             yield
 
     def _module(self) -> str:
-        return self._names[self._running[-1]] if self._running else ""
+        return self._names[self._running[-1]] if self._running else self._owners.running()
+
+    def _rule_of(self, packet: Any) -> Rule | None:
+        return self._rules.get(packet) or rule_of(packet)
 
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         # A tensor that the result is put in is not an operand.
@@ -394,11 +428,30 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
         return None
     if rule.attention:
         query, key, value = args[:3]
-        if query.dim() != key.dim() or any(map(int.__lt__, query.shape[:-2], key.shape[:-2])):
-            return None  # The query is repeated.
+        if not is_regular(query, key, value):
+            return None
         return tensors[0].new_empty((*query.shape[:-1], value.shape[-1]))
     x, weight = tensors[:2]
-    return x.new_empty((*x.shape[:-1], weight.shape[0])) if weight.dim() == 2 else None
+    # What does not fit together is for torch to say.
+    fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1] and len({t.dtype for t in tensors}) == 1
+    return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None
+
+
+def _grouped_result(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """Result of a grouped product on the meta device, where torch takes bfloat16 alone; None elsewhere.
+
+    Real devices take other data types, too.
+    """
+    if func is not aten._grouped_mm.default or args[0].device.type != "meta" or args[0].dtype == torch.bfloat16:
+        return None
+    left, right = args[:2]
+    offsets = kwargs.get("offs", args[2] if len(args) > 2 else None)
+    shape = [left.shape[-2], right.shape[-1]]
+    if left.dim() == right.dim():
+        # Both with a group each, or cut into groups along what is summed.
+        shape.insert(0, left.shape[0] if left.dim() == 3 else offsets.shape[0])
+    out: torch.Tensor = left.new_empty(shape)
+    return out
 
 
 def _written(out: Any, first_only: bool) -> int:

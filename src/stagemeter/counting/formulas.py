@@ -98,11 +98,7 @@ def register_formula(
         If an operator has a formula already; `unregister_formula` removes it.
     """
     for operator in operators:
-        if not isinstance(operator, torch._ops.OpOverloadPacket):
-            raise TypeError(
-                f"register_formula takes operators such as torch.ops.aten.mm, not {operator!r} "
-                f"of type {type(operator).__name__}"
-            )
+        _require_packet(operator)
         if operator in _RULES:
             raise ValueError(f"{operator} has a formula already; unregister_formula({operator}) removes it first")
 
@@ -110,7 +106,7 @@ def register_formula(
         for operator in operators:
             _RULES[operator] = Rule(
                 formula=formula,
-                name=name or operator.__name__.lstrip("_"),
+                name=name or _default_name(operator),
                 writes_first_only=writes_first_only,
                 operands=operands,
                 reads=reads,
@@ -119,6 +115,30 @@ def register_formula(
         return formula
 
     return register
+
+
+def rule_for(operator: Any, formula: Formula) -> Rule:
+    """Return how an operator is counted by a formula that is not registered.
+
+    Raises
+    ------
+    TypeError
+        If something other than an operator packet is given.
+    """
+    _require_packet(operator)
+    return Rule(formula=formula, name=_default_name(operator))
+
+
+def _require_packet(operator: Any) -> None:
+    if not isinstance(operator, torch._ops.OpOverloadPacket):
+        raise TypeError(
+            f"a formula is for an operator such as torch.ops.aten.mm, not {operator!r} of type "
+            f"{type(operator).__name__}"
+        )
+
+
+def _default_name(operator: Any) -> str:
+    return str(operator.__name__).lstrip("_")
 
 
 def unregister_formula(operator: Any) -> Rule:

@@ -31,7 +31,7 @@ _ARRANGING = """
     index_put index_put_ _index_put_impl_ index_reduce index_select index_select_backward _is_all_true
     _is_any_true is_nonzero isin item kthvalue lift lift_fresh lift_fresh_copy _local_scalar_dense masked_fill
     masked_scatter masked_scatter_ masked_select max median min mode _nested_tensor_from_mask nonzero
-    nonzero_static one_hot _pack_padded_sequence pad _pin_memory pixel_shuffle pixel_unshuffle put record_stream
+    nonzero_static one_hot _pack_padded_sequence pad _pin_memory pixel_shuffle pixel_unshuffle polar put record_stream
     reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d
     replication_pad2d replication_pad3d _reshape_copy resize_ roll rot90 scatter scatter_ scatter_add
     scatter_add_ scatter_reduce searchsorted select_backward select_scatter set_ slice_backward slice_scatter
@@ -42,20 +42,20 @@ _ARRANGING = """
 #: Reductions, norms, softmax, pooling, interpolation: work, but not products; zero by the same convention.
 _REDUCING = """
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
-    adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator all amax amin aminmax any avg_pool1d
-    avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward batch_norm_backward _batch_norm_no_update
+    adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator all amax amin aminmax any avg_pool1d avg_pool2d
+    avg_pool2d_backward avg_pool3d avg_pool3d_backward batch_norm_backward _batch_norm_no_update
     _batch_norm_with_update binary_cross_entropy binary_cross_entropy_backward cudnn_batch_norm cumprod cumsum
     cumsum_ fractional_max_pool2d _fused_dropout _fused_rms_norm _fused_rms_norm_backward glu glu_backward
-    grid_sampler_2d grid_sampler_3d huber_loss linalg_vector_norm _log_softmax _log_softmax_backward_data
-    logcumsumexp logsumexp _masked_softmax max_pool2d_with_indices max_pool2d_with_indices_backward
-    max_pool3d_with_indices mean mkldnn_max_pool2d mse_loss mse_loss_backward nansum native_batch_norm
-    native_batch_norm_backward _native_batch_norm_legit _native_batch_norm_legit_no_training native_dropout
-    native_dropout_backward native_group_norm native_group_norm_backward native_layer_norm
-    native_layer_norm_backward nll_loss2d_backward nll_loss2d_forward nll_loss_backward nll_loss_forward norm
-    prod renorm _safe_softmax smooth_l1_loss smooth_l1_loss_backward _softmax _softmax_backward_data std
-    std_mean sum upsample_bicubic2d _upsample_bicubic2d_aa _upsample_bicubic2d_aa_backward
-    upsample_bicubic2d_backward upsample_bilinear2d _upsample_bilinear2d_aa upsample_bilinear2d_backward
-    upsample_linear1d upsample_linear1d_backward upsample_nearest1d upsample_nearest2d
+    grid_sampler_2d grid_sampler_3d huber_loss linalg_vector_norm log_sigmoid_backward log_sigmoid_forward
+    _log_softmax _log_softmax_backward_data logcumsumexp logsumexp _masked_softmax max_pool2d_with_indices
+    max_pool2d_with_indices_backward max_pool3d_with_indices mean mkldnn_max_pool2d mse_loss mse_loss_backward
+    nansum native_batch_norm native_batch_norm_backward _native_batch_norm_legit
+    _native_batch_norm_legit_no_training native_dropout native_dropout_backward native_group_norm
+    native_group_norm_backward native_layer_norm native_layer_norm_backward nll_loss2d_backward nll_loss2d_forward
+    nll_loss_backward nll_loss_forward norm prod renorm _safe_softmax smooth_l1_loss smooth_l1_loss_backward
+    _softmax _softmax_backward_data std std_mean sum upsample_bicubic2d _upsample_bicubic2d_aa
+    _upsample_bicubic2d_aa_backward upsample_bicubic2d_backward upsample_bilinear2d _upsample_bilinear2d_aa
+    upsample_bilinear2d_backward upsample_linear1d upsample_linear1d_backward upsample_nearest1d upsample_nearest2d
     upsample_nearest2d_backward upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d upsample_trilinear3d var var_mean _weight_norm_interface
 """

@@ -30,27 +30,47 @@ def flops_chart(report: Mapping[str, Any]) -> bytes:
     bytes
         A PNG picture.
     """
-    flops = request_total(report, "flops")
-    steps = report["stages"]["decode"]["steps"]
-    labels = [f"decode x {steps:,}" if name == "decode" else name for name in flops]
+    steps, workload = report["stages"]["decode"]["steps"], report["metadata"]["workload"]
+    flops = {
+        f"decode x {steps:,}" if name == "decode" else name: value
+        for name, value in request_total(report, "flops").items()
+    }
+    title = (
+        f"{report['metadata']['model']}, {workload['mode']}: {describe_views(workload)}, "
+        f"{workload['prompt_tokens']:,} prompt tokens"
+    )
+    return bar_chart(flops, report["total"]["flops"], "FLOPs of one request", title)
+
+
+def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> bytes:
+    """Draw FLOPs as bars with their shares of a total.
+
+    Parameters
+    ----------
+    flops : mapping
+        FLOPs by the name of their bar.
+    total : int
+        What the shares are of.
+    what, title : str
+        What the bars show, and what it is of.
+
+    Returns
+    -------
+    bytes
+        A PNG picture.
+    """
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    bars = axes.barh(labels, list(flops.values()), color=_COLOUR)
-    shares = [f" {with_unit(value)} ({percentage(value, report['total']['flops'])})" for value in flops.values()]
+    bars = axes.barh(list(flops), list(flops.values()), color=_COLOUR)
+    shares = [f" {with_unit(value)} ({percentage(value, total)})" for value in flops.values()]
     axes.bar_label(bars, labels=shares, padding=2)
     axes.invert_yaxis()
     axes.set_xlim(0, max(flops.values()) * 1.22 or 1)
-    axes.set_xlabel("FLOPs of one request")
+    axes.set_xlabel(what)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
     axes.spines[["top", "right"]].set_visible(False)
-    workload = report["metadata"]["workload"]
-    axes.set_title(
-        f"{report['metadata']['model']}, {workload['mode']}: {describe_views(workload)}, "
-        f"{workload['prompt_tokens']:,} prompt tokens",
-        loc="left",
-        fontsize=10,
-    )
+    axes.set_title(title, loc="left", fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import StringIO
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +18,16 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     # A line that a narrow terminal wraps can be read; a number that is cut off cannot.
     width = Console(width=_WIDEST).measure(table).maximum
     Console(width=max(Console().width, width), soft_wrap=True, highlight=False).print(table)
+
+
+def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
+    """Return the table as text without colours, lines without blanks at their ends."""
+    console = Console(width=_WIDEST, color_system=None, file=StringIO())
+    table = plain_table(rows, title)
+    console.width = console.measure(table).maximum
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def print_lines(lines: Iterable[str]) -> None:

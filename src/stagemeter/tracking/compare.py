@@ -13,18 +13,22 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.comparing.subject import NOT_SETTINGS, PROFILE, STATIC, Subject
+from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.errors import StagemeterError
-from stagemeter.tracking.labels import HARDWARE, KIND, SCHEMA, VERSION
+from stagemeter.export.module_files import MODULE_JSON_FILE
+from stagemeter.modules.report import MODULE_SCHEMA_VERSION
+from stagemeter.tracking.labels import HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
-from stagemeter.values import report_values
+from stagemeter.values import module_values, report_values
 
 #: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
 COMPARISON = "comparison"
 #: Beyond this a double does not hold every whole number.
 _EXACT = 2**53
+#: Kinds of runs that can be compared.
+_COMPARED = (STATIC, PROFILE, MODULE)
 
 
 def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
@@ -68,7 +72,7 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
             if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
                 raise
             raise StagemeterError(f"--filter {condition!r} is none that MLflow understands: {error.message}") from None
-        runs = [run for run in answering if run.data.tags.get(KIND) in (STATIC, PROFILE)]
+        runs = [run for run in answering if run.data.tags.get(KIND) in _COMPARED]
         if not runs:
             of = f" that answers to {condition!r}" if condition else ""
             raise StagemeterError(f"experiment {experiment!r} holds no run of Stagemeter{of}")
@@ -84,13 +88,17 @@ def subject_of_run(run: Run) -> Subject:
         If it holds neither counts nor times.
     """
     tags, kind = run.data.tags, run.data.tags.get(KIND)
-    if kind not in (STATIC, PROFILE):
+    if kind is None or kind not in _COMPARED:
         what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
         raise StagemeterError(f"run {run.info.run_id} {what}: give runs of `stagemeter analyze` or of profiles")
     values: dict[str, float] = {name: _whole(value) for name, value in run.data.metrics.items()}
-    if kind == STATIC and any(abs(value) >= _EXACT for value in values.values()):
+    if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
-        values |= report_values(load_report(run))
+        values |= (
+            report_values(load_report(run))
+            if kind == STATIC
+            else module_values(load_report(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION))
+        )
     environment = {
         name.removeprefix(prefix): value
         for prefix in (VERSION, HARDWARE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 #: Kinds of runs.
-KIND, STATIC, PROFILE = "stagemeter.kind", "static", "profile"
+KIND, STATIC, PROFILE, MODULE = "stagemeter.kind", "static", "profile", "module"
 MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stagemeter.export.figures import flops_chart
 from stagemeter.export.folder import write_report_files
 from stagemeter.export.markdown import stage_agreement, summary_markdown
+from stagemeter.modules.report import ModuleReport
 from stagemeter.report import request_total
 from stagemeter.tracking.labels import REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
+from stagemeter.tracking.module import log_module_report
 from stagemeter.tracking.store import missing_params, require_reachable, store_errors
 from stagemeter.values import report_values, workload_params
 from stagemeter.workload import stable_hash
@@ -30,16 +33,16 @@ CHART_FILE, PAGE_FILE, TABLE_FILE = "flops_per_stage.png", "page.png", "stages.j
 
 
 def log_static_report(
-    report: Mapping[str, Any], page: Image.Image | None = None, files: Sequence[Path] | None = None
+    report: Mapping[str, Any] | ModuleReport, page: Image.Image | None = None, files: Sequence[Path] | None = None
 ) -> str:
     """Log a static report to MLflow.
 
     Parameters
     ----------
-    report : mapping
-        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+    report : mapping or ModuleReport
+        What `DeepseekOCRStaticAnalyzer.generate_report` or `stagemeter.analyze` returned.
     page : PIL.Image.Image, optional
-        Picture of the page as analyzed.
+        Picture of the page as analyzed, where the report is of one.
     files : sequence of Path, optional
         The report's files, where they are written already. Default: they are written for this.
 
@@ -53,15 +56,21 @@ def log_static_report(
     TrackingError
         If the store cannot be reached or refuses.
     """
+    if isinstance(report, ModuleReport):
+        name = f"{report.model} {report.mode}"
+        log = partial(log_module_report, report=report)
+    else:
+        metadata = report["metadata"]
+        name = workload_name(metadata["model"], metadata["workload"])
+        log = partial(_log, report=report, page=page, files=files)
     active = mlflow.active_run()
     if active is not None:
         with store_errors():
-            _log(active.info.run_id, report, page, files)
+            log(active.info.run_id)
         return str(active.info.run_id)
-    metadata = report["metadata"]
     require_reachable()
-    with store_errors(), mlflow.start_run(run_name=workload_name(metadata["model"], metadata["workload"])) as run:
-        _log(run.info.run_id, report, page, files)
+    with store_errors(), mlflow.start_run(run_name=name) as run:
+        log(run.info.run_id)
         return str(run.info.run_id)
 
 

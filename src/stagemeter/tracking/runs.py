@@ -168,8 +168,15 @@ def measured_workload(run: Run) -> Workload:
     return workload
 
 
-def load_report(run: Run) -> dict[str, Any]:
+def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) -> dict[str, Any]:
     """Read the report of a static run.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    file, known : str
+        Name of the report's file, and the version of its schema that can be read.
 
     Raises
     ------
@@ -181,18 +188,18 @@ def load_report(run: Run) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             # Asked of the run, MLflow would look it up twice more.
             artifacts: Any = get_artifact_repository(run.info.artifact_uri)
-            path = artifacts.download_artifacts(REPORT_FILE, folder)
+            path = artifacts.download_artifacts(file, folder)
             report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except (MlflowException, OSError) as error:
         raise StagemeterError(
-            f"run {run_id} has no report {REPORT_FILE} that can be read ({str(error).splitlines()[0]}): analyze again"
+            f"run {run_id} has no report {file} that can be read ({str(error).splitlines()[0]}): analyze again"
         ) from error
     except ValueError as error:
-        raise StagemeterError(f"run {run_id}: its {REPORT_FILE} is damaged ({error}): analyze again") from error
+        raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}): analyze again") from error
     version = report.get("schema_version") if isinstance(report, dict) else None
-    if str(version).partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+    if str(version).partition(".")[0] != known.partition(".")[0]:
         raise StagemeterError(
-            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {SCHEMA_VERSION}"
+            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}"
         )
     fault = report_fault(report)
     if fault is not None:

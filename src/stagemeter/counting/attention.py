@@ -1,0 +1,96 @@
+"""Attention on the meta device as a fused kernel does it.
+
+On the meta device torch has no fused kernel: attention falls apart into products and loses its name, and its backward
+pass has four products. Every fused kernel has five there, since it computes the scores again instead of keeping them
+(torch/utils/flop_counter.py, ``sdpa_backward_flop_count``). While something is counted, a kernel for the meta device is
+therefore registered with torch, which knows shapes and books both passes. It is reached wherever attention is called
+from: from Python, from inside of torch, and from what activation checkpointing runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+_OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
+
+
+class Books(Protocol):
+    """Who wants to know of attention on the meta device."""
+
+    def attention_ran(self, args: Sequence[Any], kwargs: dict[str, Any], out: torch.Tensor) -> None:
+        """Book a forward pass: the arguments of ``scaled_dot_product_attention``, and its result."""
+
+    def attention_backward_ran(self, operands: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
+        """Book a backward pass: gradient, query, key and value, and the gradients of the last three."""
+
+
+#: Those that count at the moment, the innermost last.
+_active: list[Books] = []
+
+
+@contextmanager
+def booked_attention(books: Books) -> Iterator[None]:
+    """Book attention on the meta device until the block is left."""
+    _active.append(books)
+    library = None
+    if len(_active) == 1:
+        library = torch.library.Library("aten", "IMPL")
+        library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
+    try:
+        yield
+    finally:
+        _active.remove(books)
+        if library is not None:
+            library._destroy()
+
+
+def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether the result is as the query and the values say; what does not fit together is for torch to say.
+
+    Keys and values may have fewer heads than the query, which is then not repeated for them.
+    """
+    fits = query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
+    same = query.dtype == key.dtype == value.dtype and query.dim() == key.dim() == value.dim() > 1
+    if not (fits and same):
+        return False
+    return all(more % fewer == 0 for more, fewer in zip(query.shape[:-2], key.shape[:-2], strict=True) if fewer)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> torch.Tensor:
+    looked_on = torch._C._len_torch_dispatch_stack() > 1  # Another counter would miss what did not run.
+    # No fused kernel has a gradient of the mask.
+    masked_with_gradient = attn_mask is not None and attn_mask.requires_grad
+    if not _active or looked_on or masked_with_gradient or not is_regular(query, key, value):
+        out: torch.Tensor = _OPERATOR.decompose(query, key, value, attn_mask, *args, **kwargs)
+        return out
+    books = _active[-1]
+    out = _Fused.apply(books, query, key, value)
+    books.attention_ran((query, key, value, attn_mask, *args), kwargs, out)
+    return out
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, books: Books, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        ctx.books = books
+        # As the kernels do: what activation checkpointing does not keep is computed again when it is asked for here.
+        ctx.save_for_backward(query, key, value)
+        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        operands = ctx.saved_tensors
+        gradients = [torch.empty_like(operand) for operand in operands]
+        ctx.books.attention_backward_ran((gradient, *operands), gradients)
+        return (None, *gradients)

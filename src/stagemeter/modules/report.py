@@ -1,0 +1,198 @@
+"""What a module costs, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stagemeter.cost import ZERO, Cost
+
+#: Changes with every change of the document's keys or of what they mean.
+MODULE_SCHEMA_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class ModuleStage:
+    """A stage of a module, what is in none of the stages, or all of it.
+
+    Attributes
+    ----------
+    name : str
+        Name of the stage; ``other`` of what is in none, ``total`` of all.
+    modules : tuple of str
+        Names of its modules.
+    params, params_trainable : int
+        Its parameters, shared ones once, and those of them that have a gradient.
+    forward : Cost
+        The forward pass.
+    backward : Cost or None
+        The backward pass, with what activation checkpointing computes again; None where none was counted.
+    operators : dict of str to int
+        FLOPs by operator, of both passes.
+    unsupported : dict of str to int
+        Operators for which there is no formula, and how often they ran: they are in no number.
+    called : bool
+        Whether it ran at all.
+    item_size : int or None
+        Bytes of an element; None where tensors have different data types.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    params: int
+    params_trainable: int
+    forward: Cost
+    backward: Cost | None
+    operators: Mapping[str, int] = field(default_factory=dict)
+    unsupported: Mapping[str, int] = field(default_factory=dict)
+    called: bool = True
+    item_size: int | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Both passes."""
+        return self.forward + (self.backward or ZERO)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of both passes."""
+        return self.cost.macs
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of both passes, two to a multiply-accumulate."""
+        return self.cost.flops
+
+    @property
+    def flops_forward(self) -> int:
+        """Floating-point operations of the forward pass."""
+        return self.forward.flops
+
+    @property
+    def flops_backward(self) -> int | None:
+        """Floating-point operations of the backward pass; None where none was counted."""
+        return None if self.backward is None else self.backward.flops
+
+    @property
+    def flops_causal(self) -> int | None:
+        """Floating-point operations with causal self-attention halved; None with a backward pass.
+
+        The products of a backward pass do not say what they are of.
+        """
+        return self.cost.flops_causal if self.backward is None else None
+
+    @property
+    def activations(self) -> int:
+        """Elements that the counted operators write."""
+        return self.cost.activations
+
+    @property
+    def bytes_read(self) -> int | None:
+        """Bytes that the counted operators read; None where tensors have different data types."""
+        return None if self.item_size is None else self.cost.bytes_read(self.item_size)
+
+    @property
+    def bytes_written(self) -> int | None:
+        """Bytes that the counted operators write; None where tensors have different data types."""
+        return None if self.item_size is None else self.cost.bytes_written(self.item_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known as JSON knows it."""
+        return {
+            "modules": list(self.modules),
+            "params": self.params,
+            "params_trainable": self.params_trainable,
+            "macs": self.macs,
+            "flops": self.flops,
+            "flops_forward": self.flops_forward,
+            "flops_backward": self.flops_backward,
+            "flops_causal": self.flops_causal,
+            "activations": self.activations,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "operators": dict(self.operators),
+            "unsupported": dict(self.unsupported),
+            "called": self.called,
+        }
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What a pass of a module costs, stage by stage.
+
+    Attributes
+    ----------
+    model : str
+        Class of the model.
+    mode : str
+        ``inference`` or ``train``.
+    inputs : tuple of str
+        Shapes and data types of what it was called with.
+    dtype : str
+        Data type of the tensors; several are joined by ``+``.
+    counted_on : str
+        ``meta``, from shapes alone, or the device on which it really ran.
+    stages : dict of str to ModuleStage
+        The stages.
+    other : ModuleStage
+        What is in none of them.
+    total : ModuleStage
+        All of it.
+    notes : tuple of str
+        What one should know about the numbers.
+    workload_hash, architecture_hash : str
+        By which the same inputs and the same model are known.
+    versions : dict of str to str
+        Of the packages that made this.
+    """
+
+    model: str
+    mode: str
+    inputs: tuple[str, ...]
+    dtype: str
+    counted_on: str
+    stages: Mapping[str, ModuleStage]
+    other: ModuleStage
+    total: ModuleStage
+    notes: tuple[str, ...]
+    workload_hash: str
+    architecture_hash: str
+    versions: Mapping[str, str]
+
+    @property
+    def unsupported(self) -> Mapping[str, int]:
+        """Operators without a formula, and how often they ran: what no number holds."""
+        return self.total.unsupported
+
+    def rows(self) -> list[ModuleStage]:
+        """Return the stages, what is in none of them if it costs anything, and the total."""
+        other = [self.other] if self.other.params or self.other.cost != ZERO or self.other.unsupported else []
+        return [*self.stages.values(), *other, self.total]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON knows it."""
+        return {
+            "schema_version": MODULE_SCHEMA_VERSION,
+            "kind": "module",
+            "metadata": {
+                "model": self.model,
+                "mode": self.mode,
+                "inputs": list(self.inputs),
+                "dtype": self.dtype,
+                "counted_on": self.counted_on,
+                "workload_hash": self.workload_hash,
+                "architecture_hash": self.architecture_hash,
+                "versions": dict(self.versions),
+            },
+            "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
+            "other": self.other.to_dict(),
+            "total": self.total.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        # Late, and the one place where a report knows how it is shown: print(report) is how people look at one.
+        from stagemeter.export.module_text import module_text
+
+        return module_text(self)

@@ -1,0 +1,230 @@
+"""Counting one pass of a module: from shapes alone where that can be, else on real tensors, and said."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from stagemeter.counting.counter import CostCounter, Counts
+from stagemeter.counting.formulas import Rule
+from stagemeter.errors import StagemeterError
+from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
+from stagemeter.modules.shapes import on_meta, require_shapes, tensors_of, with_values, with_weights, without_weights
+from stagemeter.modules.wrappers import plain_name
+
+#: What a model's output becomes before the backward pass: a tensor of one element.
+Loss = Callable[[Any], torch.Tensor]
+#: Weights, and in training their gradients and what layers keep, as a multiple of the weights.
+_MEMORY_FACTORS = {False: 1.5, True: 3.5}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass of a model, as it is to be counted.
+
+    Attributes
+    ----------
+    args, kwargs
+        What the model is called with.
+    train : bool
+        Whether a backward pass follows, and the model is in training mode.
+    loss : callable or None
+        Makes a loss of the output; None: the output's own ``loss``, or else the sum of all of its tensors.
+    rules : mapping
+        How some operators are counted, in place of what is registered.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    train: bool
+    loss: Loss | None
+    rules: Mapping[Any, Rule]
+
+
+@dataclass(frozen=True)
+class CountedPass:
+    """What a pass costs.
+
+    Attributes
+    ----------
+    forward : Counts
+        The forward pass.
+    backward : Counts or None
+        The backward pass, in which activation checkpointing runs parts of the forward pass again.
+    device : str
+        Where it was counted: ``meta``, from shapes alone, or a device on which it really ran.
+    notes : list of str
+        Why it had to run, and on which values.
+    """
+
+    forward: Counts
+    backward: Counts | None
+    device: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+    operator: str
+    place: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.operator} in {self.place}"
+
+
+def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
+    """Count a pass of a model, which is left as it was found.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, on any device.
+    wanted : Pass
+        What to count.
+
+    Returns
+    -------
+    CountedPass
+        What it costs.
+
+    Raises
+    ------
+    StagemeterError
+        If it depends on values that are not there.
+    Exception
+        Whatever the model raises, with a note that says in which module.
+    """
+    require_shapes(model)
+    inputs = tensors_of(wanted.args, wanted.kwargs)
+    valued_inputs = all(tensor.device.type != "meta" for tensor in inputs)
+    tensors = [*model.parameters(), *model.buffers()]
+    valued_model = all(tensor.device.type != "meta" for tensor in tensors)
+    failure = None
+    if all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in [*tensors, *inputs]):
+        with random_numbers_left_alone(model):
+            bare_args, bare_kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
+            counts, failure = _attempt(without_weights(model), bare_args, bare_kwargs, wanted)
+        if failure is None:
+            return CountedPass(*counts, device="meta", notes=[])
+        if not valued_model and not _asks_for_values(failure):
+            # Of its own accord, and as it would on any device.
+            raise failure.error
+    why = "counted on real tensors"
+    if failure is not None:
+        asks = (
+            "asks for values"
+            if _asks_for_values(failure)
+            else f"fails on shapes alone ({type(failure.error).__name__})"
+        )
+        why += f", since {failure.where} {asks}"
+    if valued_model:
+        place = tensors[0].device if tensors else torch.device("cpu")
+        args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
+        with left_as_found(model):
+            counts, again = _attempt(model, args, kwargs, wanted)
+    else:
+        place = torch.device("cpu")
+        _require_memory(tensors, wanted.train, failure)
+        args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
+        with random_numbers_left_alone(model):
+            counts, again = _attempt(with_weights(model), args, kwargs, wanted)
+    made_up = [what for what, valued in (("the inputs", valued_inputs), ("the weights", valued_model)) if not valued]
+    if again is not None:
+        if made_up and failure is not None:
+            if not _asks_for_values(failure):
+                raise failure.error
+            raise StagemeterError(
+                f"{failure.where} asks for values, which shapes do not have, and made-up values of "
+                f"{' and '.join(made_up)} do not do ({type(again.error).__name__} in {again.place}): "
+                "pass real tensors to a model with weights"
+            ) from again.error
+        raise again.error
+    if made_up:
+        why += f"; values of {' and '.join(made_up)} are made up, and a count that depends on them is one of these"
+    return CountedPass(*counts, device=str(place), notes=[why])
+
+
+def _attempt(
+    model: nn.Module, args: Any, kwargs: Any, wanted: Pass
+) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
+    counter = CostCounter(model, rules=wanted.rules)
+    empty = (Counts(), None)
+    try:
+        # What is compiled runs as it was written: kernels that a compiler made cannot be counted.
+        with (
+            torch.compiler.set_stance("force_eager"),
+            torch.set_grad_enabled(wanted.train),
+            warnings.catch_warnings(),
+        ):
+            # Hooks see a compiled module twice, once as its wrapper: the wrapper has no work of its own.
+            warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
+            model.train(wanted.train)
+            with counter:
+                out = model(*args, **kwargs)
+                forward = counter.counts()
+                if not wanted.train:
+                    return (forward, None), None
+                counter.restart()
+                torch.autograd.backward(_loss_of(out, wanted.loss))
+                return (forward, counter.counts()), None
+    except StagemeterError:
+        raise
+    except Exception as error:
+        place = _place(model, error.__traceback__)
+        error.add_note(f"in {place}")
+        return empty, _Failure(error, str(counter.last_operator), place)
+
+
+def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
+    if loss is not None:
+        made = loss(out)
+        if not isinstance(made, torch.Tensor) or made.numel() != 1 or not made.requires_grad:
+            raise StagemeterError("loss returned no tensor of one element that has a gradient")
+        return made
+    own = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
+    if isinstance(own, torch.Tensor) and own.numel() == 1 and own.requires_grad:
+        return own
+    parts = [tensor.sum() for tensor in tensors_of(out) if tensor.requires_grad]
+    if not parts:
+        raise StagemeterError(
+            "nothing that the model returns has a gradient, so there is no backward pass to count: mode='inference' "
+            "counts the forward pass, and loss= makes a loss of the output"
+        )
+    return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+
+
+def _asks_for_values(failure: _Failure) -> bool:
+    """Whether an error is one that the meta device makes, where a model asks for what shapes do not say."""
+    error = failure.error
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+
+
+def _place(model: nn.Module, trace: TracebackType | None) -> str:
+    """Name the innermost module of the model that an error passed through."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    while trace is not None:
+        running = trace.tb_frame.f_locals.get("self")
+        found = names.get(id(running), found)
+        trace = trace.tb_next
+    return f"module {plain_name(found)!r}" if found else "the model itself"
+
+
+def _require_memory(tensors: list[torch.Tensor], train: bool, failure: _Failure | None) -> None:
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) * _MEMORY_FACTORS[train]
+    available = psutil.virtual_memory().available
+    if needed > available:
+        why = f"{failure.where} asks for values, which shapes do not have; " if failure else ""
+        raise StagemeterError(
+            f"{why}a model with made-up weights takes {needed / 1e9:.0f} GB, and {available / 1e9:.0f} GB are free: "
+            "count a smaller one, or pass real tensors to a model with weights"
+        )

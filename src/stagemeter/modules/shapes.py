@@ -1,0 +1,159 @@
+"""Modules and inputs of which nothing but shapes is there, and stand-ins for where values are asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from stagemeter.errors import StagemeterError
+
+Tree = TypeVar("Tree")
+
+#: Spread of stand-in values: small, so that nothing overflows on the way through many layers.
+_STAND_IN_DEVIATION = 0.02
+_STAND_IN_SEED = 0
+
+
+def spec(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Give the shape of an input instead of the input.
+
+    Parameters
+    ----------
+    *shape : int
+        Its shape.
+    dtype : torch.dtype, optional
+        Its data type; by default torch's default, float32.
+
+    Returns
+    -------
+    torch.Tensor
+        A tensor on the meta device, which has no values and takes no memory.
+
+    Examples
+    --------
+    >>> spec(1, 3, 224, 224).shape
+    torch.Size([1, 3, 224, 224])
+    """
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def on_meta(tree: Tree) -> Tree:
+    """Copy anything with its tensors on the meta device: containers, caches, modules; shared tensors stay shared.
+
+    Gradients are neither copied nor wanted. The memory of the tensors is not needed twice: only shapes are copied.
+    """
+    return _deepcopy(tree, {})
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """Copy a module with its parameters and buffers on the meta device; ties stay ties."""
+    known: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        bare = torch.empty_like(tensor, device="meta", requires_grad=False)
+        known[id(tensor)] = (
+            nn.Parameter(bare, tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else bare.requires_grad_(tensor.requires_grad)
+        )
+    return _deepcopy(model, known)
+
+
+def require_shapes(model: nn.Module) -> None:
+    """Refuse a module whose shapes are not known yet.
+
+    Raises
+    ------
+    StagemeterError
+        If it has lazy modules that have not run.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise StagemeterError(
+                f"{name} has no shape yet: {type(model).__name__} has lazy modules, which take their shapes from "
+                "their first input; run the model once first"
+            )
+
+
+def tensors_of(*trees: Any) -> list[torch.Tensor]:
+    """Find the tensors of some arguments, those inside of caches and other objects too."""
+    seen = _Seen()
+    with seen:
+        copy.deepcopy(trees)
+    return seen.tensors
+
+
+def with_values(tree: Tree, device: torch.device | str) -> Tree:
+    """Copy anything with stand-ins for its tensors that have no values.
+
+    Whole numbers and truth values become zeros, which is an index or a token wherever one is asked for; others are
+    normal numbers of a small spread, the same in every run. Tensors that have values are copied with them.
+    """
+    generator = torch.Generator().manual_seed(_STAND_IN_SEED)
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.device.type != "meta":
+            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+        made = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        if tensor.is_floating_point():
+            made.normal_(0, _STAND_IN_DEVIATION, generator=generator)
+        return made.to(device).requires_grad_(tensor.requires_grad)
+
+    return _deepcopy(tree, {}, _Replacing(stand_in))
+
+
+def with_weights(model: nn.Module) -> nn.Module:
+    """Copy a module with stand-ins for those of its parameters and buffers that have no values, on the CPU."""
+    generator = torch.Generator().manual_seed(_STAND_IN_SEED)
+    known: dict[int, Any] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type != "meta":
+            continue
+        made = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        if tensor.is_floating_point():
+            made.normal_(0, _STAND_IN_DEVIATION, generator=generator)
+        known[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+    return copy.deepcopy(model, known)
+
+
+class _Replacing(TorchFunctionMode):
+    """While this is on, a copy of a tensor is what a function makes of it."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self._make = make
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.__deepcopy__:
+            tensor, memo = args
+            made = memo[id(tensor)] = self._make(tensor)
+            return made
+        return func(*args, **(kwargs or {}))
+
+
+class _Seen(_Replacing):
+    """Notes the tensors that are copied, and copies none."""
+
+    def __init__(self) -> None:
+        self.tensors: list[torch.Tensor] = []
+        super().__init__(self._note)
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.tensors.append(tensor)
+        return tensor
+
+
+def _deepcopy(tree: Tree, known: dict[int, Any], mode: TorchFunctionMode | None = None) -> Tree:
+    with mode or _Replacing(_bare):
+        return copy.deepcopy(tree, known)
+
+
+def _bare(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device="meta", requires_grad=False).requires_grad_(tensor.requires_grad)

@@ -1,0 +1,110 @@
+"""Which modules make which stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from torch import nn
+
+from stagemeter.errors import StagemeterError
+from stagemeter.modules.wrappers import plain_name
+
+#: What a metric of MLflow may be called; a slash would make a section of its own.
+_STAGE_NAME = re.compile(r"[\w\-. ]+", re.ASCII)
+#: Rows of the table that are not stages.
+_TAKEN = frozenset({"other", "total"})
+_MOST_NAMES = 5
+
+
+def resolve_stages(
+    model: nn.Module, stages: Mapping[str, str | Sequence[str]] | None
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Find the modules of each stage.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    stages : mapping or None
+        Name of a stage to the name of its module, or several. None: each child of the model is a stage.
+
+    Returns
+    -------
+    stages : dict
+        Name of a stage to the names under which its modules are counted.
+    notes : list of str
+        What is to be known of modules that are shared.
+
+    Raises
+    ------
+    StagemeterError
+        If a module is not there, stages contain one another, or a stage's name cannot be a metric's.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    every = {plain_name(name): module for name, module in model.named_modules(remove_duplicate=False) if name}
+    if stages is None:
+        stages = {name: name for name, _ in model.named_children()}
+    resolved: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for stage, given in stages.items():
+        if not isinstance(stage, str) or not _STAGE_NAME.fullmatch(stage) or stage in _TAKEN:
+            raise StagemeterError(
+                f"stage {stage!r}: give it a name of letters, digits, spaces, '_', '-' and '.', other than "
+                "'other' and 'total'"
+            )
+        wanted = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        if not wanted:
+            raise StagemeterError(f"stage {stage!r} has no module: give the name of one")
+        modules = [_find(every, stage, name) for name in wanted]
+        resolved[stage] = tuple(names[module] for module in modules)
+        notes += _shared(names, stage, modules)
+    _require_apart(resolved)
+    return resolved, notes
+
+
+def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
+    found = every.get(plain_name(name)) if isinstance(name, str) else None
+    if found is not None:
+        return found
+    near = get_close_matches(str(name), every, n=3, cutoff=0.5)
+    if not near:
+        # By its last part: the prefix is what people get wrong most.
+        last = str(name).rpartition(".")[2]
+        near = [other for other in every if other.rpartition(".")[2] == last][:3]
+    advice = (
+        f"did you mean {' or '.join(map(repr, near))}?" if near else f"there is {', '.join(list(every)[:_MOST_NAMES])}"
+    )
+    raise StagemeterError(f"stage {stage!r}: the model has no submodule {name!r}; {advice}")
+
+
+def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
+    """Refuse stages that contain one another, whose costs would be counted twice."""
+    placed = [(stage, module) for stage, modules in stages.items() for module in modules]
+    for index, (stage, module) in enumerate(placed):
+        for other_stage, other in placed[index + 1 :]:
+            if _within(module, other) or _within(other, module):
+                both = "twice" if stage == other_stage else f"and stage {other_stage!r}"
+                raise StagemeterError(
+                    f"stage {stage!r} {both}: {module!r} and {other!r} overlap; each module belongs to one stage"
+                )
+
+
+def _shared(names: Mapping[nn.Module, str], stage: str, modules: Sequence[nn.Module]) -> list[str]:
+    homes = [names[module] for module in modules]
+    elsewhere = sorted(
+        {
+            names[part]
+            for module in modules
+            for part in module.modules()
+            if not any(_within(names[part], home) for home in homes)
+        }
+    )
+    if not elsewhere:
+        return []
+    return [f"stage {stage} shares {', '.join(elsewhere)} with others: counted there, under the first name"]
+
+
+def _within(name: str, other: str) -> bool:
+    return name == other or name.startswith(f"{other}.")

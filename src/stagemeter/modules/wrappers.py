@@ -1,0 +1,53 @@
+"""What people wrap modules in: taken off where it only hides them, kept where it changes what runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from stagemeter.errors import StagemeterError
+
+#: Names that wrappers put between a module and what they wrap: torch.compile, FSDP, activation checkpointing.
+_WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+def unwrapped(model: Any) -> nn.Module:
+    """Take a model out of ``torch.compile``, ``torch.export`` and data parallelism.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or torch.export.ExportedProgram
+        The model.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module that does the work: its names are those of the model as it was written. Sharded modules (FSDP) stay
+        as they are, since a shard is not the module.
+
+    Raises
+    ------
+    StagemeterError
+        If it is no module.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        return torch.export.unflatten(model)
+    if not isinstance(model, nn.Module):
+        raise StagemeterError(
+            f"model is a {type(model).__name__}: give a torch.nn.Module, or what torch.export.export returned"
+        )
+    inner: nn.Module = model
+    while True:
+        if isinstance(inner, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = inner.module
+        elif isinstance(wrapped := getattr(inner, "_orig_mod", None), nn.Module):
+            inner = wrapped
+        else:
+            return inner
+
+
+def plain_name(name: str) -> str:
+    """Name a module as its author did, without what wrappers put between."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPER_NAMES)

@@ -1,0 +1,67 @@
+"""The report of any module becomes an MLflow run."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Metric, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.export.module_files import write_module_files
+from stagemeter.export.module_text import module_markdown
+from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
+from stagemeter.tracking.labels import (
+    ARCHITECTURE_HASH,
+    KIND,
+    MODEL,
+    MODULE,
+    REPORT_HASH,
+    SCHEMA,
+    VERSION,
+    WORKLOAD_HASH,
+)
+from stagemeter.tracking.store import missing_params
+from stagemeter.values import as_params, module_params, module_values
+from stagemeter.workload import stable_hash
+
+#: Metrics that a server takes at a time (mlflow/utils/validation.py, ``MAX_METRICS_PER_BATCH``).
+_MOST_METRICS = 1000
+
+
+def log_module_report(run_id: str, report: ModuleReport) -> None:
+    """Log a report of any module to a run: params, metrics, tags, description and files.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    report : ModuleReport
+        What `stagemeter.analyze` returned.
+    """
+    client, document = mlflow.MlflowClient(), report.to_dict()
+    now = int(time.time() * 1000)
+    tags = {
+        KIND: MODULE,
+        MODEL: report.model,
+        SCHEMA: MODULE_SCHEMA_VERSION,
+        WORKLOAD_HASH: report.workload_hash,
+        ARCHITECTURE_HASH: report.architecture_hash,
+        REPORT_HASH: stable_hash(document),
+        MLFLOW_RUN_NOTE: module_markdown(report),
+    }
+    tags |= {f"{VERSION}{package}": version for package, version in report.versions.items()}
+    metrics = [Metric(name, value, now, 0) for name, value in module_values(document).items()]
+    for start in range(_MOST_METRICS, len(metrics), _MOST_METRICS):
+        client.log_batch(run_id, metrics=metrics[start : start + _MOST_METRICS])
+    client.log_batch(
+        run_id,
+        metrics=metrics[:_MOST_METRICS],
+        params=missing_params(client, run_id, as_params(module_params(document))),
+        tags=[RunTag(name, value) for name, value in tags.items()],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_module_files(report, Path(folder))
+        client.log_artifacts(run_id, folder)

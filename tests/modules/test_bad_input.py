@@ -1,0 +1,94 @@
+"""What cannot be used is named, with the way out."""
+
+import pytest
+import torch
+from nets import Routed, Transformer
+from torch import nn
+
+import stagemeter
+from stagemeter import StagemeterError
+from stagemeter.modules import run
+
+X = stagemeter.spec(2, 5, 16)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({"a": "blockz.0"}, r"stage 'a': the model has no submodule 'blockz\.0'; did you mean 'blocks\.0'"),
+        ({"a": "model.head"}, r"no submodule 'model\.head'; did you mean 'head'"),
+        ({"a": "zzzzzzzz"}, r"no submodule 'zzzzzzzz'; there is blocks, blocks\.0"),
+        ({"a": "blocks", "b": "blocks.1.mlp"}, r"stage 'a' and stage 'b': 'blocks' and 'blocks\.1\.mlp' overlap"),
+        ({"a": ["head", "head"]}, "stage 'a' twice: 'head' and 'head' overlap"),
+        ({"a": []}, "stage 'a' has no module"),
+        ({"a/b": "head"}, "stage 'a/b': give it a name of letters"),
+        ({"total": "head"}, "stage 'total': give it a name of letters"),
+        ({"a": 3}, "no submodule 3"),
+    ],
+)
+def test_stages(stages, message):
+    with pytest.raises(StagemeterError, match=message):
+        stagemeter.analyze(Transformer(), X, stages=stages)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "training"}, "mode 'training': give 'inference' or 'train'"),
+        ({"loss": torch.sum}, "loss= is for mode='train'"),
+    ],
+)
+def test_options(options, message):
+    with pytest.raises(StagemeterError, match=message):
+        stagemeter.analyze(Transformer(), X, **options)
+
+
+def test_what_is_no_module():
+    with pytest.raises(StagemeterError, match=r"model is a function: give a torch\.nn\.Module"):
+        stagemeter.analyze(lambda x: x, X)
+
+
+def test_formula_of_what_is_no_operator():
+    with pytest.raises(TypeError, match=r"a formula is for an operator such as torch\.ops\.aten\.mm"):
+        stagemeter.analyze(Transformer(), X, formulas={torch.mm: lambda *args, out: 0})
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_error_of_the_model_is_its_own_and_says_where(device, mode):
+    model = Transformer().to(device)
+    with pytest.raises(RuntimeError, match=r"10.?x?.?17.* [x\(X]? ?\[?16|same reduction dim") as raised:
+        stagemeter.analyze(model, stagemeter.spec(2, 5, 17), mode=mode)
+    assert raised.value.__notes__ == ["in module 'blocks.0.attention.qkv'"]
+
+
+class NeedsDigits(nn.Module):
+    """Takes the number of its rows from the values."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x):
+        rows = int(x.sum().item())
+        return self.inner(x)[: rows - 5].view(7, 1)
+
+
+def test_values_that_cannot_be_made_up_are_asked_for():
+    with pytest.raises(StagemeterError) as raised:
+        stagemeter.analyze(NeedsDigits(), stagemeter.spec(3, 2))
+    assert str(raised.value) == (
+        "aten._local_scalar_dense.default in the model itself asks for values, which shapes do not have, and made-up "
+        "values of the inputs do not do (RuntimeError in the model itself): pass real tensors to a model with weights"
+    )
+
+
+def test_model_that_is_too_large_to_be_made_up(monkeypatch):
+    class Little:
+        available = 10
+
+    monkeypatch.setattr(run.psutil, "virtual_memory", Little)
+    with pytest.raises(StagemeterError, match=r"aten\.nonzero\.default in the model itself asks for values.*are free"):
+        stagemeter.analyze(Routed().to("meta"), stagemeter.spec(4, 8))
+    # Real weights need no memory of their own.
+    assert stagemeter.analyze(Routed(), torch.randn(4, 8)).counted_on == "cpu"

@@ -1,0 +1,174 @@
+"""Forward and backward: what a training step costs, with what activation checkpointing computes again."""
+
+import pytest
+import torch
+from brute_force import BruteForce
+from nets import Attention, Residual, Transformer
+from torch import nn
+
+import stagemeter
+from stagemeter import CostCounter, StagemeterError
+
+
+class Eager(nn.Module):
+    """Attention as two products, as it is without a fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        scores = self.query(x) @ self.key(x).mT
+        return scores.softmax(-1) @ self.value(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(Residual, (2, 3, 24, 20)), (Eager, (2, 5, 16)), (lambda: nn.Linear(16, 3), (4, 16))]
+)
+@pytest.mark.parametrize("with_input_gradient", [False, True])
+def test_step_is_exact(make, shape, with_input_gradient):
+    model, x = make(), torch.randn(shape, requires_grad=with_input_gradient)
+    report = stagemeter.analyze(model, x, mode="train")
+    with BruteForce() as forward:
+        out = model.train()(x).sum()
+    with BruteForce() as backward:
+        out.backward()
+    assert report.counted_on == "meta"
+    assert report.total.forward.macs == forward.macs
+    assert report.total.backward.macs == backward.macs
+    assert report.total.flops == 2 * (forward.macs + backward.macs)
+    assert report.total.flops_backward == 2 * backward.macs
+    assert report.total.flops_causal is None
+
+
+@pytest.mark.parametrize("checkpointing", [None, "reentrant", "non-reentrant"])
+def test_shapes_alone_and_real_tensors_agree_module_by_module(checkpointing):
+    """On the CPU torch has a fused attention, with five products in its backward pass; on the meta device ours."""
+    passes = {}
+    for device in ("cpu", "meta"):
+        model = Transformer(checkpointing).to(device)
+        x = torch.randn(2, 5, 16, device=device, requires_grad=True)
+        with CostCounter(model) as counter:
+            out = model(x).sum()
+            forward = counter.counts()
+            counter.restart()
+            out.backward()
+            backward = counter.counts()
+        passes[device] = [
+            {name: (counts.of(name).macs, counts.of(name).activations) for name in counts.by_module}
+            for counts in (forward, backward)
+        ]
+        assert not backward.unsupported_of("")
+    assert passes["cpu"] == passes["meta"]
+
+
+def test_checkpointing_costs_the_forward_pass_again():
+    x = stagemeter.spec(2, 5, 16).requires_grad_()
+    stages = {"blocks": "blocks", "head": "head"}
+    plain = stagemeter.analyze(Transformer(), x, mode="train", stages=stages)
+    reentrant = stagemeter.analyze(Transformer("reentrant"), x, mode="train", stages=stages)
+    early = stagemeter.analyze(Transformer("non-reentrant"), x, mode="train", stages=stages)
+    again = reentrant.stages["blocks"].backward.macs - plain.stages["blocks"].backward.macs
+    assert again == plain.stages["blocks"].forward.macs
+    # torch's newer way stops as soon as it has what is needed: the last product of a block is not.
+    last_products = 3 * 2 * 5 * 5 * 16
+    assert early.stages["blocks"].backward.macs == reentrant.stages["blocks"].backward.macs - last_products
+    assert reentrant.stages["head"].backward == plain.stages["head"].backward
+    evaluated = stagemeter.analyze(Transformer("reentrant"), x)
+    assert evaluated.total.macs == plain.total.forward.macs
+
+
+def test_fused_attention_has_five_products_in_its_backward_pass():
+    length, width = 5, 16
+    report = stagemeter.analyze(Attention(width), stagemeter.spec(2, length, width), mode="train")
+    product = 2 * length * length * width
+    assert report.total.operators["scaled_dot_product_attention"] == 2 * 2 * product
+    assert report.total.operators["scaled_dot_product_attention_backward"] == 2 * 5 * product
+
+
+def test_attention_inside_of_torch_is_fused_too():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    operators = stagemeter.analyze(layer, stagemeter.spec(2, 5, 8), mode="train").total.operators
+    assert operators["scaled_dot_product_attention_backward"] == 2 * 5 * (2 * 5 * 5 * 8)
+    assert "bmm" not in operators
+
+
+def test_mask_with_a_gradient_takes_attention_apart():
+    """No fused kernel has a gradient of the mask."""
+
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(5, 5))
+
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=self.bias)
+
+    x = torch.randn(2, 3, 5, 4, requires_grad=True)
+    report = stagemeter.analyze(Biased(), x, mode="train")
+    product = 2 * 3 * 5 * 5 * 4
+    assert report.total.forward.macs == 2 * product
+    assert report.total.backward.macs == 4 * product
+
+
+def test_what_is_frozen_has_no_gradient():
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    x = stagemeter.spec(3, 16)
+    product = 3 * 16 * 16
+    # The first layer: its weight. The second: its weight and its input.
+    assert stagemeter.analyze(model, x, mode="train").total.backward.macs == 3 * product
+    model[0].requires_grad_(False)
+    report = stagemeter.analyze(model, x, mode="train")
+    assert report.total.backward.macs == product
+    assert (report.total.params, report.total.params_trainable) == (2 * 272, 272)
+    assert report.stages["0"].backward.macs == 0
+
+
+def test_loss_of_the_output():
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(4, 8)
+
+        def forward(self, x):
+            return {"first": self.first(x), "second": self.second(x), "loss": None}
+
+    x = stagemeter.spec(3, 4)
+    both = stagemeter.analyze(TwoHeads(), x, mode="train")
+    one = stagemeter.analyze(TwoHeads(), x, mode="train", loss=lambda out: out["second"].sum())
+    assert both.total.backward.macs == 2 * 3 * 4 * 8
+    assert one.total.backward.macs == 3 * 4 * 8
+    assert one.stages["first"].backward.macs == 0
+
+
+def test_own_loss_of_a_model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
+    )
+    ids = stagemeter.spec(2, 7, dtype=torch.long)
+    report = stagemeter.analyze(LlamaForCausalLM(config), kwargs={"input_ids": ids, "labels": ids}, mode="train")
+    assert report.counted_on == "meta"
+    # Every product of a layer of weights twice again; of attention five for two.
+    attention = report.total.operators["scaled_dot_product_attention"]
+    weights = report.total.flops_forward - attention
+    assert report.total.flops_backward == 2 * weights + attention * 5 // 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": lambda out: out}, "loss returned no tensor of one element"),
+        ({"loss": lambda out: 1.0}, "loss returned no tensor of one element"),
+    ],
+)
+def test_loss_that_is_none_is_said(options, message):
+    with pytest.raises(StagemeterError, match=message):
+        stagemeter.analyze(nn.Linear(2, 2), stagemeter.spec(1, 2), mode="train", **options)
+
+
+def test_nothing_to_go_back_through_is_said():
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(StagemeterError, match="nothing that the model returns has a gradient"):
+        stagemeter.analyze(frozen, stagemeter.spec(1, 2), mode="train")
