@@ -5,7 +5,7 @@ the ones of the report. An operator that has no formula and is not here is liste
 
 Four kinds are recognised by what torch says of the operator rather than by name: views, elementwise operators (tagged
 ``pointwise``), random numbers (tagged ``nondeterministic_seeded``) and everything outside of tensors' values
-(``prim``, ``profiler``).
+(``prim``, ``profiler``), communication included (``c10d``, ``fsdp``).
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ _REDUCING = """
 #: Names in ``torch.ops.aten`` of what is free.
 ZERO_COST_NAMES: frozenset[str] = frozenset(f"{_MAKING} {_ARRANGING} {_REDUCING}".split())
 
+#: Libraries of operators that do no arithmetic on tensors: bookkeeping, and moving tensors between processes.
+_FREE_NAMESPACES: frozenset[str] = frozenset(
+    {"_c10d_functional", "_c10d_functional_autograd", "c10d", "c10d_functional", "fsdp", "inductor", "prim", "prims"}
+    | {"profiler"}
+)
+
 #: Operators that drop elements at random and are tagged as random numbers for it, but are made of products.
 _PRODUCTS_WITH_DROPOUT: frozenset[str] = frozenset(
     {
@@ -87,7 +93,7 @@ def is_zero_cost(operator: Any) -> bool:
     operator : torch._ops.OpOverload
         As a dispatch mode receives it.
     """
-    if operator.namespace in {"prim", "prims", "profiler", "inductor"}:
+    if operator.namespace in _FREE_NAMESPACES:
         return True
     name = operator._overloadpacket.__name__
     if operator.is_view or torch.Tag.pointwise in operator.tags:

@@ -18,7 +18,7 @@ from stagemeter.modules.report import ModuleReport, ModuleStage
 from stagemeter.modules.run import CountedPass, Loss, Pass, count_pass
 from stagemeter.modules.shapes import tensors_of
 from stagemeter.modules.stages import resolve_stages
-from stagemeter.modules.wrappers import unwrapped
+from stagemeter.modules.wrappers import is_sharded, unwrapped
 from stagemeter.versions import package_versions
 from stagemeter.workload import stable_hash
 
@@ -193,7 +193,7 @@ def _report(
         f"{name}: {_described(value)}" if name else _described(value)
         for name, value in [*(("", value) for value in args), *kwargs.items()]
     )
-    notes = [*counted.notes, *notes, *_remarks(stages, total, item_size, dtypes)]
+    notes = [*counted.notes, *notes, *_remarks(model, stages, total, item_size, dtypes)]
     return ModuleReport(
         model=type(model).__name__,
         mode=mode,
@@ -272,7 +272,11 @@ def _dtypes(tensors: list[torch.Tensor]) -> list[torch.dtype]:
 
 
 def _remarks(
-    stages: Mapping[str, ModuleStage], total: ModuleStage, item_size: int | None, dtypes: list[torch.dtype]
+    model: nn.Module,
+    stages: Mapping[str, ModuleStage],
+    total: ModuleStage,
+    item_size: int | None,
+    dtypes: list[torch.dtype],
 ) -> list[str]:
     remarks = []
     if total.unsupported:
@@ -284,6 +288,8 @@ def _remarks(
         remarks.append("bytes are left out: tensors have different data types")
     elif item_size is None:
         remarks.append("bytes are left out: autocast decides on data types")
+    if is_sharded(model):
+        remarks.append("parameters are those that this process holds of a sharded model")
     if sum(stage.params for stage in stages.values()) > total.params:
         remarks.append("parameters that stages share are in each of them, and once in the total")
     return remarks

@@ -17,7 +17,7 @@ from stagemeter.counting.formulas import Rule
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
 from stagemeter.modules.shapes import on_meta, require_shapes, tensors_of, with_values, with_weights, without_weights
-from stagemeter.modules.wrappers import plain_name
+from stagemeter.modules.wrappers import is_sharded, plain_name
 
 #: What a model's output becomes before the backward pass: a tensor of one element.
 Loss = Callable[[Any], torch.Tensor]
@@ -109,7 +109,8 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     tensors = [*model.parameters(), *model.buffers()]
     valued_model = all(tensor.device.type != "meta" for tensor in tensors)
     failure = None
-    if all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in [*tensors, *inputs]):
+    obstacle = _obstacle(model, [*tensors, *inputs])
+    if obstacle is None:
         with random_numbers_left_alone(model):
             bare_args, bare_kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
             counts, failure = _attempt(without_weights(model), bare_args, bare_kwargs, wanted)
@@ -118,14 +119,14 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
         if not valued_model and not _asks_for_values(failure):
             # Of its own accord, and as it would on any device.
             raise failure.error
-    why = "counted on real tensors"
+    why = f"counted on real tensors, since {obstacle}"
     if failure is not None:
         asks = (
             "asks for values"
             if _asks_for_values(failure)
             else f"fails on shapes alone ({type(failure.error).__name__})"
         )
-        why += f", since {failure.where} {asks}"
+        why = f"counted on real tensors, since {failure.where} {asks}"
     if valued_model:
         place = tensors[0].device if tensors else torch.device("cpu")
         args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
@@ -182,6 +183,14 @@ def _attempt(
         place = _place(model, error.__traceback__)
         error.add_note(f"in {place}")
         return empty, _Failure(error, str(counter.last_operator), place)
+
+
+def _obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
+    """Why a model cannot be counted from shapes alone, whatever it does; None where it can be tried."""
+    if is_sharded(model):
+        return "FSDP's wrapper cannot be copied"
+    kinds = {type(tensor).__name__ for tensor in tensors if type(tensor) not in (torch.Tensor, nn.Parameter)}
+    return f"it holds tensors of a kind of their own ({', '.join(sorted(kinds))})" if kinds else None
 
 
 def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def unwrapped(model: Any) -> nn.Module:
             inner = wrapped
         else:
             return inner
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether modules are wrapped by FSDP, whose parameters are the shards of this process."""
+    # Not imported: it takes most of a second, and who has such a module has imported it.
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
 
 
 def plain_name(name: str) -> str:
