@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
     from stagemeter.modules.analyze import analyze as analyze
     from stagemeter.modules.analyze import count as count
+    from stagemeter.modules.fvcore_analysis import ActivationCountAnalysis as ActivationCountAnalysis
+    from stagemeter.modules.fvcore_analysis import FlopCountAnalysis as FlopCountAnalysis
     from stagemeter.modules.report import ModuleReport as ModuleReport
     from stagemeter.modules.report import ModuleStage as ModuleStage
     from stagemeter.modules.shapes import spec as spec
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from stagemeter.tracking.pair import pair_runs as pair_runs
 
 _HOMES = {
+    "ActivationCountAnalysis": "stagemeter.modules.fvcore_analysis",
+    "FlopCountAnalysis": "stagemeter.modules.fvcore_analysis",
     "AnalysisConfig": "stagemeter.analyzer",
     "CostCounter": "stagemeter.counting.counter",
     "DeepSeekOCRSession": "stagemeter.session",

@@ -54,7 +54,10 @@ for part in (*EARLY, "hardware", "profiling", "pairing", "capacity", "scopes"):
 WITH_TORCH = (
     "stagemeter.counting",
     "stagemeter.models.key_value_cache",
-    *(f"stagemeter.modules.{name}" for name in ("analyze", "as_found", "run", "shapes", "stages", "wrappers")),
+    *(
+        f"stagemeter.modules.{name}"
+        for name in ("analyze", "as_found", "fvcore_analysis", "run", "shapes", "stages", "wrappers")
+    ),
 )
 
 
