@@ -92,6 +92,7 @@ _MODULE_QUANTITIES = (
     "flops",
     "flops_forward",
     "flops_backward",
+    "flops_recomputed",
     "flops_causal",
     "macs",
     "activations",

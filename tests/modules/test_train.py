@@ -70,6 +70,10 @@ def test_checkpointing_costs_the_forward_pass_again():
     early = stagemeter.analyze(Transformer("non-reentrant"), x, mode="train", stages=stages)
     again = reentrant.stages["blocks"].backward.macs - plain.stages["blocks"].backward.macs
     assert again == plain.stages["blocks"].forward.macs
+    assert reentrant.stages["blocks"].flops_recomputed == 2 * again
+    assert reentrant.total.flops - reentrant.total.flops_recomputed == plain.total.flops
+    assert plain.total.flops_recomputed == 0
+    assert early.total.flops - early.total.flops_recomputed == plain.total.flops
     # torch's newer way stops as soon as it has what is needed: the last product of a block is not.
     last_products = 3 * 2 * 5 * 5 * 16
     assert early.stages["blocks"].backward.macs == reentrant.stages["blocks"].backward.macs - last_products

@@ -32,6 +32,11 @@ class NodeOwners:
             self._starts.append(number)
             self._modules.append(module)
 
+    @staticmethod
+    def runs_again() -> bool:
+        """Whether activation checkpointing runs part of a forward pass again: with gradients, in a backward pass."""
+        return torch.is_grad_enabled() and torch._C._current_autograd_node() is not None
+
     def running(self) -> str:
         """Name the module whose node a backward pass runs now; empty where there is none, or nobody made it."""
         node = torch._C._current_autograd_node()

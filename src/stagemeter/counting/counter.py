@@ -56,11 +56,14 @@ class Event:
         Name of the operator; empty if this says only that the module was called.
     cost : Cost or None
         None if the operator is neither known nor free.
+    again : bool
+        Whether activation checkpointing ran it again, in a backward pass.
     """
 
     module: str
     operator: str
     cost: Cost | None
+    again: bool = False
 
 
 @dataclass
@@ -79,11 +82,14 @@ class Counts:
         Name of a module to the operators without a formula that ran in it, with their calls.
     called : set of str
         The modules that were called.
+    again : dict
+        Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
     """
 
     by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
     unsupported: dict[str, Counter[str]] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
+    again: dict[str, Cost] = field(default_factory=dict)
 
     def of(self, *modules: str) -> Cost:
         """Cost of some modules, which must not contain one another.
@@ -94,6 +100,10 @@ class Counts:
             If the counted model has no module of that name.
         """
         return total(cost for module in modules for cost in self.by_module[module].values())
+
+    def again_of(self, *modules: str) -> Cost:
+        """What of the cost of some modules activation checkpointing ran again."""
+        return total(self.again.get(module, ZERO) for module in modules)
 
     def operators(self, *modules: str) -> dict[str, Cost]:
         """Cost by operator of some modules, which must not contain one another."""
@@ -180,6 +190,9 @@ class CostCounter:
             elif event.cost is not None:
                 key = (event.module, event.operator)
                 own[key] = own[key] + event.cost if key in own else event.cost
+                if event.again:
+                    for name in _with_ancestors(event.module):
+                        counts.again[name] = counts.again.get(name, ZERO) + event.cost
             else:
                 for name in _with_ancestors(event.module):
                     counts.unsupported[name][event.operator] += 1
@@ -314,7 +327,7 @@ class CostCounter:
             weight_reads=reads["weight"],
             kv_reads=reads["cache"],
         )
-        self._events.append(Event(self._module(), rule.name, cost))
+        self._events.append(Event(self._module(), rule.name, cost, again=self._owners.runs_again()))
 
     def _causal_saving(self, rule: Rule, operator: Any, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
         """Half of self-attention's products, where the attention is causal.

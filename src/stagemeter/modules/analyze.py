@@ -227,6 +227,7 @@ def _stage(
         params_trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         forward=counted.forward.of(*places),
         backward=None if counted.backward is None else counted.backward.of(*places),
+        again=None if counted.backward is None else counted.backward.again_of(*places),
         operators=dict(+operators),
         unsupported=dict(unsupported),
         called=any(
@@ -241,13 +242,15 @@ def _stage(
 def _rest(total: ModuleStage, stages: list[ModuleStage], parameters: list[nn.Parameter]) -> ModuleStage:
     """What the stages leave of the total."""
     operators, unsupported = Counter(total.operators), Counter(total.unsupported)
-    forward, backward = total.forward, total.backward
+    forward, backward, again = total.forward, total.backward, total.again
     for stage in stages:
         operators.subtract(stage.operators)
         unsupported.subtract(stage.unsupported)
         forward = forward + -1 * stage.forward
         if backward is not None and stage.backward is not None:
             backward = backward + -1 * stage.backward
+        if again is not None and stage.again is not None:
+            again = again + -1 * stage.again
     return ModuleStage(
         name="other",
         modules=(),
@@ -255,6 +258,7 @@ def _rest(total: ModuleStage, stages: list[ModuleStage], parameters: list[nn.Par
         params_trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         forward=forward,
         backward=backward,
+        again=again,
         operators=dict(+operators),
         unsupported=dict(+unsupported),
         called=forward != ZERO,

@@ -28,6 +28,8 @@ class ModuleStage:
         The forward pass.
     backward : Cost or None
         The backward pass, with what activation checkpointing computes again; None where none was counted.
+    again : Cost or None
+        What of the backward pass is forward pass again, for activation checkpointing; None where none was counted.
     operators : dict of str to int
         FLOPs by operator, of both passes.
     unsupported : dict of str to int
@@ -44,6 +46,7 @@ class ModuleStage:
     params_trainable: int
     forward: Cost
     backward: Cost | None
+    again: Cost | None = None
     operators: Mapping[str, int] = field(default_factory=dict)
     unsupported: Mapping[str, int] = field(default_factory=dict)
     called: bool = True
@@ -73,6 +76,14 @@ class ModuleStage:
     def flops_backward(self) -> int | None:
         """Floating-point operations of the backward pass; None where none was counted."""
         return None if self.backward is None else self.backward.flops
+
+    @property
+    def flops_recomputed(self) -> int | None:
+        """The part of `flops_backward` that activation checkpointing runs again; None without a backward pass.
+
+        MFU leaves it out: it is work of the machine, not of the model (Chowdhery et al. 2022, PaLM, appendix B).
+        """
+        return None if self.again is None else self.again.flops
 
     @property
     def flops_causal(self) -> int | None:
@@ -107,6 +118,7 @@ class ModuleStage:
             "flops": self.flops,
             "flops_forward": self.flops_forward,
             "flops_backward": self.flops_backward,
+            "flops_recomputed": self.flops_recomputed,
             "flops_causal": self.flops_causal,
             "activations": self.activations,
             "bytes_read": self.bytes_read,
