@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
+    from stagemeter.integrations.lightning import LightningStagemeterCallback as LightningStagemeterCallback
+    from stagemeter.integrations.trainer import StagemeterCallback as StagemeterCallback
     from stagemeter.modules.analyze import analyze as analyze
     from stagemeter.modules.analyze import count as count
     from stagemeter.modules.fvcore_analysis import ActivationCountAnalysis as ActivationCountAnalysis
@@ -43,9 +45,11 @@ _HOMES = {
     "CostCounter": "stagemeter.counting.counter",
     "DeepSeekOCRSession": "stagemeter.session",
     "DeepseekOCRStaticAnalyzer": "stagemeter.analyzer",
+    "LightningStagemeterCallback": "stagemeter.integrations.lightning",
     "ModuleReport": "stagemeter.modules.report",
     "ModuleStage": "stagemeter.modules.report",
     "StageAnalysisResult": "stagemeter.analyzer",
+    "StagemeterCallback": "stagemeter.integrations.trainer",
     "StagemeterError": "stagemeter.errors",
     "TrackingError": "stagemeter.errors",
     "analyze": "stagemeter.modules.analyze",

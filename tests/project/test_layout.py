@@ -56,7 +56,18 @@ WITH_TORCH = (
     "stagemeter.models.key_value_cache",
     *(
         f"stagemeter.modules.{name}"
-        for name in ("analyze", "as_found", "fvcore_analysis", "run", "shapes", "stages", "wrappers")
+        for name in (
+            "analyze",
+            "as_found",
+            "batch_costs",
+            "calls",
+            "fvcore_analysis",
+            "run",
+            "shapes",
+            "stages",
+            "throughput",
+            "wrappers",
+        )
     ),
 )
 

@@ -16,6 +16,7 @@ from stagemeter.counting.counter import CostCounter, Counts
 from stagemeter.counting.formulas import Rule
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
+from stagemeter.modules.masks import meta_tensors_are_symbols
 from stagemeter.modules.shapes import on_meta, require_shapes, tensors_of, with_values, with_weights, without_weights
 from stagemeter.modules.wrappers import is_sharded, plain_name
 
@@ -154,6 +155,30 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     return CountedPass(*counts, device=str(place), notes=[why])
 
 
+def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
+    """Count a pass of a model that has no weights, and nothing but that.
+
+    Parameters
+    ----------
+    bare : torch.nn.Module
+        See `stagemeter.modules.shapes.without_weights`.
+    wanted : Pass
+        What to count, with all tensors on the meta device.
+
+    Raises
+    ------
+    StagemeterError
+        If the model fails on shapes alone, for whatever reason.
+    """
+    with random_numbers_left_alone(bare):
+        counts, failure = _attempt(bare, wanted.args, wanted.kwargs, wanted)
+    if failure is not None:
+        raise StagemeterError(
+            f"{failure.where} fails on shapes alone: {type(failure.error).__name__}: {failure.error}"
+        ) from failure.error
+    return CountedPass(*counts, device="meta", notes=[])
+
+
 def _attempt(
     model: nn.Module, args: Any, kwargs: Any, wanted: Pass
 ) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
@@ -165,6 +190,7 @@ def _attempt(
             torch.compiler.set_stance("force_eager"),
             torch.set_grad_enabled(wanted.train),
             warnings.catch_warnings(),
+            meta_tensors_are_symbols(),
         ):
             # Hooks see a compiled module twice, once as its wrapper: the wrapper has no work of its own.
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")

@@ -1,0 +1,1 @@
+"""One line in a training script: callbacks of trainers that other packages have."""

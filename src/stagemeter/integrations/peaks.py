@@ -1,0 +1,61 @@
+"""The peak that a training is held against."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.lookup import MEASURED, device_peak, find_device, given_peak
+from stagemeter.hardware.machine import device_name
+from stagemeter.hardware.measure import measure_peak
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+_WAY_OUT = "device= names one of `stagemeter devices`, device='measured' measures this one, peak_tflops= gives a number"
+
+
+def check_peak(device: str | None, tflops: float | None) -> None:
+    """Refuse a peak that cannot be meant, before a training begins.
+
+    Raises
+    ------
+    StagemeterError
+        If both are given, the device is not known, or the number is not above zero.
+    """
+    if device is not None and tflops is not None:
+        raise StagemeterError(f"device={device!r} and peak_tflops={tflops:g} exclude each other: give one")
+    if device is not None and device != MEASURED:
+        find_device(device, _WAY_OUT)
+    if tflops is not None:
+        given_peak("bfloat16", tflops, None)
+
+
+def training_peak(device: str | None, tflops: float | None, place: torch.device, dtype: str) -> float | None:
+    """Choose the peak of the device that a training runs on.
+
+    Parameters
+    ----------
+    device, tflops
+        What was given: a name, ``measured``, or TFLOP/s.
+    place : torch.device
+        Where the training runs.
+    dtype : str
+        Data type of its products.
+
+    Returns
+    -------
+    float or None
+        FLOP/s; None where nothing is known of the device, which is said.
+    """
+    try:
+        if tflops is not None:
+            return given_peak(dtype, tflops, None).flops_per_second
+        if device == MEASURED:
+            return measure_peak(str(place), dtype).peak.flops_per_second
+        return device_peak(find_device(device or device_name(place), _WAY_OUT), dtype).flops_per_second
+    except StagemeterError as error:
+        logger.warning("MFU is left out, times and counts are logged: %s; %s", error, _WAY_OUT)
+        return None

@@ -1,0 +1,173 @@
+"""What calls that were seen cost: as they ran, and at the lengths that sequences really have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
+
+from stagemeter.errors import StagemeterError
+from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
+from stagemeter.modules.run import Pass, count_from_shapes
+from stagemeter.modules.shapes import spec, without_weights
+
+#: Below this, every length is counted for itself.
+_SHORT = 8
+#: Arguments that say where sequences are, in values: they change no shape, and a count from shapes leaves them out.
+_VALUES_ONLY = (MASK, BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch")
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """What some calls cost together, on this device.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates of the model: of sequences at their real lengths, without what is computed again.
+    macs_run : int
+        Multiply-accumulates as they ran, padding and activation checkpointing included.
+    tokens, tokens_run : int
+        Tokens without and with padding of the module that was called first; zero where its calls are not of texts.
+    samples : int
+        Sequences, or rows, of the module that was called first.
+    unsupported : frozenset of str
+        Operators without a formula that ran: they are in no number.
+    notes : tuple of str
+        What one should know about the numbers.
+    """
+
+    macs: int = 0
+    macs_run: int = 0
+    tokens: int = 0
+    tokens_run: int = 0
+    samples: int = 0
+    unsupported: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+class BatchCosts:
+    """Counts calls, each shape once.
+
+    Parameters
+    ----------
+    bare : mapping
+        Signature of a call to its arguments on the meta device, see `stagemeter.modules.calls.CallRecorder`.
+    """
+
+    def __init__(self, bare: Mapping[Hashable, tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+        self._bare = bare
+        self._models: dict[int, tuple[tuple[bool, ...], nn.Module]] = {}
+        self._counted: dict[Hashable, tuple[int, int, frozenset[str]]] = {}
+        self._by_length: dict[Hashable, Callable[[int], int]] = {}
+
+    def of(self, calls: Iterable[Call]) -> BatchCost:
+        """Return what some calls cost together.
+
+        Raises
+        ------
+        StagemeterError
+            If a call cannot be counted from shapes alone.
+        """
+        macs = macs_run = tokens = tokens_run = samples = 0
+        unsupported: set[str] = set()
+        notes: dict[str, None] = {}
+        first: nn.Module | None = None
+        for call in calls:
+            first = call.module if first is None else first
+            run, again, unknown = self._count(call)
+            macs_run += run
+            macs += run - again
+            unsupported |= unknown
+            # Of several modules that see the same batch, one after another, the first tells how large it was.
+            samples += call.samples if call.module is first else 0
+            if call.shape is None:
+                continue
+            sequences, padded = call.shape
+            lengths = call.real_lengths()
+            if call.module is first:
+                tokens += sum(lengths)
+                tokens_run += sequences * padded
+            if any(length != padded for length in lengths) or len(lengths) != sequences:
+                try:
+                    of_length = self._text(call)
+                    macs += sum(map(of_length, lengths)) - sequences * of_length(padded)
+                except StagemeterError:
+                    notes["a text alone cannot be counted: MFU is at padded lengths"] = None
+        return BatchCost(macs, macs_run, tokens, tokens_run, samples, frozenset(unsupported), tuple(notes))
+
+    def _count(self, call: Call) -> tuple[int, int, frozenset[str]]:
+        """Multiply-accumulates as they ran, those that ran again, and operators without a formula."""
+        flags, bare = self._model(call.module)
+        key = (call.signature, flags)
+        if key not in self._counted:
+            args, kwargs = self._bare[call.signature]
+            shapes = {name: value for name, value in kwargs.items() if name not in _VALUES_ONLY}
+            self._counted[key] = _count(bare, args, shapes, call.train)
+        return self._counted[key]
+
+    def _text(self, call: Call) -> Callable[[int], int]:
+        """What one sequence costs by its length, without images or anything else that is not text."""
+        flags, bare = self._model(call.module)
+        kwargs = self._bare[call.signature][1]
+        with_labels = isinstance(kwargs.get("labels"), torch.Tensor)
+        key = (id(call.module), call.train, with_labels, flags)
+        if key not in self._by_length:
+            counted: dict[int, int] = {}
+
+            def count(length: int) -> int:
+                if length not in counted:
+                    ids = spec(1, length, dtype=torch.long)
+                    shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {})
+                    run, again, _ = _count(bare, (), shapes, call.train)
+                    counted[length] = run - again
+                return counted[length]
+
+            self._by_length[key] = _interpolated(count, kwargs[TOKENS].shape[1])
+        return self._by_length[key]
+
+    def _model(self, module: nn.Module) -> tuple[tuple[bool, ...], nn.Module]:
+        """A copy without weights, made again where layers were frozen or thawed."""
+        flags = tuple(parameter.requires_grad for parameter in module.parameters())
+        kept = self._models.get(id(module))
+        if kept is None or kept[0] != flags:
+            kept = self._models[id(module)] = (flags, without_weights(module))
+        return kept
+
+
+def _count(
+    bare: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], train: bool
+) -> tuple[int, int, frozenset[str]]:
+    counted = count_from_shapes(bare, Pass(args, kwargs, train, None, {}))
+    passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
+    run = sum(counts.of("").macs for counts in passes)
+    again = 0 if counted.backward is None else counted.backward.again_of("").macs
+    return run, again, frozenset(name for counts in passes for name in counts.unsupported_of(""))
+
+
+def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], int]:
+    """Count three lengths, and take the others from the parabola through them, where a fourth lies on it.
+
+    The cost of a transformer is a polynomial of degree two in the length of its input: attention is quadratic, all else
+    linear. Sliding windows, for instance, make it something else; then every length is counted.
+    """
+    if longest < _SHORT:
+        return count
+    points = [longest // 3, 2 * longest // 3, longest]
+    values = [count(point) for point in points]
+
+    def parabola(length: int) -> int:
+        value = Fraction(0)
+        for index, point in enumerate(points):
+            term = Fraction(values[index])
+            for other in points[:index] + points[index + 1 :]:
+                term *= Fraction(length - other, point - other)
+            value += term
+        return int(value) if value.denominator == 1 else -1
+
+    probes = (longest // 2, longest // 6 + 1)
+    return parabola if all(parabola(probe) == count(probe) for probe in probes) else count

@@ -1,0 +1,169 @@
+"""What modules are called with while they train or serve: shapes, and how long sequences really are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from stagemeter.modules.shapes import on_meta
+
+#: Names that transformers gives to the token ids of a text, and to what says where sequences begin or end.
+TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that was seen.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        What was called.
+    train : bool
+        Whether a backward pass follows.
+    signature : hashable
+        Equal for calls that cost the same but for padding.
+    shape : tuple of int or None
+        Sequences and tokens of each, padding included; None where the call is not of a text.
+    lengths : torch.Tensor or None
+        What tells the real lengths of the sequences, see `real_lengths`; None where nothing does.
+    samples : int
+        Sequences, or rows of the first tensor.
+    """
+
+    module: nn.Module
+    train: bool
+    signature: Hashable
+    shape: tuple[int, int] | None
+    lengths: tuple[str, torch.Tensor] | None
+    samples: int
+
+    def real_lengths(self) -> list[int]:
+        """Tokens of each sequence without padding; of packed ones, of each that is in there."""
+        if self.shape is None:
+            return []
+        sequences, padded = self.shape
+        if self.lengths is None:
+            return [padded] * sequences
+        kind, values = self.lengths
+        if kind == MASK:
+            return [int(length) for length in values.tolist()]
+        if kind == BOUNDARIES:
+            return [int(length) for length in values.diff().tolist()]
+        starts = torch.nonzero(values).flatten().tolist()
+        return [end - start for start, end in zip(starts, [*starts[1:], sequences * padded], strict=True)]
+
+
+class CallRecorder:
+    """Sees calls of some modules, outermost ones only.
+
+    Parameters
+    ----------
+    modules : iterable of torch.nn.Module
+        What to look at. Of modules that call one another, only the outer call is seen.
+
+    Attributes
+    ----------
+    bare : dict
+        Signature to the arguments of a call that had it, on the meta device.
+    first_evaluation : float or None
+        When the first call without a backward pass came, by the performance counter.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.bare: dict[Hashable, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.first_evaluation: float | None = None
+        self._modules = list(dict.fromkeys(modules))
+        self._calls: list[Call] = []
+        self._depth = 0
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Begin to look."""
+        for module in self._modules:
+            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+
+    def detach(self) -> None:
+        """Look no more; the modules are as they were."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def take(self, train: bool) -> list[Call]:
+        """Return the calls of one kind that were seen since the last time."""
+        taken = [call for call in self._calls if call.train is train]
+        self._calls = [call for call in self._calls if call.train is not train]
+        if not train:
+            self.first_evaluation = None
+        return taken
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._depth += 1
+        # What activation checkpointing runs again was seen already.
+        if self._depth > 1 or torch._C._current_autograd_node() is not None:
+            return
+        train = torch.is_grad_enabled() and module.training
+        if not train and self.first_evaluation is None:
+            self.first_evaluation = time.perf_counter()
+        signature = (id(module), train, _signature(args, kwargs))
+        if signature not in self.bare:
+            self.bare[signature] = on_meta((args, kwargs))
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.dim()]
+        self._calls.append(
+            Call(
+                module=module,
+                train=train,
+                signature=signature,
+                shape=_text_shape(kwargs),
+                lengths=_lengths(kwargs),
+                samples=tensors[0].shape[0] if tensors else 0,
+            )
+        )
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        self._depth -= 1
+
+
+def _signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+    flat, structure = tree_flatten((args, dict(kwargs)))
+    return (
+        str(structure),
+        tuple(
+            (tuple(value.shape), value.dtype, value.requires_grad)
+            if isinstance(value, torch.Tensor)
+            else value
+            if isinstance(value, (bool, int, float, str, type(None)))
+            else type(value).__qualname__
+            for value in flat
+        ),
+    )
+
+
+def _text_shape(kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+    tokens = kwargs.get(TOKENS)
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() != 2:
+        return None
+    return tokens.shape[0], tokens.shape[1]
+
+
+def _lengths(kwargs: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
+    """What tells real lengths, without waiting for the device: it is read when it is wanted."""
+    shape = _text_shape(kwargs)
+    if shape is None:
+        return None
+    boundaries, mask, positions = (kwargs.get(name) for name in (BOUNDARIES, MASK, POSITIONS))
+    if isinstance(boundaries, torch.Tensor):
+        return BOUNDARIES, boundaries.detach()
+    if isinstance(mask, torch.Tensor) and tuple(mask.shape) == shape:
+        return MASK, mask.detach().sum(-1)
+    if isinstance(positions, torch.Tensor) and tuple(positions.shape) == shape:
+        # Packed sequences begin at position zero.
+        return POSITIONS, positions.detach().flatten() == 0
+    return None

@@ -1,0 +1,204 @@
+"""Real short trainings with transformers' Trainer: every figure is that of the batches that came."""
+
+import logging
+
+import mlflow
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import stagemeter
+from stagemeter import StagemeterCallback, StagemeterError
+from stagemeter.modules.throughput import Throughput
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
+LONGEST = 24
+PEAK = 0.4
+
+
+@pytest.fixture
+def model():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=96
+    )
+    return LlamaForCausalLM(config)
+
+
+def texts(lengths):
+    """Texts of some lengths, padded to the longest there may be."""
+    for number, length in enumerate(lengths):
+        ids = torch.randint(3, 90, (LONGEST,), generator=torch.Generator().manual_seed(number))
+        mask = (torch.arange(LONGEST) < length).long()
+        yield {"input_ids": ids, "attention_mask": mask, "labels": ids}
+
+
+def train(model, tmp_path, lengths, callback, evaluated=(), **options):
+    from transformers import Trainer, TrainingArguments
+
+    options = {"max_steps": 4, "logging_steps": 2, "gradient_accumulation_steps": 2, "report_to": "none"} | options
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"), per_device_train_batch_size=2, use_cpu=True, save_strategy="no",
+        disable_tqdm=True, eval_strategy="steps" if evaluated else "no", eval_steps=2, **options,
+    )  # fmt: skip
+    trainer = Trainer(
+        model, arguments, train_dataset=list(texts(lengths)), eval_dataset=list(texts(evaluated)) or None,
+        callbacks=[callback],
+    )  # fmt: skip
+    trainer.train()
+    return trainer.state.log_history
+
+
+def flops_of(model, length, mode="train"):
+    """FLOPs of one text of a length, by the counter on its own."""
+    ids = stagemeter.spec(1, length, dtype=torch.long)
+    report = stagemeter.analyze(model, kwargs={"input_ids": ids, "labels": ids}, mode=mode)
+    return report.total.flops - (report.total.flops_recomputed or 0)
+
+
+def test_figures_are_those_of_the_batches(model, tmp_path):
+    lengths = [5, 24, 17, 9, 13, 20, 8, 24, 11, 6, 24, 24, 7, 7, 19, 23]
+    history = train(model, tmp_path, lengths, StagemeterCallback(peak_tflops=PEAK), evaluated=[5, 9, 24])
+    logged = [entry for entry in history if "loss" in entry]
+    assert len(logged) == 2
+    # All texts come once: in each of two logs two steps of two batches of two.
+    total = sum(2 * entry["flops/train"] for entry in logged)
+    assert total == sum(flops_of(model, length) for length in lengths)
+    ran = 16 * flops_of(model, LONGEST)
+    for entry in logged:
+        assert entry["mfu/train"] == pytest.approx(entry["tflops_per_second/train"] / PEAK, rel=1e-12)
+        seconds = entry["step_ms/train"] / 1000
+        assert entry["tflops_per_second/train"] == pytest.approx(entry["flops/train"] / seconds / 1e12, rel=1e-9)
+        assert entry["samples_per_second/train"] == pytest.approx(4 / seconds, rel=1e-9)
+        tokens = entry["tokens_per_second/train"] * seconds * 2
+        assert entry["padding/train"] == pytest.approx(1 - tokens / (8 * LONGEST), rel=1e-9)
+        assert entry["hfu/train"] / entry["mfu/train"] == pytest.approx(ran / 4 / entry["flops/train"], rel=1e-9)
+    tokens = sum(entry["tokens_per_second/train"] * entry["step_ms/train"] / 1000 * 2 for entry in logged)
+    assert tokens == pytest.approx(sum(lengths), rel=1e-9)
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    assert len(evaluations) == 2
+    for entry in evaluations:
+        # Three texts in one batch.
+        assert entry["flops/eval"] == sum(flops_of(model, length, "inference") for length in (5, 9, 24))
+        assert 0 < entry["mfu/eval"] < 1
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_checkpointing_is_work_of_the_machine_alone(model, tmp_path):
+    plain = [
+        entry for entry in train(model, tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK)) if "loss" in entry
+    ]
+    again = train(model, tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK), gradient_checkpointing=True)
+    again = [entry for entry in again if "loss" in entry]
+    assert [entry["flops/train"] for entry in again] == [entry["flops/train"] for entry in plain]
+    for entry in plain:
+        assert entry["hfu/train"] == pytest.approx(entry["mfu/train"], rel=1e-12)
+    for entry in again:
+        assert entry["hfu/train"] > 1.1 * entry["mfu/train"]
+
+
+def test_packed_texts_are_counted_one_by_one(model, tmp_path):
+    from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
+
+    lengths = [5, 24, 17, 9]
+    data = [
+        {"input_ids": one["input_ids"][:length].tolist()} for one, length in zip(texts(lengths), lengths, strict=True)
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"), per_device_train_batch_size=4, use_cpu=True, save_strategy="no", max_steps=1,
+        logging_steps=1, report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(
+        model, arguments, train_dataset=data, data_collator=DataCollatorWithFlattening(),
+        callbacks=[StagemeterCallback(peak_tflops=PEAK)],
+    )  # fmt: skip
+    trainer.train()
+    (entry,) = (entry for entry in trainer.state.log_history if "loss" in entry)
+    assert entry["flops/train"] == sum(flops_of(model, length) for length in lengths)
+    assert entry["padding/train"] == 0
+
+
+def test_run_in_mlflow_has_it(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    history = train(model, tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK), report_to="mlflow")
+    run = mlflow.last_active_run()
+    mlflow.end_run()
+    mlflow.flush_async_logging()
+    client = mlflow.MlflowClient()
+    logged = [entry for entry in history if "loss" in entry]
+    for name in ("mfu/train", "flops/train", "tokens_per_second/train", "step_ms/train"):
+        kept = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+        assert sorted(kept) == [(entry["step"], entry[name]) for entry in logged]
+    mlflow.set_tracking_uri(None)
+
+
+def test_without_a_peak_mfu_is_left_out_and_said_once(model, tmp_path, caplog):
+    history = train(model, tmp_path, [24] * 16, StagemeterCallback())
+    logged = [entry for entry in history if "loss" in entry]
+    assert all("flops/train" in entry and "step_ms/train" in entry for entry in logged)
+    assert not any("mfu/train" in entry or "hfu/train" in entry for entry in logged)
+    said = [record.message for record in caplog.records if "MFU is left out" in record.message]
+    assert len(said) == 1
+    assert "peak_tflops= gives a number" in said[0]
+
+
+@pytest.mark.parametrize("event", ["begin_step", "end_step", "metrics", "attach"])
+def test_error_of_ours_never_ends_a_training(event, model, tmp_path, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Throughput, event, fail)
+    with caplog.at_level(logging.WARNING):
+        history = train(model, tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK))
+    assert len([entry for entry in history if "loss" in entry]) == 2
+    assert len([r for r in caplog.records if r.message == "throughput is no longer measured, training goes on"]) == 1
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_model_that_cannot_be_counted_is_trained_and_said(model, tmp_path, caplog):
+    class Looking(type(model)):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+            assert int(input_ids.sum()) > 0
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+
+    history = train(Looking(model.config), tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK))
+    logged = [entry for entry in history if "loss" in entry]
+    assert all("step_ms/train" in entry and "flops/train" not in entry for entry in logged)
+    said = [record.message for record in caplog.records if "FLOPs and MFU are left out" in record.message]
+    assert len(said) == 1
+    assert "_local_scalar_dense" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "A100-80GX"}, "unknown device 'A100-80GX'"),
+        ({"device": "H100-SXM", "peak_tflops": 3}, "exclude each other"),
+        ({"peak_tflops": -1}, "-1"),
+    ],
+)
+def test_peak_that_cannot_be_meant_is_refused_at_once(options, message):
+    with pytest.raises(StagemeterError, match=message):
+        StagemeterCallback(**options)
+
+
+def test_beside_mfu_tracker(model):
+    """The same batch by the package mfu-tracker, by ours, and product by product."""
+    flops = pytest.importorskip("mfu_tracker", reason="needs mfu-tracker: pip install mfu-tracker").profile_flops
+    batch = next(iter(texts([LONGEST])))
+    batch = {name: torch.stack([value, value]) for name, value in batch.items() if name != "attention_mask"}
+    ours = stagemeter.analyze(model, kwargs=batch, mode="train").total
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        loss = model(**batch).loss
+        forward = counter.get_total_flops()
+        loss.backward()
+    attention = 2 * 2 * 2 * (2 * 4 * LONGEST * LONGEST * 16)
+    assert ours.flops_forward == forward
+    # Taken apart, attention has four products in its backward pass; fused it has five.
+    assert ours.flops_backward == counter.get_total_flops() - forward + attention // 2
+    assert flops(model, kwargs=batch, with_backward=False) != forward, "it knows no attention on the CPU"
+    assert flops(model, kwargs=batch) == 3 * (forward - attention)
