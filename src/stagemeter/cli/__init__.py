@@ -23,11 +23,13 @@ from stagemeter.errors import StagemeterError, TrackingError
 
 #: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
 BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
-#: What MLflow and torch's profiler are told unless someone tells them otherwise: no bars and logs of their own.
+#: What MLflow, its plug-ins and torch's profiler are told unless someone tells them otherwise: nothing of their own.
 _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "KINETO_LOG_LEVEL": "5",
+    # Runs of our own say on what something ran, which need not be this machine.
+    "STAGEMETER_RUN_CONTEXT": "off",
 }
 
 

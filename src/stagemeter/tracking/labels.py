@@ -18,6 +18,8 @@ SCHEMA = "stagemeter.schema_version"
 REPORT_HASH = "stagemeter.report_hash"
 #: What the names of packages and the properties of a machine are put behind.
 VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
+#: The accelerator of the machine that a run was started on, and its peak, as the plug-in tags every run.
+CONTEXT_DEVICE, CONTEXT_PEAK = "stagemeter.context.device", "stagemeter.context.peak"
 
 
 def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:

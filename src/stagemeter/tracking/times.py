@@ -12,7 +12,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import STAGES
 from stagemeter.profiling.readers.plain import profile_of_times
-from stagemeter.tracking.labels import KIND, PROFILE
+from stagemeter.tracking.labels import CONTEXT_DEVICE, KIND, PROFILE
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
@@ -66,4 +66,9 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
         }
     profile = profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps)
     taken = ", ".join(f"{stage} from {metric}" for stage, metric in chosen.items())
-    return replace(profile, notes=(f"times were taken as milliseconds: {taken}", *profile.notes))
+    notes = (f"times were taken as milliseconds: {taken}", *profile.notes)
+    device = found.data.tags.get(CONTEXT_DEVICE)
+    if device is None:
+        return replace(profile, notes=notes)
+    said = f"the device is the accelerator of the machine that the run was started on, {device}"
+    return replace(profile, notes=(*notes, said), hardware={**profile.hardware, "device": device})

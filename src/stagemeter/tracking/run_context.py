@@ -1,0 +1,55 @@
+"""A plug-in of MLflow: runs carry the accelerator that they were started on, so that pairing need not be told.
+
+MLflow asks it whenever ``mlflow.start_run`` makes a run, in whatever script, once this package is installed (entry
+point ``mlflow.run_context_provider``). The environment variable ``STAGEMETER_RUN_CONTEXT=off`` keeps it silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from mlflow.tracking.context.abstract_context import RunContextProvider
+
+from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK
+
+logger = logging.getLogger(__name__)
+#: Switches the plug-in off.
+SWITCH = "STAGEMETER_RUN_CONTEXT"
+_OFF = frozenset({"off", "0", "false", "no"})
+_DTYPE = "bfloat16"
+
+
+class AcceleratorContext(RunContextProvider):
+    """Tags of a run: the accelerator of this machine, and its peak where it is known."""
+
+    def in_context(self) -> bool:
+        """Whether there is something to say."""
+        return os.environ.get(SWITCH, "").strip().lower() not in _OFF
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags; none on a machine without an accelerator, or where anything goes wrong."""
+        try:
+            return _tags()
+        except Exception:
+            # A run is to start, whatever a driver or a file says.
+            logger.debug("the accelerator cannot be told", exc_info=True)
+            return {}
+
+
+def _tags() -> dict[str, str]:
+    from stagemeter.errors import StagemeterError
+    from stagemeter.hardware.accelerator import accelerator_name
+
+    name = accelerator_name()
+    if name is None:
+        return {}
+    # Only where there is one: the table is not read on other machines.
+    from stagemeter.hardware.lookup import device_peak, find_device
+
+    tags = {CONTEXT_DEVICE: name}
+    try:
+        peak = device_peak(find_device(name), _DTYPE)
+    except StagemeterError:
+        return tags
+    return tags | {CONTEXT_PEAK: f"{peak.flops_per_second / 1e12:g} TFLOP/s in {_DTYPE} ({peak.name})"}
