@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
+    from stagemeter.integrations.autolog import autolog as autolog
     from stagemeter.integrations.lightning import LightningStagemeterCallback as LightningStagemeterCallback
     from stagemeter.integrations.trainer import StagemeterCallback as StagemeterCallback
     from stagemeter.modules.analyze import analyze as analyze
@@ -53,6 +54,7 @@ _HOMES = {
     "StagemeterError": "stagemeter.errors",
     "TrackingError": "stagemeter.errors",
     "analyze": "stagemeter.modules.analyze",
+    "autolog": "stagemeter.integrations.autolog",
     "compare_runs": "stagemeter.application.compare",
     "count": "stagemeter.modules.analyze",
     "estimate_report": "stagemeter.analyzer",

@@ -62,6 +62,7 @@ WITH_TORCH = (
             "batch_costs",
             "calls",
             "fvcore_analysis",
+            "requests",
             "run",
             "shapes",
             "stages",

@@ -112,7 +112,7 @@ class CallRecorder:
         train = torch.is_grad_enabled() and module.training
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
-        signature = (id(module), train, _signature(args, kwargs))
+        signature = (id(module), train, call_signature(args, kwargs))
         if signature not in self.bare:
             self.bare[signature] = on_meta((args, kwargs))
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.dim()]
@@ -131,7 +131,8 @@ class CallRecorder:
         self._depth -= 1
 
 
-def _signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+def call_signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
+    """What two calls have in common that have the same shapes; objects that hold tensors are not looked into."""
     flat, structure = tree_flatten((args, dict(kwargs)))
     return (
         str(structure),

@@ -6,6 +6,13 @@ import sys
 from collections.abc import Mapping
 
 
+def run_is_active() -> bool:
+    """Whether there is a run that metrics could be logged to."""
+    # Without a run nobody has imported MLflow, which takes seconds.
+    mlflow = sys.modules.get("mlflow")
+    return mlflow is not None and mlflow.active_run() is not None
+
+
 def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
     """Log metrics of a step to the active run, if there is one; the training does not wait for the store.
 
@@ -16,7 +23,7 @@ def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
     step : int
         The step.
     """
-    # Without a run nobody has imported MLflow, which takes seconds.
-    mlflow = sys.modules.get("mlflow")
-    if metrics and mlflow is not None and mlflow.active_run() is not None:
+    if metrics and run_is_active():
+        import mlflow
+
         mlflow.log_metrics(dict(metrics), step=step, synchronous=False)
