@@ -86,6 +86,14 @@ def test_generation_is_counted_to_the_last_step(make, new_tokens):
     assert not any(name.startswith(("time_ms/", "mfu/")) for name in names(run)), "the first call warms up"
 
 
+def test_generation_in_training_mode_is_a_generation():
+    model = llama().train()
+    stagemeter.autolog()
+    with mlflow.start_run() as run:
+        generate(model)
+    assert {"flops/prefill", "flops/decode_total"} <= names(run)
+
+
 def test_every_nth_call_of_a_shape_is_timed():
     model = llama()
     stagemeter.autolog(log_every_n=3, peak_tflops=PEAK)

@@ -28,6 +28,7 @@ from stagemeter.counting.attention import booked_attention, is_regular
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.formulas import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
+from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
@@ -217,13 +218,15 @@ class CostCounter:
             return func(*args, **kwargs)
         rule = self._rule_of(func._overloadpacket)
         if rule is not None:
-            out = _grouped_result(func, args, kwargs)
+            out = result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
             self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
-            out = func(*args, **kwargs)
+            out = None if torch._C._len_torch_dispatch_stack() > 0 else result_on_meta(func, args, kwargs)
+            if out is None:
+                out = func(*args, **kwargs)
             if func._overloadpacket in _SAME_THING:
                 self._operands.follow(args[0], out)
             return out
@@ -448,23 +451,6 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     # What does not fit together is for torch to say.
     fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1] and len({t.dtype for t in tensors}) == 1
     return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None
-
-
-def _grouped_result(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """Result of a grouped product on the meta device, where torch takes bfloat16 alone; None elsewhere.
-
-    Real devices take other data types, too.
-    """
-    if func is not aten._grouped_mm.default or args[0].device.type != "meta" or args[0].dtype == torch.bfloat16:
-        return None
-    left, right = args[:2]
-    offsets = kwargs.get("offs", args[2] if len(args) > 2 else None)
-    shape = [left.shape[-2], right.shape[-1]]
-    if left.dim() == right.dim():
-        # Both with a group each, or cut into groups along what is summed.
-        shape.insert(0, left.shape[0] if left.dim() == 3 else offsets.shape[0])
-    out: torch.Tensor = left.new_empty(shape)
-    return out
 
 
 def _written(out: Any, first_only: bool) -> int:

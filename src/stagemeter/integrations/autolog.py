@@ -36,7 +36,7 @@ from stagemeter.tracking.training import log_to_active_run, run_is_active
 logger = logging.getLogger(__name__)
 
 #: How often what is the same again is timed, unless it is said.
-LOG_EVERY_N = 100
+LOG_EVERY_N = 500
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _patch(owner: type, name: str, generation: bool) -> None:
             if recorder is None or generation or model is not _state.model:
                 return call(*args, **kwargs)
             return recorder.run(call, args, kwargs)
-        if _options is None or not _is_wanted(model):
+        if _options is None or not _is_wanted(model, generation):
             return call(*args, **kwargs)
         return _observe(_options, call, model, args, kwargs, generation)
 
@@ -169,8 +169,8 @@ def _unpatch() -> None:
             setattr(owner, name, found)
 
 
-def _is_wanted(model: Any) -> bool:
-    training = torch.is_grad_enabled() and model.training
+def _is_wanted(model: Any, generation: bool) -> bool:
+    training = not generation and torch.is_grad_enabled() and model.training
     return not training and run_is_active() and not torch.compiler.is_compiling()
 
 

@@ -11,6 +11,10 @@ import os
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
 
+# Imported with MLflow, which takes seconds, and not when a run starts.
+from stagemeter.errors import StagemeterError
+from stagemeter.hardware.accelerator import accelerator_name
+from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK
 
 logger = logging.getLogger(__name__)
@@ -38,15 +42,9 @@ class AcceleratorContext(RunContextProvider):
 
 
 def _tags() -> dict[str, str]:
-    from stagemeter.errors import StagemeterError
-    from stagemeter.hardware.accelerator import accelerator_name
-
     name = accelerator_name()
     if name is None:
         return {}
-    # Only where there is one: the table is not read on other machines.
-    from stagemeter.hardware.lookup import device_peak, find_device
-
     tags = {CONTEXT_DEVICE: name}
     try:
         peak = device_peak(find_device(name), _DTYPE)
