@@ -99,6 +99,16 @@ def test_checkpointing_is_work_of_the_machine_alone(model, tmp_path):
         assert entry["hfu/train"] > 1.1 * entry["mfu/train"]
 
 
+def test_compiled_model_is_counted_as_what_it_was_made_of(model, tmp_path):
+    plain = train(model, tmp_path, [9, 24] * 8, StagemeterCallback(peak_tflops=PEAK))
+    compiled = train(
+        model, tmp_path, [9, 24] * 8, StagemeterCallback(peak_tflops=PEAK), torch_compile=True,
+        torch_compile_backend="eager",
+    )  # fmt: skip
+    counts = [[entry["flops/train"] for entry in history if "loss" in entry] for history in (plain, compiled)]
+    assert counts[0] == counts[1]
+
+
 def test_packed_texts_are_counted_one_by_one(model, tmp_path):
     from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 

@@ -147,6 +147,8 @@ def _patch(owner: type, name: str, generation: bool) -> None:
 
     @functools.wraps(found)
     def watched(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return found(model, *args, **kwargs)
         call = functools.partial(found, model)
         if _state.inside:
             recorder = _state.recorder
@@ -171,7 +173,7 @@ def _unpatch() -> None:
 
 def _is_wanted(model: Any, generation: bool) -> bool:
     training = not generation and torch.is_grad_enabled() and model.training
-    return not training and run_is_active() and not torch.compiler.is_compiling()
+    return not training and run_is_active()
 
 
 def _observe(

@@ -12,7 +12,7 @@ from torch import nn
 
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
-from stagemeter.modules.run import Pass, count_from_shapes
+from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
 
 #: Below this, every length is counted for itself.
@@ -135,6 +135,10 @@ class BatchCosts:
         flags = tuple(parameter.requires_grad for parameter in module.parameters())
         kept = self._models.get(id(module))
         if kept is None or kept[0] != flags:
+            why = obstacle(module, [*module.parameters(), *module.buffers()])
+            if why is not None:
+                # A shard is counted by running it on every process, and nothing is run here.
+                raise StagemeterError(f"{type(module).__name__} cannot be counted from shapes alone, since {why}")
             kept = self._models[id(module)] = (flags, without_weights(module))
         return kept
 

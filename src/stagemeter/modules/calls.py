@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +63,12 @@ class Call:
         return [end - start for start, end in zip(starts, [*starts[1:], sequences * padded], strict=True)]
 
 
+class _Running(threading.local):
+    """How many of the modules run, one inside of another, in this thread."""
+
+    depth = 0
+
+
 class CallRecorder:
     """Sees calls of some modules, outermost ones only.
 
@@ -81,20 +90,32 @@ class CallRecorder:
         self.first_evaluation: float | None = None
         self._modules = list(dict.fromkeys(modules))
         self._calls: list[Call] = []
-        self._depth = 0
+        self._running = _Running()
+        self._blind = False
         self._handles: list[Any] = []
 
     def attach(self) -> None:
         """Begin to look."""
         for module in self._modules:
-            self._handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after, always_call=True))
+            # Of replicas, which copy hooks, the module is the one that they are of.
+            before, after = _never_compiled(partial(self._before, module)), _never_compiled(self._after)
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(after, always_call=True))
 
     def detach(self) -> None:
         """Look no more; the modules are as they were."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    @contextmanager
+    def blind(self) -> Iterator[None]:
+        """See nothing inside of the block: copies of a module have its hooks, and counting runs them."""
+        self._blind = True
+        try:
+            yield
+        finally:
+            self._blind = False
 
     def take(self, train: bool) -> list[Call]:
         """Return the calls of one kind that were seen since the last time."""
@@ -104,12 +125,14 @@ class CallRecorder:
             self.first_evaluation = None
         return taken
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._depth += 1
-        # What activation checkpointing runs again was seen already.
-        if self._depth > 1 or torch._C._current_autograd_node() is not None:
+    def _before(self, module: nn.Module, called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._blind:
             return
-        train = torch.is_grad_enabled() and module.training
+        self._running.depth += 1
+        # What activation checkpointing runs again was seen already.
+        if self._running.depth > 1 or torch._C._current_autograd_node() is not None:
+            return
+        train = torch.is_grad_enabled() and called.training
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
         signature = (id(module), train, call_signature(args, kwargs))
@@ -128,7 +151,13 @@ class CallRecorder:
         )
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        self._depth -= 1
+        if not self._blind:
+            self._running.depth -= 1
+
+
+def _never_compiled(hook: Callable[..., None]) -> Any:
+    disable: Any = torch.compiler.disable
+    return disable(hook)
 
 
 def call_signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:

@@ -110,8 +110,8 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     tensors = [*model.parameters(), *model.buffers()]
     valued_model = all(tensor.device.type != "meta" for tensor in tensors)
     failure = None
-    obstacle = _obstacle(model, [*tensors, *inputs])
-    if obstacle is None:
+    hindered = obstacle(model, [*tensors, *inputs])
+    if hindered is None:
         with random_numbers_left_alone(model):
             bare_args, bare_kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
             counts, failure = _attempt(without_weights(model), bare_args, bare_kwargs, wanted)
@@ -120,7 +120,7 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
         if not valued_model and not _asks_for_values(failure):
             # Of its own accord, and as it would on any device.
             raise failure.error
-    why = f"counted on real tensors, since {obstacle}"
+    why = f"counted on real tensors, since {hindered}"
     if failure is not None:
         asks = (
             "asks for values"
@@ -211,8 +211,8 @@ def _attempt(
         return empty, _Failure(error, str(counter.last_operator), place)
 
 
-def _obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
-    """Why a model cannot be counted from shapes alone, whatever it does; None where it can be tried."""
+def obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
+    """Say why a model cannot be counted from shapes alone, whatever it does; None where it can be tried."""
     if is_sharded(model):
         return "FSDP's wrapper cannot be copied"
     kinds = {type(tensor).__name__ for tensor in tensors if type(tensor) not in (torch.Tensor, nn.Parameter)}

@@ -87,7 +87,8 @@ class Throughput:
             return {}
         metrics = {f"step_ms/{stage}": 1000 * seconds / steps} if steps else {}
         try:
-            cost = self._costs.of(calls)
+            with self._recorder.blind():
+                cost = self._costs.of(calls)
         except StagemeterError as error:
             self._say(f"FLOPs and MFU are left out: {error}")
             return metrics
