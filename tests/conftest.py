@@ -1,9 +1,12 @@
-"""Golden files: what is printed and written, for a reader to look at.
+"""What all tests share: free ports, and golden files of what is printed and written, for a reader to look at.
 
-To write them anew after a wanted change, and then look at the difference::
+To write golden files anew after a wanted change, and then look at the difference::
 
     pytest tests/export --regenerate
 """
+
+import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -24,3 +27,15 @@ def golden(request):
         assert text == path.read_text(encoding="utf-8"), f"{path} differs; see --regenerate"
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Find a port on which nobody listens: ``free_port()``."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find

@@ -1,6 +1,11 @@
 """Real short trainings with transformers' Trainer: every figure is that of the batches that came."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -212,3 +217,21 @@ def test_beside_mfu_tracker(model):
     assert ours.flops_backward == counter.get_total_flops() - forward + attention // 2
     assert flops(model, kwargs=batch, with_backward=False) != forward, "it knows no attention on the CPU"
     assert flops(model, kwargs=batch) == 3 * (forward - attention)
+
+
+def test_two_processes_count_their_own_batches(model, tmp_path, free_port):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    command += ["--master-port", str(free_port()), Path(__file__).with_name("two_processes.py"), tmp_path]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        entry = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert entry["processes"] == 2
+        seconds = entry["step_ms/train"] / 1000
+        assert entry["flops/train"] == 2 * flops_of(model, LONGEST)
+        assert entry["mfu/train"] == pytest.approx(entry["flops/train"] / seconds / (PEAK * 1e12), rel=1e-9)
+        assert entry["samples_per_second/train"] == pytest.approx(2 * 2 / seconds, rel=1e-9)
+        assert entry["tokens_per_second/train"] == pytest.approx(2 * 2 * LONGEST / seconds, rel=1e-9)

@@ -33,7 +33,7 @@ FORBIDDEN = {
     "stagemeter.modules": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.tracking": ["stagemeter.models", "stagemeter.session", "stagemeter.analyzer", "stagemeter.counting"],
 }
-LATE = [f"stagemeter.{name}" for name in ("tracking", "cli", "application", "background")]
+LATE = [f"stagemeter.{name}" for name in ("tracking", "cli", "application", "background", "integrations")]
 EARLY = (
     "counting",
     "models",
@@ -54,6 +54,7 @@ for part in (*EARLY, "hardware", "profiling", "pairing", "capacity", "scopes"):
 WITH_TORCH = (
     "stagemeter.counting",
     "stagemeter.models.key_value_cache",
+    *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer")),
     *(
         f"stagemeter.modules.{name}"
         for name in (

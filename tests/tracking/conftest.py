@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -81,20 +80,14 @@ def small_model(tmp_path) -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
-def nobody() -> str:
+def nobody(free_port) -> str:
     """Address on which no server answers."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory) -> str:
+def server(tmp_path_factory, free_port) -> str:
     """Address of a real MLflow server."""
     folder = tmp_path_factory.mktemp("server")
     address = f"http://127.0.0.1:{(port := free_port())}"

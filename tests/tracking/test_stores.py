@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,14 +20,8 @@ PROGRAMS = Path("/usr/lib/postgresql")
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
+def postgresql(free_port) -> Iterator[str]:
     """Address of a PostgreSQL of the test's own, on a free port of this machine."""
     pytest.importorskip("psycopg2", reason="the test of PostgreSQL needs psycopg2: pip install psycopg2-binary")
     found = sorted(PROGRAMS.glob("*/bin/initdb"))

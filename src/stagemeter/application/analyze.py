@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from stagemeter.background import in_background
 from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
-from stagemeter.errors import TrackingError
+from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
@@ -56,6 +57,7 @@ def analyze_page(
     *,
     track: bool = True,
     estimate: bool = False,
+    strict: bool = False,
     device: str | None = None,
     experiment: str | None = None,
     run_name: str | None = None,
@@ -72,6 +74,8 @@ def analyze_page(
         Whether to log to MLflow.
     estimate : bool
         Whether closed forms are enough.
+    strict : bool
+        Whether operators without a formula are an error.
     device : str or None
         Device to work out bounds for, or ``measured`` for this machine.
     experiment, run_name : str or None
@@ -87,10 +91,12 @@ def analyze_page(
     StagemeterError
         If something given cannot be used. It is found out before a run is opened or a file is written.
     """
+    if strict and estimate:
+        raise StagemeterError("--strict looks at the operators that run, and --estimate runs none: give one of them")
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
     architecture = load_architecture(config.model)
     workload = plan_workload(config, architecture)
-    work = partial(_count, config, architecture, folder, estimate, _peak(device, config.dtype))
+    work = partial(_count, config, architecture, folder, estimate, strict, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
@@ -145,6 +151,7 @@ def _count(
     architecture: DeepseekOCRArchitecture,
     folder: Path,
     estimate: bool,
+    strict: bool,
     peak: Peak | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
@@ -158,6 +165,12 @@ def _count(
 
         session = DeepSeekOCRSession.from_config(architecture, name=config.model)
         report = DeepseekOCRStaticAnalyzer(session, tell).generate_report(config)
+    unsupported = Counter[str]()
+    for calls in report["unsupported_ops"].values():
+        unsupported.update(calls)
+    if strict and unsupported:
+        listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
+        raise StagemeterError(f"{listed} ran and have no formula; without --strict they are listed in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, FAMILY, peak)
     return report, write_report_files(report, folder)

@@ -29,6 +29,7 @@ _FOLDER = Path("stagemeter-report")
     "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
 )
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
+@click.option("--strict", is_flag=True, help="Operators that have no formula are an error; else they are listed.")
 @click.option(
     "--device", type=TEXT, help="Device to work out bounds for, see `stagemeter devices`; `measured`: this machine."
 )
@@ -39,6 +40,7 @@ _FOLDER = Path("stagemeter-report")
 def analyze(
     config_file: Path | None,
     estimate: bool,
+    strict: bool,
     device: str | None,
     output_dir: Path | None,
     experiment: str | None,
@@ -64,6 +66,7 @@ def analyze(
         output_dir or _FOLDER,
         track=not no_track,
         estimate=estimate,
+        strict=strict,
         device=device,
         experiment=experiment,
         run_name=run_name,
