@@ -1,6 +1,7 @@
 """A model is left as it was found, whether it was counted from shapes, on real tensors, or failed."""
 
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -103,6 +104,28 @@ def test_graph_that_waits_for_its_backward_pass_still_can():
     waiting.backward()
     assert model.router.weight.grad is None or torch.isfinite(model.router.weight.grad).all()
     assert any(expert.weight.grad is not None for expert in model.experts)
+
+
+class Locked(nn.Module):
+    """Holds what cannot be copied, as models do that share something with other threads."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock, self.linear = threading.Lock(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        with self.lock:
+            return self.linear(x)
+
+
+def test_model_that_cannot_be_copied_runs_itself():
+    model, x = Locked(), torch.randn(3, 4)
+    found = state(model)
+    for inputs in (x, stagemeter.spec(3, 4)):
+        report = stagemeter.analyze(model, inputs)
+        assert report.total.macs == 3 * 16
+        assert report.notes[0].startswith("counted on real tensors, since Locked cannot be copied (TypeError: ")
+    assert_same(found, state(model))
 
 
 def test_lazy_modules_are_not_made_by_counting():

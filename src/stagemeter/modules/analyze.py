@@ -23,7 +23,7 @@ from stagemeter.versions import package_versions
 from stagemeter.workload import stable_hash
 
 INFERENCE, TRAIN = "inference", "train"
-#: Bytes of an element are taken from data types that tensors are computed in.
+#: Tensors of a container that are shown one by one.
 _MOST_SHOWN = 10
 
 
@@ -179,7 +179,8 @@ def _report(
 ) -> ModuleReport:
     tensors = tensors_of(args, kwargs)
     dtypes = _dtypes([*model.parameters(), *tensors])
-    item_size = dtypes[0].itemsize if len(dtypes) == 1 and not torch.is_autocast_enabled("cpu") else None
+    autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
+    item_size = dtypes[0].itemsize if len(dtypes) == 1 and not autocast else None
     modules = dict(model.named_modules())
     stages = {
         name: _stage(name, places[name], [modules[place] for place in places[name]], counted, item_size)

@@ -73,6 +73,8 @@ class CountedPass:
 
 @dataclass(frozen=True)
 class _Failure:
+    """What went wrong in a pass: with which operator, and in which module."""
+
     error: Exception
     operator: str
     place: str
@@ -80,6 +82,18 @@ class _Failure:
     @property
     def where(self) -> str:
         return f"{self.operator} in {self.place}"
+
+    @property
+    def asks_for_values(self) -> bool:
+        """Whether it is an error that the meta device makes, where a model asks for what shapes do not say."""
+        return isinstance(self.error, NotImplementedError) or "meta" in str(self.error).lower()
+
+    @property
+    def reason(self) -> str:
+        """Why shapes alone do not do."""
+        if self.asks_for_values:
+            return f"{self.where} asks for values"
+        return f"{self.where} fails on shapes alone ({type(self.error).__name__})"
 
 
 def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
@@ -105,54 +119,57 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
         Whatever the model raises, with a note that says in which module.
     """
     require_shapes(model)
-    inputs = tensors_of(wanted.args, wanted.kwargs)
-    valued_inputs = all(tensor.device.type != "meta" for tensor in inputs)
     tensors = [*model.parameters(), *model.buffers()]
-    valued_model = all(tensor.device.type != "meta" for tensor in tensors)
+    reason = obstacle(model, [*tensors, *tensors_of(wanted.args, wanted.kwargs)])
     failure = None
-    hindered = obstacle(model, [*tensors, *inputs])
-    if hindered is None:
-        with random_numbers_left_alone(model):
-            bare_args, bare_kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
-            counts, failure = _attempt(without_weights(model), bare_args, bare_kwargs, wanted)
-        if failure is None:
-            return CountedPass(*counts, device="meta", notes=[])
-        if not valued_model and not _asks_for_values(failure):
-            # Of its own accord, and as it would on any device.
-            raise failure.error
-    why = f"counted on real tensors, since {hindered}"
-    if failure is not None:
-        asks = (
-            "asks for values"
-            if _asks_for_values(failure)
-            else f"fails on shapes alone ({type(failure.error).__name__})"
-        )
-        why = f"counted on real tensors, since {failure.where} {asks}"
-    if valued_model:
-        place = tensors[0].device if tensors else torch.device("cpu")
-        args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
+    if reason is None:
+        try:
+            bare = without_weights(model)
+            args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
+        except StagemeterError as error:
+            reason = str(error)
+        else:
+            with random_numbers_left_alone(model):
+                counts, failure = _attempt(bare, args, kwargs, wanted)
+            if failure is None:
+                return CountedPass(*counts, device="meta", notes=[])
+            if not _have_values(tensors) and not failure.asks_for_values:
+                # Of its own accord, and as it would on any device.
+                raise failure.error
+            reason = failure.reason
+    return _count_really(model, tensors, wanted, reason, failure)
+
+
+def _count_really(
+    model: nn.Module, tensors: list[torch.Tensor], wanted: Pass, reason: str, failure: _Failure | None
+) -> CountedPass:
+    """Count a pass that runs, with made-up values for those that are not there."""
+    valued = _have_values(tensors)
+    place = tensors[0].device if valued and tensors else torch.device("cpu")
+    if not valued:
+        _require_memory(tensors, wanted.train, reason)
+    args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
+    if valued:
         with left_as_found(model):
             counts, again = _attempt(model, args, kwargs, wanted)
     else:
-        place = torch.device("cpu")
-        _require_memory(tensors, wanted.train, failure)
-        args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
         with random_numbers_left_alone(model):
             counts, again = _attempt(with_weights(model), args, kwargs, wanted)
-    made_up = [what for what, valued in (("the inputs", valued_inputs), ("the weights", valued_model)) if not valued]
+    have = (("the inputs", _have_values(tensors_of(wanted.args, wanted.kwargs))), ("the weights", valued))
+    made_up = " and ".join(what for what, there in have if not there)
     if again is not None:
-        if made_up and failure is not None:
-            if not _asks_for_values(failure):
-                raise failure.error
-            raise StagemeterError(
-                f"{failure.where} asks for values, which shapes do not have, and made-up values of "
-                f"{' and '.join(made_up)} do not do ({type(again.error).__name__} in {again.place}): "
-                "pass real tensors to a model with weights"
-            ) from again.error
-        raise again.error
+        if not made_up or failure is None:
+            raise again.error
+        if not failure.asks_for_values:
+            raise failure.error
+        raise StagemeterError(
+            f"{failure.where} asks for values, which shapes do not have, and made-up values of {made_up} do not do "
+            f"({type(again.error).__name__} in {again.place}): pass real tensors to a model with weights"
+        ) from again.error
+    note = f"counted on real tensors, since {reason}"
     if made_up:
-        why += f"; values of {' and '.join(made_up)} are made up, and a count that depends on them is one of these"
-    return CountedPass(*counts, device=str(place), notes=[why])
+        note += f"; values of {made_up} are made up, and a count that depends on them is one of these"
+    return CountedPass(*counts, device=str(place), notes=[note])
 
 
 def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
@@ -237,10 +254,8 @@ def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
     return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
 
 
-def _asks_for_values(failure: _Failure) -> bool:
-    """Whether an error is one that the meta device makes, where a model asks for what shapes do not say."""
-    error = failure.error
-    return isinstance(error, NotImplementedError) or "meta" in str(error).lower()
+def _have_values(tensors: list[torch.Tensor]) -> bool:
+    return all(tensor.device.type != "meta" for tensor in tensors)
 
 
 def _place(model: nn.Module, trace: TracebackType | None) -> str:
@@ -254,12 +269,11 @@ def _place(model: nn.Module, trace: TracebackType | None) -> str:
     return f"module {plain_name(found)!r}" if found else "the model itself"
 
 
-def _require_memory(tensors: list[torch.Tensor], train: bool, failure: _Failure | None) -> None:
+def _require_memory(tensors: list[torch.Tensor], train: bool, reason: str) -> None:
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) * _MEMORY_FACTORS[train]
     available = psutil.virtual_memory().available
     if needed > available:
-        why = f"{failure.where} asks for values, which shapes do not have; " if failure else ""
         raise StagemeterError(
-            f"{why}a model with made-up weights takes {needed / 1e9:.0f} GB, and {available / 1e9:.0f} GB are free: "
-            "count a smaller one, or pass real tensors to a model with weights"
+            f"{reason}, and shapes have none; a model with made-up weights takes {needed / 1e9:.0f} GB, of which "
+            f"{available / 1e9:.0f} GB are free: count a smaller one, or pass real tensors to a model with weights"
         )

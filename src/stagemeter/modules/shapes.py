@@ -52,7 +52,13 @@ def on_meta(tree: Tree) -> Tree:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """Copy a module with its parameters and buffers on the meta device; ties stay ties."""
+    """Copy a module with its parameters and buffers on the meta device; ties stay ties.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be copied.
+    """
     known: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         bare = torch.empty_like(tensor, device="meta", requires_grad=False)
@@ -151,8 +157,12 @@ class _Seen(_Replacing):
 
 
 def _deepcopy(tree: Tree, known: dict[int, Any], mode: TorchFunctionMode | None = None) -> Tree:
-    with mode or _Replacing(_bare):
-        return copy.deepcopy(tree, known)
+    try:
+        with mode or _Replacing(_bare):
+            return copy.deepcopy(tree, known)
+    except Exception as error:
+        # Locks, open files, handles of other libraries: what a model may hold.
+        raise StagemeterError(f"{type(tree).__name__} cannot be copied ({type(error).__name__}: {error})") from error
 
 
 def _bare(tensor: torch.Tensor) -> torch.Tensor:
