@@ -60,6 +60,7 @@ WITH_TORCH = (
         for name in (
             "analyze",
             "as_found",
+            "assemble",
             "batch_costs",
             "calls",
             "fvcore_analysis",
