@@ -235,3 +235,20 @@ def test_two_processes_count_their_own_batches(model, tmp_path, free_port):
         assert entry["mfu/train"] == pytest.approx(entry["flops/train"] / seconds / (PEAK * 1e12), rel=1e-9)
         assert entry["samples_per_second/train"] == pytest.approx(2 * 2 / seconds, rel=1e-9)
         assert entry["tokens_per_second/train"] == pytest.approx(2 * 2 * LONGEST / seconds, rel=1e-9)
+
+
+def test_encoder_and_decoder_are_counted_at_padded_lengths_and_said(tmp_path, caplog):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=96, decoder_start_token_id=0)
+    model = T5ForConditionalGeneration(config)
+    history = train(model, tmp_path, [9, 24] * 8, StagemeterCallback(peak_tflops=PEAK))
+    (first, _) = (entry for entry in history if "loss" in entry)
+    ids = stagemeter.spec(2, LONGEST, dtype=torch.long)
+    padded = stagemeter.analyze(model, kwargs={"input_ids": ids, "labels": ids}, mode="train").total.flops
+    assert first["flops/train"] == 2 * padded
+    assert first["padding/train"] > 0
+    assert [r.message for r in caplog.records if "MFU is at padded lengths" in r.message] == [
+        "a text alone cannot be counted: MFU is at padded lengths"
+    ]

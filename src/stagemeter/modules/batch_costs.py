@@ -114,7 +114,11 @@ class BatchCosts:
         """What one sequence costs by its length, without images or anything else that is not text."""
         flags, bare = self._model(call.module)
         kwargs = self._bare[call.signature][1]
-        with_labels = isinstance(kwargs.get("labels"), torch.Tensor)
+        labels = kwargs.get("labels")
+        with_labels = isinstance(labels, torch.Tensor)
+        of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
+        if of_two_texts or (isinstance(labels, torch.Tensor) and labels.shape != kwargs[TOKENS].shape):
+            raise StagemeterError("an encoder's and a decoder's text have lengths of their own")
         key = (id(call.module), call.train, with_labels, flags)
         if key not in self._by_length:
             counted: dict[int, int] = {}
