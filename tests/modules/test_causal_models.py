@@ -1,0 +1,34 @@
+"""Causal models of transformers, each kind of architecture once; benchmarks/causal_models.py goes through all."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+#: Names of types, and where they can be counted: dense, grouped and latent attention, experts, sliding windows, states.
+TYPES = {
+    "gpt2": "from shapes alone",
+    "llama": "from shapes alone",
+    "gemma2": "from shapes alone",
+    "mistral": "from shapes alone",
+    "mixtral": "from shapes alone",
+    "gpt_oss": "from shapes alone",
+    "deepseek_v3": "from shapes alone",
+    "llama4_text": "from shapes alone",
+    "mamba": "from shapes alone",
+    "jamba": "from shapes alone",
+    "rwkv": "from shapes alone",
+    "qwen3_next": "from shapes alone",
+    "bert": "on real tensors",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TYPES)
+def test_exact(name):
+    from causal_models import look_at
+
+    found = look_at(name)
+    assert (found.state, found.where) == ("exact", TYPES[name]), found.why
