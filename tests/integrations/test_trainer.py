@@ -114,6 +114,21 @@ def test_compiled_model_is_counted_as_what_it_was_made_of(model, tmp_path):
     assert counts[0] == counts[1]
 
 
+def test_model_that_warns_of_padding_is_counted_by_its_mask(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=96, pad_token_id=0))
+    history = train(model, tmp_path, [9, 24] * 8, StagemeterCallback(peak_tflops=PEAK))
+    ids = [stagemeter.spec(1, length, dtype=torch.long) for length in (9, 24)]
+    reports = [
+        stagemeter.analyze(model, kwargs={"input_ids": x, "labels": x, "attention_mask": x}, mode="train") for x in ids
+    ]
+    total = sum(2 * entry["flops/train"] for entry in history if "loss" in entry)
+    assert {report.counted_on for report in reports} == {"meta"}
+    assert total == 8 * sum(report.total.flops for report in reports)
+
+
 def test_packed_texts_are_counted_one_by_one(model, tmp_path):
     from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 #: Names of types, and where they can be counted: dense, grouped and latent attention, experts, sliding windows, states.
 TYPES = {
-    "gpt2": "from shapes alone",
+    "gpt2": "on real tensors",
     "llama": "from shapes alone",
     "gemma2": "from shapes alone",
     "mistral": "from shapes alone",
@@ -21,7 +21,7 @@ TYPES = {
     "jamba": "from shapes alone",
     "rwkv": "from shapes alone",
     "qwen3_next": "from shapes alone",
-    "bert": "on real tensors",
+    "bert": "from shapes alone",
 }
 
 

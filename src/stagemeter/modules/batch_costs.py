@@ -18,7 +18,7 @@ from stagemeter.modules.shapes import spec, without_weights
 #: Below this, every length is counted for itself.
 _SHORT = 8
 #: Arguments that say where sequences are, in values: they change no shape, and a count from shapes leaves them out.
-_VALUES_ONLY = (MASK, BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch")
+_VALUES_ONLY = (BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch")
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,15 @@ class BatchCosts:
         of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
         if of_two_texts or (isinstance(labels, torch.Tensor) and labels.shape != kwargs[TOKENS].shape):
             raise StagemeterError("an encoder's and a decoder's text have lengths of their own")
-        key = (id(call.module), call.train, with_labels, flags)
+        masked = isinstance(kwargs.get(MASK), torch.Tensor)
+        key = (id(call.module), call.train, with_labels, masked, flags)
         if key not in self._by_length:
             counted: dict[int, int] = {}
 
             def count(length: int) -> int:
                 if length not in counted:
                     ids = spec(1, length, dtype=torch.long)
-                    shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {})
+                    shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {}) | ({MASK: ids} if masked else {})
                     run, again, _ = _count(bare, (), shapes, call.train)
                     counted[length] = run - again
                 return counted[length]
