@@ -54,7 +54,7 @@ for part in (*EARLY, "hardware", "profiling", "pairing", "capacity", "scopes"):
 WITH_TORCH = (
     "stagemeter.counting",
     "stagemeter.models.key_value_cache",
-    *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer")),
+    *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer", "watcher")),
     *(
         f"stagemeter.modules.{name}"
         for name in (

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stagemeter.integrations.careful import careful
-from stagemeter.integrations.peaks import check_peak, training_peak
-from stagemeter.modules.throughput import EVALUATION, TRAIN, Throughput
+from stagemeter.integrations.watcher import Watcher, careful
+from stagemeter.modules.throughput import EVALUATION, TRAIN
 from stagemeter.tracking.training import log_to_active_run
 
 
-class StagemeterCallback(TrainerCallback):
+class StagemeterCallback(Watcher, TrainerCallback):
     """Logs tokens per second, TFLOP/s and MFU of each logging step, and of evaluations.
 
     Parameters
@@ -41,39 +40,33 @@ class StagemeterCallback(TrainerCallback):
     >>> trainer = Trainer(model, args, train_dataset=texts, callbacks=[StagemeterCallback()])  # doctest: +SKIP
     """
 
-    def __init__(self, device: str | None = None, peak_tflops: float | None = None) -> None:
-        check_peak(device, peak_tflops)
-        self.given_up = False
-        self._device, self._peak_tflops = device, peak_tflops
-        self._throughput: Throughput | None = None
-
-    def give_up(self) -> None:
-        """Leave the model alone."""
-        if self._throughput is not None:
-            self._throughput.detach()
-            self._throughput = None
-
     @careful
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin to look at the model."""
-        self._attach(args, kwargs["model"])
+        model = kwargs["model"]
+        parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+        stored = "float32" if parameter is None else str(parameter.dtype).removeprefix("torch.")
+        dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else stored
+        # Several devices of one process share its batches.
+        own = max(1, args.n_gpu)
+        self.watch([model], torch.device(args.device), dtype, own, own * max(1, args.world_size))
 
     @careful
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        if self._throughput is not None:
-            self._throughput.begin_step()
+        if self.throughput is not None:
+            self.throughput.begin_step()
 
     @careful
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop the clock where something else than training follows."""
-        if self._throughput is not None:
+        if self.throughput is not None:
             other = control.should_log or control.should_evaluate or control.should_save
-            self._throughput.end_step(stop=other or control.should_training_stop or control.should_epoch_stop)
+            self.throughput.end_step(stop=other or control.should_training_stop or control.should_epoch_stop)
 
     @careful
     def on_log(
@@ -85,8 +78,8 @@ class StagemeterCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add what was reached to what is logged of a training step."""
-        if self._throughput is not None and logs is not None and "loss" in logs:
-            self._log(self._throughput.metrics(TRAIN), state, logs)
+        if self.throughput is not None and logs is not None and "loss" in logs:
+            self._log(self.throughput.metrics(TRAIN), state, logs)
 
     @careful
     def on_evaluate(
@@ -98,28 +91,15 @@ class StagemeterCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Add what an evaluation reached to its metrics."""
-        if self._throughput is not None:
-            self._log(self._throughput.metrics(EVALUATION), state, {} if metrics is None else metrics)
+        if self.throughput is not None:
+            self._log(self.throughput.metrics(EVALUATION), state, {} if metrics is None else metrics)
 
     @careful
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the model as it was."""
-        self.give_up()
-
-    def _attach(self, args: TrainingArguments, model: torch.nn.Module) -> None:
-        self.give_up()
-        place = torch.device(args.device)
-        parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-        stored = "float32" if parameter is None else str(parameter.dtype).removeprefix("torch.")
-        dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else stored
-        peak = training_peak(self._device, self._peak_tflops, place, dtype)
-        # Several devices of one process share its batches.
-        own = max(1, args.n_gpu)
-        devices = own * max(1, args.world_size)
-        self._throughput = Throughput([model], place, None if peak is None else peak * own, devices // own)
-        self._throughput.attach()
+        self.leave()
 
     def _log(self, metrics: dict[str, float], state: TrainerState, logs: dict[str, Any]) -> None:
         logs.update(metrics)
