@@ -41,6 +41,7 @@ def texts(lengths):
 
 
 def train(model, tmp_path, lengths, callback, evaluated=(), **options):
+    """Train on texts of some lengths, or on samples as they are; return what was logged."""
     from transformers import Trainer, TrainingArguments
 
     options = {"max_steps": 4, "logging_steps": 2, "gradient_accumulation_steps": 2, "report_to": "none"} | options
@@ -49,7 +50,8 @@ def train(model, tmp_path, lengths, callback, evaluated=(), **options):
         disable_tqdm=True, eval_strategy="steps" if evaluated else "no", eval_steps=2, **options,
     )  # fmt: skip
     trainer = Trainer(
-        model, arguments, train_dataset=list(texts(lengths)), eval_dataset=list(texts(evaluated)) or None,
+        model, arguments, train_dataset=lengths if isinstance(lengths[0], dict) else list(texts(lengths)),
+        eval_dataset=list(texts(evaluated)) or None,
         callbacks=[callback],
     )  # fmt: skip
     trainer.train()
@@ -267,3 +269,31 @@ def test_encoder_and_decoder_are_counted_at_padded_lengths_and_said(tmp_path, ca
     assert [r.message for r in caplog.records if "MFU is at padded lengths" in r.message] == [
         "a text alone cannot be counted: MFU is at padded lengths"
     ]
+
+
+def test_images_of_the_batch_are_counted_beside_texts_at_their_real_lengths(tmp_path):
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes, image_size=28, patch_size=14),
+        text_config=LlamaConfig(**sizes, vocab_size=96), image_token_index=95, vision_feature_layer=-1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(config)
+    lengths = [9, 24, 12, 17] * 4
+    samples = list(texts(lengths))
+    for sample in samples:
+        sample["input_ids"][1:5] = 95
+        sample["pixel_values"] = torch.zeros(3, 28, 28)
+    history = train(model, tmp_path, samples, StagemeterCallback(peak_tflops=PEAK))
+
+    def step(length: int) -> int:
+        ids = stagemeter.spec(1, length, dtype=torch.long)
+        shapes = {"input_ids": ids, "labels": ids, "attention_mask": ids, "pixel_values": stagemeter.spec(1, 3, 28, 28)}
+        report = stagemeter.analyze(model, kwargs=shapes, mode="train")
+        assert report.counted_on == "meta"
+        return report.total.flops
+
+    logged = [entry for entry in history if "loss" in entry]
+    assert sum(2 * entry["flops/train"] for entry in logged) == sum(map(step, lengths))
