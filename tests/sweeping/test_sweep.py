@@ -249,3 +249,17 @@ def test_what_is_refused_leaves_nothing_behind(tmp_path, options, part):
     assert line.startswith("error: ")
     assert part in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_being_written_when_a_sweep_ended_is_removed(tmp_path):
+    grids = build_grids(SweepSettings(mode="tiny", batch_size="1..100"))
+    parts = PartsFolder(tmp_path / "s.parquet", grids, rows_per_part=50)
+    first, _ = parts.open(resume=False)
+    (parts.folder / ".part-000000.parquet.abc").write_bytes(b"half")
+    parts.leave()
+    assert not parts.folder.exists()
+    parts.open(resume=False)
+    parts.write(first, rows_parquet(grids[0], 0, 50))
+    (parts.folder / ".part-000001.parquet.abc").write_bytes(b"half")
+    parts.leave()
+    assert sorted(path.name for path in parts.folder.iterdir()) == ["part-000000.parquet", "sweep.json"]

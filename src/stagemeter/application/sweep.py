@@ -143,7 +143,7 @@ def _run(
     try:
         _evaluate(grids, parts, pending, backend, jobs, cluster)
     except BaseException:
-        parts.discard_if_empty()
+        parts.leave()
         raise
     parts.merge()
     seconds = time.perf_counter() - start

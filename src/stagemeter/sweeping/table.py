@@ -122,10 +122,14 @@ class PartsFolder:
         """Keep a part."""
         write_whole(self._path(part), content)
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder if no part is in it: a sweep that could not begin leaves nothing behind."""
-        if self.folder.exists() and not any(self._path(part).exists() for part in self.parts):
-            shutil.rmtree(self.folder)
+    def leave(self) -> None:
+        """Keep whole parts alone: what was being written goes, and the folder with it if no part is in it."""
+        if not any(self._path(part).exists() for part in self.parts):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        # An interrupt can come between the making of a file and what would remove it.
+        for unfinished in self.folder.glob(".part-*"):
+            unfinished.unlink(missing_ok=True)
 
     def merge(self) -> None:
         """Put the parts together in their order, and remove them once the table is there.
