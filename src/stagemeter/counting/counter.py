@@ -335,15 +335,20 @@ class CostCounter:
     def _causal_saving(self, rule: Rule, operator: Any, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
         """Half of self-attention's products, where the attention is causal.
 
-        Causal is what says so: attention called with ``is_causal``, or any attention inside of a module whose
-        ``is_causal`` is true, which is how transformers marks its attention modules.
+        Causal is what says so: attention called with ``is_causal``, or attention with a mask, or in products of its
+        own, inside of a module whose ``is_causal`` is true, which is how transformers marks its attention modules.
         """
         declared = bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
         if rule.attention:
-            position = _position_of_causal(operator)
-            named = named_shapes.get("is_causal", False) or (len(shapes) > position and shapes[position] is True)
+            named = _argument(operator, "is_causal", shapes, named_shapes) is True
+            mask = _argument(operator, "attn_mask", shapes, named_shapes)
+            mask = _argument(operator, "attn_bias", shapes, named_shapes) if mask is None else mask
             query_length, key_length = shapes[0][-2], shapes[1][-2]
-            return macs // 2 if (named or declared) and query_length == key_length else 0
+            # A mask of one row for several queries is not causal: the queries are heads that share keys, of one token.
+            masked = declared and mask is not None and len(mask) > 1 and mask[-2] == query_length
+            # A sequence of one token has no mask, and is halved like every other length.
+            alone = declared and key_length == 1
+            return macs // 2 if alone or ((named or masked) and query_length == key_length) else 0
         if declared and rule.name == "bmm":
             # Eager attention: scores are square, or a square matrix of probabilities meets the values.
             left, right = shapes[0], shapes[1]
@@ -412,11 +417,18 @@ class _Operands:
         self._kinds[storage._cdata] = (kind, elements, storage)
 
 
+def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:
+    """An argument by its name, which kernels have in different places: a tensor's as its shape; None if left out."""
+    if name in named_shapes:
+        return named_shapes[name]
+    position = _position_of(operator, name)
+    return shapes[position] if position is not None and position < len(shapes) else None
+
+
 @cache
-def _position_of_causal(operator: Any) -> int:
-    """Which argument says that an attention is causal; kernels have it in different places."""
+def _position_of(operator: Any, name: str) -> int | None:
     names = [argument.name for argument in operator._schema.arguments]
-    return names.index("is_causal") if "is_causal" in names else len(names)
+    return names.index(name) if name in names else None
 
 
 def _by_position(
