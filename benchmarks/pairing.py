@@ -27,7 +27,7 @@ def fill(experiment: str, runs: int) -> None:
     import mlflow
 
     from stagemeter import AnalysisConfig, estimate_report, log_static_report
-    from stagemeter.models.deepseek_ocr_config import load_architecture
+    from stagemeter.models.description import load_architecture
     from stagemeter.profiling.document import profile_document
     from stagemeter.profiling.profile import Profile
     from stagemeter.tracking.profile import log_profile

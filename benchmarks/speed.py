@@ -51,7 +51,7 @@ def engine(repeats: int) -> Figure:
     from torch.utils.flop_counter import FlopCounterMode
 
     from stagemeter import AnalysisConfig, DeepSeekOCRSession
-    from stagemeter.models.deepseek_ocr import FAMILY
+    from stagemeter.models.families.deepseek_ocr import FAMILY
     from stagemeter.planning import plan_workload
     from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 

@@ -28,7 +28,7 @@ def fill(experiment: str, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from stagemeter import AnalysisConfig, estimate_report
-    from stagemeter.models.deepseek_ocr_config import load_architecture
+    from stagemeter.models.description import load_architecture
     from stagemeter.tracking.labels import STATIC, workload_tags
     from stagemeter.values import report_values, workload_params
 

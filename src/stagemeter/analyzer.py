@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
-from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
-from stagemeter.models.family import all_parameters
-from stagemeter.planning import load_picture, plan_page, plan_workload
+from stagemeter.models.description import ModelDescription
+from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.models.family import Family, all_parameters
+from stagemeter.planning import load_picture, plan_page, plan_request, plan_workload
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (
     ANALYTIC,
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
 
     from stagemeter.session import DeepSeekOCRSession
 
-__all__ = ["AnalysisConfig", "DeepseekOCRStaticAnalyzer", "StageAnalysisResult", "estimate_report"]
+__all__ = [
+    "AnalysisConfig",
+    "DeepseekOCRStaticAnalyzer",
+    "StageAnalysisResult",
+    "analyze_model",
+    "estimate_model",
+    "estimate_report",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +150,7 @@ class DeepseekOCRStaticAnalyzer:
         workload = self._workload(config)
         model = self._counted_model
         self._say("whole model")
-        with pass_counter(model, config.walk_every_layer) as count:
+        with pass_counter(model, self.session.architecture, config.walk_every_layer) as count:
             counts = count(FAMILY.whole_passes["forward"], workload)
         return {
             "total_params": all_parameters(FAMILY, self.session.architecture),
@@ -174,7 +182,9 @@ class DeepseekOCRStaticAnalyzer:
         model = self._counted_model
         self._say(stage)
         tiers = {
-            ISOLATED: isolated_tier([specification], model, workload, config.walk_every_layer),
+            ISOLATED: isolated_tier(
+                [specification], model, self.session.architecture, workload, config.walk_every_layer
+            ),
             ANALYTIC: analytic_tier(FAMILY, self.session.architecture, workload),
         }
         return stage_results(FAMILY, self.session.architecture, config, workload, tiers)[stage]
@@ -203,48 +213,125 @@ class DeepseekOCRStaticAnalyzer:
         StagemeterError
             If the picture or the configuration cannot be used.
         """
+        session = self.session
         workload = self._workload(config)
         tiers = self._run_tiers(config, workload)
-        architecture = self.session.architecture
-        modules = self._modules(tiers[EXTRACTED])
-        report = build_report(FAMILY, architecture, self.session.name, config, workload, tiers, modules)
-        for difference in report["agreement"]["differences"]:
-            logger.warning("the tiers disagree: %s", difference)
-        return report
+        return _report(FAMILY, session.architecture, session.name, config, workload, tiers, self._counted_model)
 
     def _workload(self, config: AnalysisConfig) -> Workload:
         return plan_workload(config, self.session.architecture)
 
     def _run_tiers(self, config: AnalysisConfig, workload: Workload) -> dict[str, Tier]:
-        model = self._counted_model
-        self._say("stages on their own")
-        isolated = isolated_tier(FAMILY.stages, model, workload, config.walk_every_layer)
-        self._say("whole model")
-        extracted = extracted_tier(FAMILY, model, workload, config.walk_every_layer)
-        self._say("closed forms")
-        analytic = analytic_tier(FAMILY, self.session.architecture, workload)
-        return {tier.name: tier for tier in (isolated, extracted, analytic)}
-
-    def _modules(self, tier: Tier) -> list[dict[str, Any]]:
-        """Parameters, multiply-accumulates and activations of the upper modules over one forward pass."""
-        counts = tier.passes.get("forward")
-        if counts is None:
-            return []
-        model = self._counted_model
-        return [
-            {
-                "name": name,
-                "params": sum(parameter.numel() for parameter in module.parameters()),
-                "macs": counts.of(name).macs,
-                "activations": counts.of(name).activations,
-            }
-            for name, module in model.named_modules()
-            if name.count(".") < _MODULE_DEPTH
-        ]
+        return _run_tiers(FAMILY, self.session.architecture, self._counted_model, config, workload, self._say)
 
     def _say(self, step: str) -> None:
         logger.info("counting: %s", step)
         self._progress(f"counting: {step}")
+
+
+def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Progress | None = None) -> Report:
+    """Analyze a model of any family: counted in isolation, in passes of the whole model, and by closed form.
+
+    Parameters
+    ----------
+    model : ModelDescription
+        The model, see `stagemeter.models.description.describe_model`. It is built without weights.
+    config : AnalysisConfig
+        What to analyze.
+    progress : callable, optional
+        Told what is being done, in a few words, whenever that changes.
+
+    Returns
+    -------
+    dict
+        See ``report.schema.json`` in the package and ``docs/static_analysis.md``.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture or the configuration cannot be used.
+    """
+
+    def say(step: str) -> None:
+        logger.info("counting: %s", step)
+        if progress is not None:
+            progress(f"counting: {step}")
+
+    workload = plan_request(config, model)
+    say("model")
+    built = model.family.build(model.architecture, model.config)
+    tiers = _run_tiers(model.family, model.architecture, built, config, workload, say)
+    return _report(model.family, model.architecture, model.name, config, workload, tiers, built)
+
+
+def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
+    """Report by closed forms alone: exact as the full analysis is, but not checked by running. Needs no torch.
+
+    Parameters
+    ----------
+    model : ModelDescription
+        The model.
+    config : AnalysisConfig
+        What to analyze.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture or the configuration cannot be used.
+    """
+    workload = plan_request(config, model)
+    tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload)}
+    return build_report(model.family, model.architecture, model.name, config, workload, tiers, modules=[])
+
+
+def _run_tiers(
+    family: Family[Any],
+    architecture: Any,
+    model: Any,
+    config: AnalysisConfig,
+    workload: Workload,
+    say: Progress,
+) -> dict[str, Tier]:
+    say("stages on their own")
+    isolated = isolated_tier(family.stages, model, architecture, workload, config.walk_every_layer)
+    say("whole model")
+    extracted = extracted_tier(family, model, architecture, workload, config.walk_every_layer)
+    say("closed forms")
+    analytic = analytic_tier(family, architecture, workload)
+    return {tier.name: tier for tier in (isolated, extracted, analytic)}
+
+
+def _report(
+    family: Family[Any],
+    architecture: Any,
+    name: str,
+    config: AnalysisConfig,
+    workload: Workload,
+    tiers: dict[str, Tier],
+    model: Any,
+) -> Report:
+    modules = _modules(model, tiers[EXTRACTED])
+    report = build_report(family, architecture, name, config, workload, tiers, modules)
+    for difference in report["agreement"]["differences"]:
+        logger.warning("the tiers disagree: %s", difference)
+    return report
+
+
+def _modules(model: Any, tier: Tier) -> list[dict[str, Any]]:
+    """Parameters, multiply-accumulates and activations of the upper modules over one forward pass."""
+    counts = tier.passes.get("forward")
+    if counts is None:
+        return []
+    return [
+        {
+            "name": name,
+            "params": sum(parameter.numel() for parameter in module.parameters()),
+            "macs": counts.of(name).macs,
+            "activations": counts.of(name).activations,
+        }
+        for name, module in model.named_modules()
+        if name.count(".") < _MODULE_DEPTH
+    ]
 
 
 def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, config: AnalysisConfig) -> Report:

@@ -10,9 +10,8 @@ from typing import Any
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import ITEM_SIZES, QUANTITIES, ZERO
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.decoder import Decoder, cached_elements
 from stagemeter.models.family import Family, Stage, StageParameters
-from stagemeter.models.language import key_value_cache_elements
 from stagemeter.planning import workload_notes
 from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
 from stagemeter.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
@@ -33,7 +32,7 @@ _CONVENTIONS = (
 
 def build_report(
     family: Family[Any],
-    architecture: DeepseekOCRArchitecture,
+    architecture: Any,
     model_name: str,
     config: AnalysisConfig,
     workload: Workload,
@@ -46,7 +45,7 @@ def build_report(
     ----------
     family : Family
         Stages.
-    architecture : DeepseekOCRArchitecture
+    architecture : object
         Sizes of the model.
     model_name : str
         Name of the model in the report.
@@ -81,7 +80,7 @@ def build_report(
             ),
             "versions": package_versions(),
         },
-        "total": _total(results, other, architecture, workload),
+        "total": _total(results, other, family.decoder(architecture), workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
         "agreement": _agreement(tiers, difference),
@@ -92,7 +91,8 @@ def build_report(
         "modules": [dict(module) for module in modules],
         "notes": [
             _CONVENTIONS,
-            *workload_notes(config, workload, architecture),
+            *workload_notes(config, workload, family.decoder(architecture).max_positions),
+            *family.notes,
             *(
                 f"the totals lack {name}, which was left out"
                 for name, result in results.items()
@@ -105,7 +105,7 @@ def build_report(
 
 def stage_results(
     family: Family[Any],
-    architecture: DeepseekOCRArchitecture,
+    architecture: Any,
     config: AnalysisConfig,
     workload: Workload,
     tiers: Tiers,
@@ -264,7 +264,7 @@ def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> di
 def _total(
     results: Mapping[str, StageAnalysisResult],
     other: Mapping[str, int],
-    architecture: DeepseekOCRArchitecture,
+    decoder: Decoder,
     workload: Workload,
 ) -> dict[str, int]:
     stages = results.values()
@@ -290,12 +290,11 @@ def _total(
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
         "weight_bytes": params * item_size,
-        "kv_cache_bytes": key_value_cache_elements(architecture.decoder, workload.batch_size, cached_tokens)
-        * item_size,
+        "kv_cache_bytes": cached_elements(decoder, workload.batch_size, cached_tokens) * item_size,
     }
 
 
-def _decode_curve(stage: Stage[Any], architecture: DeepseekOCRArchitecture, workload: Workload) -> list[dict[str, int]]:
+def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload) -> list[dict[str, int]]:
     """FLOPs of a decode step over the contexts of the request, by closed form."""
     first, last = decode_span(workload)
     points = min(_CURVE_POINTS, last - first + 1)

@@ -21,10 +21,10 @@ from typing import Any
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.closed_form import stage_cost
+from stagemeter.models.decoder import cached_elements
 from stagemeter.models.family import Family
 from stagemeter.pairing import Work, peak_dict, work_of_report
-from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.workload import Workload
 
 _NOTES = (
@@ -98,7 +98,7 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
         raise StagemeterError(
             f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
         )
-    bounds = _bounds(work_of_report(report), workload, peak)
+    bounds = _bounds(family, work_of_report(report, family), workload, peak)
     architecture = family.architecture_from_sizes(report["closed_form"]["architecture"])
     return {
         "peak": peak_dict(peak),
@@ -116,15 +116,20 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
     parameters = [stage.parameters(architecture) for stage in family.stages]
     weights = sum(stage.total - stage.unused for stage in parameters)
     weights += sum(family.other_parameters(architecture).values())
+    decoder, batch, prompt = family.decoder(architecture), workload.batch_size, workload.prompt_tokens
     cached, working_sets, most = 0, {}, {}
     for stage in family.stages:
         passes = workload.decode_steps if stage.whole_pass == "decode" else 1
         if not passes:
             continue
         demand = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
-        added = stage_cost(stage, architecture, workload).kv_writes
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
-        before_last, cached = cached + (passes - 1) * added, cached + passes * added
+        before_last = cached
+        if stage.name == DECODE:
+            before_last = cached_elements(decoder, batch, prompt + passes - 1)
+            cached = cached_elements(decoder, batch, prompt + passes)
+        elif stage.name == PREFILL:
+            cached = cached_elements(decoder, batch, prompt)
         working_sets[stage.name] = demand * item_size
         most[stage.name] = max(before_last + demand, cached)
     fullest = max(most, key=lambda name: most[name])
@@ -180,15 +185,17 @@ def _memory(family: Family[Any], architecture: Any, workload: Workload, availabl
     }
 
 
-def _bounds(work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
+def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
     """Bounds of every stage that has a count, and of every sum that lacks none, in the order of a request."""
     steps = workload.decode_steps
-    request = [*AGGREGATES[FORWARD], *([DECODE] if steps else [])]
+    vision = [stage.name for stage in family.stages if stage.name not in (PREFILL, DECODE)]
+    forward = [*vision, PREFILL]
+    request = [*forward, *([DECODE] if steps else [])]
     rows: dict[str, Sequence[str]] = {
-        **{stage: [stage] for stage in AGGREGATES[VISION]},
-        VISION: AGGREGATES[VISION],
-        "prefill": ["prefill"],
-        FORWARD: AGGREGATES[FORWARD],
+        **{stage: [stage] for stage in vision},
+        **({VISION: vision} if vision else {}),
+        PREFILL: [PREFILL],
+        FORWARD: forward,
         **({DECODE: [DECODE], DECODE_TOTAL: [DECODE]} if steps else {}),
         TOTAL: request,
     }

@@ -19,8 +19,8 @@ from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import evaluate_workload, weights_of_an_expert
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.family import EXPERTS_READ
+from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.models.family import EXPERTS_READ, Family
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.report import request_total
 from stagemeter.workload import Workload
@@ -71,12 +71,12 @@ class Work:
     least_bytes: int
 
 
-def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
+def work_of_report(report: Mapping[str, Any], family: Family[Any] = FAMILY) -> dict[str, Work]:
     """Work of each stage as a report has it: of ``decode`` all steps. Stages without a count are left out."""
     quantities = {
         name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
     }
-    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]))
+    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]), family=family)
     work = {}
     for stage, found in report["stages"].items():
         if found["source"] != "none":
@@ -100,7 +100,10 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
 
 
 def _spared_bytes(
-    report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float] | None = None
+    report: Mapping[str, Any],
+    workload: Workload,
+    experts_read: Mapping[str, float] | None = None,
+    family: Family[Any] = FAMILY,
 ) -> dict[str, int]:
     """Bytes by which a stage moves fewer than counted: where so many experts run, or the fewest that can.
 
@@ -110,9 +113,9 @@ def _spared_bytes(
         If so many cannot have run.
     """
     closed_form = report["closed_form"]
-    architecture = FAMILY.architecture_from_sizes(closed_form["architecture"])
+    architecture = family.architecture_from_sizes(closed_form["architecture"])
     spared = {}
-    for stage in FAMILY.stages:
+    for stage in family.stages:
         if stage.experts is None:
             continue
         possible = stage.experts(architecture, workload)

@@ -10,11 +10,16 @@ from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
+from stagemeter.models.decoder import Decoder
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
-from stagemeter.workload import Workload
+from stagemeter.models.description import ModelDescription
+from stagemeter.workload import TEXT, Workload
 
 if TYPE_CHECKING:
     from PIL import Image
+
+#: Tokens of a prompt to a model that reads text alone, where no length is given.
+DEFAULT_TEXT_PROMPT = 1024
 
 
 def load_picture(config: AnalysisConfig) -> Image.Image:
@@ -48,6 +53,46 @@ def plan_page(config: AnalysisConfig) -> ViewPlan:
     else:
         width, height = page_size(config.sample_image_path)
     return plan_views(width, height, config.base_size, config.image_size, config.crop_mode)
+
+
+def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
+    """Work out what a configuration asks of a model: pages and text, or text alone.
+
+    Raises
+    ------
+    StagemeterError
+        If the picture cannot be used, or the configuration contradicts the model.
+    """
+    if model.family.reads_pages:
+        return plan_workload(config, model.architecture)
+    return plan_text(config, model.family.decoder(model.architecture))
+
+
+def plan_text(config: AnalysisConfig, decoder: Decoder) -> Workload:
+    """Work out the workload of a model that reads text alone: what is said of pages is left aside.
+
+    The prompt is as long as `seq_len` or `text_tokens` says. What is only at its default is nobody's wish: the few
+    tokens that go beside a page are no prompt of their own, so it is `DEFAULT_TEXT_PROMPT` then.
+    """
+    wanted = config.text_tokens != AnalysisConfig.model_fields["text_tokens"].default
+    prompt_tokens = config.seq_len or (config.text_tokens if wanted else DEFAULT_TEXT_PROMPT)
+    return Workload(
+        image_width=0,
+        image_height=0,
+        mode=TEXT,
+        base_size=0,
+        image_size=0,
+        global_views=0,
+        local_views=0,
+        tile_grid=(1, 1),
+        image_tokens=0,
+        text_tokens=prompt_tokens,
+        prompt_tokens=prompt_tokens,
+        new_tokens=config.new_tokens,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
+    )
 
 
 def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture) -> Workload:
@@ -124,8 +169,32 @@ def require_runnable(workload: Workload) -> None:
         )
 
 
-def workload_notes(config: AnalysisConfig, workload: Workload, architecture: DeepseekOCRArchitecture) -> list[str]:
+def workload_notes(config: AnalysisConfig, workload: Workload, max_positions: int) -> list[str]:
     """What one should know about a workload before reading its numbers."""
+    notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload)
+    longest = workload.prompt_tokens + workload.decode_steps
+    if longest > max_positions:
+        notes.append(
+            f"the request reaches {longest:,} tokens, more than the {max_positions:,} positions "
+            "that the model was made for"
+        )
+    first, last = decode_span(workload)
+    if not first <= workload.decode_context <= last and workload.decode_steps:
+        notes.append(
+            f"no step of the request attends to {workload.decode_context:,} tokens, at which decode is looked at; "
+            f"they attend to {first:,} up to {last:,}"
+        )
+    return notes
+
+
+def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
+    notes = ["the model reads text alone: what the configuration says of pages is left aside"]
+    if config.seq_len is None and workload.prompt_tokens != config.text_tokens:
+        notes.append(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens gives yours")
+    return notes
+
+
+def _page_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     notes = []
     needed = workload.image_tokens + workload.text_tokens
     if workload.prompt_tokens < needed:
@@ -136,18 +205,6 @@ def workload_notes(config: AnalysisConfig, workload: Workload, architecture: Dee
     elif workload.prompt_tokens > needed:
         notes.append(
             f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text"
-        )
-    longest = workload.prompt_tokens + workload.decode_steps
-    if longest > architecture.decoder.max_positions:
-        notes.append(
-            f"the request reaches {longest:,} tokens, more than the {architecture.decoder.max_positions:,} positions "
-            "that the model was made for"
-        )
-    first, last = decode_span(workload)
-    if not first <= workload.decode_context <= last and workload.decode_steps:
-        notes.append(
-            f"no step of the request attends to {workload.decode_context:,} tokens, at which decode is looked at; "
-            f"they attend to {first:,} up to {last:,}"
         )
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 #: Changes with every change of the report's keys or of what they mean.
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 Report = dict[str, Any]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.machine import torch_device
-from stagemeter.models.deepseek_ocr import VISION_MODULES
 from stagemeter.models.deepseek_ocr_config import (
     NAME,
     DeepseekOCRArchitecture,
     architecture_from_config,
     published_architecture,
-    read_config,
     transformers_config,
 )
+from stagemeter.models.description import read_config
+from stagemeter.models.families.deepseek_ocr import VISION_MODULES
 from stagemeter.scopes import Scope, annotate, scoped_modules
 
 if TYPE_CHECKING:

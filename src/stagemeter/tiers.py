@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import Cost
-from stagemeter.models.closed_form import decode_span, decode_total, stage_cost
+from stagemeter.models.closed_form import decode_contexts, decode_total, stage_cost
 from stagemeter.models.family import Family, Runner, Stage
 from stagemeter.workload import Workload
 
@@ -74,13 +74,15 @@ PassCounter = Callable[[Runner, Workload], "Counts"]
 
 
 @contextmanager
-def pass_counter(model: Any, walk_every_layer: bool = False) -> Iterator[PassCounter]:
+def pass_counter(model: Any, architecture: Any, walk_every_layer: bool = False) -> Iterator[PassCounter]:
     """Count several passes of one model, each on its own.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model.
+    architecture : object
+        Its sizes.
     walk_every_layer : bool
         See `stagemeter.counting.counter.CostCounter`.
 
@@ -97,37 +99,41 @@ def pass_counter(model: Any, walk_every_layer: bool = False) -> Iterator[PassCou
 
         def count(run: Runner, workload: Workload) -> Counts:
             counter.restart()
-            run(model, workload, counter)
+            run(model, architecture, workload, counter)
             return counter.counts()
 
         yield count
 
 
-def isolated_tier(stages: Iterable[Stage[Any]], model: Any, workload: Workload, walk_every_layer: bool = False) -> Tier:
+def isolated_tier(
+    stages: Iterable[Stage[Any]], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
+) -> Tier:
     """Count stages by running the modules of each alone, on inputs of the shapes that the workload has."""
     tier = Tier(ISOLATED)
-    with pass_counter(model, walk_every_layer) as count:
+    with pass_counter(model, architecture, walk_every_layer) as count:
         for stage in stages:
-            _attempt(tier, stage.name, partial(_isolated, stage, workload, count))
+            _attempt(tier, stage.name, partial(_isolated, stage, architecture, workload, count))
     return tier
 
 
-def _isolated(stage: Stage[Any], workload: Workload, count: PassCounter) -> StageCount:
+def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: PassCounter) -> StageCount:
     counts = count(stage.run, workload)
     cost = request_cost = counts.of(*stage.modules)
     if stage.whole_pass == "decode":
         steps = {workload.decode_context: cost}
-        for context in set(decode_span(workload)) - set(steps):
+        for context in set(decode_contexts(stage, architecture, workload)) - set(steps):
             at = replace(workload, decode_context=context)
             steps[context] = count(stage.run, at).of(*stage.modules)
         request_cost = decode_total(steps, workload)
     return StageCount(cost, request_cost, counts.operators(*stage.modules), counts.unsupported_of(*stage.modules))
 
 
-def extracted_tier(family: Family[Any], model: Any, workload: Workload, walk_every_layer: bool = False) -> Tier:
+def extracted_tier(
+    family: Family[Any], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
+) -> Tier:
     """Count passes of the whole model and split them by module."""
     tier = Tier(EXTRACTED)
-    with pass_counter(model, walk_every_layer) as count:
+    with pass_counter(model, architecture, walk_every_layer) as count:
         for name, run in family.whole_passes.items():
             stages = [stage for stage in family.stages if stage.whole_pass == name]
             try:
@@ -166,7 +172,7 @@ def _analytic(stage: Stage[Any], architecture: Any, workload: Workload) -> Stage
         return StageCount(cost, cost)
     steps = {
         context: stage_cost(stage, architecture, replace(workload, decode_context=context))
-        for context in decode_span(workload)
+        for context in decode_contexts(stage, architecture, workload)
     }
     return StageCount(cost, decode_total(steps, workload))
 

@@ -24,6 +24,7 @@ _CONFIG_PARAMS = (
 )
 _MEASURED_PARAMS = ("text_tokens", "new_tokens", "batch_size", "dtype")
 _WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
+_PAGE_PARAMS = frozenset({"base_size", "image_size", "crop_mode", "tile_grid", "image", *_WORKLOAD_PARAMS[:-1]})
 
 
 def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
@@ -34,6 +35,9 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
     values["tile_grid"] = f"{columns}x{rows}"
     values["image"] = config["sample_image_path"]
+    if not workload["global_views"]:
+        # A model that reads text alone leaves aside what is said of pages.
+        values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}
     return as_params(values)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
 _NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
 
+#: Mode of a workload without a page.
+TEXT = "text"
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -23,9 +26,9 @@ class Workload:
     Attributes
     ----------
     image_width, image_height : int
-        Size of the page in pixels, upright.
+        Size of the page in pixels, upright; 0 where the model reads text alone, as are the sizes and numbers of views.
     mode : str
-        Name of the resolution mode, ``custom`` if the sizes match none.
+        Name of the resolution mode, ``custom`` if the sizes match none, `TEXT` where the model reads text alone.
     base_size : int
         Side of the global view in pixels.
     image_size : int
@@ -98,7 +101,8 @@ class Workload:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"]))
             raise ValueError(f"{field}: {fault['msg']}" if field else fault["msg"]) from None
-        for name in ("prompt_tokens", "new_tokens", "batch_size", "base_size"):
+        sizes = ("prompt_tokens", "new_tokens", "batch_size", *(("base_size",) if workload.mode != TEXT else ()))
+        for name in sizes:
             if getattr(workload, name) < 1:
                 raise ValueError(f"{name}: {getattr(workload, name)} is less than 1")
         return workload

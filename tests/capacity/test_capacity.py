@@ -11,8 +11,8 @@ from stagemeter import AnalysisConfig, StagemeterError, estimate_report
 from stagemeter.capacity import largest_batch, memory_need, roofline_section
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import bound
-from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import published_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.planning import plan_workload
 from stagemeter.report import request_total
 

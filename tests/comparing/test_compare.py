@@ -16,7 +16,7 @@ from stagemeter.comparing.limits import Limit, breaches, parse_limit
 from stagemeter.comparing.subject import Subject, subject_of_report
 from stagemeter.export.compare_html import comparison_page, parts
 from stagemeter.export.compare_text import comparison_csv, comparison_markdown, comparison_rows
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 
 ARCHITECTURE = load_architecture("deepseek-ocr")
 
@@ -31,7 +31,7 @@ def subjects() -> list[Subject]:
     return [subject_of("base", mode="base"), subject_of("gundam"), subject_of("tiny", mode="tiny")]
 
 
-def made_up(name: str, kind: str = "static", schema: str = "1.1", **values: float) -> Subject:
+def made_up(name: str, kind: str = "static", schema: str = "1.2", **values: float) -> Subject:
     return Subject(name, name, kind, schema, {key.replace("__", "/"): value for key, value in values.items()})
 
 
@@ -108,10 +108,10 @@ def test_decode_steps_at_other_contexts_are_said(subjects):
 
 
 def test_schemas_that_mean_something_else_are_refused():
-    with pytest.raises(StagemeterError, match=r"schemas differ in what their numbers mean \(a has 1.1, b has 2.0\)"):
+    with pytest.raises(StagemeterError, match=r"schemas differ in what their numbers mean \(a has 1.2, b has 2.0\)"):
         compare([made_up("a", flops__sam=1), made_up("b", schema="2.0", flops__sam=1)])
     notes = compare([made_up("a", flops__sam=1), made_up("b", schema="1.0", flops__sam=1)])["notes"]
-    assert notes == ["schemas 1.0, 1.1 are mixed: what is compared means the same in each"]
+    assert notes == ["schemas 1.0, 1.2 are mixed: what is compared means the same in each"]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_few_stand_side_by_side_and_many_below_one_another(subjects):
 
 def test_names_that_several_share_are_told_apart():
     subjects = [
-        Subject("same", source, "static", "1.1", {"flops/sam": 1}, run_id=source) for source in ("abcdefghij", "z" * 10)
+        Subject("same", source, "static", "1.2", {"flops/sam": 1}, run_id=source) for source in ("abcdefghij", "z" * 10)
     ]
     assert [subject["name"] for subject in compare(subjects)["subjects"]] == ["same (abcdefgh)", "same (zzzzzzzz)"]
 
@@ -222,7 +222,7 @@ def test_csv_has_all_digits(subjects):
 
 def test_markdown_links_to_runs():
     subjects = [
-        Subject(name, name, "static", "1.1", {"flops/sam": 1}, run_id=name, link=f"#/runs/{name}")
+        Subject(name, name, "static", "1.2", {"flops/sam": 1}, run_id=name, link=f"#/runs/{name}")
         for name in ("a", "b")
     ]
     text = comparison_markdown(compare(subjects))

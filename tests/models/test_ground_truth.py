@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
-from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import published_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.language import decoder_cost
 from stagemeter.models.vision import ViewGroup
 from stagemeter.planning import plan_workload
@@ -30,9 +30,9 @@ def count(session):
 
     def run(tier, workload):
         if tier == "isolated":
-            return isolated_tier(FAMILY.stages, session.model, workload).stages
+            return isolated_tier(FAMILY.stages, session.model, session.architecture, workload).stages
         if tier == "extracted":
-            return extracted_tier(FAMILY, session.model, workload).stages
+            return extracted_tier(FAMILY, session.model, session.architecture, workload).stages
         return analytic_tier(FAMILY, ARCHITECTURE, workload).stages
 
     return run

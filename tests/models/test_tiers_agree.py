@@ -14,8 +14,8 @@ from stagemeter.config import MODES, AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, published_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.language import DecoderArchitecture
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
 from stagemeter.planning import plan_workload
@@ -107,8 +107,8 @@ def costs(tier):
 def test_isolated_extracted_and_analytic_are_equal(architecture, config):
     session = DeepSeekOCRSession.from_config(architecture)
     workload = plan(config, architecture)
-    isolated = isolated_tier(FAMILY.stages, session.model, workload)
-    extracted = extracted_tier(FAMILY, session.model, workload)
+    isolated = isolated_tier(FAMILY.stages, session.model, architecture, workload)
+    extracted = extracted_tier(FAMILY, session.model, architecture, workload)
     analytic = analytic_tier(FAMILY, architecture, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic)
     assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
@@ -116,8 +116,12 @@ def test_isolated_extracted_and_analytic_are_equal(architecture, config):
     whole = total(count.cost for name, count in extracted.stages.items() if name != "decode")
     assert extracted.passes["forward"].of("") == whole
 
-    assert costs(isolated_tier(FAMILY.stages, session.model, workload, walk_every_layer=True)) == costs(isolated)
-    assert costs(extracted_tier(FAMILY, session.model, workload, walk_every_layer=True)) == costs(extracted)
+    assert costs(isolated_tier(FAMILY.stages, session.model, architecture, workload, walk_every_layer=True)) == costs(
+        isolated
+    )
+    assert costs(extracted_tier(FAMILY, session.model, architecture, workload, walk_every_layer=True)) == costs(
+        extracted
+    )
 
 
 @few
@@ -154,7 +158,10 @@ def test_attention_as_separate_products_does_as_many(architecture, config):
     architecture = replace(architecture, decoder=decoder)
     workload = plan(config, architecture)
     model = DeepSeekOCRSession.from_config(architecture, use_flash_attn=False).model
-    eager, analytic = isolated_tier(FAMILY.stages, model, workload), analytic_tier(FAMILY, architecture, workload)
+    eager, analytic = (
+        isolated_tier(FAMILY.stages, model, architecture, workload),
+        analytic_tier(FAMILY, architecture, workload),
+    )
     for name, cost in costs(eager).items():
         expected = analytic.stages[name].cost
         assert (cost.macs, cost.macs_causal) == (expected.macs, expected.macs_causal)
@@ -217,7 +224,7 @@ def test_real_tensors_and_torchs_own_counter_give_the_same(architecture, config)
     workload = plan(config, architecture)
     for stage in FAMILY.stages:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            stage.run(session.model, workload, NoRecorder())
+            stage.run(session.model, session.architecture, workload, NoRecorder())
         assert counter.get_total_flops() == stage_cost(stage, architecture, workload).flops
 
 
@@ -241,8 +248,8 @@ def test_full_size_in_every_mode(published_model, mode, page, tiles):
     config = AnalysisConfig(mode=mode, image_w=page[0], image_h=page[1], batch_size=2)
     workload = plan(config, architecture)
     assert workload.local_views == tiles
-    isolated = isolated_tier(FAMILY.stages, published_model, workload)
-    extracted = extracted_tier(FAMILY, published_model, workload)
+    isolated = isolated_tier(FAMILY.stages, published_model, architecture, workload)
+    extracted = extracted_tier(FAMILY, published_model, architecture, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic_tier(FAMILY, architecture, workload))
 
 
@@ -251,8 +258,8 @@ def test_full_size_in_every_mode(published_model, mode, page, tiles):
 def test_full_size_walking_every_layer(published_model, mode):
     architecture = published_architecture()
     workload = plan(AnalysisConfig(mode=mode), architecture)
-    walked = extracted_tier(FAMILY, published_model, workload, walk_every_layer=True)
-    shared = extracted_tier(FAMILY, published_model, workload)
+    walked = extracted_tier(FAMILY, published_model, architecture, workload, walk_every_layer=True)
+    shared = extracted_tier(FAMILY, published_model, architecture, workload)
     assert costs(walked) == costs(analytic_tier(FAMILY, architecture, workload))
     for name in walked.passes:
         assert shared.passes[name].by_module == walked.passes[name].by_module

@@ -10,18 +10,18 @@ from test_tiers_agree import architectures, plan, workloads
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
 from stagemeter.counting.counter import CostCounter
-from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.families.deepseek_ocr import FAMILY
 
 SMALL = json.loads((Path(__file__).parents[1] / "session" / "small_config.json").read_text())
 
 few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
-def by_counting(model, workload) -> dict[str, int]:
+def by_counting(model, architecture, workload) -> dict[str, int]:
     found = {}
     for stage in FAMILY.stages:
         with torch.no_grad(), CostCounter(model) as counter:
-            stage.run(model, workload, counter)
+            stage.run(model, architecture, workload, counter)
         # The public counts are sums; what one operator did is in the counter's log.
         costs = [event.cost for event in counter._events if event.cost is not None]
         found[stage.name] = max(cost.activation_reads + cost.activations for cost in costs)
@@ -47,7 +47,7 @@ def sessions():
 def test_closed_form_is_the_counters_largest_operator(sessions, size, config):
     session = sessions[size]
     workload = plan(config, session.architecture)
-    assert by_closed_form(session.architecture, workload) == by_counting(session.model, workload)
+    assert by_closed_form(session.architecture, workload) == by_counting(session.model, session.architecture, workload)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_closed_form_is_the_counters_largest_operator(sessions, size, config):
 def test_closed_form_on_random_models(architecture, config):
     model = DeepSeekOCRSession.from_config(architecture).model
     workload = plan(config, architecture)
-    assert by_closed_form(architecture, workload) == by_counting(model, workload)
+    assert by_closed_form(architecture, workload) == by_counting(model, architecture, workload)
 
 
 def test_one_page_of_the_published_model(sessions):

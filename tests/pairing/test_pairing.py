@@ -13,8 +13,8 @@ from stagemeter.cost import ITEM_SIZES
 from stagemeter.hardware.roofline import Peak
 from stagemeter.mfu import compute_stage_mfu
 from stagemeter.models.closed_form import evaluate_workload
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields, engine_section, pair, peak_dict, peak_of_dict, work_at, work_of_report
 from stagemeter.workload import Workload
 

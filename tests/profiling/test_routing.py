@@ -5,7 +5,7 @@ import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 from stagemeter.inputs.prompt import vary_text
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 from stagemeter.profiling.harness import Request
 from stagemeter.profiling.routing import count_experts
 

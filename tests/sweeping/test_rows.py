@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, estimate_report
 from stagemeter.config import MODES
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 from stagemeter.sweeping import verify
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.evaluate import evaluate_rows, require_exact

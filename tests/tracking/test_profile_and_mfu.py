@@ -20,7 +20,7 @@ from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware import measure
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 from stagemeter.tracking import peaks
 from stagemeter.tracking.pair import pair_experiment
 

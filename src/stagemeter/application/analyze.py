@@ -19,9 +19,8 @@ from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, writ
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, load_architecture
-from stagemeter.planning import load_picture, plan_page, plan_workload
+from stagemeter.models.description import describe_model
+from stagemeter.planning import load_picture, plan_page, plan_request
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.report import Report
 
@@ -94,9 +93,9 @@ def analyze_page(
     if strict and estimate:
         raise StagemeterError("--strict looks at the operators that run, and --estimate runs none: give one of them")
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
-    architecture = load_architecture(config.model)
-    workload = plan_workload(config, architecture)
-    work = partial(_count, config, architecture, folder, estimate, strict, _peak(device, config.dtype))
+    model = describe_model(config.model)
+    workload = plan_request(config, model)
+    work = partial(_count, config, folder, estimate, strict, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
@@ -117,7 +116,7 @@ def analyze_page(
                 _status("counting") as tell,
                 tracked_run(run_name, default_name, experiment) as run,
             ):
-                page = draw_grid(load_picture(config), plan_page(config))
+                page = draw_grid(load_picture(config), plan_page(config)) if model.family.reads_pages else None
                 outcome = Outcome(*wait())
                 tell("logging to MLflow")
                 log_static_report(outcome.report, page, outcome.files)
@@ -148,7 +147,6 @@ def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Call
 
 def _count(
     config: AnalysisConfig,
-    architecture: DeepseekOCRArchitecture,
     folder: Path,
     estimate: bool,
     strict: bool,
@@ -156,15 +154,11 @@ def _count(
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Make the report and write its files, all that needs torch."""
-    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer, estimate_report
+    from stagemeter.analyzer import analyze_model, estimate_model
 
-    if estimate:
-        report = estimate_report(architecture, config.model, config)
-    else:
-        from stagemeter.session import DeepSeekOCRSession
-
-        session = DeepSeekOCRSession.from_config(architecture, name=config.model)
-        report = DeepseekOCRStaticAnalyzer(session, tell).generate_report(config)
+    # Found again rather than handed over: what a family is made of cannot be sent to another process.
+    model = describe_model(config.model)
+    report = estimate_model(model, config) if estimate else analyze_model(model, config, tell)
     unsupported = Counter[str]()
     for calls in report["unsupported_ops"].values():
         unsupported.update(calls)
@@ -172,7 +166,7 @@ def _count(
         listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
         raise StagemeterError(f"{listed} ran and have no formula; without --strict they are listed in the report")
     if peak is not None:
-        report["roofline"] = roofline_section(report, FAMILY, peak)
+        report["roofline"] = roofline_section(report, model.family, peak)
     return report, write_report_files(report, folder)
 
 

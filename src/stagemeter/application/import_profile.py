@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields
 from stagemeter.planning import plan_measured, plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, profile_document

@@ -12,8 +12,9 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, load_architecture
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.description import load_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.planning import plan_workload, require_runnable
 from stagemeter.sizing import PageCost, Sizing, devices_needed
 from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_table

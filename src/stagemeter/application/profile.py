@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from stagemeter.capacity import memory_need
 from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError, TrackingError
-from stagemeter.models.deepseek_ocr import FAMILY
-from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, load_architecture
+from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
+from stagemeter.models.description import load_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ
 from stagemeter.planning import plan_workload, require_runnable
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document

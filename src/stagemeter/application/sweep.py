@@ -14,7 +14,7 @@ from typing import Any
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.grid import Grid

@@ -50,9 +50,13 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def _page(workload: dict[str, Any]) -> str:
-    return (
+    page = (
         f"page {workload['image_width']}x{workload['image_height']}, "
-        f"mode {workload['mode']}: {describe_views(workload)}; "
-        f"{workload['image_tokens']:,} image + {workload['text_tokens']:,} text tokens, "
+        f"mode {workload['mode']}: {describe_views(workload)}; {workload['image_tokens']:,} image + "
+        if workload["global_views"]
+        else ""
+    )
+    return (
+        f"{page}{workload['text_tokens']:,} text tokens, "
         f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}"
     )

@@ -48,6 +48,16 @@ def describe_views(workload: dict[str, Any]) -> str:
     return views
 
 
+def describe_request(workload: dict[str, Any]) -> str:
+    """Say what one request is, such as ``1 x page of 1654 x 2339 px, mode base (1 x 1024)``, or ``1 x text``."""
+    if not workload["global_views"]:
+        return f"{workload['batch_size']} x text"
+    return (
+        f"{workload['batch_size']} x page of {workload['image_width']} x {workload['image_height']} px, "
+        f"mode {workload['mode']} ({describe_views(workload)})"
+    )
+
+
 def _three_digits(value: float) -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f}"

@@ -144,13 +144,19 @@ def feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
     return [linear(rows, hidden, intermediate, bias=True), linear(rows, intermediate, hidden, bias=True)]
 
 
-def gated_feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
+def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = False) -> list[Cost]:
     """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
-    return [*[linear(rows, hidden, intermediate)] * 2, linear(rows, intermediate, hidden)]
+    return [*[linear(rows, hidden, intermediate, bias)] * 2, linear(rows, intermediate, hidden, bias)]
 
 
 def mixture_of_experts(
-    rows: int, hidden: int, intermediate: int, experts: int, experts_per_token: int, experts_read: int
+    rows: int,
+    hidden: int,
+    intermediate: int,
+    experts: int,
+    experts_per_token: int,
+    experts_read: int,
+    bias: bool = False,
 ) -> list[Cost]:
     """Operators of routing each row to some of many gated experts, the router included, shared experts not.
 
@@ -164,10 +170,12 @@ def mixture_of_experts(
         How many experts there are, and how many of them each token uses.
     experts_read : int
         How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
+    bias : bool
+        Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
     """
     routed = rows * experts_per_token
     return [
-        linear(rows, hidden, experts),
+        linear(rows, hidden, experts, bias),
         _grouped_linear(routed, hidden, 2 * intermediate, experts_read),
         _grouped_linear(routed, intermediate, hidden, experts_read),
     ]

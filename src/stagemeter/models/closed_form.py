@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import pairwise
 from typing import Any, cast
 
 from stagemeter.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
@@ -17,26 +18,36 @@ def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost
 
 
 def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
-    """Cost of all decode steps of a workload, from its first and its last.
+    """Cost of all decode steps of a workload, from some of them.
 
     Parameters
     ----------
     step_at : mapping
-        Cost of a decode step by the context it attends to; must hold `decode_span` of the workload.
+        Cost of a decode step by the context it attends to; must hold the `decode_contexts` of the workload.
     workload : Workload
-        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens, and
-        each costs the same more than the one before.
+        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
     """
     if workload.decode_steps == 0:
         return ZERO
     first, last = decode_span(workload)
-    return sum_of_steps(step_at[first], step_at[last], workload.decode_steps)
+    contexts = sorted(context for context in step_at if first <= context <= last)
+    # From each of them to the next, every step costs the same more than the one before; both ends are in the sum.
+    whole = step_at[first]
+    for start, end in pairwise(contexts):
+        whole += sum_of_steps(step_at[start], step_at[end], end - start + 1) + step_at[start] * -1
+    return whole
 
 
 def decode_span(workload: Workload) -> tuple[int, int]:
     """Tokens that the first and the last decode step attend to; the same where there is one step or none."""
     first = workload.prompt_tokens + 1
     return first, max(first, workload.prompt_tokens + workload.decode_steps)
+
+
+def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
+    """Contexts whose steps say what all steps of a workload cost: the first, the last, and where the growth changes."""
+    first, last = decode_span(workload)
+    return sorted({first, last, *(bend for bend in stage.bends(architecture) if first < bend < last)})
 
 
 def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
         costs[stage.name] = total(evaluate(closed_form, stage.name, variables) for variables in calls)
     decode = family.stage("decode")
     steps = {}
-    for context in decode_span(workload):
+    for context in decode_contexts(decode, architecture, workload):
         calls = decode.calls(architecture, replace(workload, decode_context=context))
         steps[context] = total(evaluate(closed_form, "decode", variables) for variables in calls)
     costs["decode_total"] = decode_total(steps, workload)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
@@ -25,7 +24,9 @@ if TYPE_CHECKING:
 NAME = "deepseek-ocr"
 #: Name of a reduced model of the same architecture, for trying things out: it runs anywhere in seconds.
 SMALL_NAME = "deepseek-ocr-small"
-_SHIPPED = {NAME: "configs/deepseek_ocr.json", SMALL_NAME: "configs/deepseek_ocr_small.json"}
+_CONFIGS = resources.files("stagemeter.models") / "configs"
+SHIPPED = {NAME: _CONFIGS / "deepseek_ocr.json", SMALL_NAME: _CONFIGS / "deepseek_ocr_small.json"}
+_OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
 #: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the
 #: checkpoint: ``build_sam_vit_b``, ``build_clip_l``).
 _SAM_PATCH_SIZE = 16
@@ -75,49 +76,14 @@ def published_architecture() -> DeepseekOCRArchitecture:
 
 @cache
 def _shipped_architecture(name: str) -> DeepseekOCRArchitecture:
-    text = resources.files("stagemeter.models").joinpath(_SHIPPED[name]).read_text(encoding="utf-8")
-    return architecture_from_config(json.loads(text), f"the shipped configuration of {name}")
+    return architecture_from_config(
+        json.loads(SHIPPED[name].read_text(encoding="utf-8")), f"the shipped configuration of {name}"
+    )
 
 
-def load_architecture(model: str) -> DeepseekOCRArchitecture:
-    """Find the sizes of a model by name or folder.
-
-    Parameters
-    ----------
-    model : str
-        ``deepseek-ocr``, ``deepseek-ocr-small``, or a folder with a ``config.json``; weights are not needed.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such model or its configuration cannot be used.
-    """
-    if model in _SHIPPED:
-        return _shipped_architecture(model)
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        raise StagemeterError(f"unknown model {model!r}: give {NAME!r}, or a folder that holds a config.json")
-    return architecture_from_config(read_config(folder), str(folder / "config.json"))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the ``config.json`` of a checkpoint's folder.
-
-    Raises
-    ------
-    StagemeterError
-        If it is missing or is not a JSON object.
-    """
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StagemeterError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise StagemeterError(f"{path} holds a {type(config).__name__}, not an object of settings")
-    return config
+def is_deepseek_ocr(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is DeepSeek-OCR's, in the layout of the checkpoint or in that of transformers."""
+    return bool({_OFFICIAL, _TRANSFORMERS} & set(config.get("architectures") or []))
 
 
 def architecture_from_config(config: Mapping[str, Any], source: str) -> DeepseekOCRArchitecture:
@@ -137,14 +103,14 @@ def architecture_from_config(config: Mapping[str, Any], source: str) -> Deepseek
     """
     names = config.get("architectures") or []
     try:
-        if "DeepseekOCRForCausalLM" in names:
+        if _OFFICIAL in names:
             architecture = _from_official(config)
-        elif "UnlimitedOcrForConditionalGeneration" in names:
+        elif _TRANSFORMERS in names:
             architecture = _from_transformers(config, source)
         else:
             raise StagemeterError(
                 f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
-                "this is for DeepseekOCRForCausalLM"
+                f"this is for {_OFFICIAL}"
             )
     except KeyError as error:
         raise StagemeterError(f"{source} lacks the key {error.args[0]!r}, which DeepSeek-OCR needs") from error
@@ -305,7 +271,7 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
     config_class: Any = UnlimitedOcrConfig
     config: PretrainedConfig = config_class(
-        architectures=["UnlimitedOcrForConditionalGeneration"],
+        architectures=[_TRANSFORMERS],
         attn_implementation=attention,
         vision_config={
             "sam_config": {

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
 from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    from stagemeter.models.decoder import Decoder
 
 Architecture = TypeVar("Architecture")
 
@@ -22,8 +26,8 @@ class CacheRecorder(Protocol):
         """Take note that a cache now holds `key` and `value`, and that `added` elements of both are new."""
 
 
-#: Runs something of a model (first argument) for a workload, in a counter.
-Runner = Callable[[Any, Workload, CacheRecorder], None]
+#: Runs something of a model, given it and its sizes, for a workload, in a counter.
+Runner = Callable[[Any, Any, Workload, CacheRecorder], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,16 @@ class Stage(Generic[Architecture]):
         Elements that the most demanding operator of one call reads and writes, weights and cached tokens left out: at
         least so many are in memory at once.
     run : callable
-        Runs the stage's own modules, given the model, on inputs of the shapes that a workload has. The last argument
-        takes what the pass appends to the key-value cache.
+        Runs the stage's own modules, given the model and its sizes, on inputs of the shapes that a workload has. The
+        last argument takes what the pass appends to the key-value cache.
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
     experts : callable or None
         How many experts one pass of a workload can read; None for a stage without experts. The closed form's weight
         reads then have a variable `EXPERTS_READ`, to the power of one.
+    bends : callable
+        Of ``decode``: contexts at which the cost of a step stops growing as it did, such as the length of a window.
+        Between them each step costs the same more than the one before.
     """
 
     name: str
@@ -112,6 +119,7 @@ class Stage(Generic[Architecture]):
     run: Runner
     whole_pass: str = "forward"
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
+    bends: Callable[[Architecture], tuple[int, ...]] = lambda architecture: ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,21 @@ class Family(Generic[Architecture]):
     ----------
     name : str
         Name of the family.
+    title : str
+        What it is, in a few words.
+    reads_pages : bool
+        Whether pictures of pages are part of its workloads; otherwise they are text alone.
+    takes : callable
+        Whether a configuration, what ``config.json`` holds, is of this family.
+    architecture_from_config : callable
+        Reads the sizes from a configuration; the second argument says where it is from, for error messages. Raises
+        `StagemeterError` if it cannot be used.
+    build : callable
+        Makes the model from its sizes and its configuration, without weights, on the meta device and in bfloat16.
+    shipped : mapping
+        Configurations that come with the family, by the names they are asked for by.
+    decoder : callable
+        The language model of an architecture.
     stages : tuple of Stage
         In the order in which a request passes through them.
     other_parameters : callable
@@ -130,13 +153,23 @@ class Family(Generic[Architecture]):
         Builds an architecture from its sizes as plain data, the ``architecture`` of a report's closed form.
     whole_passes : mapping
         The passes of the whole model by name, see `Stage.whole_pass`.
+    notes : tuple of str
+        What one should know about how its numbers come about.
     """
 
     name: str
+    title: str
+    reads_pages: bool
+    takes: Callable[[Mapping[str, Any]], bool]
+    architecture_from_config: Callable[[Mapping[str, Any], str], Architecture]
+    build: Callable[[Architecture, Mapping[str, Any]], Any]
+    shipped: Mapping[str, Traversable]
+    decoder: Callable[[Architecture], Decoder]
     stages: tuple[Stage[Architecture], ...]
     other_parameters: Callable[[Architecture], dict[str, int]]
     architecture_from_sizes: Callable[[Mapping[str, Any]], Architecture]
     whole_passes: Mapping[str, Runner]
+    notes: tuple[str, ...] = ()
 
     def stage(self, name: str) -> Stage[Architecture]:
         """Return a stage by its name.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
 
 from stagemeter.models.family import CacheRecorder
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class RecordedCache(DynamicCache):
@@ -17,10 +20,12 @@ class RecordedCache(DynamicCache):
     ----------
     recorder : CacheRecorder
         Told of every update.
+    config : PretrainedConfig, optional
+        Configuration of the model, for layers that do not keep everything. Default: every layer does.
     """
 
-    def __init__(self, recorder: CacheRecorder) -> None:
-        super().__init__()
+    def __init__(self, recorder: CacheRecorder, config: PretrainedConfig | None = None) -> None:
+        super().__init__(config=config)
         self._recorder = recorder
 
     def fill(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.models.deepseek_ocr import VISION_MODULES
+from stagemeter.models.families.deepseek_ocr import VISION_MODULES
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+PREFILL = "prefill"
 #: One decode step, and all steps of a request.
 DECODE, DECODE_TOTAL = "decode", "decode_total"
 #: Several stages that were timed as one: sam, clip and projector; and those with the prefill.

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.models.deepseek_ocr import EXPERTS_MODULE, VISION_MODULES
+from stagemeter.models.families.deepseek_ocr import EXPERTS_MODULE, VISION_MODULES
 from stagemeter.scopes import annotate
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from stagemeter.config import DEFAULT_MODE, AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
-from stagemeter.models.deepseek_ocr_config import load_architecture
+from stagemeter.models.description import load_architecture
 from stagemeter.planning import plan_workload
 from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_sizes, pages_of_table
 from stagemeter.sweeping.evaluate import require_exact
@@ -195,6 +195,6 @@ def _planned(modes: Sequence[str], pages: Sequence[PageSize], architecture: Any)
 
 def _closed_form(architecture: Any) -> Mapping[str, Any]:
     from stagemeter.models.closed_form import coefficients
-    from stagemeter.models.deepseek_ocr import FAMILY
+    from stagemeter.models.families.deepseek_ocr import FAMILY
 
     return coefficients(FAMILY, architecture)

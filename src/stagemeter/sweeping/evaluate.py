@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.cost import ITEM_SIZES, Cost, sum_of_steps, total
 from stagemeter.errors import StagemeterError
 from stagemeter.models.closed_form import evaluate, weights_of_an_expert
-from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.decoder import cached_elements
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import all_parameters
-from stagemeter.models.language import key_value_cache_elements
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
 from stagemeter.workload import Workload
@@ -190,7 +190,7 @@ def _costs(
         values[f"{quantity}/{DECODE_TOTAL}"] = whole[DECODE]
         values[f"{quantity}/{TOTAL}"] = sum(whole.values())
     values[f"flops/{FORWARD}"] = sum(passes[name].flops for name in _FORWARD_STAGES)
-    elements = key_value_cache_elements(grid.architecture.decoder, taken["batch_size"], prompt + steps)
+    elements = cached_elements(FAMILY.decoder(grid.architecture), taken["batch_size"], prompt + steps)
     values["memory/weights"] = all_parameters(FAMILY, grid.architecture) * item_size
     values["memory/kv_cache"] = elements * item_size
     if peaks is not None:

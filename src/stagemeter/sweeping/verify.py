@@ -9,7 +9,7 @@ from typing import Any
 
 from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
-from stagemeter.models.deepseek_ocr import FAMILY
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 from stagemeter.values import report_values

@@ -13,24 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import Cost
 from stagemeter.models.blocks import linear, working_set
-from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture, architecture_from_sizes
-from stagemeter.models.family import (
-    EXPERTS_READ,
-    CacheRecorder,
-    ExpertsRead,
-    Family,
-    Stage,
-    StageParameters,
-    Variables,
+from stagemeter.models.build import build_without_weights
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
+from stagemeter.models.deepseek_ocr_config import (
+    NAME,
+    SHIPPED,
+    DeepseekOCRArchitecture,
+    architecture_from_config,
+    architecture_from_sizes,
+    is_deepseek_ocr,
+    transformers_config,
 )
-from stagemeter.models.language import (
-    decode_cost,
-    decode_working_set,
-    decoder_parameters,
-    embedding_parameters,
-    prefill_cost,
-    prefill_working_set,
-)
+from stagemeter.models.family import CacheRecorder, Family, Stage, StageParameters, Variables
 from stagemeter.models.vision import (
     ViewGroup,
     clip_cost,
@@ -71,32 +66,9 @@ def _view_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> li
     return [asdict(group) for group in view_groups(architecture, workload)]
 
 
-def _prefill_experts(architecture: DeepseekOCRArchitecture, workload: Workload) -> ExpertsRead:
-    return architecture.decoder.experts_read(workload.batch_size * workload.prompt_tokens)
-
-
-def _decode_experts(architecture: DeepseekOCRArchitecture, workload: Workload) -> ExpertsRead:
-    return architecture.decoder.experts_read(workload.batch_size)
-
-
-def _prefill_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[Variables]:
-    return [
-        {
-            "batch": workload.batch_size,
-            "tokens": workload.prompt_tokens,
-            EXPERTS_READ: _prefill_experts(architecture, workload).most,
-        }
-    ]
-
-
-def _decode_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[Variables]:
-    return [
-        {
-            "batch": workload.batch_size,
-            "context": workload.decode_context,
-            EXPERTS_READ: _decode_experts(architecture, workload).most,
-        }
-    ]
+def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> Any:
+    # The sizes say all; the official checkpoint's configuration is none that transformers knows.
+    return build_without_weights(transformers_config(architecture))
 
 
 def _sam_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
@@ -113,14 +85,6 @@ def _projector_cost(architecture: DeepseekOCRArchitecture, variables: Variables)
     return linear(rows, architecture.projector_inputs, architecture.decoder.hidden, bias=True)
 
 
-def _prefill_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return prefill_cost(architecture.decoder, variables["batch"], variables["tokens"], variables[EXPERTS_READ])
-
-
-def _decode_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return decode_cost(architecture.decoder, variables["batch"], variables["context"], variables[EXPERTS_READ])
-
-
 def _sam_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
     return sam_working_set(architecture.sam, ViewGroup(**variables))
 
@@ -131,14 +95,6 @@ def _clip_working_set(architecture: DeepseekOCRArchitecture, variables: Variable
 
 def _projector_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
     return working_set([(_projector_cost(architecture, variables), 1)])
-
-
-def _prefill_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
-    return prefill_working_set(architecture.decoder, **variables)
-
-
-def _decode_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
-    return decode_working_set(architecture.decoder, **variables)
 
 
 def _sam_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
@@ -156,59 +112,32 @@ def _projector_parameters(architecture: DeepseekOCRArchitecture) -> StageParamet
     return StageParameters(total=parameters, active=parameters)
 
 
-def _prefill_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
-    decoder = architecture.decoder
-    embedding = embedding_parameters(decoder)
-    return StageParameters(
-        total=embedding + decoder_parameters(decoder, decoder.experts),
-        active=embedding + decoder_parameters(decoder, decoder.experts_per_token),
-    )
-
-
-def _decode_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
-    parameters = embedding_parameters(architecture.decoder)
-    return StageParameters(total=parameters, active=parameters)
-
-
 def _other_parameters(architecture: DeepseekOCRArchitecture) -> dict[str, int]:
     hidden = architecture.decoder.hidden
     return {"image_newline": hidden, "view_separator": hidden}
 
 
-def _run_sam(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_sam(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
     for pixels in page_pixels(model, workload):
         model.get_submodule(_SAM)(pixels)
 
 
-def _run_clip(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_clip(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
     for views, side, channels in _feature_maps(model, workload):
-        model.get_submodule(_CLIP)(_empty(model, views, channels, side, side))
+        model.get_submodule(_CLIP)(empty(model, views, channels, side, side))
 
 
-def _run_projector(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_projector(
+    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
+) -> None:
     width = model.get_submodule(_PROJECTOR).in_features
     for views, side, _ in _feature_maps(model, workload):
-        model.get_submodule(_PROJECTOR)(_empty(model, views, side * side, width))
+        model.get_submodule(_PROJECTOR)(empty(model, views, side * side, width))
 
 
-def _run_prefill(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
-    _run_decoder(model, workload, recorder, tokens=workload.prompt_tokens, cached=0)
-
-
-def _run_decode(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
-    _run_decoder(model, workload, recorder, tokens=1, cached=workload.decode_context - 1)
-
-
-def _run_decoder(model: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int) -> None:
-    hidden = model.config.text_config.hidden_size
-    model.get_submodule(_DECODER)(
-        inputs_embeds=_empty(model, workload.batch_size, tokens, hidden),
-        **_cache_arguments(model, workload, recorder, tokens, cached),
-    )
-    model.get_submodule(_HEAD)(_empty(model, workload.batch_size, 1, hidden))
-
-
-def _run_whole_forward(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_whole_forward(
+    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
+) -> None:
     """One pass of the whole model over the prompt, as ``generate`` makes it first."""
     pixels = page_pixels(model, workload)
     page: dict[str, Any] = {"pixel_values": pixels[0]}
@@ -220,25 +149,27 @@ def _run_whole_forward(model: Any, workload: Workload, recorder: CacheRecorder) 
         # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
         model.model.get_image_features(**page)
         page = {}
-    _run_whole(model, workload, recorder, workload.prompt_tokens, 0, page)
+    _run_whole(model, architecture, workload, recorder, workload.prompt_tokens, 0, page)
 
 
-def _run_whole_decode(model: Any, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_whole_decode(
+    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
+) -> None:
     """One pass of the whole model over one new token."""
-    _run_whole(model, workload, recorder, 1, workload.decode_context - 1, {})
+    _run_whole(model, architecture, workload, recorder, 1, workload.decode_context - 1, {})
 
 
 def _run_whole(
-    model: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int, page: Mapping[str, Any]
+    model: Any,
+    architecture: DeepseekOCRArchitecture,
+    workload: Workload,
+    recorder: CacheRecorder,
+    tokens: int,
+    cached: int,
+    page: Mapping[str, Any],
 ) -> None:
-    import torch
-
-    model(
-        input_ids=torch.zeros(workload.batch_size, tokens, dtype=torch.long, device=model.device),
-        logits_to_keep=1,
-        **page,
-        **_cache_arguments(model, workload, recorder, tokens, cached),
-    )
+    decoder = language_model(architecture)
+    whole_pass(model, decoder, workload.batch_size, tokens, cached, recorder, page, keeps_everything=True)
 
 
 def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
@@ -250,7 +181,7 @@ def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
         One tensor of shape ``(views, 3, side, side)`` per group of views.
     """
     groups = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
-    return [_empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
+    return [empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
 
 
 def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
@@ -263,31 +194,9 @@ def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
     return shapes
 
 
-def _cache_arguments(
-    model: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
-) -> dict[str, Any]:
-    """What a decoder pass needs besides its tokens: positions, and a cache that holds what came before."""
-    import torch
-
-    from stagemeter.models.key_value_cache import RecordedCache
-
-    text = model.config.text_config
-    shape = (workload.batch_size, text.num_key_value_heads, cached, text.head_dim)
-    cache = RecordedCache(recorder)
-    for layer in range(text.num_hidden_layers if cached else 0):
-        cache.fill(_empty(model, *shape), _empty(model, *shape), layer)
-    positions = torch.arange(cached, cached + tokens, device=model.device)
-    return {
-        "position_ids": positions.expand(workload.batch_size, tokens),
-        "past_key_values": cache,
-        "use_cache": True,
-    }
-
-
-def _empty(model: Any, *shape: int) -> torch.Tensor:
-    import torch
-
-    return torch.zeros(shape, dtype=model.dtype, device=model.device)
+def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
+    """The decoder of an architecture."""
+    return architecture.decoder.decoder
 
 
 _VIEW_VARIABLES = {
@@ -298,10 +207,16 @@ _VIEW_VARIABLES = {
     "half_grid": "grid / 2 rounded up",
     "quarter_grid": "half_grid / 2 rounded up, tokens per side",
 }
-_BATCH = "batch_size"
 
 FAMILY: Family[DeepseekOCRArchitecture] = Family(
     name=NAME,
+    title="DeepSeek-OCR: SAM and CLIP encoders, mixture-of-experts decoder",
+    reads_pages=True,
+    takes=is_deepseek_ocr,
+    architecture_from_config=architecture_from_config,
+    build=_build,
+    shipped=SHIPPED,
+    decoder=language_model,
     stages=(
         Stage(
             name="sam",
@@ -339,41 +254,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             working_set=_projector_working_set,
             run=_run_projector,
         ),
-        Stage(
-            name="prefill",
-            title="decoder over the prompt, output head on its last position",
-            modules=(_DECODER, _HEAD),
-            owns=(_DECODER,),
-            parameters=_prefill_parameters,
-            variables={
-                "batch": _BATCH,
-                "tokens": "prompt_tokens",
-                EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
-            },
-            calls=_prefill_calls,
-            cost=_prefill_cost,
-            working_set=_prefill_working_set,
-            run=_run_prefill,
-            experts=_prefill_experts,
-        ),
-        Stage(
-            name="decode",
-            title="one token through decoder and output head",
-            modules=(_DECODER, _HEAD),
-            owns=(_HEAD,),
-            parameters=_decode_parameters,
-            variables={
-                "batch": _BATCH,
-                "context": "tokens attended to, the new one included",
-                EXPERTS_READ: "min(experts, batch * experts_per_token)",
-            },
-            calls=_decode_calls,
-            cost=_decode_cost,
-            working_set=_decode_working_set,
-            run=_run_decode,
-            whole_pass="decode",
-            experts=_decode_experts,
-        ),
+        *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), keeps_everything=True),
     ),
     other_parameters=_other_parameters,
     architecture_from_sizes=architecture_from_sizes,

@@ -1,0 +1,208 @@
+"""Attention as decoders have it: sizes, parameters and closed forms.
+
+Each kind is a data class of its sizes. A decoder asks it for the operators of a pass, for its parameters, and for what
+it keeps in the key-value cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from stagemeter.cost import Cost
+from stagemeter.models.blocks import cached_attention, linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderPass:
+    """One pass of some tokens through a decoder. The numbers may be symbols.
+
+    Attributes
+    ----------
+    batch : int
+        Sequences.
+    tokens : int
+        New tokens of each sequence.
+    context : int
+        Tokens that each attends to where nothing limits that; in the cache after this pass.
+    windowed : int
+        Tokens that each attends to in layers with a sliding window.
+    experts_read : int
+        Experts whose weights are read, in every layer that has experts.
+    causal : bool
+        Whether the new tokens are the whole context (prefill), so that a causal mask leaves half of the scores.
+    """
+
+    batch: int
+    tokens: int
+    context: int
+    windowed: int
+    experts_read: int
+    causal: bool
+
+
+class Attention(Protocol):
+    """What a decoder asks of the attention of a layer."""
+
+    @property
+    def window(self) -> int:
+        """Tokens that a token attends to at most, itself included; 0 where nothing limits them."""
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of the operators of one layer in one pass."""
+
+    def parameters(self, hidden: int) -> int:
+        """Parameters of one layer."""
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the two tensors that the cache holds of some tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedQueryAttention:
+    """Attention whose query heads share key and value heads; with as many of both it is multi-head attention.
+
+    Attributes
+    ----------
+    heads, key_value_heads, head_width : int
+        Query heads, the key and value heads that they share, and the width of each.
+    bias, output_bias : bool
+        Whether the projections of queries, keys and values, and that of the output, add a bias.
+    norms : int
+        Parameters of the norms of queries and keys.
+    sinks : int
+        Parameters that stand in each head's softmax for a token that is not there.
+    window : int
+        Tokens that a token attends to at most, itself included; 0 where nothing limits them. A prefill computes all
+        scores and masks those outside of the window, so the window shows in decode steps alone.
+    fused : bool
+        Whether it runs as one operator, which writes no scores.
+    kind : str
+        Tells the kinds apart in a report.
+    """
+
+    heads: int
+    key_value_heads: int
+    head_width: int
+    bias: bool = False
+    output_bias: bool = False
+    norms: int = 0
+    sinks: int = 0
+    window: int = 0
+    fused: bool = True
+    kind: Literal["grouped_query"] = "grouped_query"
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of the operators of one layer in one pass; see `Attention`."""
+        rows = of.batch * of.tokens
+        width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
+        attended = of.windowed if self.window else of.context
+        attention = cached_attention(
+            of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal
+        )
+        # Scores that one operator writes and, after the softmax, the next one reads.
+        scores = of.batch * self.heads * of.tokens * attended
+        return [
+            linear(rows, hidden, width, self.bias),
+            *[linear(rows, hidden, key_value_width, self.bias)] * 2,
+            attention if self.fused else attention + Cost(activations=scores, activation_reads=scores),
+            linear(rows, width, hidden, self.output_bias),
+        ]
+
+    def parameters(self, hidden: int) -> int:
+        """Parameters of one layer: projections, biases, norms and sinks."""
+        width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
+        biases = (width + 2 * key_value_width) * self.bias + hidden * self.output_bias
+        return 2 * hidden * (width + key_value_width) + biases + self.norms + self.sinks
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the keys and the values of some tokens, all of them: what a window drops, the cache drops."""
+        shape = (batch, self.key_value_heads, tokens, self.head_width)
+        return shape, shape
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention (MLA): the cache holds one compressed vector per token, and no keys and values.
+
+    Source: DeepSeek-V2, arXiv 2405.04434, section 2.1. Counted as transformers runs it (``modeling_deepseek_v3.py``):
+    each pass expands the compressed vectors of the whole context into keys and values again. Engines that absorb that
+    product into the projections of queries and output do other work in decode steps.
+
+    Attributes
+    ----------
+    heads : int
+        Heads.
+    query_rank : int
+        Width that queries are compressed to; 0 where they are not.
+    key_value_rank : int
+        Width that keys and values are compressed to.
+    rotary_width, plain_width, value_width : int
+        Widths of the part of a head's queries and keys that is rotated, of the other part, and of its values.
+    bias : bool
+        Whether the compressing projections and that of the output add a bias.
+    window : int
+        Always 0: all tokens are attended to.
+    kind : str
+        Tells the kinds apart in a report.
+    """
+
+    heads: int
+    query_rank: int
+    key_value_rank: int
+    rotary_width: int
+    plain_width: int
+    value_width: int
+    bias: bool = False
+    window: Literal[0] = 0
+    kind: Literal["latent"] = "latent"
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of the operators of one layer in one pass; see `Attention`."""
+        rows, cached = of.batch * of.tokens, of.batch * of.context
+        head_width = self.rotary_width + self.plain_width
+        query_width, value_width = self.heads * head_width, self.heads * self.value_width
+        queries = (
+            [linear(rows, hidden, self.query_rank, self.bias), linear(rows, self.query_rank, query_width)]
+            if self.query_rank
+            else [linear(rows, hidden, query_width)]
+        )
+        macs = of.batch * of.tokens * of.context * (query_width + value_width)
+        # The expansion reads the compressed vectors from the cache; what is rotated is only copied from there.
+        expanded = self.key_value_rank, self.heads * (self.plain_width + self.value_width)
+        expansion = Cost(
+            macs=cached * expanded[0] * expanded[1],
+            macs_causal=cached * expanded[0] * expanded[1],
+            activations=cached * expanded[1],
+            weight_reads=expanded[0] * expanded[1],
+            kv_reads=cached * self.key_value_rank,
+            kv_writes=rows * (self.key_value_rank + self.rotary_width),
+        )
+        attention = Cost(
+            macs=macs,
+            # Half a product of two tokens and two widths: whole, as numbers and as symbols.
+            macs_causal=of.batch * of.tokens * of.context * ((query_width + value_width) // 2) if of.causal else macs,
+            activations=rows * value_width,
+            activation_reads=rows * query_width + cached * (query_width + value_width),
+        )
+        return [
+            *queries,
+            linear(rows, hidden, self.key_value_rank + self.rotary_width, self.bias),
+            expansion,
+            attention,
+            linear(rows, value_width, hidden, self.bias),
+        ]
+
+    def parameters(self, hidden: int) -> int:
+        """Parameters of one layer: projections, biases and the norms of what is compressed."""
+        query_width = self.heads * (self.rotary_width + self.plain_width)
+        value_width = self.heads * self.value_width
+        compressed = self.key_value_rank + self.rotary_width
+        queries = self.query_rank * (hidden + query_width + 1) if self.query_rank else hidden * query_width
+        keys_and_values = hidden * compressed + self.key_value_rank * (1 + self.heads * self.plain_width + value_width)
+        biases = (self.query_rank + compressed + hidden) * self.bias
+        return queries + keys_and_values + value_width * hidden + biases
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the compressed vectors and of the rotated keys of some tokens."""
+        return (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)

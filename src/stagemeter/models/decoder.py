@@ -1,0 +1,159 @@
+"""Decoders made of layers: sizes, parameters and closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.cost import Cost
+from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
+from stagemeter.models.blocks import Operator, linear, repeated, sum_of, working_set
+from stagemeter.models.family import ExpertsRead
+from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.workload import stable_hash
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Layers that are alike.
+
+    Attributes
+    ----------
+    attention : GroupedQueryAttention or LatentAttention
+        How tokens attend to one another.
+    feed_forward : GatedFeedForward or Experts
+        What follows.
+    times : int
+        How many such layers there are.
+    norms : int
+        Norms as wide as the model, of one layer.
+    """
+
+    attention: GroupedQueryAttention | LatentAttention
+    feed_forward: GatedFeedForward | Experts
+    times: int
+    norms: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A language model that generates text: embedding, layers, a norm and an output head.
+
+    Attributes
+    ----------
+    hidden : int
+        Width.
+    vocabulary : int
+        Tokens that the embedding and the output head know.
+    max_positions : int
+        Longest sequence that it was made for.
+    layers : tuple of Layer
+        The layers by kind; the order of kinds does not matter to what they cost.
+    tied : bool
+        Whether the output head's weights are the embedding's.
+    """
+
+    hidden: int
+    vocabulary: int
+    max_positions: int
+    layers: tuple[Layer, ...]
+    tied: bool = False
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal sizes."""
+        return stable_hash(asdict(self))
+
+    @property
+    def window(self) -> int:
+        """Tokens that a token attends to at most in layers that limit them; 0 where no layer does."""
+        return max(layer.attention.window for layer in self.layers)
+
+    def windowed(self, context: int) -> int:
+        """Tokens attended to in layers with a window, where others attend to `context`."""
+        return _smaller(context, self.window) if self.window else context
+
+    def experts_read(self, tokens: int) -> ExpertsRead:
+        """How many experts of a layer some tokens can touch; none where there are no experts."""
+        kinds = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts)]
+        if not kinds:
+            return ExpertsRead(0, 0)
+        most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)
+        return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
+
+
+def decoder_from_sizes(sizes: Mapping[str, Any]) -> Decoder:
+    """Build a decoder from its sizes as plain data, as ``dataclasses.asdict`` and JSON give them."""
+    return _adapter().validate_python(sizes)
+
+
+@cache
+def _adapter() -> TypeAdapter[Decoder]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Decoder)
+
+
+def _smaller(one: int, other: int) -> int:
+    # By arithmetic, so that arrays of numbers can be put in like single ones.
+    return (one + other - abs(one - other)) // 2
+
+
+def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
+    """Operators of one pass through the layers; norms, rotations and softmax are elementwise and not counted."""
+    operators: list[Operator] = []
+    for layer in decoder.layers:
+        operators += repeated(layer.attention.operators(decoder.hidden, of), layer.times)
+        rows = of.batch * of.tokens
+        operators += repeated(layer.feed_forward.operators(decoder.hidden, rows, of.experts_read), layer.times)
+    return operators
+
+
+def head_operator(decoder: Decoder, positions: int) -> Operator:
+    """The output head at some positions; generating needs one position per sequence and pass."""
+    return linear(positions, decoder.hidden, decoder.vocabulary), 1
+
+
+def pass_cost(decoder: Decoder, of: DecoderPass) -> Cost:
+    """Cost of one pass through the layers, and of the output head on the last position of each sequence."""
+    return sum_of([*layer_operators(decoder, of), head_operator(decoder, of.batch)])
+
+
+def pass_working_set(decoder: Decoder, of: DecoderPass) -> int:
+    """Elements that the most demanding operator of a pass reads and writes, see `blocks.working_set`."""
+    return working_set([*layer_operators(decoder, of), head_operator(decoder, of.batch)])
+
+
+def embedding_parameters(decoder: Decoder) -> int:
+    """Parameters of the token embedding; an output head that is not tied has as many."""
+    return decoder.vocabulary * decoder.hidden
+
+
+def layer_parameters(decoder: Decoder, active: bool = False) -> int:
+    """Parameters of the layers and the last norm: all of them, or those that one token uses."""
+    layers = sum(
+        layer.times
+        * (
+            layer.attention.parameters(decoder.hidden)
+            + layer.feed_forward.parameters(decoder.hidden, active)
+            + layer.norms * decoder.hidden
+        )
+        for layer in decoder.layers
+    )
+    return layers + decoder.hidden
+
+
+def cached_elements(decoder: Decoder, batch: int, tokens: int) -> int:
+    """Elements of the key-value cache that holds some tokens of each sequence."""
+    elements = 0
+    for layer in decoder.layers:
+        # A window is full with one token less than it spans: the next one takes the last place.
+        held = _smaller(tokens, layer.attention.window - 1) if layer.attention.window else tokens
+        for shape in layer.attention.cached_shapes(batch, 1):
+            elements += layer.times * held * batch * shape[1] * shape[3]
+    return elements

@@ -1,0 +1,238 @@
+"""The stages that every model with a decoder has: prefill and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stagemeter.cost import Cost
+from stagemeter.models.attention import DecoderPass
+from stagemeter.models.decoder import Decoder, embedding_parameters, layer_parameters, pass_cost, pass_working_set
+from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+
+Architecture = TypeVar("Architecture")
+
+_WINDOWED = "windowed"
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderModules:
+    """Where a model has its decoder.
+
+    Attributes
+    ----------
+    layers : str
+        The module of embedding, layers and last norm.
+    head : str
+        The output head.
+    """
+
+    layers: str = "model"
+    head: str = "lm_head"
+
+
+def decoder_stages(
+    decoder_of: Callable[[Architecture], Decoder],
+    modules: DecoderModules,
+    windows: bool = False,
+    keeps_everything: bool = False,
+) -> tuple[Stage[Architecture], Stage[Architecture]]:
+    """Make the stages ``prefill`` and ``decode`` of a family.
+
+    Parameters
+    ----------
+    decoder_of : callable
+        The decoder of an architecture.
+    modules : DecoderModules
+        Where its models have it.
+    windows : bool
+        Whether there are models with sliding windows; their closed form has one more variable.
+    keeps_everything : bool
+        Whether the cache keeps all tokens, whatever the model's configuration says.
+    """
+
+    def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
+        tokens = variables["tokens"]
+        # A prefill computes the scores of all tokens, and masks those outside of a window.
+        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal=True)
+
+    def decode_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
+        context = variables["context"]
+        windowed = variables.get(_WINDOWED, context)
+        return DecoderPass(variables["batch"], 1, context, windowed, variables.get(EXPERTS_READ, 0), causal=False)
+
+    def prefill_experts(architecture: Architecture, workload: Workload) -> ExpertsRead:
+        return decoder_of(architecture).experts_read(workload.batch_size * workload.prompt_tokens)
+
+    def decode_experts(architecture: Architecture, workload: Workload) -> ExpertsRead:
+        return decoder_of(architecture).experts_read(workload.batch_size)
+
+    def prefill_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
+        most = prefill_experts(architecture, workload).most
+        return [{"batch": workload.batch_size, "tokens": workload.prompt_tokens, EXPERTS_READ: most}]
+
+    def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
+        context, most = workload.decode_context, decode_experts(architecture, workload).most
+        variables = {"batch": workload.batch_size, "context": context, EXPERTS_READ: most}
+        return [variables | ({_WINDOWED: decoder_of(architecture).windowed(context)} if windows else {})]
+
+    def costs(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], Cost]:
+        return lambda architecture, variables: pass_cost(decoder_of(architecture), pass_of(architecture, variables))
+
+    def sets(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], int]:
+        return lambda architecture, variables: pass_working_set(
+            decoder_of(architecture), pass_of(architecture, variables)
+        )
+
+    def prefill_parameters(architecture: Architecture) -> StageParameters:
+        decoder = decoder_of(architecture)
+        embedding = embedding_parameters(decoder)
+        return StageParameters(
+            total=embedding + layer_parameters(decoder),
+            active=embedding + layer_parameters(decoder, active=True),
+        )
+
+    def decode_parameters(architecture: Architecture) -> StageParameters:
+        decoder = decoder_of(architecture)
+        # Tied weights are counted once, where the embedding is.
+        parameters = 0 if decoder.tied else embedding_parameters(decoder)
+        return StageParameters(total=parameters, active=parameters)
+
+    def run(
+        model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
+    ) -> None:
+        decoder = decoder_of(architecture)
+        cache = cache_arguments(model, decoder, workload.batch_size, tokens, cached, recorder, keeps_everything)
+        model.get_submodule(modules.layers)(
+            inputs_embeds=empty(model, workload.batch_size, tokens, decoder.hidden), **cache
+        )
+        model.get_submodule(modules.head)(empty(model, workload.batch_size, 1, decoder.hidden))
+
+    def run_prefill(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        run(model, architecture, workload, recorder, workload.prompt_tokens, 0)
+
+    def run_decode(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        run(model, architecture, workload, recorder, 1, workload.decode_context - 1)
+
+    def bends(architecture: Architecture) -> tuple[int, ...]:
+        window = decoder_of(architecture).window
+        return (window,) if window else ()
+
+    windowed = {_WINDOWED: "min(context, window), attended to in layers that have a window"} if windows else {}
+    both = (modules.layers, modules.head)
+    return (
+        Stage(
+            name="prefill",
+            title="decoder over the prompt, output head on its last position",
+            modules=both,
+            owns=(modules.layers,),
+            parameters=prefill_parameters,
+            variables={
+                "batch": "batch_size",
+                "tokens": "prompt_tokens",
+                EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
+            },
+            calls=prefill_calls,
+            cost=costs(prefill_pass),
+            working_set=sets(prefill_pass),
+            run=run_prefill,
+            experts=prefill_experts,
+        ),
+        Stage(
+            name="decode",
+            title="one token through decoder and output head",
+            modules=both,
+            owns=(modules.head,),
+            parameters=decode_parameters,
+            variables={
+                "batch": "batch_size",
+                "context": "tokens attended to, the new one included",
+                **windowed,
+                EXPERTS_READ: "min(experts, batch * experts_per_token)",
+            },
+            calls=decode_calls,
+            cost=costs(decode_pass),
+            working_set=sets(decode_pass),
+            run=run_decode,
+            whole_pass="decode",
+            experts=decode_experts,
+            bends=bends,
+        ),
+    )
+
+
+def whole_pass(
+    model: Any,
+    decoder: Decoder,
+    batch: int,
+    tokens: int,
+    cached: int,
+    recorder: CacheRecorder,
+    page: Mapping[str, Any] | None = None,
+    keeps_everything: bool = False,
+) -> None:
+    """Run one pass of a whole model as ``generate`` makes it: token ids in, the output head on the last position.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    decoder : Decoder
+        Its language model.
+    batch, tokens : int
+        Sequences, and new tokens of each.
+    cached : int
+        Tokens that earlier passes left in the cache.
+    recorder : CacheRecorder
+        Takes what the pass appends to the cache.
+    page : mapping, optional
+        Pixels and whatever else the model takes beside the tokens.
+    keeps_everything : bool
+        See `decoder_stages`.
+    """
+    import torch
+
+    ids = torch.zeros(batch, tokens, dtype=torch.long, device=model.device)
+    cache = cache_arguments(model, decoder, batch, tokens, cached, recorder, keeps_everything)
+    model(input_ids=ids, logits_to_keep=1, **(page or {}), **cache)
+
+
+def cache_arguments(
+    model: Any,
+    decoder: Decoder,
+    batch: int,
+    tokens: int,
+    cached: int,
+    recorder: CacheRecorder,
+    keeps_everything: bool = False,
+) -> dict[str, Any]:
+    """What a decoder pass needs besides its tokens: positions, and a cache that holds what came before."""
+    import torch
+
+    from stagemeter.models.key_value_cache import RecordedCache
+
+    cache = RecordedCache(recorder, None if keeps_everything else model.config.get_text_config(decoder=True))
+    if cached:
+        shapes = {layer.attention.cached_shapes(batch, cached) for layer in decoder.layers}
+        # Which layer is of which kind would matter if they kept other shapes; what windows drop, the cache drops.
+        ((key, value),) = shapes
+        for index in range(sum(layer.times for layer in decoder.layers)):
+            cache.fill(empty(model, *key), empty(model, *value), index)
+    positions = torch.arange(cached, cached + tokens, device=model.device)
+    return {
+        "position_ids": positions.expand(batch, tokens),
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+
+
+def empty(model: Any, *shape: int) -> torch.Tensor:
+    """Zeros of a model's data type, on its device."""
+    import torch
+
+    return torch.zeros(shape, dtype=model.dtype, device=model.device)

@@ -1,0 +1,167 @@
+"""Finding a model by name, folder, file or hub id: its family, its sizes and its configuration. No weights are read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.family import Family
+from stagemeter.models.registry import families, family_of
+
+#: A repository on the Hugging Face Hub: an owner and a name.
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model as its configuration describes it.
+
+    Attributes
+    ----------
+    name : str
+        As it was asked for.
+    family : Family
+        The family that takes it.
+    architecture : object
+        Its sizes.
+    config : mapping
+        What its ``config.json`` holds.
+    source : str
+        Where that is from.
+    """
+
+    name: str
+    family: Family[Any]
+    architecture: Any
+    config: Mapping[str, Any]
+    source: str
+
+
+def describe_model(model: str) -> ModelDescription:
+    """Find a model.
+
+    Parameters
+    ----------
+    model : str
+        A name that is shipped, see ``stagemeter models``; a folder with a ``config.json``, or such a file; or the id
+        of a repository on the Hugging Face Hub, such as ``org/name``, of which the configuration alone is fetched.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such model, or its configuration cannot be used.
+    """
+    for family in families().values():
+        if model in family.shipped:
+            config = json.loads(family.shipped[model].read_text(encoding="utf-8"))
+            source = f"the shipped configuration of {model}"
+            return _described(model, config, source)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _described(model, read_config(path), str(path / "config.json"))
+    if path.is_file():
+        return _described(model, _read_json(path), str(path))
+    if _HUB_ID.fullmatch(model) and not path.parent.exists():
+        return _described(model, _read_json(_fetched(model)), f"config.json of {model}")
+    raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
+
+
+def load_architecture(model: str) -> DeepseekOCRArchitecture:
+    """Find the sizes of a model of DeepSeek-OCR, for what knows no other family yet.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such model, its configuration cannot be used, or it is of another family.
+    """
+    described = describe_model(model)
+    if not isinstance(described.architecture, DeepseekOCRArchitecture):
+        raise StagemeterError(
+            f"{model} is of the family {described.family.name}: this command knows DeepSeek-OCR alone so far; "
+            "`stagemeter analyze` counts every family"
+        )
+    return described.architecture
+
+
+def shipped_models() -> list[str]:
+    """Names of the models whose configurations come with the families."""
+    return [name for family in families().values() for name in family.shipped]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.json`` of a checkpoint's folder.
+
+    Raises
+    ------
+    StagemeterError
+        If it is missing or is not a JSON object.
+    """
+    try:
+        return _read_json(folder / "config.json")
+    except FileNotFoundError as error:
+        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StagemeterError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise StagemeterError(f"{path} holds a {type(config).__name__}, not an object of settings")
+    return config
+
+
+def _described(model: str, config: Mapping[str, Any], source: str) -> ModelDescription:
+    family = family_of(config, source)
+    return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
+
+
+def _fetched(repository: str) -> Path:
+    """Fetch the configuration of a repository on the Hub, or take it from the Hub's cache on this machine."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    enough = "a folder that holds its config.json is enough: give that as --model"
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except GatedRepoError as error:
+        raise StagemeterError(
+            f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise StagemeterError(
+            f"there is no {repository} on the Hub, or it is private: {_suggestion(repository)}; {enough}"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise StagemeterError(f"{repository}: the Hub cannot be reached from here; {enough}") from error
+    except EntryNotFoundError as error:
+        raise StagemeterError(f"{repository} holds no config.json; {enough}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise StagemeterError(f"{repository}: the Hub cannot be read ({_first_line(error)}); {enough}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _suggestion(model: str) -> str:
+    close = difflib.get_close_matches(model.rpartition("/")[2].lower(), shipped_models(), n=3)
+    named = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{named}`stagemeter models` lists those that are shipped; or give a folder that holds a config.json"

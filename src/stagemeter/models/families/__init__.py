@@ -1,0 +1,1 @@
+"""The model families, one file each; `stagemeter.models.registry` finds them here."""

@@ -1,0 +1,57 @@
+"""Qwen 2, 2.5 and 3, dense and mixtures of experts.
+
+Qwen 2 adds biases to queries, keys and values; Qwen 3 norms queries and keys instead. Source: transformers,
+``modeling_qwen2.py``, ``modeling_qwen3.py``, ``modeling_qwen3_moe.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.settings import Settings
+from stagemeter.models.text import decoder, experts, gated, grouped_query_attention, text_family
+
+
+def _read(settings: Settings) -> Decoder:
+    settings.refuse("use_sliding_window", True, "layers with a sliding window are not part of this family")
+    attention = _attention(settings)
+    layers = settings.whole("num_hidden_layers")
+    if settings.values["model_type"] != "qwen3_moe":
+        return decoder(settings, [Layer(attention, gated(settings), layers)])
+    routed = experts(settings, "num_experts", "moe_intermediate_size")
+    step, dense = settings.whole("decoder_sparse_step", 1), settings.values.get("mlp_only_layers") or []
+    return decoder(
+        settings,
+        [
+            Layer(attention, routed if index not in dense and (index + 1) % step == 0 else gated(settings), times=1)
+            for index in range(layers)
+        ],
+    )
+
+
+def _attention(settings: Settings) -> GroupedQueryAttention:
+    if settings.values["model_type"] == "qwen2":
+        return grouped_query_attention(settings, bias=True)
+    # Configurations of Qwen 3 that do not give it have heads of 128, whatever the model's width.
+    head_width = settings.whole("head_dim", 128)
+    bias = settings.flag("attention_bias", default=False)
+    return grouped_query_attention(
+        Settings({**settings.values, "head_dim": head_width}, settings.source),
+        bias=bias,
+        output_bias=bias,
+        norms=2 * head_width,
+    )
+
+
+FAMILY = text_family(
+    name="qwen3",
+    title="Qwen 2, 2.5 and 3: grouped-query attention, dense or mixture of experts",
+    model_types=("qwen2", "qwen3", "qwen3_moe"),
+    read=_read,
+    shipped={
+        "qwen2.5-7b": "qwen2_5_7b.json",
+        "qwen3-0.6b": "qwen3_0_6b.json",
+        "qwen3-8b": "qwen3_8b.json",
+        "qwen3-30b-a3b": "qwen3_30b_a3b.json",
+    },
+)

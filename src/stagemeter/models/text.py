@@ -1,0 +1,179 @@
+"""Families of language models that read text alone, and the parts that most of them share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.decoder import Decoder, Layer, decoder_from_sizes
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, whole_pass
+from stagemeter.models.family import CacheRecorder, Family
+from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.settings import Settings
+from stagemeter.workload import Workload
+
+#: Kinds of layers, as transformers' configurations name them.
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def text_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    read: Callable[[Settings], Decoder],
+    shipped: Mapping[str, str],
+    notes: Sequence[str] = (),
+    windows: bool = False,
+) -> Family[Decoder]:
+    """Make a family of language models that read text alone.
+
+    Parameters
+    ----------
+    name, title : str
+        Name of the family, and what it is in a few words.
+    model_types : sequence of str
+        ``model_type`` of the configurations that it takes.
+    read : callable
+        Reads the decoder's sizes from a configuration.
+    shipped : mapping
+        Files in ``models/configs`` by the names that their models are asked for by.
+    notes : sequence of str
+        What one should know about how its numbers come about.
+    windows : bool
+        Whether there are models with sliding windows.
+    """
+    configs = resources.files("stagemeter.models") / "configs"
+    return Family(
+        name=name,
+        title=title,
+        reads_pages=False,
+        takes=lambda config: config.get("model_type") in model_types,
+        architecture_from_config=lambda config, source: read(Settings(config, source)),
+        build=lambda architecture, config: build_from_settings(config),
+        shipped={model: configs / file for model, file in shipped.items()},
+        decoder=lambda decoder: decoder,
+        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows),
+        other_parameters=lambda decoder: {},
+        architecture_from_sizes=decoder_from_sizes,
+        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        notes=tuple(notes),
+    )
+
+
+def _run_forward(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
+    whole_pass(model, decoder, workload.batch_size, workload.prompt_tokens, 0, recorder)
+
+
+def _run_decode(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over one new token."""
+    whole_pass(model, decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
+
+
+def decoder(settings: Settings, layers: Sequence[Layer], tied: bool = False) -> Decoder:
+    """Put a decoder together.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``hidden_size``, ``vocab_size``, ``max_position_embeddings`` and ``tie_word_embeddings``.
+    layers : sequence of Layer
+        One per layer, or one per kind; those that are equal are put together.
+    tied : bool
+        Whether the output head's weights are the embedding's where the configuration does not say.
+    """
+    times: Counter[tuple[Any, ...]] = Counter()
+    for layer in layers:
+        times[layer.attention, layer.feed_forward, layer.norms] += layer.times
+    return Decoder(
+        hidden=settings.whole("hidden_size"),
+        vocabulary=settings.whole("vocab_size"),
+        max_positions=settings.whole("max_position_embeddings"),
+        layers=tuple(
+            Layer(attention, feed_forward, count, norms) for (attention, feed_forward, norms), count in times.items()
+        ),
+        tied=settings.flag("tie_word_embeddings", tied),
+    )
+
+
+def grouped_query_attention(settings: Settings, **changes: Any) -> GroupedQueryAttention:
+    """Attention as most configurations describe it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``num_attention_heads``, and ``num_key_value_heads`` and ``head_dim`` where they are not
+        what follows from the others.
+    **changes
+        What the family does otherwise, see `GroupedQueryAttention`.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
+    heads = settings.whole("num_attention_heads")
+    key_value_heads = settings.whole("num_key_value_heads", heads)
+    if heads % key_value_heads:
+        raise StagemeterError(
+            f"{settings.source}: num_attention_heads {heads} cannot be split into num_key_value_heads {key_value_heads}"
+        )
+    given = settings.values.get("head_dim") is not None
+    head_width = settings.whole("head_dim") if given else settings.split("hidden_size", "num_attention_heads")
+    return GroupedQueryAttention(heads, key_value_heads, head_width, **changes)
+
+
+def gated(settings: Settings, key: str = "intermediate_size") -> GatedFeedForward:
+    """Gated feed-forward network of the width that a setting gives."""
+    return GatedFeedForward(settings.whole(key))
+
+
+def experts(settings: Settings, number: str, intermediate: str, **changes: Any) -> Experts:
+    """Mixture of experts of the sizes that settings give.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``num_experts_per_tok``.
+    number, intermediate : str
+        Settings that hold how many experts there are, and the width of one.
+    **changes
+        What the family does otherwise, see `Experts`.
+
+    Raises
+    ------
+    StagemeterError
+        If a token would use more experts than there are.
+    """
+    known, used = settings.whole(number), settings.whole("num_experts_per_tok")
+    if used > known:
+        raise StagemeterError(f"{settings.source}: num_experts_per_tok is {used}, but {number} is {known}")
+    return Experts(known, used, settings.whole(intermediate), **changes)
+
+
+def windows_by_layer(settings: Settings, default: Sequence[str]) -> list[int]:
+    """Window of each layer, 0 for one that attends to everything.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``num_hidden_layers``, ``sliding_window`` and, where they are not `default`, ``layer_types``.
+    default : sequence of str
+        Kinds of layers where the configuration does not say; repeated over the layers.
+
+    Raises
+    ------
+    StagemeterError
+        If there are not as many kinds as layers, or there are windows of no length.
+    """
+    layers = settings.whole("num_hidden_layers")
+    repeated = [default[index % len(default)] for index in range(layers)]
+    kinds = settings.names("layer_types", repeated, (FULL, SLIDING))
+    if len(kinds) != layers:
+        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but layer_types holds {len(kinds)}")
+    return [settings.whole("sliding_window") if kind == SLIDING else 0 for kind in kinds]

@@ -1,0 +1,146 @@
+"""Random small configurations of the families that read text alone."""
+
+from hypothesis import strategies as st
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+FEW = st.integers(1, 3)
+#: Grouped products want rows of a multiple of 16 bytes.
+WIDTH = FEW.map(lambda number: 8 * number)
+
+
+@st.composite
+def _common(draw, model_type, head_dim=True):
+    key_value_heads = draw(FEW)
+    heads = key_value_heads * draw(st.integers(1, 2))
+    head_width = 2 * draw(FEW)
+    config = {
+        "model_type": model_type,
+        "hidden_size": heads * 8 * draw(FEW),
+        "num_hidden_layers": draw(FEW),
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "intermediate_size": draw(WIDTH),
+        "vocab_size": draw(st.integers(4, 99)),
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": draw(st.booleans()),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return config | ({"head_dim": head_width} if head_dim else {})
+
+
+def _layer_types(layers):
+    return st.lists(st.sampled_from([FULL, SLIDING]), min_size=layers, max_size=layers)
+
+
+@st.composite
+def llama(draw):
+    return draw(_common("llama")) | {"attention_bias": draw(st.booleans()), "mlp_bias": draw(st.booleans())}
+
+
+@st.composite
+def qwen2(draw):
+    return draw(_common("qwen2", head_dim=False))
+
+
+@st.composite
+def qwen3(draw):
+    return draw(_common("qwen3")) | {"attention_bias": draw(st.booleans())}
+
+
+@st.composite
+def qwen3_moe(draw):
+    config, experts = draw(_common("qwen3_moe")), draw(st.integers(2, 5))
+    layers = config["num_hidden_layers"]
+    return config | {
+        "num_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(WIDTH),
+        "decoder_sparse_step": draw(st.integers(1, 2)),
+        "mlp_only_layers": draw(st.lists(st.integers(0, layers - 1), max_size=1)),
+    }
+
+
+@st.composite
+def mistral(draw):
+    return draw(_common("mistral")) | {"sliding_window": draw(st.none() | st.integers(2, 20))}
+
+
+@st.composite
+def mixtral(draw):
+    experts = draw(st.integers(2, 5))
+    return draw(_common("mixtral")) | {
+        "sliding_window": draw(st.none() | st.integers(2, 20)),
+        "num_local_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+    }
+
+
+@st.composite
+def gemma(draw):
+    return draw(_common("gemma")) | {"attention_bias": draw(st.booleans())}
+
+
+@st.composite
+def gemma2(draw):
+    config = draw(_common("gemma2"))
+    kinds = draw(st.none() | _layer_types(config["num_hidden_layers"]))
+    window = {"sliding_window": draw(st.integers(2, 20)), "attn_logit_softcapping": 50.0}
+    return config | window | ({} if kinds is None else {"layer_types": kinds})
+
+
+@st.composite
+def gemma3(draw):
+    config = draw(_common("gemma3_text"))
+    return config | {
+        "sliding_window": draw(st.integers(2, 20)),
+        "layer_types": draw(_layer_types(config["num_hidden_layers"])),
+    }
+
+
+@st.composite
+def gpt_oss(draw):
+    config, experts = draw(_common("gpt_oss")), draw(st.integers(2, 5))
+    return config | {
+        "sliding_window": draw(st.integers(2, 20)),
+        "layer_types": draw(_layer_types(config["num_hidden_layers"])),
+        "num_local_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
+    }
+
+
+@st.composite
+def deepseek_v3(draw):
+    config, experts = draw(_common("deepseek_v3", head_dim=False)), 2 * draw(st.integers(2, 3))
+    return config | {
+        "num_key_value_heads": config["num_attention_heads"],
+        "first_k_dense_replace": draw(st.integers(0, 3)),
+        "n_routed_experts": experts,
+        "n_shared_experts": draw(st.integers(1, 2)),
+        "num_experts_per_tok": draw(st.integers(1, 2)),
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": draw(WIDTH),
+        "q_lora_rank": draw(st.none() | st.integers(1, 9)),
+        "kv_lora_rank": draw(st.integers(1, 9)),
+        "qk_rope_head_dim": 2 * draw(FEW),
+        "qk_nope_head_dim": 2 * draw(FEW),
+        "v_head_dim": 2 * draw(FEW),
+    }
+
+
+KINDS = {
+    "llama": llama(),
+    "qwen2": qwen2(),
+    "qwen3": qwen3(),
+    "qwen3_moe": qwen3_moe(),
+    "mistral": mistral(),
+    "mixtral": mixtral(),
+    "gemma": gemma(),
+    "gemma2": gemma2(),
+    "gemma3_text": gemma3(),
+    "gpt_oss": gpt_oss(),
+    "deepseek_v3": deepseek_v3(),
+}

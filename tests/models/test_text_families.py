@@ -1,0 +1,161 @@
+"""Families that read text alone: three ways of counting, torch's own counter and published parameters, all equal."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from small_text_models import KINDS
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from stagemeter.analyzer import analyze_model
+from stagemeter.config import AnalysisConfig
+from stagemeter.cost import total
+from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
+from stagemeter.models.decoder import cached_elements
+from stagemeter.models.description import describe_model, shipped_models
+from stagemeter.models.family import all_parameters
+from stagemeter.models.registry import families, family_of
+from stagemeter.planning import plan_text
+from stagemeter.report import report_fault
+from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+
+PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
+TEXT_FAMILIES = [family for family in families().values() if not family.reads_pages]
+few = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+
+
+@st.composite
+def requests(draw):
+    return AnalysisConfig(
+        seq_len=draw(st.integers(1, 40)), new_tokens=draw(st.integers(1, 30)), batch_size=draw(st.integers(1, 3))
+    )
+
+
+def costs(tier):
+    assert not tier.failures
+    return {name: count.cost for name, count in tier.stages.items()}
+
+
+def read(config):
+    family = family_of(config, "a small configuration")
+    return family, family.architecture_from_config(config, "a small configuration")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(st.data())
+def test_isolated_extracted_and_analytic_are_equal(kind, data):
+    config, request = data.draw(KINDS[kind]), data.draw(requests())
+    family, decoder = read(config)
+    workload = plan_text(request, decoder)
+    model = family.build(decoder, config)
+    isolated = isolated_tier(family.stages, model, decoder, workload)
+    extracted = extracted_tier(family, model, decoder, workload)
+    analytic = analytic_tier(family, decoder, workload)
+    assert costs(isolated) == costs(extracted) == costs(analytic)
+    assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
+    assert not any(count.unsupported for tier in (isolated, extracted) for count in tier.stages.values())
+    assert extracted.passes["forward"].of("") == extracted.stages["prefill"].cost
+    assert costs(isolated_tier(family.stages, model, decoder, workload, walk_every_layer=True)) == costs(isolated)
+
+    # The checkpoint holds what is saved: parameters, and buffers that are no constants of the code.
+    saved = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
+    assert all_parameters(family, decoder) == sum(saved.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(st.data())
+def test_all_steps_are_the_sum_of_each(kind, data):
+    """The sum over a request goes by a few steps; here it is every one of them."""
+    config, request = data.draw(KINDS[kind]), data.draw(requests())
+    family, decoder = read(config)
+    workload = plan_text(request, decoder)
+    contexts = range(workload.prompt_tokens + 1, workload.prompt_tokens + workload.new_tokens)
+    decode = family.stage("decode")
+    each = total(stage_cost(decode, decoder, replace(workload, decode_context=context)) for context in contexts)
+    assert analytic_tier(family, decoder, workload).stages["decode"].request_cost == each
+    closed_form = json.loads(json.dumps(coefficients(family, decoder)))
+    assert evaluate_workload(closed_form, family, workload)["decode_total"] == each
+    assert family.architecture_from_sizes(closed_form["architecture"]) == decoder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@settings(few, max_examples=3)
+@given(st.data())
+def test_real_tensors_and_torchs_own_counter(kind, data):
+    """``generate`` step by step on real numbers, eager attention and experts one by one, counted by torch."""
+    config, request = data.draw(KINDS[kind]), data.draw(requests())
+    family, decoder = read(config)
+    workload = plan_text(request, decoder)
+    model = real_model(config)
+    ids = torch.randint(3, max(4, config["vocab_size"]), (workload.batch_size, workload.prompt_tokens))
+    ids = ids.clamp(max=config["vocab_size"] - 1)
+    expected = analytic_tier(family, decoder, workload).stages
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as prefill:
+            out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        assert prefill.get_total_flops() == expected["prefill"].cost.flops
+        with FlopCounterMode(display=False) as decode:
+            for _ in range(workload.decode_steps):
+                following = out.logits[:, -1].argmax(-1, keepdim=True)
+                out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+        assert decode.get_total_flops() == expected["decode"].request_cost.flops
+    held = [tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)]
+    reached = workload.prompt_tokens + workload.decode_steps
+    assert sum(tensor.numel() for tensor in held) == cached_elements(decoder, workload.batch_size, reached)
+
+
+def real_model(config):
+    """The model with random weights, every product of it one that torch's counter knows."""
+    torch.manual_seed(0)
+    plain = {key: value for key, value in config.items() if key != "model_type"}
+    settings_of = AutoConfig.for_model(config["model_type"], **plain)
+    settings_of._experts_implementation = "eager"
+    return AutoModelForCausalLM.from_config(settings_of, attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_published(name):
+    described = describe_model(name)
+    assert all_parameters(described.family, described.architecture) == PUBLISHED[name]
+
+
+def test_every_shipped_text_model_has_its_published_parameters():
+    shipped = {name for family in TEXT_FAMILIES for name in family.shipped}
+    assert shipped == set(PUBLISHED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes_agree(name):
+    described = describe_model(name)
+    # A generation that leaves the window of those that have one.
+    window = described.family.decoder(described.architecture).window
+    config = AnalysisConfig(model=name, seq_len=max(window - 5, 100), new_tokens=20, batch_size=2)
+    report = analyze_model(described, config)
+    assert report["agreement"]["status"] == "equal", report["agreement"]["differences"]
+    assert report_fault(json.loads(json.dumps(report))) is None
+    assert not report["unsupported_ops"]
+    assert report["metadata"]["workload"]["mode"] == "text"
+
+
+def test_shipped_configurations_say_where_they_are_from():
+    for family in families().values():
+        for name, path in family.shipped.items():
+            assert len(json.loads(path.read_text(encoding="utf-8"))["_source"]) > 80, name
+
+
+def test_sizes_survive_json():
+    for name in shipped_models():
+        described = describe_model(name)
+        sizes = json.loads(json.dumps(asdict(described.architecture)))
+        assert described.family.architecture_from_sizes(sizes) == described.architecture
