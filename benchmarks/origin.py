@@ -14,8 +14,8 @@ from dataclasses import replace
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 from stagemeter.inputs.tiling import ViewPlan, choose_grid, plan_views
 from stagemeter.models.closed_form import stage_cost
-from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.deepseek_ocr_config import published_architecture
+from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.planning import plan_workload
 
 SAM = "model.vision_tower.sam_encoder"

@@ -46,7 +46,8 @@ class AnalysisConfig(BaseModel):
     enabled : bool
         Whether to analyze at all.
     model : str
-        ``deepseek-ocr``, or a folder that holds a ``config.json``.
+        A name of ``stagemeter models``, such as ``deepseek-ocr``; a folder that holds a ``config.json``, or such a
+        file; or a hub id, of which the configuration is fetched.
     mode : str
         Resolution mode: ``tiny``, ``small``, ``base``, ``large`` or ``gundam``. Sets `base_size`, `image_size` and
         `crop_mode`; any of them can be given beside it, and the mode is then the one that all three make up, or
@@ -62,7 +63,8 @@ class AnalysisConfig(BaseModel):
     seq_len : int or None
         Length at which the language model is analyzed. None: as long as the prompt is.
     text_tokens : int
-        Tokens of the prompt besides those of the page, the one that begins the sequence included.
+        Tokens of the prompt besides those of the page, the one that begins the sequence included. Of a model that
+        reads text alone: its whole prompt; at its default, 1,024 tokens.
     new_tokens : int
         Tokens generated.
     batch_size : int

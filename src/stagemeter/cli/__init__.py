@@ -15,6 +15,7 @@ from stagemeter.cli.compare import compare
 from stagemeter.cli.devices import devices
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
+from stagemeter.cli.models import models
 from stagemeter.cli.plan import plan
 from stagemeter.cli.profile import profile
 from stagemeter.cli.sweep import sweep
@@ -41,7 +42,7 @@ def cli() -> None:
     """What each stage of a vision-language model costs at your workload, and how well it ran."""
 
 
-for command in (analyze, profile, import_profile, mfu, compare, sweep, plan, upload, devices):
+for command in (analyze, profile, import_profile, mfu, compare, sweep, plan, upload, models, devices):
     cli.add_command(command)
 
 

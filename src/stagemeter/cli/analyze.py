@@ -17,6 +17,7 @@ Examples:
   stagemeter analyze --image scan.png --mode base      your page, one view of 1024 px
   stagemeter analyze --page-size 2480x3508 --batch-size 8 --new-tokens 2048
   stagemeter analyze --device A100-80GB                bounds on time, and whether it fits
+  stagemeter analyze --model llama-3.1-8b --seq-len 4096
   stagemeter analyze --estimate --no-track --json      closed forms alone: no torch, a second
   mlflow run . -P mode=large                           the same as an MLflow project
 """

@@ -14,7 +14,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option("--config", "config_file", type=PATH, help="YAML file of settings; options given here win over it."),
-    click.option("--model", type=TEXT, help="deepseek-ocr (default), or a folder with a config.json."),
+    click.option(
+        "--model",
+        type=TEXT,
+        help="deepseek-ocr (default), another of `stagemeter models`, a folder with a config.json, or a hub id.",
+    ),
     click.option(
         "--scale", type=Optional(click.Choice(["full", "small"])), help="small: a reduced model, which runs in seconds."
     ),

@@ -17,6 +17,9 @@ from stagemeter.models.registry import families, family_of
 
 #: A repository on the Hugging Face Hub: an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONFIG = "config.json"
+#: Seconds to wait for the Hub.
+_HUB_TIMEOUT = 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def describe_model(model: str) -> ModelDescription:
             return _described(model, config, source)
     path = Path(model).expanduser()
     if path.is_dir():
-        return _described(model, read_config(path), str(path / "config.json"))
+        return _described(model, read_config(path), str(path / _CONFIG))
     if path.is_file():
         return _described(model, _read_json(path), str(path))
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
@@ -104,7 +107,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         If it is missing or is not a JSON object.
     """
     try:
-        return _read_json(folder / "config.json")
+        return _read_json(folder / _CONFIG)
     except FileNotFoundError as error:
         raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
 
@@ -127,34 +130,33 @@ def _described(model: str, config: Mapping[str, Any], source: str) -> ModelDescr
 
 
 def _fetched(repository: str) -> Path:
-    """Fetch the configuration of a repository on the Hub, or take it from the Hub's cache on this machine."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
+    """Fetch the configuration of a repository on the Hub; without a network, the copy that is kept of it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     enough = "a folder that holds its config.json is enough: give that as --model"
     try:
-        return Path(hf_hub_download(repository, "config.json"))
+        # Asked for once first: a download tries again and again for half a minute before it says anything.
+        get_hf_file_metadata(hf_hub_url(repository, _CONFIG), timeout=_HUB_TIMEOUT)
+        return Path(hf_hub_download(repository, _CONFIG))
     except GatedRepoError as error:
         raise StagemeterError(
             f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
         ) from error
     except RepositoryNotFoundError as error:
         raise StagemeterError(
-            f"there is no {repository} on the Hub, or it is private: {_suggestion(repository)}; {enough}"
+            f"there is no {repository} on the Hub, or it is private: {_suggestion(repository)}"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise StagemeterError(f"{repository}: the Hub cannot be reached from here; {enough}") from error
     except EntryNotFoundError as error:
-        raise StagemeterError(f"{repository} holds no config.json; {enough}") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise StagemeterError(f"{repository}: the Hub cannot be read ({_first_line(error)}); {enough}") from error
+        raise StagemeterError(f"{repository} holds no {_CONFIG} on the Hub; {enough}") from error
+    except HfHubHTTPError as error:
+        raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
+    except Exception as error:
+        # No network, by whatever error the client of the day says so.
+        kept = try_to_load_from_cache(repository, _CONFIG)
+        if isinstance(kept, str):
+            return Path(kept)
+        raise StagemeterError(f"{repository}: the Hub cannot be reached ({_first_line(error)}); {enough}") from error
 
 
 def _first_line(error: Exception) -> str:

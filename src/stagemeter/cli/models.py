@@ -1,0 +1,21 @@
+"""``stagemeter models``."""
+
+from __future__ import annotations
+
+import click
+
+from stagemeter.cli.output import say_options
+
+
+@click.command()
+@say_options
+def models(as_json: bool) -> None:
+    """List the models whose configurations are shipped: family, stages, parameters, and the source of each."""
+    from stagemeter.application.models import shipped_model_rows
+    from stagemeter.export.models import models_json, print_models
+
+    found = shipped_model_rows()
+    if as_json:
+        click.echo(models_json(found), nl=False)
+    else:
+        print_models(found)
