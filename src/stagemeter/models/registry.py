@@ -83,7 +83,10 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any]:
         raise StagemeterError(f"{source} is taken by several families: {names}; one of them has to go")
     kind = config.get("model_type")
     named = ", ".join(map(str, config.get("architectures") or [])) or "no architecture"
-    raise StagemeterError(f"{source} describes {named} (model_type {kind!r}), which no family takes: {_nearest(kind)}")
+    code = "; it names code of its own (auto_map), which is not run" if "auto_map" in config else ""
+    raise StagemeterError(
+        f"{source} describes {named} (model_type {kind!r}), which no family takes{code}: {_nearest(kind)}"
+    )
 
 
 def _nearest(kind: Any) -> str:

@@ -1,0 +1,124 @@
+"""Models that cannot be used: exit code 2, one line that says which setting of which file, and what there is."""
+
+import json
+
+import pytest
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+}
+MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+GPT_OSS = MIXTRAL | {"model_type": "gpt_oss", "sliding_window": 8, "head_dim": 16}
+
+
+def without(config, key):
+    return {name: value for name, value in config.items() if name != key}
+
+
+@pytest.fixture
+def refused(stagemeter, folder):
+    """The one line in which a configuration is refused."""
+
+    def run(config, *options: object) -> str:
+        (folder / "config.json").write_text(json.dumps(config))
+        ended = stagemeter("analyze", "--model", ".", *options)
+        assert (ended.code, ended.out) == (2, "")
+        (line,) = ended.err.splitlines()
+        assert [path.name for path in folder.iterdir()] == ["config.json"]
+        return line.removeprefix("error: ")
+
+    return run
+
+
+@pytest.mark.parametrize("key", sorted(set(LLAMA) - {"architectures", "model_type", "num_key_value_heads"}))
+def test_missing_setting_is_named(refused, key):
+    assert refused(without(LLAMA, key)) == f"config.json lacks the key {key!r}, which llama needs"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LLAMA | {"hidden_size": "64"}, "hidden_size is '64'; it must be a whole number, 1 or more"),
+        (LLAMA | {"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be a whole number, 1 or more"),
+        (LLAMA | {"vocab_size": 1.5}, "vocab_size is 1.5; it must be a whole number, 1 or more"),
+        (LLAMA | {"vocab_size": True}, "vocab_size is True; it must be a whole number, 1 or more"),
+        (LLAMA | {"mlp_bias": "no"}, "mlp_bias is 'no'; it must be true or false"),
+        (LLAMA | {"hidden_size": 66}, "hidden_size 66 cannot be split into num_attention_heads 4"),
+        (LLAMA | {"num_key_value_heads": 3}, "num_attention_heads 4 cannot be split into num_key_value_heads 3"),
+        (MIXTRAL | {"num_experts_per_tok": 5}, "num_experts_per_tok is 5, but num_local_experts is 4"),
+        (GPT_OSS | {"layer_types": ["full_attention"]}, "num_hidden_layers is 2, but layer_types holds 1"),
+        (
+            GPT_OSS | {"layer_types": ["full_attention", "local"]},
+            "layer_types holds 'local'; known are full_attention, sliding_attention",
+        ),
+        (GPT_OSS | {"layer_types": "full_attention"}, "layer_types is 'full_attention'; it must be a list"),
+        (without(GPT_OSS, "sliding_window"), "config.json lacks the key 'sliding_window', which gpt_oss needs"),
+        (
+            LLAMA | {"model_type": "qwen2", "use_sliding_window": True},
+            "use_sliding_window is True: layers with a sliding window are not part of this family",
+        ),
+    ],
+)
+def test_contradiction_is_named(refused, config, message):
+    assert refused(config).endswith(message)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"model_type": "gpt_os"}, "near are gpt-oss"),
+        ({"model_type": "deepseek_v2"}, "near are deepseek-v3"),
+        (
+            {"model_type": "whisper", "architectures": ["WhisperForAll"]},
+            "describes WhisperForAll (model_type",
+        ),
+        ({"model_type": "mine", "auto_map": {"AutoModel": "m.M"}}, "code of its own (auto_map), which is not run"),
+        ({}, "describes no architecture (model_type None), which no family takes"),
+    ],
+)
+def test_unknown_architecture_names_what_is_near(refused, config, named):
+    assert named in refused(config)
+
+
+def test_unknown_name_is_told_the_nearest(stagemeter):
+    assert "did you mean 'llama-3.1-8b'" in stagemeter("analyze", "--model", "llama-3.1-9b").err
+
+
+@pytest.mark.parametrize("command", ["profile", "sweep"])
+def test_commands_for_pages_say_so(stagemeter, command):
+    ended = stagemeter(command, "--model", "llama-3.1-8b")
+    assert ended.code == 2
+    assert "llama-3.1-8b is of the family llama: this command knows DeepSeek-OCR alone so far" in ended.err
+
+
+def test_a_file_will_do_in_place_of_a_folder(estimate, folder):
+    (folder / "mine.json").write_text(json.dumps(LLAMA))
+    report = estimate("--model", "mine.json", "--seq-len", "16")
+    assert report["metadata"]["family"] == "llama"
+    assert report["metadata"]["workload"]["prompt_tokens"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"), [((), 1024), (("--text-tokens", "77"), 77), (("--seq-len", "10"), 10)], ids=str
+)
+def test_length_of_a_prompt_without_a_page(estimate, options, tokens):
+    report = estimate("--model", "qwen3-0.6b", *options)
+    assert report["metadata"]["workload"]["prompt_tokens"] == tokens
+    assert any("no length was given" in note for note in report["notes"]) is (not options)
+
+
+def test_models_are_listed(stagemeter):
+    table, machine = stagemeter("models").out, json.loads(stagemeter("models", "--json").out)
+    for model in machine:
+        assert model["name"] in table
+        assert model["stages"][-2:] == ["prefill", "decode"]
+        assert model["params_active"] <= model["params"]
+    assert {"deepseek-ocr", "deepseek-v3"} <= {model["name"] for model in machine}
