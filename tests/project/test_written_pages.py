@@ -1,0 +1,16 @@
+"""Pages that scripts write are what the scripts write."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reference", "models"])
+def test_page_is_current(name):
+    script = DOCS / f"{name}.py"
+    made = runpy.run_path(str(script))["page"]()
+    assert made == script.with_suffix(".md").read_text(encoding="utf-8"), f"run python docs/{name}.py"
