@@ -13,7 +13,8 @@ from stagemeter.models.closed_form import decode_span
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
-from stagemeter.workload import TEXT, Workload
+from stagemeter.models.family import PageViews
+from stagemeter.workload import OWN, TEXT, Workload
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,13 +46,7 @@ def plan_page(config: AnalysisConfig) -> ViewPlan:
     StagemeterError
         If the picture cannot be used, or the page is larger than a picture may be.
     """
-    from stagemeter.inputs.page import page_size, require_synthetic_size
-
-    if config.use_synthetic_inputs or config.sample_image_path is None:
-        width, height = config.image_w, config.image_h
-        require_synthetic_size(width, height)
-    else:
-        width, height = page_size(config.sample_image_path)
+    width, height = _page_size(config)
     return plan_views(width, height, config.base_size, config.image_size, config.crop_mode)
 
 
@@ -63,9 +58,35 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     StagemeterError
         If the picture cannot be used, or the configuration contradicts the model.
     """
-    if model.family.reads_pages:
-        return plan_workload(config, model.architecture)
-    return plan_text(config, model.family.decoder(model.architecture))
+    family, architecture = model.family, model.architecture
+    if not family.reads_pages:
+        return plan_text(config, family.decoder(architecture))
+    if family.views is None:
+        return plan_workload(config, architecture)
+    width, height = _page_size(config)
+    return plan_own(config, (width, height), family.views(architecture, width, height), family.decoder(architecture))
+
+
+def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, decoder: Decoder) -> Workload:
+    """Work out the workload of a page whose views the model's own processor decides: the mode is left aside."""
+    prompt_tokens = config.seq_len or views.image_tokens + config.text_tokens
+    return Workload(
+        image_width=page[0],
+        image_height=page[1],
+        mode=OWN,
+        base_size=views.side,
+        image_size=views.side,
+        global_views=views.global_views,
+        local_views=views.local_views,
+        tile_grid=views.tile_grid,
+        image_tokens=views.image_tokens,
+        text_tokens=config.text_tokens,
+        prompt_tokens=prompt_tokens,
+        new_tokens=config.new_tokens,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
+    )
 
 
 def plan_text(config: AnalysisConfig, decoder: Decoder) -> Workload:
@@ -196,6 +217,10 @@ def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
 
 def _page_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     notes = []
+    if workload.mode == OWN:
+        notes.append(
+            "the model's own processor decides the views: mode, sizes and crops of the configuration are left aside"
+        )
     needed = workload.image_tokens + workload.text_tokens
     if workload.prompt_tokens < needed:
         notes.append(
@@ -209,6 +234,15 @@ def _page_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
     return notes
+
+
+def _page_size(config: AnalysisConfig) -> tuple[int, int]:
+    from stagemeter.inputs.page import page_size, require_synthetic_size
+
+    if config.use_synthetic_inputs or config.sample_image_path is None:
+        require_synthetic_size(config.image_w, config.image_h)
+        return config.image_w, config.image_h
+    return page_size(config.sample_image_path)
 
 
 def _decode_context(config: AnalysisConfig, prompt_tokens: int, max_positions: int) -> int:

@@ -35,6 +35,10 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
     values["tile_grid"] = f"{columns}x{rows}"
     values["image"] = config["sample_image_path"]
+    if workload["mode"] == "own":
+        # The model's own processor decides what the mode would.
+        del values["crop_mode"]
+        values |= {key: workload[key] for key in ("mode", "base_size", "image_size")}
     if not workload["global_views"]:
         # A model that reads text alone leaves aside what is said of pages.
         values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}

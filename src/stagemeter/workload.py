@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 #: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
 _NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
 
-#: Mode of a workload without a page.
-TEXT = "text"
+#: Mode of a workload without a page, and of one whose views the model's own processor decides.
+TEXT, OWN = "text", "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Workload:
     image_width, image_height : int
         Size of the page in pixels, upright; 0 where the model reads text alone, as are the sizes and numbers of views.
     mode : str
-        Name of the resolution mode, ``custom`` if the sizes match none, `TEXT` where the model reads text alone.
+        Name of the resolution mode, ``custom`` if the sizes match none, `TEXT` where the model reads text
+        alone, `OWN` where its own processor decides the views.
     base_size : int
         Side of the global view in pixels.
     image_size : int

@@ -123,6 +123,29 @@ class Stage(Generic[Architecture]):
 
 
 @dataclass(frozen=True, slots=True)
+class PageViews:
+    """What a page becomes, where the model's own processor decides it.
+
+    Attributes
+    ----------
+    global_views, local_views : int
+        Views of the page as a whole, and of its tiles.
+    side : int
+        Side of each in pixels.
+    tile_grid : tuple of int
+        Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
+    image_tokens : int
+        Tokens that the views become.
+    """
+
+    global_views: int
+    local_views: int
+    side: int
+    tile_grid: tuple[int, int]
+    image_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Family(Generic[Architecture]):
     """Models of one kind.
 
@@ -134,6 +157,9 @@ class Family(Generic[Architecture]):
         What it is, in a few words.
     reads_pages : bool
         Whether pictures of pages are part of its workloads; otherwise they are text alone.
+    views : callable or None
+        What a page of some width and height becomes, where the model's own processor decides it; None where the
+        resolution mode of the configuration does.
     takes : callable
         Whether a configuration, what ``config.json`` holds, is of this family.
     architecture_from_config : callable
@@ -160,6 +186,7 @@ class Family(Generic[Architecture]):
     name: str
     title: str
     reads_pages: bool
+    views: Callable[[Architecture, int, int], PageViews] | None
     takes: Callable[[Mapping[str, Any]], bool]
     architecture_from_config: Callable[[Mapping[str, Any], str], Architecture]
     build: Callable[[Architecture, Mapping[str, Any]], Any]

@@ -8,6 +8,7 @@ from stagemeter.cost import Cost
 from stagemeter.models.blocks import (
     Operator,
     convolution,
+    encoder_layer,
     feed_forward,
     linear,
     repeated,
@@ -227,11 +228,7 @@ def clip_working_set(clip: ClipArchitecture, group: ViewGroup) -> int:
 def _clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
     tokens = group.quarter_grid**2 + 1
     rows = group.views * tokens
-    layer = [
-        *[linear(rows, clip.hidden, clip.hidden, bias=True)] * 4,
-        self_attention(rows, tokens, clip.heads, clip.hidden // clip.heads),
-        *feed_forward(rows, clip.hidden, clip.intermediate),
-    ]
+    layer = encoder_layer(rows, tokens, clip.hidden, clip.heads, clip.intermediate)
     return repeated(layer, clip.layers)
 
 

@@ -212,6 +212,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     name=NAME,
     title="DeepSeek-OCR: SAM and CLIP encoders, mixture-of-experts decoder",
     reads_pages=True,
+    views=None,
     takes=is_deepseek_ocr,
     architecture_from_config=architecture_from_config,
     build=_build,

@@ -1,0 +1,86 @@
+"""InternVL 2.5, 3 and 3.5: tiles through InternViT, four patches to a token, and a language model.
+
+Source: transformers, ``modeling_internvl.py``, ``image_processing_got_ocr2.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.models.family import PageViews
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision_language import (
+    Projector,
+    VisionLanguageArchitecture,
+    part,
+    square,
+    text_decoder,
+    vision_language_family,
+)
+from stagemeter.models.vision_transformer import VisionTransformer
+
+#: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
+_MOST_TILES = 12
+#: Patches per side that become one token (``downsample_ratio`` 0.5).
+_SHUFFLE = 2
+
+
+def _read(settings: Settings) -> VisionLanguageArchitecture:
+    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    for key, kept in (("downsample_ratio", 0.5), ("vision_feature_layer", -1)):
+        if settings.values.get(key, kept) != kept:
+            settings.refuse(key, settings.values[key], f"this family is made for {kept}")
+    for key, refused in (("use_qk_norm", True), ("use_mask_token", True), ("norm_type", "rms_norm")):
+        sizes.refuse(key, refused, "the encoder of 6 billion parameters is not part of this family")
+    sizes.split("hidden_size", "num_attention_heads")
+    mean = sizes.flag("use_mean_pooling", default=True)
+    vision = VisionTransformer(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=square(sizes, "patch_size"),
+        image_size=square(sizes, "image_size"),
+        class_token=True,
+        patch_bias=True,
+        attention_bias=sizes.flag("attention_bias", default=False),
+        layer_scale=True,
+        outer_norms=0 if mean else 1,
+    )
+    width = vision.hidden * _SHUFFLE**2
+    tokens = (vision.side // _SHUFFLE) ** 2
+    projector = Projector(width, decoder.hidden, tokens, layers=2, bias=True, norm=2 * width)
+    return VisionLanguageArchitecture(vision, projector, decoder)
+
+
+def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
+    columns, rows = tile_grid(width, height, sizes.vision.image_size)
+    tiles = columns * rows
+    # A page that is cut is also looked at as a whole.
+    views = tiles + 1 if tiles > 1 else 1
+    return PageViews(1, views - 1, sizes.vision.image_size, (columns, rows), views * sizes.projector.tokens)
+
+
+def tile_grid(width: int, height: int, side: int, most: int = _MOST_TILES) -> tuple[int, int]:
+    """Columns and rows of tiles whose shape is nearest to a page's.
+
+    Of shapes that are equally near, the larger one is taken if the page's area exceeds half of its area.
+    """
+    ratio = width / height
+    grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most + 1) if columns * rows <= most]
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(ratio - columns / rows)
+        larger = distance == nearest and width * height > 0.5 * side**2 * columns * rows
+        if distance < nearest or larger:
+            best, nearest = (columns, rows), distance
+    return best
+
+
+FAMILY = vision_language_family(
+    name="internvl",
+    title="InternVL: tiles and the whole page through InternViT, four patches to a token",
+    model_type="internvl",
+    read=_read,
+    views=_views,
+    shipped={"internvl3-1b": "internvl3_1b.json"},
+    notes=(f"a page becomes at most {_MOST_TILES} tiles, as the published processors have it",),
+)

@@ -1,0 +1,279 @@
+"""Families of a vision transformer, a projector and a language model, over square views of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.cost import Cost
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, linear, sum_of, working_set
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
+from stagemeter.models.family import CacheRecorder, Family, PageViews, Stage, StageParameters, Variables
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.workload import Workload, stable_hash
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
+_DECODER = DecoderModules("model.language_model", "lm_head")
+
+
+@dataclass(frozen=True, slots=True)
+class Projector:
+    """What brings features to the decoder's width.
+
+    Attributes
+    ----------
+    inputs, outputs : int
+        Width before and after.
+    tokens : int
+        Tokens of one view that pass through.
+    layers : int
+        Linear layers: the first from `inputs` to `outputs`, any other from `outputs` to `outputs`.
+    bias : bool
+        Whether they add a bias.
+    norm : int
+        Parameters of a norm on the way.
+    """
+
+    inputs: int
+    outputs: int
+    tokens: int
+    layers: int
+    bias: bool
+    norm: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLanguageArchitecture:
+    """Sizes of a vision transformer, a projector and a language model.
+
+    Attributes
+    ----------
+    vision : VisionTransformer
+        The encoder of views.
+    projector : Projector
+        What brings its features to the language model.
+    decoder : Decoder
+        The language model.
+    """
+
+    vision: VisionTransformer
+    projector: Projector
+    decoder: Decoder
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal sizes."""
+        return stable_hash(asdict(self))
+
+
+def vision_language_family(
+    name: str,
+    title: str,
+    model_type: str,
+    read: Callable[[Settings], VisionLanguageArchitecture],
+    views: Callable[[VisionLanguageArchitecture, int, int], PageViews],
+    shipped: Mapping[str, str],
+    notes: Sequence[str] = (),
+    projector_input: Callable[[VisionLanguageArchitecture, int], tuple[int, ...]] | None = None,
+) -> Family[VisionLanguageArchitecture]:
+    """Make a family of models that send square views through a vision transformer.
+
+    Parameters
+    ----------
+    name, title : str
+        Name of the family, and what it is in a few words.
+    model_type : str
+        ``model_type`` of the configurations that it takes.
+    read : callable
+        Reads the sizes from a configuration.
+    views : callable
+        What a page of some width and height becomes, as transformers' processor has it.
+    shipped : mapping
+        Files in ``models/configs`` by the names that their models are asked for by.
+    notes : sequence of str
+        What one should know about how its numbers come about.
+    projector_input : callable, optional
+        Shape of what the projector takes of some views, where that is not ``(views, tokens, inputs)``.
+    """
+    configs = resources.files("stagemeter.models") / "configs"
+    shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
+
+    def run_projector(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, _: CacheRecorder) -> None:
+        model.get_submodule(_PROJECTOR)(empty(model, *shape_of(sizes, _views(workload))))
+
+    return Family(
+        name=name,
+        title=title,
+        reads_pages=True,
+        views=views,
+        takes=lambda config: config.get("model_type") == model_type,
+        architecture_from_config=lambda config, source: read(Settings(config, source)),
+        build=lambda sizes, config: build_from_settings(config),
+        shipped={model: configs / file for model, file in shipped.items()},
+        decoder=lambda sizes: sizes.decoder,
+        stages=(
+            _stage(
+                "vit", "vision transformer, every view", _VISION, _vision_operators, _vision_parameters, _run_vision
+            ),
+            _stage(
+                "projector",
+                "projection of the features to the decoder's width",
+                _PROJECTOR,
+                _projector_operators,
+                _projector_parameters,
+                run_projector,
+            ),
+            # Which windows there are follows from the language model, and any may be in it.
+            *decoder_stages(lambda sizes: sizes.decoder, _DECODER, windows=True),
+        ),
+        other_parameters=lambda sizes: {},
+        architecture_from_sizes=lambda sizes: _adapter().validate_python(sizes),
+        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        notes=tuple(notes),
+    )
+
+
+def text_decoder(settings: Settings, key: str = "text_config") -> Decoder:
+    """Read the language model of a configuration that holds one, by the family that it is of.
+
+    Raises
+    ------
+    StagemeterError
+        If there is none, or no family takes it.
+    """
+    from stagemeter.models.registry import family_of
+
+    text = dict(part(settings, key).values)
+    # Whether the output head is tied is said once for the whole model, or in the part.
+    if settings.values.get("tie_word_embeddings") is not None:
+        text.setdefault("tie_word_embeddings", settings.values["tie_word_embeddings"])
+    source = f"{settings.source}, {key}"
+    family = family_of(text, source)
+    return family.decoder(family.architecture_from_config(text, source))
+
+
+def part(settings: Settings, key: str) -> Settings:
+    """Return a part of a configuration.
+
+    Raises
+    ------
+    StagemeterError
+        If it is missing or holds no settings.
+    """
+    values = settings.values.get(key)
+    if not isinstance(values, Mapping):
+        raise StagemeterError(f"{settings.source} lacks the settings {key!r}")
+    return Settings(values, f"{settings.source}, {key}")
+
+
+def square(settings: Settings, key: str) -> int:
+    """Return a size that may be written for both sides.
+
+    Raises
+    ------
+    StagemeterError
+        If the sides differ, or it is no size.
+    """
+    value = settings.values.get(key)
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        return Settings({key: value[0]}, settings.source).whole(key)
+    return settings.whole(key)
+
+
+@cache
+def _adapter() -> TypeAdapter[VisionLanguageArchitecture]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(VisionLanguageArchitecture)
+
+
+def _stage(
+    name: str,
+    title: str,
+    module: str,
+    operators: Callable[[VisionLanguageArchitecture, int], list[Operator]],
+    parameters: Callable[[VisionLanguageArchitecture], StageParameters],
+    run: Callable[[Any, VisionLanguageArchitecture, Workload, CacheRecorder], None],
+) -> Stage[VisionLanguageArchitecture]:
+    def cost(sizes: VisionLanguageArchitecture, variables: Variables) -> Cost:
+        return sum_of(operators(sizes, variables["views"]))
+
+    def largest(sizes: VisionLanguageArchitecture, variables: Variables) -> int:
+        return working_set(operators(sizes, variables["views"]))
+
+    return Stage(
+        name=name,
+        title=title,
+        modules=(module,),
+        owns=(module,),
+        parameters=parameters,
+        variables={"views": "views that pass through together: batch times views of a page"},
+        calls=lambda sizes, workload: [{"views": _views(workload)}],
+        cost=cost,
+        working_set=largest,
+        run=run,
+    )
+
+
+def _views(workload: Workload) -> int:
+    return workload.batch_size * (workload.global_views + workload.local_views)
+
+
+def _vision_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Operator]:
+    return transformer_operators(sizes.vision, views)
+
+
+def _vision_parameters(sizes: VisionLanguageArchitecture) -> StageParameters:
+    parameters = transformer_parameters(sizes.vision)
+    unused = 2 * sizes.vision.hidden * sizes.vision.unused_norms
+    return StageParameters(total=parameters, active=parameters - unused, unused=unused)
+
+
+def _projector_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Operator]:
+    projector = sizes.projector
+    rows = views * projector.tokens
+    first = linear(rows, projector.inputs, projector.outputs, projector.bias)
+    others = linear(rows, projector.outputs, projector.outputs, projector.bias)
+    return [(first, 1), *([(others, projector.layers - 1)] if projector.layers > 1 else [])]
+
+
+def _projector_parameters(sizes: VisionLanguageArchitecture) -> StageParameters:
+    projector = sizes.projector
+    weights = (projector.inputs + (projector.layers - 1) * projector.outputs) * projector.outputs
+    parameters = weights + projector.layers * projector.outputs * projector.bias + projector.norm
+    return StageParameters(total=parameters, active=parameters)
+
+
+def _pixels(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> Any:
+    side = sizes.vision.image_size
+    return empty(model, _views(workload), CHANNELS, side, side)
+
+
+def _run_vision(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    model.get_submodule(_VISION)(_pixels(model, sizes, workload))
+
+
+def _run_forward(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
+    page = {"pixel_values": _pixels(model, sizes, workload)}
+    if workload.prompt_tokens < workload.image_tokens:
+        # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
+        model.model.get_image_features(**page)
+        page = {}
+    whole_pass(model, sizes.decoder, workload.batch_size, workload.prompt_tokens, 0, recorder, page)
+
+
+def _run_decode(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over one new token."""
+    whole_pass(model, sizes.decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
