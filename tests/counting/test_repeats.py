@@ -1,5 +1,6 @@
 """Layers that are alike are walked once, and layers that only look alike are not."""
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -92,6 +93,21 @@ def test_layers_that_differ_are_walked(other):
         model.layers[0](x)
         model.layers[1](x.to(other.inner.weight.dtype))
     assert Layer.calls == [0, 1]
+
+
+class Activated(Layer):
+    """Holds a function with arguments filled in, made anew for each layer."""
+
+    def __init__(self, index, approximate):
+        super().__init__(index, device="meta")
+        self.act = partial(nn.functional.gelu, approximate=approximate)
+
+
+@pytest.mark.parametrize(("others", "walked"), [("tanh", [0]), ("none", [0, 1])])
+def test_functions_with_arguments_filled_in_are_compared_by_these(others, walked):
+    model = Model([Activated(0, "tanh"), Activated(1, others), Activated(2, "tanh")])
+    count(model, torch.ones(3, 4, device="meta"))
+    assert Layer.calls == walked
 
 
 def test_calls_that_differ_are_walked():

@@ -162,6 +162,9 @@ def _plain_or_identity(value: Any) -> Any:
         return (type(value), value)
     if isinstance(value, (tuple, list)):
         return (type(value), tuple(_plain_or_identity(item) for item in value))
+    if type(value) is partial:
+        # A function with arguments filled in, such as an activation, is made anew for each layer.
+        return (partial, *map(_plain_or_identity, (value.func, value.args, [*value.keywords.items()])))
     return id(value)
 
 
