@@ -74,8 +74,8 @@ def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, de
         image_width=page[0],
         image_height=page[1],
         mode=OWN,
-        base_size=views.side,
-        image_size=views.side,
+        base_size=max(views.width, views.height),
+        image_size=max(views.width, views.height),
         global_views=views.global_views,
         local_views=views.local_views,
         tile_grid=views.tile_grid,
@@ -86,6 +86,7 @@ def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, de
         batch_size=config.batch_size,
         dtype=config.dtype,
         decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
+        view_size=None if views.width == views.height else (views.width, views.height),
     )
 
 

@@ -52,6 +52,8 @@ class Workload:
         Data type of weights, activations and key-value cache.
     decode_context : int
         Tokens that the reported decode step attends to, itself included.
+    view_size : tuple of int or None
+        Width and height of a view in pixels where it is no square of `base_size`.
     """
 
     image_width: int
@@ -69,6 +71,7 @@ class Workload:
     batch_size: int
     dtype: str
     decode_context: int
+    view_size: tuple[int, int] | None = None
 
     @property
     def decode_steps(self) -> int:
@@ -77,13 +80,17 @@ class Workload:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON knows them."""
-        return {**asdict(self), "tile_grid": list(self.tile_grid)}
+        view_size = None if self.view_size is None else list(self.view_size)
+        return {**asdict(self), "tile_grid": list(self.tile_grid), "view_size": view_size}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Workload:
         """Build a workload from what `to_dict` returned."""
         columns, rows = values["tile_grid"]
-        return cls(**{**values, "tile_grid": (columns, rows)})
+        # Documents from before views could be other than square do not say.
+        size = values.get("view_size")
+        view_size = None if size is None else (size[0], size[1])
+        return cls(**{**values, "tile_grid": (columns, rows), "view_size": view_size})
 
     @classmethod
     def from_json(cls, text: str) -> Workload:
@@ -119,7 +126,11 @@ class Workload:
 
     def hashed_fields(self) -> dict[str, Any]:
         """The fields that say what the work is; two workloads are the same work if these are equal."""
-        return {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
+        fields = {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
+        if self.view_size is None:
+            # Square views are what they were before there were others, and so are their hashes.
+            del fields["view_size"]
+        return fields
 
 
 def stable_hash(values: Mapping[str, Any]) -> str:

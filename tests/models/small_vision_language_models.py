@@ -1,7 +1,7 @@
 """Random small configurations of the families of a vision transformer, a projector and a language model."""
 
 from hypothesis import strategies as st
-from small_text_models import FEW, gemma3, llama, qwen2
+from small_text_models import FEW, WIDTH, gemma3, llama, qwen2
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
 IMAGE_TOKEN = 3
@@ -72,4 +72,57 @@ def internvl(draw):
     }  # fmt: skip
 
 
-KINDS = {"llava": llava(), "gemma3": gemma3_pages(), "internvl": internvl()}
+@st.composite
+def _qwen_text(draw, model_type):
+    text = draw(qwen2())
+    # The parts of a head that turn with time, height and width: half of it in all.
+    heads, half = text["num_attention_heads"], 4 * draw(FEW)
+    sections = [half // 4, half // 4, half // 2]
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    return text | {"model_type": model_type, "hidden_size": heads * 2 * half, "rope_parameters": rope}
+
+
+def _qwen(model_type, architecture, text, vision):
+    return {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN + 1,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
+def _qwen_vision(draw):
+    heads = draw(FEW)
+    return {"depth": draw(FEW), "num_heads": heads, "patch_size": 14, "spatial_merge_size": 2}, heads * 8 * draw(FEW)
+
+
+@st.composite
+def qwen2_vl(draw):
+    text = draw(_qwen_text("qwen2_vl_text"))
+    vision, width = draw(_qwen_vision())
+    vision |= {"embed_dim": width, "hidden_size": text["hidden_size"], "mlp_ratio": draw(FEW)}
+    vision["temporal_patch_size"] = 2
+    return _qwen("qwen2_vl", "Qwen2VLForConditionalGeneration", text, vision)
+
+
+@st.composite
+def qwen2_5_vl(draw):
+    text = draw(_qwen_text("qwen2_5_vl_text"))
+    vision, width = draw(_qwen_vision())
+    vision |= {"hidden_size": width, "out_hidden_size": text["hidden_size"], "intermediate_size": draw(WIDTH)}
+    vision |= {"window_size": draw(st.sampled_from([56, 112])), "temporal_patch_size": 2}
+    vision["fullatt_block_indexes"] = draw(st.lists(st.integers(0, vision["depth"] - 1), unique=True))
+    return _qwen("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", text, vision)
+
+
+KINDS = {
+    "llava": llava(),
+    "gemma3": gemma3_pages(),
+    "internvl": internvl(),
+    "qwen2_vl": qwen2_vl(),
+    "qwen2_5_vl": qwen2_5_vl(),
+}

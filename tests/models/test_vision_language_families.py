@@ -1,5 +1,7 @@
 """Families that read pages by a vision transformer: three ways of counting, torch's counter, the real processors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from small_vision_language_models import IMAGE_TOKEN, KINDS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, GotOcr2ImageProcessor
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
@@ -14,6 +17,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.families.internvl import tile_grid
 from stagemeter.models.family import all_parameters
+from stagemeter.models.native_vision import resized
 from stagemeter.models.registry import family_of
 from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
@@ -24,8 +28,8 @@ few = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reus
 @st.composite
 def requests(draw):
     return AnalysisConfig(
-        image_w=draw(st.integers(1, 500)),
-        image_h=draw(st.integers(1, 500)),
+        image_w=draw(st.integers(3, 500)),
+        image_h=draw(st.integers(3, 500)),
         text_tokens=draw(st.integers(1, 9)),
         new_tokens=draw(st.integers(1, 12)),
         batch_size=draw(st.integers(1, 2)),
@@ -76,14 +80,12 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
     workload = plan_request(request, described)
     expected = analytic_tier(described.family, described.architecture, workload).stages
     model = real_model(described.config)
-    views = workload.batch_size * (workload.global_views + workload.local_views)
-    pixels = torch.rand(views, 3, workload.base_size, workload.base_size)
     picture = torch.full((workload.batch_size, workload.image_tokens), IMAGE_TOKEN)
     ids = torch.cat([picture, torch.zeros(workload.batch_size, workload.text_tokens, dtype=torch.long)], dim=1)
-    kinds = {"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind == "gemma3" else {}
+    page = page_inputs(kind, described, workload, ids)
     with torch.no_grad():
         with FlopCounterMode(display=False) as forward:
-            out = model(input_ids=ids, pixel_values=pixels, use_cache=True, logits_to_keep=1, **kinds)
+            out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **page)
         assert forward.get_total_flops() == sum(
             count.cost.flops for name, count in expected.items() if name != "decode"
         )
@@ -92,6 +94,22 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
                 following = torch.zeros(workload.batch_size, 1, dtype=torch.long)
                 out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
+
+
+def page_inputs(kind, described, workload, ids):
+    """What the model's processor makes of the pages of a batch."""
+    if not kind.startswith("qwen"):
+        views = workload.batch_size * (workload.global_views + workload.local_views)
+        page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
+        return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind == "gemma3" else {})
+    vision = described.architecture.vision
+    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
+    return {
+        "pixel_values": torch.rand(int(grid.prod(-1).sum()), vision.patch_elements),
+        "image_grid_thw": grid,
+        "mm_token_type_ids": (ids == IMAGE_TOKEN).int(),
+    }
 
 
 def real_model(config):
@@ -108,6 +126,27 @@ def test_tiles_of_internvl_are_its_processors(width, height, most):
     views = processor.get_number_of_image_patches(height, width, {"patch_size": {"height": 448, "width": 448}})
     columns, rows = tile_grid(width, height, 448, most)
     assert views == (columns * rows + 1 if columns * rows > 1 else 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([3136, 12845056]))
+def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
+    vision = replace(describe_model("qwen2-vl-7b").architecture.vision, max_pixels=most)
+    try:
+        rows, columns = smart_resize(height, width, 28, vision.min_pixels, most)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times the other"):
+            resized(vision, width, height)
+    else:
+        assert resized(vision, width, height) == (columns, rows)
+
+
+def test_image_tokens_of_qwen():
+    processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 14 * 14 * 4 * 16384})
+    for model in ("qwen2-vl-7b", "qwen2.5-vl-7b"):
+        for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
+            workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
+            assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
 
 
 @pytest.mark.parametrize(("width", "height"), [(448, 448), (1654, 2339), (2339, 1654), (100, 3000), (31, 17)])

@@ -164,7 +164,7 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
     workload = metadata["workload"]
     versions = ", ".join(f"{package} {version}" for package, version in metadata["versions"].items())
     lines = [f"model: {metadata['model']} (architecture {metadata['architecture_hash']})"]
-    lines += [f"{key}: {value}" for key, value in workload.items()]
+    lines += [f"{key}: {value}" for key, value in workload.items() if value is not None]
     lines += [f"workload hash: {metadata['workload_hash']}", f"versions: {versions}"]
     return lines
 

@@ -130,8 +130,8 @@ class PageViews:
     ----------
     global_views, local_views : int
         Views of the page as a whole, and of its tiles.
-    side : int
-        Side of each in pixels.
+    width, height : int
+        Size of each in pixels.
     tile_grid : tuple of int
         Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
     image_tokens : int
@@ -140,7 +140,8 @@ class PageViews:
 
     global_views: int
     local_views: int
-    side: int
+    width: int
+    height: int
     tile_grid: tuple[int, int]
     image_tokens: int
 

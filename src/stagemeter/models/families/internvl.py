@@ -56,7 +56,8 @@ def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageVi
     tiles = columns * rows
     # A page that is cut is also looked at as a whole.
     views = tiles + 1 if tiles > 1 else 1
-    return PageViews(1, views - 1, sizes.vision.image_size, (columns, rows), views * sizes.projector.tokens)
+    side = sizes.vision.image_size
+    return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.projector.tokens)
 
 
 def tile_grid(width: int, height: int, side: int, most: int = _MOST_TILES) -> tuple[int, int]:

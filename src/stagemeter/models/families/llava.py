@@ -44,7 +44,8 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    return PageViews(1, 0, sizes.vision.image_size, (1, 1), sizes.projector.tokens)
+    side = sizes.vision.image_size
+    return PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens)
 
 
 FAMILY = vision_language_family(

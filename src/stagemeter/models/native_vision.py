@@ -1,0 +1,188 @@
+"""Vision transformers that take a page at its own resolution: sizes, parameters and closed forms.
+
+A page is resized to whole blocks of patches; neighbouring patches are merged to one token at the end. Attention is
+within a view, and in some models within windows of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from stagemeter.cost import Cost
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import (
+    Operator,
+    convolution,
+    feed_forward,
+    gated_feed_forward,
+    linear,
+    repeated,
+    self_attention,
+)
+from stagemeter.models.vision import CHANNELS
+
+#: How many times longer one side of a page may be than the other, as the processors have it.
+_LONGEST_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class NativeVision:
+    """A vision transformer over pages at their own resolution, with the layers that merge patches to tokens.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate : int
+        Width, depth, attention heads and width of the feed-forward network.
+    gated : bool
+        Whether the feed-forward network has a gate.
+    norm_bias : bool
+        Whether norms have a bias besides their weight.
+    patch_size, temporal_patch_size : int
+        Side of a patch in pixels, and the pictures that one patch spans; a single picture is repeated.
+    merge_size : int
+        Patches per side that become one token.
+    window_size : int
+        Side of an attention window in pixels; 0 where there are none.
+    full_layers : int
+        Layers that attend to the whole view.
+    outputs : int
+        Width of the tokens.
+    min_pixels, max_pixels : int
+        Between which a page is resized.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    gated: bool
+    norm_bias: bool
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    window_size: int
+    full_layers: int
+    outputs: int
+    min_pixels: int
+    max_pixels: int
+
+    @property
+    def block(self) -> int:
+        """Side in pixels of what becomes one token."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def patch_elements(self) -> int:
+        """Elements of one patch."""
+        return CHANNELS * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def merged(self) -> int:
+        """Width of the patches that become one token, side by side."""
+        return self.hidden * self.merge_size**2
+
+
+def resized(vision: NativeVision, width: int, height: int) -> tuple[int, int]:
+    """Width and height that a page is resized to: whole blocks, within the limits, its shape kept as well as may be.
+
+    Source: transformers, ``image_processing_pil_qwen2_vl.py``, ``smart_resize``.
+
+    Raises
+    ------
+    StagemeterError
+        If one side is more than 200 times the other, which the processors refuse.
+    """
+    if max(width, height) > _LONGEST_PAGE * min(width, height):
+        raise StagemeterError(
+            f"a page of {width} x {height} pixels: this model takes none with one side more than {_LONGEST_PAGE} times "
+            "the other"
+        )
+    block = vision.block
+    columns, rows = (round(side / block) * block for side in (width, height))
+    if columns * rows > vision.max_pixels:
+        shrink = math.sqrt(width * height / vision.max_pixels)
+        columns, rows = (max(block, math.floor(side / shrink / block) * block) for side in (width, height))
+    elif columns * rows < vision.min_pixels:
+        stretch = math.sqrt(vision.min_pixels / (width * height))
+        columns, rows = (math.ceil(side * stretch / block) * block for side in (width, height))
+    return columns, rows
+
+
+def patches_of(vision: NativeVision, width: int, height: int) -> int:
+    """Patches of a view of some size."""
+    return (width // vision.patch_size) * (height // vision.patch_size)
+
+
+def window_pairs(vision: NativeVision, width: int, height: int) -> int:
+    """Pairs of patches that attend to one another within the windows of a view; those at its edges are smaller."""
+    if not vision.window_size:
+        return 0
+    span = vision.window_size // vision.block
+
+    def squares(side: int) -> int:
+        tokens = side // vision.block
+        return (tokens // span) * span**2 + (tokens % span) ** 2
+
+    return squares(width) * squares(height) * vision.merge_size**4
+
+
+def native_operators(vision: NativeVision, views: int, patches: int, pairs: int) -> list[Operator]:
+    """Operators of the transformer over some views, the merging left out.
+
+    Parameters
+    ----------
+    vision : NativeVision
+        Sizes.
+    views, patches : int
+        Views, and patches of each.
+    pairs : int
+        See `window_pairs`.
+    """
+    rows, width = views * patches, vision.hidden
+    embedding = convolution(
+        positions=rows,
+        input_elements=rows * vision.patch_elements,
+        inputs=CHANNELS,
+        outputs=width,
+        kernel_area=vision.temporal_patch_size * vision.patch_size**2,
+    )
+    feed = gated_feed_forward(rows, width, vision.intermediate, bias=True) if vision.gated else None
+    others = [
+        linear(rows, width, 3 * width, bias=True),
+        linear(rows, width, width, bias=True),
+        *(feed or feed_forward(rows, width, vision.intermediate)),
+    ]
+    whole = self_attention(patches, patches, vision.heads, width // vision.heads)
+    # All windows of a layer together: they are of several sizes, and small beside the layer's other operators.
+    macs = 2 * views * pairs * width
+    windows = Cost(macs=macs, macs_causal=macs, activations=rows * width, activation_reads=3 * rows * width)
+    return [
+        (embedding, 1),
+        *repeated(others, vision.layers),
+        *([(whole, views * vision.full_layers)] if vision.full_layers else []),
+        *repeated([windows], vision.layers - vision.full_layers),
+    ]
+
+
+def merger_operators(vision: NativeVision, tokens: int) -> list[Operator]:
+    """Operators of the two layers that merge patches to some tokens."""
+    return [
+        (linear(tokens, vision.merged, vision.merged, bias=True), 1),
+        (linear(tokens, vision.merged, vision.outputs, bias=True), 1),
+    ]
+
+
+def native_parameters(vision: NativeVision) -> int:
+    """Parameters of the transformer, the merging left out."""
+    width, between = vision.hidden, vision.intermediate
+    norm = width * (1 + vision.norm_bias)
+    feed = 3 * width * between + 2 * between + width if vision.gated else 2 * width * between + between + width
+    layer = 4 * width**2 + 4 * width + feed + 2 * norm
+    return vision.patch_elements * width + layer * vision.layers
+
+
+def merger_parameters(vision: NativeVision) -> int:
+    """Parameters of the two layers that merge patches, and of the norm before them."""
+    norm = vision.hidden * (1 + vision.norm_bias)
+    return norm + (vision.merged + 1) * vision.merged + (vision.merged + 1) * vision.outputs
