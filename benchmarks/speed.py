@@ -24,7 +24,10 @@ import psutil
 
 PAGE = Path(__file__).parents[1] / "examples" / "page.png"
 MODEL_IMPORTS = "import torch, transformers.models.unlimited_ocr.modeling_unlimited_ocr"
+LARGE_IMPORTS = "import torch, transformers.models.deepseek_v3.modeling_deepseek_v3"
 ANALYZE = [sys.executable, "-m", "stagemeter", "analyze", "--image", str(PAGE)]
+#: A configuration of 671 billion parameters.
+ANALYZE_LARGE = [sys.executable, "-m", "stagemeter", "analyze", "--model", "deepseek-v3", "--seq-len", "4096"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +75,15 @@ def engine(repeats: int) -> Figure:
 
     def ours() -> float:
         start = time.perf_counter()
-        isolated_tier(FAMILY.stages, session.model, workload)
-        extracted_tier(FAMILY, session.model, workload)
+        isolated_tier(FAMILY.stages, session.model, session.architecture, workload)
+        extracted_tier(FAMILY, session.model, session.architecture, workload)
         analytic_tier(FAMILY, session.architecture, workload)
         return time.perf_counter() - start
 
     def theirs() -> float:
         start = time.perf_counter()
         with torch.no_grad(), AssertionsHold(), FlopCounterMode(display=False):
-            FAMILY.whole_passes["forward"](session.model, workload, NoRecorder())
+            FAMILY.whole_passes["forward"](session.model, session.architecture, workload, NoRecorder())
         return time.perf_counter() - start
 
     mine, other, ratio = paired(ours, theirs, repeats)
@@ -142,6 +145,18 @@ def commands(repeats: int) -> list[Figure]:
         figures.append(
             Figure("peak resident memory of analyze, all its processes", f"{peak / 2**20:.0f} MiB", "1024 MiB")
         )
+        mine, other, ratio = paired(
+            lambda: command([*ANALYZE_LARGE, "--no-track"], folder), python(LARGE_IMPORTS), repeats
+        )
+        figures.append(
+            Figure(
+                f"deepseek-v3: analyze --no-track ({mine:.2f} s) / imports of the model ({other:.2f} s)",
+                f"{ratio:.2f} x",
+                "2 x",
+            )
+        )
+        peak = max(peak_memory([*ANALYZE_LARGE, "--no-track"], folder) for _ in range(repeats))
+        figures.append(Figure("deepseek-v3: peak resident memory of analyze", f"{peak / 2**20:.0f} MiB", "1536 MiB"))
         estimate = statistics.median(command([*ANALYZE, "--no-track", "--estimate"], folder) for _ in range(repeats))
         figures.append(Figure("analyze --no-track --estimate, from process start", f"{estimate:.2f} s", "no torch"))
     bare = statistics.median(import_seconds() for _ in range(max(5, repeats)))

@@ -191,6 +191,40 @@ def square(settings: Settings, key: str) -> int:
     return settings.whole(key)
 
 
+def vision_transformer(sizes: Settings, **changes: Any) -> VisionTransformer:
+    """Vision transformer of the sizes that most configurations give it.
+
+    Parameters
+    ----------
+    sizes : Settings
+        Configuration with ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``,
+        ``patch_size`` and ``image_size``.
+    **changes
+        What the family does its own way, see `VisionTransformer`.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
+    sizes.split("hidden_size", "num_attention_heads")
+    return VisionTransformer(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=square(sizes, "patch_size"),
+        image_size=square(sizes, "image_size"),
+        **changes,
+    )
+
+
+def one_view(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
+    """What a page of any size becomes where the processor brings it to the one view that the encoder takes."""
+    side = sizes.vision.image_size
+    return PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens)
+
+
 @cache
 def _adapter() -> TypeAdapter[VisionLanguageArchitecture]:
     from pydantic import TypeAdapter
@@ -236,8 +270,7 @@ def _vision_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Ope
 
 def _vision_parameters(sizes: VisionLanguageArchitecture) -> StageParameters:
     parameters = transformer_parameters(sizes.vision)
-    unused = 2 * sizes.vision.hidden * sizes.vision.unused_norms
-    return StageParameters(total=parameters, active=parameters - unused, unused=unused)
+    return StageParameters(total=parameters, active=parameters)
 
 
 def _projector_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Operator]:

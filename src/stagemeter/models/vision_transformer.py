@@ -28,8 +28,6 @@ class VisionTransformer:
         Whether the results of attention and feed-forward network are scaled by learned factors, two per layer.
     outer_norms : int
         Norms before and after all layers.
-    unused_norms : int
-        Those of them whose result nothing uses.
     """
 
     hidden: int
@@ -43,7 +41,6 @@ class VisionTransformer:
     attention_bias: bool = True
     layer_scale: bool = False
     outer_norms: int = 1
-    unused_norms: int = 0
 
     @property
     def side(self) -> int:

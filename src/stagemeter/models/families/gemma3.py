@@ -9,33 +9,22 @@ from __future__ import annotations
 import math
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.family import PageViews
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
+    one_view,
     part,
-    square,
     text_decoder,
     vision_language_family,
+    vision_transformer,
 )
-from stagemeter.models.vision_transformer import VisionTransformer
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
     sizes.refuse("vision_use_head", True, "Gemma 3's encoder has no pooling head")
-    sizes.split("hidden_size", "num_attention_heads")
-    vision = VisionTransformer(
-        hidden=sizes.whole("hidden_size"),
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
-        patch_size=square(sizes, "patch_size"),
-        image_size=square(sizes, "image_size"),
-        class_token=False,
-        patch_bias=True,
-    )
+    vision = vision_transformer(sizes, class_token=False, patch_bias=True)
     tokens = settings.whole("mm_tokens_per_image")
     if math.isqrt(tokens) ** 2 != tokens or vision.side % math.isqrt(tokens):
         raise StagemeterError(
@@ -46,17 +35,12 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
-def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    side = sizes.vision.image_size
-    return PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens)
-
-
 FAMILY = vision_language_family(
     name="gemma3",
     title="Gemma 3: one view through SigLIP, pooled; decoder with sliding windows",
     model_type="gemma3",
     read=_read,
-    views=_views,
+    views=one_view,
     shipped={"gemma-3-4b": "gemma_3_4b.json"},
     notes=(
         "tokens of one picture attend to one another both ways; flops_causal halves them like text",

@@ -11,11 +11,10 @@ from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     part,
-    square,
     text_decoder,
     vision_language_family,
+    vision_transformer,
 )
-from stagemeter.models.vision_transformer import VisionTransformer
 
 #: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
 _MOST_TILES = 12
@@ -30,15 +29,9 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
             settings.refuse(key, settings.values[key], f"this family is made for {kept}")
     for key, refused in (("use_qk_norm", True), ("use_mask_token", True), ("norm_type", "rms_norm")):
         sizes.refuse(key, refused, "the encoder of 6 billion parameters is not part of this family")
-    sizes.split("hidden_size", "num_attention_heads")
     mean = sizes.flag("use_mean_pooling", default=True)
-    vision = VisionTransformer(
-        hidden=sizes.whole("hidden_size"),
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
-        patch_size=square(sizes, "patch_size"),
-        image_size=square(sizes, "image_size"),
+    vision = vision_transformer(
+        sizes,
         class_token=True,
         patch_bias=True,
         attention_bias=sizes.flag("attention_bias", default=False),

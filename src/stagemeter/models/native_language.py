@@ -1,0 +1,222 @@
+"""Families whose encoder takes a page at its own resolution, merges patches to tokens, and hands them to a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.models.blocks import Operator, sum_of, working_set
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
+from stagemeter.models.family import CacheRecorder, Family, PageViews, Stage, StageParameters, Variables
+from stagemeter.models.native_vision import (
+    NativeVision,
+    merger_operators,
+    merger_parameters,
+    native_operators,
+    native_parameters,
+    patches_of,
+    resized,
+    window_pairs,
+)
+from stagemeter.workload import Workload, stable_hash
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_VISION = "model.visual"
+_EMBEDDING, _BLOCKS, _MERGER = f"{_VISION}.patch_embed", f"{_VISION}.blocks", f"{_VISION}.merger"
+
+
+@dataclass(frozen=True, slots=True)
+class NativeArchitecture:
+    """Sizes of an encoder at native resolution and a language model.
+
+    Attributes
+    ----------
+    vision : NativeVision
+        The encoder.
+    decoder : Decoder
+        The language model.
+    """
+
+    vision: NativeVision
+    decoder: Decoder
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal sizes."""
+        return stable_hash(asdict(self))
+
+
+def native_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    read: Callable[[Mapping[str, Any], str], NativeArchitecture],
+    shipped: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Family[NativeArchitecture]:
+    """Make a family of models whose encoder takes a page at its own resolution.
+
+    Parameters
+    ----------
+    name, title : str
+        Name of the family, and what it is in a few words.
+    model_types : sequence of str
+        ``model_type`` of the configurations that it takes.
+    read : callable
+        Reads the sizes from a configuration; the second argument says where it is from.
+    shipped : mapping
+        Files in ``models/configs`` by the names that their models are asked for by.
+    notes : sequence of str
+        What one should know about how its numbers come about.
+    """
+    configs = resources.files("stagemeter.models") / "configs"
+    vit, merger = _stages()
+    return Family(
+        name=name,
+        title=title,
+        reads_pages=True,
+        views=_page_views,
+        takes=lambda config: config.get("model_type") in model_types,
+        architecture_from_config=read,
+        build=lambda sizes, config: build_from_settings(config),
+        shipped={model: configs / file for model, file in shipped.items()},
+        decoder=lambda sizes: sizes.decoder,
+        stages=(
+            vit,
+            merger,
+            *decoder_stages(lambda sizes: sizes.decoder, DecoderModules("model.language_model", "lm_head")),
+        ),
+        other_parameters=lambda sizes: {},
+        architecture_from_sizes=lambda sizes: _adapter().validate_python(sizes),
+        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        notes=tuple(notes),
+    )
+
+
+def _stages() -> tuple[Stage[NativeArchitecture], Stage[NativeArchitecture]]:
+    vit: Stage[NativeArchitecture] = Stage(
+        name="vit",
+        title="vision transformer over the patches of the page",
+        modules=(_EMBEDDING, _BLOCKS),
+        owns=(_EMBEDDING, _BLOCKS),
+        parameters=lambda sizes: _all_active(native_parameters(sizes.vision)),
+        variables={
+            "views": "pages: batch_size",
+            "patches": "patches of one page",
+            "window_pairs": "pairs of patches within the windows of one page; 0 without windows",
+        },
+        calls=_calls,
+        cost=lambda sizes, variables: sum_of(_vision(sizes, variables)),
+        working_set=lambda sizes, variables: working_set(_vision(sizes, variables)),
+        run=_run_vision,
+    )
+    merger: Stage[NativeArchitecture] = Stage(
+        name="merger",
+        title="neighbouring patches merged to tokens of the decoder's width",
+        modules=(_MERGER,),
+        owns=(_MERGER,),
+        parameters=lambda sizes: _all_active(merger_parameters(sizes.vision)),
+        variables={"tokens": "batch_size * image_tokens"},
+        calls=_merger_calls,
+        cost=lambda sizes, variables: sum_of(_merger(sizes, variables)),
+        working_set=lambda sizes, variables: working_set(_merger(sizes, variables)),
+        run=_run_merger,
+    )
+    return vit, merger
+
+
+def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
+    columns, rows = resized(sizes.vision, width, height)
+    return PageViews(1, 0, columns, rows, (1, 1), patches_of(sizes.vision, columns, rows) // sizes.vision.merge_size**2)
+
+
+def _view_size(workload: Workload) -> tuple[int, int]:
+    return workload.view_size or (workload.base_size, workload.base_size)
+
+
+def _calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
+    size = _view_size(workload)
+    return [
+        {
+            "views": workload.batch_size,
+            "patches": patches_of(sizes.vision, *size),
+            "window_pairs": window_pairs(sizes.vision, *size),
+        }
+    ]
+
+
+def _merger_calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
+    return [{"tokens": workload.batch_size * workload.image_tokens}]
+
+
+def _vision(sizes: NativeArchitecture, variables: Variables) -> list[Operator]:
+    return native_operators(sizes.vision, variables["views"], variables["patches"], variables["window_pairs"])
+
+
+def _merger(sizes: NativeArchitecture, variables: Variables) -> list[Operator]:
+    return merger_operators(sizes.vision, variables["tokens"])
+
+
+def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
+    """What the encoder takes of the pages of a batch; what says where patches are is worked out on the CPU."""
+    import torch
+    from transformers.vision_utils import get_vision_window_index
+
+    vision = sizes.vision
+    width, height = _view_size(workload)
+    grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
+    patches = workload.batch_size * patches_of(vision, width, height)
+    page = {
+        "pixel_values": empty(model, patches, vision.patch_elements),
+        "grid_thw": grid,
+        "position_ids": torch.zeros(patches, 2, dtype=torch.long, device=model.device),
+    }
+    if vision.window_size:
+        index, lengths = get_vision_window_index(grid, vision.merge_size, vision.window_size, vision.patch_size)
+        page |= {"window_index": index.to(model.device), "cu_window_seqlens": lengths}
+    return page
+
+
+def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    page = _page(model, sizes, workload)
+    model.get_submodule(_VISION)(page.pop("pixel_values"), **page)
+
+
+def _run_merger(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
+    model.get_submodule(_MERGER)(empty(model, patches, sizes.vision.hidden))
+
+
+def _run_forward(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
+    found = _page(model, sizes, workload)
+    # Given to the whole model, what is the encoder's is named so.
+    page = {name if name == "pixel_values" else f"image_{name}": value for name, value in found.items()}
+    if workload.prompt_tokens < workload.image_tokens:
+        # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
+        model.model.get_image_features(**page)
+        page = {}
+    whole_pass(model, sizes.decoder, workload.batch_size, workload.prompt_tokens, 0, recorder, page)
+
+
+def _run_decode(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+    """One pass of the whole model over one new token."""
+    whole_pass(model, sizes.decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
+
+
+def _all_active(parameters: int) -> StageParameters:
+    return StageParameters(total=parameters, active=parameters)
+
+
+@cache
+def _adapter() -> TypeAdapter[NativeArchitecture]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(NativeArchitecture)
