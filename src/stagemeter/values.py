@@ -39,6 +39,9 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
         # The model's own processor decides what the mode would.
         del values["crop_mode"]
         values |= {key: workload[key] for key in ("mode", "base_size", "image_size")}
+    if workload.get("view_size") is not None:
+        del values["base_size"], values["image_size"]
+        values["view_size"] = "x".join(map(str, workload["view_size"]))
     if not workload["global_views"]:
         # A model that reads text alone leaves aside what is said of pages.
         values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}

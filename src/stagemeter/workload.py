@@ -31,7 +31,7 @@ class Workload:
         Name of the resolution mode, ``custom`` if the sizes match none, `TEXT` where the model reads text
         alone, `OWN` where its own processor decides the views.
     base_size : int
-        Side of the global view in pixels.
+        Side of the global view in pixels; its longer side where it is no square.
     image_size : int
         Side of a local tile in pixels.
     global_views, local_views : int
