@@ -119,7 +119,32 @@ def qwen2_5_vl(draw):
     return _qwen("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", text, vision)
 
 
+@st.composite
+def got_ocr2(draw):
+    text = draw(qwen2())
+    heads, patch, layers = draw(FEW), draw(st.sampled_from([4, 6])), draw(FEW)
+    return {
+        "architectures": ["GotOcr2ForConditionalGeneration"],
+        "model_type": "got_ocr2",
+        "text_config": text,
+        "vision_config": {
+            "hidden_size": heads * 4 * draw(FEW),
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "mlp_dim": draw(st.integers(1, 30)),
+            "output_channels": draw(st.integers(1, 9)),
+            "patch_size": patch,
+            "image_size": patch * draw(st.integers(1, 9)),
+            "window_size": draw(st.integers(2, 5)),
+            "global_attn_indexes": draw(st.lists(st.integers(0, layers - 1), unique=True)),
+        },
+        "image_token_index": IMAGE_TOKEN,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
 KINDS = {
+    "got_ocr2": got_ocr2(),
     "llava": llava(),
     "gemma3": gemma3_pages(),
     "internvl": internvl(),

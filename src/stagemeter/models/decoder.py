@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
 from stagemeter.models.blocks import Operator, linear, repeated, sum_of, working_set
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
-from stagemeter.workload import stable_hash
+from stagemeter.models.sizes import Sizes, sizes_reader
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Decoder:
+class Decoder(Sizes):
     """A language model that generates text: embedding, layers, a norm and an output head.
 
     Attributes
@@ -65,11 +63,6 @@ class Decoder:
     tied: bool = False
 
     @property
-    def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))
-
-    @property
     def window(self) -> int:
         """Tokens that a token attends to at most in layers that limit them; 0 where no layer does."""
         return max(layer.attention.window for layer in self.layers)
@@ -87,16 +80,8 @@ class Decoder:
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
 
-def decoder_from_sizes(sizes: Mapping[str, Any]) -> Decoder:
-    """Build a decoder from its sizes as plain data, as ``dataclasses.asdict`` and JSON give them."""
-    return _adapter().validate_python(sizes)
-
-
-@cache
-def _adapter() -> TypeAdapter[Decoder]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Decoder)
+#: Builds a decoder from its sizes as plain data.
+decoder_from_sizes = sizes_reader(Decoder)
 
 
 def _smaller(one: int, other: int) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagemeter.models.blocks import Operator, sum_of, working_set
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
-from stagemeter.models.family import CacheRecorder, Family, PageViews, Stage, StageParameters, Variables
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.family import Family, PageViews, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
     merger_operators,
@@ -23,17 +21,16 @@ from stagemeter.models.native_vision import (
     resized,
     window_pairs,
 )
-from stagemeter.workload import Workload, stable_hash
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from stagemeter.models.page_stages import page_passes, page_stage
+from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.workload import Workload
 
 _VISION = "model.visual"
 _EMBEDDING, _BLOCKS, _MERGER = f"{_VISION}.patch_embed", f"{_VISION}.blocks", f"{_VISION}.merger"
 
 
 @dataclass(frozen=True, slots=True)
-class NativeArchitecture:
+class NativeArchitecture(Sizes):
     """Sizes of an encoder at native resolution and a language model.
 
     Attributes
@@ -46,11 +43,6 @@ class NativeArchitecture:
 
     vision: NativeVision
     decoder: Decoder
-
-    @property
-    def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))
 
 
 def native_family(
@@ -77,7 +69,6 @@ def native_family(
         What one should know about how its numbers come about.
     """
     configs = resources.files("stagemeter.models") / "configs"
-    vit, merger = _stages()
     return Family(
         name=name,
         title=title,
@@ -89,47 +80,37 @@ def native_family(
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda sizes: sizes.decoder,
         stages=(
-            vit,
-            merger,
+            page_stage(
+                name="vit",
+                title="vision transformer over the patches of the page",
+                modules=(_EMBEDDING, _BLOCKS),
+                operators=lambda sizes, values: native_operators(sizes.vision, **values),
+                parameters=lambda sizes: native_parameters(sizes.vision),
+                variables={
+                    "views": "pages: batch_size",
+                    "patches": "patches of one page",
+                    "pairs": "pairs of patches within the windows of one page; 0 without windows",
+                },
+                calls=_calls,
+                run=_run_vision,
+            ),
+            page_stage(
+                name="merger",
+                title="neighbouring patches merged to tokens of the decoder's width",
+                modules=(_MERGER,),
+                operators=lambda sizes, values: merger_operators(sizes.vision, **values),
+                parameters=lambda sizes: merger_parameters(sizes.vision),
+                variables={"tokens": "batch_size * image_tokens"},
+                calls=lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
+                run=_run_merger,
+            ),
             *decoder_stages(lambda sizes: sizes.decoder, DecoderModules("model.language_model", "lm_head")),
         ),
         other_parameters=lambda sizes: {},
-        architecture_from_sizes=lambda sizes: _adapter().validate_python(sizes),
-        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        architecture_from_sizes=sizes_reader(NativeArchitecture),
+        whole_passes=page_passes(lambda sizes: sizes.decoder, _named_page),
         notes=tuple(notes),
     )
-
-
-def _stages() -> tuple[Stage[NativeArchitecture], Stage[NativeArchitecture]]:
-    vit: Stage[NativeArchitecture] = Stage(
-        name="vit",
-        title="vision transformer over the patches of the page",
-        modules=(_EMBEDDING, _BLOCKS),
-        owns=(_EMBEDDING, _BLOCKS),
-        parameters=lambda sizes: _all_active(native_parameters(sizes.vision)),
-        variables={
-            "views": "pages: batch_size",
-            "patches": "patches of one page",
-            "window_pairs": "pairs of patches within the windows of one page; 0 without windows",
-        },
-        calls=_calls,
-        cost=lambda sizes, variables: sum_of(_vision(sizes, variables)),
-        working_set=lambda sizes, variables: working_set(_vision(sizes, variables)),
-        run=_run_vision,
-    )
-    merger: Stage[NativeArchitecture] = Stage(
-        name="merger",
-        title="neighbouring patches merged to tokens of the decoder's width",
-        modules=(_MERGER,),
-        owns=(_MERGER,),
-        parameters=lambda sizes: _all_active(merger_parameters(sizes.vision)),
-        variables={"tokens": "batch_size * image_tokens"},
-        calls=_merger_calls,
-        cost=lambda sizes, variables: sum_of(_merger(sizes, variables)),
-        working_set=lambda sizes, variables: working_set(_merger(sizes, variables)),
-        run=_run_merger,
-    )
-    return vit, merger
 
 
 def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
@@ -147,21 +128,9 @@ def _calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
         {
             "views": workload.batch_size,
             "patches": patches_of(sizes.vision, *size),
-            "window_pairs": window_pairs(sizes.vision, *size),
+            "pairs": window_pairs(sizes.vision, *size),
         }
     ]
-
-
-def _merger_calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
-    return [{"tokens": workload.batch_size * workload.image_tokens}]
-
-
-def _vision(sizes: NativeArchitecture, variables: Variables) -> list[Operator]:
-    return native_operators(sizes.vision, variables["views"], variables["patches"], variables["window_pairs"])
-
-
-def _merger(sizes: NativeArchitecture, variables: Variables) -> list[Operator]:
-    return merger_operators(sizes.vision, variables["tokens"])
 
 
 def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
@@ -184,39 +153,17 @@ def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str
     return page
 
 
-def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+def _named_page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
+    """The same for the whole model, where what is the encoder's is named so."""
+    page = _page(model, sizes, workload)
+    return {name if name == "pixel_values" else f"image_{name}": value for name, value in page.items()}
+
+
+def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload) -> None:
     page = _page(model, sizes, workload)
     model.get_submodule(_VISION)(page.pop("pixel_values"), **page)
 
 
-def _run_merger(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_merger(model: Any, sizes: NativeArchitecture, workload: Workload) -> None:
     patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
     model.get_submodule(_MERGER)(empty(model, patches, sizes.vision.hidden))
-
-
-def _run_forward(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
-    found = _page(model, sizes, workload)
-    # Given to the whole model, what is the encoder's is named so.
-    page = {name if name == "pixel_values" else f"image_{name}": value for name, value in found.items()}
-    if workload.prompt_tokens < workload.image_tokens:
-        # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
-        model.model.get_image_features(**page)
-        page = {}
-    whole_pass(model, sizes.decoder, workload.batch_size, workload.prompt_tokens, 0, recorder, page)
-
-
-def _run_decode(model: Any, sizes: NativeArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over one new token."""
-    whole_pass(model, sizes.decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
-
-
-def _all_active(parameters: int) -> StageParameters:
-    return StageParameters(total=parameters, active=parameters)
-
-
-@cache
-def _adapter() -> TypeAdapter[NativeArchitecture]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(NativeArchitecture)

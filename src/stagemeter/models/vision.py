@@ -131,15 +131,26 @@ def sam_cost(sam: SamArchitecture, group: ViewGroup) -> Cost:
     Sources: segment-anything, ``image_encoder.py`` (windows, decomposed relative positions, neck); transformers,
     ``modeling_unlimited_ocr.py``, ``UnlimitedOcrSamVisionEncoder``.
     """
-    return sum_of(_sam_operators(sam, group))
+    return sum_of([*sam_encoder(sam, group), *sam_downsampling(sam, group)])
 
 
 def sam_working_set(sam: SamArchitecture, group: ViewGroup) -> int:
     """Elements that the most demanding operator of SAM's encoder reads and writes, see `blocks.working_set`."""
-    return working_set(_sam_operators(sam, group))
+    return working_set([*sam_encoder(sam, group), *sam_downsampling(sam, group)])
 
 
-def _sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
+def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> list[Operator]:
+    """Operators of one call of SAM's own encoder, its neck included.
+
+    Parameters
+    ----------
+    sam : SamArchitecture
+        Sizes.
+    group : ViewGroup
+        The views.
+    fused : bool
+        Whether attention runs as one operator; else its scores are written and read.
+    """
     patches = group.views * group.grid**2
     embedding = convolution(
         positions=patches,
@@ -151,19 +162,33 @@ def _sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
     )
     # The grid is padded to whole windows for attention; (padded grid / window)^2 windows of window^2 patches.
     padded_patches = group.views * group.padded_grid**2
-    windowed = _sam_attention(sam, padded_patches, sam.window_size)
-    whole = _sam_attention(sam, patches, group.grid)
+    windowed = _sam_attention(sam, padded_patches, sam.window_size, fused)
+    whole = _sam_attention(sam, patches, group.grid, fused)
     global_layers = len(sam.global_layers)
     return [
         (embedding, 1),
         *repeated(windowed, sam.layers - global_layers),
         *repeated(whole, global_layers),
         *repeated(feed_forward(patches, sam.hidden, sam.intermediate), sam.layers),
-        *repeated(_sam_neck(sam, group), 1),
+        (convolution(patches, patches * sam.hidden, sam.hidden, sam.neck, kernel_area=1), 1),
+        (convolution(patches, patches * sam.neck, sam.neck, sam.neck, kernel_area=_NECK_KERNEL**2), 1),
     ]
 
 
-def _sam_attention(sam: SamArchitecture, patches: int, side: int) -> list[Cost]:
+def sam_downsampling(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of the two strided convolutions behind SAM's neck."""
+    patches = group.views * group.grid**2
+    half = group.views * group.half_grid**2
+    quarter = group.views * group.quarter_grid**2
+    first, second = sam.downsample_channels
+    area = _NECK_KERNEL**2
+    return [
+        (convolution(half, patches * sam.neck, sam.neck, first, kernel_area=area), 1),
+        (convolution(quarter, half * first, first, second, kernel_area=area), 1),
+    ]
+
+
+def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -> list[Cost]:
     """Attention of one layer over `patches` patches in square sequences of `side` by `side`."""
     # Decomposed relative positions: each query meets one vector per row, and one per column, of its sequence. They
     # are gathered from a table of (side, side, head width) that is read once, however many sequences there are.
@@ -173,30 +198,23 @@ def _sam_attention(sam: SamArchitecture, patches: int, side: int) -> list[Cost]:
         activations=patches * side * sam.heads,
         activation_reads=patches * sam.hidden + side**2 * sam.head_width,
     )
+    attention = self_attention(patches, side**2, sam.heads, sam.head_width, biased=fused)
+    scores = patches * side**2 * sam.heads
     return [
         linear(patches, sam.hidden, 3 * sam.hidden, bias=True),
         *[relative_positions] * 2,
-        self_attention(patches, side**2, sam.heads, sam.head_width, biased=True),
+        attention if fused else attention + Cost(activations=scores, activation_reads=scores),
         linear(patches, sam.hidden, sam.hidden, bias=True),
     ]
 
 
-def _sam_neck(sam: SamArchitecture, group: ViewGroup) -> list[Cost]:
-    patches = group.views * group.grid**2
-    half = group.views * group.half_grid**2
-    quarter = group.views * group.quarter_grid**2
-    first, second = sam.downsample_channels
-    area = _NECK_KERNEL**2
-    return [
-        convolution(patches, patches * sam.hidden, sam.hidden, sam.neck, kernel_area=1),
-        convolution(patches, patches * sam.neck, sam.neck, sam.neck, kernel_area=area),
-        convolution(half, patches * sam.neck, sam.neck, first, kernel_area=area),
-        convolution(quarter, half * first, first, second, kernel_area=area),
-    ]
-
-
 def sam_parameters(sam: SamArchitecture) -> int:
-    """Parameters of SAM's encoder: weights, biases, norms, absolute and relative positions."""
+    """Parameters of SAM's encoder and of the two strided convolutions behind it."""
+    return sam_encoder_parameters(sam) + sam_downsampling_parameters(sam)
+
+
+def sam_encoder_parameters(sam: SamArchitecture) -> int:
+    """Parameters of SAM's own encoder: weights, biases, norms, absolute and relative positions, and the neck."""
     grid = sam.pretrain_size // sam.patch_size
     width, intermediate = sam.hidden, sam.intermediate
     embedding = CHANNELS * sam.patch_size**2 * width + width + grid**2 * width
@@ -206,10 +224,14 @@ def sam_parameters(sam: SamArchitecture) -> int:
         2 * (2 * (grid if index in sam.global_layers else sam.window_size) - 1) * sam.head_width
         for index in range(sam.layers)
     )
-    first, second = sam.downsample_channels
-    area = _NECK_KERNEL**2
-    neck = width * sam.neck + area * (sam.neck**2 + sam.neck * first + first * second) + 4 * sam.neck
+    neck = width * sam.neck + _NECK_KERNEL**2 * sam.neck**2 + 4 * sam.neck
     return embedding + layer * sam.layers + relative_positions + neck
+
+
+def sam_downsampling_parameters(sam: SamArchitecture) -> int:
+    """Parameters of the two strided convolutions behind SAM's neck."""
+    first, second = sam.downsample_channels
+    return _NECK_KERNEL**2 * (sam.neck * first + first * second)
 
 
 def clip_cost(clip: ClipArchitecture, group: ViewGroup) -> Cost:

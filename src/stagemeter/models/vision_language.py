@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stagemeter.cost import Cost
 from stagemeter.errors import StagemeterError
-from stagemeter.models.blocks import Operator, linear, sum_of, working_set
+from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
-from stagemeter.models.family import CacheRecorder, Family, PageViews, Stage, StageParameters, Variables
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.page_stages import page_passes, page_stage
 from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
-from stagemeter.workload import Workload, stable_hash
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from stagemeter.workload import Workload
 
 _VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
+_VARIABLES = {"views": "views that pass through together: batch times views of a page"}
 _DECODER = DecoderModules("model.language_model", "lm_head")
 
 
@@ -54,7 +52,7 @@ class Projector:
 
 
 @dataclass(frozen=True, slots=True)
-class VisionLanguageArchitecture:
+class VisionLanguageArchitecture(Sizes):
     """Sizes of a vision transformer, a projector and a language model.
 
     Attributes
@@ -70,11 +68,6 @@ class VisionLanguageArchitecture:
     vision: VisionTransformer
     projector: Projector
     decoder: Decoder
-
-    @property
-    def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))
 
 
 def vision_language_family(
@@ -109,7 +102,7 @@ def vision_language_family(
     configs = resources.files("stagemeter.models") / "configs"
     shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
 
-    def run_projector(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, _: CacheRecorder) -> None:
+    def run_projector(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> None:
         model.get_submodule(_PROJECTOR)(empty(model, *shape_of(sizes, _views(workload))))
 
     return Family(
@@ -123,23 +116,32 @@ def vision_language_family(
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda sizes: sizes.decoder,
         stages=(
-            _stage(
-                "vit", "vision transformer, every view", _VISION, _vision_operators, _vision_parameters, _run_vision
+            page_stage(
+                name="vit",
+                title="vision transformer, every view",
+                modules=(_VISION,),
+                operators=lambda sizes, values: transformer_operators(sizes.vision, values["views"]),
+                parameters=lambda sizes: transformer_parameters(sizes.vision),
+                variables=_VARIABLES,
+                calls=_calls,
+                run=lambda model, sizes, workload: model.get_submodule(_VISION)(**_page(model, sizes, workload)),
             ),
-            _stage(
-                "projector",
-                "projection of the features to the decoder's width",
-                _PROJECTOR,
-                _projector_operators,
-                _projector_parameters,
-                run_projector,
+            page_stage(
+                name="projector",
+                title="projection of the features to the decoder's width",
+                modules=(_PROJECTOR,),
+                operators=_projector_operators,
+                parameters=_projector_parameters,
+                variables=_VARIABLES,
+                calls=_calls,
+                run=run_projector,
             ),
             # Which windows there are follows from the language model, and any may be in it.
             *decoder_stages(lambda sizes: sizes.decoder, _DECODER, windows=True),
         ),
         other_parameters=lambda sizes: {},
-        architecture_from_sizes=lambda sizes: _adapter().validate_python(sizes),
-        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        architecture_from_sizes=sizes_reader(VisionLanguageArchitecture),
+        whole_passes=page_passes(lambda sizes: sizes.decoder, _page),
         notes=tuple(notes),
     )
 
@@ -225,88 +227,28 @@ def one_view(sizes: VisionLanguageArchitecture, width: int, height: int) -> Page
     return PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens)
 
 
-@cache
-def _adapter() -> TypeAdapter[VisionLanguageArchitecture]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(VisionLanguageArchitecture)
-
-
-def _stage(
-    name: str,
-    title: str,
-    module: str,
-    operators: Callable[[VisionLanguageArchitecture, int], list[Operator]],
-    parameters: Callable[[VisionLanguageArchitecture], StageParameters],
-    run: Callable[[Any, VisionLanguageArchitecture, Workload, CacheRecorder], None],
-) -> Stage[VisionLanguageArchitecture]:
-    def cost(sizes: VisionLanguageArchitecture, variables: Variables) -> Cost:
-        return sum_of(operators(sizes, variables["views"]))
-
-    def largest(sizes: VisionLanguageArchitecture, variables: Variables) -> int:
-        return working_set(operators(sizes, variables["views"]))
-
-    return Stage(
-        name=name,
-        title=title,
-        modules=(module,),
-        owns=(module,),
-        parameters=parameters,
-        variables={"views": "views that pass through together: batch times views of a page"},
-        calls=lambda sizes, workload: [{"views": _views(workload)}],
-        cost=cost,
-        working_set=largest,
-        run=run,
-    )
-
-
 def _views(workload: Workload) -> int:
     return workload.batch_size * (workload.global_views + workload.local_views)
 
 
-def _vision_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Operator]:
-    return transformer_operators(sizes.vision, views)
+def _calls(sizes: VisionLanguageArchitecture, workload: Workload) -> list[Variables]:
+    return [{"views": _views(workload)}]
 
 
-def _vision_parameters(sizes: VisionLanguageArchitecture) -> StageParameters:
-    parameters = transformer_parameters(sizes.vision)
-    return StageParameters(total=parameters, active=parameters)
-
-
-def _projector_operators(sizes: VisionLanguageArchitecture, views: int) -> list[Operator]:
+def _projector_operators(sizes: VisionLanguageArchitecture, values: Variables) -> list[Operator]:
     projector = sizes.projector
-    rows = views * projector.tokens
+    rows = values["views"] * projector.tokens
     first = linear(rows, projector.inputs, projector.outputs, projector.bias)
     others = linear(rows, projector.outputs, projector.outputs, projector.bias)
     return [(first, 1), *([(others, projector.layers - 1)] if projector.layers > 1 else [])]
 
 
-def _projector_parameters(sizes: VisionLanguageArchitecture) -> StageParameters:
+def _projector_parameters(sizes: VisionLanguageArchitecture) -> int:
     projector = sizes.projector
     weights = (projector.inputs + (projector.layers - 1) * projector.outputs) * projector.outputs
-    parameters = weights + projector.layers * projector.outputs * projector.bias + projector.norm
-    return StageParameters(total=parameters, active=parameters)
+    return weights + projector.layers * projector.outputs * projector.bias + projector.norm
 
 
-def _pixels(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> Any:
+def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
     side = sizes.vision.image_size
-    return empty(model, _views(workload), CHANNELS, side, side)
-
-
-def _run_vision(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
-    model.get_submodule(_VISION)(_pixels(model, sizes, workload))
-
-
-def _run_forward(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
-    page = {"pixel_values": _pixels(model, sizes, workload)}
-    if workload.prompt_tokens < workload.image_tokens:
-        # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
-        model.model.get_image_features(**page)
-        page = {}
-    whole_pass(model, sizes.decoder, workload.batch_size, workload.prompt_tokens, 0, recorder, page)
-
-
-def _run_decode(model: Any, sizes: VisionLanguageArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over one new token."""
-    whole_pass(model, sizes.decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
+    return {"pixel_values": empty(model, _views(workload), CHANNELS, side, side)}

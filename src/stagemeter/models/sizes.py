@@ -1,0 +1,38 @@
+"""What the sizes of every kind of model have in common: a hash, and a way back from plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from stagemeter.workload import stable_hash
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Kind = TypeVar("Kind")
+
+
+class Sizes:
+    """Base of the data classes of sizes."""
+
+    __slots__ = ()
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal for equal sizes."""
+        return stable_hash(asdict(self))  # type: ignore[call-overload]
+
+
+def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:
+    """Return a function that builds sizes of a kind from plain data, as ``dataclasses.asdict`` and JSON give them."""
+
+    @cache
+    def adapter() -> TypeAdapter[Kind]:
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(kind)
+
+    return lambda sizes: adapter().validate_python(sizes)
