@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -261,7 +261,7 @@ def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Pro
     say("model")
     built = model.family.build(model.architecture, model.config)
     tiers = _run_tiers(model.family, model.architecture, built, config, workload, say)
-    return _report(model.family, model.architecture, model.name, config, workload, tiers, built)
+    return _report(model.family, model.architecture, model.name, config, workload, tiers, built, model.notes)
 
 
 def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
@@ -281,7 +281,9 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
     """
     workload = plan_request(config, model)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload)}
-    return build_report(model.family, model.architecture, model.name, config, workload, tiers, modules=[])
+    return build_report(
+        model.family, model.architecture, model.name, config, workload, tiers, modules=[], model_notes=model.notes
+    )
 
 
 def _run_tiers(
@@ -309,9 +311,10 @@ def _report(
     workload: Workload,
     tiers: dict[str, Tier],
     model: Any,
+    notes: Sequence[str] = (),
 ) -> Report:
     modules = _modules(model, tiers[EXTRACTED])
-    report = build_report(family, architecture, name, config, workload, tiers, modules)
+    report = build_report(family, architecture, name, config, workload, tiers, modules, notes)
     for difference in report["agreement"]["differences"]:
         logger.warning("the tiers disagree: %s", difference)
     return report

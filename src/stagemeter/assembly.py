@@ -38,6 +38,7 @@ def build_report(
     workload: Workload,
     tiers: Tiers,
     modules: Sequence[Mapping[str, Any]],
+    model_notes: Sequence[str] = (),
 ) -> Report:
     """Put the report together.
 
@@ -57,6 +58,8 @@ def build_report(
         Counts by tier; those that did not run are absent.
     modules : sequence of mapping
         Parameters, multiply-accumulates and activations of single modules over one forward pass.
+    model_notes : sequence of str
+        What one should know about the model.
 
     Returns
     -------
@@ -93,6 +96,7 @@ def build_report(
             _CONVENTIONS,
             *workload_notes(config, workload, family.decoder(architecture).max_positions),
             *family.notes,
+            *model_notes,
             *(
                 f"the totals lack {name}, which was left out"
                 for name, result in results.items()

@@ -46,6 +46,18 @@ class ModelDescription:
     config: Mapping[str, Any]
     source: str
 
+    @property
+    def notes(self) -> list[str]:
+        """What one should know about how its checkpoint differs from what is counted."""
+        stored = self.config.get("quantization_config")
+        if not isinstance(stored, Mapping):
+            return []
+        method = stored.get("quant_method", "a method that it does not name")
+        return [
+            f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
+            "in the data type of the workload"
+        ]
+
 
 def describe_model(model: str) -> ModelDescription:
     """Find a model.
