@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from stagemeter.analyzer import AnalysisConfig as AnalysisConfig
     from stagemeter.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
     from stagemeter.analyzer import StageAnalysisResult as StageAnalysisResult
+    from stagemeter.analyzer import analyze_model as analyze_model
+    from stagemeter.analyzer import estimate_model as estimate_model
     from stagemeter.analyzer import estimate_report as estimate_report
     from stagemeter.application.compare import compare_runs as compare_runs
     from stagemeter.application.sweep import sweep as sweep
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from stagemeter.integrations.autolog import autolog as autolog
     from stagemeter.integrations.lightning import LightningStagemeterCallback as LightningStagemeterCallback
     from stagemeter.integrations.trainer import StagemeterCallback as StagemeterCallback
+    from stagemeter.models.description import ModelDescription as ModelDescription
+    from stagemeter.models.description import describe_model as describe_model
     from stagemeter.modules.analyze import analyze as analyze
     from stagemeter.modules.analyze import count as count
     from stagemeter.modules.fvcore_analysis import ActivationCountAnalysis as ActivationCountAnalysis
@@ -47,6 +51,7 @@ _HOMES = {
     "DeepSeekOCRSession": "stagemeter.session",
     "DeepseekOCRStaticAnalyzer": "stagemeter.analyzer",
     "LightningStagemeterCallback": "stagemeter.integrations.lightning",
+    "ModelDescription": "stagemeter.models.description",
     "ModuleReport": "stagemeter.modules.report",
     "ModuleStage": "stagemeter.modules.report",
     "StageAnalysisResult": "stagemeter.analyzer",
@@ -54,9 +59,12 @@ _HOMES = {
     "StagemeterError": "stagemeter.errors",
     "TrackingError": "stagemeter.errors",
     "analyze": "stagemeter.modules.analyze",
+    "analyze_model": "stagemeter.analyzer",
     "autolog": "stagemeter.integrations.autolog",
     "compare_runs": "stagemeter.application.compare",
     "count": "stagemeter.modules.analyze",
+    "describe_model": "stagemeter.models.description",
+    "estimate_model": "stagemeter.analyzer",
     "estimate_report": "stagemeter.analyzer",
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.tracking.pair",

@@ -278,6 +278,13 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
     ------
     StagemeterError
         If the picture or the configuration cannot be used.
+
+    Examples
+    --------
+    >>> from stagemeter import AnalysisConfig, describe_model, estimate_model
+    >>> report = estimate_model(describe_model("llama-3.1-8b"), AnalysisConfig(seq_len=2048))
+    >>> report["stages"]["prefill"]["flops"]
+    30787376250880
     """
     workload = plan_request(config, model)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload)}
