@@ -42,7 +42,7 @@ def percentage(part: float, whole: float) -> str:
 def describe_views(workload: dict[str, Any]) -> str:
     """Say which views a page becomes, such as ``1 x 1024 + 6 x 640 (2x3)``."""
     size = workload.get("view_size")
-    side = workload["base_size"] if size is None else f"({size[0]}x{size[1]})"
+    side = workload["base_size"] if size is None else f"{size[0]}x{size[1]}"
     views = f"{workload['global_views']} x {side}"
     if workload["local_views"]:
         columns, rows = workload["tile_grid"]
