@@ -112,6 +112,15 @@ def gpt_oss(draw):
 
 
 @st.composite
+def minimax_m2(draw):
+    experts = draw(st.integers(2, 5))
+    return draw(_common("minimax_m2")) | {
+        "num_local_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+    }
+
+
+@st.composite
 def deepseek_v3(draw):
     config, experts = draw(_common("deepseek_v3", head_dim=False)), 2 * draw(st.integers(2, 3))
     return config | {
@@ -142,5 +151,6 @@ KINDS = {
     "gemma2": gemma2(),
     "gemma3_text": gemma3(),
     "gpt_oss": gpt_oss(),
+    "minimax_m2": minimax_m2(),
     "deepseek_v3": deepseek_v3(),
 }
