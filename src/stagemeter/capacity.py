@@ -98,7 +98,7 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
         raise StagemeterError(
             f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
         )
-    bounds = _bounds(family, work_of_report(report, family), workload, peak)
+    bounds = _bounds(family, work_of_report(report), workload, peak)
     architecture = family.architecture_from_sizes(report["closed_form"]["architecture"])
     return {
         "peak": peak_dict(peak),

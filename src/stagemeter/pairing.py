@@ -19,14 +19,15 @@ from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import evaluate_workload, weights_of_an_expert
-from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ, Family
-from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
+from stagemeter.models.registry import family_named
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.report import request_total
 from stagemeter.workload import Workload
 
 #: Changes with every change of the pairing's keys or of what they mean.
 SCHEMA_VERSION = "1.0"
+_NO_COUNT = "no count"
 
 Pairing = dict[str, Any]
 
@@ -71,12 +72,12 @@ class Work:
     least_bytes: int
 
 
-def work_of_report(report: Mapping[str, Any], family: Family[Any] = FAMILY) -> dict[str, Work]:
+def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
     """Work of each stage as a report has it: of ``decode`` all steps. Stages without a count are left out."""
     quantities = {
         name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
     }
-    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]), family=family)
+    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]))
     work = {}
     for stage, found in report["stages"].items():
         if found["source"] != "none":
@@ -88,7 +89,7 @@ def work_of_report(report: Mapping[str, Any], family: Family[Any] = FAMILY) -> d
 
 def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
     """Work of each stage at another workload, by the closed form that a report carries: of ``decode`` all steps."""
-    costs = evaluate_workload(report["closed_form"], FAMILY, workload)
+    costs = evaluate_workload(report["closed_form"], _family(report), workload)
     costs[DECODE] = costs.pop(DECODE_TOTAL)
     item_size = ITEM_SIZES[workload.dtype]
     spared = _spared_bytes(report, workload)
@@ -103,7 +104,6 @@ def _spared_bytes(
     report: Mapping[str, Any],
     workload: Workload,
     experts_read: Mapping[str, float] | None = None,
-    family: Family[Any] = FAMILY,
 ) -> dict[str, int]:
     """Bytes by which a stage moves fewer than counted: where so many experts run, or the fewest that can.
 
@@ -112,7 +112,7 @@ def _spared_bytes(
     StagemeterError
         If so many cannot have run.
     """
-    closed_form = report["closed_form"]
+    closed_form, family = report["closed_form"], _family(report)
     architecture = family.architecture_from_sizes(closed_form["architecture"])
     spared = {}
     for stage in family.stages:
@@ -139,8 +139,8 @@ def _spared_bytes(
 
 def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
     """How many experts of a layer each stage read, as far as the metrics of a profile say."""
-    names = {stage.name: f"{EXPERTS_READ}/{stage.name}" for stage in FAMILY.stages if stage.experts is not None}
-    return {stage: metrics[name] for stage, name in names.items() if name in metrics}
+    prefix = f"{EXPERTS_READ}/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
 def with_experts(
@@ -221,7 +221,7 @@ def pair(
     work, source = counted_work(report, workload)
     if experts_read:
         work = with_experts(work, report, workload, experts_read)
-    rows, missing = _rows(work, times_ms, workload.decode_steps, peak)
+    rows, missing = _rows(_family(report), work, times_ms, workload.decode_steps, peak)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": report["metadata"]["model"],
@@ -259,8 +259,18 @@ def peak_dict(peak: Peak) -> dict[str, Any]:
     }
 
 
+def _family(report: Mapping[str, Any]) -> Family[Any]:
+    return family_named(report["metadata"]["family"])
+
+
+def _aggregates(family: Family[Any]) -> dict[str, list[str]]:
+    """The stages that can have been timed as one, by the name they have together."""
+    vision = [stage.name for stage in family.stages if stage.name not in (PREFILL, DECODE)]
+    return {**({VISION: vision} if vision else {}), FORWARD: [*vision, PREFILL]}
+
+
 def _rows(
-    work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak
+    family: Family[Any], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Work out every stage that has both a time and a count, then the sums, and say why others are missing."""
     requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
@@ -270,25 +280,25 @@ def _rows(
         requests[DECODE] = times_ms[DECODE] * steps
     rows: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
-    for stage in (found.name for found in FAMILY.stages):
+    aggregates = _aggregates(family)
+    for stage in (found.name for found in family.stages):
         passes = steps if stage == DECODE else 1
         if not passes:
             missing[stage] = "the request has no decode step"
         elif stage not in work:
-            missing[stage] = "no count: the static report could not count it"
+            missing[stage] = f"{_NO_COUNT}: the static report could not count it"
         elif stage not in requests:
-            missing[stage] = _why_no_time(stage, times_ms)
+            missing[stage] = _why_no_time(stage, times_ms, aggregates)
         else:
             rows[stage] = _row([work[stage]], requests[stage], peak, passes)
-    parts = [*AGGREGATES[FORWARD], *([DECODE] if steps else [])]
-    sums = {VISION: AGGREGATES[VISION], TOTAL: parts}
-    if FORWARD in times_ms:
-        sums = {FORWARD: AGGREGATES[FORWARD], **sums}
+    parts = [*aggregates[FORWARD], *([DECODE] if steps else [])]
+    timed = [name for name in (FORWARD, VISION) if name in aggregates and (name == VISION or name in times_ms)]
+    sums = {**{name: aggregates[name] for name in timed}, TOTAL: parts}
     for name, stages in sums.items():
-        time = _time_of_sum(stages, requests, times_ms)
+        time = _time_of_sum(stages, requests, times_ms, aggregates)
         uncounted = [stage for stage in stages if stage not in work]
         if uncounted:
-            missing[name] = f"no count of {', '.join(uncounted)}"
+            missing[name] = f"{_NO_COUNT} of {', '.join(uncounted)}"
         elif time is None:
             missing[name] = f"no time of {', '.join(stage for stage in stages if stage not in requests)}"
         else:
@@ -296,14 +306,19 @@ def _rows(
     return rows, missing
 
 
-def _time_of_sum(stages: Iterable[str], requests: Mapping[str, float], times_ms: Mapping[str, float]) -> float | None:
+def _time_of_sum(
+    stages: Iterable[str],
+    requests: Mapping[str, float],
+    times_ms: Mapping[str, float],
+    aggregates: Mapping[str, list[str]],
+) -> float | None:
     """Time of several stages together: the sum of theirs, with those that were timed as one in place of their parts."""
     if all(stage in requests for stage in stages):
         return sum(requests[stage] for stage in stages)
     left, time = list(stages), 0.0
     for together in (FORWARD, VISION):
-        parts = AGGREGATES[together]
-        if together in times_ms and all(stage in left for stage in parts):
+        parts = aggregates.get(together, [])
+        if parts and together in times_ms and all(stage in left for stage in parts):
             time += times_ms[together]
             left = [stage for stage in left if stage not in parts]
     if not all(stage in requests for stage in left):
@@ -311,8 +326,8 @@ def _time_of_sum(stages: Iterable[str], requests: Mapping[str, float], times_ms:
     return time + sum(requests[stage] for stage in left)
 
 
-def _why_no_time(stage: str, times_ms: Mapping[str, float]) -> str:
-    for together, stages in AGGREGATES.items():
+def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[str, list[str]]) -> str:
+    for together, stages in aggregates.items():
         if stage in stages and together in times_ms:
             return f"no time of its own: it was timed as part of {together}"
     return "no time: it was not measured"
@@ -409,10 +424,11 @@ def engine_section(pairing: Pairing, metrics: Mapping[str, float]) -> dict[str, 
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     flops = pairing["counts"]["flops"]
-    if not seconds or not requests or any(stage.name not in flops for stage in FAMILY.stages):
+    uncounted = any(why.startswith(_NO_COUNT) for why in pairing["missing"].values())
+    if not seconds or not requests or uncounted:
         return None
     peak = pairing["peak"]["tflops"] * 1e12
-    vision = requests * sum(flops[stage] for stage in AGGREGATES[VISION])
+    vision = requests * sum(number for stage, number in flops.items() if stage not in (PREFILL, DECODE))
     ours = requests * sum(flops.values())
     section: dict[str, Any] = {
         "requests": requests,

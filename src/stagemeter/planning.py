@@ -153,17 +153,15 @@ def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture)
     )
 
 
-def plan_measured(
-    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, measured: Mapping[str, int]
-) -> Workload:
+def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Mapping[str, int]) -> Workload:
     """Work out the workload that was really measured, where it is not quite the one that was asked for.
 
     Parameters
     ----------
     config : AnalysisConfig
         What was asked for.
-    architecture : DeepseekOCRArchitecture
-        Sizes of the model.
+    model : ModelDescription
+        The model.
     measured : mapping
         ``prompt_tokens``, ``new_tokens`` or ``batch_size`` as measured; those left out are as asked for.
 
@@ -173,7 +171,7 @@ def plan_measured(
         If the picture cannot be used, or a number is impossible.
     """
     settings = {"seq_len" if name == "prompt_tokens" else name: value for name, value in measured.items()}
-    return plan_workload(type(config)(**{**config.model_dump(), **settings}), architecture)
+    return plan_request(type(config)(**{**config.model_dump(), **settings}), model)
 
 
 def require_runnable(workload: Workload) -> None:

@@ -1,12 +1,13 @@
 """Runs of other models than DeepSeek-OCR: params that say what was asked of them, metrics of their stages."""
 
+import json
+
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from stagemeter import AnalysisConfig, log_static_report
-from stagemeter.analyzer import estimate_model
-from stagemeter.models.description import describe_model
+from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, log_static_report, pair_runs
+from stagemeter.application.import_profile import Source, import_profile
 
 COMMON = {
     "seq_len": "none",
@@ -44,3 +45,53 @@ def test_run_says_what_the_model_was_asked(experiment, model):
     assert set(stages) == {*report["stages"], "other", "total", "active"}
     assert run.data.metrics["flops/total"] == report["total"]["flops"]
     assert run.info.run_name.startswith(f"{model} {PARAMS[model]['mode']} ")
+
+
+TIMES = {"prefill": [300.0, 310.0], "decode": [15.0, 15.2]}
+
+
+@pytest.fixture
+def times(tmp_path):
+    """A file of times."""
+    path = tmp_path / "times.json"
+    path.write_text(json.dumps(TIMES))
+    return Source(files=(str(path),), device="A100-80GB")
+
+
+@pytest.mark.parametrize(("seq_len", "new_tokens"), [(2048, 100), (1000, 50)], ids=["as counted", "by closed form"])
+def test_times_of_a_language_model_become_its_utilization(experiment, times, seq_len, new_tokens):
+    mlflow.set_experiment(experiment)
+    described = describe_model("mistral-7b-v0.1")
+    counted = AnalysisConfig(model=described.name, seq_len=2048, new_tokens=100)
+    log_static_report(estimate_model(described, counted))
+    measured = AnalysisConfig(model=described.name, seq_len=seq_len, new_tokens=new_tokens)
+    profile = import_profile(measured, times, experiment=experiment)
+    pairing = pair_runs(profile.run_id)
+
+    report = estimate_model(described, measured)
+    expected = report["stages"]["prefill"]["flops"] / (0.305 * 312e12)
+    assert pairing["stages"]["prefill"]["mfu"] == pytest.approx(expected)
+    assert set(pairing["stages"]) == {"prefill", "decode", "total"}
+    assert not pairing["missing"]
+    seconds = (305 + 15.1 * (new_tokens - 1)) / 1e3
+    assert pairing["stages"]["total"]["mfu"] == pytest.approx(report["total"]["flops"] / (seconds * 312e12))
+    run = MlflowClient().get_run(profile.run_id)
+    assert run.data.metrics["mfu/prefill"] == pytest.approx(expected)
+    assert not [name for name in run.data.metrics if "pages" in name or "vision" in name]
+
+
+def test_one_forward_pass_is_the_prefill(experiment, tmp_path):
+    mlflow.set_experiment(experiment)
+    config = AnalysisConfig(model="qwen3-0.6b", seq_len=64, new_tokens=4)
+    log_static_report(estimate_model(describe_model(config.model), config))
+    (tmp_path / "times.json").write_text(json.dumps({"forward": [20.0], "decode": [5.0]}))
+    source = Source(files=(str(tmp_path / "times.json"),), device="A100-80GB")
+    pairing = pair_runs(import_profile(config, source, experiment=experiment).run_id)
+    assert pairing["stages"]["forward"]["flops"] == pairing["counts"]["flops"]["prefill"]
+    assert pairing["stages"]["total"]["time_ms"] == pytest.approx(35)
+    assert pairing["missing"] == {"prefill": "no time of its own: it was timed as part of forward"}
+
+
+def test_times_of_other_models_that_read_pages_are_refused(times):
+    with pytest.raises(StagemeterError, match="is of the family qwen2-vl: times of stages are read for DeepSeek-OCR"):
+        import_profile(AnalysisConfig(model="qwen2.5-vl-7b"), times)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
-from stagemeter.models.description import load_architecture
+from stagemeter.models.description import describe_model
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields
-from stagemeter.planning import plan_measured, plan_workload, require_runnable
+from stagemeter.planning import plan_measured, plan_request, require_runnable
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
@@ -84,13 +84,18 @@ def import_profile(
     TrackingError
         If the store cannot be reached or refuses.
     """
-    architecture = load_architecture(config.model)
-    asked = plan_workload(config, architecture)
+    model = describe_model(config.model)
+    if model.family.reads_pages and model.family is not FAMILY:
+        raise StagemeterError(
+            f"{config.model} is of the family {model.family.name}: times of stages are read for DeepSeek-OCR and for "
+            "models that read text alone so far"
+        )
+    asked = plan_request(config, model)
     hardware = _hardware(source.device)
     profile = _read(source, asked.decode_steps)
     if hardware:
         profile = replace(profile, hardware={**profile.hardware, **hardware})
-    workload = plan_measured(config, architecture, profile.measured) if profile.measured else asked
+    workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     # A page that was not in the prompt cannot have been worked on.
     require_runnable(workload)
     if not profile.times_ms:
@@ -103,8 +108,8 @@ def import_profile(
         profile,
         workload,
         model=config.model,
-        family=FAMILY.name,
-        architecture_hash=architecture.hash,
+        family=model.family.name,
+        architecture_hash=model.architecture.hash,
         config=config.model_dump(),
     )
     from stagemeter.tracking.labels import profile_name

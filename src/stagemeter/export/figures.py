@@ -35,10 +35,8 @@ def flops_chart(report: Mapping[str, Any]) -> bytes:
         f"decode x {steps:,}" if name == "decode" else name: value
         for name, value in request_total(report, "flops").items()
     }
-    title = (
-        f"{report['metadata']['model']}, {workload['mode']}: {describe_views(workload)}, "
-        f"{workload['prompt_tokens']:,} prompt tokens"
-    )
+    views = f"{describe_views(workload)}, " if workload["global_views"] else ""
+    title = f"{report['metadata']['model']}, {workload['mode']}: {views}{workload['prompt_tokens']:,} prompt tokens"
     return bar_chart(flops, report["total"]["flops"], "FLOPs of one request", title)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
 from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_views, milliseconds, rate, with_unit
+from stagemeter.export.units import describe_lengths, milliseconds, rate, with_unit
 
 _COLUMNS = (
     "Stage",
@@ -83,10 +83,7 @@ def print_pairing(pairing: Mapping[str, Any]) -> None:
 
 def _title(pairing: Mapping[str, Any]) -> str:
     workload = pairing["workload"]
-    return (
-        f"{pairing['model']}: batch {workload['batch_size']}, views {describe_views(workload)}, "
-        f"{workload['prompt_tokens']:,} prompt + {workload['new_tokens']:,} new tokens; {_peak(pairing)}"
-    )
+    return f"{pairing['model']}: {describe_lengths(workload)}; {_peak(pairing)}"
 
 
 def _peak(pairing: Mapping[str, Any]) -> str:

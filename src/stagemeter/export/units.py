@@ -50,6 +50,15 @@ def describe_views(workload: dict[str, Any]) -> str:
     return views
 
 
+def describe_lengths(workload: dict[str, Any]) -> str:
+    """Say what goes in and comes out, such as ``batch 1, views 1 x 512, 83 prompt + 4 new tokens``."""
+    views = f"views {describe_views(workload)}, " if workload["global_views"] else ""
+    return (
+        f"batch {workload['batch_size']}, {views}{workload['prompt_tokens']:,} prompt + "
+        f"{workload['new_tokens']:,} new tokens"
+    )
+
+
 def describe_request(workload: dict[str, Any]) -> str:
     """Say what one request is, such as ``1 x page of 1654 x 2339 px, mode base (1 x 1024)``, or ``1 x text``."""
     if not workload["global_views"]:

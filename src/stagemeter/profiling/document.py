@@ -83,7 +83,7 @@ def profile_document(
         },
         "source": profile.source,
         "clock": profile.clock,
-        "time_ms": with_sums(profile.medians, workload.decode_steps),
+        "time_ms": with_sums(profile.medians, workload.decode_steps, pages=workload.global_views > 0),
         "spread_ms": {stage: asdict(spread(times)) for stage, times in profile.times_ms.items()},
         "times_ms": values["times_ms"],
         "request_ms": values["request_ms"],
@@ -96,7 +96,7 @@ def profile_document(
     }
 
 
-def with_sums(times: Mapping[str, float], decode_steps: int) -> dict[str, float]:
+def with_sums(times: Mapping[str, float], decode_steps: int, pages: bool = True) -> dict[str, float]:
     """Add the time of the vision stages together, and of all stages, where none of theirs is missing.
 
     Parameters
@@ -105,12 +105,14 @@ def with_sums(times: Mapping[str, float], decode_steps: int) -> dict[str, float]
         Milliseconds by stage.
     decode_steps : int
         Decode steps of the request; without any, none has to have a time.
+    pages : bool
+        Whether the request has pages; without any, no vision stage has to have a time.
     """
     complete = dict(times)
     for name, stages in AGGREGATES.items():
         if name == VISION and name not in complete and all(stage in times for stage in stages):
             complete[name] = sum(times[stage] for stage in stages)
-    parts = ["forward"] if "forward" in complete else [VISION, "prefill"]
+    parts = ["forward"] if "forward" in complete else [*([VISION] if pages else []), "prefill"]
     if decode_steps:
         parts.append(DECODE_TOTAL)
     if TOTAL not in complete and all(part in complete for part in parts):
@@ -139,5 +141,6 @@ def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:
     if profile.request_ms:
         request = median(profile.request_ms)
         throughput["tokens_per_second/request"] = 1e3 * batch * workload.new_tokens / request
-        throughput["pages_per_hour/request"] = 3.6e6 * batch / request
+        if workload.global_views:
+            throughput["pages_per_hour/request"] = 3.6e6 * batch / request
     return throughput
