@@ -22,7 +22,7 @@ from stagemeter.planning import plan_text
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
-few = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite
@@ -85,7 +85,7 @@ def test_all_steps_are_the_sum_of_each(kind, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@settings(few, max_examples=3)
+@settings(few, max_examples=2)
 @given(st.data())
 def test_real_tensors_and_torchs_own_counter(kind, data):
     """``generate`` step by step on real numbers, eager attention and experts one by one, counted by torch."""

@@ -22,7 +22,7 @@ from stagemeter.models.registry import family_of
 from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
-few = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite
@@ -71,7 +71,7 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@settings(few, max_examples=4)
+@settings(few, max_examples=2)
 @given(st.data())
 def test_real_tensors_and_torchs_own_counter(kind, data):
     """A page is read and text generated on real numbers, with eager attention, counted by torch."""
