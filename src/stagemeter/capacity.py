@@ -84,7 +84,8 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
         ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where every expert that the
         tokens can reach is read, not only the fewest that they must; ``decode`` is the mean step, ``decode_total`` all
         steps. What lacks a count is left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
-        ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing;
+        ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
+        or there are no pages;
         ``throughput_every_expert``: the same where every expert is read. ``memory``: see `MemoryNeed`; with it
         ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
 
@@ -231,7 +232,7 @@ def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload, qua
         return None if milliseconds is None else 1e3 * amount / milliseconds
 
     pages = workload.batch_size
-    pages_per_second = per_second(pages, TOTAL)
+    pages_per_second = per_second(pages, TOTAL) if workload.global_views else None
     return {
         "first_token_ms": bounds[FORWARD][quantity] if FORWARD in bounds else None,
         "decode_tokens_per_second": per_second(pages * workload.decode_steps, DECODE_TOTAL),

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagemeter import AnalysisConfig, StagemeterError, estimate_report
+from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
 from stagemeter.capacity import largest_batch, memory_need, roofline_section
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import bound
 from stagemeter.models.deepseek_ocr_config import published_architecture
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.planning import plan_workload
-from stagemeter.report import request_total
+from stagemeter.report import report_fault, request_total
+from stagemeter.workload import Workload
 
 ARCHITECTURE = published_architecture()
 A100 = device_peak(find_device("A100-SXM-80GB"), "bfloat16")
@@ -225,3 +226,31 @@ def test_largest_batch_is_found(fixed, each, available):
 
     found = largest_batch(needed, available)
     assert found == max(0, (available - fixed) // each)
+
+
+def of_model(name, **settings):
+    described = describe_model(name)
+    config = AnalysisConfig(model=name, **settings)
+    return described, estimate_model(described, config)
+
+
+def test_a_model_without_pages_has_bounds_of_its_own_stages():
+    described, report = of_model("llama-3.1-8b", seq_len=1024)
+    section = roofline_section(report, described.family, device_peak(find_device("H100-SXM", ""), "bfloat16"))
+    assert list(section["bounds"]) == ["prefill", "forward", "decode", "decode_total", "total"]
+    assert section["bounds"]["forward"] == section["bounds"]["prefill"]
+    assert section["throughput"]["pages_per_hour"] is None
+    # Reading 8 billion weights of two bytes at 3,350 GB/s is what a step takes at least.
+    weights = report["total"]["params"] - described.architecture.vocabulary * described.architecture.hidden
+    assert section["bounds"]["decode"]["memory_ms"] == pytest.approx(1e3 * 2 * weights / 3350e9, rel=0.02)
+    report["roofline"] = section
+    assert report_fault(json.loads(json.dumps(report))) is None
+
+
+def test_a_window_limits_what_the_cache_needs():
+    """Mistral's cache holds 4,095 tokens however long the text; that of an eighth of the heads of 32 layers."""
+    held = [
+        memory_need(described.family, described.architecture, Workload.from_dict(report["metadata"]["workload"]))
+        for described, report in (of_model("mistral-7b-v0.1", seq_len=length, new_tokens=2) for length in (8000, 16000))
+    ]
+    assert held[0].kv_cache == held[1].kv_cache == 2 * 32 * 2 * 8 * 128 * 4095
