@@ -10,6 +10,7 @@ from nets import Attention, Residual, Routed, Transformer
 from torch import nn
 
 import stagemeter
+from stagemeter.modules.run import asks_for_values
 
 NAMES = ("FlopCountAnalysis", "ActivationCountAnalysis")
 
@@ -275,3 +276,23 @@ def test_model_is_left_as_it_was_found():
     assert model.training
     assert not any(parameter.is_inference() for parameter in model.parameters())
     assert torch.equal(random, torch.get_rng_state())
+
+
+def test_a_models_own_error_is_not_taken_for_missing_values(caplog):
+    model = nn.Linear(3, 4, device="meta")
+    with pytest.raises(RuntimeError):
+        stagemeter.FlopCountAnalysis(model, torch.ones(2, 5, device="meta")).total()
+    assert not any("made up" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("error", "asks"),
+    [
+        (NotImplementedError("aten::nonzero"), True),
+        (RuntimeError("Tensor.item() cannot be called on meta tensors"), True),
+        (RuntimeError("Cannot copy out of meta tensor; no data!"), True),
+        (RuntimeError("the metadata of this batch is wrong"), False),
+    ],
+)
+def test_errors_that_ask_for_values(error, asks):
+    assert asks_for_values(error) is asks

@@ -71,7 +71,7 @@ def test_nothing_is_said_that_is_not_known(models, environment, expected, gpus, 
     assert tags_of_new_run(experiment) == expected
 
 
-def test_run_starts_whatever_goes_wrong(gpus, experiment, monkeypatch):
+def test_run_starts_whatever_goes_wrong_and_says_so(gpus, experiment, monkeypatch, capfd):
     class Broken:
         def glob(self, pattern):
             raise OSError("no driver today")
@@ -79,6 +79,7 @@ def test_run_starts_whatever_goes_wrong(gpus, experiment, monkeypatch):
     gpus("NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(accelerator, "_GPUS", Broken())
     assert tags_of_new_run(experiment) == {}
+    assert "no driver today" in capfd.readouterr().err
 
 
 def test_times_of_such_a_run_need_no_device(gpus, experiment, runs, monkeypatch, capsys):

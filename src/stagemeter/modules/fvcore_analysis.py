@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stagemeter.modules.as_found import left_as_found
+from stagemeter.modules.run import asks_for_values
 from stagemeter.modules.shapes import tensors_of, with_values, with_weights
 
 logger = logging.getLogger(__name__)
@@ -181,9 +182,10 @@ def _trace(model: nn.Module, inputs: Any, aliases: Mapping[Any, str]) -> Any:
     given = inputs if isinstance(inputs, tuple) else (inputs,)
     try:
         return _record(model, given, aliases)
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:
         tensors = [*tensors_of(given), *model.parameters(), *model.buffers()]
-        if all(tensor.device.type != "meta" for tensor in tensors):
+        # What the model itself raises is its own to say.
+        if all(tensor.device.type != "meta" for tensor in tensors) or not asks_for_values(error):
             raise
         logger.warning(
             "%s asks for values that meta tensors do not have (%s): some are made up",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class _Failure:
     @property
     def asks_for_values(self) -> bool:
         """Whether it is an error that the meta device makes, where a model asks for what shapes do not say."""
-        return isinstance(self.error, NotImplementedError) or "meta" in str(self.error).lower()
+        return asks_for_values(self.error)
 
     @property
     def reason(self) -> str:
@@ -94,6 +95,11 @@ class _Failure:
         if self.asks_for_values:
             return f"{self.where} asks for values"
         return f"{self.where} fails on shapes alone ({type(self.error).__name__})"
+
+
+def asks_for_values(error: Exception) -> bool:
+    """Whether an error is one that the meta device makes, where a model asks for what shapes do not say."""
+    return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
 def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:

@@ -6,7 +6,6 @@ point ``mlflow.run_context_provider``). The environment variable ``STAGEMETER_RU
 
 from __future__ import annotations
 
-import logging
 import os
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
@@ -17,7 +16,6 @@ from stagemeter.hardware.accelerator import accelerator_name
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK
 
-logger = logging.getLogger(__name__)
 #: Switches the plug-in off.
 SWITCH = "STAGEMETER_RUN_CONTEXT"
 _OFF = frozenset({"off", "0", "false", "no"})
@@ -32,13 +30,11 @@ class AcceleratorContext(RunContextProvider):
         return os.environ.get(SWITCH, "").strip().lower() not in _OFF
 
     def tags(self) -> dict[str, str]:
-        """Return the tags; none on a machine without an accelerator, or where anything goes wrong."""
-        try:
-            return _tags()
-        except Exception:
-            # A run is to start, whatever a driver or a file says.
-            logger.debug("the accelerator cannot be told", exc_info=True)
-            return {}
+        """Return the tags; none on a machine without an accelerator.
+
+        What goes wrong here ends no run: MLflow warns and goes on (``mlflow/tracking/context/registry.py``).
+        """
+        return _tags()
 
 
 def _tags() -> dict[str, str]:
