@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.language import DecoderArchitecture
+from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
-from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,7 +36,7 @@ _FEED_FORWARD_RATIO = 4
 
 
 @dataclass(frozen=True, slots=True)
-class DeepseekOCRArchitecture:
+class DeepseekOCRArchitecture(Sizes):
     """Sizes of a model of this family.
 
     Attributes
@@ -62,11 +62,6 @@ class DeepseekOCRArchitecture:
     def downsample_ratio(self) -> int:
         """Patches per side that become one token: two convolutions of stride two."""
         return 4
-
-    @property
-    def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))
 
 
 def published_architecture() -> DeepseekOCRArchitecture:
@@ -122,19 +117,8 @@ def architecture_from_config(config: Mapping[str, Any], source: str) -> Deepseek
     return architecture
 
 
-def architecture_from_sizes(sizes: Mapping[str, Any]) -> DeepseekOCRArchitecture:
-    """Build an architecture from its sizes as plain data, as ``dataclasses.asdict`` and JSON give them."""
-    first, second = sizes["sam"]["downsample_channels"]
-    sam = {
-        **sizes["sam"],
-        "global_layers": tuple(sizes["sam"]["global_layers"]),
-        "downsample_channels": (first, second),
-    }
-    return DeepseekOCRArchitecture(
-        sam=SamArchitecture(**sam),
-        clip=ClipArchitecture(**sizes["clip"]),
-        decoder=DecoderArchitecture(**sizes["decoder"]),
-    )
+#: Builds an architecture from its sizes as plain data.
+architecture_from_sizes = sizes_reader(DeepseekOCRArchitecture)
 
 
 def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:

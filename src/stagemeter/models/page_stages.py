@@ -23,8 +23,9 @@ def page_stage(
     variables: Mapping[str, str],
     calls: Callable[[Architecture, Workload], list[Variables]],
     run: Callable[[Any, Architecture, Workload], None],
+    unused: Callable[[Architecture], int] = lambda sizes: 0,
 ) -> Stage[Architecture]:
-    """Make a stage that runs once for the pages of a batch, and whose every parameter is used.
+    """Make a stage that works on the pages of a batch.
 
     Parameters
     ----------
@@ -42,18 +43,20 @@ def page_stage(
         The variables of each call that a workload makes.
     run : callable
         Runs the modules, given the model and its sizes, on inputs of the shapes that a workload has.
+    unused : callable
+        Parameters that no pass reads.
     """
 
-    def all_used(sizes: Architecture) -> StageParameters:
-        number = parameters(sizes)
-        return StageParameters(total=number, active=number)
+    def by_use(sizes: Architecture) -> StageParameters:
+        total, idle = parameters(sizes), unused(sizes)
+        return StageParameters(total=total, active=total - idle, unused=idle)
 
     return Stage(
         name=name,
         title=title,
         modules=modules,
         owns=modules,
-        parameters=all_used,
+        parameters=by_use,
         variables=variables,
         calls=calls,
         cost=lambda sizes, values: sum_of(operators(sizes, values)),
@@ -65,6 +68,7 @@ def page_stage(
 def page_passes(
     decoder_of: Callable[[Architecture], Decoder],
     page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
+    keeps_everything: bool = False,
 ) -> dict[str, Runner]:
     """Make the passes of the whole model: over a page and its prompt, and over one new token.
 
@@ -74,7 +78,21 @@ def page_passes(
         The decoder of an architecture.
     page_of : callable
         What the model takes of the pages of a batch beside the tokens: pixels and the like.
+    keeps_everything : bool
+        See `decoder_stages`.
     """
+
+    def run(
+        model: Any,
+        sizes: Architecture,
+        workload: Workload,
+        recorder: CacheRecorder,
+        tokens: int,
+        cached: int,
+        page: Mapping[str, Any],
+    ) -> None:
+        decoder = decoder_of(sizes)
+        whole_pass(model, decoder, workload.batch_size, tokens, cached, recorder, page, keeps_everything)
 
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = page_of(model, sizes, workload)
@@ -82,9 +100,9 @@ def page_passes(
             # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
             model.model.get_image_features(**page)
             page = {}
-        whole_pass(model, decoder_of(sizes), workload.batch_size, workload.prompt_tokens, 0, recorder, page)
+        run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
 
     def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        whole_pass(model, decoder_of(sizes), workload.batch_size, 1, workload.decode_context - 1, recorder)
+        run(model, sizes, workload, recorder, 1, workload.decode_context - 1, {})
 
     return {"forward": forward, "decode": decode}

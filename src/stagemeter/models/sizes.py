@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind")
 
 
+@dataclass(frozen=True, slots=True)
 class Sizes:
     """Base of the data classes of sizes."""
-
-    __slots__ = ()
 
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))  # type: ignore[call-overload]
+        return stable_hash(asdict(self))
 
 
 def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:

@@ -13,14 +13,23 @@ from stagemeter.models.blocks import (
     linear,
     repeated,
     self_attention,
-    sum_of,
-    working_set,
 )
 
 #: Colour channels of a page.
 CHANNELS = 3
 #: Side of the filters of SAM's neck and of the two convolutions that shrink its feature map.
 _NECK_KERNEL = 3
+
+
+#: The variables of closed forms over groups of views, see `ViewGroup`.
+VIEW_VARIABLES = {
+    "views": "views of one size that pass through together: batch times the views of a page",
+    "side": "side of a view in pixels",
+    "grid": "side // patch_size, patches per side",
+    "padded_grid": "grid rounded up to a multiple of window_size",
+    "half_grid": "grid / 2 rounded up",
+    "quarter_grid": "half_grid / 2 rounded up, tokens per side",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +134,13 @@ class ViewGroup:
         )
 
 
-def sam_cost(sam: SamArchitecture, group: ViewGroup) -> Cost:
-    """Cost of one call of SAM's encoder.
+def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of one call of SAM's encoder and the two strided convolutions behind it.
 
     Sources: segment-anything, ``image_encoder.py`` (windows, decomposed relative positions, neck); transformers,
     ``modeling_unlimited_ocr.py``, ``UnlimitedOcrSamVisionEncoder``.
     """
-    return sum_of([*sam_encoder(sam, group), *sam_downsampling(sam, group)])
-
-
-def sam_working_set(sam: SamArchitecture, group: ViewGroup) -> int:
-    """Elements that the most demanding operator of SAM's encoder reads and writes, see `blocks.working_set`."""
-    return working_set([*sam_encoder(sam, group), *sam_downsampling(sam, group)])
+    return [*sam_encoder(sam, group), *sam_downsampling(sam, group)]
 
 
 def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> list[Operator]:
@@ -234,20 +238,11 @@ def sam_downsampling_parameters(sam: SamArchitecture) -> int:
     return _NECK_KERNEL**2 * (sam.neck * first + first * second)
 
 
-def clip_cost(clip: ClipArchitecture, group: ViewGroup) -> Cost:
-    """Cost of one call of CLIP's encoder over SAM's feature map and a class token.
+def clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of one call of CLIP's encoder over SAM's feature map and a class token.
 
     Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrVisionEncoder``.
     """
-    return sum_of(_clip_operators(clip, group))
-
-
-def clip_working_set(clip: ClipArchitecture, group: ViewGroup) -> int:
-    """Elements that the most demanding operator of CLIP's encoder reads and writes, see `blocks.working_set`."""
-    return working_set(_clip_operators(clip, group))
-
-
-def _clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
     tokens = group.quarter_grid**2 + 1
     rows = group.views * tokens
     layer = encoder_layer(rows, tokens, clip.hidden, clip.heads, clip.intermediate)

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.cost import Cost
-from stagemeter.models.blocks import linear, working_set
+from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty, whole_pass
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
 from stagemeter.models.deepseek_ocr_config import (
     NAME,
     SHIPPED,
@@ -25,15 +24,15 @@ from stagemeter.models.deepseek_ocr_config import (
     is_deepseek_ocr,
     transformers_config,
 )
-from stagemeter.models.family import CacheRecorder, Family, Stage, StageParameters, Variables
+from stagemeter.models.family import Family, Variables
+from stagemeter.models.page_stages import page_passes, page_stage
 from stagemeter.models.vision import (
+    VIEW_VARIABLES,
     ViewGroup,
-    clip_cost,
+    clip_operators,
     clip_parameters,
-    clip_working_set,
-    sam_cost,
+    sam_operators,
     sam_parameters,
-    sam_working_set,
 )
 from stagemeter.workload import Workload
 
@@ -71,45 +70,10 @@ def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> 
     return build_without_weights(transformers_config(architecture))
 
 
-def _sam_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return sam_cost(architecture.sam, ViewGroup(**variables))
-
-
-def _clip_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
-    return clip_cost(architecture.clip, ViewGroup(**variables))
-
-
-def _projector_cost(architecture: DeepseekOCRArchitecture, variables: Variables) -> Cost:
+def _projector_operators(architecture: DeepseekOCRArchitecture, variables: Variables) -> list[Operator]:
     group = ViewGroup(**variables)
     rows = group.views * group.quarter_grid**2
-    return linear(rows, architecture.projector_inputs, architecture.decoder.hidden, bias=True)
-
-
-def _sam_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
-    return sam_working_set(architecture.sam, ViewGroup(**variables))
-
-
-def _clip_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
-    return clip_working_set(architecture.clip, ViewGroup(**variables))
-
-
-def _projector_working_set(architecture: DeepseekOCRArchitecture, variables: Variables) -> int:
-    return working_set([(_projector_cost(architecture, variables), 1)])
-
-
-def _sam_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
-    parameters = sam_parameters(architecture.sam)
-    return StageParameters(total=parameters, active=parameters)
-
-
-def _clip_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
-    parameters, unused = clip_parameters(architecture.clip), architecture.clip.unused_parameters
-    return StageParameters(total=parameters, active=parameters - unused, unused=unused)
-
-
-def _projector_parameters(architecture: DeepseekOCRArchitecture) -> StageParameters:
-    parameters = (architecture.projector_inputs + 1) * architecture.decoder.hidden
-    return StageParameters(total=parameters, active=parameters)
+    return [(linear(rows, architecture.projector_inputs, architecture.decoder.hidden, bias=True), 1)]
 
 
 def _other_parameters(architecture: DeepseekOCRArchitecture) -> dict[str, int]:
@@ -117,59 +81,30 @@ def _other_parameters(architecture: DeepseekOCRArchitecture) -> dict[str, int]:
     return {"image_newline": hidden, "view_separator": hidden}
 
 
-def _run_sam(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_sam(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
     for pixels in page_pixels(model, workload):
         model.get_submodule(_SAM)(pixels)
 
 
-def _run_clip(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder) -> None:
+def _run_clip(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
     for views, side, channels in _feature_maps(model, workload):
         model.get_submodule(_CLIP)(empty(model, views, channels, side, side))
 
 
-def _run_projector(
-    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
-) -> None:
+def _run_projector(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
     width = model.get_submodule(_PROJECTOR).in_features
     for views, side, _ in _feature_maps(model, workload):
         model.get_submodule(_PROJECTOR)(empty(model, views, side * side, width))
 
 
-def _run_whole_forward(
-    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
-) -> None:
-    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
+def _page(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
     pixels = page_pixels(model, workload)
     page: dict[str, Any] = {"pixel_values": pixels[0]}
     if workload.local_views:
         page["pixel_values_local"] = pixels[1]
         page["num_local_patches"] = [workload.local_views] * workload.batch_size
         page["patches_grid"] = [list(workload.tile_grid)] * workload.batch_size
-    if workload.prompt_tokens < workload.image_tokens:
-        # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
-        model.model.get_image_features(**page)
-        page = {}
-    _run_whole(model, architecture, workload, recorder, workload.prompt_tokens, 0, page)
-
-
-def _run_whole_decode(
-    model: Any, architecture: DeepseekOCRArchitecture, workload: Workload, recorder: CacheRecorder
-) -> None:
-    """One pass of the whole model over one new token."""
-    _run_whole(model, architecture, workload, recorder, 1, workload.decode_context - 1, {})
-
-
-def _run_whole(
-    model: Any,
-    architecture: DeepseekOCRArchitecture,
-    workload: Workload,
-    recorder: CacheRecorder,
-    tokens: int,
-    cached: int,
-    page: Mapping[str, Any],
-) -> None:
-    decoder = language_model(architecture)
-    whole_pass(model, decoder, workload.batch_size, tokens, cached, recorder, page, keeps_everything=True)
+    return page
 
 
 def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
@@ -199,13 +134,9 @@ def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
     return architecture.decoder.decoder
 
 
-_VIEW_VARIABLES = {
+_VARIABLES = VIEW_VARIABLES | {
     "views": "views of one size that pass through together: batch times global views, or batch times local views",
     "side": "side of a view in pixels: base_size for global views, image_size for local ones",
-    "grid": "side // patch_size, patches per side",
-    "padded_grid": "grid rounded up to a multiple of window_size",
-    "half_grid": "grid / 2 rounded up",
-    "quarter_grid": "half_grid / 2 rounded up, tokens per side",
 }
 
 FAMILY: Family[DeepseekOCRArchitecture] = Family(
@@ -219,45 +150,40 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     shipped=SHIPPED,
     decoder=language_model,
     stages=(
-        Stage(
+        page_stage(
             name="sam",
             title="SAM encoder, every view",
             modules=(_SAM,),
-            owns=(_SAM,),
-            parameters=_sam_parameters,
-            variables=_VIEW_VARIABLES,
+            operators=lambda sizes, values: sam_operators(sizes.sam, ViewGroup(**values)),
+            parameters=lambda sizes: sam_parameters(sizes.sam),
+            variables=_VARIABLES,
             calls=_view_calls,
-            cost=_sam_cost,
-            working_set=_sam_working_set,
             run=_run_sam,
         ),
-        Stage(
+        page_stage(
             name="clip",
             title="CLIP encoder over SAM's feature maps, every view",
             modules=(_CLIP,),
-            owns=(_CLIP,),
-            parameters=_clip_parameters,
-            variables=_VIEW_VARIABLES,
+            operators=lambda sizes, values: clip_operators(sizes.clip, ViewGroup(**values)),
+            parameters=lambda sizes: clip_parameters(sizes.clip),
+            variables=_VARIABLES,
             calls=_view_calls,
-            cost=_clip_cost,
-            working_set=_clip_working_set,
             run=_run_clip,
+            unused=lambda sizes: sizes.clip.unused_parameters,
         ),
-        Stage(
+        page_stage(
             name="projector",
             title="projection of the features to the decoder's width",
             modules=(_PROJECTOR,),
-            owns=(_PROJECTOR,),
-            parameters=_projector_parameters,
-            variables=_VIEW_VARIABLES,
+            operators=_projector_operators,
+            parameters=lambda sizes: (sizes.projector_inputs + 1) * sizes.decoder.hidden,
+            variables=_VARIABLES,
             calls=_view_calls,
-            cost=_projector_cost,
-            working_set=_projector_working_set,
             run=_run_projector,
         ),
         *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), keeps_everything=True),
     ),
     other_parameters=_other_parameters,
     architecture_from_sizes=architecture_from_sizes,
-    whole_passes={"forward": _run_whole_forward, "decode": _run_whole_decode},
+    whole_passes=page_passes(language_model, _page, keeps_everything=True),
 )

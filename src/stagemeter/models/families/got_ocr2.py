@@ -23,6 +23,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import (
     CHANNELS,
+    VIEW_VARIABLES,
     SamArchitecture,
     ViewGroup,
     sam_downsampling,
@@ -110,16 +111,6 @@ def _projector_parameters(sizes: GotOcr2Architecture) -> int:
     return sam_downsampling_parameters(sizes.sam) + (sizes.decoder.hidden + 1) * sizes.decoder.hidden
 
 
-_VARIABLES = {
-    "views": "pages: batch_size",
-    "side": "side of a view in pixels",
-    "grid": "side // patch_size, patches per side",
-    "padded_grid": "grid rounded up to a multiple of window_size",
-    "half_grid": "grid / 2 rounded up",
-    "quarter_grid": "half_grid / 2 rounded up, tokens per side",
-}
-
-
 def _calls(sizes: GotOcr2Architecture, workload: Workload) -> list[Variables]:
     return [asdict(_group(sizes, workload.batch_size))]
 
@@ -141,7 +132,7 @@ FAMILY: Family[GotOcr2Architecture] = Family(
             modules=(_SAM,),
             operators=lambda sizes, values: sam_encoder(sizes.sam, ViewGroup(**values), fused=False),
             parameters=lambda sizes: sam_encoder_parameters(sizes.sam),
-            variables=_VARIABLES,
+            variables=VIEW_VARIABLES,
             calls=_calls,
             run=lambda model, sizes, workload: model.get_submodule(_SAM)(**_page(model, sizes, workload)),
         ),
@@ -151,7 +142,7 @@ FAMILY: Family[GotOcr2Architecture] = Family(
             modules=(_PROJECTOR,),
             operators=_projector_operators,
             parameters=_projector_parameters,
-            variables=_VARIABLES,
+            variables=VIEW_VARIABLES,
             calls=_calls,
             run=_run_projector,
         ),
