@@ -161,8 +161,11 @@ def test_own_trace_can_be_brought_in_again(profiled, monkeypatch, command):
     assert again["metadata"]["workload_hash"] == printed["metadata"]["workload_hash"]
     assert set(again["times_ms"]) == set(printed["times_ms"])
     assert any("prefill contains" in note for note in again["notes"])
-    # Profiling slows things down, but not beyond recognition.
-    assert printed["time_ms"]["total"] / 3 < again["time_ms"]["total"] < printed["time_ms"]["total"] * 30
+    # Not held against the times of the harness: the trace is of one traced generation, on a machine that others use.
+    assert all(times and min(times) > 0 for times in again["times_ms"].values())
+    assert again["time_ms"]["total"] == pytest.approx(
+        sum(again["time_ms"][stage] for stage in ("sam", "clip", "projector", "prefill", "decode_total"))
+    )
 
 
 def test_own_document_can_be_brought_in_again(profiled, monkeypatch, command):
