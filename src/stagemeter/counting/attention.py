@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
+from stagemeter.counting.known_values import onlookers
+
 _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 
 
@@ -68,7 +70,7 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> torch.Tensor:
-    looked_on = torch._C._len_torch_dispatch_stack() > 1  # Another counter would miss what did not run.
+    looked_on = onlookers() > 1  # Another counter would miss what did not run.
     # No fused kernel has a gradient of the mask.
     masked_with_gradient = attn_mask is not None and attn_mask.requires_grad
     if not _active or looked_on or masked_with_gradient or not is_regular(query, key, value):

@@ -27,6 +27,7 @@ from stagemeter.cost import ZERO, Cost, total
 from stagemeter.counting.attention import booked_attention, is_regular
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.known_values import onlookers
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.zero_cost import is_zero_cost
@@ -224,7 +225,7 @@ class CostCounter:
             self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
-            out = None if torch._C._len_torch_dispatch_stack() > 0 else result_on_meta(func, args, kwargs)
+            out = None if onlookers() > 0 else result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
             if func._overloadpacket in _SAME_THING:
@@ -445,7 +446,7 @@ def _by_position(
 
 def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     """Result of a caught function where shapes are all there is, so that nothing needs to run; else None."""
-    if torch._C._len_torch_dispatch_stack() > 1:
+    if onlookers() > 1:
         return None  # Someone else looks on, such as another counter, and would miss what did not run.
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):

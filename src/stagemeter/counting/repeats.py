@@ -28,6 +28,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from stagemeter.counting.known_values import bytes_known, onlookers
+
 if TYPE_CHECKING:
     from stagemeter.counting.counter import Event
 
@@ -108,7 +110,7 @@ class RepeatedLayers:
         """What two calls must have in common to cost the same; None if this call must run."""
         if torch.is_grad_enabled():
             return None  # Backward passes need the graph that a walk builds.
-        if torch._C._len_torch_dispatch_stack() > 1:
+        if onlookers() > 1:
             return None  # Someone else looks on.
         parts: list[Any] = [self._structures[layer]]
         flat, structure = tree_flatten((args, kwargs))
@@ -116,7 +118,7 @@ class RepeatedLayers:
             if isinstance(value, torch.Tensor):
                 if value.device.type != "meta":
                     return None  # Real values may decide what runs.
-                parts.append((value.shape, value.dtype, value.stride()))
+                parts.append((value.shape, value.dtype, value.stride(), bytes_known(value)))
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))
             else:

@@ -1,0 +1,260 @@
+"""Values on the meta device, of the few tensors that decide what runs: token ids, masks, positions, grids of patches.
+
+A model on the meta device has shapes and no values. Most of what it computes needs none; but where a page's patches
+are split by the sizes in a tensor, or embeddings are put where a token id says so, the code asks. While `KnownValues`
+is on, tensors whose values are given keep them on the CPU beside their shapes, and so does whatever is computed from
+such tensors alone: what is asked for is then answered as it would be in a real run. Weights, and what comes of them,
+stay shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+)
+from torch.utils._pytree import tree_flatten, tree_map
+
+aten = torch.ops.aten
+
+#: Elements up to which values are kept: enough for token ids, masks of one row and positions; no attention mask.
+_LARGEST = 1 << 20
+#: What makes tensors of nothing but its arguments, the same in every run.
+_MADE_OF_NOTHING = frozenset({
+    aten.arange, aten.eye, aten.full, aten.full_like, aten.linspace, aten.logspace, aten.new_full,
+    aten.new_ones, aten.new_zeros, aten.ones, aten.ones_like, aten.scalar_tensor, aten.tril_indices,
+    aten.triu_indices, aten.zeros, aten.zeros_like,
+})  # fmt: skip
+#: What fills a tensor whatever was in it.
+_FILLING = frozenset({aten.fill_, aten.zero_})
+_INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
+
+
+#: Python functions that make tensors of plain numbers, which are lost on the way to the operator.
+_OF_NUMBERS = frozenset({torch.tensor, torch.as_tensor, torch.Tensor.new_tensor})
+
+
+class KnownValues:
+    """Keeps values of some tensors on the meta device while the block runs; may be entered again."""
+
+    def __init__(self) -> None:
+        self._exits: list[ExitStack] = []
+        # By storage, so that views and what is written through them share one set of values. The storages are kept,
+        # so that none is freed and its address given to another.
+        self._known: dict[int, tuple[Any, torch.Tensor]] = {}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(_FunctionMode(self))
+            stack.enter_context(KnownValuesMode(self))
+            self._exits.append(stack.pop_all())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exits.pop().__exit__(kind, error, trace)
+
+    def give(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """Say what the values of a tensor on the meta device are."""
+        storage = tensor.untyped_storage()
+        with _disable_current_modes():
+            kept = torch.zeros(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
+            _seen_as(tensor, kept).copy_(value)
+        self._known[storage._cdata] = (storage, kept)
+
+    def value_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the values of a tensor, sharing memory with what is kept; None where they are not known."""
+        if tensor.device.type != "meta":
+            return tensor if tensor.device.type == "cpu" and tensor.numel() <= _LARGEST else None
+        found = self._known.get(tensor.untyped_storage()._cdata)
+        if found is None or found[1].dtype != tensor.dtype:
+            return None
+        with _disable_current_modes():
+            return _seen_as(tensor, found[1])
+
+    def run_function(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a Python function of torch, of those that are no operator."""
+        if func is torch.Tensor.tolist and (value := self.value_of(args[0])) is not None:
+            return value.tolist()
+        out = func(*args, **kwargs)
+        if func in _OF_NUMBERS and isinstance(out, torch.Tensor) and out.device.type == "meta":
+            data = args[-1] if args else kwargs["data"]
+            if not isinstance(data, torch.Tensor):
+                with _disable_current_modes():
+                    value = torch.tensor(data, dtype=out.dtype, device="cpu")
+                self.give(out, value)
+        return out
+
+    def run_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator that torch dispatched, and keep or forget values."""
+        packet = func._overloadpacket
+        if packet in _INDEXING:
+            args = (args[0], self._whole_numbers(args[1]), *args[2:])
+        values = self._values((args, kwargs), packet)
+        if values is not None and _asks_for_values(func, args, kwargs):
+            return self._answer(func, *values)
+        out = func(*args, **kwargs)
+        self._follow(func, args, kwargs, values, out)
+        return out
+
+    def _values(self, arguments: Any, packet: Any) -> tuple[Any, Any] | None:
+        """The arguments with values in place of shapes; None where one has none."""
+        flat, _ = tree_flatten(arguments)
+        tensors = [value for value in flat if isinstance(value, torch.Tensor)]
+        if not tensors and packet not in _MADE_OF_NOTHING:
+            return None
+        if any(type(tensor) is not torch.Tensor for tensor in tensors):
+            return None  # Weights, and subclasses, which know better.
+        unknown = [tensor for tensor in tensors if self.value_of(tensor) is None]
+        if unknown and packet not in _MADE_OF_NOTHING and packet not in _FILLING:
+            return None
+
+        def value(item: Any) -> Any:
+            if isinstance(item, torch.Tensor):
+                known = self.value_of(item)
+                # Only its shape matters, or what is in it is overwritten.
+                return torch.empty(item.shape, dtype=item.dtype, device="cpu") if known is None else known
+            return torch.device("cpu") if item == torch.device("meta") else item
+
+        if any(tensor.numel() > _LARGEST for tensor in unknown):
+            return None
+        with _disable_current_modes():
+            real: tuple[Any, Any] = tree_map(value, arguments)
+        return real
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with _disable_current_modes():
+            answer = func(*args, **kwargs)
+        wanted = kwargs.get("device")
+        if not isinstance(answer, (torch.Tensor, tuple, list)) or (wanted is not None and func in _MOVING):
+            return answer
+        return tree_map(lambda item: self._bare(item) if isinstance(item, torch.Tensor) else item, answer)
+
+    def _bare(self, value: torch.Tensor) -> torch.Tensor:
+        with _disable_current_modes():
+            bare = torch.empty_like(value, device="meta")
+        self.give(bare, value)
+        return bare
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, values: tuple[Any, Any] | None, out: Any) -> None:
+        """Work out the values of what came of values; forget those that something unknown was written over."""
+        results = [item for item in tree_flatten(out)[0] if isinstance(item, torch.Tensor)]
+        meta = [tensor for tensor in results if tensor.device.type == "meta"]
+        if values is not None and meta and all(tensor.numel() <= _LARGEST for tensor in meta):
+            if func.is_view:
+                return
+            with _disable_current_modes():
+                flat, _ = tree_flatten(func(*values[0], **values[1]))
+            real = [item for item in flat if isinstance(item, torch.Tensor)]
+            for tensor, value in zip(results, real, strict=True):
+                # What is known already was written in place, in what is kept.
+                if tensor.device.type == "meta" and self.value_of(tensor) is None and _is_whole(tensor):
+                    self.give(tensor, value)
+            return
+        for argument, given in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self._forget(given)
+        for argument in func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write and argument.name in kwargs:
+                self._forget(kwargs[argument.name])
+
+    def _forget(self, tree: Any) -> None:
+        for tensor in tree_flatten(tree)[0]:
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                self._known.pop(tensor.untyped_storage()._cdata, None)
+
+    def _whole_numbers(self, indices: Any) -> Any:
+        """Indices with masks of known values replaced by the places where they are true."""
+        places: list[torch.Tensor | None] = []
+        for index in indices:
+            mask = isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
+            value = self.value_of(index) if mask and index.device.type == "meta" else None
+            if value is None:
+                places.append(index)
+            else:
+                with _disable_current_modes():
+                    found = value.nonzero().unbind(1)
+                places += [self._bare(place.contiguous()) for place in found]
+        return places
+
+
+class KnownValuesMode(TorchDispatchMode):
+    """Hands the operators that torch dispatches to what keeps values."""
+
+    def __init__(self, known: KnownValues) -> None:
+        super().__init__()
+        self.known = known
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self.known.run_operator(func, args, dict(kwargs or {}))
+
+
+class _FunctionMode(TorchFunctionMode):
+    """Hands the Python functions of torch to what keeps values."""
+
+    def __init__(self, known: KnownValues) -> None:
+        super().__init__()
+        self._known = known
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._known.run_function(func, args, kwargs or {})
+
+
+def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the values of a tensor on the meta device that the running block knows; None where it knows none."""
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, KnownValuesMode) and (value := mode.known.value_of(tensor)) is not None:
+            return value
+    return None
+
+
+def bytes_known(tensor: torch.Tensor) -> bytes | None:
+    """Return the values of a tensor, as `known_value` does, as something that can be compared."""
+    value = known_value(tensor)
+    if value is None:
+        return None
+    with _disable_current_modes():
+        return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def onlookers() -> int:
+    """Dispatch modes that are on beside those that keep values, such as counters: they would miss what does not run."""
+    return sum(not isinstance(mode, KnownValuesMode) for mode in _get_current_dispatch_mode_stack())
+
+
+_MOVING = frozenset({aten._to_copy.default})
+
+
+def _asks_for_values(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether an operator cannot do with shapes, and is answered from what is known."""
+    tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+    if not any(tensor.device.type == "meta" for tensor in tensors):
+        return False
+    if func in _MOVING:
+        wanted = kwargs.get("device")
+        return wanted is not None and torch.device(wanted).type != "meta"
+    if func._overloadpacket in _INDEXING:
+        return False
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    """Whether nothing else is in the memory of a tensor."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _seen_as(tensor: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    return torch.as_strided(kept, tensor.size(), tensor.stride(), tensor.storage_offset())
