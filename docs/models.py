@@ -8,7 +8,6 @@ from typing import Any
 from stagemeter.analyzer import estimate_model
 from stagemeter.config import AnalysisConfig
 from stagemeter.export.units import with_unit
-from stagemeter.models.decoder import cached_elements
 from stagemeter.models.description import ModelDescription, describe_model, shipped_models
 from stagemeter.models.registry import families
 
@@ -47,7 +46,7 @@ def row(model: ModelDescription) -> list[str]:
     """Return the cells of one model."""
     report = estimate_model(model, AnalysisConfig(model=model.name))
     total = report["total"]
-    per_token = cached_elements(model.family.decoder(model.architecture), 1, 1)
+    per_token = model.family.decoder(model.architecture).cached_elements(1, 1)
     return [
         f"`{model.name}`",
         model.family.name,

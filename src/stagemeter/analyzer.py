@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
 from stagemeter.models.families.deepseek_ocr import FAMILY
@@ -286,6 +288,11 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
     >>> report["stages"]["prefill"]["flops"]
     30787376250880
     """
+    if not model.family.has_closed_forms:
+        raise StagemeterError(
+            f"{model.name} is of no family whose closed forms are known, so that there is nothing to estimate it by: "
+            "count it, without --estimate"
+        )
     workload = plan_request(config, model)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload)}
     return build_report(
@@ -305,9 +312,11 @@ def _run_tiers(
     isolated = isolated_tier(family.stages, model, architecture, workload, config.walk_every_layer)
     say("whole model")
     extracted = extracted_tier(family, model, architecture, workload, config.walk_every_layer)
-    say("closed forms")
-    analytic = analytic_tier(family, architecture, workload)
-    return {tier.name: tier for tier in (isolated, extracted, analytic)}
+    tiers = [isolated, extracted]
+    if family.has_closed_forms:
+        say("closed forms")
+        tiers.append(analytic_tier(family, architecture, workload))
+    return {tier.name: tier for tier in tiers}
 
 
 def _report(
@@ -332,14 +341,19 @@ def _modules(model: Any, tier: Tier) -> list[dict[str, Any]]:
     counts = tier.passes.get("forward")
     if counts is None:
         return []
+    # Tied weights are counted once, under the first name that leads to them.
+    parameters = Counter[str]()
+    for name, parameter in model.named_parameters():
+        path = name.split(".")
+        parameters.update({".".join(path[:depth]): parameter.numel() for depth in range(len(path))})
     return [
         {
             "name": name,
-            "params": sum(parameter.numel() for parameter in module.parameters()),
+            "params": parameters[name],
             "macs": counts.of(name).macs,
             "activations": counts.of(name).activations,
         }
-        for name, module in model.named_modules()
+        for name, _ in model.named_modules()
         if name.count(".") < _MODULE_DEPTH
     ]
 

@@ -10,8 +10,7 @@ from typing import Any
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import ITEM_SIZES, QUANTITIES, ZERO
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
-from stagemeter.models.decoder import Decoder, cached_elements
-from stagemeter.models.family import Family, Stage, StageParameters
+from stagemeter.models.family import Family, LanguageModel, Stage, StageParameters
 from stagemeter.planning import workload_notes
 from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
 from stagemeter.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
@@ -88,8 +87,8 @@ def build_report(
         "other_params": other,
         "agreement": _agreement(tiers, difference),
         "unsupported_ops": _unsupported(results, tiers),
-        "closed_form": coefficients(family, architecture),
-        "decode_curve": _decode_curve(family.stage("decode"), architecture, workload),
+        "closed_form": coefficients(family, architecture) if family.has_closed_forms else None,
+        "decode_curve": _decode_curve(family.stage("decode"), architecture, workload, tiers),
         "roofline": None,
         "modules": [dict(module) for module in modules],
         "notes": [
@@ -268,7 +267,7 @@ def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> di
 def _total(
     results: Mapping[str, StageAnalysisResult],
     other: Mapping[str, int],
-    decoder: Decoder,
+    decoder: LanguageModel,
     workload: Workload,
 ) -> dict[str, int]:
     stages = results.values()
@@ -294,12 +293,16 @@ def _total(
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
         "weight_bytes": params * item_size,
-        "kv_cache_bytes": cached_elements(decoder, workload.batch_size, cached_tokens) * item_size,
+        "kv_cache_bytes": decoder.cached_elements(workload.batch_size, cached_tokens) * item_size,
     }
 
 
-def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload) -> list[dict[str, int]]:
-    """FLOPs of a decode step over the contexts of the request, by closed form."""
+def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[dict[str, int]]:
+    """FLOPs of a decode step over the contexts of the request: by closed form, or from the steps that were counted."""
+    if stage.cost is None:
+        counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None
+        steps = {} if counted is None else counted.steps
+        return [{"context": context, "flops": steps[context].flops} for context in sorted(steps)]
     first, last = decode_span(workload)
     points = min(_CURVE_POINTS, last - first + 1)
     contexts = {first + (last - first) * index // max(1, points - 1) for index in range(points)}

@@ -21,9 +21,8 @@ from typing import Any
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.decoder import cached_elements
 from stagemeter.models.family import Family
-from stagemeter.pairing import Work, peak_dict, work_of_report
+from stagemeter.pairing import Work, aggregates, peak_dict, work_of_report
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.workload import Workload
 
@@ -63,7 +62,7 @@ class MemoryNeed:
     stage: str
 
 
-def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak) -> dict[str, Any]:
+def roofline_section(report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak) -> dict[str, Any]:
     """Work out what a device could do with a report's workload at best.
 
     Parameters
@@ -72,6 +71,8 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
         A static report.
     family : Family
         The family of its model.
+    architecture : object
+        Sizes of its model.
     peak : Peak
         The device. Where its bandwidth is not known, nothing is said about memory's part of the time; where the size
         of its memory is not known, nothing is said about what fits.
@@ -100,7 +101,6 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], peak: Peak)
             f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
         )
     bounds = _bounds(family, work_of_report(report), workload, peak)
-    architecture = family.architecture_from_sizes(report["closed_form"]["architecture"])
     return {
         "peak": peak_dict(peak),
         "bounds": bounds,
@@ -123,14 +123,16 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
         passes = workload.decode_steps if stage.whole_pass == "decode" else 1
         if not passes:
             continue
-        demand = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+        calls = stage.calls(architecture, workload)
+        # Without a closed form it is not known, and what is needed is more than what is said.
+        demand = max((stage.working_set(architecture, call) for call in calls), default=0) if stage.working_set else 0
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
         before_last = cached
         if stage.name == DECODE:
-            before_last = cached_elements(decoder, batch, prompt + passes - 1)
-            cached = cached_elements(decoder, batch, prompt + passes)
+            before_last = decoder.cached_elements(batch, prompt + passes - 1)
+            cached = decoder.cached_elements(batch, prompt + passes)
         elif stage.name == PREFILL:
-            cached = cached_elements(decoder, batch, prompt)
+            cached = decoder.cached_elements(batch, prompt)
         working_sets[stage.name] = demand * item_size
         most[stage.name] = max(before_last + demand, cached)
     fullest = max(most, key=lambda name: most[name])
@@ -189,16 +191,15 @@ def _memory(family: Family[Any], architecture: Any, workload: Workload, availabl
 def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
     """Bounds of every stage that has a count, and of every sum that lacks none, in the order of a request."""
     steps = workload.decode_steps
-    vision = [stage.name for stage in family.stages if stage.name not in (PREFILL, DECODE)]
-    forward = [*vision, PREFILL]
-    request = [*forward, *([DECODE] if steps else [])]
+    together = aggregates(stage.name for stage in family.stages)
+    vision, forward = together.get(VISION, []), together[FORWARD]
     rows: dict[str, Sequence[str]] = {
         **{stage: [stage] for stage in vision},
         **({VISION: vision} if vision else {}),
         PREFILL: [PREFILL],
         FORWARD: forward,
         **({DECODE: [DECODE], DECODE_TOTAL: [DECODE]} if steps else {}),
-        TOTAL: request,
+        TOTAL: [*forward, *([DECODE] if steps else [])],
     }
     return {
         name: _bound([work[stage] for stage in stages], peak, steps if name == DECODE else 1)

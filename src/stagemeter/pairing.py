@@ -11,7 +11,7 @@ writes, t its time, P and W the device's peak rates of arithmetic and of memory:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,6 +89,12 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
 
 def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
     """Work of each stage at another workload, by the closed form that a report carries: of ``decode`` all steps."""
+    if report["closed_form"] is None:
+        counted = Workload.from_dict(report["metadata"]["workload"])
+        raise StagemeterError(
+            f"the static report of {report['metadata']['model']} has no closed form, and its workload is another one "
+            f"({', '.join(differing_fields(counted, workload))} differ): analyze the workload that was measured"
+        )
     costs = evaluate_workload(report["closed_form"], _family(report), workload)
     costs[DECODE] = costs.pop(DECODE_TOTAL)
     item_size = ITEM_SIZES[workload.dtype]
@@ -112,7 +118,10 @@ def _spared_bytes(
     StagemeterError
         If so many cannot have run.
     """
-    closed_form, family = report["closed_form"], _family(report)
+    closed_form = report["closed_form"]
+    if closed_form is None:
+        return {}
+    family = _family(report)
     architecture = family.architecture_from_sizes(closed_form["architecture"])
     spared = {}
     for stage in family.stages:
@@ -221,7 +230,7 @@ def pair(
     work, source = counted_work(report, workload)
     if experts_read:
         work = with_experts(work, report, workload, experts_read)
-    rows, missing = _rows(_family(report), work, times_ms, workload.decode_steps, peak)
+    rows, missing = _rows(list(report["stages"]), work, times_ms, workload.decode_steps, peak)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": report["metadata"]["model"],
@@ -263,14 +272,14 @@ def _family(report: Mapping[str, Any]) -> Family[Any]:
     return family_named(report["metadata"]["family"])
 
 
-def _aggregates(family: Family[Any]) -> dict[str, list[str]]:
+def aggregates(stages: Iterable[str]) -> dict[str, list[str]]:
     """The stages that can have been timed as one, by the name they have together."""
-    vision = [stage.name for stage in family.stages if stage.name not in (PREFILL, DECODE)]
+    vision = [stage for stage in stages if stage not in (PREFILL, DECODE)]
     return {**({VISION: vision} if vision else {}), FORWARD: [*vision, PREFILL]}
 
 
 def _rows(
-    family: Family[Any], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak
+    stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Work out every stage that has both a time and a count, then the sums, and say why others are missing."""
     requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
@@ -280,29 +289,29 @@ def _rows(
         requests[DECODE] = times_ms[DECODE] * steps
     rows: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
-    aggregates = _aggregates(family)
-    for stage in (found.name for found in family.stages):
+    together = aggregates(stages)
+    for stage in stages:
         passes = steps if stage == DECODE else 1
         if not passes:
             missing[stage] = "the request has no decode step"
         elif stage not in work:
             missing[stage] = f"{_NO_COUNT}: the static report could not count it"
         elif stage not in requests:
-            missing[stage] = _why_no_time(stage, times_ms, aggregates)
+            missing[stage] = _why_no_time(stage, times_ms, together)
         else:
             rows[stage] = _row([work[stage]], requests[stage], peak, passes)
-    parts = [*aggregates[FORWARD], *([DECODE] if steps else [])]
-    timed = [name for name in (FORWARD, VISION) if name in aggregates and (name == VISION or name in times_ms)]
-    sums = {**{name: aggregates[name] for name in timed}, TOTAL: parts}
-    for name, stages in sums.items():
-        time = _time_of_sum(stages, requests, times_ms, aggregates)
-        uncounted = [stage for stage in stages if stage not in work]
+    parts = [*together[FORWARD], *([DECODE] if steps else [])]
+    timed = [name for name in (FORWARD, VISION) if name in together and (name == VISION or name in times_ms)]
+    sums = {**{name: together[name] for name in timed}, TOTAL: parts}
+    for name, summands in sums.items():
+        time = _time_of_sum(summands, requests, times_ms, together)
+        uncounted = [stage for stage in summands if stage not in work]
         if uncounted:
             missing[name] = f"{_NO_COUNT} of {', '.join(uncounted)}"
         elif time is None:
-            missing[name] = f"no time of {', '.join(stage for stage in stages if stage not in requests)}"
+            missing[name] = f"no time of {', '.join(stage for stage in summands if stage not in requests)}"
         else:
-            rows[name] = _row([work[stage] for stage in stages], time, peak, 1)
+            rows[name] = _row([work[stage] for stage in summands], time, peak, 1)
     return rows, missing
 
 

@@ -10,10 +10,9 @@ from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
-from stagemeter.models.decoder import Decoder
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
-from stagemeter.models.family import PageViews
+from stagemeter.models.family import LanguageModel, PageViews
 from stagemeter.workload import OWN, TEXT, Workload
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     return plan_own(config, (width, height), family.views(architecture, width, height), family.decoder(architecture))
 
 
-def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, decoder: Decoder) -> Workload:
+def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, decoder: LanguageModel) -> Workload:
     """Work out the workload of a page whose views the model's own processor decides: the mode is left aside."""
     prompt_tokens = config.seq_len or views.image_tokens + config.text_tokens
     return Workload(
@@ -90,7 +89,7 @@ def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, de
     )
 
 
-def plan_text(config: AnalysisConfig, decoder: Decoder) -> Workload:
+def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
     """Work out the workload of a model that reads text alone: what is said of pages is left aside.
 
     The prompt is as long as `seq_len` or `text_tokens` says. What is only at its default is nobody's wish: the few

@@ -11,12 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import Cost
-from stagemeter.models.closed_form import decode_contexts, decode_total, stage_cost
+from stagemeter.errors import StagemeterError
+from stagemeter.models.closed_form import decode_contexts, decode_span, decode_total, stage_cost
 from stagemeter.models.family import Family, Runner, Stage
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
     from stagemeter.counting.counter import Counts
+
+#: Contexts at most so far apart are steps one after the other: there is none between them.
+_SHORTEST_LOOKED_INTO = 2
+#: Steps that are counted at most to find out how the cost of a step grows.
+_MOST_STEPS = 64
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +45,15 @@ class StageCount:
         Cost by operator; empty for closed forms.
     unsupported : Counter
         Operators without a formula, with their calls.
+    steps : dict
+        Of ``decode``, steps that were counted, by the context they attend to.
     """
 
     cost: Cost
     request_cost: Cost | None = None
     operators: Mapping[str, Cost] = field(default_factory=dict)
     unsupported: Counter[str] = field(default_factory=Counter)
+    steps: Mapping[int, Cost] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,13 +128,57 @@ def isolated_tier(
 def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: PassCounter) -> StageCount:
     counts = count(stage.run, workload)
     cost = request_cost = counts.of(*stage.modules)
+    steps = {}
     if stage.whole_pass == "decode":
         steps = {workload.decode_context: cost}
-        for context in set(decode_contexts(stage, architecture, workload)) - set(steps):
-            at = replace(workload, decode_context=context)
-            steps[context] = count(stage.run, at).of(*stage.modules)
+
+        def step(context: int) -> Cost:
+            if context not in steps:
+                steps[context] = count(stage.run, replace(workload, decode_context=context)).of(*stage.modules)
+            return steps[context]
+
+        for context in decode_contexts(stage, architecture, workload):
+            step(context)
+        if stage.cost is None:
+            # Nobody says where the cost of a step bends: it is looked for.
+            find_bends(step, *decode_span(workload))
         request_cost = decode_total(steps, workload)
-    return StageCount(cost, request_cost, counts.operators(*stage.modules), counts.unsupported_of(*stage.modules))
+    operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
+    return StageCount(cost, request_cost, operators, unsupported, steps)
+
+
+def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
+    """Count steps until those between two that were counted grow evenly, as far as the one in the middle says.
+
+    Parameters
+    ----------
+    step : callable
+        Cost of a decode step by its context; keeps what it counted.
+    first, last : int
+        Contexts between which to look.
+
+    Raises
+    ------
+    StagemeterError
+        If the cost of a step changes its growth too often to be added up from few steps.
+    """
+    left = [(first, last)]
+    counted = 0
+    while left:
+        start, end = left.pop()
+        middle = (start + end) // 2
+        if end - start < _SHORTEST_LOOKED_INTO:
+            continue
+        counted += 1
+        if counted > _MOST_STEPS:
+            raise StagemeterError(
+                f"the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of context, and "
+                f"{_MOST_STEPS} steps between them do not show how; ask for fewer new tokens"
+            )
+        here, ahead = middle - start, end - middle
+        # Compared without fractions.
+        if step(start) * ahead + step(end) * here != step(middle) * (end - start):
+            left += [(start, middle), (middle, end)]
 
 
 def extracted_tier(

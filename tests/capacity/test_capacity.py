@@ -27,7 +27,7 @@ def report_of(**settings):
 
 
 def section_of(peak=A100, **settings):
-    return roofline_section(report_of(**settings), FAMILY, peak)
+    return roofline_section(report_of(**settings), FAMILY, ARCHITECTURE, peak)
 
 
 def workload_of(**settings):
@@ -39,7 +39,7 @@ def workload_of(**settings):
 
 def test_each_stage_is_bound_by_its_own_work():
     report = report_of()
-    bounds = roofline_section(report, FAMILY, A100)["bounds"]
+    bounds = roofline_section(report, FAMILY, ARCHITECTURE, A100)["bounds"]
     flops = request_total(report, "flops")
     read, written = request_total(report, "bytes_read"), request_total(report, "bytes_written")
     for stage in (*VISION, "prefill", "decode"):
@@ -118,7 +118,7 @@ def test_without_a_bandwidth_nothing_is_said_about_time_as_a_whole():
 def test_a_stage_without_a_count_leaves_no_sum():
     report = report_of()
     report["stages"]["clip"]["source"] = "none"
-    section = roofline_section(report, FAMILY, A100)
+    section = roofline_section(report, FAMILY, ARCHITECTURE, A100)
     assert set(section["bounds"]) == {"sam", "projector", "prefill", "decode", "decode_total"}
     throughput = section["throughput"]
     assert throughput["decode_tokens_per_second"] > 0
@@ -236,7 +236,8 @@ def of_model(name, **settings):
 
 def test_a_model_without_pages_has_bounds_of_its_own_stages():
     described, report = of_model("llama-3.1-8b", seq_len=1024)
-    section = roofline_section(report, described.family, device_peak(find_device("H100-SXM", ""), "bfloat16"))
+    peak = device_peak(find_device("H100-SXM", ""), "bfloat16")
+    section = roofline_section(report, described.family, described.architecture, peak)
     assert list(section["bounds"]) == ["prefill", "forward", "decode", "decode_total", "total"]
     assert section["bounds"]["forward"] == section["bounds"]["prefill"]
     assert section["throughput"]["pages_per_hour"] is None

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.decoder import cached_elements
 from stagemeter.models.family import all_parameters
 from stagemeter.models.registry import family_of
 from stagemeter.planning import plan_text
@@ -107,7 +106,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
     held = [tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)]
     reached = workload.prompt_tokens + workload.decode_steps
-    assert sum(tensor.numel() for tensor in held) == cached_elements(decoder, workload.batch_size, reached)
+    assert sum(tensor.numel() for tensor in held) == decoder.cached_elements(workload.batch_size, reached)
 
 
 def real_model(config):

@@ -113,7 +113,7 @@ def _mean_cost(architecture: DeepseekOCRArchitecture, pages: Mapping[Workload, _
         report = estimate_report(architecture, same.config.model, same.config)
         share = same.count / workload.batch_size
         flops += share * report["total"]["flops"]
-        bound = roofline_section(report, FAMILY, peak)["bounds"]["total"]["roofline_ms"]
+        bound = roofline_section(report, FAMILY, architecture, peak)["bounds"]["total"]["roofline_ms"]
         # Of a device without a known bandwidth there is no bound, and a utilization is needed.
         seconds += math.nan if bound is None else share * bound / 1e3
         if peak.memory_bytes is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
@@ -207,6 +207,19 @@ class CostCounter:
     def restart(self) -> None:
         """Forget what was counted so far; what was learnt about layers that are alike is kept."""
         self._events.clear()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count nothing until the block is left, and run every layer."""
+        repeats = nullcontext() if self._repeats is None else self._repeats.paused()
+        before = len(self._events)
+        self._silent += 1
+        try:
+            with repeats:
+                yield
+        finally:
+            self._silent -= 1
+            del self._events[before:]
 
     def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator that torch dispatched, and count it."""

@@ -25,8 +25,10 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 
-#: Elements up to which values are kept: enough for token ids, masks of one row and positions; no attention mask.
-_LARGEST = 1 << 20
+#: Elements up to which values are kept: enough for the pixels of a page, not for the attention mask of a long prompt.
+_LARGEST = 1 << 25
+#: Elements up to which values are compared; larger tensors are equal if they are the same.
+_LARGEST_COMPARED = 1 << 16
 #: What makes tensors of nothing but its arguments, the same in every run.
 _MADE_OF_NOTHING = frozenset({
     aten.arange, aten.eye, aten.full, aten.full_like, aten.linspace, aten.logspace, aten.new_full,
@@ -85,6 +87,9 @@ class KnownValues:
         """Run a Python function of torch, of those that are no operator."""
         if func is torch.Tensor.tolist and (value := self.value_of(args[0])) is not None:
             return value.tolist()
+        if func in _OF_NUMBERS and isinstance(args[-1] if args else kwargs["data"], (list, tuple)):
+            # Such a list may hold tensors of one element each.
+            args = (*args[:-1], tree_map(self._number, args[-1])) if args else args
         out = func(*args, **kwargs)
         if func in _OF_NUMBERS and isinstance(out, torch.Tensor) and out.device.type == "meta":
             data = args[-1] if args else kwargs["data"]
@@ -97,6 +102,9 @@ class KnownValues:
     def run_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator that torch dispatched, and keep or forget values."""
         packet = func._overloadpacket
+        if packet is aten.copy_ and args[0].device.type == "cpu" and (value := self.value_of(args[1])) is not None:
+            with _disable_current_modes():
+                return args[0].copy_(value)
         if packet in _INDEXING:
             args = (args[0], self._whole_numbers(args[1]), *args[2:])
         values = self._values((args, kwargs), packet)
@@ -105,6 +113,12 @@ class KnownValues:
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, values, out)
         return out
+
+    def _number(self, item: Any) -> Any:
+        """A tensor of one element, of which a tensor is made, as the number that it is."""
+        if isinstance(item, torch.Tensor) and item.dim() == 0 and (value := self.value_of(item)) is not None:
+            return value.item()
+        return item
 
     def _values(self, arguments: Any, packet: Any) -> tuple[Any, Any] | None:
         """The arguments with values in place of shapes; None where one has none."""
@@ -221,11 +235,13 @@ def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
-def bytes_known(tensor: torch.Tensor) -> bytes | None:
+def comparable_value(tensor: torch.Tensor) -> Any:
     """Return the values of a tensor, as `known_value` does, as something that can be compared."""
     value = known_value(tensor)
     if value is None:
         return None
+    if value.numel() > _LARGEST_COMPARED:
+        return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor._version
     with _disable_current_modes():
         return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from stagemeter.counting.known_values import bytes_known, onlookers
+from stagemeter.counting.known_values import comparable_value, onlookers
 
 if TYPE_CHECKING:
     from stagemeter.counting.counter import Event
@@ -60,6 +60,16 @@ class RepeatedLayers:
         self._walked: dict[Any, tuple[str, list[Event], Any]] = {}
         # Caches are told apart by identity, which lasts as long as they do.
         self._kept: list[Any] = []
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Walk every layer until the block is left."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     @contextmanager
     def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:
@@ -108,6 +118,8 @@ class RepeatedLayers:
 
     def _call_signature(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
         """What two calls must have in common to cost the same; None if this call must run."""
+        if self._paused:
+            return None
         if torch.is_grad_enabled():
             return None  # Backward passes need the graph that a walk builds.
         if onlookers() > 1:
@@ -118,7 +130,7 @@ class RepeatedLayers:
             if isinstance(value, torch.Tensor):
                 if value.device.type != "meta":
                     return None  # Real values may decide what runs.
-                parts.append((value.shape, value.dtype, value.stride(), bytes_known(value)))
+                parts.append((value.shape, value.dtype, value.stride(), comparable_value(value)))
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))
             else:

@@ -26,7 +26,7 @@ def print_report(report: Mapping[str, Any]) -> None:
                 with_unit(flops[name]),
                 percentage(flops[name], total["flops"]),
                 with_unit(read[name] + written[name], "B"),
-                stage_agreement(stage),
+                stage_agreement(report, name),
             ]
         )
     rows.append(

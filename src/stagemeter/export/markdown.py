@@ -117,7 +117,7 @@ def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
                 percentage(flops[name], report["total"]["flops"]),
                 with_unit(activations[name]),
                 with_unit(read[name] + written[name], "B"),
-                stage_agreement(stage),
+                stage_agreement(report, name),
             ]
         )
     total = report["total"]
@@ -136,14 +136,19 @@ def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def stage_agreement(stage: Mapping[str, Any]) -> str:
-    """Say whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, ``no``, or ``analytic only``."""
+def stage_agreement(report: Mapping[str, Any], name: str) -> str:
+    """Say whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, ``no``, or ``analytic only``.
+
+    A model without closed forms has two tiers.
+    """
+    stage = report["stages"][name]
+    possible = len(_TIERS) - (report["closed_form"] is None)
     counted = {tier: stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None}
     if len(counted) == 1:
         return f"{next(iter(counted))} only"
     if len(set(counted.values())) > 1:
         return "no"
-    return f"{len(counted)} of {len(_TIERS)}"
+    return f"{len(counted)} of {possible}"
 
 
 def _agreement_line(report: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, cast
@@ -13,8 +13,21 @@ from stagemeter.workload import Workload
 
 
 def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
-    """Cost of one stage of a workload, by closed form."""
-    return total(stage.cost(architecture, variables) for variables in stage.calls(architecture, workload))
+    """Cost of one stage of a workload, by closed form.
+
+    Raises
+    ------
+    ValueError
+        If the stage has none.
+    """
+    cost = _formula(stage)
+    return total(cost(architecture, variables) for variables in stage.calls(architecture, workload))
+
+
+def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:
+    if stage.cost is None:
+        raise ValueError(f"{stage.name} has no closed form")
+    return stage.cost
 
 
 def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
@@ -152,7 +165,7 @@ def _terms(stage: Stage[Any], architecture: Any) -> dict[str, list[dict[str, Any
 
     names = list(stage.variables)
     symbols = sympy.symbols(names)
-    cost = stage.cost(architecture, dict(zip(names, symbols, strict=True)))
+    cost = _formula(stage)(architecture, dict(zip(names, symbols, strict=True)))
     terms = {}
     for quantity in QUANTITIES:
         polynomial = sympy.Poly(getattr(cost, quantity), *symbols)

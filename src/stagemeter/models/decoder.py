@@ -79,6 +79,16 @@ class Decoder(Sizes):
         most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements of the key-value cache that holds some tokens of each sequence."""
+        elements = 0
+        for layer in self.layers:
+            # A window is full with one token less than it spans: the next one takes the last place.
+            held = _smaller(tokens, layer.attention.window - 1) if layer.attention.window else tokens
+            for shape in layer.attention.cached_shapes(batch, 1):
+                elements += layer.times * held * batch * shape[1] * shape[3]
+        return elements
+
 
 #: Builds a decoder from its sizes as plain data.
 decoder_from_sizes = sizes_reader(Decoder)
@@ -131,14 +141,3 @@ def layer_parameters(decoder: Decoder, active: bool = False) -> int:
         for layer in decoder.layers
     )
     return layers + decoder.hidden
-
-
-def cached_elements(decoder: Decoder, batch: int, tokens: int) -> int:
-    """Elements of the key-value cache that holds some tokens of each sequence."""
-    elements = 0
-    for layer in decoder.layers:
-        # A window is full with one token less than it spans: the next one takes the last place.
-        held = _smaller(tokens, layer.attention.window - 1) if layer.attention.window else tokens
-        for shape in layer.attention.cached_shapes(batch, 1):
-            elements += layer.times * held * batch * shape[1] * shape[3]
-    return elements

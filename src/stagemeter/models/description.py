@@ -5,19 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
-from stagemeter.models.registry import families, family_of
+from stagemeter.models.registry import families, family_of, untaken
 
 #: A repository on the Hugging Face Hub: an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIG = "config.json"
+#: Files that say how pages are prepared, the first there is.
+_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 #: Seconds to wait for the Hub.
 _HUB_TIMEOUT = 10
 
@@ -80,11 +83,12 @@ def describe_model(model: str) -> ModelDescription:
             return _described(model, config, source)
     path = Path(model).expanduser()
     if path.is_dir():
-        return _described(model, read_config(path), str(path / _CONFIG))
+        return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path))
     if path.is_file():
-        return _described(model, _read_json(path), str(path))
+        return _described(model, _read_json(path), str(path), partial(_preprocessing, path.parent))
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
-        return _described(model, _read_json(_fetched(model)), f"config.json of {model}")
+        config = _read_json(_fetched(model, _CONFIG))
+        return _described(model, config, f"config.json of {model}", partial(_fetched_preprocessing, model))
     raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
 
 
@@ -124,6 +128,33 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
 
 
+def _preprocessing(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of how pages are prepared; nothing where it says nothing."""
+    for name in _PREPROCESSING:
+        if (folder / name).is_file():
+            return _of_pages(_read_json(folder / name))
+    return {}
+
+
+def _of_pages(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an image processor, which newer checkpoints keep among those of a whole processor."""
+    inner = settings.get("image_processor", settings)
+    return inner if isinstance(inner, dict) else {}
+
+
+def _fetched_preprocessing(repository: str) -> dict[str, Any]:
+    """The same of a repository on the Hub."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in _PREPROCESSING:
+        try:
+            return _of_pages(_read_json(_fetched(repository, name)))
+        except StagemeterError as error:
+            if not isinstance(error.__cause__, EntryNotFoundError):
+                raise
+    return {}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -136,21 +167,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     return config
 
 
-def _described(model: str, config: Mapping[str, Any], source: str) -> ModelDescription:
+def _described(
+    model: str, config: Mapping[str, Any], source: str, preprocessing: Callable[[], Mapping[str, Any]] = dict
+) -> ModelDescription:
     family = family_of(config, source)
-    return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
+    if family is not None:
+        return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
+    from stagemeter.models.generic.family import make_family, transformers_knows
+
+    if not transformers_knows(config):
+        raise untaken(config, source)
+    return ModelDescription(model, *make_family(config, preprocessing(), source), config, source)
 
 
-def _fetched(repository: str) -> Path:
-    """Fetch the configuration of a repository on the Hub; without a network, the copy that is kept of it."""
+def _fetched(repository: str, name: str) -> Path:
+    """Fetch a file of settings of a repository on the Hub; without a network, the copy that is kept of it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     enough = "a folder that holds its config.json is enough: give that as --model"
     try:
         # Asked for once first: a download tries again and again for half a minute before it says anything.
-        get_hf_file_metadata(hf_hub_url(repository, _CONFIG), timeout=_HUB_TIMEOUT)
-        return Path(hf_hub_download(repository, _CONFIG))
+        get_hf_file_metadata(hf_hub_url(repository, name), timeout=_HUB_TIMEOUT)
+        return Path(hf_hub_download(repository, name))
     except GatedRepoError as error:
         raise StagemeterError(
             f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
@@ -160,12 +199,12 @@ def _fetched(repository: str) -> Path:
             f"there is no {repository} on the Hub, or it is private: {_suggestion(repository)}"
         ) from error
     except EntryNotFoundError as error:
-        raise StagemeterError(f"{repository} holds no {_CONFIG} on the Hub; {enough}") from error
+        raise StagemeterError(f"{repository} holds no {name} on the Hub; {enough}") from error
     except HfHubHTTPError as error:
         raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
     except Exception as error:
         # No network, by whatever error the client of the day says so.
-        kept = try_to_load_from_cache(repository, _CONFIG)
+        kept = try_to_load_from_cache(repository, name)
         if isinstance(kept, str):
             return Path(kept)
         raise StagemeterError(f"{repository}: the Hub cannot be reached ({_first_line(error)}); {enough}") from error

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
 from stagemeter.workload import Workload
-
-if TYPE_CHECKING:
-    from stagemeter.models.decoder import Decoder
 
 Architecture = TypeVar("Architecture")
 
@@ -24,6 +22,20 @@ class CacheRecorder(Protocol):
 
     def record_cache_update(self, key: Any, value: Any, added: int) -> None:
         """Take note that a cache now holds `key` and `value`, and that `added` elements of both are new."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Take note of nothing in a block, such as one that fills a cache with what earlier passes left."""
+
+
+class LanguageModel(Protocol):
+    """What is asked of a decoder, however much is known of it."""
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that it was made for."""
+
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements of the cache of a batch of sequences of some tokens."""
 
 
 #: Runs something of a model, given it and its sizes, for a workload, in a counter.
@@ -84,19 +96,20 @@ class Stage(Generic[Architecture]):
     owns : tuple of str
         The modules whose parameters belong to it. Each parameter of a model belongs to one stage or to none.
     parameters : callable
-        Parameters by closed form.
+        Parameters; by closed form where there is one.
+    run : callable
+        Runs the stage's own modules, given the model and its sizes, on inputs of the shapes that a workload has. The
+        last argument takes what the pass appends to the key-value cache.
     variables : mapping
         The variables of the closed form and what they mean.
     calls : callable
         The variables of each call that a workload makes; a stage may be called for several groups of views.
-    cost : callable
-        Cost of one call from its variables. Only adds and multiplies, so that symbols can be put in.
-    working_set : callable
+    cost : callable or None
+        Cost of one call from its variables. Only adds and multiplies, so that symbols can be put in. None where there
+        is no closed form: the stage is counted by running it alone.
+    working_set : callable or None
         Elements that the most demanding operator of one call reads and writes, weights and cached tokens left out: at
-        least so many are in memory at once.
-    run : callable
-        Runs the stage's own modules, given the model and its sizes, on inputs of the shapes that a workload has. The
-        last argument takes what the pass appends to the key-value cache.
+        least so many are in memory at once. None where there is no closed form.
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
     experts : callable or None
@@ -112,11 +125,11 @@ class Stage(Generic[Architecture]):
     modules: tuple[str, ...]
     owns: tuple[str, ...]
     parameters: Callable[[Architecture], StageParameters]
-    variables: Mapping[str, str]
-    calls: Callable[[Architecture, Workload], list[Variables]]
-    cost: Callable[[Architecture, Variables], Cost]
-    working_set: Callable[[Architecture, Variables], int]
     run: Runner
+    variables: Mapping[str, str] = field(default_factory=dict)
+    calls: Callable[[Architecture, Workload], list[Variables]] = lambda architecture, workload: []
+    cost: Callable[[Architecture, Variables], Cost] | None = None
+    working_set: Callable[[Architecture, Variables], int] | None = None
     whole_pass: str = "forward"
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
     bends: Callable[[Architecture], tuple[int, ...]] = lambda architecture: ()
@@ -192,12 +205,17 @@ class Family(Generic[Architecture]):
     architecture_from_config: Callable[[Mapping[str, Any], str], Architecture]
     build: Callable[[Architecture, Mapping[str, Any]], Any]
     shipped: Mapping[str, Traversable]
-    decoder: Callable[[Architecture], Decoder]
+    decoder: Callable[[Architecture], LanguageModel]
     stages: tuple[Stage[Architecture], ...]
     other_parameters: Callable[[Architecture], dict[str, int]]
     architecture_from_sizes: Callable[[Mapping[str, Any]], Architecture]
     whole_passes: Mapping[str, Runner]
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_closed_forms(self) -> bool:
+        """Whether every stage has one."""
+        return all(stage.cost is not None for stage in self.stages)
 
     def stage(self, name: str) -> Stage[Architecture]:
         """Return a stage by its name.

@@ -22,11 +22,16 @@ class RecordedCache(DynamicCache):
         Told of every update.
     config : PretrainedConfig, optional
         Configuration of the model, for layers that do not keep everything. Default: every layer does.
+
+    Attributes
+    ----------
+    recorder : CacheRecorder
+        Told of every update from now on.
     """
 
     def __init__(self, recorder: CacheRecorder, config: PretrainedConfig | None = None) -> None:
         super().__init__(config=config)
-        self._recorder = recorder
+        self.recorder = recorder
 
     def fill(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
         """Put in what earlier passes left, without telling the recorder."""
@@ -37,5 +42,5 @@ class RecordedCache(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the keys and values of new tokens and return all, as transformers' caches do."""
         key, value = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        self._recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
+        self.recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
         return key, value

@@ -67,13 +67,13 @@ def family_named(name: str) -> Family[Any]:
     return known[name]
 
 
-def family_of(config: Mapping[str, Any], source: str) -> Family[Any]:
-    """Return the family that takes a configuration.
+def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
+    """Return the family that takes a configuration; None if there is none.
 
     Raises
     ------
     StagemeterError
-        If there is none, or more than one.
+        If there is more than one.
     """
     takers = [family for family in families().values() if family.takes(config)]
     if len(takers) == 1:
@@ -81,11 +81,17 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any]:
     if takers:
         names = ", ".join(family.name for family in takers)
         raise StagemeterError(f"{source} is taken by several families: {names}; one of them has to go")
+    return None
+
+
+def untaken(config: Mapping[str, Any], source: str) -> StagemeterError:
+    """What to say of a configuration that no family takes, and that transformers does not know."""
     kind = config.get("model_type")
     named = ", ".join(map(str, config.get("architectures") or [])) or "no architecture"
     code = "; it names code of its own (auto_map), which is not run" if "auto_map" in config else ""
-    raise StagemeterError(
-        f"{source} describes {named} (model_type {kind!r}), which no family takes{code}: {_nearest(kind)}"
+    return StagemeterError(
+        f"{source} describes {named} (model_type {kind!r}), which no family takes and transformers does not know"
+        f"{code}: {_nearest(kind)}"
     )
 
 

@@ -154,7 +154,7 @@ def text_decoder(settings: Settings, key: str = "text_config") -> Decoder:
     StagemeterError
         If there is none, or no family takes it.
     """
-    from stagemeter.models.registry import family_of
+    from stagemeter.models.registry import family_of, untaken
 
     text = dict(part(settings, key).values)
     # Whether the output head is tied is said once for the whole model, or in the part.
@@ -162,7 +162,10 @@ def text_decoder(settings: Settings, key: str = "text_config") -> Decoder:
         text.setdefault("tie_word_embeddings", settings.values["tie_word_embeddings"])
     source = f"{settings.source}, {key}"
     family = family_of(text, source)
-    return family.decoder(family.architecture_from_config(text, source))
+    if family is None:
+        raise untaken(text, source)
+    decoder: Decoder = family.architecture_from_config(text, source)
+    return decoder
 
 
 def part(settings: Settings, key: str) -> Settings:

@@ -60,7 +60,7 @@ def differences(grid: Grid, row: int, count: Count) -> list[str]:
     report = count(grid, config)
     if grid.devices:
         peak = next(device[config.dtype] for device in grid.devices if device[config.dtype].name == found["device"])
-        report = {**report, "roofline": roofline_section(report, FAMILY, peak)}
+        report = {**report, "roofline": roofline_section(report, FAMILY, grid.architecture, peak)}
     workload = Workload.from_dict(report["metadata"]["workload"])
     expected: dict[str, Any] = {
         **{field.name: getattr(workload, field.name) for field in fields(Workload)},

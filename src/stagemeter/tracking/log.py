@@ -131,5 +131,5 @@ def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         ],
         "activations": [activations[name] for name in stages],
         "passes": [stage.get("steps", 1) for stage in stages.values()],
-        "agreement": [stage_agreement(stage) for stage in stages.values()],
+        "agreement": [stage_agreement(report, name) for name in stages],
     }

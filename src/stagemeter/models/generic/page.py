@@ -1,0 +1,142 @@
+"""What a page becomes before a model that nobody described: by the image processor that transformers has for it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+
+#: Settings of image processors that are sizes of the vision tower, by the names that configurations give them.
+_OF_THE_TOWER = {
+    "patch_size": ("patch_size",),
+    "temporal_patch_size": ("temporal_patch_size",),
+    "merge_size": ("spatial_merge_size", "merge_size"),
+    "spatial_merge_size": ("spatial_merge_size",),
+}
+#: Settings that are the size of a square view, and how it is given; two edges are bounds between which a page may be.
+#: Where transformers lists the image processors of models.
+_PROCESSORS = "IMAGE_PROCESSOR_MAPPING_NAMES"
+_ONE_SIDE = ({"height", "width"}, {"shortest_edge"}, {"longest_edge"})
+_SQUARES = ("size", "crop_size", "tile_size", "max_image_size")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page as a model takes it.
+
+    Attributes
+    ----------
+    inputs : dict
+        What the model is called with, by name, on the CPU.
+    how : str
+        What made it.
+    """
+
+    inputs: dict[str, Any]
+    how: str
+
+
+def make_page(config: Any, settings: Mapping[str, Any], width: int, height: int, batch: int) -> Page:
+    """Make the inputs of a batch of blank pages.
+
+    Parameters
+    ----------
+    config : transformers.PretrainedConfig
+        Configuration of the model.
+    settings : mapping
+        What ``preprocessor_config.json`` holds; empty where there is none.
+    width, height : int
+        Size of a page in pixels.
+    batch : int
+        Pages.
+
+    Raises
+    ------
+    StagemeterError
+        If transformers has no image processor for the model, or it refuses the page.
+    """
+    from PIL import Image
+
+    kind = _processor_class(config.model_type, settings)
+    if kind is None:
+        return _square(config, batch)
+    processor = kind(**(settings or _sizes(kind, config)))
+    pages = [Image.new("RGB", (width, height), "white")] * batch
+    try:
+        # Where a request may hold several pictures, each page is the only one of its own.
+        made = processor(pages, return_tensors="pt")
+    except Exception as error:
+        raise StagemeterError(
+            f"{kind.__name__} refuses a page of {width} x {height}: {type(error).__name__}: {error}"
+        ) from error
+    source = "preprocessor_config.json" if settings else "its own defaults and the sizes of the vision tower"
+    return Page(dict(made), f"views are those of transformers' {kind.__name__} with {source}")
+
+
+def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
+    import transformers
+    from transformers.models.auto import image_processing_auto
+    from transformers.utils.import_utils import is_torchvision_available
+
+    known: Any = dict(getattr(image_processing_auto, _PROCESSORS).get(model_type) or {})
+    named = settings.get("image_processor_type")
+    if named:
+        bare = named.removesuffix("Fast").removesuffix("Pil")
+        known = {"torchvision": bare, "pil": f"{bare}Pil"}
+    order = ("torchvision", "pil") if is_torchvision_available() else ("pil",)
+    for backend in order:
+        found = getattr(transformers, known.get(backend) or "", None)
+        if found is not None:
+            return found
+    if known:
+        raise StagemeterError(
+            f"{known.get('torchvision')}, which prepares pages for {model_type}, needs torchvision: "
+            "pip install torchvision"
+        )
+    return None
+
+
+def _sizes(kind: Any, config: Any) -> dict[str, Any]:
+    """Settings of a processor that follow from the vision tower, where no file gives them."""
+    tower = getattr(config, "vision_config", None) or config
+    known = {name for ancestor in kind.__mro__ for name in vars(ancestor)}
+    known |= set(getattr(getattr(kind, "valid_kwargs", None), "__annotations__", {}))
+    sizes: dict[str, Any] = {}
+    for setting, names in _OF_THE_TOWER.items():
+        found = next((value for name in names if isinstance(value := getattr(tower, name, None), int)), None)
+        if setting in known and found is not None:
+            sizes[setting] = found
+    side = getattr(tower, "image_size", None)
+    side = side[0] if isinstance(side, (list, tuple)) and side else side
+    for setting in _SQUARES if isinstance(side, int) else ():
+        default = getattr(kind, setting, None)
+        if isinstance(default, Mapping) and set(default) in _ONE_SIDE:
+            sizes[setting] = dict.fromkeys(default, side)
+        elif isinstance(default, int):
+            sizes[setting] = side
+    return sizes
+
+
+def _square(config: Any, batch: int) -> Page:
+    """One square view, where transformers has no processor for a model."""
+    import torch
+
+    tower = getattr(config, "vision_config", None) or config
+    side, channels = getattr(tower, "image_size", None), getattr(tower, "num_channels", 3)
+    if not isinstance(side, int):
+        raise StagemeterError(
+            f"transformers has no image processor for {config.model_type}, and its configuration gives no image_size"
+        )
+    return Page(
+        {"pixel_values": torch.zeros(batch, channels, side, side)},
+        f"transformers has no image processor for {config.model_type}: a page is one view of {side} x {side}",
+    )
+
+
+def taken_by(function: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those inputs that a function has parameters for."""
+    parameters = inspect.signature(function).parameters
+    return {name: value for name, value in inputs.items() if name in parameters}

@@ -1,0 +1,169 @@
+"""Where a model that nobody described has its parts: by what transformers itself says, and by what runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.errors import StagemeterError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: What decoders call the states that they attend to besides those of tokens.
+_ATTENDED = ("cross_attention_states", "image_hidden_states", "perceiver_embeddings")
+#: Methods of transformers that turn pictures into embeddings of the language model's width, the first there is.
+_IMAGE_FEATURES = "get_image_features"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a model by the names of their modules; none is inside of another, but a head may be.
+
+    Attributes
+    ----------
+    language : str
+        The decoder, with its embedding.
+    head : str
+        What makes logits of the decoder's last layer.
+    encoder : str
+        What encodes the source of an encoder-decoder; empty for others.
+    vision : str
+        The vision tower; empty where the model reads text alone.
+    rest : tuple of str
+        The modules with parameters that are none of these.
+    takes_more : bool
+        Whether the decoder takes what other parts make besides embeddings of tokens, and attends to it.
+    passes_one_position : bool
+        Whether the head runs on the last position of a prompt alone; otherwise, as the model's own code does it, on
+        all of them.
+    """
+
+    language: str
+    head: str
+    encoder: str
+    vision: str
+    rest: tuple[str, ...]
+    takes_more: bool
+    passes_one_position: bool
+
+
+def find_parts(model: Any) -> Parts:
+    """Find the parts of a model.
+
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        The model.
+
+    Raises
+    ------
+    StagemeterError
+        If a part that every such model has is not to be found; the message says which.
+    """
+    kind = type(model).__name__
+    names = {id(module): name for name, module in model.named_modules()}
+    output = model.get_output_embeddings() or _widest(model)
+    if output is None:
+        raise StagemeterError(f"{kind} has no module that makes logits: no stage can be told from another")
+    encoder = _encoder(model, names)
+    outside = [output, *([model.get_submodule(encoder)] if encoder else [])]
+    language = _decoder(model, names, outside, kind)
+    head = _topmost_without(names[id(output)], [language, encoder])
+    vision = _vision(model, names)
+    vision = "" if vision == encoder else vision
+    if vision and (_is_inside(vision, language) or _is_inside(language, vision)):
+        raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
+    named = [part for part in (language, head, encoder, vision) if part]
+    return Parts(
+        language=language,
+        head=head,
+        encoder=encoder,
+        vision=vision,
+        rest=tuple(_rest(model, "", named)),
+        takes_more=bool(encoder) or any(name in _parameters(model.get_submodule(language)) for name in _ATTENDED),
+        passes_one_position="logits_to_keep" in _parameters(model),
+    )
+
+
+def image_features(model: Any) -> Any:
+    """The method that makes embeddings of pictures; None where there is none."""
+    # The inner one first: an outer one may say of its arguments only that it hands them on.
+    for holder in (getattr(model, "model", None), model):
+        method = getattr(holder, _IMAGE_FEATURES, None)
+        if method is not None:
+            return method
+    return None
+
+
+def _parameters(module: Any) -> Any:
+    return inspect.signature(module.forward).parameters
+
+
+def _encoder(model: Any, names: dict[int, str]) -> str:
+    if not model.config.is_encoder_decoder:
+        return ""
+    encoder = model.get_encoder()
+    return names[id(encoder)]
+
+
+def _decoder(model: Any, names: dict[int, str], outside: list[nn.Module], kind: str) -> str:
+    module = model.get_decoder()
+    # A language model with a head or an encoder of its own is gone into until they are outside.
+    while any(part in set(module.modules()) for part in outside) and hasattr(module, "get_decoder"):
+        inner = module.get_decoder()
+        if inner is module:
+            break
+        module = inner
+    if names.get(id(module)) and not any(part in set(module.modules()) for part in outside):
+        return names[id(module)]
+    # Else what is around the embedding of tokens.
+    embedding = names[id(model.get_input_embeddings())]
+    path = embedding.split(".")
+    for depth in range(1, len(path)):
+        around = model.get_submodule(".".join(path[:depth]))
+        if not any(part in set(around.modules()) for part in outside):
+            return ".".join(path[:depth])
+    raise StagemeterError(f"{kind} does not say which of its modules is its decoder")
+
+
+def _vision(model: Any, names: dict[int, str]) -> str:
+    tower = model.get_encoder(modality="image")
+    return names.get(id(tower), "") if tower is not None else ""
+
+
+def _widest(model: Any) -> nn.Module | None:
+    """The last linear layer that is as wide as the vocabulary."""
+    from torch import nn
+
+    width = model.config.get_text_config(decoder=True).vocab_size
+    found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == width]
+    return found[-1] if found else None
+
+
+def _topmost_without(name: str, others: list[str]) -> str:
+    """The outermost module around one that holds none of the others."""
+    path = name.split(".")
+    for depth in range(1, len(path)):
+        around = ".".join(path[:depth])
+        if not any(_is_inside(other, around) for other in others if other):
+            return around
+    return name
+
+
+def _is_inside(name: str, around: str) -> bool:
+    return name == around or name.startswith(f"{around}.")
+
+
+def _rest(module: nn.Module, name: str, parts: list[str]) -> Iterator[str]:
+    """Yield the outermost modules that hold parameters and no part."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}" if name else child_name
+        if path in parts or not any(True for _ in child.parameters()):
+            continue
+        if any(_is_inside(part, path) for part in parts):
+            yield from _rest(child, path, parts)
+        else:
+            yield path
