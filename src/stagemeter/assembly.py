@@ -93,7 +93,7 @@ def build_report(
         "modules": [dict(module) for module in modules],
         "notes": [
             _CONVENTIONS,
-            *workload_notes(config, workload, family.decoder(architecture).max_positions),
+            *workload_notes(config, workload, family, architecture),
             *family.notes,
             *model_notes,
             *(
@@ -293,7 +293,7 @@ def _total(
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
         "weight_bytes": params * item_size,
-        "kv_cache_bytes": decoder.cached_elements(workload.batch_size, cached_tokens) * item_size,
+        "kv_cache_bytes": decoder.cache_of(workload, cached_tokens) * item_size,
     }
 
 

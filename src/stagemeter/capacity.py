@@ -117,7 +117,7 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
     parameters = [stage.parameters(architecture) for stage in family.stages]
     weights = sum(stage.total - stage.unused for stage in parameters)
     weights += sum(family.other_parameters(architecture).values())
-    decoder, batch, prompt = family.decoder(architecture), workload.batch_size, workload.prompt_tokens
+    decoder, prompt = family.decoder(architecture), workload.prompt_tokens
     cached, working_sets, most = 0, {}, {}
     for stage in family.stages:
         passes = workload.decode_steps if stage.whole_pass == "decode" else 1
@@ -129,10 +129,10 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
         before_last = cached
         if stage.name == DECODE:
-            before_last = decoder.cached_elements(batch, prompt + passes - 1)
-            cached = decoder.cached_elements(batch, prompt + passes)
+            before_last = decoder.cache_of(workload, prompt + passes - 1)
+            cached = decoder.cache_of(workload, prompt + passes)
         elif stage.name == PREFILL:
-            cached = decoder.cached_elements(batch, prompt)
+            cached = decoder.cache_of(workload, prompt)
         working_sets[stage.name] = demand * item_size
         most[stage.name] = max(before_last + demand, cached)
     fullest = max(most, key=lambda name: most[name])

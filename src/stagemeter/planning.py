@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
@@ -12,7 +12,7 @@ from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
-from stagemeter.models.family import LanguageModel, PageViews
+from stagemeter.models.family import Family, LanguageModel, PageViews
 from stagemeter.workload import OWN, TEXT, Workload
 
 if TYPE_CHECKING:
@@ -63,12 +63,14 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     if family.views is None:
         return plan_workload(config, architecture)
     width, height = _page_size(config)
-    return plan_own(config, (width, height), family.views(architecture, width, height), family.decoder(architecture))
+    return plan_own(config, (width, height), family.views(architecture, width, height), family, architecture)
 
 
-def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, decoder: LanguageModel) -> Workload:
+def plan_own(
+    config: AnalysisConfig, page: tuple[int, int], views: PageViews, family: Family[Any], architecture: Any
+) -> Workload:
     """Work out the workload of a page whose views the model's own processor decides: the mode is left aside."""
-    prompt_tokens = config.seq_len or views.image_tokens + config.text_tokens
+    prompt_tokens = config.seq_len or family.prompt_tokens(architecture, views.image_tokens, config.text_tokens)
     return Workload(
         image_width=page[0],
         image_height=page[1],
@@ -84,7 +86,7 @@ def plan_own(config: AnalysisConfig, page: tuple[int, int], views: PageViews, de
         new_tokens=config.new_tokens,
         batch_size=config.batch_size,
         dtype=config.dtype,
-        decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
+        decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
         view_size=None if views.width == views.height else (views.width, views.height),
     )
 
@@ -188,9 +190,11 @@ def require_runnable(workload: Workload) -> None:
         )
 
 
-def workload_notes(config: AnalysisConfig, workload: Workload, max_positions: int) -> list[str]:
+def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[Any], architecture: Any) -> list[str]:
     """What one should know about a workload before reading its numbers."""
-    notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload)
+    needed = family.prompt_tokens(architecture, workload.image_tokens, workload.text_tokens)
+    notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload, needed)
+    max_positions = family.decoder(architecture).max_positions
     longest = workload.prompt_tokens + workload.decode_steps
     if longest > max_positions:
         notes.append(
@@ -213,13 +217,12 @@ def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     return notes
 
 
-def _page_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
+def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list[str]:
     notes = []
     if workload.mode == OWN:
         notes.append(
             "the model's own processor decides the views: mode, sizes and crops of the configuration are left aside"
         )
-    needed = workload.image_tokens + workload.text_tokens
     if workload.prompt_tokens < needed:
         notes.append(
             f"seq_len {workload.prompt_tokens:,} is shorter than the {needed:,} tokens that page and text need: "

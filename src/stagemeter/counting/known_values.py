@@ -91,6 +91,8 @@ class KnownValues:
             # Such a list may hold tensors of one element each.
             args = (*args[:-1], tree_map(self._number, args[-1])) if args else args
         out = func(*args, **kwargs)
+        if func is torch.Tensor.__getitem__ and isinstance(out, torch.Tensor):
+            self._follow_lists(out, *args)
         if func in _OF_NUMBERS and isinstance(out, torch.Tensor) and out.device.type == "meta":
             data = args[-1] if args else kwargs["data"]
             if not isinstance(data, torch.Tensor):
@@ -113,6 +115,15 @@ class KnownValues:
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, values, out)
         return out
+
+    def _follow_lists(self, out: torch.Tensor, tensor: torch.Tensor, index: Any) -> None:
+        """Keep the values at places that a list of numbers gives, which becomes a tensor out of sight."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if not any(isinstance(part, list) for part in parts) or self.value_of(out) is not None:
+            return
+        if out.device.type == "meta" and (value := self.value_of(tensor)) is not None:
+            with _disable_current_modes():
+                self.give(out, value[index])
 
     def _number(self, item: Any) -> Any:
         """A tensor of one element, of which a tensor is made, as the number that it is."""
@@ -166,8 +177,11 @@ class KnownValues:
         if values is not None and meta and all(tensor.numel() <= _LARGEST for tensor in meta):
             if func.is_view:
                 return
-            with _disable_current_modes():
-                flat, _ = tree_flatten(func(*values[0], **values[1]))
+            try:
+                with _disable_current_modes():
+                    flat, _ = tree_flatten(func(*values[0], **values[1]))
+            except NotImplementedError:
+                return  # What the CPU has no kernel for stays a shape.
             real = [item for item in flat if isinstance(item, torch.Tensor)]
             for tensor, value in zip(results, real, strict=True):
                 # What is known already was written in place, in what is kept.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
@@ -11,9 +10,7 @@ from stagemeter.models.blocks import Operator, linear, repeated, sum_of, working
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.sizes import Sizes, sizes_reader
-
-if TYPE_CHECKING:
-    pass
+from stagemeter.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,10 @@ class Decoder(Sizes):
             for shape in layer.attention.cached_shapes(batch, 1):
                 elements += layer.times * held * batch * shape[1] * shape[3]
         return elements
+
+    def cache_of(self, workload: Workload, tokens: int) -> int:
+        """Elements of the cache of a workload's sequences when they have some tokens."""
+        return self.cached_elements(workload.batch_size, tokens)
 
 
 #: Builds a decoder from its sizes as plain data.

@@ -34,8 +34,8 @@ class LanguageModel(Protocol):
     def max_positions(self) -> int:
         """Longest sequence that it was made for."""
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the cache of a batch of sequences of some tokens."""
+    def cache_of(self, workload: Workload, tokens: int) -> int:
+        """Elements of the cache of a workload's sequences when they have some tokens."""
 
 
 #: Runs something of a model, given it and its sizes, for a workload, in a counter.
@@ -195,6 +195,9 @@ class Family(Generic[Architecture]):
         The passes of the whole model by name, see `Stage.whole_pass`.
     notes : tuple of str
         What one should know about how its numbers come about.
+    prompt_tokens : callable
+        Length of a prompt of some tokens of a page and of text. Of an encoder-decoder both are the source, and the
+        prompt is what its decoder begins with.
     """
 
     name: str
@@ -211,6 +214,7 @@ class Family(Generic[Architecture]):
     architecture_from_sizes: Callable[[Mapping[str, Any]], Architecture]
     whole_passes: Mapping[str, Runner]
     notes: tuple[str, ...] = ()
+    prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
 
     @property
     def has_closed_forms(self) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.cost import ITEM_SIZES, Cost, sum_of_steps, total
 from stagemeter.errors import StagemeterError
 from stagemeter.models.closed_form import evaluate, weights_of_an_expert
-from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.models.families.deepseek_ocr import FAMILY, language_model
 from stagemeter.models.family import all_parameters
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
@@ -189,7 +189,7 @@ def _costs(
         values[f"{quantity}/{DECODE_TOTAL}"] = whole[DECODE]
         values[f"{quantity}/{TOTAL}"] = sum(whole.values())
     values[f"flops/{FORWARD}"] = sum(passes[name].flops for name in _FORWARD_STAGES)
-    elements = FAMILY.decoder(grid.architecture).cached_elements(taken["batch_size"], prompt + steps)
+    elements = language_model(grid.architecture).cached_elements(taken["batch_size"], prompt + steps)
     values["memory/weights"] = all_parameters(FAMILY, grid.architecture) * item_size
     values["memory/kv_cache"] = elements * item_size
     if peaks is not None:

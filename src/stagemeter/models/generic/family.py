@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.family import Family, PageViews, Runner, Stage, StageParameters
-from stagemeter.workload import Workload
+from stagemeter.workload import OWN, TEXT, Workload
 
 NAME = "generic"
-_VISION, _PROJECTOR = "vision", "projector"
+_VISION, _PROJECTOR, _ENCODE = "vision", "projector", "encode"
 #: Settings of a decoder that say after how many tokens the cost of a step stops growing as it did.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 
@@ -32,11 +33,11 @@ class FoundLanguageModel:
     found: Any
     max_positions: int
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the cache of a batch of sequences of some tokens, of one that was filled."""
+    def cache_of(self, workload: Workload, tokens: int) -> int:
+        """Elements of the cache of a workload's sequences when they have some tokens: of one that was filled."""
         from stagemeter.models.generic.passes import cached_elements
 
-        return cached_elements(self.found, batch, tokens)
+        return cached_elements(self.found, workload, tokens)
 
 
 def transformers_knows(config: Mapping[str, Any]) -> bool:
@@ -81,16 +82,29 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
             f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
         ) from error
     found = FoundModel(config, preprocessing, model, find_parts(model), known)
-    return _family(found), found
+    try:
+        shares, found = _shares(found)
+    except StagemeterError:
+        raise
+    except Exception as error:
+        raise StagemeterError(
+            f"{type(model).__name__}, made of {source}, does not run on shapes alone: {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    return _family(found, shares), found
 
 
-def _family(found: Any) -> Family[Any]:
-    from stagemeter.models.generic.passes import run_language, run_vision, run_whole
+def _family(found: Any, shares: _Shares) -> Family[Any]:
+    from stagemeter.models.generic.passes import run_encoder, run_language, run_vision, run_whole
 
     parts, model = found.parts, found.model
-    vision, projector, idle = _shares(found)
     text = model.config.get_text_config(decoder=True)
-    head = parts.head
+
+    def see(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+        run_vision(found, workload, recorder)
+
+    def encode(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+        run_encoder(found, workload, recorder, shares.encoder)
 
     def prefill(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
         run_language(found, workload, recorder, workload.prompt_tokens, 0)
@@ -98,32 +112,33 @@ def _family(found: Any) -> Family[Any]:
     def decode(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
         run_language(found, workload, recorder, 1, workload.decode_context - 1)
 
-    def see(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
-        run_vision(found, workload, recorder)
-
     def forward(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
-        run_whole(found, workload, recorder, workload.prompt_tokens, 0, found.reads_pages)
+        run_whole(found, workload, recorder, workload.prompt_tokens, 0, pages=True)
 
     def step(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
-        run_whole(found, workload, recorder, 1, workload.decode_context - 1, False)
+        run_whole(found, workload, recorder, 1, workload.decode_context - 1, pages=False)
 
-    both = (parts.language, head)
-    owners = {_VISION: vision, _PROJECTOR: projector, "prefill": (parts.language,), "decode": (head,)}
+    owners = {
+        **({_VISION: shares.vision} if shares.vision else {}),
+        **({_PROJECTOR: shares.projector} if shares.projector else {}),
+        **({_ENCODE: shares.encoder} if shares.encoder else {}),
+        "prefill": (parts.language,),
+        "decode": parts.tail,
+    }
     parameters = _parameters(model, owners)
-    windows = tuple({value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0})
-    stages = [
-        *([_stage(_VISION, "vision tower over the page", vision, vision, parameters, see)] if vision else []),
-        *([_stage(_PROJECTOR, "from the vision tower to the decoder's width", projector, projector, parameters, see)]
-          if projector else []),
-        _stage("prefill", "decoder over the prompt, output head", both, owners["prefill"], parameters, prefill),
-        replace(
-            _stage("decode", "one token through decoder and output head", both, owners["decode"], parameters, decode),
+    both = (parts.language, *parts.tail)
+    make = partial(_stage, owners, parameters)
+    stages = {
+        _VISION: lambda: make(_VISION, "vision tower over the page", shares.vision, see),
+        _PROJECTOR: lambda: make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, see),
+        _ENCODE: lambda: make(_ENCODE, "encoder over the source", shares.encoder, encode),
+        "prefill": lambda: make("prefill", "decoder over the prompt, output head", both, prefill),
+        "decode": lambda: replace(
+            make("decode", "one token through decoder and output head", both, decode),
             whole_pass="decode",
-            bends=lambda found: tuple(sorted(windows)),
+            bends=lambda found: _windows(text),
         ),
-    ]  # fmt: skip
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    longest = next((limit for limit in limits if isinstance(limit, int)), 0)
+    }
     return Family(
         name=NAME,
         title=f"{type(model).__name__} of transformers, its parts found by its own code",
@@ -133,59 +148,100 @@ def _family(found: Any) -> Family[Any]:
         architecture_from_config=lambda config, source: found,
         build=lambda found, config: found.model,
         shipped={},
-        decoder=lambda found: FoundLanguageModel(found, longest or _ENDLESS),
-        stages=tuple(stages),
-        other_parameters=lambda found: _other_parameters(found.model, owners, idle),
+        decoder=lambda found: FoundLanguageModel(found, _longest(text)),
+        stages=tuple(stages[name]() for name in owners),
+        other_parameters=lambda found: _other_parameters(found.model, owners, shares.idle),
         architecture_from_sizes=_not_from_sizes,
         whole_passes={"forward": forward, "decode": step},
-        notes=_notes(found, vision, projector, idle),
+        notes=_notes(found, shares),
+        prompt_tokens=_prompt_tokens,
     )
+
+
+def _windows(text: Any) -> tuple[int, ...]:
+    windows = {value for name in _WINDOWS if isinstance(value := getattr(text, name, None), int) and value > 0}
+    return tuple(sorted(windows))
+
+
+def _longest(text: Any) -> int:
+    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    return next((limit for limit in limits if isinstance(limit, int)), _ENDLESS)
+
+
+def _prompt_tokens(found: Any, image: int, text: int) -> int:
+    if not found.parts.takes_more:
+        return image + text
+    # What a decoder attends to is in no prompt; where text is encoded, too, a decoder begins with one token.
+    return 1 if found.encodes_text else text
 
 
 #: Stands for no limit, of models that have none.
 _ENDLESS = 1 << 62
+#: Width and height of the page, and tokens of text, by which it is found out what runs.
+_TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 
 
-def _shares(found: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Modules of the vision tower, those that come after it on the way to the decoder, and those that never run."""
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """Modules by what they do for a request; those of the decoder and its head are parts."""
+
+    vision: tuple[str, ...]
+    projector: tuple[str, ...]
+    encoder: tuple[str, ...]
+    idle: tuple[str, ...]
+
+
+def _shares(found: Any) -> tuple[_Shares, Any]:
+    """Find out what each module does, by running the model once; with it the model, whose tail is known then."""
+    from stagemeter.models.generic.passes import order_of_calls
+
     parts = found.parts
-    if not found.reads_pages:
-        return (), (), parts.rest
-    ran = _ran_for_a_page(found)
-    vision = (parts.vision,) if parts.vision else ()
-    projector = tuple(name for name in parts.rest if name in ran)
-    idle = tuple(name for name in parts.rest if name not in ran)
+    named = [name for name in (parts.vision, parts.encoder, parts.language, parts.head) if name]
+    order = order_of_calls(found, _trial(found), [*named, *parts.rest])
+    ran = [name for name in parts.rest if name in order]
+    after = [name for name in order if order.index(name) > order.index(parts.language) and name in parts.rest]
+    before = tuple(name for name in ran if name not in after)
+    found = replace(found, parts=replace(parts, tail=(*after, parts.head)))
+    idle = tuple(name for name in parts.rest if name not in order)
+    if parts.encoder and not parts.vision:
+        return _Shares((), (), (parts.encoder, *before), idle), found
+    encoder = (parts.encoder,) if parts.encoder else ()
     # Without a tower of its own, what makes embeddings of pixels is the tower.
-    return (vision, projector, idle) if vision else (projector, (), idle)
+    vision, projector = ((parts.vision,), before) if parts.vision else (before, ())
+    return _Shares(vision, projector, encoder, idle), found
 
 
-#: Width and height of the page by which it is found out what runs for one.
-_TRIAL_PAGE = (640, 480)
-
-
-def _ran_for_a_page(found: Any) -> set[str]:
-    import torch
-
-    from stagemeter.counting.counter import CostCounter
-    from stagemeter.models.generic.passes import bare, features_of
-
-    page = found.page(*_TRIAL_PAGE, 1).inputs
-    with torch.no_grad(), CostCounter(found.model) as counter, found.known:
-        features_of(found, bare(found, page))
-        called = counter.counts().called
-    # A module that is a list, or is gone around, is not called itself.
-    return {name for name in found.parts.rest if any(one == name or one.startswith(f"{name}.") for one in called)}
+def _trial(found: Any) -> Workload:
+    """A small request, to see what it runs."""
+    views = _views(found, *_TRIAL_PAGE) if found.reads_pages else PageViews(0, 0, 0, 0, (1, 1), 0)
+    return Workload(
+        image_width=_TRIAL_PAGE[0],
+        image_height=_TRIAL_PAGE[1],
+        mode=OWN if found.reads_pages else TEXT,
+        base_size=views.width,
+        image_size=views.width,
+        global_views=views.global_views,
+        local_views=views.local_views,
+        tile_grid=views.tile_grid,
+        image_tokens=views.image_tokens,
+        text_tokens=_TRIAL_TEXT,
+        prompt_tokens=_prompt_tokens(found, views.image_tokens, _TRIAL_TEXT),
+        new_tokens=1,
+        batch_size=1,
+        dtype="bfloat16",
+        decode_context=1,
+    )
 
 
 def _stage(
+    owners: Mapping[str, tuple[str, ...]],
+    parameters: Mapping[str, StageParameters],
     name: str,
     title: str,
     modules: tuple[str, ...],
-    owns: tuple[str, ...],
-    parameters: Mapping[str, StageParameters],
     run: Runner,
 ) -> Stage[Any]:
-    return Stage(name=name, title=title, modules=modules, owns=owns, parameters=lambda found: parameters[name], run=run)
+    return Stage(name, title, modules, owners[name], lambda found: parameters[name], run)
 
 
 def _parameters(model: Any, owners: Mapping[str, Iterable[str]]) -> dict[str, StageParameters]:
@@ -249,9 +305,15 @@ def _views(found: Any, width: int, height: int) -> PageViews:
     return PageViews(1, views - 1, *size, (1, 1), image_tokens(found, page))
 
 
-def _notes(found: Any, vision: tuple[str, ...], projector: tuple[str, ...], idle: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
     parts, model = found.parts, found.model
-    named = {"vision": vision, "projector": projector, "decoder": (parts.language,), "output head": (parts.head,)}
+    named = {
+        "vision": shares.vision,
+        "projector": shares.projector,
+        "encoder": shares.encoder,
+        "decoder": (parts.language,),
+        "output head": parts.tail,
+    }
     told = "; ".join(
         f"{what}: " + ", ".join(f"{name} ({type(model.get_submodule(name)).__name__})" for name in modules)
         for what, modules in named.items()
@@ -259,18 +321,20 @@ def _notes(found: Any, vision: tuple[str, ...], projector: tuple[str, ...], idle
     )
     notes = [
         f"no family is known for {type(model).__name__}: its parts are those that its own code names, and that run for "
-        f"a page ({told}); without closed forms, stages counted alone and in passes of the whole model check each other"
+        f"a request ({told}); without closed forms, stages counted alone and in passes of the whole model check each "
+        "other"
     ]
-    if vision and not projector:
+    if shares.vision and not shares.projector:
         notes.append("what brings the vision tower's output to the decoder's width is a part of the tower")
-    if idle:
-        notes.append(f"no part of a request runs {', '.join(idle)}: their parameters are listed apart")
+    if shares.idle:
+        notes.append(f"no part of a request runs {', '.join(shares.idle)}: their parameters are listed apart")
     if found.reads_pages:
-        notes += [
-            found.page(*_TRIAL_PAGE, 1).how,
-            "tokens of text that a processor writes around those of a page, such as separators, are text tokens",
-        ]
-    if not parts.passes_one_position:
+        notes.append(found.page(*_TRIAL_PAGE, 1).how)
+        if parts.takes_more:
+            notes.append("what is seen of a page is attended to, and is in no prompt")
+        else:
+            notes.append("text that a processor writes around the tokens of a page, such as separators, counts as text")
+    if not found.keeps_one_position:
         notes.append("its code runs the output head on every position of the prompt, and so is it counted")
     return tuple(notes)
 

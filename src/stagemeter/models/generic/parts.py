@@ -36,9 +36,8 @@ class Parts:
         The modules with parameters that are none of these.
     takes_more : bool
         Whether the decoder takes what other parts make besides embeddings of tokens, and attends to it.
-    passes_one_position : bool
-        Whether the head runs on the last position of a prompt alone; otherwise, as the model's own code does it, on
-        all of them.
+    tail : tuple of str
+        What makes logits, in the order in which it runs: the head, and what comes before it.
     """
 
     language: str
@@ -47,7 +46,7 @@ class Parts:
     vision: str
     rest: tuple[str, ...]
     takes_more: bool
-    passes_one_position: bool
+    tail: tuple[str, ...]
 
 
 def find_parts(model: Any) -> Parts:
@@ -84,7 +83,7 @@ def find_parts(model: Any) -> Parts:
         vision=vision,
         rest=tuple(_rest(model, "", named)),
         takes_more=bool(encoder) or any(name in _parameters(model.get_submodule(language)) for name in _ATTENDED),
-        passes_one_position="logits_to_keep" in _parameters(model),
+        tail=(head,),
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
@@ -19,9 +19,6 @@ from stagemeter.models.generic.page import Page, make_page, taken_by
 from stagemeter.models.generic.parts import Parts, find_parts, image_features
 from stagemeter.models.key_value_cache import RecordedCache
 from stagemeter.workload import Workload, stable_hash
-
-if TYPE_CHECKING:
-    from transformers import Cache
 
 #: A token of text, in every vocabulary.
 _TEXT_TOKEN = 3
@@ -60,8 +57,23 @@ class FoundModel:
 
     @cached_property
     def reads_pages(self) -> bool:
-        """Whether it makes embeddings of pictures."""
-        return bool(self.parts.vision) or image_features(self.model) is not None
+        """Whether it looks at pictures."""
+        return bool(self.parts.vision) or image_features(self.model) is not None or self._encodes_pictures
+
+    @property
+    def encodes_text(self) -> bool:
+        """Whether text is part of the source of an encoder-decoder."""
+        encoder = self.parts.encoder
+        return bool(encoder) and "input_ids" in _parameters(self.model.get_submodule(encoder))
+
+    @property
+    def keeps_one_position(self) -> bool:
+        """Whether the head can be told to run on the last position of a prompt alone."""
+        return "logits_to_keep" in _parameters(self.model)
+
+    @property
+    def _encodes_pictures(self) -> bool:
+        return bool(self.parts.encoder) and not self.encodes_text
 
     def page(self, width: int, height: int, batch: int) -> Page:
         """What a batch of blank pages becomes."""
@@ -79,42 +91,123 @@ def run_vision(found: FoundModel, workload: Workload, recorder: CacheRecorder) -
         features_of(found, _page_of(found, workload))
 
 
-def run_language(found: FoundModel, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int) -> None:
-    """Run the decoder over new tokens after those that are cached, and the head."""
-    model, parts = found.model, found.parts
-    cache = _filled(found, workload.batch_size, cached, recorder)
+def run_encoder(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
+    """Run what encodes the source of an encoder-decoder, and nothing else."""
+    calls = _seen(found, workload, recorder, modules, workload.prompt_tokens, 0)
     with found.known:
-        out = _call_language(found, _text(found, workload.batch_size, tokens), cache)
-        hidden = out[0] if not isinstance(out, Mapping) else next(iter(out.values()))
-        model.get_submodule(parts.head)(hidden[:, -1:] if parts.passes_one_position else hidden)
+        for module, args, kwargs in calls:
+            module(*args, **kwargs)
+
+
+def run_language(found: FoundModel, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int) -> None:
+    """Run the decoder over new tokens after those that are cached, and what makes logits of them."""
+    parts, model = found.parts, found.model
+    language = model.get_submodule(parts.language)
+    calls = _seen(found, workload, recorder, (parts.language, *parts.tail), tokens, cached)
+    cache = _filled(found, workload, cached, recorder)
+    with found.known:
+        for module, args, kwargs in calls:
+            if module is not language:
+                module(*args, **kwargs)
+            elif parts.takes_more:
+                module(*args, **{**kwargs, _cache_name(model): cache})
+            else:
+                ids = _text(found, workload.batch_size, tokens)
+                module(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
 
 
 def run_whole(
     found: FoundModel, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int, pages: bool
 ) -> None:
     """Run the whole model over new tokens after those that are cached, as ``generate`` does."""
-    model = found.model
-    cache = _filled(found, workload.batch_size, cached, recorder)
+    cache = _filled(found, workload, cached, recorder)
     with found.known:
-        page = _page_of(found, workload) if pages else {}
-        ids = _text(found, workload.batch_size, tokens, workload.image_tokens if pages else 0)
-        options = {"logits_to_keep": 1} if found.parts.passes_one_position else {}
-        if pages:
-            page |= _token_types(found, ids)
-        model(input_ids=ids, use_cache=True, **{_cache_name(model): cache}, **options, **taken_by(model.forward, page))
+        _call_whole(found, workload, cache, tokens, pages)
 
 
-def cached_elements(found: FoundModel, batch: int, tokens: int) -> int:
-    """Elements that a cache holds after a prompt of some tokens."""
-    cache = _filled(found, batch, tokens, _Silent())
+def cached_elements(found: FoundModel, workload: Workload, tokens: int) -> int:
+    """Elements that a cache holds after some tokens, and after the source of an encoder-decoder."""
+    cache = _filled(found, workload, tokens, _Silent())
     return sum(tensor.numel() for tensor in _tensors_of(cache))
+
+
+def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]) -> list[str]:
+    """The modules that a pass over a page and its prompt calls, in that order."""
+    from stagemeter.counting.counter import CostCounter
+
+    # Counted for the sake of layers that are alike, which are walked once.
+    with torch.no_grad(), CostCounter(found.model), _looked_at(found.model, modules) as calls, found.known:
+        _call_whole(found, workload, new_cache(found.model, _Silent()), workload.prompt_tokens, found.reads_pages)
+    names = {found.model.get_submodule(name): name for name in modules}
+    return list(dict.fromkeys(names[module] for module, _, _ in calls))
+
+
+def _call_whole(found: FoundModel, workload: Workload, cache: Any, tokens: int, pages: bool) -> None:
+    model, parts, batch = found.model, found.parts, workload.batch_size
+    options: dict[str, Any] = {"use_cache": True, _cache_name(model): cache}
+    if found.keeps_one_position:
+        options["logits_to_keep"] = 1
+    page = _page_of(found, workload) if pages and found.reads_pages else {}
+    if parts.encoder:
+        options["decoder_input_ids"] = _text(found, batch, tokens)
+        if not pages:
+            options["encoder_outputs"] = _encoded(found, workload)
+        elif found.encodes_text:
+            page["input_ids"] = _text(found, batch, workload.image_tokens + workload.text_tokens, workload.image_tokens)
+    else:
+        page["input_ids"] = _text(found, batch, tokens, workload.image_tokens if pages and not parts.takes_more else 0)
+        if pages and found.reads_pages:
+            page |= _token_types(found, page["input_ids"])
+    model(**options, **taken_by(model.forward, page))
+
+
+def _encoded(found: FoundModel, workload: Workload) -> Any:
+    """What the encoder of an encoder-decoder left, of which a decode step has nothing but the shape."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    with _looked_at(found.model, [found.parts.language]) as calls:
+        _call_whole(found, workload, new_cache(found.model, _Silent()), 1, pages=True)
+    return BaseModelOutput(last_hidden_state=calls[0][2]["encoder_hidden_states"])
+
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+def _seen(
+    found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str], tokens: int, cached: int
+) -> list[Call]:
+    """What a pass of the whole model calls some modules with; it is not counted."""
+    with torch.no_grad(), recorder.paused(), found.known:
+        if found.parts.takes_more:
+            cache = _filled(found, workload, cached, _Silent())
+            with _looked_at(found.model, modules) as calls:
+                _call_whole(found, workload, cache, tokens, pages=not cached)
+        else:
+            # Without what came before, since a head is called with the same.
+            with _looked_at(found.model, modules) as calls:
+                _call_whole(found, workload, new_cache(found.model, _Silent()), tokens, pages=False)
+    return calls
+
+
+@contextmanager
+def _looked_at(model: Any, modules: Iterable[str]) -> Iterator[list[Call]]:
+    calls: list[Call] = []
+    with ExitStack() as stack:
+        for name in modules:
+            module = model.get_submodule(name)
+
+            def note(called: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                calls.append((called, args, dict(kwargs)))
+
+            stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        yield calls
 
 
 def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor]:
     """Embeddings of pages, as the model's own code makes them; of some models a tensor for each page."""
     method = image_features(found.model)
     if method is None:
-        tower = found.model.get_submodule(found.parts.vision)
+        tower = found.model.get_submodule(found.parts.vision or found.parts.encoder)
         out = tower(**taken_by(tower.forward, page))
         return [out[0]]
     out = method(**taken_by(method, page))
@@ -173,33 +266,55 @@ def _placeholder(config: Any) -> int:
 
 def _cache_name(model: Any) -> str:
     for module in (model, model.get_decoder()):
-        parameters = inspect.signature(module.forward).parameters
+        parameters = _parameters(module)
         for name in ("past_key_values", "cache_params"):
             if name in parameters:
                 return name
     raise StagemeterError(f"{type(model).__name__} takes no cache: every new token runs all that came before again")
 
 
-def _call_language(found: FoundModel, ids: torch.Tensor, cache: Cache) -> Any:
-    language = found.model.get_submodule(found.parts.language)
-    return language(input_ids=ids, use_cache=True, **{_cache_name(found.model): cache})
+def new_cache(model: Any, recorder: CacheRecorder) -> Any:
+    """An empty cache of the kind that ``generate`` makes for a model."""
+    from transformers import EncoderDecoderCache
+
+    text = model.config.get_text_config(decoder=True)
+    if model.config.is_encoder_decoder:
+        return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder, text))
+    return RecordedCache(recorder, text)
 
 
-def _filled(found: FoundModel, batch: int, tokens: int, recorder: CacheRecorder) -> Cache:
-    """A cache that holds what the decoder left of some tokens; filling it is not counted."""
-    cache = RecordedCache(_Silent(), found.model.config.get_text_config(decoder=True))
+def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheRecorder) -> Any:
+    """A cache that holds what earlier passes left, of some tokens; filling it is not counted."""
+    cache = new_cache(found.model, _Silent())
     if tokens:
         with torch.no_grad(), recorder.paused(), found.known:
-            _call_language(found, _text(found, batch, tokens), cache)
-    cache.recorder = recorder
+            if found.parts.takes_more:
+                _call_whole(found, workload, cache, tokens, pages=True)
+            else:
+                language = found.model.get_submodule(found.parts.language)
+                ids = _text(found, workload.batch_size, tokens)
+                language(input_ids=ids, use_cache=True, **{_cache_name(found.model): cache})
+        if not any(tensor.numel() for tensor in _tensors_of(cache)):
+            raise StagemeterError(
+                f"{type(found.model).__name__} keeps nothing of what came before: every new token runs all of it again"
+            )
+    for part in _parts_of(cache):
+        part.recorder = recorder
     return cache
 
 
+def _parts_of(cache: Any) -> list[Any]:
+    """The caches that a cache is made of: of an encoder-decoder one for its own tokens, and one for the source."""
+    return [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
+
+
 def _tensors_of(cache: Any) -> list[torch.Tensor]:
-    found = []
-    for layer in cache.layers:
-        found += [item for item in tree_flatten(list(vars(layer).values()))[0] if isinstance(item, torch.Tensor)]
-    return found
+    held = [list(vars(layer).values()) for part in _parts_of(cache) for layer in part.layers]
+    return [item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor)]
+
+
+def _parameters(module: Any) -> Mapping[str, Any]:
+    return inspect.signature(module.forward).parameters
 
 
 class _Silent:

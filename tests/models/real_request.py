@@ -1,0 +1,61 @@
+"""A request on real numbers, run as a user of transformers runs it and counted product by product."""
+
+import inspect
+
+import torch
+from brute_force import BruteForce
+
+TEXT_TOKEN = 3
+
+
+def placeholder(config):
+    for name in ("image_token_id", "image_token_index"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    return TEXT_TOKEN
+
+
+def real_request_macs(model, page, prompt, image_tokens=0, source=0):
+    """Multiply-accumulates of a forward pass over a batch of pages and prompts, and of the decode step after it.
+
+    ``page`` holds what the model takes of the pages, by name; ``source`` is the length of the text that an
+    encoder-decoder encodes, 0 where it encodes none.
+    """
+    taken = inspect.signature(model.forward).parameters
+    batch = 2
+    ids = torch.full((batch, source or prompt), TEXT_TOKEN)
+    ids[:, 1 : 1 + image_tokens] = placeholder(model.config)
+    types = (ids == placeholder(model.config)).long() if page else None
+    inputs = {
+        "input_ids": ids,
+        "use_cache": True,
+        "logits_to_keep": 1,
+        "mm_token_type_ids": types,
+        "token_type_ids": types,
+        **{name: value.float() if torch.is_floating_point(value) else value for name, value in page.items()
+           if isinstance(value, torch.Tensor)},
+        **{name: value for name, value in page.items() if not isinstance(value, torch.Tensor)},
+    }  # fmt: skip
+    encodes = model.config.is_encoder_decoder
+    if encodes:
+        inputs["decoder_input_ids"] = torch.full((batch, prompt), TEXT_TOKEN)
+        if not source:
+            del inputs["input_ids"]
+    inputs = {name: value for name, value in inputs.items() if value is not None and (name in taken or name == "use_cache")}
+    with torch.no_grad(), BruteForce() as forward:
+        out = model(**inputs)
+    cached = "cache_params" if out.get("past_key_values") is None else "past_key_values"
+    step = {
+        "decoder_input_ids" if encodes else "input_ids": torch.full((batch, 1), TEXT_TOKEN),
+        "use_cache": True,
+        cached: out[cached],
+    }
+    if encodes:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        step["encoder_outputs"] = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)
+    if "logits_to_keep" in taken:
+        step["logits_to_keep"] = 1
+    with torch.no_grad(), BruteForce() as decode:
+        model(**step)
+    return forward.macs, decode.macs
