@@ -39,18 +39,82 @@ PLAIN = (
     "num_attention_heads",
     "num_key_value_heads",
 )
+#: Rotations over three axes, of heads as wide as those here.
+_THREE_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+_BY_LAYER = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
+_GEMMA = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "intermediate_size": 96, "vocab_size": 128, "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
 #: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
+    "bailing_hybrid": {"n_group": 1, "topk_group": 1},
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "jamba": {"num_hidden_layers": 8},
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "qwen3_5": {"num_hidden_layers": 4},
-    "qwen3_5_moe": {"num_hidden_layers": 4},
-    "qwen3_5_moe_text": {"num_hidden_layers": 4},
-    "qwen3_5_text": {"num_hidden_layers": 4},
-    "qwen3_next": {"num_hidden_layers": 4},
-}
+    "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1, "state_size": 16},
+    "zamba2": {"num_hidden_layers": 6, "layers_block_type": ["mamba", "hybrid"] * 3, "num_mem_blocks": 1},
+    "xmod": {"default_language": "en_XX"},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "reformer": {"axial_pos_embds_dim": [32, 32], "is_decoder": True},
+    # Image-text-to-text.
+    **dict.fromkeys(("glm46v", "glm4v", "qwen2_vl", "qwen2_5_vl"), {"text_config": {"rope_parameters": _THREE_AXES}}),
+    **dict.fromkeys(("glm4v_moe", "glmga", "glm_ocr"),
+                    {"text_config": {"rope_parameters": {**_THREE_AXES, "partial_rotary_factor": 1.0}}}),
+    "hunyuan_vl": {"text_config": {"rope_parameters": _THREE_AXES, "head_dim": 16}},
+    "cohere_compass_text": {"rope_parameters": _BY_LAYER},
+    "cohere_compass": {"text_config": {"rope_parameters": _BY_LAYER}},
+    "longcat_flash": {"head_dim": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "num_key_value_heads": 4},
+    "unlimited_ocr": {"vision_config": {"sam_config": {"downsample_channels": [64, 64]}}},
+    "deepseek_ocr2": {"vision_config": {"sam_config": {"downsample_channels": [64, 64]}, "encoder_config": {"num_key_value_heads": 4}}, "text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2}},
+    "exaone4_5": {"vision_config": {"num_key_value_heads": 2}},
+    "gemma4": {"vision_config": {"model_type": "gemma4_vision", "hidden_size": 64, "num_hidden_layers": 2,
+                                 "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
+                                 "intermediate_size": 96}},
+    **dict.fromkeys(("llava_next", "llava_next_video"), {"vision_config": {"image_size": 336, "patch_size": 56}}),
+    "llava_onevision": {"vision_config": {"image_size": 384, "patch_size": 64}},
+    "ernie4_5_vl_moe": {"text_config": {"moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": [32, 32]}},
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), {
+        "text_config": {"rope_parameters": _THREE_AXES},
+        "audio_config": {"num_mel_bins": 32, "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4,
+                         "encoder_ffn_dim": 96, "output_dim": 64, "n_window": 4},
+    }),
+    "t5gemma2": {
+        "encoder": {"text_config": {**_GEMMA, "model_type": "t5gemma2_text"},
+                    "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 64, "num_hidden_layers": 2,
+                                      "num_attention_heads": 4, "intermediate_size": 96, "image_size": 64,
+                                      "patch_size": 8},
+                    "mm_tokens_per_image": 16, "image_token_index": 101, "model_type": "t5gemma2_encoder"},
+        "decoder": {**_GEMMA, "model_type": "t5gemma2_decoder"}, "image_token_index": 101, "vocab_size": 128,
+        "eoi_token_index": 102,
+    },
+    "llama4": {"vision_config": {"intermediate_size": 256, "projector_input_dim": 64, "projector_output_dim": 64,
+                                 "vision_output_dim": 64, "image_size": 56, "patch_size": 14}},
+    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
+    **dict.fromkeys(("idefics3", "smolvlm"), {"vision_config": {"image_size": 128, "patch_size": 16}}),
+    "aria": {"vision_config": {"image_size": 490, "patch_size": 14}},
+    "paligemma": {"vision_config": {"projection_dim": 64}, "projection_dim": 64},
+    "mllama": {"vision_config": {"num_hidden_layers": 3, "intermediate_layers_indices": [0, 1],
+                                 "vision_output_dim": 192}},
+    "vipllava": {"vision_config": {"num_hidden_layers": 12}},
+    "deepseek_vl_hybrid": {"high_res_vision_config": {"global_attn_indexes": [1]}},
+    "mistral_large4": {"text_config": {"num_key_value_heads": 4}},
+    "vision-encoder-decoder": {
+        "encoder": {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "intermediate_size": 96, "image_size": 64, "patch_size": 16},
+        "decoder": {"model_type": "trocr", "d_model": 64, "decoder_layers": 2, "decoder_attention_heads": 4,
+                    "decoder_ffn_dim": 96, "vocab_size": 128, "max_position_embeddings": 128, "is_decoder": True,
+                    "add_cross_attention": True, "cross_attention_hidden_size": 64},
+    },
+}  # fmt: skip
+
+
+#: Types whose defaults cannot be made: what is told is all there is.
+WHOLE = frozenset({"t5gemma2", "vision-encoder-decoder"})
 
 
 def reduced_configs(model_type: str) -> Iterator[Callable[[], Any]]:
@@ -62,15 +126,26 @@ def reduced_configs(model_type: str) -> Iterator[Callable[[], Any]]:
         A model type of transformers. What it refuses, it refuses when it is made, or when a model is made of it.
     """
     plain = {key: value for key, value in SIZES.items() if key in PLAIN}
-    for sizes, mixed in ((SIZES, True), (SIZES, False), (plain, True), (plain, False), ({"num_hidden_layers": 2}, True)):
-        yield partial(_make, model_type, sizes, mixed)
+    for sizes in (SIZES, plain, {"num_hidden_layers": 2}):
+        for mixed in (True, False):
+            yield partial(_make, model_type, sizes, mixed)
 
 
 def _make(model_type: str, sizes: Mapping[str, Any], mixed: bool) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[model_type]
-    return kind(**_reduced(kind(), sizes, mixed, _free_tokens()))
+    if model_type in WHOLE:
+        return kind(**OTHERWISE[model_type])
+    return kind(**_merged(_reduced(kind(), sizes, mixed, _free_tokens()), OTHERWISE.get(model_type, {})))
+
+
+def _merged(sizes: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(sizes)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _free_tokens() -> Iterator[int]:
@@ -80,7 +155,9 @@ def _free_tokens() -> Iterator[int]:
 
 def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterator[int]) -> dict[str, Any]:
     known = vars(default)
-    changed = {key: value for key, value in sizes.items() if key in known and not isinstance(known[key], (list, dict))}
+    changed = {
+        key: value for key, value in sizes.items() if key in known and not isinstance(known[key], (list, tuple, dict))
+    }
     if "qk_rope_head_dim" in changed:
         changed.pop("head_dim", None)
         changed.pop("qk_head_dim", None)
@@ -96,13 +173,62 @@ def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterat
             is_text = "text" in name or "decoder" in name or "language" in name or "llm" in name
             inner = sizes if is_text else VISION_SIZES
             changed[name] = {"model_type": part.model_type, **_reduced(part, inner, mixed, tokens)}
-    return {**changed, **OTHERWISE.get(default.model_type, {})}
+    return changed
 
 
 #: What ``preprocessor_config.json`` would hold, of types whose pages have to be small, too.
-PAGES: dict[str, dict[str, Any]] = {}
+PAGES: dict[str, dict[str, Any]] = {
+    "aria": {"image_processor_type": "AriaImageProcessor", "max_image_size": 490, "min_image_size": 336},
+    "glm_ocr": {"image_processor_type": "Glm46VImageProcessor"},
+    "kosmos-2.5": {"image_processor_type": "Kosmos2_5ImageProcessor", "max_patches": 32},
+    "vision-encoder-decoder": {"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}},
+}
 
 
 def page_settings(model_type: str) -> dict[str, Any]:
     """How pages are prepared for a type; empty where it follows from the configuration."""
     return PAGES.get(model_type, {})
+
+
+def _square(config: Any, batch: int) -> dict[str, Any]:
+    import torch
+
+    side = config.vision_config.image_size
+    return {"pixel_values": torch.ones(batch, 3, side, side)}
+
+
+def _patches(config: Any, batch: int) -> dict[str, Any]:
+    """Flat patches of pages of 4 x 8 patches."""
+    import torch
+
+    vision = config.vision_config
+    rows, columns = 4, 8
+    frames = getattr(vision, "temporal_patch_size", None) or getattr(vision, "num_frames", 2)
+    elements = 3 * frames * vision.patch_size**2
+    return {
+        "pixel_values": torch.ones(batch * rows * columns, elements),
+        "image_grid_thw": torch.tensor([[1, rows, columns]] * batch),
+    }
+
+
+def _base_page(config: Any, batch: int) -> dict[str, Any]:
+    import torch
+
+    return {"pixel_values": torch.ones(batch, 3, 1024, 1024)}
+
+
+def _whole_patches(config: Any, batch: int) -> dict[str, Any]:
+    """The same with patches as small pictures."""
+    made = _patches(config, batch)
+    side = config.vision_config.patch_size
+    return {**made, "pixel_values": made["pixel_values"].unflatten(1, (3, side, side))}
+
+
+#: Pages as models take them, of types whose image processors need torchvision, which is not here.
+MADE_PAGES: dict[str, Callable[[Any, int], dict[str, Any]]] = {
+    **dict.fromkeys(("cohere2_vision", "llama4"), _square),
+    "unlimited_ocr": _base_page,
+    **dict.fromkeys(("minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker",
+                     "qwen3_omni_moe_thinker", "inkling2"), _patches),
+    "kimi_k25": _whole_patches,
+}  # fmt: skip

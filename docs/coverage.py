@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 from joblib import Parallel, delayed
@@ -61,19 +62,34 @@ def look_at(name: str, kind: str, debug: bool = False) -> Found:
     """Count one type both ways."""
     import torch
     import transformers
-    from reduced_configs import page_settings, reduced_configs
-    from stagemeter.errors import StagemeterError
-    from stagemeter.models.generic.family import make_family
+    from reduced_configs import MADE_PAGES
+
+    from stagemeter.models.generic import passes
+    from stagemeter.models.generic.page import Page
 
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     model_class = getattr(transformers, kind)
+    if name in MADE_PAGES:
+        with mock.patch.object(passes, "make_page", lambda config, *size: Page(MADE_PAGES[name](config, size[-1]), "")):
+            return tried(name, kind, model_class, debug)
+    return tried(name, kind, model_class, debug)
+
+
+def tried(name: str, kind: str, model_class: Any, debug: bool) -> Found:
+    """Count a type at the first of its reduced configurations that runs."""
+    import torch
+    from reduced_configs import page_settings, reduced_configs
+
+    from stagemeter.errors import StagemeterError
+    from stagemeter.models.generic.family import make_family
+
     why, refusal = "", ""
     for make in reduced_configs(name):
         try:
-            config = make()
+            config = part_of(make(), model_class)
             with torch.device("meta"):
                 parameters = sum(parameter.numel() for parameter in model_class._from_config(config).parameters())
         except Exception as error:
@@ -98,6 +114,14 @@ def look_at(name: str, kind: str, debug: bool = False) -> Found:
     return Found(name, REFUSED, refusal) if refusal else Found(name, NOT_RUN, why)
 
 
+def part_of(config: Any, model_class: Any) -> Any:
+    """The part of a configuration that a class is made of, as transformers' automatic classes choose it."""
+    for name, kind in config.sub_configs.items():
+        if kind is model_class.config_class:
+            return getattr(config, name)
+    return config
+
+
 def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) -> Found:
     """Count a type both ways, where it can be built; raises what the run on real numbers raises."""
     import torch
@@ -108,7 +132,9 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
     from stagemeter.planning import plan_request
     from stagemeter.tiers import extracted_tier, isolated_tier
 
-    request = AnalysisConfig(model=name, image_w=WIDTH, image_h=HEIGHT, text_tokens=TEXT, new_tokens=2, batch_size=BATCH)
+    request = AnalysisConfig(
+        model=name, image_w=WIDTH, image_h=HEIGHT, text_tokens=TEXT, new_tokens=2, batch_size=BATCH
+    )
     workload = plan_request(request, ModelDescription(name, family, found, {}, name))
     torch.manual_seed(0)
     model = model_class._from_config(config, dtype=torch.float32).eval()

@@ -41,7 +41,9 @@ def real_request_macs(model, page, prompt, image_tokens=0, source=0):
         inputs["decoder_input_ids"] = torch.full((batch, prompt), TEXT_TOKEN)
         if not source:
             del inputs["input_ids"]
-    inputs = {name: value for name, value in inputs.items() if value is not None and (name in taken or name == "use_cache")}
+    inputs = {
+        name: value for name, value in inputs.items() if value is not None and (name in taken or name == "use_cache")
+    }
     with torch.no_grad(), BruteForce() as forward:
         out = model(**inputs)
     cached = "cache_params" if out.get("past_key_values") is None else "past_key_values"

@@ -44,3 +44,21 @@ class RecordedCache(DynamicCache):
         key, value = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
         return key, value
+
+    def update_conv_state(self, conv_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keep the last inputs of a convolution over tokens, as layers of state-space models do."""
+        return self._replaced(super().update_conv_state(conv_states, *args, **kwargs))
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Keep the state that a recurrence or linear attention goes on from; all of it is written."""
+        return self._replaced(super().update_recurrent_state(recurrent_states, *args, **kwargs))
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Append the keys by which sparse attention chooses tokens."""
+        keys = super().update_indexer(indexer_key_states, *args, **kwargs)
+        self.recorder.record_cache_update(keys, keys, added=indexer_key_states.numel())
+        return keys
+
+    def _replaced(self, state: torch.Tensor) -> torch.Tensor:
+        self.recorder.record_cache_update(state, state, added=state.numel())
+        return state

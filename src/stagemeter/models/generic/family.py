@@ -81,8 +81,8 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
         raise StagemeterError(
             f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
         ) from error
-    found = FoundModel(config, preprocessing, model, find_parts(model), known)
     try:
+        found = FoundModel(config, preprocessing, model, find_parts(model), known)
         shares, found = _shares(found)
     except StagemeterError:
         raise
@@ -95,16 +95,19 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
 
 
 def _family(found: Any, shares: _Shares) -> Family[Any]:
-    from stagemeter.models.generic.passes import run_encoder, run_language, run_vision, run_whole
+    from stagemeter.models.generic.passes import run_language, run_modules, run_whole
 
     parts, model = found.parts, found.model
     text = model.config.get_text_config(decoder=True)
 
     def see(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
-        run_vision(found, workload, recorder)
+        run_modules(found, workload, recorder, shares.vision)
+
+    def project(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+        run_modules(found, workload, recorder, shares.projector)
 
     def encode(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
-        run_encoder(found, workload, recorder, shares.encoder)
+        run_modules(found, workload, recorder, shares.encoder)
 
     def prefill(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
         run_language(found, workload, recorder, workload.prompt_tokens, 0)
@@ -130,7 +133,7 @@ def _family(found: Any, shares: _Shares) -> Family[Any]:
     make = partial(_stage, owners, parameters)
     stages = {
         _VISION: lambda: make(_VISION, "vision tower over the page", shares.vision, see),
-        _PROJECTOR: lambda: make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, see),
+        _PROJECTOR: lambda: make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, project),
         _ENCODE: lambda: make(_ENCODE, "encoder over the source", shares.encoder, encode),
         "prefill": lambda: make("prefill", "decoder over the prompt, output head", both, prefill),
         "decode": lambda: replace(

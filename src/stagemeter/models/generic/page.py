@@ -18,7 +18,7 @@ _OF_THE_TOWER = {
 }
 #: Settings that are the size of a square view, and how it is given; two edges are bounds between which a page may be.
 #: Where transformers lists the image processors of models.
-_PROCESSORS = "IMAGE_PROCESSOR_MAPPING_NAMES"
+_PROCESSORS, _WHOLE_PROCESSORS = "IMAGE_PROCESSOR_MAPPING_NAMES", "PROCESSOR_MAPPING_NAMES"
 _ONE_SIDE = ({"height", "width"}, {"shortest_edge"}, {"longest_edge"})
 _SQUARES = ("size", "crop_size", "tile_size", "max_image_size")
 
@@ -81,7 +81,8 @@ def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
     from transformers.models.auto import image_processing_auto
     from transformers.utils.import_utils import is_torchvision_available
 
-    known: Any = dict(getattr(image_processing_auto, _PROCESSORS).get(model_type) or {})
+    processors = getattr(image_processing_auto, _PROCESSORS)
+    known: Any = dict(processors.get(model_type) or processors.get(_same_processor(model_type, processors)) or {})
     named = settings.get("image_processor_type")
     if named:
         bare = named.removesuffix("Fast").removesuffix("Pil")
@@ -97,6 +98,17 @@ def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
             "pip install torchvision"
         )
     return None
+
+
+def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
+    """A type whose whole processor is that of another one, and whose image processor transformers lists."""
+    from transformers.models.auto import processing_auto
+
+    whole = getattr(processing_auto, _WHOLE_PROCESSORS)
+    mine = whole.get(model_type)
+    return next(
+        (other for other, name in whole.items() if mine is not None and name == mine and known.get(other)), None
+    )
 
 
 def _sizes(kind: Any, config: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 #: What decoders call the states that they attend to besides those of tokens.
 _ATTENDED = ("cross_attention_states", "image_hidden_states", "perceiver_embeddings")
+_STATES = "encoder_hidden_states"
 #: Methods of transformers that turn pictures into embeddings of the language model's width, the first there is.
 _IMAGE_FEATURES = "get_image_features"
 
@@ -73,6 +74,10 @@ def find_parts(model: Any) -> Parts:
     head = _topmost_without(names[id(output)], [language, encoder])
     vision = _vision(model, names)
     vision = "" if vision == encoder else vision
+    decoder_takes = _parameters(model.get_submodule(language))
+    # Where a page is no part of the embeddings, the decoder attends to what is seen of it.
+    attends = any(name in decoder_takes for name in _ATTENDED)
+    attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes)
     if vision and (_is_inside(vision, language) or _is_inside(language, vision)):
         raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
     named = [part for part in (language, head, encoder, vision) if part]
@@ -82,7 +87,7 @@ def find_parts(model: Any) -> Parts:
         encoder=encoder,
         vision=vision,
         rest=tuple(_rest(model, "", named)),
-        takes_more=bool(encoder) or any(name in _parameters(model.get_submodule(language)) for name in _ATTENDED),
+        takes_more=bool(encoder) or attends,
         tail=(head,),
     )
 
@@ -137,7 +142,7 @@ def _widest(model: Any) -> nn.Module | None:
     """The last linear layer that is as wide as the vocabulary."""
     from torch import nn
 
-    width = model.config.get_text_config(decoder=True).vocab_size
+    width = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
     found = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == width]
     return found[-1] if found else None
 

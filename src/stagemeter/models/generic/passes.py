@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -85,15 +85,15 @@ def find_model(config: Mapping[str, Any], preprocessing: Mapping[str, Any], mode
     return FoundModel(config, preprocessing, model, find_parts(model))
 
 
-def run_vision(found: FoundModel, workload: Workload, recorder: CacheRecorder) -> None:
-    """Run what makes embeddings of the pages, and nothing else."""
-    with found.known:
-        features_of(found, _page_of(found, workload))
-
-
-def run_encoder(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
-    """Run what encodes the source of an encoder-decoder, and nothing else."""
-    calls = _seen(found, workload, recorder, modules, workload.prompt_tokens, 0)
+def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
+    """Run what comes before the decoder, or a part of it, with what a pass of the whole model calls it with."""
+    with (
+        torch.no_grad(),
+        recorder.paused(),
+        found.known,
+        _looked_at(found.model, modules, found.parts.language) as calls,
+    ):
+        _call_whole(found, workload, new_cache(found.model, _Silent()), workload.prompt_tokens, pages=True)
     with found.known:
         for module, args, kwargs in calls:
             module(*args, **kwargs)
@@ -121,8 +121,10 @@ def run_whole(
 ) -> None:
     """Run the whole model over new tokens after those that are cached, as ``generate`` does."""
     cache = _filled(found, workload, cached, recorder)
+    with recorder.paused():
+        encoded = None if pages else _encoded(found, workload)
     with found.known:
-        _call_whole(found, workload, cache, tokens, pages)
+        _call_whole(found, workload, cache, tokens, pages, encoded)
 
 
 def cached_elements(found: FoundModel, workload: Workload, tokens: int) -> int:
@@ -142,7 +144,9 @@ def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]
     return list(dict.fromkeys(names[module] for module, _, _ in calls))
 
 
-def _call_whole(found: FoundModel, workload: Workload, cache: Any, tokens: int, pages: bool) -> None:
+def _call_whole(
+    found: FoundModel, workload: Workload, cache: Any, tokens: int, pages: bool, encoded: Any = None
+) -> None:
     model, parts, batch = found.model, found.parts, workload.batch_size
     options: dict[str, Any] = {"use_cache": True, _cache_name(model): cache}
     if found.keeps_one_position:
@@ -151,7 +155,7 @@ def _call_whole(found: FoundModel, workload: Workload, cache: Any, tokens: int, 
     if parts.encoder:
         options["decoder_input_ids"] = _text(found, batch, tokens)
         if not pages:
-            options["encoder_outputs"] = _encoded(found, workload)
+            options["encoder_outputs"] = encoded
         elif found.encodes_text:
             page["input_ids"] = _text(found, batch, workload.image_tokens + workload.text_tokens, workload.image_tokens)
     else:
@@ -162,10 +166,12 @@ def _call_whole(found: FoundModel, workload: Workload, cache: Any, tokens: int, 
 
 
 def _encoded(found: FoundModel, workload: Workload) -> Any:
-    """What the encoder of an encoder-decoder left, of which a decode step has nothing but the shape."""
+    """What the encoder of an encoder-decoder left before a decode step; None where there is no encoder."""
     from transformers.modeling_outputs import BaseModelOutput
 
-    with _looked_at(found.model, [found.parts.language]) as calls:
+    if not found.parts.encoder:
+        return None
+    with torch.no_grad(), found.known, _looked_at(found.model, [found.parts.language]) as calls:
         _call_whole(found, workload, new_cache(found.model, _Silent()), 1, pages=True)
     return BaseModelOutput(last_hidden_state=calls[0][2]["encoder_hidden_states"])
 
@@ -180,8 +186,9 @@ def _seen(
     with torch.no_grad(), recorder.paused(), found.known:
         if found.parts.takes_more:
             cache = _filled(found, workload, cached, _Silent())
+            encoded = _encoded(found, workload) if cached else None
             with _looked_at(found.model, modules) as calls:
-                _call_whole(found, workload, cache, tokens, pages=not cached)
+                _call_whole(found, workload, cache, tokens, not cached, encoded)
         else:
             # Without what came before, since a head is called with the same.
             with _looked_at(found.model, modules) as calls:
@@ -189,10 +196,22 @@ def _seen(
     return calls
 
 
+class _Reached(Exception):
+    """A pass has come as far as it is wanted."""
+
+
 @contextmanager
-def _looked_at(model: Any, modules: Iterable[str]) -> Iterator[list[Call]]:
+def _looked_at(model: Any, modules: Iterable[str], until: str = "") -> Iterator[list[Call]]:
+    """Note what modules are called with in the block, which ends where the module `until` is called."""
     calls: list[Call] = []
+
+    def stop(*called: Any) -> None:
+        raise _Reached
+
     with ExitStack() as stack:
+        if until:
+            stack.enter_context(suppress(_Reached))
+            stack.callback(model.get_submodule(until).register_forward_pre_hook(stop).remove)
         for name in modules:
             module = model.get_submodule(name)
 
@@ -278,6 +297,8 @@ def new_cache(model: Any, recorder: CacheRecorder) -> Any:
     from transformers import EncoderDecoderCache
 
     text = model.config.get_text_config(decoder=True)
+    if not model._supports_default_dynamic_cache():
+        raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
     if model.config.is_encoder_decoder:
         return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder, text))
     return RecordedCache(recorder, text)
