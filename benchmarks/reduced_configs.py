@@ -39,6 +39,12 @@ PLAIN = (
     "num_attention_heads",
     "num_key_value_heads",
 )
+
+
+def _alike(types: tuple[str, ...], changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return dict.fromkeys(types, changes)
+
+
 #: Rotations over three axes, of heads as wide as those here.
 _THREE_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 _BY_LAYER = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
@@ -49,12 +55,16 @@ _GEMMA = {
 }  # fmt: skip
 #: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
+    **_alike(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
     "bailing_hybrid": {"n_group": 1, "topk_group": 1},
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
     "granitemoehybrid": {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
     "jamba": {"num_hidden_layers": 8},
-    "recurrent_gemma": {"num_hidden_layers": 3},
+    "recurrent_gemma": {"num_hidden_layers": 3, "block_types": ["recurrent", "recurrent", "attention"]},
+    "zamba": {"num_hidden_layers": 6, "layers_block_type": ["mamba", "mamba", "hybrid", "mamba", "mamba", "hybrid"]},
+    "cpmant": {"dim_head": 16, "prompt_length": 4},
+    **_alike(("musicgen", "musicgen_melody"), {"decoder": {"num_codebooks": 1}}),
+    "minimax": {"layer_types": ["linear_attention", "full_attention"]},
     "lfm2_moe": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1, "state_size": 16},
     "zamba2": {"num_hidden_layers": 6, "layers_block_type": ["mamba", "hybrid"] * 3, "num_mem_blocks": 1},
@@ -62,23 +72,29 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "reformer": {"axial_pos_embds_dim": [32, 32], "is_decoder": True},
     # Image-text-to-text.
-    **dict.fromkeys(("glm46v", "glm4v", "qwen2_vl", "qwen2_5_vl"), {"text_config": {"rope_parameters": _THREE_AXES}}),
-    **dict.fromkeys(("glm4v_moe", "glmga", "glm_ocr"),
+    **_alike(("glm46v", "glm4v", "qwen2_vl", "qwen2_5_vl"), {"text_config": {"rope_parameters": _THREE_AXES}}),
+    **_alike(("glm4v_moe", "glmga", "glm_ocr"),
                     {"text_config": {"rope_parameters": {**_THREE_AXES, "partial_rotary_factor": 1.0}}}),
     "hunyuan_vl": {"text_config": {"rope_parameters": _THREE_AXES, "head_dim": 16}},
     "cohere_compass_text": {"rope_parameters": _BY_LAYER},
     "cohere_compass": {"text_config": {"rope_parameters": _BY_LAYER}},
     "longcat_flash": {"head_dim": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "num_key_value_heads": 4},
     "unlimited_ocr": {"vision_config": {"sam_config": {"downsample_channels": [64, 64]}}},
-    "deepseek_ocr2": {"vision_config": {"sam_config": {"downsample_channels": [64, 64]}, "encoder_config": {"num_key_value_heads": 4}}, "text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2}},
+    "deepseek_ocr2": {
+        "vision_config": {
+            "sam_config": {"downsample_channels": [64, 64]},
+            "encoder_config": {"num_key_value_heads": 4},
+        },
+        "text_config": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2},
+    },
     "exaone4_5": {"vision_config": {"num_key_value_heads": 2}},
     "gemma4": {"vision_config": {"model_type": "gemma4_vision", "hidden_size": 64, "num_hidden_layers": 2,
                                  "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
                                  "intermediate_size": 96}},
-    **dict.fromkeys(("llava_next", "llava_next_video"), {"vision_config": {"image_size": 336, "patch_size": 56}}),
+    **_alike(("llava_next", "llava_next_video"), {"vision_config": {"image_size": 336, "patch_size": 56}}),
     "llava_onevision": {"vision_config": {"image_size": 384, "patch_size": 64}},
     "ernie4_5_vl_moe": {"text_config": {"moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": [32, 32]}},
-    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), {
+    **_alike(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), {
         "text_config": {"rope_parameters": _THREE_AXES},
         "audio_config": {"num_mel_bins": 32, "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4,
                          "encoder_ffn_dim": 96, "output_dim": 64, "n_window": 4},
@@ -94,8 +110,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     },
     "llama4": {"vision_config": {"intermediate_size": 256, "projector_input_dim": 64, "projector_output_dim": 64,
                                  "vision_output_dim": 64, "image_size": 56, "patch_size": 14}},
-    "dots3_note": {"text_config": {"num_key_value_heads": 4}},
-    **dict.fromkeys(("idefics3", "smolvlm"), {"vision_config": {"image_size": 128, "patch_size": 16}}),
+    "dots3_note": {"text_config": {"num_key_value_heads": 4}, "vision_config": {"num_hidden_layers": 42}},
+    **_alike(("idefics3", "smolvlm"), {"vision_config": {"image_size": 128, "patch_size": 16}}),
     "aria": {"vision_config": {"image_size": 490, "patch_size": 14}},
     "paligemma": {"vision_config": {"projection_dim": 64}, "projection_dim": 64},
     "mllama": {"vision_config": {"num_hidden_layers": 3, "intermediate_layers_indices": [0, 1],
@@ -113,6 +129,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+#: Types whose kinds of layers go by other names than ``layer_types``.
+OWN_LAYERS = frozenset({"jamba", "recurrent_gemma", "zamba", "zamba2"})
 #: Types whose defaults cannot be made: what is told is all there is.
 WHOLE = frozenset({"t5gemma2", "vision-encoder-decoder"})
 
@@ -162,6 +180,7 @@ def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterat
         changed.pop("head_dim", None)
         changed.pop("qk_head_dim", None)
     kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or []))
+    mixed = mixed and default.model_type not in OWN_LAYERS
     if mixed and len(kinds) > 1 and "num_hidden_layers" in changed:
         changed |= {"num_hidden_layers": len(kinds), "layer_types": kinds}
     for name, value in known.items():

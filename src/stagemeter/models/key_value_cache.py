@@ -62,3 +62,16 @@ class RecordedCache(DynamicCache):
     def _replaced(self, state: torch.Tensor) -> torch.Tensor:
         self.recorder.record_cache_update(state, state, added=state.numel())
         return state
+
+
+def recorded(cache: DynamicCache, recorder: CacheRecorder) -> DynamicCache:
+    """Have a cache of some other kind tell a recorder of keys and values, from now on."""
+    update = type(cache).update
+
+    def record(key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        key, value = update(cache, key_states, value_states, *args, **kwargs)
+        recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
+        return key, value
+
+    vars(cache)["update"] = record
+    return cache

@@ -199,12 +199,12 @@ def _shares(found: Any) -> tuple[_Shares, Any]:
     from stagemeter.models.generic.passes import order_of_calls
 
     parts = found.parts
-    named = [name for name in (parts.vision, parts.encoder, parts.language, parts.head) if name]
+    named = [name for name in (parts.vision, parts.encoder, parts.language, *parts.tail) if name]
     order = order_of_calls(found, _trial(found), [*named, *parts.rest])
     ran = [name for name in parts.rest if name in order]
     after = [name for name in order if order.index(name) > order.index(parts.language) and name in parts.rest]
     before = tuple(name for name in ran if name not in after)
-    found = replace(found, parts=replace(parts, tail=(*after, parts.head)))
+    found = replace(found, parts=replace(parts, tail=(*after, *parts.tail)))
     idle = tuple(name for name in parts.rest if name not in order)
     if parts.encoder and not parts.vision:
         return _Shares((), (), (parts.encoder, *before), idle), found
@@ -309,6 +309,8 @@ def _views(found: Any, width: int, height: int) -> PageViews:
 
 
 def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
+    from stagemeter.models.generic.passes import own_cache
+
     parts, model = found.parts, found.model
     named = {
         "vision": shares.vision,
@@ -337,6 +339,8 @@ def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
             notes.append("what is seen of a page is attended to, and is in no prompt")
         else:
             notes.append("text that a processor writes around the tokens of a page, such as separators, counts as text")
+    if (kind := own_cache(model)) is not None:
+        notes.append(f"of {kind.__name__}, which it keeps, keys and values alone are in the bytes")
     if not found.keeps_one_position:
         notes.append("its code runs the output head on every position of the prompt, and so is it counted")
     return tuple(notes)

@@ -27,8 +27,6 @@ class Parts:
     ----------
     language : str
         The decoder, with its embedding.
-    head : str
-        What makes logits of the decoder's last layer.
     encoder : str
         What encodes the source of an encoder-decoder; empty for others.
     vision : str
@@ -42,7 +40,6 @@ class Parts:
     """
 
     language: str
-    head: str
     encoder: str
     vision: str
     rest: tuple[str, ...]
@@ -83,12 +80,11 @@ def find_parts(model: Any) -> Parts:
     named = [part for part in (language, head, encoder, vision) if part]
     return Parts(
         language=language,
-        head=head,
         encoder=encoder,
         vision=vision,
-        rest=tuple(_rest(model, "", named)),
+        rest=tuple(part for name in _rest(model, "", named) for part in _called(model, name)),
         takes_more=bool(encoder) or attends,
-        tail=(head,),
+        tail=_called(model, head),
     )
 
 
@@ -159,6 +155,16 @@ def _topmost_without(name: str, others: list[str]) -> str:
 
 def _is_inside(name: str, around: str) -> bool:
     return name == around or name.startswith(f"{around}.")
+
+
+def _called(model: nn.Module, name: str) -> tuple[str, ...]:
+    """A module, or those that it lists, if it is a list, which is not called itself."""
+    from torch import nn
+
+    module = model.get_submodule(name)
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        return (name,)
+    return tuple(part for child, _ in module.named_children() for part in _called(model, f"{name}.{child}"))
 
 
 def _rest(module: nn.Module, name: str, parts: list[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
+from transformers import DynamicCache
 
 from stagemeter.counting.known_values import KnownValues
 from stagemeter.errors import StagemeterError
 from stagemeter.models.family import CacheRecorder
 from stagemeter.models.generic.page import Page, make_page, taken_by
 from stagemeter.models.generic.parts import Parts, find_parts, image_features
-from stagemeter.models.key_value_cache import RecordedCache
+from stagemeter.models.key_value_cache import RecordedCache, recorded
 from stagemeter.workload import Workload, stable_hash
 
 #: A token of text, in every vocabulary.
@@ -196,7 +198,7 @@ def _seen(
     return calls
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """A pass has come as far as it is wanted."""
 
 
@@ -206,11 +208,11 @@ def _looked_at(model: Any, modules: Iterable[str], until: str = "") -> Iterator[
     calls: list[Call] = []
 
     def stop(*called: Any) -> None:
-        raise _Reached
+        raise _ReachedError
 
     with ExitStack() as stack:
         if until:
-            stack.enter_context(suppress(_Reached))
+            stack.enter_context(suppress(_ReachedError))
             stack.callback(model.get_submodule(until).register_forward_pre_hook(stop).remove)
         for name in modules:
             module = model.get_submodule(name)
@@ -297,11 +299,32 @@ def new_cache(model: Any, recorder: CacheRecorder) -> Any:
     from transformers import EncoderDecoderCache
 
     text = model.config.get_text_config(decoder=True)
-    if not model._supports_default_dynamic_cache():
-        raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
+    kind = own_cache(model)
+    if kind is not None:
+        return recorded(kind(), recorder)
     if model.config.is_encoder_decoder:
         return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder, text))
     return RecordedCache(recorder, text)
+
+
+def own_cache(model: Any) -> Any:
+    """The class of the cache that a model makes for itself; None where it is transformers' own.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be made without knowing more of it.
+    """
+    if model._supports_default_dynamic_cache():
+        return None
+    found = [
+        kind
+        for name, kind in vars(sys.modules[type(model).__module__]).items()
+        if isinstance(kind, type) and issubclass(kind, DynamicCache) and kind.__module__ == type(model).__module__
+    ]
+    if len(found) != 1:
+        raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
+    return found[0]
 
 
 def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheRecorder) -> Any:
@@ -320,7 +343,10 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
                 f"{type(found.model).__name__} keeps nothing of what came before: every new token runs all of it again"
             )
     for part in _parts_of(cache):
-        part.recorder = recorder
+        if isinstance(part, RecordedCache):
+            part.recorder = recorder
+        else:
+            recorded(part, recorder)
     return cache
 
 
@@ -330,7 +356,9 @@ def _parts_of(cache: Any) -> list[Any]:
 
 
 def _tensors_of(cache: Any) -> list[torch.Tensor]:
-    held = [list(vars(layer).values()) for part in _parts_of(cache) for layer in part.layers]
+    held = [[list(vars(layer).values()) for layer in part.layers] for part in _parts_of(cache)]
+    # What caches of their own kind keep beside the layers.
+    held += [[value for name, value in vars(part).items() if name != "layers"] for part in _parts_of(cache)]
     return [item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor)]
 
 
