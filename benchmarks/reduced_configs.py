@@ -110,6 +110,12 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     },
     "llama4": {"vision_config": {"intermediate_size": 256, "projector_input_dim": 64, "projector_output_dim": 64,
                                  "vision_output_dim": 64, "image_size": 56, "patch_size": 14}},
+    "lfm3_vl": {"vision_config": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}},
+    "glm5_next": {"text_config": {"num_key_value_heads": 4}},
+    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
+    "blip-2": {"image_token_index": 100},
+    "step3p7": {"vision_config": {"image_size": 56, "max_position_embeddings": 16}},
+    "lfm2_vl": {"vision_config": {"num_patches": 64}},
     "dots3_note": {"text_config": {"num_key_value_heads": 4}, "vision_config": {"num_hidden_layers": 42}},
     **_alike(("idefics3", "smolvlm"), {"vision_config": {"image_size": 128, "patch_size": 16}}),
     "aria": {"vision_config": {"image_size": 490, "patch_size": 14}},
@@ -230,6 +236,18 @@ def _patches(config: Any, batch: int) -> dict[str, Any]:
     }
 
 
+def _shaped_patches(config: Any, batch: int) -> dict[str, Any]:
+    """Patches of 4 x 8, as models take them that are told their shape."""
+    import torch
+
+    rows, columns = 4, 8
+    return {
+        "pixel_values": torch.ones(batch, rows * columns, 3 * config.vision_config.patch_size**2),
+        "spatial_shapes": torch.tensor([[rows, columns]] * batch),
+        "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.long),
+    }
+
+
 def _base_page(config: Any, batch: int) -> dict[str, Any]:
     import torch
 
@@ -238,9 +256,11 @@ def _base_page(config: Any, batch: int) -> dict[str, Any]:
 
 def _whole_patches(config: Any, batch: int) -> dict[str, Any]:
     """The same with patches as small pictures."""
+    import torch
+
     made = _patches(config, batch)
     side = config.vision_config.patch_size
-    return {**made, "pixel_values": made["pixel_values"].unflatten(1, (3, side, side))}
+    return {**made, "pixel_values": torch.ones(len(made["pixel_values"]), 3, side, side)}
 
 
 #: Pages as models take them, of types whose image processors need torchvision, which is not here.
@@ -250,4 +270,6 @@ MADE_PAGES: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     **dict.fromkeys(("minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker",
                      "qwen3_omni_moe_thinker", "inkling2"), _patches),
     "kimi_k25": _whole_patches,
+    "lfm2_vl": _shaped_patches,
+    "step3p7": _square,
 }  # fmt: skip

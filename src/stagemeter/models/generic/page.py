@@ -111,9 +111,18 @@ def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
     )
 
 
+def _tower(config: Any) -> Any:
+    """The configuration of a vision tower: the part that is called so, wherever it is, or the one of the encoder."""
+    parts = [getattr(config, name, None) for name in config.sub_configs]
+    for holder in (config, *parts):
+        if (tower := getattr(holder, "vision_config", None)) is not None:
+            return tower
+    return getattr(config, "encoder", None) or config
+
+
 def _sizes(kind: Any, config: Any) -> dict[str, Any]:
     """Settings of a processor that follow from the vision tower, where no file gives them."""
-    tower = getattr(config, "vision_config", None) or config
+    tower = _tower(config)
     known = {name for ancestor in kind.__mro__ for name in vars(ancestor)}
     known |= set(getattr(getattr(kind, "valid_kwargs", None), "__annotations__", {}))
     sizes: dict[str, Any] = {}
@@ -136,7 +145,7 @@ def _square(config: Any, batch: int) -> Page:
     """One square view, where transformers has no processor for a model."""
     import torch
 
-    tower = getattr(config, "vision_config", None) or config
+    tower = _tower(config)
     side, channels = getattr(tower, "image_size", None), getattr(tower, "num_channels", 3)
     if not isinstance(side, int):
         raise StagemeterError(

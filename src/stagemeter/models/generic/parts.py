@@ -70,12 +70,13 @@ def find_parts(model: Any) -> Parts:
     language = _decoder(model, names, outside, kind)
     head = _topmost_without(names[id(output)], [language, encoder])
     vision = _vision(model, names)
-    vision = "" if vision == encoder else vision
+    # What is named so but holds the decoder, too, is no tower.
+    vision = "" if vision == encoder or _is_inside(language, vision) else vision
     decoder_takes = _parameters(model.get_submodule(language))
     # Where a page is no part of the embeddings, the decoder attends to what is seen of it.
     attends = any(name in decoder_takes for name in _ATTENDED)
     attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes)
-    if vision and (_is_inside(vision, language) or _is_inside(language, vision)):
+    if vision and _is_inside(vision, language):
         raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
     named = [part for part in (language, head, encoder, vision) if part]
     return Parts(

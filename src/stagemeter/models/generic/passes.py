@@ -232,7 +232,9 @@ def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor
         out = tower(**taken_by(tower.forward, page))
         return [out[0]]
     out = method(**taken_by(method, page))
-    out = getattr(out, "pooler_output", out)
+    if isinstance(out, Mapping):
+        # Some leave it to the whole model to bring them to the decoder's width.
+        out = out.get("pooler_output") if out.get("pooler_output") is not None else out["last_hidden_state"]
     return [item for item in tree_flatten(out)[0] if isinstance(item, torch.Tensor)]
 
 
@@ -303,7 +305,8 @@ def new_cache(model: Any, recorder: CacheRecorder) -> Any:
     if kind is not None:
         return recorded(kind(), recorder)
     if model.config.is_encoder_decoder:
-        return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder, text))
+        # The source is kept whole, whatever windows the decoder's own tokens have.
+        return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder))
     return RecordedCache(recorder, text)
 
 
