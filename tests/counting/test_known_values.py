@@ -38,6 +38,16 @@ def test_what_has_no_values_stays_a_shape():
             torch.empty(1, device=META).item()
 
 
+def test_weights_are_no_zeros():
+    known = KnownValues()
+    with known, META:
+        weights = nn.Parameter(torch.zeros(3))
+        assert known_value(weights.detach().view(1, 3)).tolist() == [[0, 0, 0]]
+        known.forget([weights])
+        assert known_value(weights.detach().view(1, 3)) is None
+        assert known_value(weights + torch.zeros(3)) is None
+
+
 def test_nothing_is_known_outside_of_the_block():
     known = KnownValues()
     with known:

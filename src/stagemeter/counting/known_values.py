@@ -9,7 +9,7 @@ stay shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -72,6 +72,11 @@ class KnownValues:
             kept = torch.zeros(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
             _seen_as(tensor, kept).copy_(value)
         self._known[storage._cdata] = (storage, kept)
+
+    def forget(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take what is in the memory of some tensors for unknown, such as weights that are zeros before training."""
+        for tensor in tensors:
+            self._known.pop(tensor.untyped_storage()._cdata, None)
 
     def value_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return the values of a tensor, sharing memory with what is kept; None where they are not known."""
@@ -196,9 +201,8 @@ class KnownValues:
                 self._forget(kwargs[argument.name])
 
     def _forget(self, tree: Any) -> None:
-        for tensor in tree_flatten(tree)[0]:
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
-                self._known.pop(tensor.untyped_storage()._cdata, None)
+        tensors = (item for item in tree_flatten(tree)[0] if isinstance(item, torch.Tensor))
+        self.forget(tensor for tensor in tensors if tensor.device.type == "meta")
 
     def _whole_numbers(self, indices: Any) -> Any:
         """Indices with masks of known values replaced by the places where they are true."""

@@ -81,6 +81,7 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
         raise StagemeterError(
             f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
         ) from error
+    known.forget(model.parameters())
     try:
         found = FoundModel(config, preprocessing, model, find_parts(model), known)
         shares, found = _shares(found)
