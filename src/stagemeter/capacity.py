@@ -48,7 +48,8 @@ class MemoryNeed:
     kv_cache : int
         Key-value cache at the end of the request.
     working_sets : dict of str to int
-        Operands and result of the most demanding operator, by stage.
+        Operands and result of the most demanding operator, by stage; of stages without a closed form not known, and
+        not in what is needed.
     needed : int
         The most that is there at any one time: weights, the cache of that time, and a working set.
     stage : str
@@ -123,9 +124,10 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
         passes = workload.decode_steps if stage.whole_pass == "decode" else 1
         if not passes:
             continue
-        calls = stage.calls(architecture, workload)
-        # Without a closed form it is not known, and what is needed is more than what is said.
-        demand = max((stage.working_set(architecture, call) for call in calls), default=0) if stage.working_set else 0
+        demand = 0
+        if stage.working_set is not None:
+            demand = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+            working_sets[stage.name] = demand * item_size
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
         before_last = cached
         if stage.name == DECODE:
@@ -133,7 +135,6 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
             cached = decoder.cache_of(workload, prompt + passes)
         elif stage.name == PREFILL:
             cached = decoder.cache_of(workload, prompt)
-        working_sets[stage.name] = demand * item_size
         most[stage.name] = max(before_last + demand, cached)
     fullest = max(most, key=lambda name: most[name])
     return MemoryNeed(

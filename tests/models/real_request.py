@@ -4,6 +4,8 @@ import inspect
 
 import torch
 from brute_force import BruteForce
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
 TEXT_TOKEN = 3
 
@@ -44,17 +46,21 @@ def real_request_macs(model, page, prompt, image_tokens=0, source=0):
     inputs = {
         name: value for name, value in inputs.items() if value is not None and (name in taken or name == "use_cache")
     }
+    cached = "cache_params" if "cache_params" in taken else "past_key_values"
+    if model._supports_default_dynamic_cache():
+        # As ``generate`` does; others make their own.
+        config = model.config.get_text_config(decoder=True)
+        inputs[cached] = DynamicCache(config=config)
+        if encodes:
+            inputs[cached] = EncoderDecoderCache(inputs[cached], DynamicCache())
     with torch.no_grad(), BruteForce() as forward:
         out = model(**inputs)
-    cached = "cache_params" if out.get("past_key_values") is None else "past_key_values"
     step = {
         "decoder_input_ids" if encodes else "input_ids": torch.full((batch, 1), TEXT_TOKEN),
         "use_cache": True,
-        cached: out[cached],
+        cached: inputs[cached] if cached in inputs else out[cached],
     }
     if encodes:
-        from transformers.modeling_outputs import BaseModelOutput
-
         step["encoder_outputs"] = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)
     if "logits_to_keep" in taken:
         step["logits_to_keep"] = 1

@@ -58,10 +58,12 @@ def peak_title(peak: Mapping[str, Any]) -> str:
 
 def memory_line(memory: Mapping[str, Any]) -> str:
     """Say whether a workload fits into a device's memory."""
-    working = max(memory["working_set_bytes"].values())
+    sets = memory["working_set_bytes"].values()
+    # Without closed forms nothing is known of single operators.
+    largest = f", largest operator {with_unit(max(sets), 'B')}" if sets else ""
     needs = (
         f"memory: weights {with_unit(memory['weights_bytes'], 'B')}, KV cache "
-        f"{with_unit(memory['kv_cache_bytes'], 'B')}, largest operator {with_unit(working, 'B')}; at least "
+        f"{with_unit(memory['kv_cache_bytes'], 'B')}{largest}; at least "
         f"{with_unit(memory['needed_bytes'], 'B')} in {memory['needed_in']}"
     )
     if memory["device_bytes"] is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from stagemeter.errors import StagemeterError
@@ -24,20 +24,18 @@ class FoundLanguageModel:
 
     Attributes
     ----------
-    found : FoundModel
-        The model.
     max_positions : int
         Longest sequence that it was made for.
+    cache_of_one : callable
+        Elements of the cache of one sequence of a workload when it has some tokens.
     """
 
-    found: Any
     max_positions: int
+    cache_of_one: Callable[[Workload, int], int]
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Elements of the cache of a workload's sequences when they have some tokens: of one that was filled."""
-        from stagemeter.models.generic.passes import cached_elements
-
-        return cached_elements(self.found, workload, tokens)
+        """Elements of the cache of a workload's sequences when they have some tokens."""
+        return workload.batch_size * self.cache_of_one(replace(workload, batch_size=1), tokens)
 
 
 def transformers_knows(config: Mapping[str, Any]) -> bool:
@@ -96,7 +94,7 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
 
 
 def _family(found: Any, shares: _Shares) -> Family[Any]:
-    from stagemeter.models.generic.passes import run_language, run_modules, run_whole
+    from stagemeter.models.generic.passes import cached_elements, run_language, run_modules, run_whole
 
     parts, model = found.parts, found.model
     text = model.config.get_text_config(decoder=True)
@@ -143,6 +141,8 @@ def _family(found: Any, shares: _Shares) -> Family[Any]:
             bends=lambda found: _windows(text),
         ),
     }
+    # Filled by running the model, so once is enough.
+    language = FoundLanguageModel(_longest(text), cache(partial(cached_elements, found)))
     return Family(
         name=NAME,
         title=f"{type(model).__name__} of transformers, its parts found by its own code",
@@ -152,7 +152,7 @@ def _family(found: Any, shares: _Shares) -> Family[Any]:
         architecture_from_config=lambda config, source: found,
         build=lambda found, config: found.model,
         shipped={},
-        decoder=lambda found: FoundLanguageModel(found, _longest(text)),
+        decoder=lambda found: language,
         stages=tuple(stages[name]() for name in owners),
         other_parameters=lambda found: _other_parameters(found.model, owners, shares.idle),
         architecture_from_sizes=_not_from_sizes,

@@ -140,8 +140,10 @@ def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]
     from stagemeter.counting.counter import CostCounter
 
     # Counted for the sake of layers that are alike, which are walked once.
+    cache = new_cache(found.model, _Silent())
     with torch.no_grad(), CostCounter(found.model), _looked_at(found.model, modules) as calls, found.known:
-        _call_whole(found, workload, new_cache(found.model, _Silent()), workload.prompt_tokens, found.reads_pages)
+        _call_whole(found, workload, cache, workload.prompt_tokens, found.reads_pages)
+    _require_kept(found, cache)
     names = {found.model.get_submodule(name): name for name in modules}
     return list(dict.fromkeys(names[module] for module, _, _ in calls))
 
@@ -341,16 +343,21 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
                 language = found.model.get_submodule(found.parts.language)
                 ids = _text(found, workload.batch_size, tokens)
                 language(input_ids=ids, use_cache=True, **{_cache_name(found.model): cache})
-        if not any(tensor.numel() for tensor in _tensors_of(cache)):
-            raise StagemeterError(
-                f"{type(found.model).__name__} keeps nothing of what came before: every new token runs all of it again"
-            )
+        _require_kept(found, cache)
     for part in _parts_of(cache):
         if isinstance(part, RecordedCache):
             part.recorder = recorder
         else:
             recorded(part, recorder)
     return cache
+
+
+def _require_kept(found: FoundModel, cache: Any) -> None:
+    """Refuse a model that takes a cache and leaves nothing in it: a decode step would attend to itself alone."""
+    if not any(tensor.numel() for tensor in _tensors_of(cache)):
+        raise StagemeterError(
+            f"{type(found.model).__name__} keeps nothing of what came before: every new token runs all of it again"
+        )
 
 
 def _parts_of(cache: Any) -> list[Any]:
@@ -362,7 +369,9 @@ def _tensors_of(cache: Any) -> list[torch.Tensor]:
     held = [[list(vars(layer).values()) for layer in part.layers] for part in _parts_of(cache)]
     # What caches of their own kind keep beside the layers.
     held += [[value for name, value in vars(part).items() if name != "layers"] for part in _parts_of(cache)]
-    return [item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor)]
+    # Whole numbers among them count tokens.
+    tensors = (item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor))
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
 
 
 def _parameters(module: Any) -> Mapping[str, Any]:
