@@ -75,7 +75,7 @@ def test_contradiction_is_named(refused, config, message):
     ("config", "named"),
     [
         ({"model_type": "gpt_os"}, "near are gpt-oss"),
-        ({"model_type": "deepseek_v2"}, "near are deepseek-v3"),
+        ({"model_type": "deepseek_v9"}, "near are deepseek-v3"),
         (
             {"model_type": "whisper", "architectures": ["WhisperForAll"]},
             "describes WhisperForAll (model_type",

@@ -217,7 +217,7 @@ REFUSED = {
         {"model_type": "jetmoe", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 128},
         "does not run on shapes alone",
     ),
-    "no decoder": ({"model_type": "vit", "hidden_size": 48, "num_attention_heads": 4}, "cannot be made a model"),
+    "no decoder": ({"model_type": "vit", "hidden_size": 48, "num_attention_heads": 4}, "no class of the type 'vit' that"),
     "wrong sizes": (OLMO | {"num_attention_heads": 0}, "cannot be made a model"),
 }
 

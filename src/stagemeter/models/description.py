@@ -173,9 +173,9 @@ def _described(
     family = family_of(config, source)
     if family is not None:
         return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
-    from stagemeter.models.generic.family import make_family, transformers_knows
+    from stagemeter.models.generic.family import make_family, transformers_has
 
-    if not transformers_knows(config):
+    if not transformers_has(config):
         raise untaken(config, source)
     return ModelDescription(model, *make_family(config, preprocessing(), source), config, source)
 

@@ -38,11 +38,30 @@ class FoundLanguageModel:
         return workload.batch_size * self.cache_of_one(replace(workload, batch_size=1), tokens)
 
 
-def transformers_knows(config: Mapping[str, Any]) -> bool:
-    """Whether transformers has the architecture of a configuration."""
+def transformers_has(config: Mapping[str, Any]) -> bool:
+    """Whether transformers has an architecture, and the class that a configuration names."""
+    import transformers
     from transformers import CONFIG_MAPPING
 
-    return config.get("model_type") in CONFIG_MAPPING
+    named = config.get("architectures") or []
+    return config.get("model_type") in CONFIG_MAPPING and (
+        not named or any(hasattr(transformers, str(name)) for name in named)
+    )
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    """The class that a configuration names; else the one for its type that writes text, best of pictures."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    for name in config.get("architectures") or []:
+        if hasattr(transformers, name):
+            return str(name)
+    for kind in ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
+        mapping: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
+        if config["model_type"] in mapping:
+            return str(mapping[config["model_type"]])
+    raise StagemeterError(f"transformers has no class of the type {config['model_type']!r} that writes text")
 
 
 def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str) -> tuple[Family[Any], Any]:
@@ -72,9 +91,10 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
     from stagemeter.models.generic.passes import FoundModel
 
     known = KnownValues()
+    settings = {**config, "architectures": [_class_name(config)]}
     try:
         with known:
-            model = build_from_settings(config)
+            model = build_from_settings(settings)
     except Exception as error:
         raise StagemeterError(
             f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
@@ -328,7 +348,7 @@ def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
     notes = [
         f"no family is known for {type(model).__name__}: its parts are those that its own code names, and that run for "
         f"a request ({told}); without closed forms, stages counted alone and in passes of the whole model check each "
-        "other"
+        "other; a size that its configuration leaves out is transformers' default"
     ]
     if shares.vision and not shares.projector:
         notes.append("what brings the vision tower's output to the decoder's width is a part of the tower")
