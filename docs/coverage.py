@@ -60,17 +60,12 @@ def first_line(error: Exception) -> str:
 
 def look_at(name: str, kind: str, debug: bool = False) -> Found:
     """Count one type both ways."""
-    import torch
     import transformers
     from reduced_configs import MADE_PAGES
 
     from stagemeter.models.generic import passes
     from stagemeter.models.generic.page import Page
 
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)
     model_class = getattr(transformers, kind)
     if name in MADE_PAGES:
         with mock.patch.object(passes, "make_page", lambda config, *size: Page(MADE_PAGES[name](config, size[-1]), "")):
@@ -190,6 +185,18 @@ def page(found: dict[str, list[Found]]) -> str:
     return "".join(lines)
 
 
+def look_quietly(name: str, kind: str, debug: bool) -> Found:
+    """Count one type both ways in a process of its own."""
+    import torch
+    import transformers
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    return look_at(name, kind, debug)
+
+
 @click.command()
 @click.option("--jobs", default=2, help="Processes.")
 @click.option("--only", default="", help="Types that are wanted, with commas between; nothing is written then.")
@@ -204,7 +211,7 @@ def main(jobs: int, only: str, debug: bool) -> None:
         if wanted is None or name in wanted
     ]
     results = Parallel(n_jobs=1 if debug else jobs, return_as="generator")(
-        delayed(look_at)(name, kind, debug) for _, name, kind in tasks
+        delayed(look_quietly)(name, kind, debug) for _, name, kind in tasks
     )
     found: dict[str, list[Found]] = {}
     for (title, *_), one in zip(tasks, results, strict=True):

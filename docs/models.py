@@ -1,22 +1,34 @@
-"""Write docs/models.md from the shipped configurations: ``python docs/models.py``."""
+"""Write docs/models.md from the shipped configurations: ``python docs/models.py``.
+
+``python docs/models.py --facts`` first counts the models without a family again, which takes some minutes, and writes
+what it finds into src/stagemeter/models/generic/shipped.json.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.analyzer import estimate_model
+from stagemeter.analyzer import analyze_model, estimate_model
 from stagemeter.config import AnalysisConfig
 from stagemeter.export.units import with_unit
 from stagemeter.models.description import ModelDescription, describe_model, shipped_models
+from stagemeter.models.generic.family import make_family
+from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.registry import families
+from stagemeter.workload import Workload
 
 PAGE = Path(__file__).with_name("models.md")
 HEAD = """# Models
 
 The models whose configurations are shipped, written by `python docs/models.py`; a test holds the page to what it
 prints. `--model` also takes a folder that holds a `config.json`, such a file, or a hub id: any size of a family below.
-Families that packages bring along are taken like these, see [Adding a model](adding-a-model.md).
+Families that packages bring along are taken like these, see [Adding a model](adding-a-model.md). Models of the family
+`generic` have none: their parts are found and run, see [Models without a family](other-models.md). Those whose names
+end with `-default` are what transformers' own defaults make, since no published configuration could be had.
 
 Every number is exact in the sense of [What the numbers mean](static_analysis.md). The request is the default one: an A4
 page at 200 dpi and 10 tokens of text for a model that reads pages, a prompt of 1,024 tokens for one that reads text
@@ -31,15 +43,19 @@ SOURCES = """
 
 def page() -> str:
     """Return the page."""
-    models = [describe_model(name) for name in shipped_models()]
+    without = shipped_without_family()
+    models = [describe_model(name) for name in shipped_models() if name not in without]
     rows = [
         ["model", "family", "stages", "parameters", "one token uses", "FLOPs to the first token", "FLOPs of a step",
          "cache per token"],
         [":---", ":---", ":---", *["---:"] * 5],
         *map(row, models),
+        *(row_of_facts(name, shipped.facts) for name, shipped in without.items()),
     ]  # fmt: skip
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
-    return HEAD + table + "\n" + "".join(map(family_text, families().values())) + SOURCES + "".join(map(source, models))
+    sources = [source(model.name, model.config["_source"]) for model in models]
+    sources += [source(name, shipped.source) for name, shipped in without.items()]
+    return HEAD + table + "\n" + "".join(map(family_text, families().values())) + SOURCES + "".join(sources)
 
 
 def row(model: ModelDescription) -> list[str]:
@@ -65,10 +81,56 @@ def family_text(family: Any) -> str:
     return f"\n## {family.name}\n\n{family.title}.\n" + (f"{notes}\n" if notes else "")
 
 
-def source(model: ModelDescription) -> str:
+def row_of_facts(name: str, facts: Facts) -> list[str]:
+    """Return the cells of a model without a family."""
+    return [
+        f"`{name}`",
+        "generic",
+        ", ".join(facts.stages),
+        f"{facts.params:,}",
+        f"{facts.params_active:,}",
+        with_unit(facts.flops_forward),
+        with_unit(facts.flops_decode),
+        f"{facts.cache_per_token:,} elements",
+    ]
+
+
+def source(name: str, of: str) -> str:
     """Return where a configuration is from."""
-    return f"- `{model.name}`: {model.config['_source']}\n"
+    return f"- `{name}`: {of}\n"
+
+
+def counted_facts(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Count a model without a family and return the facts about it."""
+    family, found = make_family(entry["config"], entry["preprocessing"], name)
+    report = analyze_model(ModelDescription(name, family, found, entry["config"], name), AnalysisConfig(model=name))
+    if not report["agreement"]["equal"]:
+        raise SystemExit(f"{name}: {report['agreement']}")
+    workload, language = Workload.from_dict(report["metadata"]["workload"]), family.decoder(found)
+    tokens = workload.prompt_tokens
+    return {
+        "stages": list(report["stages"]),
+        "reads_pages": family.reads_pages,
+        "params": report["total"]["params"],
+        "params_active": report["total"]["params_active"],
+        "max_positions": language.max_positions,
+        "flops_forward": report["total"]["flops_forward"],
+        "flops_decode": report["stages"]["decode"]["flops"],
+        "cache_per_token": language.cache_of(workload, tokens + 1) - language.cache_of(workload, tokens),
+    }
+
+
+def write_facts() -> None:
+    """Count every shipped model without a family."""
+    file = Path(str(FILE))
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    for name, entry in entries.items():
+        entry["facts"] = counted_facts(name, entry)
+        print(name, entry["facts"], flush=True)
+        file.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
+    if "--facts" in sys.argv[1:]:
+        write_facts()
     PAGE.write_text(page(), encoding="utf-8")

@@ -48,6 +48,15 @@ def test_weights_are_no_zeros():
         assert known_value(weights + torch.zeros(3)) is None
 
 
+def test_large_masks_stay_shapes_and_pictures_do_not():
+    with KnownValues() as known:
+        places = torch.arange(2000, device=META)
+        assert known_value(places[:, None] >= places[None, :]) is None
+        assert known_value(places[:500, None] >= places[None, :500]) is not None
+        pixels = given_on_meta(known, torch.ones(2, 3, 800, 800))
+        assert known_value((pixels == 0).sum(dim=(1, 2, 3))).tolist() == [0, 0]
+
+
 def test_nothing_is_known_outside_of_the_block():
     known = KnownValues()
     with known:

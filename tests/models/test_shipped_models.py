@@ -10,25 +10,58 @@ from stagemeter.analyzer import analyze_model
 from stagemeter.config import AnalysisConfig
 from stagemeter.models.description import describe_model, shipped_models
 from stagemeter.models.family import all_parameters
+from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.registry import families
 from stagemeter.report import report_fault
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+WITHOUT_FAMILY = shipped_without_family()
+#: Those that do not take long to build and look into.
+QUICK = ("qwen3-vl-8b", "paligemma-3b", "smolvlm-256m", "lighton-ocr-default", "mamba2-default")
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in WITHOUT_FAMILY])
 def test_parameters_are_those_published(name):
     described = describe_model(name)
     assert all_parameters(described.family, described.architecture) == PUBLISHED[name]
 
 
 def test_every_shipped_model_has_its_published_parameters():
-    # DeepSeek-OCR's are in ground_truth.json, stage by stage.
-    assert set(shipped_models()) - {"deepseek-ocr", "deepseek-ocr-small"} == set(PUBLISHED)
+    # DeepSeek-OCR's are in ground_truth.json, stage by stage; defaults are nobody's.
+    named = [name for name in shipped_models() if not name.endswith("-default")]
+    assert set(named) - {"deepseek-ocr", "deepseek-ocr-small"} == set(PUBLISHED)
+    assert {name: WITHOUT_FAMILY[name].facts.params for name in PUBLISHED if name in WITHOUT_FAMILY} == {
+        name: published for name, published in PUBLISHED.items() if name in WITHOUT_FAMILY
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", QUICK)
+def test_facts_of_models_without_a_family_are_what_is_found(name):
+    described, facts = describe_model(name), WITHOUT_FAMILY[name].facts
+    family, found = described.family, described.architecture
+    assert tuple(stage.name for stage in family.stages) == facts.stages
+    assert all_parameters(family, found) == facts.params == sum(p.numel() for p in found.model.parameters())
+    assert (family.reads_pages, family.decoder(found).max_positions) == (facts.reads_pages, facts.max_positions)
+
+
+@pytest.mark.slow
+def test_model_without_a_family_is_exact_at_its_full_size():
+    name = "smolvlm-256m"
+    report = analyze_model(describe_model(name), AnalysisConfig(model=name))
+    facts = WITHOUT_FAMILY[name].facts
+    assert report["agreement"]["equal"]
+    assert report_fault(json.loads(json.dumps(report))) is None
+    assert report["total"]["flops_forward"] == facts.flops_forward
+    assert report["stages"]["decode"]["flops"] == facts.flops_decode
+    # An A4 page becomes 3 x 4 tiles and a view of the whole, of 64 tokens each.
+    assert report["metadata"]["workload"]["image_tokens"] == 13 * 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in WITHOUT_FAMILY])
 def test_published_sizes_agree(name):
     described = describe_model(name)
     # A generation that leaves the window of those that have one.
@@ -46,10 +79,13 @@ def test_shipped_configurations_say_where_they_are_from():
     for family in families().values():
         for name, path in family.shipped.items():
             assert len(json.loads(path.read_text(encoding="utf-8"))["_source"]) > 80, name
+    for name, shipped in WITHOUT_FAMILY.items():
+        assert ("the defaults of" in shipped.source) is name.endswith("-default")
+        assert len(shipped.source) > 60, name
 
 
 def test_sizes_survive_json():
-    for name in shipped_models():
+    for name in set(shipped_models()) - set(WITHOUT_FAMILY):
         described = describe_model(name)
         sizes = json.loads(json.dumps(asdict(described.architecture)))
         assert described.family.architecture_from_sizes(sizes) == described.architecture

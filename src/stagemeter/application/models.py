@@ -6,6 +6,7 @@ from typing import Any
 
 from stagemeter.models.description import ModelDescription, describe_model, shipped_models
 from stagemeter.models.family import all_parameters
+from stagemeter.models.generic.shipped import ShippedModel, shipped_without_family
 
 
 def shipped_model_rows() -> list[dict[str, Any]]:
@@ -17,7 +18,9 @@ def shipped_model_rows() -> list[dict[str, Any]]:
         ``name``, ``family``, ``title`` of the family, ``stages`` by name in order, ``reads_pages``, ``params``,
         ``params_active`` (those that one token uses), ``max_positions``, and ``source`` of the configuration.
     """
-    return [_row(describe_model(name)) for name in shipped_models()]
+    without = shipped_without_family()
+    rows = [_row(describe_model(name)) for name in shipped_models() if name not in without]
+    return rows + [_row_of_facts(name, shipped) for name, shipped in without.items()]
 
 
 def _row(model: ModelDescription) -> dict[str, Any]:
@@ -33,4 +36,19 @@ def _row(model: ModelDescription) -> dict[str, Any]:
         "params_active": active + sum(family.other_parameters(architecture).values()),
         "max_positions": family.decoder(architecture).max_positions,
         "source": model.config["_source"],
+    }
+
+
+def _row_of_facts(name: str, shipped: ShippedModel) -> dict[str, Any]:
+    facts = shipped.facts
+    return {
+        "name": name,
+        "family": "generic",
+        "title": f"{shipped.config['architectures'][0]} of transformers, without a family",
+        "stages": list(facts.stages),
+        "reads_pages": facts.reads_pages,
+        "params": facts.params,
+        "params_active": facts.params_active,
+        "max_positions": facts.max_positions,
+        "source": shipped.source,
     }

@@ -25,8 +25,10 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 
-#: Elements up to which values are kept: enough for the pixels of a page, not for the attention mask of a long prompt.
+#: Elements up to which values are kept: enough for the pixels of a page.
 _LARGEST = 1 << 25
+#: Elements up to which values are kept of what is larger than all it comes of, such as the mask of a long prompt.
+_LARGEST_GROWN = 1 << 20
 #: Elements up to which values are compared; larger tensors are equal if they are the same.
 _LARGEST_COMPARED = 1 << 16
 #: What makes tensors of nothing but its arguments, the same in every run.
@@ -179,7 +181,7 @@ class KnownValues:
         """Work out the values of what came of values; forget those that something unknown was written over."""
         results = [item for item in tree_flatten(out)[0] if isinstance(item, torch.Tensor)]
         meta = [tensor for tensor in results if tensor.device.type == "meta"]
-        if values is not None and meta and all(tensor.numel() <= _LARGEST for tensor in meta):
+        if values is not None and meta and all(tensor.numel() <= _limit(args, kwargs) for tensor in meta):
             if func.is_view:
                 return
             try:
@@ -283,6 +285,11 @@ def _asks_for_values(func: Any, args: Any, kwargs: Any) -> bool:
     if func._overloadpacket in _INDEXING:
         return False
     return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+
+
+def _limit(args: Any, kwargs: Any) -> int:
+    tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+    return min(_LARGEST, max([_LARGEST_GROWN, *(tensor.numel() for tensor in tensors)]))
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:

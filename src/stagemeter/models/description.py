@@ -14,6 +14,7 @@ from typing import Any
 from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
+from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.registry import families, family_of, untaken
 
 #: A repository on the Hugging Face Hub: an owner and a name.
@@ -81,6 +82,9 @@ def describe_model(model: str) -> ModelDescription:
             config = json.loads(family.shipped[model].read_text(encoding="utf-8"))
             source = f"the shipped configuration of {model}"
             return _described(model, config, source)
+    if model in shipped_without_family():
+        shipped = shipped_without_family()[model]
+        return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: shipped.preprocessing)
     path = Path(model).expanduser()
     if path.is_dir():
         return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path))
@@ -110,8 +114,8 @@ def load_architecture(model: str) -> DeepseekOCRArchitecture:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models whose configurations come with the families."""
-    return [name for family in families().values() for name in family.shipped]
+    """Names of the models whose configurations are shipped: those of the families, and those without one."""
+    return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -330,7 +330,7 @@ def _views(found: Any, width: int, height: int) -> PageViews:
 
 
 def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
-    from stagemeter.models.generic.passes import own_cache
+    from stagemeter.models.generic.passes import keeps_states, own_cache
 
     parts, model = found.parts, found.model
     named = {
@@ -360,6 +360,11 @@ def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
             notes.append("what is seen of a page is attended to, and is in no prompt")
         else:
             notes.append("text that a processor writes around the tokens of a page, such as separators, counts as text")
+    if keeps_states(model):
+        notes.append(
+            "the states of its recurrent layers are in the bytes where its code hands them to the cache or multiplies "
+            "by them, and what it updates in place is not; recurrences written element by element are not in the FLOPs"
+        )
     if (kind := own_cache(model)) is not None:
         notes.append(f"of {kind.__name__}, which it keeps, keys and values alone are in the bytes")
     if not found.keeps_one_position:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from stagemeter.counting.known_values import KnownValues
 from stagemeter.errors import StagemeterError
@@ -330,6 +331,15 @@ def own_cache(model: Any) -> Any:
     if len(found) != 1:
         raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
     return found[0]
+
+
+def keeps_states(model: Any) -> bool:
+    """Whether some layers keep a state that a recurrence goes on from, rather than keys and values."""
+    return any(
+        isinstance(layer, LinearAttentionCacheLayerMixin)
+        for part in _parts_of(new_cache(model, _Silent()))
+        for layer in part.layers
+    )
 
 
 def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheRecorder) -> Any:
