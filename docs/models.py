@@ -16,7 +16,7 @@ from stagemeter.analyzer import analyze_model, estimate_model
 from stagemeter.config import AnalysisConfig
 from stagemeter.export.units import with_unit
 from stagemeter.models.description import ModelDescription, describe_model, shipped_models
-from stagemeter.models.generic.family import make_family
+from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.registry import families
 from stagemeter.workload import Workload
@@ -113,7 +113,7 @@ def counted_facts(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "reads_pages": family.reads_pages,
         "params": report["total"]["params"],
         "params_active": report["total"]["params_active"],
-        "max_positions": language.max_positions,
+        "max_positions": None if language.max_positions == ENDLESS else language.max_positions,
         "flops_forward": report["total"]["flops_forward"],
         "flops_decode": report["stages"]["decode"]["flops"],
         "cache_per_token": language.cache_of(workload, tokens + 1) - language.cache_of(workload, tokens),

@@ -20,7 +20,7 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
             " ".join(model["stages"]),
             with_unit(model["params"]),
             with_unit(model["params_active"]),
-            f"{model['max_positions']:,}",
+            "no limit" if model["max_positions"] is None else f"{model['max_positions']:,}",
         ]
         for model in models
     ]

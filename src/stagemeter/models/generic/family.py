@@ -189,7 +189,7 @@ def _windows(text: Any) -> tuple[int, ...]:
 
 def _longest(text: Any) -> int:
     limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    return next((limit for limit in limits if isinstance(limit, int)), _ENDLESS)
+    return next((limit for limit in limits if isinstance(limit, int)), ENDLESS)
 
 
 def _prompt_tokens(found: Any, image: int, text: int) -> int:
@@ -200,7 +200,7 @@ def _prompt_tokens(found: Any, image: int, text: int) -> int:
 
 
 #: Stands for no limit, of models that have none.
-_ENDLESS = 1 << 62
+ENDLESS = 1 << 62
 #: Width and height of the page, and tokens of text, by which it is found out what runs.
 _TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 

@@ -26,8 +26,8 @@ class Facts:
         Whether it looks at pictures.
     params, params_active : int
         Parameters, and those that one token uses.
-    max_positions : int
-        Longest sequence that it was made for.
+    max_positions : int or None
+        Longest sequence that it was made for; None where there is no limit.
     flops_forward : int
         FLOPs to the first token.
     flops_decode : int
@@ -40,7 +40,7 @@ class Facts:
     reads_pages: bool
     params: int
     params_active: int
-    max_positions: int
+    max_positions: int | None
     flops_forward: int
     flops_decode: int
     cache_per_token: int
