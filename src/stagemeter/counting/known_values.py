@@ -28,7 +28,7 @@ aten = torch.ops.aten
 #: Elements up to which values are kept: enough for the pixels of a page.
 _LARGEST = 1 << 25
 #: Elements up to which values are kept of what is larger than all it comes of, such as the mask of a long prompt.
-_LARGEST_GROWN = 1 << 20
+_LARGEST_GROWN = 1 << 22
 #: Elements up to which values are compared; larger tensors are equal if they are the same.
 _LARGEST_COMPARED = 1 << 16
 #: What makes tensors of nothing but its arguments, the same in every run.
