@@ -114,6 +114,13 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "muse_glimmer": {"out_hidden_size": 256, "projector_hidden_size": 64},
     "muse_spark": {"out_hidden_size": 256, "projector_hidden_size": 64, "vision_config": {"num_hidden_layers": 4}},
     **_alike(("minicpm_ocr", "minicpmv4_7"), {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}}),
+    **_alike(("instructblip", "instructblipvideo"), {
+        "image_token_index": 100, "video_token_index": 101, "num_query_tokens": 8,
+        "text_config": {"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                        "ffn_dim": 96, "vocab_size": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
+        "qformer_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                           "intermediate_size": 96, "encoder_hidden_size": 64, "vocab_size": 128},
+    }),
     "lfm3_vl": {"vision_config": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
     "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
@@ -253,6 +260,19 @@ def _shaped_patches(config: Any, batch: int) -> dict[str, Any]:
     }
 
 
+def _formula(config: Any, batch: int) -> dict[str, Any]:
+    import torch
+
+    return {"pixel_values": torch.ones(batch, 3, 512, 512)}
+
+
+def _asked(config: Any, batch: int) -> dict[str, Any]:
+    """A square view, and what is asked of it."""
+    import torch
+
+    return {**_square(config, batch), "qformer_input_ids": torch.full((batch, 4), 3)}
+
+
 def _base_page(config: Any, batch: int) -> dict[str, Any]:
     import torch
 
@@ -277,4 +297,6 @@ MADE_PAGES: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     "kimi_k25": _whole_patches,
     "lfm2_vl": _shaped_patches,
     "step3p7": _square,
+    "pp_formulanet": _formula,
+    "instructblip": _asked,
 }  # fmt: skip

@@ -145,7 +145,7 @@ def _family(found: Any, shares: _Shares) -> Family[Any]:
         **({_PROJECTOR: shares.projector} if shares.projector else {}),
         **({_ENCODE: shares.encoder} if shares.encoder else {}),
         "prefill": (parts.language,),
-        "decode": parts.tail,
+        "decode": (*(name for name in parts.tail if name not in parts.head), *parts.head),
     }
     parameters = _parameters(model, owners)
     both = (parts.language, *parts.tail)
@@ -272,8 +272,10 @@ def _parameters(model: Any, owners: Mapping[str, Iterable[str]]) -> dict[str, St
     """Parameters by stage; tied ones belong to the first stage that has them."""
     seen: set[int] = set()
     found = {}
-    order = [name for name in owners if name != "decode"] + ["decode"]
-    for stage in order:
+    # A head that is a part of the decoder is the decode stage's all the same, unless its weights are the embedding's.
+    inside = [name for name in owners["decode"] if any(name.startswith(f"{part}.") for part in owners["prefill"])]
+    others = [name for name in owners if name != "decode"]
+    for stage in ["decode", *others] if inside else [*others, "decode"]:
         total = active = 0
         for module in owners[stage]:
             for parameter, share in _by_use(model.get_submodule(module)):
@@ -338,7 +340,7 @@ def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
         "projector": shares.projector,
         "encoder": shares.encoder,
         "decoder": (parts.language,),
-        "output head": parts.tail,
+        "output head": parts.head,
     }
     told = "; ".join(
         f"{what}: " + ", ".join(f"{name} ({type(model.get_submodule(name)).__name__})" for name in modules)

@@ -35,8 +35,11 @@ class Parts:
         The modules with parameters that are none of these.
     takes_more : bool
         Whether the decoder takes what other parts make besides embeddings of tokens, and attends to it.
+    head : tuple of str
+        What makes logits of the decoder's last layer; a part of the decoder where the decoder calls it.
     tail : tuple of str
-        What makes logits, in the order in which it runs: the head, and what comes before it.
+        What runs after the decoder, in that order: what comes before the head, and the head, if it is no part of the
+        decoder.
     """
 
     language: str
@@ -44,6 +47,7 @@ class Parts:
     vision: str
     rest: tuple[str, ...]
     takes_more: bool
+    head: tuple[str, ...]
     tail: tuple[str, ...]
 
 
@@ -68,7 +72,8 @@ def find_parts(model: Any) -> Parts:
     encoder = _encoder(model, names)
     outside = [output, *([model.get_submodule(encoder)] if encoder else [])]
     language = _decoder(model, names, outside, kind)
-    head = _topmost_without(names[id(output)], [language, encoder])
+    inside = _is_inside(names[id(output)], language)
+    head = names[id(output)] if inside else _topmost_without(names[id(output)], [language, encoder])
     vision = _vision(model, names)
     # What is named so but holds the decoder, too, is no tower.
     vision = "" if vision == encoder or _is_inside(language, vision) else vision
@@ -79,13 +84,15 @@ def find_parts(model: Any) -> Parts:
     if vision and _is_inside(vision, language):
         raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
     named = [part for part in (language, head, encoder, vision) if part]
+    head_modules = _called(model, head)
     return Parts(
         language=language,
         encoder=encoder,
         vision=vision,
         rest=tuple(part for name in _rest(model, "", named) for part in _called(model, name)),
         takes_more=bool(encoder) or attends,
-        tail=_called(model, head),
+        head=head_modules,
+        tail=() if inside else head_modules,
     )
 
 
@@ -127,6 +134,10 @@ def _decoder(model: Any, names: dict[int, str], outside: list[nn.Module], kind: 
         around = model.get_submodule(".".join(path[:depth]))
         if not any(part in set(around.modules()) for part in outside):
             return ".".join(path[:depth])
+    # Else a decoder that makes its own logits.
+    whole = model.get_decoder()
+    if names.get(id(whole)) and not any(part in set(whole.modules()) for part in outside[1:]):
+        return names[id(whole)]
     raise StagemeterError(f"{kind} does not say which of its modules is its decoder")
 
 
