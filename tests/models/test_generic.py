@@ -58,8 +58,8 @@ PALIGEMMA = {
 #: and of those that see: tiles, own resolution, attention to what is seen, encoders.
 CAUSAL = ("bert", "deepseek_v32", "zamba2", "qwen3_next", "minimax", "modernbert-decoder", "musicgen", "llama4_text")
 SEEING = (
-    "llava_next", "idefics3", "qwen3_vl", "gemma4", "deepseek_ocr2", "florence2", "pix2struct", "vision-encoder-decoder",
-    "minicpmv4_6",
+    "llava_next", "idefics3", "qwen3_vl", "gemma4", "deepseek_ocr2", "florence2", "pix2struct",
+    "vision-encoder-decoder", "minicpmv4_6",
 )  # fmt: skip
 
 
