@@ -20,7 +20,7 @@ from stagemeter.workload import Workload, stable_hash
 Tiers = Mapping[str, Tier]
 
 #: Settings that say how to count, not what.
-_NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir"})
+_NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
 #: At most how many contexts the decode curve is given at.
 _CURVE_POINTS = 17
 _CONVENTIONS = (

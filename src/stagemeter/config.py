@@ -84,6 +84,9 @@ class AnalysisConfig(BaseModel):
         Picture of the page. Giving one switches `use_synthetic_inputs` off unless that is given, too.
     walk_every_layer : bool
         Whether to run layers that are alike one by one instead of once.
+    trust_remote_code : bool
+        Whether code that comes with a checkpoint may be run, where neither a family nor transformers has the model. It
+        can do whatever you can.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -108,6 +111,7 @@ class AnalysisConfig(BaseModel):
     use_synthetic_inputs: bool = True
     sample_image_path: str | None = None
     walk_every_layer: bool = False
+    trust_remote_code: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -80,7 +80,10 @@ def test_contradiction_is_named(refused, config, message):
             {"model_type": "whisper", "architectures": ["WhisperForAll"]},
             "describes WhisperForAll (model_type",
         ),
-        ({"model_type": "mine", "auto_map": {"AutoModel": "m.M"}}, "code of its own (auto_map), which is not run"),
+        (
+            {"model_type": "mine", "auto_map": {"AutoModel": "m.M"}},
+            "code of its own (auto_map), which is not run without --trust-remote-code",
+        ),
         ({}, "describes no architecture (model_type None), which no family takes"),
     ],
 )

@@ -98,7 +98,7 @@ def analyze_page(
     if strict and estimate:
         raise StagemeterError("--strict looks at the operators that run, and --estimate runs none: give one of them")
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
-    model = describe_model(config.model)
+    model = describe_model(config.model, config.trust_remote_code)
     workload = plan_request(config, model)
     work = partial(_count, config, folder, estimate, strict, _peak(device, config.dtype))
 
@@ -170,7 +170,7 @@ def _count(
     from stagemeter.analyzer import analyze_model, estimate_model
 
     # Found again rather than handed over: what a family is made of cannot be sent to another process.
-    model = describe_model(config.model)
+    model = describe_model(config.model, config.trust_remote_code)
     report = estimate_model(model, config) if estimate else analyze_model(model, config, tell)
     unsupported = Counter[str]()
     for calls in report["unsupported_ops"].values():

@@ -29,6 +29,13 @@ _FOLDER = Path("stagemeter-report")
 @click.option(
     "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
 )
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    default=None,
+    help="Run the Python code that comes with the checkpoint, where nothing else knows the model. It can do whatever "
+    "you can: read it first.",
+)
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
 @click.option("--strict", is_flag=True, help="Operators that have no formula are an error; else they are listed.")
 @click.option(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+#: Classes of transformers that make models that generate text, by code of a checkpoint.
+_GENERATING = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 #: What says how weights are stored, or how to run; the work is that of the architecture.
 _LEFT_OUT = ("quantization_config", "compression_config", "auto_map", "model_type", "torch_dtype", "dtype")
 
@@ -26,19 +28,47 @@ def build_without_weights(config: PretrainedConfig) -> Any:
         The model; its class is the first of ``architectures`` if transformers has it, and otherwise the one for
         generating text.
     """
-    import torch
     import transformers
-    from transformers.initialization import no_init_weights
 
     names = config.architectures or []
     known = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
     generating: Any = transformers.AutoModelForCausalLM
-    make = generating.from_config if known is None else known._from_config
+    return _without_weights(generating.from_config if known is None else known._from_config, config)
+
+
+def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> Any:
+    import torch
+    from transformers.initialization import no_init_weights
+
     with torch.device("meta"), no_init_weights():
-        model = make(config, dtype=torch.bfloat16).eval()
+        model = make(config, dtype=torch.bfloat16, **options).eval()
     # Left to where weights come from otherwise.
     model.tie_weights()
     return model
+
+
+def build_from_code(place: str) -> Any:
+    """Make a model on the meta device by the code that comes with its configuration. That code is run.
+
+    Parameters
+    ----------
+    place : str
+        Folder of the checkpoint, or its id on the Hub.
+
+    Raises
+    ------
+    ValueError
+        If the configuration names no class of its code that generates text.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=True)
+    classes: Mapping[str, Any] = getattr(config, "auto_map", None) or {}
+    for name in _GENERATING:
+        if name in classes:
+            automatic: Any = getattr(transformers, name)
+            return _without_weights(automatic.from_config, config, trust_remote_code=True)
+    raise ValueError(f"auto_map names none of {', '.join(_GENERATING)}")
 
 
 def build_from_settings(settings: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
-from stagemeter.models.registry import families, family_of, untaken
+from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
 
 #: A repository on the Hugging Face Hub: an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -63,7 +63,7 @@ class ModelDescription:
         ]
 
 
-def describe_model(model: str) -> ModelDescription:
+def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescription:
     """Find a model.
 
     Parameters
@@ -71,6 +71,9 @@ def describe_model(model: str) -> ModelDescription:
     model : str
         A name that is shipped, see ``stagemeter models``; a folder with a ``config.json``, or such a file; or the id
         of a repository on the Hugging Face Hub, such as ``org/name``, of which the configuration alone is fetched.
+    trust_remote_code : bool
+        Whether Python code that comes with the configuration may be run, where neither a family nor transformers has
+        the model. It can do whatever you can.
 
     Raises
     ------
@@ -87,12 +90,15 @@ def describe_model(model: str) -> ModelDescription:
         return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: shipped.preprocessing)
     path = Path(model).expanduser()
     if path.is_dir():
-        return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path))
+        code = str(path) if trust_remote_code else None
+        return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path), code)
     if path.is_file():
-        return _described(model, _read_json(path), str(path), partial(_preprocessing, path.parent))
+        code = str(path.parent) if trust_remote_code else None
+        return _described(model, _read_json(path), str(path), partial(_preprocessing, path.parent), code)
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
         config = _read_json(_fetched(model, _CONFIG))
-        return _described(model, config, f"config.json of {model}", partial(_fetched_preprocessing, model))
+        code = model if trust_remote_code else None
+        return _described(model, config, f"config.json of {model}", partial(_fetched_preprocessing, model), code)
     raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
 
 
@@ -172,16 +178,22 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _described(
-    model: str, config: Mapping[str, Any], source: str, preprocessing: Callable[[], Mapping[str, Any]] = dict
+    model: str,
+    config: Mapping[str, Any],
+    source: str,
+    preprocessing: Callable[[], Mapping[str, Any]] = dict,
+    code: str | None = None,
 ) -> ModelDescription:
+    """Find what takes a configuration; `code` is where code of its own may be taken from."""
     family = family_of(config, source)
     if family is not None:
         return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
     from stagemeter.models.generic.family import make_family, transformers_has
 
-    if not transformers_has(config):
+    trusted = code if OWN_CODE in config and not transformers_has(config) else None
+    if not transformers_has(config) and trusted is None:
         raise untaken(config, source)
-    return ModelDescription(model, *make_family(config, preprocessing(), source), config, source)
+    return ModelDescription(model, *make_family(config, preprocessing(), source, trusted), config, source)
 
 
 def _fetched(repository: str, name: str) -> Path:

@@ -84,11 +84,17 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
     return None
 
 
+#: Setting of a configuration that names code of its own.
+OWN_CODE = "auto_map"
+
+
 def untaken(config: Mapping[str, Any], source: str) -> StagemeterError:
     """What to say of a configuration that no family takes, and that transformers does not know."""
     kind = config.get("model_type")
     named = ", ".join(map(str, config.get("architectures") or [])) or "no architecture"
-    code = "; it names code of its own (auto_map), which is not run" if "auto_map" in config else ""
+    code = ""
+    if OWN_CODE in config:
+        code = f"; it names code of its own ({OWN_CODE}), which is not run without --trust-remote-code"
     return StagemeterError(
         f"{source} describes {named} (model_type {kind!r}), which no family takes and transformers does not know"
         f"{code}: {_nearest(kind)}"

@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.build import build_from_settings
+from stagemeter.models.build import build_from_code, build_from_settings
 from stagemeter.models.family import Family, PageViews, Runner, Stage, StageParameters
 from stagemeter.workload import OWN, TEXT, Workload
 
@@ -64,7 +64,9 @@ def _class_name(config: Mapping[str, Any]) -> str:
     raise StagemeterError(f"transformers has no class of the type {config['model_type']!r} that writes text")
 
 
-def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str) -> tuple[Family[Any], Any]:
+def make_family(
+    config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str, code: str | None = None
+) -> tuple[Family[Any], Any]:
     """Make the family of a model that no other takes, and say what was found out about it.
 
     Parameters
@@ -75,6 +77,8 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
         What ``preprocessor_config.json`` holds; empty where there is none.
     source : str
         Where that is from, for error messages.
+    code : str or None
+        Folder or hub id whose Python code makes the model; None: transformers' own does.
 
     Returns
     -------
@@ -91,10 +95,10 @@ def make_family(config: Mapping[str, Any], preprocessing: Mapping[str, Any], sou
     from stagemeter.models.generic.passes import FoundModel
 
     known = KnownValues()
-    settings = {**config, "architectures": [_class_name(config)]}
+    settings = dict(config) if code else {**config, "architectures": [_class_name(config)]}
     try:
         with known:
-            model = build_from_settings(settings)
+            model = build_from_code(code) if code else build_from_settings(settings)
     except Exception as error:
         raise StagemeterError(
             f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
