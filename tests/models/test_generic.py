@@ -158,6 +158,17 @@ def test_report_has_all_parameters_once_and_says_how_parts_were_found(model_of):
     assert any("SiglipImageProcessorPil with its own defaults" in note for note in report["notes"])
 
 
+def test_prompt_without_room_for_its_page_is_counted_as_far_as_can_be(model_of):
+    config = AnalysisConfig(image_w=100, image_h=50, new_tokens=4)
+    whole = analyze_model(model_of(PALIGEMMA), config)
+    short = analyze_model(model_of(PALIGEMMA), config.model_copy(update={"seq_len": 10}))
+    assert short["stages"]["vision"]["flops"] == whole["stages"]["vision"]["flops"]
+    assert short["stages"]["prefill"]["flops_extracted"] is None
+    assert short["stages"]["prefill"]["flops"] < whole["stages"]["prefill"]["flops"]
+    assert short["agreement"]["status"] == "incomplete"
+    assert any("no room for a page of 16" in note for note in short["stages"]["prefill"]["notes"])
+
+
 def test_one_token_uses_the_experts_that_it_chooses(model_of):
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "layer_types": ["attention", "attention"]}
     model = model_of(OLMO | experts | {"model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"]})

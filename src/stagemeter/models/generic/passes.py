@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from stagemeter.counting.known_values import KnownValues
 from stagemeter.errors import StagemeterError
 from stagemeter.models.family import CacheRecorder
 from stagemeter.models.generic.page import Page, make_page, taken_by
-from stagemeter.models.generic.parts import Parts, find_parts, image_features
+from stagemeter.models.generic.parts import Parts, image_features
 from stagemeter.models.key_value_cache import RecordedCache, recorded
 from stagemeter.workload import Workload, stable_hash
 
@@ -80,12 +80,12 @@ class FoundModel:
 
     def page(self, width: int, height: int, batch: int) -> Page:
         """What a batch of blank pages becomes."""
-        return make_page(self.model.config, self.preprocessing, width, height, batch)
+        return self._make_page(width, height, batch)
 
-
-def find_model(config: Mapping[str, Any], preprocessing: Mapping[str, Any], model: Any) -> FoundModel:
-    """Find out about a model that is built."""
-    return FoundModel(config, preprocessing, model, find_parts(model))
+    @cached_property
+    def _make_page(self) -> Callable[[int, int, int], Page]:
+        # Each pass takes the same pages.
+        return cache(partial(make_page, self.model.config, self.preprocessing))
 
 
 def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
@@ -96,7 +96,9 @@ def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, 
         found.known,
         _looked_at(found.model, modules, found.parts.language) as calls,
     ):
-        _call_whole(found, workload, new_cache(found.model, _Silent()), workload.prompt_tokens, pages=True)
+        # However long the prompt is set to be, the page is seen whole.
+        tokens = max(workload.prompt_tokens, workload.image_tokens + 1)
+        _call_whole(found, workload, new_cache(found.model, _Silent()), tokens, pages=True)
     with found.known:
         for module, args, kwargs in calls:
             module(*args, **kwargs)
@@ -269,9 +271,12 @@ def _page_of(found: FoundModel, workload: Workload) -> dict[str, Any]:
 
 def _text(found: FoundModel, batch: int, tokens: int, image: int = 0) -> torch.Tensor:
     """Token ids: one that begins the sequence, those that stand for a page, text."""
-    row = [_TEXT_TOKEN] * tokens
-    if image:
-        row[1 : 1 + image] = [_placeholder(found.model.config)] * image
+    if image > tokens:
+        raise StagemeterError(f"a prompt of {tokens:,} tokens has no room for a page of {image:,}")
+    before = min(1, tokens - image)
+    row = (
+        [_TEXT_TOKEN] * before + [_placeholder(found.model.config)] * image + [_TEXT_TOKEN] * (tokens - image - before)
+    )
     ids = torch.empty(batch, len(row), dtype=torch.long, device="meta")
     found.known.give(ids, torch.tensor([row] * batch))
     return ids
