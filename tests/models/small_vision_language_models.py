@@ -120,6 +120,19 @@ def qwen2_5_vl(draw):
 
 
 @st.composite
+def qwen3_vl(draw):
+    text = draw(_qwen_text("qwen3_vl_text"))
+    vision, width = draw(_qwen_vision())
+    # What is not said: biases of queries, keys and values, which Qwen 3 has not.
+    text |= {"head_dim": text["hidden_size"] // text["num_attention_heads"], "attention_bias": draw(st.booleans())}
+    vision |= {"hidden_size": width, "out_hidden_size": text["hidden_size"], "intermediate_size": draw(WIDTH)}
+    vision |= {"num_position_embeddings": draw(st.integers(2, 5)) ** 2, "temporal_patch_size": 2}
+    layers = min(vision["depth"], text["num_hidden_layers"])
+    vision["deepstack_visual_indexes"] = draw(st.lists(st.integers(0, layers - 1), unique=True, max_size=layers))
+    return _qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision)
+
+
+@st.composite
 def got_ocr2(draw):
     text = draw(qwen2())
     heads, patch, layers = draw(FEW), draw(st.sampled_from([4, 6])), draw(FEW)
@@ -150,4 +163,5 @@ KINDS = {
     "internvl": internvl(),
     "qwen2_vl": qwen2_vl(),
     "qwen2_5_vl": qwen2_5_vl(),
+    "qwen3_vl": qwen3_vl(),
 }

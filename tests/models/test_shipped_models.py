@@ -20,7 +20,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").rea
 
 WITHOUT_FAMILY = shipped_without_family()
 #: Those that do not take long to build and look into.
-QUICK = ("qwen3-vl-8b", "paligemma-3b", "smolvlm-256m", "lighton-ocr-default")
+QUICK = ("paligemma-3b", "smolvlm-256m", "lighton-ocr-default")
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in WITHOUT_FAMILY])

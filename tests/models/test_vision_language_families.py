@@ -143,7 +143,9 @@ def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
 
 def test_image_tokens_of_qwen():
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 14 * 14 * 4 * 16384})
-    for model in ("qwen2-vl-7b", "qwen2.5-vl-7b"):
+    later = Qwen2VLImageProcessorPil(size={"shortest_edge": 65536, "longest_edge": 16777216}, patch_size=16)
+    for model in ("qwen2-vl-7b", "qwen2.5-vl-7b", "qwen3-vl-8b"):
+        processor = later if model.startswith("qwen3") else processor
         for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
             workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4

@@ -23,6 +23,7 @@ FORBIDDEN = {
     "stagemeter.cost": ["stagemeter"],
     "stagemeter.workload": ["stagemeter"],
     "stagemeter.report": ["stagemeter"],
+    "stagemeter.known_values": ["stagemeter"],
     "stagemeter.counting": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.models": ["stagemeter.counting", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.hardware": ["stagemeter.models", "stagemeter.config", "stagemeter.profiling", "stagemeter.analyzer"],
@@ -54,6 +55,7 @@ GENERIC = "stagemeter.models.generic"
 #: Modules that are about torch, and import it when they are imported.
 WITH_TORCH = (
     "stagemeter.counting",
+    "stagemeter.known_values",
     "stagemeter.models.key_value_cache",
     f"{GENERIC}.passes",
     *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer", "watcher")),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from stagemeter.counting.known_values import onlookers
+from stagemeter.known_values import onlookers
 
 _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 

@@ -27,10 +27,10 @@ from stagemeter.cost import ZERO, Cost, total
 from stagemeter.counting.attention import booked_attention, is_regular
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.formulas import Rule, rule_of
-from stagemeter.counting.known_values import onlookers
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.zero_cost import is_zero_cost
+from stagemeter.known_values import onlookers
 
 aten = torch.ops.aten
 

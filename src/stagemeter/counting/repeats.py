@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from stagemeter.counting.known_values import comparable_value, onlookers
+from stagemeter.known_values import comparable_value, onlookers
 
 if TYPE_CHECKING:
     from stagemeter.counting.counter import Event

@@ -191,7 +191,7 @@ def whole_pass(
     recorder : CacheRecorder
         Takes what the pass appends to the cache.
     page : mapping, optional
-        Pixels and whatever else the model takes beside the tokens.
+        Pixels and whatever else the model takes; tokens, too, if it matters which they are.
     keeps_everything : bool
         See `decoder_stages`.
     """
@@ -199,7 +199,7 @@ def whole_pass(
 
     ids = torch.zeros(batch, tokens, dtype=torch.long, device=model.device)
     cache = cache_arguments(model, decoder, batch, tokens, cached, recorder, keeps_everything)
-    model(input_ids=ids, logits_to_keep=1, **(page or {}), **cache)
+    model(logits_to_keep=1, **{"input_ids": ids, **(page or {})}, **cache)
 
 
 def cache_arguments(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +11,7 @@ from typing import Any
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import CacheRecorder, Family, PageViews, Runner, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
     merger_operators,
@@ -27,6 +28,7 @@ from stagemeter.workload import Workload
 
 _VISION = "model.visual"
 _EMBEDDING, _BLOCKS, _MERGER = f"{_VISION}.patch_embed", f"{_VISION}.blocks", f"{_VISION}.merger"
+_POSITIONS, _DEEP_MERGERS = f"{_VISION}.pos_embed", f"{_VISION}.deepstack_merger_list"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ def native_family(
     read: Callable[[Mapping[str, Any], str], NativeArchitecture],
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
+    deep: bool = False,
 ) -> Family[NativeArchitecture]:
     """Make a family of models whose encoder takes a page at its own resolution.
 
@@ -67,7 +70,12 @@ def native_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
+    deep : bool
+        Whether positions are learned, and patches of several layers are merged and handed to the decoder's first ones.
     """
+    modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if deep else (_EMBEDDING, _BLOCKS)
+    mergers = (_MERGER, _DEEP_MERGERS) if deep else (_MERGER,)
+    passes = page_passes(lambda sizes: sizes.decoder, _named_page)
     configs = resources.files("stagemeter.models") / "configs"
     return Family(
         name=name,
@@ -83,7 +91,7 @@ def native_family(
             page_stage(
                 name="vit",
                 title="vision transformer over the patches of the page",
-                modules=(_EMBEDDING, _BLOCKS),
+                modules=modules,
                 operators=lambda sizes, values: native_operators(sizes.vision, **values),
                 parameters=lambda sizes: native_parameters(sizes.vision),
                 variables={
@@ -97,7 +105,7 @@ def native_family(
             page_stage(
                 name="merger",
                 title="neighbouring patches merged to tokens of the decoder's width",
-                modules=(_MERGER,),
+                modules=mergers,
                 operators=lambda sizes, values: merger_operators(sizes.vision, **values),
                 parameters=lambda sizes: merger_parameters(sizes.vision),
                 variables={"tokens": "batch_size * image_tokens"},
@@ -108,9 +116,21 @@ def native_family(
         ),
         other_parameters=lambda sizes: {},
         architecture_from_sizes=sizes_reader(NativeArchitecture),
-        whole_passes=page_passes(lambda sizes: sizes.decoder, _named_page),
+        whole_passes={name: _with_values(run) for name, run in passes.items()} if deep else passes,
         notes=tuple(notes),
     )
+
+
+def _with_values(run: Runner) -> Runner:
+    """Where features are added at the tokens of a page, the code asks which these are: their values are known then."""
+
+    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        from stagemeter.known_values import KnownValues
+
+        with KnownValues():
+            run(model, sizes, workload, recorder)
+
+    return run_with_values
 
 
 def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
@@ -136,7 +156,10 @@ def _calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
 def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
     """What the encoder takes of the pages of a batch; what says where patches are is worked out on the CPU."""
     import torch
-    from transformers.vision_utils import get_vision_window_index
+    from transformers.vision_utils import (
+        get_vision_interpolation_indices_and_weights,
+        get_vision_window_index,
+    )
 
     vision = sizes.vision
     width, height = _view_size(workload)
@@ -147,6 +170,12 @@ def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str
         "grid_thw": grid,
         "position_ids": torch.zeros(patches, 2, dtype=torch.long, device=model.device),
     }
+    if vision.positions:
+        side = math.isqrt(vision.positions)
+        places, weights = get_vision_interpolation_indices_and_weights(
+            grid, side, align_corners=True, spatial_merge_size=vision.merge_size
+        )
+        page |= {"interp_indices": places.to(model.device), "interp_weights": weights.to(model.device)}
     if vision.window_size:
         index, lengths = get_vision_window_index(grid, vision.merge_size, vision.window_size, vision.patch_size)
         page |= {"window_index": index.to(model.device), "cu_window_seqlens": lengths}
@@ -156,7 +185,19 @@ def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str
 def _named_page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
     """The same for the whole model, where what is the encoder's is named so."""
     page = _page(model, sizes, workload)
-    return {name if name == "pixel_values" else f"image_{name}": value for name, value in page.items()}
+    named = {name if name == "pixel_values" else f"image_{name}": value for name, value in page.items()}
+    if sizes.vision.deep_mergers and workload.prompt_tokens >= workload.image_tokens:
+        named["input_ids"] = _tokens(model, workload)
+    return named
+
+
+def _tokens(model: Any, workload: Workload) -> Any:
+    """The prompts of a batch: tokens that stand for the page, then text."""
+    import torch
+
+    text = [0] * (workload.prompt_tokens - workload.image_tokens)
+    row = [model.config.image_token_id] * workload.image_tokens + text
+    return torch.tensor([row] * workload.batch_size, device=model.device)
 
 
 def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload) -> None:
@@ -166,4 +207,8 @@ def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload) -> No
 
 def _run_merger(model: Any, sizes: NativeArchitecture, workload: Workload) -> None:
     patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
-    model.get_submodule(_MERGER)(empty(model, patches, sizes.vision.hidden))
+    mergers = [model.get_submodule(_MERGER)]
+    if sizes.vision.deep_mergers:
+        mergers += model.get_submodule(_DEEP_MERGERS)
+    for merger in mergers:
+        merger(empty(model, patches, sizes.vision.hidden))

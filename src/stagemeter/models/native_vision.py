@@ -50,6 +50,12 @@ class NativeVision:
         Width of the tokens.
     min_pixels, max_pixels : int
         Between which a page is resized.
+    patch_bias : bool
+        Whether the embedding of patches has a bias.
+    positions : int
+        Learned embeddings of positions, which are resampled to a page; 0 where there are none.
+    deep_mergers : int
+        Layers whose patches are merged, too, each by merging layers of its own, for the decoder's first layers.
     """
 
     hidden: int
@@ -66,6 +72,9 @@ class NativeVision:
     outputs: int
     min_pixels: int
     max_pixels: int
+    patch_bias: bool = False
+    positions: int = 0
+    deep_mergers: int = 0
 
     @property
     def block(self) -> int:
@@ -146,6 +155,7 @@ def native_operators(vision: NativeVision, views: int, patches: int, pairs: int)
         inputs=CHANNELS,
         outputs=width,
         kernel_area=vision.temporal_patch_size * vision.patch_size**2,
+        bias=vision.patch_bias,
     )
     feed = gated_feed_forward(rows, width, vision.intermediate, bias=True) if vision.gated else None
     others = [
@@ -166,10 +176,10 @@ def native_operators(vision: NativeVision, views: int, patches: int, pairs: int)
 
 
 def merger_operators(vision: NativeVision, tokens: int) -> list[Operator]:
-    """Operators of the two layers that merge patches to some tokens."""
+    """Operators of the layers that merge patches to some tokens: two, and two more for each deep merger."""
     return [
-        (linear(tokens, vision.merged, vision.merged, bias=True), 1),
-        (linear(tokens, vision.merged, vision.outputs, bias=True), 1),
+        (linear(tokens, vision.merged, vision.merged, bias=True), 1 + vision.deep_mergers),
+        (linear(tokens, vision.merged, vision.outputs, bias=True), 1 + vision.deep_mergers),
     ]
 
 
@@ -179,10 +189,13 @@ def native_parameters(vision: NativeVision) -> int:
     norm = width * (1 + vision.norm_bias)
     feed = 3 * width * between + 2 * between + width if vision.gated else 2 * width * between + between + width
     layer = 4 * width**2 + 4 * width + feed + 2 * norm
-    return vision.patch_elements * width + layer * vision.layers
+    embedding = (vision.patch_elements + vision.patch_bias + vision.positions) * width
+    return embedding + layer * vision.layers
 
 
 def merger_parameters(vision: NativeVision) -> int:
-    """Parameters of the two layers that merge patches, and of the norm before them."""
-    norm = vision.hidden * (1 + vision.norm_bias)
-    return norm + (vision.merged + 1) * vision.merged + (vision.merged + 1) * vision.outputs
+    """Parameters of the layers that merge patches, and of the norms before them."""
+    layers = (vision.merged + 1) * vision.merged + (vision.merged + 1) * vision.outputs
+    # Deep mergers norm what is side by side already.
+    norms = (vision.hidden + vision.merged * vision.deep_mergers) * (1 + vision.norm_bias)
+    return norms + layers * (1 + vision.deep_mergers)

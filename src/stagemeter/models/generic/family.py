@@ -90,7 +90,7 @@ def make_family(
     StagemeterError
         If the model cannot be built or used; the message says why.
     """
-    from stagemeter.counting.known_values import KnownValues
+    from stagemeter.known_values import KnownValues
     from stagemeter.models.generic.parts import find_parts
     from stagemeter.models.generic.passes import FoundModel
 

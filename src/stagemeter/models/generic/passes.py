@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from stagemeter.counting.known_values import KnownValues
 from stagemeter.errors import StagemeterError
+from stagemeter.known_values import KnownValues
 from stagemeter.models.family import CacheRecorder
 from stagemeter.models.generic.page import Page, make_page, taken_by
 from stagemeter.models.generic.parts import Parts, image_features

@@ -1,0 +1,74 @@
+"""Qwen 3-VL, dense and mixture of experts: a page at its own resolution, features of several layers to the decoder.
+
+The decoder is like Qwen 3's; features of some layers of the encoder, merged like its last ones, are added to what its
+first layers make of the page's tokens. Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.native_language import NativeArchitecture, native_family
+from stagemeter.models.native_vision import NativeVision
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision_language import part, text_decoder
+
+#: Kinds of language models by the ``model_type`` of the whole.
+_DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
+#: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
+_MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
+
+
+def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
+    settings = Settings(config, source)
+    text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
+    decoder = text_decoder(Settings({**config, "text_config": text}, source))
+    sizes = part(settings, "vision_config")
+    width, heads, layers = sizes.whole("hidden_size"), sizes.whole("num_heads"), sizes.whole("depth")
+    outputs = sizes.whole("out_hidden_size")
+    if width % heads:
+        raise StagemeterError(f"{sizes.source}: a width of {width} cannot be split into num_heads {heads}")
+    if outputs != decoder.hidden:
+        raise StagemeterError(
+            f"{source}: the encoder's tokens are {outputs} wide, and the decoder takes {decoder.hidden}"
+        )
+    vision = NativeVision(
+        hidden=width,
+        layers=layers,
+        heads=heads,
+        intermediate=sizes.whole("intermediate_size"),
+        gated=False,
+        norm_bias=True,
+        patch_size=sizes.whole("patch_size"),
+        temporal_patch_size=sizes.whole("temporal_patch_size"),
+        merge_size=sizes.whole("spatial_merge_size"),
+        window_size=0,
+        full_layers=layers,
+        outputs=outputs,
+        min_pixels=_MIN_PIXELS,
+        max_pixels=_MAX_PIXELS,
+        patch_bias=True,
+        positions=sizes.whole("num_position_embeddings"),
+        deep_mergers=len(sizes.values.get("deepstack_visual_indexes", ())),
+    )
+    return NativeArchitecture(vision, decoder)
+
+
+FAMILY = native_family(
+    name="qwen3-vl",
+    title="Qwen 3-VL: a page at its own resolution, features of several layers to the decoder",
+    model_types=tuple(_DECODERS),
+    read=_read,
+    shipped={
+        "qwen3-vl-2b": "qwen3_vl_2b.json",
+        "qwen3-vl-4b": "qwen3_vl_4b.json",
+        "qwen3-vl-8b": "qwen3_vl_8b.json",
+    },
+    notes=(
+        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, as the published processors do",
+        "a single picture is doubled to fill the two pictures that a patch spans; videos are not counted",
+    ),
+    deep=True,
+)
