@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 aten = torch.ops.aten
 
-#: Elements up to which values are kept: enough for the pixels of a page.
-_LARGEST = 1 << 25
+#: Elements up to which values are kept: enough for the pixels of a batch of pages.
+_LARGEST = 1 << 28
 #: Elements up to which values are kept of what is larger than all it comes of, such as the mask of a long prompt.
 _LARGEST_GROWN = 1 << 22
 #: Elements up to which values are compared; larger tensors are equal if they are the same.
