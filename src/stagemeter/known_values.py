@@ -188,22 +188,23 @@ class KnownValues:
                 with _disable_current_modes():
                     flat, _ = tree_flatten(func(*values[0], **values[1]))
             except NotImplementedError:
-                return  # What the CPU has no kernel for stays a shape.
+                # What the CPU has no kernel for stays a shape, and what it writes over is not what it was.
+                self._forget_written(func, args, kwargs)
+                return
             real = [item for item in flat if isinstance(item, torch.Tensor)]
             for tensor, value in zip(results, real, strict=True):
                 # What is known already was written in place, in what is kept.
                 if tensor.device.type == "meta" and self.value_of(tensor) is None and _is_whole(tensor):
                     self.give(tensor, value)
             return
-        for argument, given in zip(func._schema.arguments, args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                self._forget(given)
-        for argument in func._schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write and argument.name in kwargs:
-                self._forget(kwargs[argument.name])
+        self._forget_written(func, args, kwargs)
 
-    def _forget(self, tree: Any) -> None:
-        tensors = (item for item in tree_flatten(tree)[0] if isinstance(item, torch.Tensor))
+    def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Take whatever an operator writes to for unknown."""
+        arguments = func._schema.arguments
+        given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
+        written = [given.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+        tensors = (item for item in tree_flatten(written)[0] if isinstance(item, torch.Tensor))
         self.forget(tensor for tensor in tensors if tensor.device.type == "meta")
 
     def _whole_numbers(self, indices: Any) -> Any:

@@ -109,6 +109,20 @@ def test_what_is_written_is_known_through_every_view_and_what_is_unknown_is_forg
         assert known_value(view).tolist() == [[3] * 3] * 2
 
 
+def test_what_the_cpu_has_no_kernel_for_is_unknown_and_so_is_what_it_wrote_over():
+    with torch.library._scoped_library("stagemeter_test", "DEF") as library:
+        library.define("double_(Tensor(a!) x) -> Tensor(a!)")
+        library.impl("double_", lambda x: x, "Meta")
+        with KnownValues():
+            numbers = torch.arange(3, device=META)
+            view = numbers[1:]
+            torch.ops.stagemeter_test.double_(numbers)
+            assert known_value(numbers) is None
+            assert known_value(view) is None
+            bins = torch.histc(torch.arange(4, device=META, dtype=torch.int32), bins=2)
+            assert known_value(bins) is None
+
+
 def test_masks_put_unknown_rows_where_they_belong():
     with KnownValues(), CostCounter() as counter:
         rows, mask = torch.zeros(6, 4, device=META), torch.tensor([True, False] * 3, device=META)
