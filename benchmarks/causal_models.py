@@ -20,26 +20,11 @@ import click
 from joblib import Parallel, delayed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "modules"))
+from reduced_configs import PLAIN, SIZES
 
 BATCH, LENGTH = 2, 12
 #: Parameters beyond which a model is not small, whatever its configuration was told.
 LARGEST = 10**8
-#: Sizes by the names that configurations give them.
-SIZES: dict[str, Any] = {
-    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "word_embed_proj_dim"), 64),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers", "decoder_layers", "encoder_layers"), 2),
-    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads", "n_heads"), 4),
-    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
-    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "n_inner", "d_ff"), 96),
-    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 8),
-    **dict.fromkeys(("num_experts_per_tok", "top_k", "moe_topk", "n_group", "num_decoder_layers"), 2),
-    **dict.fromkeys(("head_dim", "qk_head_dim", "v_head_dim", "kv_lora_rank", "d_kv"), 16),
-    **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim", "sliding_window"), 8),
-    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "q_lora_rank"), 32),
-    **dict.fromkeys(("topk_group", "first_k_dense_replace", "n_shared_experts"), 1),
-    **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions"), 128),
-    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
 #: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
@@ -52,15 +37,6 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "qwen3_5_text": {"num_hidden_layers": 4},
     "qwen3_next": {"num_hidden_layers": 4},
 }
-#: Sizes that every type can be told, where it refuses the others.
-PLAIN = (
-    "hidden_size",
-    "num_hidden_layers",
-    "vocab_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_key_value_heads",
-)
 
 
 @dataclass(frozen=True)

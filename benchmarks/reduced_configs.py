@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "q_lora_rank"), 32),
     **dict.fromkeys(("topk_group", "first_k_dense_replace", "n_shared_experts"), 1),
     **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions"), 128),
-    "num_key_value_heads": 2, "is_decoder": True, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 #: The same of vision towers.
 VISION_SIZES: dict[str, Any] = {
@@ -192,6 +192,8 @@ def _free_tokens() -> Iterator[int]:
 
 def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterator[int]) -> dict[str, Any]:
     known = vars(default)
+    # A model that may be an encoder, too, keeps a cache as a decoder.
+    sizes = {**sizes, "is_decoder": True}
     changed = {
         key: value for key, value in sizes.items() if key in known and not isinstance(known[key], (list, tuple, dict))
     }
