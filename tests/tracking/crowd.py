@@ -3,14 +3,14 @@
 They are forked from one that has imported what they need, since sixteen imports of MLflow take two cores a minute.
 """
 
+import importlib
 import multiprocessing
 import sys
 
-import mlflow  # noqa: F401
-
-import stagemeter.application.analyze
-import stagemeter.tracking.log  # noqa: F401
 from stagemeter.cli import main
+
+for name in ("mlflow", "stagemeter.application.analyze", "stagemeter.tracking.log"):
+    importlib.import_module(name)
 
 
 def analyze(experiment: str, number: int) -> None:

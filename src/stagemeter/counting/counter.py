@@ -27,6 +27,7 @@ from stagemeter.cost import ZERO, Cost, total
 from stagemeter.counting.attention import booked_attention, is_regular
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.zero_cost import is_zero_cost
@@ -159,7 +160,7 @@ class CostCounter:
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
         self._running: list[nn.Module] = []
-        self._operands = _Operands(model)
+        self._operands = Operands(model)
         self._silent = 0
         self._exit = ExitStack()
 
@@ -395,40 +396,6 @@ class _DispatchMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return self._counter.run_operator(self, func, args, kwargs or {})
-
-
-class _Operands:
-    """What tensors are: weights, cached keys and values, or activations; told by the storage they live in."""
-
-    def __init__(self, model: nn.Module | None) -> None:
-        # The storages are kept, so that none is freed and its address given to another while counting.
-        self._kinds: dict[int, tuple[str, int, Any]] = {}
-        for parameter in model.parameters() if model is not None else ():
-            self._mark(parameter, "weight", parameter.numel())
-
-    def mark_cache(self, tensor: torch.Tensor) -> None:
-        self._mark(tensor, "cache", tensor.numel())
-
-    def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
-        kind, elements = self.read(source)
-        if kind != "activation":
-            self._mark(copy, kind, elements)
-
-    def read(self, tensor: torch.Tensor) -> tuple[str, int]:
-        """What a tensor is, and how many different elements are read when all of it is.
-
-        An expanded view repeats its elements, and so does a copy of one: grouped-query attention may hand the cache
-        over in such a form, but no more is read from memory than the cache holds.
-        """
-        storage = tensor.untyped_storage()
-        kind, elements, _ = self._kinds.get(
-            storage._cdata, ("activation", storage.nbytes() // tensor.element_size(), None)
-        )
-        return kind, min(tensor.numel(), elements)
-
-    def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
-        storage = tensor.untyped_storage()
-        self._kinds[storage._cdata] = (kind, elements, storage)
 
 
 def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:

@@ -1,0 +1,50 @@
+"""What the operands of a product are: weights, cached keys and values, or activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Operands:
+    """What tensors are: weights, cached keys and values, or activations; told by the storage they live in.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or None
+        The model whose parameters are weights.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        # The storages are kept, so that none is freed and its address given to another while counting.
+        self._kinds: dict[int, tuple[str, int, Any]] = {}
+        for parameter in model.parameters() if model is not None else ():
+            self._mark(parameter, "weight", parameter.numel())
+
+    def mark_cache(self, tensor: torch.Tensor) -> None:
+        """Take a tensor for cached keys or values from now on."""
+        self._mark(tensor, "cache", tensor.numel())
+
+    def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
+        """Take a copy for what it is a copy of."""
+        kind, elements = self.read(source)
+        if kind != "activation":
+            self._mark(copy, kind, elements)
+
+    def read(self, tensor: torch.Tensor) -> tuple[str, int]:
+        """What a tensor is, and how many different elements are read when all of it is.
+
+        An expanded view repeats its elements, and so does a copy of one: grouped-query attention may hand the cache
+        over in such a form, but no more is read from memory than the cache holds.
+        """
+        storage = tensor.untyped_storage()
+        kind, elements, _ = self._kinds.get(
+            storage._cdata, ("activation", storage.nbytes() // tensor.element_size(), None)
+        )
+        return kind, min(tensor.numel(), elements)
+
+    def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
+        storage = tensor.untyped_storage()
+        self._kinds[storage._cdata] = (kind, elements, storage)
