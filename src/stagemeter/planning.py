@@ -12,7 +12,7 @@ from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
-from stagemeter.models.family import Family, LanguageModel, PageViews
+from stagemeter.models.family import Family, LanguageModel, PageViews, own_workload, text_workload
 from stagemeter.workload import OWN, TEXT, Workload
 
 if TYPE_CHECKING:
@@ -71,23 +71,15 @@ def plan_own(
 ) -> Workload:
     """Work out the workload of a page whose views the model's own processor decides: the mode is left aside."""
     prompt_tokens = config.seq_len or family.prompt_tokens(architecture, views.image_tokens, config.text_tokens)
-    return Workload(
-        image_width=page[0],
-        image_height=page[1],
-        mode=OWN,
-        base_size=max(views.width, views.height),
-        image_size=max(views.width, views.height),
-        global_views=views.global_views,
-        local_views=views.local_views,
-        tile_grid=views.tile_grid,
-        image_tokens=views.image_tokens,
+    return own_workload(
+        page,
+        views,
         text_tokens=config.text_tokens,
         prompt_tokens=prompt_tokens,
         new_tokens=config.new_tokens,
         batch_size=config.batch_size,
         dtype=config.dtype,
         decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
-        view_size=None if views.width == views.height else (views.width, views.height),
     )
 
 
@@ -99,16 +91,7 @@ def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
     """
     wanted = config.text_tokens != AnalysisConfig.model_fields["text_tokens"].default
     prompt_tokens = config.seq_len or (config.text_tokens if wanted else DEFAULT_TEXT_PROMPT)
-    return Workload(
-        image_width=0,
-        image_height=0,
-        mode=TEXT,
-        base_size=0,
-        image_size=0,
-        global_views=0,
-        local_views=0,
-        tile_grid=(1, 1),
-        image_tokens=0,
+    return text_workload(
         text_tokens=prompt_tokens,
         prompt_tokens=prompt_tokens,
         new_tokens=config.new_tokens,

@@ -17,6 +17,7 @@ from stagemeter.capacity import roofline_section
 from stagemeter.cost import total
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import decode_span
+from stagemeter.models.generic import family
 from stagemeter.pairing import pair
 from stagemeter.planning import plan_request
 from stagemeter.tiers import isolated_tier
@@ -176,6 +177,16 @@ def test_one_token_uses_the_experts_that_it_chooses(model_of):
     # Gate and up in one matrix, and down: of 6 of 8 experts, in 2 layers.
     idle = 6 * 2 * (64 * 2 * 96 + 96 * 64)
     assert report["total"]["params"] - report["total"]["params_active"] == idle
+    assert any("which experts run depends on the tokens" in note for note in report["notes"])
+
+
+def test_experts_that_are_not_recognized_are_said(model_of, monkeypatch):
+    experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "layer_types": ["attention", "attention"]}
+    monkeypatch.setattr(family, "_CHOSEN", ("no such setting",))
+    model = model_of(OLMO | experts | {"model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"]})
+    report = analyze_model(model, AnalysisConfig(seq_len=4, new_tokens=2))
+    assert report["total"]["params"] == report["total"]["params_active"]
+    assert any("params_active holds all of them" in note for note in report["notes"])
 
 
 def test_preprocessor_of_the_checkpoint_decides_the_views(model_of):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
-from stagemeter.workload import Workload
+from stagemeter.workload import OWN, TEXT, Workload
 
 Architecture = TypeVar("Architecture")
 
@@ -157,6 +157,40 @@ class PageViews:
     height: int
     tile_grid: tuple[int, int]
     image_tokens: int
+
+
+def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
+    """Workload of a page whose views the model's own processor decides.
+
+    Parameters
+    ----------
+    page : tuple of int
+        Width and height of the page in pixels.
+    views : PageViews
+        What it becomes.
+    **asked
+        What the page does not decide: the fields of text, length, batch, data type and context of `Workload`.
+    """
+    longer = max(views.width, views.height)
+    return Workload(
+        image_width=page[0],
+        image_height=page[1],
+        mode=OWN,
+        base_size=longer,
+        image_size=longer,
+        global_views=views.global_views,
+        local_views=views.local_views,
+        tile_grid=views.tile_grid,
+        image_tokens=views.image_tokens,
+        view_size=None if views.width == views.height else (views.width, views.height),
+        **asked,
+    )
+
+
+def text_workload(**asked: Any) -> Workload:
+    """Workload of text alone; what is asked for is as in `own_workload`."""
+    nothing = PageViews(0, 0, 0, 0, (1, 1), 0)
+    return replace(own_workload((0, 0), nothing, **asked), mode=TEXT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.build import build_from_code, build_from_settings
-from stagemeter.models.family import Family, PageViews, Runner, Stage, StageParameters
-from stagemeter.workload import OWN, TEXT, Workload
+from stagemeter.models.family import (
+    Family,
+    PageViews,
+    Runner,
+    Stage,
+    StageParameters,
+    own_workload,
+    text_workload,
+)
+from stagemeter.workload import Workload
+
+if TYPE_CHECKING:
+    from stagemeter.models.generic.passes import FoundModel
 
 NAME = "generic"
 _VISION, _PROJECTOR, _ENCODE = "vision", "projector", "encode"
 #: Settings of a decoder that say after how many tokens the cost of a step stops growing as it did.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
+#: Settings that say how many experts there are, and how many one token uses.
+_NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k", "moe_topk", "moe_k", "top_k_experts")
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ def _class_name(config: Mapping[str, Any]) -> str:
 
 def make_family(
     config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str, code: str | None = None
-) -> tuple[Family[Any], Any]:
+) -> tuple[Family[FoundModel], FoundModel]:
     """Make the family of a model that no other takes, and say what was found out about it.
 
     Parameters
@@ -117,54 +132,54 @@ def make_family(
     return _family(found, shares), found
 
 
-def _family(found: Any, shares: _Shares) -> Family[Any]:
+def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
     from stagemeter.models.generic.passes import cached_elements, run_language, run_modules, run_whole
 
     parts, model = found.parts, found.model
     text = model.config.get_text_config(decoder=True)
 
-    def see(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def see(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_modules(found, workload, recorder, shares.vision)
 
-    def project(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def project(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_modules(found, workload, recorder, shares.projector)
 
-    def encode(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def encode(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_modules(found, workload, recorder, shares.encoder)
 
-    def prefill(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def prefill(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_language(found, workload, recorder, workload.prompt_tokens, 0)
 
-    def decode(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def decode(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_language(found, workload, recorder, 1, workload.decode_context - 1)
 
-    def forward(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def forward(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_whole(found, workload, recorder, workload.prompt_tokens, 0, pages=True)
 
-    def step(model: Any, found: Any, workload: Workload, recorder: Any) -> None:
+    def step(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_whole(found, workload, recorder, 1, workload.decode_context - 1, pages=False)
 
     owners = {
-        **({_VISION: shares.vision} if shares.vision else {}),
-        **({_PROJECTOR: shares.projector} if shares.projector else {}),
-        **({_ENCODE: shares.encoder} if shares.encoder else {}),
+        _VISION: shares.vision,
+        _PROJECTOR: shares.projector,
+        _ENCODE: shares.encoder,
         "prefill": (parts.language,),
         "decode": (*(name for name in parts.tail if name not in parts.head), *parts.head),
     }
     parameters = _parameters(model, owners)
     both = (parts.language, *parts.tail)
     make = partial(_stage, owners, parameters)
-    stages = {
-        _VISION: lambda: make(_VISION, "vision tower over the page", shares.vision, see),
-        _PROJECTOR: lambda: make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, project),
-        _ENCODE: lambda: make(_ENCODE, "encoder over the source", shares.encoder, encode),
-        "prefill": lambda: make("prefill", "decoder over the prompt, output head", both, prefill),
-        "decode": lambda: replace(
+    stages = [
+        make(_VISION, "vision tower over the page", shares.vision, see),
+        make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, project),
+        make(_ENCODE, "encoder over the source", shares.encoder, encode),
+        make("prefill", "decoder over the prompt, output head", both, prefill),
+        replace(
             make("decode", "one token through decoder and output head", both, decode),
             whole_pass="decode",
             bends=lambda found: _windows(text),
         ),
-    }
+    ]
     # Filled by running the model, so once is enough.
     language = FoundLanguageModel(_longest(text), cache(partial(cached_elements, found)))
     return Family(
@@ -177,7 +192,7 @@ def _family(found: Any, shares: _Shares) -> Family[Any]:
         build=lambda found, config: found.model,
         shipped={},
         decoder=lambda found: language,
-        stages=tuple(stages[name]() for name in owners),
+        stages=tuple(stage for stage in stages if stage.modules),
         other_parameters=lambda found: _other_parameters(found.model, owners, shares.idle),
         architecture_from_sizes=_not_from_sizes,
         whole_passes={"forward": forward, "decode": step},
@@ -192,11 +207,10 @@ def _windows(text: Any) -> tuple[int, ...]:
 
 
 def _longest(text: Any) -> int:
-    limits = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    return next((limit for limit in limits if isinstance(limit, int)), ENDLESS)
+    return _setting(text, ("max_position_embeddings", "n_positions", "max_seq_len")) or ENDLESS
 
 
-def _prompt_tokens(found: Any, image: int, text: int) -> int:
+def _prompt_tokens(found: FoundModel, image: int, text: int) -> int:
     if not found.parts.takes_more:
         return image + text
     # What a decoder attends to is in no prompt; where text is encoded, too, a decoder begins with one token.
@@ -219,7 +233,7 @@ class _Shares:
     idle: tuple[str, ...]
 
 
-def _shares(found: Any) -> tuple[_Shares, Any]:
+def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     """Find out what each module does, by running the model once; with it the model, whose tail is known then."""
     from stagemeter.models.generic.passes import order_of_calls
 
@@ -239,26 +253,18 @@ def _shares(found: Any) -> tuple[_Shares, Any]:
     return _Shares(vision, projector, encoder, idle), found
 
 
-def _trial(found: Any) -> Workload:
+def _trial(found: FoundModel) -> Workload:
     """A small request, to see what it runs."""
-    views = _views(found, *_TRIAL_PAGE) if found.reads_pages else PageViews(0, 0, 0, 0, (1, 1), 0)
-    return Workload(
-        image_width=_TRIAL_PAGE[0],
-        image_height=_TRIAL_PAGE[1],
-        mode=OWN if found.reads_pages else TEXT,
-        base_size=views.width,
-        image_size=views.width,
-        global_views=views.global_views,
-        local_views=views.local_views,
-        tile_grid=views.tile_grid,
-        image_tokens=views.image_tokens,
-        text_tokens=_TRIAL_TEXT,
-        prompt_tokens=_prompt_tokens(found, views.image_tokens, _TRIAL_TEXT),
-        new_tokens=1,
-        batch_size=1,
-        dtype="bfloat16",
-        decode_context=1,
-    )
+    views = _views(found, *_TRIAL_PAGE) if found.reads_pages else None
+    asked: dict[str, Any] = {
+        "text_tokens": _TRIAL_TEXT,
+        "prompt_tokens": _prompt_tokens(found, views.image_tokens if views else 0, _TRIAL_TEXT),
+        "new_tokens": 1,
+        "batch_size": 1,
+        "dtype": "bfloat16",
+        "decode_context": 1,
+    }
+    return own_workload(_TRIAL_PAGE, views, **asked) if views else text_workload(**asked)
 
 
 def _stage(
@@ -268,7 +274,7 @@ def _stage(
     title: str,
     modules: tuple[str, ...],
     run: Runner,
-) -> Stage[Any]:
+) -> Stage[FoundModel]:
     return Stage(name, title, modules, owners[name], lambda found: parameters[name], run)
 
 
@@ -286,30 +292,32 @@ def _parameters(model: Any, owners: Mapping[str, Iterable[str]]) -> dict[str, St
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     total += parameter.numel()
-                    active += round(parameter.numel() * share)
+                    active += parameter.numel() * share.numerator // share.denominator
         found[stage] = StageParameters(total, active)
     return found
 
 
-def _by_use(module: Any) -> Iterable[tuple[Any, float]]:
+def _by_use(module: Any) -> Iterable[tuple[Any, Fraction]]:
     """Yield each parameter of a module with the share of it that one token uses."""
-    shares: dict[int, float] = {}
-    for inner in module.modules():
-        experts = getattr(inner, "num_experts", None)
-        chosen = _experts_per_token(inner)
-        if isinstance(experts, int) and chosen and type(inner).__name__.endswith("Experts"):
-            shares |= {id(parameter): chosen / experts for parameter in inner.parameters(recurse=False)}
+    shares = {
+        id(parameter): share for experts, share in _experts(module) for parameter in experts.parameters(recurse=False)
+    }
     for parameter in module.parameters():
-        yield parameter, shares.get(id(parameter), 1.0)
+        yield parameter, shares.get(id(parameter), Fraction(1))
 
 
-def _experts_per_token(module: Any) -> int | None:
-    config = getattr(module, "config", None)
-    for name in ("num_experts_per_tok", "num_experts_per_token", "top_k", "moe_topk", "top_k_experts"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+def _experts(module: Any) -> Iterator[tuple[Any, Fraction]]:
+    """Yield the modules that hold experts side by side, with the share of them that one token uses."""
+    for inner in module.modules():
+        number, chosen = getattr(inner, "num_experts", None), _setting(getattr(inner, "config", None), _CHOSEN)
+        if isinstance(number, int) and chosen and type(inner).__name__.endswith("Experts"):
+            yield inner, Fraction(chosen, number)
+
+
+def _setting(config: Any, names: Iterable[str]) -> int | None:
+    """The first of some settings that is a whole number."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
 
 
 def _other_parameters(model: Any, owners: Mapping[str, Iterable[str]], idle: Iterable[str]) -> dict[str, int]:
@@ -324,7 +332,7 @@ def _other_parameters(model: Any, owners: Mapping[str, Iterable[str]], idle: Ite
     return other
 
 
-def _views(found: Any, width: int, height: int) -> PageViews:
+def _views(found: FoundModel, width: int, height: int) -> PageViews:
     from stagemeter.models.generic.passes import image_tokens
 
     page = found.page(width, height, 1).inputs
@@ -335,7 +343,7 @@ def _views(found: Any, width: int, height: int) -> PageViews:
     return PageViews(1, views - 1, *size, (1, 1), image_tokens(found, page))
 
 
-def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
+def _notes(found: FoundModel, shares: _Shares) -> tuple[str, ...]:
     from stagemeter.models.generic.passes import keeps_states, own_cache
 
     parts, model = found.parts, found.model
@@ -366,6 +374,13 @@ def _notes(found: Any, shares: _Shares) -> tuple[str, ...]:
             notes.append("what is seen of a page is attended to, and is in no prompt")
         else:
             notes.append("text that a processor writes around the tokens of a page, such as separators, counts as text")
+    if any(_experts(model)):
+        notes.append(
+            "which experts run depends on the tokens: bytes are those where they choose as differently as they can, "
+            "and with them MBU is at most, and a roofline bound at least, what is given"
+        )
+    elif (_setting(model.config.get_text_config(decoder=True), _NUMBERS) or 1) > 1:
+        notes.append("how many of its experts one token uses was not found: params_active holds all of them")
     if keeps_states(model):
         notes.append(
             "the states of its recurrent layers are in the bytes where its code hands them to the cache or multiplies "
