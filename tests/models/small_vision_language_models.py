@@ -133,6 +133,20 @@ def qwen3_vl(draw):
 
 
 @st.composite
+def idefics3(draw):
+    text, factor = draw(llama()), draw(st.integers(1, 3))
+    return {
+        "architectures": ["Idefics3ForConditionalGeneration"],
+        "model_type": "idefics3",
+        "text_config": text,
+        "vision_config": draw(_vision("idefics3_vision", factor * draw(st.integers(1, 3)))),
+        "scale_factor": factor,
+        "image_token_id": IMAGE_TOKEN,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
 def got_ocr2(draw):
     text = draw(qwen2())
     heads, patch, layers = draw(FEW), draw(st.sampled_from([4, 6])), draw(FEW)
@@ -164,4 +178,5 @@ KINDS = {
     "qwen2_vl": qwen2_vl(),
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
+    "idefics3": idefics3(),
 }

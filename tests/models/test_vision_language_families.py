@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_vision_language_models import IMAGE_TOKEN, KINDS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText, GotOcr2ImageProcessor
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from stagemeter.config import AnalysisConfig
@@ -18,10 +19,11 @@ from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.families.internvl import tile_grid
 from stagemeter.models.family import all_parameters
 from stagemeter.models.native_vision import resized
-from stagemeter.models.registry import family_of
+from stagemeter.models.registry import families, family_of
 from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
+FAMILIES = families()
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
@@ -101,6 +103,8 @@ def page_inputs(kind, described, workload, ids):
     if not kind.startswith("qwen"):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
+        if kind == "idefics3":
+            page["pixel_values"] = page["pixel_values"].unflatten(0, (workload.batch_size, -1))
         return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind == "gemma3" else {})
     vision = described.architecture.vision
     width, height = workload.view_size or (workload.base_size, workload.base_size)
@@ -149,6 +153,15 @@ def test_image_tokens_of_qwen():
         for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
             workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([364, 384, 512]))
+def test_tiles_of_smolvlm_are_those_of_its_processor(width, height, side):
+    processor = Idefics3ImageProcessorPil(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
+    sizes = describe_model("smolvlm-256m").architecture
+    views = FAMILIES["idefics3"].views(replace(sizes, vision=replace(sizes.vision, image_size=side)), width, height)
+    number, rows, columns = processor.get_number_of_image_patches(height, width)
+    assert (views.global_views + views.local_views, views.tile_grid) == (number, (columns, rows))
 
 
 @pytest.mark.parametrize(("width", "height"), [(448, 448), (1654, 2339), (2339, 1654), (100, 3000), (31, 17)])

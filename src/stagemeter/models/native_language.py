@@ -11,7 +11,7 @@ from typing import Any
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
-from stagemeter.models.family import CacheRecorder, Family, PageViews, Runner, Variables
+from stagemeter.models.family import Family, PageViews, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
     merger_operators,
@@ -22,7 +22,7 @@ from stagemeter.models.native_vision import (
     resized,
     window_pairs,
 )
-from stagemeter.models.page_stages import page_passes, page_stage
+from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.workload import Workload
 
@@ -116,21 +116,9 @@ def native_family(
         ),
         other_parameters=lambda sizes: {},
         architecture_from_sizes=sizes_reader(NativeArchitecture),
-        whole_passes={name: _with_values(run) for name, run in passes.items()} if deep else passes,
+        whole_passes={name: with_values(run) for name, run in passes.items()} if deep else passes,
         notes=tuple(notes),
     )
-
-
-def _with_values(run: Runner) -> Runner:
-    """Where features are added at the tokens of a page, the code asks which these are: their values are known then."""
-
-    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
-        from stagemeter.known_values import KnownValues
-
-        with KnownValues():
-            run(model, sizes, workload, recorder)
-
-    return run_with_values
 
 
 def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
@@ -187,17 +175,8 @@ def _named_page(model: Any, sizes: NativeArchitecture, workload: Workload) -> di
     page = _page(model, sizes, workload)
     named = {name if name == "pixel_values" else f"image_{name}": value for name, value in page.items()}
     if sizes.vision.deep_mergers and workload.prompt_tokens >= workload.image_tokens:
-        named["input_ids"] = _tokens(model, workload)
+        named["input_ids"] = page_tokens(model, workload)
     return named
-
-
-def _tokens(model: Any, workload: Workload) -> Any:
-    """The prompts of a batch: tokens that stand for the page, then text."""
-    import torch
-
-    text = [0] * (workload.prompt_tokens - workload.image_tokens)
-    row = [model.config.image_token_id] * workload.image_tokens + text
-    return torch.tensor([row] * workload.batch_size, device=model.device)
 
 
 def _run_vision(model: Any, sizes: NativeArchitecture, workload: Workload) -> None:

@@ -65,6 +65,27 @@ def page_stage(
     )
 
 
+def with_values(run: Runner) -> Runner:
+    """Run something whose code asks which tokens stand for a page, or which views are padding: values are known."""
+
+    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        from stagemeter.known_values import KnownValues
+
+        with KnownValues():
+            run(model, sizes, workload, recorder)
+
+    return run_with_values
+
+
+def page_tokens(model: Any, workload: Workload) -> Any:
+    """The prompts of a batch, of which the first tokens stand for the page; made where values are known."""
+    import torch
+
+    text = [0] * (workload.prompt_tokens - workload.image_tokens)
+    row = [model.config.image_token_id] * workload.image_tokens + text
+    return torch.tensor([row] * workload.batch_size, device=model.device)
+
+
 def page_passes(
     decoder_of: Callable[[Architecture], Decoder],
     page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],

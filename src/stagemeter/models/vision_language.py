@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -13,16 +13,29 @@ from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
 from stagemeter.models.family import Family, PageViews, Variables
-from stagemeter.models.page_stages import page_passes, page_stage
+from stagemeter.models.page_stages import page_passes, page_stage, with_values
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
 from stagemeter.workload import Workload
 
-_VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 _VARIABLES = {"views": "views that pass through together: batch times views of a page"}
-_DECODER = DecoderModules("model.language_model", "lm_head")
+
+
+@dataclass(frozen=True, slots=True)
+class VisionLanguageModules:
+    """Where a model has its parts.
+
+    Attributes
+    ----------
+    vision, projector, language : str
+        The encoder of views, what follows it, and the decoder.
+    """
+
+    vision: str = "model.vision_tower"
+    projector: str = "model.multi_modal_projector"
+    language: str = "model.language_model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +83,20 @@ class VisionLanguageArchitecture(Sizes):
     decoder: Decoder
 
 
+_MODULES = VisionLanguageModules()
+
+
 def vision_language_family(
     name: str,
     title: str,
-    model_type: str,
+    model_types: Sequence[str],
     read: Callable[[Settings], VisionLanguageArchitecture],
     views: Callable[[VisionLanguageArchitecture, int, int], PageViews],
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     projector_input: Callable[[VisionLanguageArchitecture, int], tuple[int, ...]] | None = None,
+    modules: VisionLanguageModules = _MODULES,
+    valued_page: Callable[[Any, VisionLanguageArchitecture, Workload], Mapping[str, Any]] | None = None,
 ) -> Family[VisionLanguageArchitecture]:
     """Make a family of models that send square views through a vision transformer.
 
@@ -86,7 +104,7 @@ def vision_language_family(
     ----------
     name, title : str
         Name of the family, and what it is in a few words.
-    model_type : str
+    model_types : sequence of str
         ``model_type`` of the configurations that it takes.
     read : callable
         Reads the sizes from a configuration.
@@ -98,38 +116,47 @@ def vision_language_family(
         What one should know about how its numbers come about.
     projector_input : callable, optional
         Shape of what the projector takes of some views, where that is not ``(views, tokens, inputs)``.
+    modules : VisionLanguageModules
+        Where its models have their parts.
+    valued_page : callable, optional
+        What the whole model takes of a page, where its code asks for values: pixels, and tokens that stand for them.
     """
     configs = resources.files("stagemeter.models") / "configs"
     shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
 
     def run_projector(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> None:
-        model.get_submodule(_PROJECTOR)(empty(model, *shape_of(sizes, _views(workload))))
+        model.get_submodule(modules.projector)(empty(model, *shape_of(sizes, _views(workload))))
 
+    vision = page_stage(
+        name="vit",
+        title="vision transformer, every view",
+        modules=(modules.vision,),
+        operators=lambda sizes, values: transformer_operators(sizes.vision, values["views"]),
+        parameters=lambda sizes: transformer_parameters(sizes.vision),
+        variables=_VARIABLES,
+        calls=_calls,
+        run=lambda model, sizes, workload: model.get_submodule(modules.vision)(**_page(model, sizes, workload)),
+    )
+    passes = page_passes(lambda sizes: sizes.decoder, valued_page or _page)
+    if valued_page is not None:
+        vision = replace(vision, run=with_values(vision.run))
+        passes = {name: with_values(run) for name, run in passes.items()}
     return Family(
         name=name,
         title=title,
         reads_pages=True,
         views=views,
-        takes=lambda config: config.get("model_type") == model_type,
+        takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda sizes: sizes.decoder,
         stages=(
-            page_stage(
-                name="vit",
-                title="vision transformer, every view",
-                modules=(_VISION,),
-                operators=lambda sizes, values: transformer_operators(sizes.vision, values["views"]),
-                parameters=lambda sizes: transformer_parameters(sizes.vision),
-                variables=_VARIABLES,
-                calls=_calls,
-                run=lambda model, sizes, workload: model.get_submodule(_VISION)(**_page(model, sizes, workload)),
-            ),
+            vision,
             page_stage(
                 name="projector",
                 title="projection of the features to the decoder's width",
-                modules=(_PROJECTOR,),
+                modules=(modules.projector,),
                 operators=_projector_operators,
                 parameters=_projector_parameters,
                 variables=_VARIABLES,
@@ -137,11 +164,11 @@ def vision_language_family(
                 run=run_projector,
             ),
             # Which windows there are follows from the language model, and any may be in it.
-            *decoder_stages(lambda sizes: sizes.decoder, _DECODER, windows=True),
+            *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True),
         ),
         other_parameters=lambda sizes: {},
         architecture_from_sizes=sizes_reader(VisionLanguageArchitecture),
-        whole_passes=page_passes(lambda sizes: sizes.decoder, _page),
+        whole_passes=passes,
         notes=tuple(notes),
     )
 

@@ -38,7 +38,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 FAMILY = vision_language_family(
     name="gemma3",
     title="Gemma 3: one view through SigLIP, pooled; decoder with sliding windows",
-    model_type="gemma3",
+    model_types=("gemma3",),
     read=_read,
     views=one_view,
     shipped={"gemma-3-4b": "gemma_3_4b.json"},

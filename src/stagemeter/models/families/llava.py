@@ -32,7 +32,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 FAMILY = vision_language_family(
     name="llava",
     title="LLaVA 1.5: one view through CLIP, two-layer projector",
-    model_type="llava",
+    model_types=("llava",),
     read=_read,
     views=one_view,
     shipped={"llava-1.5-7b": "llava_1_5_7b.json"},
