@@ -170,6 +170,17 @@ def test_prompt_without_room_for_its_page_is_counted_as_far_as_can_be(model_of):
     assert any("no room for a page of 16" in note for note in short["stages"]["prefill"]["notes"])
 
 
+def test_embedding_that_is_shared_is_no_projector():
+    described = describe_model("florence-2-default")
+    stages = {stage.name: stage for stage in described.family.stages}
+    assert stages["projector"].modules == ("model.multi_modal_projector",)
+    assert stages["encode"].modules == ("model.language_model.encoder",)
+    parameters = {name: stage.parameters(described.architecture).total for name, stage in stages.items()}
+    embedding = described.architecture.model.get_input_embeddings().weight.numel()
+    assert parameters["projector"] < embedding < parameters["encode"]
+    assert sum(parameters.values()) == sum(p.numel() for p in described.architecture.model.parameters())
+
+
 def test_one_token_uses_the_experts_that_it_chooses(model_of):
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "layer_types": ["attention", "attention"]}
     model = model_of(OLMO | experts | {"model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"]})

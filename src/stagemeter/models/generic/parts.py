@@ -85,11 +85,12 @@ def find_parts(model: Any) -> Parts:
         raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
     named = [part for part in (language, head, encoder, vision) if part]
     head_modules = _called(model, head)
+    owned = {parameter for part in named for parameter in model.get_submodule(part).parameters()}
     return Parts(
         language=language,
         encoder=encoder,
         vision=vision,
-        rest=tuple(part for name in _rest(model, "", named) for part in _called(model, name)),
+        rest=tuple(part for name in _rest(model, "", named, owned) for part in _called(model, name)),
         takes_more=bool(encoder) or attends,
         head=head_modules,
         tail=() if inside else head_modules,
@@ -179,13 +180,13 @@ def _called(model: nn.Module, name: str) -> tuple[str, ...]:
     return tuple(part for child, _ in module.named_children() for part in _called(model, f"{name}.{child}"))
 
 
-def _rest(module: nn.Module, name: str, parts: list[str]) -> Iterator[str]:
-    """Yield the outermost modules that hold parameters and no part."""
+def _rest(module: nn.Module, name: str, parts: list[str], owned: set[nn.Parameter]) -> Iterator[str]:
+    """Yield the outermost modules that hold no part, but parameters that no part holds, too."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
-        if path in parts or not any(True for _ in child.parameters()):
+        if path in parts or owned.issuperset(child.parameters()):
             continue
         if any(_is_inside(part, path) for part in parts):
-            yield from _rest(child, path, parts)
+            yield from _rest(child, path, parts, owned)
         else:
             yield path
