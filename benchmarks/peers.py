@@ -25,6 +25,7 @@ from typing import Any
 import click
 import torch
 from torch import nn
+from torchvision_operators import declare_operators
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "modules"))
 from brute_force import brute_force_macs
@@ -57,12 +58,7 @@ def cases() -> list[Case]:
     """The models, at sizes that a CPU runs in seconds."""
     import diffusers
 
-    # torchvision's wheels are built for CUDA; beside a torch for the CPU their kernels do not load, which none of these
-    # models needs, but the package does not import without the names of two.
-    for operator in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            torch.library.define(f"torchvision::{operator}", signature)
+    declare_operators()
     import timm
     import torchvision
     import transformers

@@ -53,6 +53,18 @@ _GEMMA = {
     "intermediate_size": 96, "vocab_size": 128, "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
+#: Tokens that stand for entries of a codebook of pictures, as models name them.
+_CODEBOOK = {"<image>": 100, "<|extra_200|>": 101, "<|image start|>": 102, "<|image end|>": 103,
+             **{f"IMGIMG{letter}Z": 104 + index for index, letter in enumerate("ABCDEFGH")},
+             **{f"<|visual token {index:06}|>": 112 + index for index in range(8)}}  # fmt: skip
+_BLIP = {
+    "image_token_index": 100, "num_query_tokens": 8,
+    "vision_config": {"image_size": 56, "patch_size": 14},
+    "text_config": {"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                    "ffn_dim": 96, "vocab_size": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
+    "qformer_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+                       "intermediate_size": 96, "encoder_hidden_size": 64, "vocab_size": 128},
+}  # fmt: skip
 #: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
     **_alike(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
@@ -112,19 +124,36 @@ OTHERWISE: dict[str, dict[str, Any]] = {
                                  "vision_output_dim": 64, "image_size": 56, "patch_size": 14}},
     "kimi_k25": {"projection_hidden_size": 64, "vision_config": {"merge_kernel_size": [2, 2]}},
     "muse_glimmer": {"out_hidden_size": 256, "projector_hidden_size": 64},
-    "muse_spark": {"out_hidden_size": 256, "projector_hidden_size": 64, "vision_config": {"num_hidden_layers": 4}},
+    "muse_spark": {"out_hidden_size": 256, "projector_hidden_size": 64,
+                   "vision_config": {"num_hidden_layers": 2, "layer_types": ["window_attention", "full_attention"]},
+                   "audio_config": {"num_hidden_layers": 4}},
     **_alike(("minicpm_ocr", "minicpmv4_7"), {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}}),
-    **_alike(("instructblip", "instructblipvideo"), {
-        "image_token_index": 100, "video_token_index": 101, "num_query_tokens": 8,
-        "text_config": {"model_type": "opt", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                        "ffn_dim": 96, "vocab_size": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
-        "qformer_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                           "intermediate_size": 96, "encoder_hidden_size": 64, "vocab_size": 128},
-    }),
+    **_alike(("instructblip", "instructblipvideo"), {**_BLIP, "video_token_index": 101}),
     "lfm3_vl": {"vision_config": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
-    "nemotron_h_omni": {"vision_config": {"video_temporal_patch_size": 2}},
-    "blip-2": {"image_token_index": 100},
+    "nemotron_h_omni": {"vision_hidden_size": 64, "image_token_id": 100, "vision_config": {"video_temporal_patch_size": 2}},
+    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision", "mm_embed_dim": 64, "output_proj_dims": 64}},
+    "perception_lm": {"vision_config": {
+        "model_type": "timm_wrapper", "architecture": "vit_pe_core_large_patch14_336", "do_pooling": True,
+        "model_args": {"embed_dim": 64, "num_heads": 4, "depth": 2, "img_size": [56, 56], "global_pool": "",
+                       "use_post_transformer_norm": False, "ref_feat_shape": [4, 4]}}},
+    "gemma3n": {"vision_soft_tokens_per_image": 256, "vision_config": {"hidden_size": 2048}, "text_config": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8}, "audio_config": {"conf_num_hidden_layers": 1}},
+    "fast_vlm": {"vision_config": {"hidden_size": 2048}},
+    "inkling_mm_model": {"vision_config": {"n_layers": 4}},
+    "molmo2": {
+        "vision_config": {"num_key_value_heads": 4, "head_dim": 16},
+        "adapter_config": {"vision_feature_layer": [0, 1], "num_key_value_heads": 4, "head_dim": 16},
+        "text_config": {"additional_vocab_size": 8},
+        "image_patch_id": 110,
+    },
+    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[-2, 0]], "spatial_target_layers": [1],
+                        "qformer_config": {"encoder_hidden_size": 64, "num_attention_heads": 4},
+                        "vision_config": {"image_size": 56, "patch_size": 14},
+                        "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]]},
+    "kosmos-2": {"text_config": {"layers": 2, "embed_dim": 64, "attention_heads": 4, "ffn_dim": 96}},
+    "chameleon": {"vocabulary_map": _CODEBOOK, "vq_config": {"num_embeddings": 8, "base_channels": 32}},
+    "emu3": {"vocabulary_map": _CODEBOOK, "vq_config": {"codebook_size": 8, "base_channels": 32, "hidden_size": 128}},
+    "blip-2": _BLIP,
     "step3p7": {"vision_config": {"image_size": 56, "max_position_embeddings": 16}},
     "lfm2_vl": {"vision_config": {"num_patches": 64}},
     "dots3_note": {"text_config": {"num_key_value_heads": 4},
@@ -216,10 +245,22 @@ def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterat
     return changed
 
 
+#: Parts that ``generate`` of some types has write the text, once the whole model has seen the page.
+WRITERS = {
+    "kosmos-2": "text_model",
+    **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), "language_model"),
+}
 #: What ``preprocessor_config.json`` would hold, of types whose pages have to be small, too.
 PAGES: dict[str, dict[str, Any]] = {
     "aria": {"image_processor_type": "AriaImageProcessor", "max_image_size": 490, "min_image_size": 336},
     "glm_ocr": {"image_processor_type": "Glm46VImageProcessor"},
+    "dots3_note": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "temporal_patch_size": 1},
+    "fast_vlm": {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 256},
+        "crop_size": {"height": 256, "width": 256},
+    },
+    "perception_lm": {"image_processor_type": "PerceptionLMImageProcessor", "tile_size": 56, "max_num_tiles": 4},
     "kosmos-2.5": {"image_processor_type": "Kosmos2_5ImageProcessor", "max_patches": 32},
     "vision-encoder-decoder": {"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}},
 }
@@ -269,13 +310,6 @@ def _formula(config: Any, batch: int) -> dict[str, Any]:
     return {"pixel_values": torch.ones(batch, 3, 512, 512)}
 
 
-def _asked(config: Any, batch: int) -> dict[str, Any]:
-    """A square view, and what is asked of it."""
-    import torch
-
-    return {**_square(config, batch), "qformer_input_ids": torch.full((batch, 4), 3)}
-
-
 def _base_page(config: Any, batch: int) -> dict[str, Any]:
     import torch
 
@@ -296,10 +330,9 @@ MADE_PAGES: dict[str, Callable[[Any, int], dict[str, Any]]] = {
     **dict.fromkeys(("cohere2_vision", "llama4"), _square),
     "unlimited_ocr": _base_page,
     **dict.fromkeys(("minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker",
-                     "qwen3_omni_moe_thinker", "inkling2"), _patches),
+                     "qwen3_omni_moe_thinker"), _patches),
     "kimi_k25": _whole_patches,
     "lfm2_vl": _shaped_patches,
     "step3p7": _square,
     "pp_formulanet": _formula,
-    "instructblip": _asked,
 }  # fmt: skip

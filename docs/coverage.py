@@ -121,6 +121,7 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
     """Count a type both ways, where it can be built; raises what the run on real numbers raises."""
     import torch
     from real_request import real_request_macs
+    from reduced_configs import WRITERS
 
     from stagemeter.config import AnalysisConfig
     from stagemeter.models.description import ModelDescription
@@ -136,7 +137,7 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
     page = found.page(WIDTH, HEIGHT, BATCH).inputs if found.reads_pages else {}
     in_prompt = 0 if found.parts.takes_more and not found.encodes_text else workload.image_tokens
     source = workload.image_tokens + TEXT if found.encodes_text else 0
-    truth = real_request_macs(model, page, workload.prompt_tokens, in_prompt, source)
+    truth = real_request_macs(model, page, workload.prompt_tokens, in_prompt, source, WRITERS.get(name, ""))
     isolated = isolated_tier(family.stages, found.model, found, workload)
     extracted = extracted_tier(family, found.model, found, workload)
     failures = {**isolated.failures, **extracted.failures}
@@ -189,7 +190,9 @@ def look_quietly(name: str, kind: str, debug: bool) -> Found:
     """Count one type both ways in a process of its own."""
     import torch
     import transformers
+    from torchvision_operators import declare_operators
 
+    declare_operators()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()

@@ -117,11 +117,29 @@ class KnownValues:
         if packet in _INDEXING:
             args = (args[0], self._whole_numbers(args[1]), *args[2:])
         values = self._values((args, kwargs), packet)
+        if values is None:
+            args, kwargs = self._together(func, args, kwargs)
         if values is not None and _asks_for_values(func, args, kwargs):
             return self._answer(func, *values)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, values, out)
         return out
+
+    def _together(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Arguments on one device, where what has no values was moved, or meets what it was moved to."""
+        tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+        if not any(tensor.device.type == "meta" for tensor in tensors):
+            return args, kwargs
+        if func._overloadpacket is aten._to_copy and kwargs.get("device") == torch.device("cpu"):
+            # Only shapes are moved. What asks for values there is refused as it is here.
+            return args, {**kwargs, "device": torch.device("meta")}
+        if func._schema.is_mutable or not any(_is_array(tensor) for tensor in tensors):
+            return args, kwargs
+        moved: tuple[Any, dict[str, Any]] = tree_map(
+            lambda item: self._bare(item) if isinstance(item, torch.Tensor) and _is_array(item) else item,
+            (args, kwargs),
+        )
+        return moved
 
     def _follow_lists(self, out: torch.Tensor, tensor: torch.Tensor, index: Any) -> None:
         """Keep the values at places that a list of numbers gives, which becomes a tensor out of sight."""
@@ -220,6 +238,11 @@ class KnownValues:
                     found = value.nonzero().unbind(1)
                 places += [self._bare(place.contiguous()) for place in found]
         return places
+
+
+def _is_array(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is on the CPU and no single number, which goes with every device."""
+    return tensor.device.type == "cpu" and tensor.dim() > 0
 
 
 class KnownValuesMode(TorchDispatchMode):

@@ -11,29 +11,34 @@ TEXT_TOKEN = 3
 
 
 def placeholder(config):
-    for name in ("image_token_id", "image_token_index"):
+    for name in ("image_token_id", "image_token_index", "image_patch_id"):
         if isinstance(getattr(config, name, None), int):
             return getattr(config, name)
     return TEXT_TOKEN
 
 
-def real_request_macs(model, page, prompt, image_tokens=0, source=0):
+def real_request_macs(model, page, prompt, image_tokens=0, source=0, writer=""):
     """Multiply-accumulates of a forward pass over a batch of pages and prompts, and of the decode step after it.
 
     ``page`` holds what the model takes of the pages, by name; ``source`` is the length of the text that an
-    encoder-decoder encodes, 0 where it encodes none.
+    encoder-decoder encodes, 0 where it encodes none; ``writer`` names the part that ``generate`` has write the text, where
+    the whole model does not.
     """
     taken = inspect.signature(model.forward).parameters
     batch = 2
     ids = torch.full((batch, source or prompt), TEXT_TOKEN)
     ids[:, 1 : 1 + image_tokens] = placeholder(model.config)
-    types = (ids == placeholder(model.config)).long() if page else None
+    types = torch.zeros_like(ids)
+    types[:, 1 : 1 + image_tokens] = 1
+    types = types if page else None
     inputs = {
         "input_ids": ids,
         "use_cache": True,
         "logits_to_keep": 1,
         "mm_token_type_ids": types,
         "token_type_ids": types,
+        "qformer_input_ids": torch.full((batch, prompt - image_tokens), TEXT_TOKEN) if page else None,
+        "image_embeds_position_mask": types,
         **{name: value.float() if torch.is_floating_point(value) else value for name, value in page.items()
            if isinstance(value, torch.Tensor)},
         **{name: value for name, value in page.items() if not isinstance(value, torch.Tensor)},
@@ -62,8 +67,9 @@ def real_request_macs(model, page, prompt, image_tokens=0, source=0):
     }
     if encodes:
         step["encoder_outputs"] = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)
-    if "logits_to_keep" in taken:
+    writing = model.get_submodule(writer)
+    if "logits_to_keep" in inspect.signature(writing.forward).parameters:
         step["logits_to_keep"] = 1
     with torch.no_grad(), BruteForce() as decode:
-        model(**step)
+        writing(**step)
     return forward.macs, decode.macs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, partial
@@ -151,7 +151,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         run_language(found, workload, recorder, workload.prompt_tokens, 0)
 
     def decode(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
-        run_language(found, workload, recorder, 1, workload.decode_context - 1)
+        run_language(found, workload, recorder, 1, workload.decode_context - 1, shares.step)
 
     def forward(model: Any, found: FoundModel, workload: Workload, recorder: Any) -> None:
         run_whole(found, workload, recorder, workload.prompt_tokens, 0, pages=True)
@@ -175,7 +175,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         make(_ENCODE, "encoder over the source", shares.encoder, encode),
         make("prefill", "decoder over the prompt, output head", both, prefill),
         replace(
-            make("decode", "one token through decoder and output head", both, decode),
+            make("decode", "one token through decoder and output head", (*shares.step, *both), decode),
             whole_pass="decode",
             bends=lambda found: _windows(text),
         ),
@@ -225,32 +225,63 @@ _TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """Modules by what they do for a request; those of the decoder and its head are parts."""
+    """Modules by what they do for a request; those of the decoder and its head are parts.
+
+    ``step`` holds those of the others that each decode step runs, too; ``idle`` those that nothing runs.
+    """
 
     vision: tuple[str, ...]
     projector: tuple[str, ...]
     encoder: tuple[str, ...]
+    step: tuple[str, ...]
     idle: tuple[str, ...]
 
 
 def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     """Find out what each module does, by running the model once; with it the model, whose tail is known then."""
-    from stagemeter.models.generic.passes import order_of_calls
+    from stagemeter.models.generic.passes import called_in_step, order_of_calls
 
     parts = found.parts
-    named = [name for name in (parts.vision, parts.encoder, parts.language, *parts.tail) if name]
-    order = order_of_calls(found, _trial(found), [*named, *parts.rest])
-    ran = [name for name in parts.rest if name in order]
-    after = [name for name in order if order.index(name) > order.index(parts.language) and name in parts.rest]
-    before = tuple(name for name in ran if name not in after)
+    candidates = [name for name in (parts.vision, *parts.rest) if name]
+    named = [name for name in (parts.encoder, parts.language, *parts.tail) if name]
+    order = order_of_calls(found, _trial(found), [*named, *_with_inner(found.model, candidates)])
+    split = {name: _called(found.model, name, set(order)) for name in candidates}
+    rest = [name for part in parts.rest for name in split[part].called]
+    after = [name for name in order if order.index(name) > order.index(parts.language) and name in rest]
+    before = tuple(name for name in rest if name not in after)
     found = replace(found, parts=replace(parts, tail=(*after, *parts.tail)))
-    idle = tuple(name for name in parts.rest if name not in order)
+    idle = tuple(name for part in candidates for name in split[part].idle)
+    step = tuple(called_in_step(found, _trial(found), before)) if before else ()
     if parts.encoder and not parts.vision:
-        return _Shares((), (), (parts.encoder, *before), idle), found
+        return _Shares((), (), (parts.encoder, *before), step, idle), found
     encoder = (parts.encoder,) if parts.encoder else ()
     # Without a tower of its own, what makes embeddings of pixels is the tower.
-    vision, projector = ((parts.vision,), before) if parts.vision else (before, ())
-    return _Shares(vision, projector, encoder, idle), found
+    vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
+    return _Shares(vision, projector, encoder, step, idle), found
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """What runs of a module: itself, or those inside of it that are called in its place; and what does not."""
+
+    called: tuple[str, ...]
+    idle: tuple[str, ...]
+
+
+def _called(model: Any, name: str, order: Collection[str]) -> _Called:
+    if name in order:
+        return _Called((name,), ())
+    children = [_called(model, f"{name}.{child}", order) for child, _ in model.get_submodule(name).named_children()]
+    called = tuple(inner for child in children for inner in child.called)
+    idle = tuple(inner for child in children for inner in child.idle)
+    return _Called(called, idle) if called else _Called((), (name,))
+
+
+def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:
+    """Yield modules, and all that are inside of them."""
+    for name in names:
+        for inner, _ in model.get_submodule(name).named_modules():
+            yield f"{name}.{inner}" if inner else name
 
 
 def _trial(found: FoundModel) -> Workload:
@@ -366,6 +397,8 @@ def _notes(found: FoundModel, shares: _Shares) -> tuple[str, ...]:
     ]
     if shares.vision and not shares.projector:
         notes.append("what brings the vision tower's output to the decoder's width is a part of the tower")
+    if shares.step:
+        notes.append(f"each decode step runs {', '.join(shares.step)}, too, as its code has it")
     if shares.idle:
         notes.append(f"no part of a request runs {', '.join(shares.idle)}: their parameters are listed apart")
     if found.reads_pages:

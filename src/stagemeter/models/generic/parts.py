@@ -40,6 +40,9 @@ class Parts:
     tail : tuple of str
         What runs after the decoder, in that order: what comes before the head, and the head, if it is no part of the
         decoder.
+    writer : str
+        The model of its own, with a head, that goes on with a text once the page is seen; empty where the whole model
+        does.
     """
 
     language: str
@@ -49,6 +52,7 @@ class Parts:
     takes_more: bool
     head: tuple[str, ...]
     tail: tuple[str, ...]
+    writer: str
 
 
 def find_parts(model: Any) -> Parts:
@@ -80,7 +84,8 @@ def find_parts(model: Any) -> Parts:
     decoder_takes = _parameters(model.get_submodule(language))
     # Where a page is no part of the embeddings, the decoder attends to what is seen of it.
     attends = any(name in decoder_takes for name in _ATTENDED)
-    attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes)
+    crosses = getattr(model.config.get_text_config(decoder=True), "add_cross_attention", True)
+    attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes and crosses)
     if vision and _is_inside(vision, language):
         raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
     named = [part for part in (language, head, encoder, vision) if part]
@@ -94,6 +99,7 @@ def find_parts(model: Any) -> Parts:
         takes_more=bool(encoder) or attends,
         head=head_modules,
         tail=() if inside else head_modules,
+        writer=_writer(model, language, head),
     )
 
 
@@ -105,6 +111,19 @@ def image_features(model: Any) -> Any:
         if method is not None:
             return method
     return None
+
+
+def _writer(model: Any, language: str, head: str) -> str:
+    """The part that a model with a ``generate`` of its own hands the writing to."""
+    from transformers import GenerationMixin, PreTrainedModel
+
+    if type(model).generate is GenerationMixin.generate:
+        return ""
+    for name, child in model.named_children():
+        holds = _is_inside(language, name) and _is_inside(head, name)
+        if holds and isinstance(child, PreTrainedModel) and child.can_generate():
+            return str(name)
+    return ""
 
 
 def _parameters(module: Any) -> Any:

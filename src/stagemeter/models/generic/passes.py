@@ -26,7 +26,14 @@ from stagemeter.workload import Workload, stable_hash
 #: A token of text, in every vocabulary.
 _TEXT_TOKEN = 3
 #: Names that configurations give to the token that stands for a picture.
-_PLACEHOLDERS = ("image_token_id", "image_token_index")
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "image_patch_id")
+
+#: What decoders call embeddings of pages that they put in their places themselves.
+_EMBEDDINGS = "image_embeds"
+#: What models call the text by which what is seen of a page is chosen.
+_QUESTION = "qformer_input_ids"
+#: What models call the argument that says which tokens stand for a picture.
+_TYPES = ("mm_token_type_ids", "token_type_ids", "image_embeds_position_mask")
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,18 @@ def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, 
             module(*args, **kwargs)
 
 
-def run_language(found: FoundModel, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int) -> None:
-    """Run the decoder over new tokens after those that are cached, and what makes logits of them."""
+def run_language(
+    found: FoundModel,
+    workload: Workload,
+    recorder: CacheRecorder,
+    tokens: int,
+    cached: int,
+    also: Sequence[str] = (),
+) -> None:
+    """Run the decoder over new tokens after those that are cached, what makes logits of them, and some more modules."""
     parts, model = found.parts, found.model
     language = model.get_submodule(parts.language)
-    calls = _seen(found, workload, recorder, (parts.language, *parts.tail), tokens, cached)
+    calls = _seen(found, workload, recorder, (*also, parts.language, *parts.tail), tokens, cached)
     cache = _filled(found, workload, cached, recorder)
     with found.known:
         for module, args, kwargs in calls:
@@ -147,6 +161,19 @@ def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]
     with torch.no_grad(), CostCounter(found.model), _looked_at(found.model, modules) as calls, found.known:
         _call_whole(found, workload, cache, workload.prompt_tokens, found.reads_pages)
     _require_kept(found, cache)
+    return _named(found, modules, calls)
+
+
+def called_in_step(found: FoundModel, workload: Workload, modules: Sequence[str]) -> list[str]:
+    """The modules that a decode step calls, in that order."""
+    cache = _filled(found, workload, workload.prompt_tokens, _Silent())
+    encoded = _encoded(found, workload)
+    with torch.no_grad(), _looked_at(found.model, modules) as calls, found.known:
+        _call_whole(found, workload, cache, 1, pages=False, encoded=encoded)
+    return _named(found, modules, calls)
+
+
+def _named(found: FoundModel, modules: Iterable[str], calls: Iterable[Call]) -> list[str]:
     names = {found.model.get_submodule(name): name for name in modules}
     return list(dict.fromkeys(names[module] for module, _, _ in calls))
 
@@ -158,6 +185,9 @@ def _call_whole(
     options: dict[str, Any] = {"use_cache": True, _cache_name(model): cache}
     if found.keeps_one_position:
         options["logits_to_keep"] = 1
+    if parts.writer and not pages:
+        # As ``generate`` does: what was seen is in the cache, and the whole model asks for pictures.
+        model = model.get_submodule(parts.writer)
     page = _page_of(found, workload) if pages and found.reads_pages else {}
     if parts.encoder:
         options["decoder_input_ids"] = _text(found, batch, tokens)
@@ -168,7 +198,7 @@ def _call_whole(
     else:
         page["input_ids"] = _text(found, batch, tokens, workload.image_tokens if pages and not parts.takes_more else 0)
         if pages and found.reads_pages:
-            page |= _token_types(found, page["input_ids"])
+            page |= _token_types(found, batch, tokens, workload.image_tokens)
     model(**options, **taken_by(model.forward, page))
 
 
@@ -216,9 +246,6 @@ def _looked_at(model: Any, modules: Iterable[str], until: str = "") -> Iterator[
         raise _ReachedError
 
     with ExitStack() as stack:
-        if until:
-            stack.enter_context(suppress(_ReachedError))
-            stack.callback(model.get_submodule(until).register_forward_pre_hook(stop).remove)
         for name in modules:
             module = model.get_submodule(name)
 
@@ -226,12 +253,22 @@ def _looked_at(model: Any, modules: Iterable[str], until: str = "") -> Iterator[
                 calls.append((called, args, dict(kwargs)))
 
             stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        if until:
+            stack.enter_context(suppress(_ReachedError))
+            # After the call was noted, if it is to be.
+            stack.callback(model.get_submodule(until).register_forward_pre_hook(stop).remove)
         yield calls
 
 
 def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor]:
     """Embeddings of pages, as the model's own code makes them; of some models a tensor for each page."""
     method = image_features(found.model)
+    if method is None and _EMBEDDINGS in _parameters(found.model.get_submodule(found.parts.language)):
+        # Some decoders take embeddings of pages and put them in their places themselves.
+        language = found.parts.language
+        with _looked_at(found.model, [language], until=language) as calls:
+            found.model(input_ids=_text(found, 1, 1), **taken_by(found.model.forward, page))
+        return [calls[0][2][_EMBEDDINGS]]
     if method is None:
         tower = found.model.get_submodule(found.parts.vision or found.parts.encoder)
         out = tower(**taken_by(tower.forward, page))
@@ -239,14 +276,20 @@ def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor
     out = method(**taken_by(method, page))
     if isinstance(out, Mapping):
         # Some leave it to the whole model to bring them to the decoder's width.
-        out = out.get("pooler_output") if out.get("pooler_output") is not None else out["last_hidden_state"]
+        if out.get("deepstack_features") is not None and out.get("pooler_output") is None:
+            # Embeddings for each of several layers: those of one are as many as those of another.
+            out = out["deepstack_features"][0]
+        else:
+            out = out.get("pooler_output") if out.get("pooler_output") is not None else out["last_hidden_state"]
     return [item for item in tree_flatten(out)[0] if isinstance(item, torch.Tensor)]
 
 
 def image_tokens(found: FoundModel, page: Mapping[str, torch.Tensor]) -> int:
     """Tokens that one page becomes in the language model."""
     with torch.no_grad(), found.known:
-        return sum(part.shape[:-1].numel() for part in features_of(found, bare(found, page)))
+        # How much is asked of a page does not change how many tokens it becomes.
+        asked = {**bare(found, page), _QUESTION: _text(found, 1, 1)}
+        return sum(part.shape[:-1].numel() for part in features_of(found, asked))
 
 
 def bare(found: FoundModel, page: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +309,7 @@ def bare(found: FoundModel, page: Mapping[str, Any]) -> dict[str, Any]:
 
 def _page_of(found: FoundModel, workload: Workload) -> dict[str, Any]:
     page = found.page(workload.image_width, workload.image_height, workload.batch_size)
-    return bare(found, page.inputs)
+    return {**bare(found, page.inputs), _QUESTION: _text(found, workload.batch_size, max(1, workload.text_tokens))}
 
 
 def _text(found: FoundModel, batch: int, tokens: int, image: int = 0) -> torch.Tensor:
@@ -274,18 +317,23 @@ def _text(found: FoundModel, batch: int, tokens: int, image: int = 0) -> torch.T
     if image > tokens:
         raise StagemeterError(f"a prompt of {tokens:,} tokens has no room for a page of {image:,}")
     before = min(1, tokens - image)
-    row = (
-        [_TEXT_TOKEN] * before + [_placeholder(found.model.config)] * image + [_TEXT_TOKEN] * (tokens - image - before)
-    )
-    ids = torch.empty(batch, len(row), dtype=torch.long, device="meta")
-    found.known.give(ids, torch.tensor([row] * batch))
-    return ids
+    row = [_TEXT_TOKEN] * tokens
+    row[before : before + image] = [_placeholder(found.model.config)] * image
+    return _of_values(found, [row] * batch)
 
 
-def _token_types(found: FoundModel, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def _token_types(found: FoundModel, batch: int, tokens: int, image: int) -> dict[str, torch.Tensor]:
     """Which tokens stand for a page, by the names that models ask for it."""
-    types = (ids == _placeholder(found.model.config)).long()
-    return {"mm_token_type_ids": types, "token_type_ids": types}
+    before = min(1, tokens - image)
+    row = [0] * before + [1] * image + [0] * (tokens - image - before)
+    return dict.fromkeys(_TYPES, _of_values(found, [row] * batch))
+
+
+def _of_values(found: FoundModel, rows: list[list[int]]) -> torch.Tensor:
+    value = torch.tensor(rows)
+    made = torch.empty_like(value, device="meta")
+    found.known.give(made, value)
+    return made
 
 
 def _placeholder(config: Any) -> int:
