@@ -65,6 +65,8 @@ _BLIP = {
     "qformer_config": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
                        "intermediate_size": 96, "encoder_hidden_size": 64, "vocab_size": 128},
 }  # fmt: skip
+_INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16,
+            "indexer_compress_ratio": 4}  # fmt: skip
 #: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
     **_alike(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
@@ -131,15 +133,22 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     **_alike(("instructblip", "instructblipvideo"), {**_BLIP, "video_token_index": 101}),
     "lfm3_vl": {"vision_config": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},
-    "nemotron_h_omni": {"vision_hidden_size": 64, "image_token_id": 100, "vision_config": {"video_temporal_patch_size": 2}},
-    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision", "mm_embed_dim": 64, "output_proj_dims": 64}},
+    "nemotron_h_omni": {"vision_hidden_size": 64, "image_token_id": 100,
+                        "vision_config": {"video_temporal_patch_size": 2}},
+    "gemma4_unified": {"vision_config": {"model_type": "gemma4_unified_vision", "mm_embed_dim": 64,
+                                         "output_proj_dims": 64}},
     "perception_lm": {"vision_config": {
         "model_type": "timm_wrapper", "architecture": "vit_pe_core_large_patch14_336", "do_pooling": True,
         "model_args": {"embed_dim": 64, "num_heads": 4, "depth": 2, "img_size": [56, 56], "global_pool": "",
                        "use_post_transformer_norm": False, "ref_feat_shape": [4, 4]}}},
-    "gemma3n": {"vision_soft_tokens_per_image": 256, "vision_config": {"hidden_size": 2048}, "text_config": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8}, "audio_config": {"conf_num_hidden_layers": 1}},
+    "gemma3n": {"vision_soft_tokens_per_image": 256, "vision_config": {"hidden_size": 2048},
+                "text_config": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 128,
+                                "hidden_size_per_layer_input": 8},
+                "audio_config": {"conf_num_hidden_layers": 1}},
     "fast_vlm": {"vision_config": {"hidden_size": 2048}},
     "inkling_mm_model": {"vision_config": {"n_layers": 4}},
+    "qwen4_exp_text": _INDEXER,
+    "qwen4_exp": {"text_config": {**_INDEXER, "rope_parameters": _THREE_AXES}},
     "molmo2": {
         "vision_config": {"num_key_value_heads": 4, "head_dim": 16},
         "adapter_config": {"vision_feature_layer": [0, 1], "num_key_value_heads": 4, "head_dim": 16},

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.family import Family
@@ -114,7 +113,7 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], architectur
 
 def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
     """Work out what a workload needs of a device's memory at least, by closed form."""
-    item_size = ITEM_SIZES[workload.dtype]
+    item_size, cache_item_size = workload.item_size, workload.cache_item_size
     parameters = [stage.parameters(architecture) for stage in family.stages]
     weights = sum(stage.total - stage.unused for stage in parameters)
     weights += sum(family.other_parameters(architecture).values())
@@ -126,22 +125,22 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
             continue
         demand = 0
         if stage.working_set is not None:
-            demand = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
-            working_sets[stage.name] = demand * item_size
+            most_elements = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+            working_sets[stage.name] = demand = most_elements * item_size
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
         before_last = cached
         if stage.name == DECODE:
-            before_last = decoder.cache_of(workload, prompt + passes - 1)
-            cached = decoder.cache_of(workload, prompt + passes)
+            before_last = decoder.cache_of(workload, prompt + passes - 1) * cache_item_size
+            cached = decoder.cache_of(workload, prompt + passes) * cache_item_size
         elif stage.name == PREFILL:
-            cached = decoder.cache_of(workload, prompt)
+            cached = decoder.cache_of(workload, prompt) * cache_item_size
         most[stage.name] = max(before_last + demand, cached)
     fullest = max(most, key=lambda name: most[name])
     return MemoryNeed(
         weights=weights * item_size,
-        kv_cache=cached * item_size,
+        kv_cache=cached,
         working_sets=working_sets,
-        needed=(weights + most[fullest]) * item_size,
+        needed=weights * item_size + most[fullest],
         stage=fullest,
     )
 

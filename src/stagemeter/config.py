@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from stagemeter.cost import ITEM_SIZES
+from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.yaml_file import read_yaml
 
@@ -35,7 +35,9 @@ Tokens = Annotated[int, Field(ge=1, le=2**20)]
 ViewSide = Annotated[int, Field(ge=16, le=8192)]
 PageSide = Annotated[int, Field(ge=1, le=100_000)]
 DataType = Literal["bfloat16", "float16", "float32"]
+CacheDataType = Literal["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2"]
 assert set(get_args(DataType)) == set(ITEM_SIZES)
+assert set(get_args(CacheDataType)) == set(CACHE_ITEM_SIZES)
 
 
 class AnalysisConfig(BaseModel):
@@ -70,7 +72,9 @@ class AnalysisConfig(BaseModel):
     batch_size : int
         Pages processed at once.
     dtype : str
-        Data type of weights, activations and key-value cache.
+        Data type of weights and activations, and of the key-value cache unless `kv_cache_dtype` says otherwise.
+    kv_cache_dtype : str or None
+        Data type of the key-value cache, also ``float8_e4m3fn`` or ``float8_e5m2``. None: that of the rest.
     decode_context : int or str
         Tokens that the reported decode step attends to, itself included: a number, ``auto`` for the middle of the
         generation, or ``max`` for the longest that the model was made for.
@@ -104,6 +108,7 @@ class AnalysisConfig(BaseModel):
     new_tokens: Tokens = 512
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     dtype: DataType = "bfloat16"
+    kv_cache_dtype: CacheDataType | None = None
     decode_context: Literal["auto", "max"] | Annotated[int, Field(ge=2, le=2**21)] = "auto"
     patch_size: Annotated[int, Field(ge=1)] = 16
     downsample_ratio: Annotated[int, Field(ge=1)] = 4
@@ -179,6 +184,8 @@ class ProfileConfig(AnalysisConfig):
     trace: Literal["torch", "none"] = "torch"
 
 
+#: What there is to choose from, by setting.
+_DATA_TYPES = {"dtype": ITEM_SIZES, "kv_cache_dtype": CACHE_ITEM_SIZES}
 Config = TypeVar("Config", bound=AnalysisConfig)
 
 
@@ -241,8 +248,8 @@ def _message(error: ValidationError, known: Iterable[str]) -> str:
         given = problem["input"]
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: no such setting; {_suggestion(key, known)}")
-        elif problem["type"] == "literal_error" and key == "dtype":
-            lines.append(f"{key}: unknown data type {given!r}; {_suggestion(str(given), ITEM_SIZES)}")
+        elif problem["type"] == "literal_error" and key in _DATA_TYPES:
+            lines.append(f"{key}: unknown data type {given!r}; {_suggestion(str(given), _DATA_TYPES[key])}")
         elif problem["type"] == "value_error":
             lines.append(str(problem["ctx"]["error"]))
         elif key == "decode_context":

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 #: Bytes per element of the data types that a workload can name.
 ITEM_SIZES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+#: The same of a key-value cache, which engines also keep in fewer bits than they calculate in.
+CACHE_ITEM_SIZES: dict[str, int] = {**ITEM_SIZES, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +72,31 @@ class Cost:
         """Floating-point operations with causal self-attention halved."""
         return 2 * self.macs_causal
 
-    def bytes_read(self, item_size: int) -> int:
+    def bytes_read(self, item_size: int, cache_item_size: int | None = None) -> int:
         """Bytes that the counted operators read: weights, cached keys and values, activations.
 
         Parameters
         ----------
         item_size : int
             Bytes per element, see `ITEM_SIZES`.
+        cache_item_size : int, optional
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
         """
-        return (self.weight_reads + self.kv_reads + self.activation_reads) * item_size
+        of_cache = item_size if cache_item_size is None else cache_item_size
+        return (self.weight_reads + self.activation_reads) * item_size + self.kv_reads * of_cache
 
-    def bytes_written(self, item_size: int) -> int:
+    def bytes_written(self, item_size: int, cache_item_size: int | None = None) -> int:
         """Bytes that the counted operators write: activations, and keys and values appended to the cache.
 
         Parameters
         ----------
         item_size : int
             Bytes per element, see `ITEM_SIZES`.
+        cache_item_size : int, optional
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
         """
-        return (self.activations + self.kv_writes) * item_size
+        of_cache = item_size if cache_item_size is None else cache_item_size
+        return self.activations * item_size + self.kv_writes * of_cache
 
 
 #: The names of the fields of `Cost`, in order.

@@ -79,6 +79,7 @@ def plan_own(
         new_tokens=config.new_tokens,
         batch_size=config.batch_size,
         dtype=config.dtype,
+        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
     )
 
@@ -97,6 +98,7 @@ def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
         new_tokens=config.new_tokens,
         batch_size=config.batch_size,
         dtype=config.dtype,
+        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
     )
 
@@ -133,8 +135,14 @@ def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture)
         new_tokens=config.new_tokens,
         batch_size=config.batch_size,
         dtype=config.dtype,
+        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, architecture.decoder.max_positions),
     )
+
+
+def _cache_dtype(config: AnalysisConfig) -> str | None:
+    """The data type of the cache, where it is another one than that of the rest."""
+    return None if config.kv_cache_dtype == config.dtype else config.kv_cache_dtype
 
 
 def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Mapping[str, int]) -> Workload:

@@ -42,6 +42,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
     if workload.get("view_size") is not None:
         del values["base_size"], values["image_size"]
         values["view_size"] = "x".join(map(str, workload["view_size"]))
+    if workload.get("kv_cache_dtype") is not None:
+        values["kv_cache_dtype"] = workload["kv_cache_dtype"]
     if not workload["global_views"]:
         # A model that reads text alone leaves aside what is said of pages.
         values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}

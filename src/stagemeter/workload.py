@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES, Cost
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -49,11 +51,13 @@ class Workload:
     batch_size : int
         Pages processed at once.
     dtype : str
-        Data type of weights, activations and key-value cache.
+        Data type of weights and activations.
     decode_context : int
         Tokens that the reported decode step attends to, itself included.
     view_size : tuple of int or None
         Width and height of a view in pixels where it is no square of `base_size`.
+    kv_cache_dtype : str or None
+        Data type of the key-value cache where it is another one than `dtype`.
     """
 
     image_width: int
@@ -72,6 +76,22 @@ class Workload:
     dtype: str
     decode_context: int
     view_size: tuple[int, int] | None = None
+    kv_cache_dtype: str | None = None
+
+    @property
+    def item_size(self) -> int:
+        """Bytes per element of weights and activations."""
+        return ITEM_SIZES[self.dtype]
+
+    @property
+    def cache_item_size(self) -> int:
+        """Bytes per element of the key-value cache."""
+        return CACHE_ITEM_SIZES[self.kv_cache_dtype or self.dtype]
+
+    def bytes_moved(self, cost: Cost) -> int:
+        """Bytes that some work reads and writes in these data types."""
+        sizes = self.item_size, self.cache_item_size
+        return cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
 
     @property
     def decode_steps(self) -> int:
@@ -127,9 +147,10 @@ class Workload:
     def hashed_fields(self) -> dict[str, Any]:
         """The fields that say what the work is; two workloads are the same work if these are equal."""
         fields = {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
-        if self.view_size is None:
-            # Square views are what they were before there were others, and so are their hashes.
-            del fields["view_size"]
+        # What there was nothing else than once is what it was then, and so is its hash.
+        for name in ("view_size", "kv_cache_dtype"):
+            if fields[name] is None:
+                del fields[name]
         return fields
 
 

@@ -255,3 +255,34 @@ def test_a_window_limits_what_the_cache_needs():
         for described, report in (of_model("mistral-7b-v0.1", seq_len=length, new_tokens=2) for length in (8000, 16000))
     ]
     assert held[0].kv_cache == held[1].kv_cache == 2 * 32 * 2 * 8 * 128 * 4095
+
+
+# The cache in a data type of its own
+
+
+def test_cache_in_fewer_bits_takes_its_share_and_no_more():
+    whole, small = (report_of(mode="tiny", kv_cache_dtype=dtype) for dtype in (None, "float8_e4m3fn"))
+    assert small["total"]["flops"] == whole["total"]["flops"]
+    assert 2 * small["total"]["kv_cache_bytes"] == whole["total"]["kv_cache_bytes"]
+    assert small["total"]["weight_bytes"] == whole["total"]["weight_bytes"]
+    for stage in ("prefill", "decode"):
+        one, other = small["stages"][stage], whole["stages"][stage]
+        for way in ("read", "written"):
+            assert 2 * one[f"kv_bytes_{way}"] == other[f"kv_bytes_{way}"] > 0
+            assert other[f"bytes_{way}"] - one[f"bytes_{way}"] == one[f"kv_bytes_{way}"]
+    for stage in VISION:
+        assert small["stages"][stage]["bytes_read"] == whole["stages"][stage]["bytes_read"]
+    need, needed = (
+        memory_need(FAMILY, ARCHITECTURE, Workload.from_dict(report["metadata"]["workload"]))
+        for report in (small, whole)
+    )
+    assert (need.weights, 2 * need.kv_cache) == (needed.weights, needed.kv_cache)
+    assert need.kv_cache == small["total"]["kv_cache_bytes"]
+
+
+def test_cache_in_the_data_type_of_the_rest_is_the_same_work():
+    plain, named, small = (
+        workload_of(kv_cache_dtype=dtype) for dtype in (None, "bfloat16", "float8_e5m2")
+    )  # fmt: skip
+    assert named == plain
+    assert small.hash != plain.hash

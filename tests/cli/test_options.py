@@ -97,6 +97,8 @@ def test_switched_off_runs_nothing_and_says_so(stagemeter, folder):
         (["--new-tokens", 7], "new_tokens", 7),
         (["--batch-size", 3], "batch_size", 3),
         (["--dtype", "float32"], "dtype", "float32"),
+        (["--kv-cache-dtype", "float8_e5m2"], "kv_cache_dtype", "float8_e5m2"),
+        (["--kv-cache-dtype", "bfloat16"], "kv_cache_dtype", None),
         (["--decode-context", "auto"], "decode_context", 913 + 256),
         (["--decode-context", "max"], "decode_context", 8192),
         (["--decode-context", 1000], "decode_context", 1000),

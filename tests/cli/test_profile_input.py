@@ -53,6 +53,7 @@ def times(folder):
         (["--weights", "nowhere"], ["nowhere"]),
         (["--dtype", "float8"], ["dtype", "float8"]),
         (["--seq-len", "50"], ["seq_len 50", "73 tokens", "74 or more"]),
+        (["--kv-cache-dtype", "float8_e5m2"], ["float8_e5m2 cannot be run here", "import-profile"]),
         (["--scale", "small", "--model", "elsewhere"], ["--scale small", "elsewhere"]),
         (["--scale", "tiny"], ["--scale", "tiny"]),
         (

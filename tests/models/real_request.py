@@ -21,8 +21,8 @@ def real_request_macs(model, page, prompt, image_tokens=0, source=0, writer=""):
     """Multiply-accumulates of a forward pass over a batch of pages and prompts, and of the decode step after it.
 
     ``page`` holds what the model takes of the pages, by name; ``source`` is the length of the text that an
-    encoder-decoder encodes, 0 where it encodes none; ``writer`` names the part that ``generate`` has write the text, where
-    the whole model does not.
+    encoder-decoder encodes, 0 where it encodes none; ``writer`` names the part that ``generate`` has write the text,
+    where the whole model does not.
     """
     taken = inspect.signature(model.forward).parameters
     batch = 2
@@ -37,7 +37,7 @@ def real_request_macs(model, page, prompt, image_tokens=0, source=0, writer=""):
         "logits_to_keep": 1,
         "mm_token_type_ids": types,
         "token_type_ids": types,
-        "qformer_input_ids": torch.full((batch, prompt - image_tokens), TEXT_TOKEN) if page else None,
+        "qformer_input_ids": torch.full((batch, max(1, prompt - image_tokens)), TEXT_TOKEN) if page else None,
         "image_embeds_position_mask": types,
         **{name: value.float() if torch.is_floating_point(value) else value for name, value in page.items()
            if isinstance(value, torch.Tensor)},

@@ -117,6 +117,11 @@ def _plan(config: ProfileConfig) -> _Plan:
         require_weights(Path(config.weights).expanduser())
     workload = plan_workload(config, architecture)
     require_runnable(workload)
+    if workload.kv_cache_dtype is not None:
+        raise StagemeterError(
+            f"kv_cache_dtype {workload.kv_cache_dtype} cannot be run here, where the cache is of {workload.dtype} as "
+            "all is; leave it out, or take times of an engine that does it to import-profile"
+        )
     device = choose_device(config.device)
     require_dtype(device, config.dtype)
     need = memory_need(FAMILY, architecture, workload)

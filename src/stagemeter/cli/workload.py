@@ -46,6 +46,9 @@ _OPTIONS = (
     click.option("--batch-size", type=NUMBER, help="Pages at once. [1]"),
     click.option("--dtype", type=TEXT, help="bfloat16 (default), float16 or float32."),
     click.option(
+        "--kv-cache-dtype", type=TEXT, help="Of the key-value cache, also float8_e4m3fn or float8_e5m2. [--dtype's]"
+    ),
+    click.option(
         "--decode-context",
         type=Optional(DecodeContext()),
         help="Tokens that the reported decode step attends to. [auto]",

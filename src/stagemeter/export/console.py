@@ -8,7 +8,7 @@ from typing import Any
 from stagemeter.export.markdown import stage_agreement
 from stagemeter.export.roofline_text import bounds_table, peak_title, roofline_lines
 from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_views, percentage, with_unit
+from stagemeter.export.units import describe_dtypes, describe_views, percentage, with_unit
 from stagemeter.report import request_total
 
 
@@ -58,5 +58,5 @@ def _page(workload: dict[str, Any]) -> str:
     )
     return (
         f"{page}{workload['text_tokens']:,} text tokens, "
-        f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {workload['dtype']}"
+        f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {describe_dtypes(workload)}"
     )

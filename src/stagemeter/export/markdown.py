@@ -11,7 +11,7 @@ from mdutils.mdutils import MdUtils
 from stagemeter.export.document import add_header, add_table, document_text, new_document
 from stagemeter.export.files import write_whole
 from stagemeter.export.roofline_text import bounds_table, roofline_lines
-from stagemeter.export.units import describe_request, percentage, with_unit
+from stagemeter.export.units import describe_dtypes, describe_request, percentage, with_unit
 from stagemeter.report import request_total
 
 _TOP_OPERATORS = 3
@@ -67,7 +67,8 @@ def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
     total, workload = report["total"], report["metadata"]["workload"]
     document.new_paragraph(
         f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
-        f"{workload['new_tokens']:,} new tokens, {workload['dtype']}. **{with_unit(total['flops'], 'FLOPs')}** in all, "
+        f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
+        f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token."
     )
     add_table(document, _stage_rows(report))

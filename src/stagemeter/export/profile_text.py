@@ -7,7 +7,7 @@ from typing import Any
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
 from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_lengths, milliseconds, percentage, rate, with_unit
+from stagemeter.export.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 
 _RATES = {
     "tokens_per_second/prefill": "tokens/s in the prefill",
@@ -39,7 +39,7 @@ def print_profile(document: Mapping[str, Any]) -> None:
 def _title(document: Mapping[str, Any]) -> str:
     metadata = document["metadata"]
     workload = metadata["workload"]
-    return f"{metadata['model']}: {describe_lengths(workload)}, {workload['dtype']}"
+    return f"{metadata['model']}: {describe_lengths(workload)}, {describe_dtypes(workload)}"
 
 
 def _rows(document: Mapping[str, Any]) -> list[list[str]]:

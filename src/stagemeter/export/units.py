@@ -50,6 +50,12 @@ def describe_views(workload: dict[str, Any]) -> str:
     return views
 
 
+def describe_dtypes(workload: dict[str, Any]) -> str:
+    """Say in which data types a request is worked on, such as ``bfloat16, cache in float8_e5m2``."""
+    cache = workload.get("kv_cache_dtype")
+    return str(workload["dtype"]) if cache is None else f"{workload['dtype']}, cache in {cache}"
+
+
 def describe_lengths(workload: dict[str, Any]) -> str:
     """Say what goes in and comes out, such as ``batch 1, views 1 x 512, 83 prompt + 4 new tokens``."""
     views = f"views {describe_views(workload)}, " if workload["global_views"] else ""

@@ -19,7 +19,7 @@ from stagemeter.workload import Workload
 logger = logging.getLogger(__name__)
 
 #: In what a measured workload may differ from the counted one without the static run being named by hand.
-_SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype"})
+_SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype", "kv_cache_dtype"})
 #: How many candidates a message names.
 _NAMED = 3
 

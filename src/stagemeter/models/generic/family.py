@@ -163,11 +163,11 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         _VISION: shares.vision,
         _PROJECTOR: shares.projector,
         _ENCODE: shares.encoder,
-        "prefill": (parts.language,),
+        "prefill": shares.decoder,
         "decode": (*(name for name in parts.tail if name not in parts.head), *parts.head),
     }
     parameters = _parameters(model, owners)
-    both = (parts.language, *parts.tail)
+    both = (*shares.decoder, *parts.tail)
     make = partial(_stage, owners, parameters)
     stages = [
         make(_VISION, "vision tower over the page", shares.vision, see),
@@ -227,12 +227,14 @@ _TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 class _Shares:
     """Modules by what they do for a request; those of the decoder and its head are parts.
 
-    ``step`` holds those of the others that each decode step runs, too; ``idle`` those that nothing runs.
+    ``decoder`` holds the decoder, or what it is made of where it sees pages itself; ``step`` those of the others that
+    each decode step runs, too; ``idle`` those that nothing runs.
     """
 
     vision: tuple[str, ...]
     projector: tuple[str, ...]
     encoder: tuple[str, ...]
+    decoder: tuple[str, ...]
     step: tuple[str, ...]
     idle: tuple[str, ...]
 
@@ -252,12 +254,15 @@ def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     found = replace(found, parts=replace(parts, tail=(*after, *parts.tail)))
     idle = tuple(name for part in candidates for name in split[part].idle)
     step = tuple(called_in_step(found, _trial(found), before)) if before else ()
+    inside = _inside(found)
+    decoder = tuple(name for part in inside for name in part.called) or (parts.language,)
     if parts.encoder and not parts.vision:
-        return _Shares((), (), (parts.encoder, *before), step, idle), found
+        return _Shares((), (), (parts.encoder, *before), decoder, step, idle), found
     encoder = (parts.encoder,) if parts.encoder else ()
     # Without a tower of its own, what makes embeddings of pixels is the tower.
     vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
-    return _Shares(vision, projector, encoder, step, idle), found
+    eyes = tuple(name for part in inside for name in part.idle)
+    return _Shares((*vision, *eyes), projector, encoder, decoder, step, idle), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +280,30 @@ def _called(model: Any, name: str, order: Collection[str]) -> _Called:
     called = tuple(inner for child in children for inner in child.called)
     idle = tuple(inner for child in children for inner in child.idle)
     return _Called(called, idle) if called else _Called((), (name,))
+
+
+def _inside(found: FoundModel) -> list[_Called]:
+    """What is inside of a decoder that makes embeddings of pages itself: what a step calls, and what a page alone does.
+
+    Empty for decoders that do not.
+    """
+    from stagemeter.models.generic.parts import sees_pages
+    from stagemeter.models.generic.passes import called_in_step, order_of_calls
+
+    language = found.parts.language
+    module = found.model.get_submodule(language)
+    if found.parts.vision or not sees_pages(module):
+        return []
+    children = [f"{language}.{name}" for name, _ in module.named_children()]
+    inner = list(_with_inner(found.model, children))
+    in_step = set(called_in_step(found, _trial(found), inner))
+    on_page = set(order_of_calls(found, _trial(found), inner)) - in_step
+    parts = []
+    for name in children:
+        of_text = _called(found.model, name, in_step).called
+        of_pages = () if of_text else _called(found.model, name, on_page).called
+        parts.append(_Called(of_text, of_pages))
+    return parts
 
 
 def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:

@@ -113,6 +113,11 @@ def image_features(model: Any) -> Any:
     return None
 
 
+def sees_pages(module: Any) -> bool:
+    """Whether a module makes embeddings of pictures."""
+    return hasattr(module, _IMAGE_FEATURES)
+
+
 def _writer(model: Any, language: str, head: str) -> str:
     """The part that a model with a ``generate`` of its own hands the writing to."""
     from transformers import GenerationMixin, PreTrainedModel

@@ -97,12 +97,10 @@ class FoundModel:
 
 def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
     """Run what comes before the decoder, or a part of it, with what a pass of the whole model calls it with."""
-    with (
-        torch.no_grad(),
-        recorder.paused(),
-        found.known,
-        _looked_at(found.model, modules, found.parts.language) as calls,
-    ):
+    language = found.parts.language
+    # The decoder's own work is not wanted, unless it is what calls them.
+    until = "" if any(name.startswith(f"{language}.") for name in modules) else language
+    with torch.no_grad(), recorder.paused(), found.known, _looked_at(found.model, modules, until) as calls:
         # However long the prompt is set to be, the page is seen whole.
         tokens = max(workload.prompt_tokens, workload.image_tokens + 1)
         _call_whole(found, workload, new_cache(found.model, _Silent()), tokens, pages=True)
