@@ -37,6 +37,34 @@ def llava(draw):
 
 
 @st.composite
+def _tiled(draw, kind, architecture, text, vision):
+    side = vision["image_size"]
+    grids = draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3, unique=True))
+    return {
+        "architectures": [architecture],
+        "model_type": kind,
+        "text_config": text,
+        "vision_config": vision,
+        "image_grid_pinpoints": [[side * rows, side * columns] for rows, columns in grids],
+        "image_token_index": IMAGE_TOKEN,
+        "multimodal_projector_bias": draw(st.booleans()),
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
+def llava_next(draw):
+    vision = draw(_vision("clip_vision_model", draw(st.integers(1, 4)))) | {"num_hidden_layers": 3}
+    return draw(_tiled("llava_next", "LlavaNextForConditionalGeneration", draw(llama()), vision))
+
+
+@st.composite
+def llava_onevision(draw):
+    vision = draw(_vision("siglip_vision_model", draw(st.integers(1, 4)))) | {"vision_use_head": False}
+    return draw(_tiled("llava_onevision", "LlavaOnevisionForConditionalGeneration", draw(qwen2()), vision))
+
+
+@st.composite
 def gemma3_pages(draw):
     side = draw(st.integers(1, 3))
     text = draw(gemma3())
@@ -173,6 +201,8 @@ def got_ocr2(draw):
 KINDS = {
     "got_ocr2": got_ocr2(),
     "llava": llava(),
+    "llava_next": llava_next(),
+    "llava_onevision": llava_onevision(),
     "gemma3": gemma3_pages(),
     "internvl": internvl(),
     "qwen2_vl": qwen2_vl(),

@@ -103,8 +103,10 @@ def page_inputs(kind, described, workload, ids):
     if not kind.startswith("qwen"):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
-        if kind == "idefics3":
+        if kind in ("idefics3", "llava_next", "llava_onevision"):
             page["pixel_values"] = page["pixel_values"].unflatten(0, (workload.batch_size, -1))
+        if kind.startswith("llava_"):
+            page["image_sizes"] = torch.tensor([[workload.image_height, workload.image_width]] * workload.batch_size)
         return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind == "gemma3" else {})
     vision = described.architecture.vision
     width, height = workload.view_size or (workload.base_size, workload.base_size)

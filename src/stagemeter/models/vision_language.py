@@ -91,13 +91,15 @@ def vision_language_family(
     title: str,
     model_types: Sequence[str],
     read: Callable[[Settings], VisionLanguageArchitecture],
-    views: Callable[[VisionLanguageArchitecture, int, int], PageViews],
+    views: Callable[[Any, int, int], PageViews],
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     projector_input: Callable[[VisionLanguageArchitecture, int], tuple[int, ...]] | None = None,
     modules: VisionLanguageModules = _MODULES,
-    valued_page: Callable[[Any, VisionLanguageArchitecture, Workload], Mapping[str, Any]] | None = None,
-) -> Family[VisionLanguageArchitecture]:
+    valued_page: Callable[[Any, Any, Workload], Mapping[str, Any]] | None = None,
+    other_parameters: Callable[[Any], Mapping[str, int]] = lambda sizes: {},
+    sizes: type[VisionLanguageArchitecture] = VisionLanguageArchitecture,
+) -> Family[Any]:
     """Make a family of models that send square views through a vision transformer.
 
     Parameters
@@ -120,6 +122,10 @@ def vision_language_family(
         Where its models have their parts.
     valued_page : callable, optional
         What the whole model takes of a page, where its code asks for values: pixels, and tokens that stand for them.
+    other_parameters : callable
+        Parameters that no stage has, by their names.
+    sizes : type
+        The data class that `read` returns.
     """
     configs = resources.files("stagemeter.models") / "configs"
     shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
@@ -166,8 +172,8 @@ def vision_language_family(
             # Which windows there are follows from the language model, and any may be in it.
             *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True),
         ),
-        other_parameters=lambda sizes: {},
-        architecture_from_sizes=sizes_reader(VisionLanguageArchitecture),
+        other_parameters=other_parameters,
+        architecture_from_sizes=sizes_reader(sizes),
         whole_passes=passes,
         notes=tuple(notes),
     )

@@ -1,0 +1,154 @@
+"""LLaVA-NeXT (1.6) and LLaVA-OneVision: tiles and the whole page, padding cut off, a newline after each row of tokens.
+
+Source: transformers, ``modeling_llava_next.py``, ``modeling_llava_onevision.py``, ``processing_llava_next.py``,
+``processing_llava_onevision.py``, ``image_processing_utils.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.decoder_stages import empty
+from stagemeter.models.family import PageViews
+from stagemeter.models.page_stages import page_tokens
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_language import (
+    Projector,
+    VisionLanguageArchitecture,
+    part,
+    text_decoder,
+    vision_language_family,
+    vision_transformer,
+)
+from stagemeter.workload import Workload
+
+_ONEVISION = "llava_onevision"
+#: How features are taken, which differs between the two: layer, and whether the class token is kept.
+_FEATURES = {"llava_next": (-2, "default"), _ONEVISION: (-1, "full")}
+#: Pages whose tokens exceed those of so many views by more than a tenth are shrunk, see ``vision_aspect_ratio``.
+_MOST_VIEWS = "anyres_max_9"
+
+
+@dataclass(frozen=True, slots=True)
+class TiledArchitecture(VisionLanguageArchitecture):
+    """Sizes of a model that cuts pages to tiles.
+
+    Attributes
+    ----------
+    canvases : tuple of tuple of int
+        Heights and widths in pixels that a page may be brought to before it is cut (``image_grid_pinpoints``).
+    most_views : int
+        Views whose tokens are the most that tiles become, but for a tenth; 0 where there is no such limit.
+    """
+
+    canvases: tuple[tuple[int, int], ...]
+    most_views: int
+
+
+def _read(settings: Settings) -> TiledArchitecture:
+    kind = settings.values["model_type"]
+    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    layer, strategy = _FEATURES[kind]
+    kept: dict[str, Any] = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
+    if kind == _ONEVISION:
+        kept["vision_aspect_ratio"] = _MOST_VIEWS
+        sizes.refuse("vision_use_head", True, "LLaVA-OneVision's encoder has no pooling head")
+    for key, value in kept.items():
+        if settings.values.get(key, value) != value:
+            settings.refuse(key, settings.values[key], f"this family takes features with {value!r}")
+    clip = kind != _ONEVISION
+    vision = vision_transformer(sizes, class_token=clip, patch_bias=not clip, outer_norms=2 if clip else 1)
+    bias = settings.flag("multimodal_projector_bias", default=True)
+    projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=2, bias=bias)
+    most = int(_MOST_VIEWS.rpartition("_")[2]) if kind == _ONEVISION else 0
+    return TiledArchitecture(vision, projector, decoder, _canvases(settings, vision.image_size), most)
+
+
+def _canvases(settings: Settings, side: int) -> tuple[tuple[int, int], ...]:
+    canvases = settings.values.get("image_grid_pinpoints")
+    whole = isinstance(canvases, (list, tuple)) and all(
+        isinstance(canvas, (list, tuple))
+        and len(canvas) == 2
+        and all(isinstance(edge, int) and edge > 0 and edge % side == 0 for edge in canvas)
+        for canvas in canvases
+    )
+    if not whole or not canvases:
+        raise StagemeterError(
+            f"{settings.source}: image_grid_pinpoints is {canvases!r}: heights and widths that are multiples of the "
+            f"view's {side} pixels are needed"
+        )
+    return tuple((height, width) for height, width in canvases)
+
+
+def _views(sizes: TiledArchitecture, width: int, height: int) -> PageViews:
+    side = sizes.vision.image_size
+    canvas = best_canvas(sizes.canvases, width, height)
+    rows, columns = canvas[0] // side, canvas[1] // side
+    tokens = sizes.projector.tokens + tokens_of_tiles(sizes, width, height, columns, rows)
+    return PageViews(1, columns * rows, side, side, (columns, rows), tokens)
+
+
+def best_canvas(canvases: tuple[tuple[int, int], ...], width: int, height: int) -> tuple[int, int]:
+    """Height and width that keep most of a page, and of those the ones that waste least.
+
+    Source: transformers, ``image_processing_utils.py``, ``select_best_resolution``.
+    """
+    best, kept, wasted = canvases[0], 0, math.inf
+    for canvas in canvases:
+        scale = min(canvas[1] / width, canvas[0] / height)
+        pixels = min(int(width * scale) * int(height * scale), width * height)
+        waste = canvas[0] * canvas[1] - pixels
+        if pixels > kept or (pixels == kept and waste < wasted):
+            best, kept, wasted = canvas, pixels, waste
+    return best
+
+
+def tokens_of_tiles(sizes: TiledArchitecture, width: int, height: int, columns: int, rows: int) -> int:
+    """Tokens of all tiles side by side, those of padding cut off, and one more after each row of them.
+
+    Source: transformers, ``processing_llava_next.py``, ``processing_llava_onevision.py``, ``_get_unpadded_features``.
+    """
+    side = sizes.vision.side
+    across, down = side * columns, side * rows
+    if width / height > across / down:
+        down -= (down - int(round(height * (across / width), 7))) // 2 * 2
+    else:
+        across -= (across - int(round(width * (down / height), 7))) // 2 * 2
+    if sizes.most_views:
+        ratio = math.sqrt(across * down / (sizes.most_views * side**2))
+        if ratio > 1.1:
+            across, down = int(across // ratio), int(down // ratio)
+    return (across + 1) * down
+
+
+def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
+    """Views, the size of the page that says how they lie, and the tokens that stand for them."""
+    import torch
+
+    side, views = sizes.vision.image_size, workload.global_views + workload.local_views
+    size = [workload.image_height, workload.image_width]
+    page = {
+        "pixel_values": empty(model, workload.batch_size, views, CHANNELS, side, side),
+        "image_sizes": torch.tensor([size] * workload.batch_size, device=model.device),
+    }
+    if workload.prompt_tokens >= workload.image_tokens:
+        page["input_ids"] = page_tokens(model, workload)
+    return page
+
+
+FAMILY = vision_language_family(
+    name="llava-next",
+    title="LLaVA-NeXT and LLaVA-OneVision: tiles and the whole page through CLIP or SigLIP",
+    model_types=tuple(_FEATURES),
+    read=_read,
+    views=_views,
+    shipped={},
+    notes=("of CLIP, the encoder's last layer runs, though features are those of the layer before it",),
+    valued_page=_page,
+    other_parameters=lambda sizes: {"model.image_newline": sizes.decoder.hidden},
+    sizes=TiledArchitecture,
+)
