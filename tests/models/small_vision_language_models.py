@@ -1,7 +1,7 @@
 """Random small configurations of the families of a vision transformer, a projector and a language model."""
 
 from hypothesis import strategies as st
-from small_text_models import FEW, WIDTH, gemma3, llama, qwen2
+from small_text_models import FEW, WIDTH, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
 IMAGE_TOKEN = 3
@@ -65,6 +65,31 @@ def llava_onevision(draw):
 
 
 @st.composite
+def _pixtral(draw, kind, architecture, text):
+    vision = draw(_vision("pixtral", draw(st.integers(1, 6))))
+    return {
+        "architectures": [architecture],
+        "model_type": kind,
+        "text_config": text,
+        "vision_config": vision | {"head_dim": vision["hidden_size"] // vision["num_attention_heads"]},
+        "spatial_merge_size": draw(FEW),
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
+def mistral3(draw):
+    config = draw(_pixtral("mistral3", "Mistral3ForConditionalGeneration", draw(mistral())))
+    return config | {"image_token_index": IMAGE_TOKEN, "multimodal_projector_bias": draw(st.booleans())}
+
+
+@st.composite
+def lighton_ocr(draw):
+    config = draw(_pixtral("lighton_ocr", "LightOnOcrForConditionalGeneration", draw(qwen3())))
+    return config | {"image_token_id": IMAGE_TOKEN}
+
+
+@st.composite
 def gemma3_pages(draw):
     side = draw(st.integers(1, 3))
     text = draw(gemma3())
@@ -98,6 +123,34 @@ def internvl(draw):
         "image_token_id": IMAGE_TOKEN,
         "tie_word_embeddings": text["tie_word_embeddings"],
     }  # fmt: skip
+
+
+@st.composite
+def qianfan_ocr(draw):
+    config = draw(internvl())
+    text = draw(qwen3())
+    return config | {
+        "architectures": ["QianfanOCRForConditionalGeneration"],
+        "model_type": "qianfan_ocr",
+        "text_config": text,
+        "vision_config": config["vision_config"] | {"model_type": "qianfan_ocr_vision"},
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
+def paligemma(draw):
+    text = draw(st.one_of(gemma(), gemma2()))
+    vision = draw(_vision("siglip_vision_model", draw(st.integers(1, 4))))
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        "text_config": text,
+        "vision_config": vision | {"vision_use_head": False, "projection_dim": text["hidden_size"]},
+        "projection_dim": text["hidden_size"],
+        "image_token_index": IMAGE_TOKEN,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
 
 
 @st.composite
@@ -204,7 +257,11 @@ KINDS = {
     "llava_next": llava_next(),
     "llava_onevision": llava_onevision(),
     "gemma3": gemma3_pages(),
+    "mistral3": mistral3(),
+    "lighton_ocr": lighton_ocr(),
     "internvl": internvl(),
+    "qianfan_ocr": qianfan_ocr(),
+    "paligemma": paligemma(),
     "qwen2_vl": qwen2_vl(),
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),

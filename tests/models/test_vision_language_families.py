@@ -2,14 +2,27 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from small_vision_language_models import IMAGE_TOKEN, KINDS
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForImageTextToText, GotOcr2ImageProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GotOcr2ImageProcessor,
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+)
+from transformers.image_processing_utils import select_best_resolution
+from transformers.image_utils import ChannelDimension
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from stagemeter.config import AnalysisConfig
@@ -24,6 +37,7 @@ from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
 FAMILIES = families()
+PIXTRAL = ("mistral3", "lighton_ocr")
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
@@ -56,7 +70,7 @@ def costs(tier):
 def test_isolated_extracted_and_analytic_are_equal(kind, data):
     described, request = describe(data.draw(KINDS[kind])), data.draw(requests())
     family, sizes = described.family, described.architecture
-    workload = plan_request(request, described)
+    workload = plan(kind, request, described)
     model = family.build(sizes, described.config)
     isolated = isolated_tier(family.stages, model, sizes, workload)
     extracted = extracted_tier(family, model, sizes, workload)
@@ -79,7 +93,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
     """A page is read and text generated on real numbers, with eager attention, counted by torch."""
     described = describe(data.draw(KINDS[kind]))
     request = data.draw(requests()).model_copy(update={"seq_len": None})
-    workload = plan_request(request, described)
+    workload = plan(kind, request, described)
     expected = analytic_tier(described.family, described.architecture, workload).stages
     model = real_model(described.config)
     picture = torch.full((workload.batch_size, workload.image_tokens), IMAGE_TOKEN)
@@ -98,8 +112,25 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
 
 
+def plan(kind, request, described):
+    """Plan a request, of those that transformers runs: Pixtral's processor shrinks none to nothing, and the code of
+    Mistral 3 squeezes the features of a page of one token to a vector."""
+    if kind in PIXTRAL:
+        sides = request.image_w, request.image_h
+        assume(min(sides) * described.architecture.longest_side >= max(sides))
+    workload = plan_request(request, described)
+    assume(kind != "mistral3" or workload.batch_size * workload.image_tokens > 1)
+    return workload
+
+
 def page_inputs(kind, described, workload, ids):
     """What the model's processor makes of the pages of a batch."""
+    if kind in PIXTRAL:
+        width, height = workload.view_size or (workload.base_size, workload.base_size)
+        return {
+            "pixel_values": torch.rand(workload.batch_size, 3, height, width),
+            "image_sizes": torch.tensor([[height, width]] * workload.batch_size),
+        }
     if not kind.startswith("qwen"):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
@@ -107,7 +138,7 @@ def page_inputs(kind, described, workload, ids):
             page["pixel_values"] = page["pixel_values"].unflatten(0, (workload.batch_size, -1))
         if kind.startswith("llava_"):
             page["image_sizes"] = torch.tensor([[workload.image_height, workload.image_width]] * workload.batch_size)
-        return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind == "gemma3" else {})
+        return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind in ("gemma3", "paligemma") else {})
     vision = described.architecture.vision
     width, height = workload.view_size or (workload.base_size, workload.base_size)
     grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
@@ -155,6 +186,60 @@ def test_image_tokens_of_qwen():
         for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
             workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([100, 1540]))
+def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longest):
+    sizes = replace(describe_model("mistral-small-3.1-24b").architecture, longest_side=longest)
+    rows, columns = get_resize_output_image_size(
+        np.empty((height, width, 3)), (longest, longest), (28, 28), ChannelDimension.LAST
+    )
+    if rows and columns:
+        view = FAMILIES["mistral3"].views(sizes, width, height)
+        assert (view.width, view.height) == (columns, rows)
+        assert view.image_tokens == rows * columns // 28**2
+    else:
+        with pytest.raises(StagemeterError, match="nothing left of its shorter side"):
+            FAMILIES["mistral3"].views(sizes, width, height)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000))
+def test_image_tokens_of_llava_next_are_its_processors(width, height):
+    sizes = describe_model("llava-1.6-mistral-7b").architecture
+    processor = object.__new__(LlavaNextProcessor)
+    processor.image_processor = LlavaNextImageProcessorPil(image_grid_pinpoints=[list(c) for c in sizes.canvases])
+    processor.patch_size, processor.num_additional_image_tokens = 14, 1
+    view = FAMILIES["llava-next"].views(sizes, width, height)
+    # Without the class token, which the default strategy drops.
+    assert view.image_tokens == processor._get_number_of_features(height, width, 336, 336) - 1
+    canvas = select_best_resolution((height, width), processor.image_processor.image_grid_pinpoints)
+    assert view.tile_grid == (canvas[1] // 336, canvas[0] // 336)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 6000), st.integers(1, 6000))
+def test_image_tokens_of_llava_onevision_are_its_processors(width, height):
+    sizes = describe_model("llava-onevision-0.5b").architecture
+    processor = object.__new__(LlavaOnevisionProcessor)
+    processor.image_processor = LlavaOnevisionImageProcessorPil()
+    processor.num_image_tokens, processor.vision_aspect_ratio = 27**2, "anyres_max_9"
+    view = FAMILIES["llava-next"].views(sizes, width, height)
+    assert view.image_tokens == processor._get_number_of_features(height, width, 384, 384)
+
+
+@pytest.mark.parametrize(("width", "height"), [(336, 336), (500, 1300), (1654, 2339)])
+def test_views_of_llava_next_are_those_that_its_processor_makes(width, height):
+    sizes = describe_model("llava-1.6-mistral-7b").architecture
+    processor = LlavaNextImageProcessorPil(
+        image_grid_pinpoints=[list(c) for c in sizes.canvases],
+        size={"shortest_edge": 336},
+        crop_size={"height": 336, "width": 336},
+    )
+    views = FAMILIES["llava-next"].views(sizes, width, height)
+    pixels = processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape[1:] == (views.global_views + views.local_views, 3, 336, 336)
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([364, 384, 512]))

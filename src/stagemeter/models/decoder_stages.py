@@ -41,6 +41,7 @@ def decoder_stages(
     modules: DecoderModules,
     windows: bool = False,
     keeps_everything: bool = False,
+    causal: bool = True,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
 
@@ -54,12 +55,14 @@ def decoder_stages(
         Whether there are models with sliding windows; their closed form has one more variable.
     keeps_everything : bool
         Whether the cache keeps all tokens, whatever the model's configuration says.
+    causal : bool
+        Whether tokens of the prompt attend to none after them.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         tokens = variables["tokens"]
         # A prefill computes the scores of all tokens, and masks those outside of a window.
-        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal=True)
+        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal)
 
     def decode_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         context = variables["context"]

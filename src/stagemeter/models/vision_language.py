@@ -99,6 +99,7 @@ def vision_language_family(
     valued_page: Callable[[Any, Any, Workload], Mapping[str, Any]] | None = None,
     other_parameters: Callable[[Any], Mapping[str, int]] = lambda sizes: {},
     sizes: type[VisionLanguageArchitecture] = VisionLanguageArchitecture,
+    causal: bool = True,
 ) -> Family[Any]:
     """Make a family of models that send square views through a vision transformer.
 
@@ -126,6 +127,8 @@ def vision_language_family(
         Parameters that no stage has, by their names.
     sizes : type
         The data class that `read` returns.
+    causal : bool
+        Whether tokens of the prompt attend to none after them.
     """
     configs = resources.files("stagemeter.models") / "configs"
     shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
@@ -170,7 +173,9 @@ def vision_language_family(
                 run=run_projector,
             ),
             # Which windows there are follows from the language model, and any may be in it.
-            *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True),
+            *decoder_stages(
+                lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True, causal=causal
+            ),
         ),
         other_parameters=other_parameters,
         architecture_from_sizes=sizes_reader(sizes),

@@ -1,6 +1,6 @@
-"""InternVL 2.5, 3 and 3.5: tiles through InternViT, four patches to a token, and a language model.
+"""InternVL 2.5, 3 and 3.5, and Qianfan-OCR: tiles through InternViT, four patches to a token, and a language model.
 
-Source: transformers, ``modeling_internvl.py``, ``image_processing_got_ocr2.py``.
+Source: transformers, ``modeling_internvl.py``, ``modeling_qianfan_ocr.py``, ``image_processing_got_ocr2.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from stagemeter.models.vision_language import (
 
 #: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
 _MOST_TILES = 12
+#: Qianfan-OCR, whose encoder's projections add biases where nothing else is said.
+_QIANFAN = "qianfan_ocr"
 #: Patches per side that become one token (``downsample_ratio`` 0.5).
 _SHUFFLE = 2
 
@@ -34,7 +36,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
         sizes,
         class_token=True,
         patch_bias=True,
-        attention_bias=sizes.flag("attention_bias", default=False),
+        attention_bias=sizes.flag("attention_bias", default=settings.values["model_type"] == _QIANFAN),
         layer_scale=True,
         outer_norms=0 if mean else 1,
     )
@@ -71,10 +73,10 @@ def tile_grid(width: int, height: int, side: int, most: int = _MOST_TILES) -> tu
 
 FAMILY = vision_language_family(
     name="internvl",
-    title="InternVL: tiles and the whole page through InternViT, four patches to a token",
-    model_types=("internvl",),
+    title="InternVL and Qianfan-OCR: tiles and the whole page through InternViT, four patches to a token",
+    model_types=("internvl", _QIANFAN),
     read=_read,
     views=_views,
-    shipped={"internvl3-1b": "internvl3_1b.json"},
+    shipped={"internvl3-1b": "internvl3_1b.json", "qianfan-ocr-default": "qianfan_ocr_default.json"},
     notes=(f"a page becomes at most {_MOST_TILES} tiles, as the published processors have it",),
 )

@@ -1,0 +1,44 @@
+"""PaliGemma 1 and 2: SigLIP's vision transformer, one linear layer, and Gemma's decoder.
+
+A page is squeezed into the one square view that the encoder takes. Source: transformers, ``modeling_paligemma.py``,
+``processing_paligemma.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision_language import (
+    Projector,
+    VisionLanguageArchitecture,
+    one_view,
+    part,
+    text_decoder,
+    vision_language_family,
+    vision_transformer,
+)
+
+
+def _read(settings: Settings) -> VisionLanguageArchitecture:
+    sizes, text = part(settings, "vision_config"), part(settings, "text_config").values
+    # That attention is both ways goes without saying here.
+    decoder = text_decoder(
+        Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
+    )
+    sizes.refuse("vision_use_head", True, "PaliGemma's encoder has no pooling head")
+    vision = vision_transformer(sizes, class_token=False, patch_bias=True)
+    projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
+    return VisionLanguageArchitecture(vision, projector, decoder)
+
+
+FAMILY = vision_language_family(
+    name="paligemma",
+    title="PaliGemma 1 and 2: one view through SigLIP, a decoder like Gemma's",
+    model_types=("paligemma",),
+    read=_read,
+    views=one_view,
+    shipped={"paligemma-3b": "paligemma_3b.json"},
+    notes=(
+        "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill are its FLOPs",
+    ),
+    causal=False,
+)
