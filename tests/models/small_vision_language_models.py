@@ -1,7 +1,7 @@
 """Random small configurations of the families of a vision transformer, a projector and a language model."""
 
 from hypothesis import strategies as st
-from small_text_models import FEW, WIDTH, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3
+from small_text_models import FEW, WIDTH, deepseek_v3, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
 IMAGE_TOKEN = 3
@@ -214,6 +214,31 @@ def qwen3_vl(draw):
 
 
 @st.composite
+def kimi_k25(draw):
+    text, heads = draw(deepseek_v3()), draw(FEW)
+    vision = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * 8 * draw(FEW),
+        "num_hidden_layers": draw(FEW),
+        "intermediate_size": draw(WIDTH),
+        "patch_size": 14,
+        "merge_kernel_size": [draw(FEW)] * 2,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+    }
+    return {
+        "architectures": ["Kimi_K25ForConditionalGeneration"],
+        "model_type": "kimi_k25",
+        "text_config": text | {"model_type": draw(st.sampled_from(["kimi_k2", "deepseek_v3"]))},
+        "vision_config": vision,
+        "projection_hidden_size": vision["hidden_size"],
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN + 1,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
 def idefics3(draw):
     text, factor = draw(llama()), draw(st.integers(1, 3))
     return {
@@ -266,4 +291,5 @@ KINDS = {
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
     "idefics3": idefics3(),
+    "kimi_k25": kimi_k25(),
 }

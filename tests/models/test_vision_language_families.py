@@ -1,6 +1,9 @@
 """Families that read pages by a vision transformer: three ways of counting, torch's counter, the real processors."""
 
+import ast
+import math
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -131,6 +134,10 @@ def page_inputs(kind, described, workload, ids):
             "pixel_values": torch.rand(workload.batch_size, 3, height, width),
             "image_sizes": torch.tensor([[height, width]] * workload.batch_size),
         }
+    if kind == "kimi_k25":
+        width, height = workload.view_size or (workload.base_size, workload.base_size)
+        grid = torch.tensor([[1, height // 14, width // 14]] * workload.batch_size)
+        return {"pixel_values": torch.rand(int(grid.prod(-1).sum()), 3, 14, 14), "image_grid_thw": grid}
     if not kind.startswith("qwen"):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
@@ -153,6 +160,8 @@ def real_model(config):
     torch.manual_seed(0)
     plain = {key: value for key, value in config.items() if key != "model_type"}
     settings_of = AutoConfig.for_model(config["model_type"], **plain)
+    # Experts one by one, which torch's counter knows.
+    settings_of.get_text_config()._experts_implementation = "eager"
     return AutoModelForImageTextToText.from_config(settings_of, attn_implementation="eager").eval()
 
 
@@ -202,6 +211,22 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
     else:
         with pytest.raises(StagemeterError, match="nothing left of its shorter side"):
             FAMILIES["mistral3"].views(sizes, width, height)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 20_000), st.integers(1, 20_000))
+def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
+    # The function is in a module that needs torchvision: taken out of its text, as it is.
+    text = (files("transformers.models.kimi_k25") / "image_processing_kimi_k25.py").read_text(encoding="utf-8")
+    (function,) = [
+        node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == "navit_resize"
+    ]
+    namespace = {"math": math}
+    exec(compile(ast.Module([function], []), "navit_resize", "exec"), namespace)
+    _, (rows, columns) = namespace["navit_resize"](height, width, 14, 2, 16_384, 512)
+    view = FAMILIES["kimi-k2.5"].views(describe_model("kimi-k2.5").architecture, width, height)
+    assert (view.width, view.height) == (columns, rows)
+    assert view.image_tokens == rows * columns // 28**2
 
 
 @settings(max_examples=300, deadline=None)

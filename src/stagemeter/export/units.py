@@ -46,7 +46,9 @@ def describe_views(workload: dict[str, Any]) -> str:
     views = f"{workload['global_views']} x {side}"
     if workload["local_views"]:
         columns, rows = workload["tile_grid"]
-        views += f" + {workload['local_views']} x {workload['image_size']} ({columns}x{rows})"
+        views += f" + {workload['local_views']} x {workload['image_size']}"
+        # How the views of a model without a family lie is not known.
+        views += f" ({columns}x{rows})" if columns * rows == workload["local_views"] else ""
     return views
 
 

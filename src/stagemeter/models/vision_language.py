@@ -97,7 +97,7 @@ def vision_language_family(
     projector_input: Callable[[VisionLanguageArchitecture, int], tuple[int, ...]] | None = None,
     modules: VisionLanguageModules = _MODULES,
     valued_page: Callable[[Any, Any, Workload], Mapping[str, Any]] | None = None,
-    other_parameters: Callable[[Any], Mapping[str, int]] = lambda sizes: {},
+    other_parameters: Callable[[Any], dict[str, int]] = lambda sizes: {},
     sizes: type[VisionLanguageArchitecture] = VisionLanguageArchitecture,
     causal: bool = True,
 ) -> Family[Any]:
