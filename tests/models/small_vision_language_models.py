@@ -239,6 +239,56 @@ def kimi_k25(draw):
 
 
 @st.composite
+def deepseek_ocr2(draw):
+    # A single head's keys are not copied for the heads that share them, if there is a single view, too.
+    heads, layers, key_values = draw(FEW), draw(FEW), draw(st.integers(2, 3))
+    hidden = heads * key_values * 4
+    text = draw(llama()) | {"mlp_bias": False, "n_group": 1, "topk_group": 1}
+    text |= {
+        "num_key_value_heads": text["num_attention_heads"],
+        "head_dim": text["hidden_size"] // text["num_attention_heads"],
+        "mlp_layer_types": draw(
+            st.lists(
+                st.sampled_from(["dense", "sparse"]),
+                min_size=text["num_hidden_layers"],
+                max_size=text["num_hidden_layers"],
+            )
+        ),
+        "n_routed_experts": draw(st.integers(2, 5)),
+        "n_shared_experts": draw(st.integers(1, 2)),
+        "num_experts_per_tok": draw(st.integers(1, 2)),
+        "moe_intermediate_size": draw(WIDTH),
+        "max_position_embeddings": 4096,
+    }
+    sam = {
+        "hidden_size": 8,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "mlp_dim": draw(WIDTH),
+        "output_channels": draw(st.integers(1, 5)),
+        "window_size": draw(st.integers(9, 15)),
+        "global_attn_indexes": draw(st.lists(st.integers(0, layers - 1), unique=True)),
+        "downsample_channels": [draw(st.integers(1, 5)), hidden],
+    }
+    encoder = {
+        "hidden_size": hidden,
+        "num_hidden_layers": draw(FEW),
+        "num_attention_heads": heads * key_values,
+        "num_key_value_heads": key_values,
+        "intermediate_size": draw(WIDTH),
+        "vocab_size": 8,
+    }
+    return {
+        "architectures": ["DeepseekOcr2ForConditionalGeneration"],
+        "model_type": "deepseek_ocr2",
+        "text_config": {key: value for key, value in text.items() if key != "model_type"},
+        "vision_config": {"sam_config": sam, "encoder_config": encoder},
+        "image_token_id": IMAGE_TOKEN,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
 def idefics3(draw):
     text, factor = draw(llama()), draw(st.integers(1, 3))
     return {
@@ -291,5 +341,6 @@ KINDS = {
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
     "idefics3": idefics3(),
+    "deepseek_ocr2": deepseek_ocr2(),
     "kimi_k25": kimi_k25(),
 }

@@ -22,6 +22,11 @@ from transformers import (
 )
 from transformers.image_processing_utils import select_best_resolution
 from transformers.image_utils import ChannelDimension
+from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import (
+    DeepseekOcr2ImageProcessorPil,
+    get_optimal_tiled_canvas,
+)
+from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekOcr2Processor
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -227,6 +232,30 @@ def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
     view = FAMILIES["kimi-k2.5"].views(describe_model("kimi-k2.5").architecture, width, height)
     assert (view.width, view.height) == (columns, rows)
     assert view.image_tokens == rows * columns // 28**2
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_tiles_of_deepseek_ocr_2_are_those_of_its_processor(width, height):
+    view = FAMILIES["deepseek-ocr-2"].views(describe_model("deepseek-ocr-2").architecture, width, height)
+    columns, rows = get_optimal_tiled_canvas((height, width), (768, 768), 2, 6)
+    tiles = columns * rows if max(width, height) > 768 else 0
+    assert (view.global_views, view.local_views) == (1, tiles)
+    assert view.tile_grid == ((columns, rows) if tiles else (1, 1))
+
+
+@pytest.mark.parametrize(("width", "height"), [(500, 700), (769, 300), (1654, 2339)])
+def test_pages_of_deepseek_ocr_2_are_what_its_processor_makes(width, height):
+    processor = object.__new__(DeepseekOcr2Processor)
+    processor.image_processor = DeepseekOcr2ImageProcessorPil()
+    processor.patch_size, processor.downsample_ratio, processor.image_token = 16, 4, "x"
+    made = processor.image_processor(Image.new("RGB", (width, height)), return_tensors="pt")
+    workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model("deepseek-ocr-2"))
+    assert made["pixel_values"].shape[-2:] == (workload.base_size, workload.base_size)
+    assert made["num_local_patches"].tolist() == [workload.local_views]
+    if workload.local_views:
+        assert made["pixel_values_local"].shape[-2:] == (workload.image_size, workload.image_size)
+    assert workload.image_tokens == len(processor.replace_image_token(made, 0))
 
 
 @settings(max_examples=300, deadline=None)

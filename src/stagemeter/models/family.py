@@ -149,6 +149,8 @@ class PageViews:
         Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
     image_tokens : int
         Tokens that the views become.
+    tile_side : int or None
+        Side of a tile in pixels where it is another one than that of the page as a whole.
     """
 
     global_views: int
@@ -157,6 +159,7 @@ class PageViews:
     height: int
     tile_grid: tuple[int, int]
     image_tokens: int
+    tile_side: int | None = None
 
 
 def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
@@ -177,7 +180,7 @@ def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workl
         image_height=page[1],
         mode=OWN,
         base_size=longer,
-        image_size=longer,
+        image_size=views.tile_side or longer,
         global_views=views.global_views,
         local_views=views.local_views,
         tile_grid=views.tile_grid,

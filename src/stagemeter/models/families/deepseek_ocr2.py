@@ -1,0 +1,312 @@
+"""DeepSeek-OCR 2: SAM, an encoder like Qwen 2's over its feature map and learned queries, DeepSeek-OCR's decoder.
+
+The page as a whole is one view; a page that is larger than a tile is also cut into tiles. Source: transformers,
+``modeling_deepseek_ocr2.py``, ``image_processing_pil_deepseek_ocr2.py``, ``processing_deepseek_ocr2.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.vision import (
+    VIEW_VARIABLES,
+    SamArchitecture,
+    ViewGroup,
+    sam_operators,
+    sam_parameters,
+)
+from stagemeter.models.vision_language import part
+from stagemeter.workload import Workload
+
+_TOWER = "model.vision_tower"
+_SAM, _ENCODER = f"{_TOWER}.sam_encoder", f"{_TOWER}.vision_encoder"
+_PROJECTOR, _LANGUAGE = "model.multi_modal_projector", "model.language_model"
+#: Sides in pixels of the view of a whole page and of a tile, and the learned queries of each, by its module.
+_VIEW, _TILE = 1024, 768
+_QUERIES = {f"{_TOWER}.query_768_resolution": 144, f"{_TOWER}.query_1024_resolution": 256}
+#: How few and how many tiles a page becomes, as the processor has it by default.
+_FEWEST_TILES, _MOST_TILES = 2, 6
+
+
+@dataclass(frozen=True, slots=True)
+class QueryEncoder:
+    """A transformer over patches and queries: patches attend to one another, queries to them and those before.
+
+    Attributes
+    ----------
+    hidden, layers, heads, key_value_heads, intermediate : int
+        Width, depth, query heads, the key and value heads that they share, and width of the gated feed-forward network.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    intermediate: int
+
+    @property
+    def attention(self) -> GroupedQueryAttention:
+        """Attention of a layer."""
+        return GroupedQueryAttention(self.heads, self.key_value_heads, self.hidden // self.heads, bias=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DeepseekOcr2Architecture(Sizes):
+    """Sizes of DeepSeek-OCR 2.
+
+    Attributes
+    ----------
+    sam : SamArchitecture
+        SAM's encoder with the two strided convolutions behind it.
+    encoder : QueryEncoder
+        What turns its feature map into tokens.
+    decoder : Decoder
+        The language model.
+    """
+
+    sam: SamArchitecture
+    encoder: QueryEncoder
+    decoder: Decoder
+
+
+def _read(config: Mapping[str, Any], source: str) -> DeepseekOcr2Architecture:
+    settings = Settings(config, source)
+    vision = part(settings, "vision_config")
+    sam = _sam(part(vision, "sam_config"))
+    sizes = part(vision, "encoder_config")
+    sizes.split("hidden_size", "num_attention_heads")
+    heads = sizes.whole("num_attention_heads")
+    encoder = QueryEncoder(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=heads,
+        key_value_heads=sizes.whole("num_key_value_heads", heads),
+        intermediate=sizes.whole("intermediate_size"),
+    )
+    sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 attends to everything")
+    if sam.downsample_channels[1] != encoder.hidden:
+        raise StagemeterError(
+            f"{source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
+            f"{encoder.hidden}"
+        )
+    return DeepseekOcr2Architecture(sam, encoder, _decoder(part(settings, "text_config")))
+
+
+def _sam(settings: Settings) -> SamArchitecture:
+    sizes = Settings({**_SAM_SIZES, **settings.values}, settings.source)
+    width = sizes.split("hidden_size", "num_attention_heads") * sizes.whole("num_attention_heads")
+    channels, layers = sizes.values.get("downsample_channels"), sizes.whole("num_hidden_layers")
+    if not isinstance(channels, (list, tuple)) or len(channels) != 2:
+        raise StagemeterError(f"{sizes.source}: downsample_channels is {channels!r}; two numbers are needed")
+    return SamArchitecture(
+        hidden=width,
+        layers=layers,
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("mlp_dim", 4 * width),
+        patch_size=sizes.whole("patch_size"),
+        window_size=sizes.whole("window_size"),
+        global_layers=tuple(index for index in sizes.values["global_attn_indexes"] if index < layers),
+        pretrain_size=sizes.whole("image_size"),
+        neck=sizes.whole("output_channels"),
+        downsample_channels=(channels[0], channels[1]),
+    )
+
+
+#: SAM's sizes where the configuration leaves them out, as transformers has them.
+_SAM_SIZES: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "patch_size": 16,
+    "window_size": 14,
+    "image_size": 1024,
+    "output_channels": 256,
+    "global_attn_indexes": (2, 5, 8, 11),
+}
+
+
+def _decoder(text: Settings) -> Decoder:
+    text.refuse("mlp_bias", True, "the feed-forward networks of DeepSeek-OCR 2 add none")
+    bias = text.flag("attention_bias", default=False)
+    attention = grouped_query_attention(text, bias=bias, output_bias=bias)
+    layers = text.whole("num_hidden_layers")
+    kinds = text.names("mlp_layer_types", ["dense", *["sparse"] * (layers - 1)], ("dense", "sparse"))
+    if len(kinds) != layers:
+        raise StagemeterError(f"{text.source}: num_hidden_layers is {layers}, but mlp_layer_types holds {len(kinds)}")
+    width = text.whole("moe_intermediate_size")
+    routed = experts(
+        text,
+        "n_routed_experts",
+        "moe_intermediate_size",
+        shared_intermediate=text.whole("n_shared_experts") * width,
+    )
+    dense = gated(text)
+    return decoder(text, [Layer(attention, dense if kind == "dense" else routed, 1) for kind in kinds])
+
+
+def _views(sizes: DeepseekOcr2Architecture, width: int, height: int) -> PageViews:
+    columns, rows = tile_grid(width, height) if max(width, height) > _TILE else (1, 1)
+    tiles = columns * rows if max(width, height) > _TILE else 0
+    view, tile = (_group(sizes, 1, side).quarter_grid ** 2 for side in (_VIEW, _TILE))
+    # One more token stands between views.
+    return PageViews(1, tiles, _VIEW, _VIEW, (columns, rows), view + tiles * tile + 1, tile_side=_TILE)
+
+
+def tile_grid(width: int, height: int) -> tuple[int, int]:
+    """Columns and rows of tiles whose shape is nearest to a page's; of equally near ones see the source.
+
+    Source: transformers, ``image_processing_pil_deepseek_ocr2.py``, ``get_optimal_tiled_canvas``.
+    """
+    sides = range(1, _MOST_TILES + 1)
+    grids = [(columns, rows) for columns in sides for rows in sides if _FEWEST_TILES <= columns * rows <= _MOST_TILES]
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(width / height - columns / rows)
+        larger = distance == nearest and width * height > 0.5 * _TILE**2 * columns * rows
+        if distance < nearest or larger:
+            best, nearest = (columns, rows), distance
+    return best
+
+
+def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:
+    return ViewGroup.of(views, side, sizes.sam.patch_size, sizes.sam.window_size)
+
+
+def _groups(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[ViewGroup]:
+    """The view of each page as a whole, and its tiles, if there are any."""
+    groups = [(workload.global_views, _VIEW), (workload.local_views, _TILE)]
+    return [_group(sizes, workload.batch_size * views, side) for views, side in groups if views]
+
+
+def _calls(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[Variables]:
+    return [asdict(group) for group in _groups(sizes, workload)]
+
+
+def _encoder_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
+    group, encoder = ViewGroup(**values), sizes.encoder
+    # As many queries as patches.
+    tokens = 2 * group.quarter_grid**2
+    rows, hidden, attention = group.views * tokens, encoder.hidden, encoder.attention
+    # Keys and values are repeated for the heads that share them.
+    attended = self_attention(rows, tokens, attention.heads, attention.head_width)
+    layer = [
+        linear(rows, hidden, hidden, bias=True),
+        *[linear(rows, hidden, attention.key_value_heads * attention.head_width, bias=True)] * 2,
+        replace(attended, macs_causal=rows * tokens * hidden),
+        linear(rows, hidden, hidden),
+        *gated_feed_forward(rows, hidden, encoder.intermediate),
+    ]
+    return repeated(layer, encoder.layers)
+
+
+def _encoder_parameters(sizes: DeepseekOcr2Architecture) -> int:
+    encoder = sizes.encoder
+    layer = encoder.attention.parameters(encoder.hidden) + 3 * encoder.hidden * encoder.intermediate
+    return encoder.layers * (layer + 2 * encoder.hidden) + encoder.hidden
+
+
+def _projector_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
+    group = ViewGroup(**values)
+    rows = group.views * group.quarter_grid**2
+    return [(linear(rows, sizes.encoder.hidden, sizes.decoder.hidden, bias=True), 1)]
+
+
+def _page(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> dict[str, Any]:
+    """Pixels of a batch of pages, and the tokens that stand for them."""
+    page: dict[str, Any] = {"pixel_values": empty(model, workload.batch_size, 3, _VIEW, _VIEW)}
+    if workload.local_views:
+        page["pixel_values_local"] = empty(model, workload.batch_size * workload.local_views, 3, _TILE, _TILE)
+        page["num_local_patches"] = [workload.local_views] * workload.batch_size
+    if workload.prompt_tokens >= workload.image_tokens:
+        page["input_ids"] = page_tokens(model, workload)
+    return page
+
+
+def _run_sam(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
+    for group in _groups(sizes, workload):
+        model.get_submodule(_SAM)(empty(model, group.views, 3, group.side, group.side))
+
+
+def _run_encoder(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
+    for group in _groups(sizes, workload):
+        patches = group.quarter_grid**2
+        rows = empty(model, group.views, 2 * patches, sizes.encoder.hidden)
+        model.get_submodule(_ENCODER)(inputs_embeds=rows, num_patches=patches)
+
+
+def _run_projector(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
+    for group in _groups(sizes, workload):
+        model.get_submodule(_PROJECTOR)(empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden))
+
+
+_VARIABLES = VIEW_VARIABLES | {"side": f"side of a view in pixels: {_VIEW} of the page as a whole, {_TILE} of a tile"}
+
+FAMILY: Family[DeepseekOcr2Architecture] = Family(
+    name="deepseek-ocr-2",
+    title="DeepSeek-OCR 2: SAM, an encoder of patches and queries, mixture-of-experts decoder",
+    reads_pages=True,
+    views=_views,
+    takes=lambda config: config.get("model_type") == "deepseek_ocr2",
+    architecture_from_config=_read,
+    build=lambda sizes, config: build_from_settings(config),
+    shipped={"deepseek-ocr-2": resources.files("stagemeter.models") / "configs" / "deepseek_ocr_2.json"},
+    decoder=lambda sizes: sizes.decoder,
+    stages=(
+        page_stage(
+            name="sam",
+            title="SAM encoder, every view",
+            modules=(_SAM,),
+            operators=lambda sizes, values: sam_operators(sizes.sam, ViewGroup(**values)),
+            parameters=lambda sizes: sam_parameters(sizes.sam),
+            variables=_VARIABLES,
+            calls=_calls,
+            run=_run_sam,
+        ),
+        page_stage(
+            name="encoder",
+            title="encoder over SAM's feature maps and as many queries, every view",
+            modules=(_ENCODER,),
+            operators=_encoder_operators,
+            parameters=_encoder_parameters,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=_run_encoder,
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the queries' results to the decoder's width",
+            modules=(_PROJECTOR,),
+            operators=_projector_operators,
+            parameters=lambda sizes: (sizes.encoder.hidden + 1) * sizes.decoder.hidden,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=_run_projector,
+        ),
+        *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(_LANGUAGE, "lm_head")),
+    ),
+    other_parameters=lambda sizes: {
+        **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},
+        "model.view_separator": sizes.decoder.hidden,
+    },
+    architecture_from_sizes=sizes_reader(DeepseekOcr2Architecture),
+    whole_passes={name: with_values(run) for name, run in page_passes(lambda sizes: sizes.decoder, _page).items()},
+    notes=(
+        f"a page larger than a tile becomes {_FEWEST_TILES} to {_MOST_TILES} tiles beside the page as a whole, as the "
+        "processor does by default",
+        "of the encoder's scores its mask leaves five eighths; flops_causal halves them like text",
+    ),
+)
