@@ -37,22 +37,22 @@ OLMO = {
     "vocab_size": 128,
     "max_position_embeddings": 256,
 }
-SIGLIP = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 96,
-    "image_size": 56,
-    "patch_size": 14,
-}
-PALIGEMMA = {
-    "model_type": "paligemma",
-    "architectures": ["PaliGemmaForConditionalGeneration"],
+VIPLLAVA = {
+    "model_type": "vipllava",
+    "architectures": ["VipLlavaForConditionalGeneration"],
     "image_token_index": 100,
-    "projection_dim": 64,
-    "vision_config": SIGLIP | {"projection_dim": 64},
-    "text_config": {"model_type": "gemma", "head_dim": 16}
+    "vision_feature_layers": [-1, 0],
+    "tie_word_embeddings": True,
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 96,
+        "image_size": 56,
+        "patch_size": 14,
+    },
+    "text_config": {"model_type": "llama", "tie_word_embeddings": True}
     | {name: OLMO[name] for name in OLMO if name not in ("model_type", "architectures")},
 }
 #: One of every kind: dense, experts, windows, latent and sparse attention, states, linear attention, a layered head,
@@ -60,7 +60,7 @@ PALIGEMMA = {
 CAUSAL = ("bert", "deepseek_v32", "zamba2", "qwen3_next", "minimax", "modernbert-decoder", "musicgen", "llama4_text")
 SEEING = (
     "llava_next", "idefics3", "qwen3_vl", "gemma4", "deepseek_ocr2", "florence2", "pix2struct",
-    "vision-encoder-decoder", "minicpmv4_6",
+    "vision-encoder-decoder", "minicpmv4_6", "chameleon", "kosmos-2", "instructblip", "dots3_note",
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_decode_steps_are_summed_as_if_each_was_counted(model_of, config, prompt
 
 
 def test_report_has_all_parameters_once_and_says_how_parts_were_found(model_of):
-    model = model_of(PALIGEMMA)
+    model = model_of(VIPLLAVA)
     report = analyze_model(model, AnalysisConfig(image_w=100, image_h=50, new_tokens=4))
     assert list(report["stages"]) == ["vision", "projector", "prefill", "decode"]
     parameters = sum(parameter.numel() for parameter in model.architecture.model.parameters())
@@ -154,15 +154,15 @@ def test_report_has_all_parameters_once_and_says_how_parts_were_found(model_of):
     assert report["closed_form"] is None
     assert report["metadata"]["workload"]["image_tokens"] == 16
     note = next(note for note in report["notes"] if note.startswith("no family is known"))
-    for part in ("vision: model.vision_tower (SiglipVisionModel)", "decoder: model.language_model (GemmaModel)"):
+    for part in ("vision: model.vision_tower (CLIPVisionModel)", "decoder: model.language_model (LlamaModel)"):
         assert part in note
-    assert any("SiglipImageProcessorPil with its own defaults" in note for note in report["notes"])
+    assert any("CLIPImageProcessorPil with its own defaults" in note for note in report["notes"])
 
 
 def test_prompt_without_room_for_its_page_is_counted_as_far_as_can_be(model_of):
     config = AnalysisConfig(image_w=100, image_h=50, new_tokens=4)
-    whole = analyze_model(model_of(PALIGEMMA), config)
-    short = analyze_model(model_of(PALIGEMMA), config.model_copy(update={"seq_len": 10}))
+    whole = analyze_model(model_of(VIPLLAVA), config)
+    short = analyze_model(model_of(VIPLLAVA), config.model_copy(update={"seq_len": 10}))
     assert short["stages"]["vision"]["flops"] == whole["stages"]["vision"]["flops"]
     assert short["stages"]["prefill"]["flops_extracted"] is None
     assert short["stages"]["prefill"]["flops"] < whole["stages"]["prefill"]["flops"]
@@ -203,13 +203,13 @@ def test_experts_that_are_not_recognized_are_said(model_of, monkeypatch):
 def test_preprocessor_of_the_checkpoint_decides_the_views(model_of):
     config = AnalysisConfig(image_w=100, image_h=50)
     size = {"height": 56, "width": 56}
-    ours = {"image_processor_type": "SiglipImageProcessor", "size": size, "image_mean": [0.5] * 3}
+    ours = {"image_processor_type": "CLIPImageProcessor", "size": size, "crop_size": size, "image_mean": [0.5] * 3}
     for files in ({"preprocessor_config": ours}, {"processor_config": {"image_processor": ours}}):
-        report = analyze_model(model_of(PALIGEMMA, **files), config)
+        report = analyze_model(model_of(VIPLLAVA, **files), config)
         assert any("with preprocessor_config.json" in note for note in report["notes"])
-    wrong = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 28, "width": 28}}
+    wrong = {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 28, "width": 28}}
     with pytest.raises(StagemeterError, match="does not run on shapes alone"):
-        model_of(PALIGEMMA, preprocessor_config=wrong)
+        model_of(VIPLLAVA, preprocessor_config=wrong)
 
 
 def test_cache_is_as_large_as_one_that_was_filled(model_of):
@@ -270,7 +270,7 @@ def test_model_that_leaves_its_cache_empty_is_refused(model_of, monkeypatch):
 
 
 def test_values_of_weights_are_never_taken_for_known(model_of):
-    found = model_of(PALIGEMMA).architecture
+    found = model_of(VIPLLAVA).architecture
     assert all(found.known.value_of(parameter.detach()) is None for parameter in found.model.parameters())
     assert all(parameter.device.type == "meta" for parameter in found.model.parameters())
     assert torch.get_default_device().type == "cpu"
