@@ -5,10 +5,14 @@ To write golden files anew after a wanted change, and then look at the differenc
     pytest tests/export --regenerate
 """
 
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
+
+# Tests run side by side, and torch's threads of one would only wait for those of the others. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
