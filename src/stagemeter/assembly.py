@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from stagemeter.config import AnalysisConfig
-from stagemeter.cost import QUANTITIES, ZERO
+from stagemeter.cost import QUANTITIES, ZERO, item_sizes
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
 from stagemeter.models.family import Family, LanguageModel, Stage, StageParameters
 from stagemeter.planning import workload_notes
@@ -152,8 +152,7 @@ def _flops(counts: Mapping[str, StageCount], tier: str) -> int | None:
 
 
 def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, workload: Workload) -> StageAnalysisResult:
-    cost = count.cost
-    item_sizes = workload.item_size, workload.cache_item_size
+    cost, sizes = count.cost, item_sizes(workload.dtype, workload.kv_cache_dtype)
     return replace(
         result,
         source=source,
@@ -161,10 +160,10 @@ def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, work
         flops=cost.flops,
         flops_causal=cost.flops_causal,
         activations=cost.activations,
-        bytes_read=cost.bytes_read(*item_sizes),
-        bytes_written=cost.bytes_written(*item_sizes),
-        kv_bytes_read=cost.kv_reads * workload.cache_item_size,
-        kv_bytes_written=cost.kv_writes * workload.cache_item_size,
+        bytes_read=cost.bytes_read(*sizes),
+        bytes_written=cost.bytes_written(*sizes),
+        kv_bytes_read=cost.kv_reads * sizes[1],
+        kv_bytes_written=cost.kv_writes * sizes[1],
         operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
     )
 
@@ -175,7 +174,7 @@ def _with_steps(
     # A tier that only looked at one step has no sum; the closed form does.
     tiers = [source, ANALYTIC] if source is not None else []
     request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
-    item_sizes = workload.item_size, workload.cache_item_size
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     return replace(
         result,
         context=workload.decode_context,
@@ -184,8 +183,8 @@ def _with_steps(
         flops_total=request.flops,
         flops_causal_total=request.flops_causal,
         activations_total=request.activations,
-        bytes_read_total=request.bytes_read(*item_sizes),
-        bytes_written_total=request.bytes_written(*item_sizes),
+        bytes_read_total=request.bytes_read(*sizes),
+        bytes_written_total=request.bytes_written(*sizes),
     )
 
 
@@ -273,6 +272,7 @@ def _total(
 ) -> dict[str, int]:
     stages = results.values()
     params = sum(stage.params for stage in stages) + sum(other.values())
+    item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
 
     def request(quantity: str) -> int:
         """Sum over the whole request: all decode steps, one pass of everything else."""
@@ -292,8 +292,8 @@ def _total(
         "activations": request("activations"),
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
-        "weight_bytes": params * workload.item_size,
-        "kv_cache_bytes": decoder.cache_of(workload, cached_tokens) * workload.cache_item_size,
+        "weight_bytes": params * item_size,
+        "kv_cache_bytes": decoder.cache_of(workload, cached_tokens) * cache_item_size,
     }
 
 

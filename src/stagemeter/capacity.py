@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.cost import item_sizes
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.family import Family
@@ -113,7 +114,7 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], architectur
 
 def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
     """Work out what a workload needs of a device's memory at least, by closed form."""
-    item_size, cache_item_size = workload.item_size, workload.cache_item_size
+    item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
     parameters = [stage.parameters(architecture) for stage in family.stages]
     weights = sum(stage.total - stage.unused for stage in parameters)
     weights += sum(family.other_parameters(architecture).values())

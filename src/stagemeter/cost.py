@@ -11,6 +11,19 @@ ITEM_SIZES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
 CACHE_ITEM_SIZES: dict[str, int] = {**ITEM_SIZES, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
+def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]:
+    """Bytes per element of weights and activations, and of the key-value cache.
+
+    Parameters
+    ----------
+    dtype : str
+        Data type of weights and activations, and of the cache unless something else is said.
+    kv_cache_dtype : str or None
+        Data type of the cache where it is another one.
+    """
+    return ITEM_SIZES[dtype], CACHE_ITEM_SIZES[kv_cache_dtype or dtype]
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """The cost of some counted operators.

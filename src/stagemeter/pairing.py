@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.cost import ITEM_SIZES, item_sizes
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import evaluate_workload, weights_of_an_expert
@@ -96,10 +97,11 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
         )
     costs = evaluate_workload(report["closed_form"], _family(report), workload)
     costs[DECODE] = costs.pop(DECODE_TOTAL)
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     spared = _spared_bytes(report, workload)
     work = {}
     for stage, cost in costs.items():
-        moved = workload.bytes_moved(cost)
+        moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
         work[stage] = Work(cost.flops, cost.flops_causal, moved, moved - spared.get(stage, 0))
     return work
 
@@ -140,7 +142,7 @@ def _spared_bytes(
         of_one = weights_of_an_expert(closed_form, stage.name)
         passes = workload.decode_steps if stage.name == DECODE else 1
         # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
-        spared[stage.name] = round(of_one * passes * (possible.most - ran)) * workload.item_size
+        spared[stage.name] = round(of_one * passes * (possible.most - ran)) * ITEM_SIZES[workload.dtype]
     return spared
 
 

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES, Cost
-
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
@@ -77,21 +75,6 @@ class Workload:
     decode_context: int
     view_size: tuple[int, int] | None = None
     kv_cache_dtype: str | None = None
-
-    @property
-    def item_size(self) -> int:
-        """Bytes per element of weights and activations."""
-        return ITEM_SIZES[self.dtype]
-
-    @property
-    def cache_item_size(self) -> int:
-        """Bytes per element of the key-value cache."""
-        return CACHE_ITEM_SIZES[self.kv_cache_dtype or self.dtype]
-
-    def bytes_moved(self, cost: Cost) -> int:
-        """Bytes that some work reads and writes in these data types."""
-        sizes = self.item_size, self.cache_item_size
-        return cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
 
     @property
     def decode_steps(self) -> int:

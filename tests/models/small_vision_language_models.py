@@ -239,6 +239,23 @@ def kimi_k25(draw):
 
 
 @st.composite
+def paddleocr_vl(draw):
+    text, heads = draw(_qwen_text("paddleocr_vl_text")), draw(FEW)
+    vision = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * 8 * draw(FEW),
+        "num_hidden_layers": draw(FEW),
+        "intermediate_size": draw(WIDTH),
+        "patch_size": 14,
+        "image_size": 14 * draw(st.integers(2, 4)),
+        "spatial_merge_size": draw(st.integers(1, 2)),
+    }
+    config = _qwen("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", text, vision)
+    text["head_dim"] = text["hidden_size"] // text["num_attention_heads"]
+    return config
+
+
+@st.composite
 def deepseek_ocr2(draw):
     # A single head's keys are not copied for the heads that share them, if there is a single view, too.
     heads, layers, key_values = draw(FEW), draw(FEW), draw(st.integers(2, 3))
@@ -341,6 +358,7 @@ KINDS = {
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
     "idefics3": idefics3(),
+    "paddleocr_vl": paddleocr_vl(),
     "deepseek_ocr2": deepseek_ocr2(),
     "kimi_k25": kimi_k25(),
 }

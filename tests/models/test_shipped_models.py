@@ -20,7 +20,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").rea
 
 WITHOUT_FAMILY = shipped_without_family()
 #: Those that do not take long to build and look into.
-QUICK = ("paddleocr-vl-default", "glm-ocr-default")
+QUICK = ("granite-docling-default", "glm-ocr-default")
 #: Those whose published parameters could not be had.
 UNCHECKED = {"deepseek-ocr-2", "llava-1.6-mistral-7b", "llava-onevision-0.5b"}
 
@@ -53,7 +53,7 @@ def test_facts_of_models_without_a_family_are_what_is_found(name):
 
 @pytest.mark.slow
 def test_model_without_a_family_is_exact_at_its_full_size():
-    name = "paddleocr-vl-default"
+    name = "granite-docling-default"
     report = analyze_model(describe_model(name), AnalysisConfig(model=name))
     facts = WITHOUT_FAMILY[name].facts
     assert report["agreement"]["equal"]
@@ -69,7 +69,8 @@ def test_published_sizes_agree(name):
     # A generation that leaves the window of those that have one.
     window = described.family.decoder(described.architecture).window
     length = None if described.family.reads_pages else max(window - 5, 100)
-    config = AnalysisConfig(model=name, seq_len=length, new_tokens=20, batch_size=2)
+    page = {"image_w": 700, "image_h": 990} if described.family.reads_pages else {}
+    config = AnalysisConfig(model=name, seq_len=length, new_tokens=20, batch_size=2, **page)
     report = analyze_model(described, config)
     assert report["agreement"]["status"] == "equal", report["agreement"]["differences"]
     assert report_fault(json.loads(json.dumps(report))) is None

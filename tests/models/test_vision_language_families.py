@@ -30,6 +30,7 @@ from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekO
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import smart_resize as smart_resize_of_paddle
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
@@ -139,10 +140,11 @@ def page_inputs(kind, described, workload, ids):
             "pixel_values": torch.rand(workload.batch_size, 3, height, width),
             "image_sizes": torch.tensor([[height, width]] * workload.batch_size),
         }
-    if kind == "kimi_k25":
+    if kind in ("kimi_k25", "paddleocr_vl"):
         width, height = workload.view_size or (workload.base_size, workload.base_size)
         grid = torch.tensor([[1, height // 14, width // 14]] * workload.batch_size)
-        return {"pixel_values": torch.rand(int(grid.prod(-1).sum()), 3, 14, 14), "image_grid_thw": grid}
+        page = {"pixel_values": torch.rand(int(grid.prod(-1).sum()), 3, 14, 14), "image_grid_thw": grid}
+        return page | ({"mm_token_type_ids": (ids == IMAGE_TOKEN).int()} if kind == "paddleocr_vl" else {})
     if not kind.startswith("qwen"):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
@@ -216,6 +218,20 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
     else:
         with pytest.raises(StagemeterError, match="nothing left of its shorter side"):
             FAMILIES["mistral3"].views(sizes, width, height)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
+    sizes = describe_model("paddleocr-vl").architecture
+    try:
+        rows, columns = smart_resize_of_paddle(height, width)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times the other"):
+            FAMILIES["paddleocr-vl"].views(sizes, width, height)
+    else:
+        view = FAMILIES["paddleocr-vl"].views(sizes, width, height)
+        assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 28**2)
 
 
 @settings(max_examples=300, deadline=None)

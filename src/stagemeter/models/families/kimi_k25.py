@@ -11,11 +11,22 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
+from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
 from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.interpolated_vision import (
+    InterpolatedVision,
+    grid_of,
+    interpolated_operators,
+    interpolated_parameters,
+    interpolated_vision,
+    merging_parameters,
+    patches_of_page,
+    require_width,
+    view_of,
+)
 from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
@@ -32,33 +43,18 @@ _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
 
 @dataclass(frozen=True, slots=True)
 class KimiArchitecture(Sizes):
-    """Sizes of MoonViT, the layers that merge its patches, and a language model.
+    """Sizes of MoonViT and a language model.
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network of the vision transformer.
-    patch_size, merge_size : int
-        Side of a patch in pixels, and patches per side that become one token.
-    positions : int
-        Learned embeddings of positions, which are resampled to a page.
+    vision : InterpolatedVision
+        MoonViT.
     decoder : Decoder
         The language model.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
-    merge_size: int
-    positions: int
+    vision: InterpolatedVision
     decoder: Decoder
-
-    @property
-    def merged(self) -> int:
-        """Width of the patches that become one token, side by side."""
-        return self.hidden * self.merge_size**2
 
 
 def _read(config: Mapping[str, Any], source: str) -> KimiArchitecture:
@@ -69,99 +65,49 @@ def _read(config: Mapping[str, Any], source: str) -> KimiArchitecture:
         # Published configurations call it so; transformers has one name for both.
         text = {**text, "model_type": "deepseek_v3"}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    sizes.split("hidden_size", "num_attention_heads")
     merging = sizes.values.get("merge_kernel_size", [2, 2])
     if not isinstance(merging, (list, tuple)) or len(merging) != 2 or merging[0] != merging[1]:
         sizes.refuse("merge_kernel_size", merging, "this family merges as many patches down as across")
-    width = sizes.whole("hidden_size")
-    if settings.whole("projection_hidden_size", width) != width:
-        settings.refuse(
-            "projection_hidden_size", settings.values["projection_hidden_size"], f"the encoder is {width} wide"
-        )
-    return KimiArchitecture(
-        hidden=width,
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
-        patch_size=sizes.whole("patch_size", 14),
-        merge_size=Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size"),
-        positions=sizes.whole("pos_emb_height", 64) * sizes.whole("pos_emb_width", 64),
-        decoder=decoder,
-    )
+    merge_size = Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size")
+    positions = sizes.whole("pos_emb_height", 64) * sizes.whole("pos_emb_width", 64)
+    vision = interpolated_vision(sizes, merge_size, positions)
+    require_width(settings, "projection_hidden_size", vision.hidden)
+    return KimiArchitecture(vision, decoder)
 
 
-def resized(sizes: KimiArchitecture, width: int, height: int) -> tuple[int, int]:
+def resized(vision: InterpolatedVision, width: int, height: int) -> tuple[int, int]:
     """Width and height that a page is brought to: shrunk to as many patches as may be, padded to whole tokens.
 
     Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``.
     """
-    patch, block = sizes.patch_size, sizes.patch_size * sizes.merge_size
+    patch = vision.patch_size
     patches = max(1.0, height // patch) * max(1.0, width // patch)
     longest = _MOST_PER_SIDE * patch
     scale = min(1.0, math.sqrt(_MOST_PATCHES / patches), longest / height, longest / width)
     sides = (min(max(1, int(side * scale)), longest) for side in (width, height))
-    columns, rows = (math.ceil(side / block) * block for side in sides)
+    columns, rows = (math.ceil(side / vision.block) * vision.block for side in sides)
     return columns, rows
 
 
 def _views(sizes: KimiArchitecture, width: int, height: int) -> PageViews:
-    columns, rows = resized(sizes, width, height)
-    block = sizes.patch_size * sizes.merge_size
-    return PageViews(1, 0, columns, rows, (1, 1), (columns // block) * (rows // block))
-
-
-def _vision_operators(sizes: KimiArchitecture, values: Variables) -> list[Operator]:
-    patches, width = values["patches"], sizes.hidden
-    rows = values["views"] * patches
-    embedding = convolution(
-        positions=rows,
-        input_elements=rows * CHANNELS * sizes.patch_size**2,
-        inputs=CHANNELS,
-        outputs=width,
-        kernel_area=sizes.patch_size**2,
-        bias=True,
-    )
-    layer = [*[linear(rows, width, width, bias=True)] * 4, *feed_forward(rows, width, sizes.intermediate)]
-    attention = self_attention(patches, patches, sizes.heads, width // sizes.heads)
-    return [(embedding, 1), *repeated(layer, sizes.layers), (attention, values["views"] * sizes.layers)]
-
-
-def _vision_parameters(sizes: KimiArchitecture) -> int:
-    width, between = sizes.hidden, sizes.intermediate
-    embedding = (CHANNELS * sizes.patch_size**2 + 1 + sizes.positions) * width
-    layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
-    return embedding + sizes.layers * layer + 2 * width
+    return view_of(sizes.vision, *resized(sizes.vision, width, height))
 
 
 def _projector_operators(sizes: KimiArchitecture, values: Variables) -> list[Operator]:
-    tokens = values["tokens"]
+    tokens, merged = values["tokens"], sizes.vision.merged
     return [
-        (linear(tokens, sizes.merged, sizes.merged, bias=True), 1),
-        (linear(tokens, sizes.merged, sizes.decoder.hidden, bias=True), 1),
+        (linear(tokens, merged, merged, bias=True), 1),
+        (linear(tokens, merged, sizes.decoder.hidden, bias=True), 1),
     ]
 
 
-def _projector_parameters(sizes: KimiArchitecture) -> int:
-    return 2 * sizes.hidden + (sizes.merged + 1) * (sizes.merged + sizes.decoder.hidden)
-
-
 def _page(model: Any, sizes: KimiArchitecture, workload: Workload) -> dict[str, Any]:
-    """Patches of the pages of a batch, and how many there are down and across, which the code asks for."""
-    import torch
-
-    width, height = workload.view_size or (workload.base_size, workload.base_size)
-    patch = sizes.patch_size
-    grid = [1, height // patch, width // patch]
-    patches = workload.batch_size * math.prod(grid)
-    return {
-        "pixel_values": empty(model, patches, CHANNELS, patch, patch),
-        "image_grid_thw": torch.tensor([grid] * workload.batch_size, device=model.device),
+    """Patches of the pages of a batch, how they lie, and the tokens that stand for the page."""
+    vision, patches = sizes.vision, workload.batch_size * patches_of_page(sizes.vision, workload)
+    page = {
+        "pixel_values": empty(model, patches, CHANNELS, vision.patch_size, vision.patch_size),
+        "image_grid_thw": grid_of(model, vision, workload),
     }
-
-
-def _named_page(model: Any, sizes: KimiArchitecture, workload: Workload) -> dict[str, Any]:
-    """The same with the tokens that stand for the page."""
-    page = _page(model, sizes, workload)
     if workload.prompt_tokens >= workload.image_tokens:
         page["input_ids"] = page_tokens(model, workload)
     return page
@@ -174,7 +120,7 @@ def _run_vision(model: Any, sizes: KimiArchitecture, workload: Workload) -> None
 
 def _run_projector(model: Any, sizes: KimiArchitecture, workload: Workload) -> None:
     tokens = workload.batch_size * workload.image_tokens
-    model.get_submodule(_PROJECTOR)(empty(model, tokens, sizes.merge_size**2, sizes.hidden))
+    model.get_submodule(_PROJECTOR)(empty(model, tokens, sizes.vision.merge_size**2, sizes.vision.hidden))
 
 
 _STAGES = (
@@ -182,11 +128,11 @@ _STAGES = (
         name="vit",
         title="MoonViT over the patches of the page",
         modules=(_VISION,),
-        operators=_vision_operators,
-        parameters=_vision_parameters,
+        operators=lambda sizes, values: interpolated_operators(sizes.vision, **values),
+        parameters=lambda sizes: interpolated_parameters(sizes.vision),
         variables={"views": "pages: batch_size", "patches": "patches of one page"},
         calls=lambda sizes, workload: [
-            {"views": workload.batch_size, "patches": workload.image_tokens * sizes.merge_size**2}
+            {"views": workload.batch_size, "patches": patches_of_page(sizes.vision, workload)}
         ],
         run=_run_vision,
     ),
@@ -195,13 +141,12 @@ _STAGES = (
         title="neighbouring patches merged to tokens of the decoder's width",
         modules=(_PROJECTOR,),
         operators=_projector_operators,
-        parameters=_projector_parameters,
+        parameters=lambda sizes: merging_parameters(sizes.vision, sizes.decoder.hidden),
         variables={"tokens": "batch_size * image_tokens"},
         calls=lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
         run=_run_projector,
     ),
 )
-_PASSES = page_passes(lambda sizes: sizes.decoder, _named_page)
 
 FAMILY: Family[KimiArchitecture] = Family(
     name="kimi-k2.5",
@@ -219,10 +164,9 @@ FAMILY: Family[KimiArchitecture] = Family(
     ),
     other_parameters=lambda sizes: {},
     architecture_from_sizes=sizes_reader(KimiArchitecture),
-    whole_passes={name: with_values(run) for name, run in _PASSES.items()},
+    whole_passes={name: with_values(run) for name, run in page_passes(lambda sizes: sizes.decoder, _page).items()},
     notes=(
         f"a page is shrunk to at most {_MOST_PATCHES:,} patches, as the processor does by default",
-        "positions are resampled to a page's patches by weighted gathers, which cost nothing by convention",
         "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "
         "context",
         "videos are not counted",
