@@ -1,5 +1,6 @@
 """Write docs/coverage.md: what becomes of every model type that transformers ships, at a reduced configuration.
 
+    pip install -c constraints.txt -e ".[peers]"
     python docs/coverage.py
 
 Each type is made twice from one configuration: on real numbers, on the CPU, where every product of a forward pass and
@@ -34,7 +35,8 @@ WIDTH, HEIGHT = 320, 240
 HEAD = """# Coverage
 
 What becomes of every causal and every image-text-to-text model type of transformers {version}, at a reduced
-configuration: written by `python docs/coverage.py`, which takes a few minutes.
+configuration: written by `python docs/coverage.py`, which takes a few minutes, with the packages of
+`pip install -c constraints.txt -e ".[peers]"`, since some image processors need torchvision and some towers timm.
 
 *{exact}*: forward pass and decode step, from shapes alone, have as many multiply-accumulates as a run on real numbers
 has by brute force, and stages counted alone as many as passes of the whole model. *{listed}*: the same, and operators
