@@ -38,10 +38,10 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.errors import StagemeterError
 from stagemeter.models.description import ModelDescription, describe_model
-from stagemeter.models.families.internvl import tile_grid
 from stagemeter.models.family import all_parameters
 from stagemeter.models.native_vision import resized
 from stagemeter.models.registry import families, family_of
+from stagemeter.models.tiling import tile_grid
 from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 

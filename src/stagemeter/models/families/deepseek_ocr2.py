@@ -22,6 +22,7 @@ from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, 
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.tiling import tile_grid
 from stagemeter.models.vision import (
     VIEW_VARIABLES,
     SamArchitecture,
@@ -159,27 +160,12 @@ def _decoder(text: Settings) -> Decoder:
 
 
 def _views(sizes: DeepseekOcr2Architecture, width: int, height: int) -> PageViews:
-    columns, rows = tile_grid(width, height) if max(width, height) > _TILE else (1, 1)
-    tiles = columns * rows if max(width, height) > _TILE else 0
+    cut = max(width, height) > _TILE
+    columns, rows = tile_grid(width, height, _TILE, _MOST_TILES, _FEWEST_TILES) if cut else (1, 1)
+    tiles = columns * rows if cut else 0
     view, tile = (_group(sizes, 1, side).quarter_grid ** 2 for side in (_VIEW, _TILE))
     # One more token stands between views.
     return PageViews(1, tiles, _VIEW, _VIEW, (columns, rows), view + tiles * tile + 1, tile_side=_TILE)
-
-
-def tile_grid(width: int, height: int) -> tuple[int, int]:
-    """Columns and rows of tiles whose shape is nearest to a page's; of equally near ones see the source.
-
-    Source: transformers, ``image_processing_pil_deepseek_ocr2.py``, ``get_optimal_tiled_canvas``.
-    """
-    sides = range(1, _MOST_TILES + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if _FEWEST_TILES <= columns * rows <= _MOST_TILES]
-    best, nearest = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
-        distance = abs(width / height - columns / rows)
-        larger = distance == nearest and width * height > 0.5 * _TILE**2 * columns * rows
-        if distance < nearest or larger:
-            best, nearest = (columns, rows), distance
-    return best
 
 
 def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from stagemeter.models.family import PageViews
 from stagemeter.models.settings import Settings
+from stagemeter.models.tiling import tile_grid
 from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
@@ -47,28 +48,12 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    columns, rows = tile_grid(width, height, sizes.vision.image_size)
+    columns, rows = tile_grid(width, height, sizes.vision.image_size, _MOST_TILES)
     tiles = columns * rows
     # A page that is cut is also looked at as a whole.
     views = tiles + 1 if tiles > 1 else 1
     side = sizes.vision.image_size
     return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.projector.tokens)
-
-
-def tile_grid(width: int, height: int, side: int, most: int = _MOST_TILES) -> tuple[int, int]:
-    """Columns and rows of tiles whose shape is nearest to a page's.
-
-    Of shapes that are equally near, the larger one is taken if the page's area exceeds half of its area.
-    """
-    ratio = width / height
-    grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most + 1) if columns * rows <= most]
-    best, nearest = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
-        distance = abs(ratio - columns / rows)
-        larger = distance == nearest and width * height > 0.5 * side**2 * columns * rows
-        if distance < nearest or larger:
-            best, nearest = (columns, rows), distance
-    return best
 
 
 FAMILY = vision_language_family(
