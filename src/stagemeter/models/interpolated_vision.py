@@ -7,14 +7,11 @@ values by three projections, a feed-forward network of two layers, biases everyw
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
-from stagemeter.models.family import PageViews
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
-from stagemeter.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +107,3 @@ def interpolated_parameters(vision: InterpolatedVision) -> int:
 def merging_parameters(vision: InterpolatedVision, outputs: int) -> int:
     """Parameters of a norm and of the two layers that bring merged patches to the decoder's width."""
     return 2 * vision.hidden + (vision.merged + 1) * (vision.merged + outputs)
-
-
-def view_of(vision: InterpolatedVision, width: int, height: int) -> PageViews:
-    """A page that was brought to a size in pixels, whole tokens of it."""
-    return PageViews(1, 0, width, height, (1, 1), (width // vision.block) * (height // vision.block))
-
-
-def patches_of_page(vision: InterpolatedVision, workload: Workload) -> int:
-    """Patches of one page of a workload."""
-    return workload.image_tokens * vision.merge_size**2
-
-
-def grid_of(model: Any, vision: InterpolatedVision, workload: Workload) -> Any:
-    """Pictures, rows and columns of patches of each page, which the code asks for; made where values are known."""
-    import torch
-
-    width, height = workload.view_size or (workload.base_size, workload.base_size)
-    grid = [1, height // vision.patch_size, width // vision.patch_size]
-    return torch.tensor([grid] * workload.batch_size, device=model.device)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.decoder_stages import empty
 from stagemeter.models.family import Family, PageViews, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
@@ -22,8 +20,9 @@ from stagemeter.models.native_vision import (
     resized,
     window_pairs,
 )
-from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
-from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.sizes import Sizes
 from stagemeter.workload import Workload
 
 _VISION = "model.visual"
@@ -75,18 +74,13 @@ def native_family(
     """
     modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if deep else (_EMBEDDING, _BLOCKS)
     mergers = (_MERGER, _DEEP_MERGERS) if deep else (_MERGER,)
-    passes = page_passes(lambda sizes: sizes.decoder, _named_page)
-    configs = resources.files("stagemeter.models") / "configs"
-    return Family(
+    return page_family(
         name=name,
         title=title,
-        reads_pages=True,
+        model_types=model_types,
+        sizes=NativeArchitecture,
+        read=lambda settings: read(settings.values, settings.source),
         views=_page_views,
-        takes=lambda config: config.get("model_type") in model_types,
-        architecture_from_config=read,
-        build=lambda sizes, config: build_from_settings(config),
-        shipped={model: configs / file for model, file in shipped.items()},
-        decoder=lambda sizes: sizes.decoder,
         stages=(
             page_stage(
                 name="vit",
@@ -112,12 +106,12 @@ def native_family(
                 calls=lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
                 run=_run_merger,
             ),
-            *decoder_stages(lambda sizes: sizes.decoder, DecoderModules("model.language_model", "lm_head")),
         ),
-        other_parameters=lambda sizes: {},
-        architecture_from_sizes=sizes_reader(NativeArchitecture),
-        whole_passes={name: with_values(run) for name, run in passes.items()} if deep else passes,
-        notes=tuple(notes),
+        language="model.language_model",
+        page=_named_page,
+        shipped=shipped,
+        notes=notes,
+        valued=deep,
     )
 
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.cost import Cost
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, gated_feed_forward, linear, repeated, self_attention
-from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.decoder_stages import empty
 from stagemeter.models.family import Family, PageViews, Variables
-from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_language import VisionLanguageModules, part, square, text_decoder
 from stagemeter.workload import Workload
@@ -88,7 +87,6 @@ def pixtral_family(
     notes : sequence of str
         What one should know about how its numbers come about.
     """
-    configs = resources.files("stagemeter.models") / "configs"
 
     def run_vision(model: Any, sizes: PixtralArchitecture, workload: Workload) -> None:
         model.get_submodule(modules.vision)(**_page(model, workload))
@@ -119,30 +117,25 @@ def pixtral_family(
             run=run_projector,
         ),
     )
-    passes = page_passes(lambda sizes: sizes.decoder, _named_page)
-    return Family(
+    return page_family(
         name=name,
         title=title,
-        reads_pages=True,
+        model_types=model_types,
+        sizes=PixtralArchitecture,
+        read=_read,
         views=_views,
-        takes=lambda config: config.get("model_type") in model_types,
-        architecture_from_config=lambda config, source: _read(Settings(config, source)),
-        build=lambda sizes, config: build_from_settings(config),
-        shipped={model: configs / file for model, file in shipped.items()},
-        decoder=lambda sizes: sizes.decoder,
-        stages=(
-            *(replace(stage, run=with_values(stage.run)) for stage in stages),
-            *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True),
-        ),
-        other_parameters=lambda sizes: {},
-        architecture_from_sizes=sizes_reader(PixtralArchitecture),
-        whole_passes={pass_name: with_values(run) for pass_name, run in passes.items()},
+        stages=stages,
+        language=modules.language,
+        page=_named_page,
+        shipped=shipped,
         notes=(
             "the longer side of a page is at most as long as the encoder's image_size, as the published processors do",
             "all pages of a batch go through the encoder as one sequence, of which a mask leaves each page to itself, "
             "as transformers runs it: attention is counted dense over all of them",
             *notes,
         ),
+        valued=True,
+        windows=True,
     )
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.decoder_stages import empty
 from stagemeter.models.family import Family, PageViews, Variables
-from stagemeter.models.page_stages import page_passes, page_stage, with_values
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
 from stagemeter.workload import Workload
@@ -130,7 +129,6 @@ def vision_language_family(
     causal : bool
         Whether tokens of the prompt attend to none after them.
     """
-    configs = resources.files("stagemeter.models") / "configs"
     shape_of = projector_input or (lambda sizes, number: (number, sizes.projector.tokens, sizes.projector.inputs))
 
     def run_projector(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> None:
@@ -146,41 +144,33 @@ def vision_language_family(
         calls=_calls,
         run=lambda model, sizes, workload: model.get_submodule(modules.vision)(**_page(model, sizes, workload)),
     )
-    passes = page_passes(lambda sizes: sizes.decoder, valued_page or _page)
-    if valued_page is not None:
-        vision = replace(vision, run=with_values(vision.run))
-        passes = {name: with_values(run) for name, run in passes.items()}
-    return Family(
+    projector = page_stage(
+        name="projector",
+        title="projection of the features to the decoder's width",
+        modules=(modules.projector,),
+        operators=_projector_operators,
+        parameters=_projector_parameters,
+        variables=_VARIABLES,
+        calls=_calls,
+        run=run_projector,
+    )
+    return page_family(
         name=name,
         title=title,
-        reads_pages=True,
+        model_types=model_types,
+        sizes=sizes,
+        read=read,
         views=views,
-        takes=lambda config: config.get("model_type") in model_types,
-        architecture_from_config=lambda config, source: read(Settings(config, source)),
-        build=lambda sizes, config: build_from_settings(config),
-        shipped={model: configs / file for model, file in shipped.items()},
-        decoder=lambda sizes: sizes.decoder,
-        stages=(
-            vision,
-            page_stage(
-                name="projector",
-                title="projection of the features to the decoder's width",
-                modules=(modules.projector,),
-                operators=_projector_operators,
-                parameters=_projector_parameters,
-                variables=_VARIABLES,
-                calls=_calls,
-                run=run_projector,
-            ),
-            # Which windows there are follows from the language model, and any may be in it.
-            *decoder_stages(
-                lambda sizes: sizes.decoder, DecoderModules(modules.language, "lm_head"), windows=True, causal=causal
-            ),
-        ),
+        stages=(vision, projector),
+        language=modules.language,
+        page=valued_page or _page,
+        shipped=shipped,
+        notes=notes,
+        valued=valued_page is not None,
+        # Which windows there are follows from the language model, and any may be in it.
+        windows=True,
+        causal=causal,
         other_parameters=other_parameters,
-        architecture_from_sizes=sizes_reader(sizes),
-        whole_passes=passes,
-        notes=tuple(notes),
     )
 
 

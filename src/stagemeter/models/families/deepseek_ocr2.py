@@ -6,21 +6,20 @@ The page as a whole is one view; a page that is larger than a tile is also cut i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.attention import GroupedQueryAttention
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
-from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
-from stagemeter.models.family import Family, PageViews, Variables
-from stagemeter.models.page_stages import page_passes, page_stage, page_tokens, with_values
+from stagemeter.models.decoder_stages import empty
+from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.sam_settings import sam_architecture
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.sizes import Sizes
 from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
 from stagemeter.models.tiling import tile_grid
 from stagemeter.models.vision import (
@@ -35,7 +34,7 @@ from stagemeter.workload import Workload
 
 _TOWER = "model.vision_tower"
 _SAM, _ENCODER = f"{_TOWER}.sam_encoder", f"{_TOWER}.vision_encoder"
-_PROJECTOR, _LANGUAGE = "model.multi_modal_projector", "model.language_model"
+_PROJECTOR = "model.multi_modal_projector"
 #: Sides in pixels of the view of a whole page and of a tile, and the learned queries of each, by its module.
 _VIEW, _TILE = 1024, 768
 _QUERIES = {f"{_TOWER}.query_768_resolution": 144, f"{_TOWER}.query_1024_resolution": 256}
@@ -84,8 +83,7 @@ class DeepseekOcr2Architecture(Sizes):
     decoder: Decoder
 
 
-def _read(config: Mapping[str, Any], source: str) -> DeepseekOcr2Architecture:
-    settings = Settings(config, source)
+def _read(settings: Settings) -> DeepseekOcr2Architecture:
     vision = part(settings, "vision_config")
     sam = _sam(part(vision, "sam_config"))
     sizes = part(vision, "encoder_config")
@@ -101,7 +99,7 @@ def _read(config: Mapping[str, Any], source: str) -> DeepseekOcr2Architecture:
     sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 attends to everything")
     if sam.downsample_channels[1] != encoder.hidden:
         raise StagemeterError(
-            f"{source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
+            f"{settings.source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
             f"{encoder.hidden}"
         )
     return DeepseekOcr2Architecture(sam, encoder, _decoder(part(settings, "text_config")))
@@ -109,21 +107,13 @@ def _read(config: Mapping[str, Any], source: str) -> DeepseekOcr2Architecture:
 
 def _sam(settings: Settings) -> SamArchitecture:
     sizes = Settings({**_SAM_SIZES, **settings.values}, settings.source)
-    width = sizes.split("hidden_size", "num_attention_heads") * sizes.whole("num_attention_heads")
-    channels, layers = sizes.values.get("downsample_channels"), sizes.whole("num_hidden_layers")
-    if not isinstance(channels, (list, tuple)) or len(channels) != 2:
+    channels = sizes.values.get("downsample_channels")
+    if not isinstance(channels, (list, tuple)) or len(channels) != 2 or not all(isinstance(n, int) for n in channels):
         raise StagemeterError(f"{sizes.source}: downsample_channels is {channels!r}; two numbers are needed")
-    return SamArchitecture(
-        hidden=width,
-        layers=layers,
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("mlp_dim", 4 * width),
-        patch_size=sizes.whole("patch_size"),
-        window_size=sizes.whole("window_size"),
-        global_layers=tuple(index for index in sizes.values["global_attn_indexes"] if index < layers),
-        pretrain_size=sizes.whole("image_size"),
-        neck=sizes.whole("output_channels"),
-        downsample_channels=(channels[0], channels[1]),
+    # What is not said follows from the width.
+    feed_forward = sizes.whole("mlp_dim", 4 * sizes.whole("hidden_size"))
+    return sam_architecture(
+        Settings({**sizes.values, "mlp_dim": feed_forward}, sizes.source), (channels[0], channels[1])
     )
 
 
@@ -241,16 +231,13 @@ def _run_projector(model: Any, sizes: DeepseekOcr2Architecture, workload: Worklo
 
 _VARIABLES = VIEW_VARIABLES | {"side": f"side of a view in pixels: {_VIEW} of the page as a whole, {_TILE} of a tile"}
 
-FAMILY: Family[DeepseekOcr2Architecture] = Family(
+FAMILY = page_family(
     name="deepseek-ocr-2",
     title="DeepSeek-OCR 2: SAM, an encoder of patches and queries, mixture-of-experts decoder",
-    reads_pages=True,
+    model_types=("deepseek_ocr2",),
+    sizes=DeepseekOcr2Architecture,
+    read=_read,
     views=_views,
-    takes=lambda config: config.get("model_type") == "deepseek_ocr2",
-    architecture_from_config=_read,
-    build=lambda sizes, config: build_from_settings(config),
-    shipped={"deepseek-ocr-2": resources.files("stagemeter.models") / "configs" / "deepseek_ocr_2.json"},
-    decoder=lambda sizes: sizes.decoder,
     stages=(
         page_stage(
             name="sam",
@@ -282,14 +269,15 @@ FAMILY: Family[DeepseekOcr2Architecture] = Family(
             calls=_calls,
             run=_run_projector,
         ),
-        *decoder_stages(lambda sizes: sizes.decoder, DecoderModules(_LANGUAGE, "lm_head")),
     ),
+    language="model.language_model",
+    page=_page,
+    shipped={"deepseek-ocr-2": "deepseek_ocr_2.json"},
+    valued=True,
     other_parameters=lambda sizes: {
         **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},
         "model.view_separator": sizes.decoder.hidden,
     },
-    architecture_from_sizes=sizes_reader(DeepseekOcr2Architecture),
-    whole_passes={name: with_values(run) for name, run in page_passes(lambda sizes: sizes.decoder, _page).items()},
     notes=(
         f"a page larger than a tile becomes {_FEWEST_TILES} to {_MOST_TILES} tiles beside the page as a whole, as the "
         "processor does by default",

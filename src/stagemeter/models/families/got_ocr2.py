@@ -7,20 +7,18 @@ products with the scores between them, and so it is counted. Source: transformer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, empty
-from stagemeter.models.family import Family, PageViews, Variables
-from stagemeter.models.page_stages import page_passes, page_stage
+from stagemeter.models.decoder_stages import empty
+from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage
+from stagemeter.models.sam_settings import sam_architecture
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import (
     CHANNELS,
     VIEW_VARIABLES,
@@ -53,31 +51,12 @@ class GotOcr2Architecture(Sizes):
     decoder: Decoder
 
 
-def _read(config: Mapping[str, Any], source: str) -> GotOcr2Architecture:
-    settings = Settings(config, source)
+def _read(settings: Settings) -> GotOcr2Architecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
     for key in ("use_abs_pos", "use_rel_pos", "qkv_bias"):
         sizes.refuse(key, False, "the encoder of GOT-OCR 2.0 has them")
-    sizes.split("hidden_size", "num_attention_heads")
-    layers, neck = sizes.whole("num_hidden_layers"), sizes.whole("output_channels")
-    whole = sizes.values.get("global_attn_indexes")
-    if not isinstance(whole, list) or any(index not in range(layers) for index in whole):
-        raise StagemeterError(f"{sizes.source}: global_attn_indexes is {whole!r}; it must list some of {layers} layers")
-    side, patch = sizes.whole("image_size"), sizes.whole("patch_size")
-    if side % patch:
-        raise StagemeterError(f"{sizes.source}: image_size {side} cannot be split into patches of patch_size {patch}")
-    sam = SamArchitecture(
-        hidden=sizes.whole("hidden_size"),
-        layers=layers,
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("mlp_dim"),
-        patch_size=patch,
-        window_size=sizes.whole("window_size"),
-        global_layers=tuple(sorted(set(whole))),
-        pretrain_size=side,
-        neck=neck,
-        downsample_channels=(2 * neck, decoder.hidden),
-    )
+    neck = sizes.whole("output_channels")
+    sam = sam_architecture(sizes, (2 * neck, decoder.hidden))
     return GotOcr2Architecture(sam, decoder)
 
 
@@ -115,16 +94,13 @@ def _calls(sizes: GotOcr2Architecture, workload: Workload) -> list[Variables]:
     return [asdict(_group(sizes, workload.batch_size))]
 
 
-FAMILY: Family[GotOcr2Architecture] = Family(
+FAMILY = page_family(
     name="got-ocr2",
     title="GOT-OCR 2.0: one view through SAM, a decoder like Qwen 2's",
-    reads_pages=True,
+    model_types=("got_ocr2",),
+    sizes=GotOcr2Architecture,
+    read=_read,
     views=_views,
-    takes=lambda config: config.get("model_type") == "got_ocr2",
-    architecture_from_config=_read,
-    build=lambda sizes, config: build_from_settings(config),
-    shipped={"got-ocr2": resources.files("stagemeter.models") / "configs" / "got_ocr2.json"},
-    decoder=lambda sizes: sizes.decoder,
     stages=(
         page_stage(
             name="sam",
@@ -146,10 +122,9 @@ FAMILY: Family[GotOcr2Architecture] = Family(
             calls=_calls,
             run=_run_projector,
         ),
-        *decoder_stages(lambda sizes: sizes.decoder, DecoderModules("model.language_model", "lm_head")),
     ),
-    other_parameters=lambda sizes: {},
-    architecture_from_sizes=sizes_reader(GotOcr2Architecture),
-    whole_passes=page_passes(lambda sizes: sizes.decoder, _page),
+    language="model.language_model",
+    page=_page,
+    shipped={"got-ocr2": "got_ocr2.json"},
     notes=("a page is one view, as the processor has it by default; its crops are not counted",),
 )

@@ -1,0 +1,108 @@
+"""What families that read pages by stages of their own and hand them to a decoder have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from typing import Any, Protocol, TypeVar
+
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
+from stagemeter.models.family import Family, PageViews, Stage
+from stagemeter.models.page_stages import page_passes, with_values
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import sizes_reader
+from stagemeter.workload import Workload
+
+
+class PageArchitecture(Protocol):
+    """Sizes of a model with a decoder."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+
+    @property
+    def hash(self) -> str:
+        """Equal for equal sizes."""
+
+
+Architecture = TypeVar("Architecture", bound=PageArchitecture)
+
+
+def page_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    sizes: type[Architecture],
+    read: Callable[[Settings], Architecture],
+    views: Callable[[Architecture, int, int], PageViews],
+    stages: Sequence[Stage[Architecture]],
+    language: str,
+    page: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
+    shipped: Mapping[str, str],
+    notes: Sequence[str] = (),
+    valued: bool = False,
+    windows: bool = False,
+    causal: bool = True,
+    other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
+) -> Family[Architecture]:
+    """Make a family of stages that work on a page, and a decoder.
+
+    Parameters
+    ----------
+    name, title : str
+        Name of the family, and what it is in a few words.
+    model_types : sequence of str
+        ``model_type`` of the configurations that it takes.
+    sizes : type
+        The data class that `read` returns.
+    read : callable
+        Reads the sizes from a configuration.
+    views : callable
+        What a page of some width and height becomes, as transformers' processor has it.
+    stages : sequence of Stage
+        The stages before the decoder's.
+    language : str
+        The module of the decoder's embedding, layers and last norm.
+    page : callable
+        What the whole model takes of the pages of a batch: pixels and the like; tokens, too, if it matters which.
+    shipped : mapping
+        Files in ``models/configs`` by the names that their models are asked for by.
+    notes : sequence of str
+        What one should know about how its numbers come about.
+    valued : bool
+        Whether the code asks for values: sizes of views, tokens that stand for them.
+    windows, causal : bool
+        See `stagemeter.models.decoder_stages.decoder_stages`.
+    other_parameters : callable
+        Parameters that no stage has, by their names.
+    """
+    configs = resources.files("stagemeter.models") / "configs"
+    passes = page_passes(lambda sizes: sizes.decoder, page)
+    if valued:
+        stages = [replace(stage, run=with_values(stage.run)) for stage in stages]
+        passes = {pass_name: with_values(run) for pass_name, run in passes.items()}
+    return Family(
+        name=name,
+        title=title,
+        reads_pages=True,
+        views=views,
+        takes=lambda config: config.get("model_type") in model_types,
+        architecture_from_config=lambda config, source: read(Settings(config, source)),
+        build=lambda sizes, config: build_from_settings(config),
+        shipped={model: configs / file for model, file in shipped.items()},
+        decoder=lambda sizes: sizes.decoder,
+        stages=(
+            *stages,
+            *decoder_stages(
+                lambda sizes: sizes.decoder, DecoderModules(language, "lm_head"), windows=windows, causal=causal
+            ),
+        ),
+        other_parameters=other_parameters,
+        architecture_from_sizes=sizes_reader(sizes),
+        whole_passes=passes,
+        notes=tuple(notes),
+    )
