@@ -9,7 +9,7 @@ stay shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -116,18 +116,20 @@ class KnownValues:
                 return args[0].copy_(value)
         if packet in _INDEXING:
             args = (args[0], self._whole_numbers(args[1]), *args[2:])
-        values = self._values((args, kwargs), packet)
+        tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+        values = self._values((args, kwargs), tensors, packet)
         if values is None:
-            args, kwargs = self._together(func, args, kwargs)
+            args, kwargs = self._together(func, args, kwargs, tensors)
         if values is not None and _asks_for_values(func, args, kwargs):
             return self._answer(func, *values)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, values, out)
         return out
 
-    def _together(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _together(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
+    ) -> tuple[Any, dict[str, Any]]:
         """Arguments on one device, where what has no values was moved, or meets what it was moved to."""
-        tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
         if not any(tensor.device.type == "meta" for tensor in tensors):
             return args, kwargs
         if func._overloadpacket is aten._to_copy and kwargs.get("device") == torch.device("cpu"):
@@ -156,10 +158,8 @@ class KnownValues:
             return value.item()
         return item
 
-    def _values(self, arguments: Any, packet: Any) -> tuple[Any, Any] | None:
+    def _values(self, arguments: Any, tensors: Sequence[torch.Tensor], packet: Any) -> tuple[Any, Any] | None:
         """The arguments with values in place of shapes; None where one has none."""
-        flat, _ = tree_flatten(arguments)
-        tensors = [value for value in flat if isinstance(value, torch.Tensor)]
         if not tensors and packet not in _MADE_OF_NOTHING:
             return None
         if any(type(tensor) is not torch.Tensor for tensor in tensors):

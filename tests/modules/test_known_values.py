@@ -123,6 +123,23 @@ def test_what_the_cpu_has_no_kernel_for_is_unknown_and_so_is_what_it_wrote_over(
             assert known_value(bins) is None
 
 
+def test_what_has_no_values_stays_a_shape_wherever_it_is_moved():
+    table = torch.arange(10, 18)
+    with KnownValues():
+        codes = torch.empty(2, 3, device=META).argmin(-1)
+        found = table[codes.to("cpu")]
+        beside = torch.cat([found, torch.zeros(1, dtype=torch.long)])
+        assert (found.device, found.shape, beside.shape) == (META, (2,), (3,))
+        assert known_value(found) is None
+        # What asks for values there is refused as it is here.
+        with pytest.raises(RuntimeError, match="meta"):
+            codes.cpu()[0].item()
+        with pytest.raises(NotImplementedError):
+            torch.zeros(2, dtype=torch.long).copy_(codes)
+        kept = torch.arange(8, device=META)
+        assert kept.to("cpu").tolist() == list(range(8))
+
+
 def test_masks_put_unknown_rows_where_they_belong():
     with KnownValues(), CostCounter() as counter:
         rows, mask = torch.zeros(6, 4, device=META), torch.tensor([True, False] * 3, device=META)

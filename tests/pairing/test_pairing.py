@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, estimate_report
 from stagemeter.config import MODES
-from stagemeter.cost import ITEM_SIZES
+from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES
 from stagemeter.hardware.roofline import Peak
 from stagemeter.mfu import compute_stage_mfu
 from stagemeter.models.closed_form import evaluate_workload
@@ -262,10 +262,12 @@ def test_sum_is_bound_by_what_sets_most_of_its_time(gundam):
     new=st.integers(1, 3000),
     batch=st.integers(1, 64),
     dtype=st.sampled_from(sorted(ITEM_SIZES)),
+    cache=st.none() | st.sampled_from(sorted(CACHE_ITEM_SIZES)),
 )
-def test_closed_form_at_another_workload_is_the_report_of_that_workload(prompt, new, batch, dtype):
+def test_closed_form_at_another_workload_is_the_report_of_that_workload(prompt, new, batch, dtype, cache):
     report = report_of(mode="base")
-    other = report_of(mode="base", seq_len=prompt, new_tokens=new, batch_size=batch, dtype=dtype)
+    asked = {"seq_len": prompt, "new_tokens": new, "batch_size": batch, "dtype": dtype, "kv_cache_dtype": cache}
+    other = report_of(mode="base", **asked)
     assert work_at(report, workload_of(other)) == work_of_report(other)
 
 
