@@ -243,26 +243,24 @@ def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     """Find out what each module does, by running the model once; with it the model, whose tail is known then."""
     from stagemeter.models.generic.passes import called_in_step, order_of_calls
 
-    parts = found.parts
+    parts, trial = found.parts, _trial(found)
     candidates = [name for name in (parts.vision, *parts.rest) if name]
     named = [name for name in (parts.encoder, parts.language, *parts.tail) if name]
-    order = order_of_calls(found, _trial(found), [*named, *_with_inner(found.model, candidates)])
+    order = order_of_calls(found, trial, [*named, *_with_inner(found.model, candidates)])
     split = {name: _called(found.model, name, set(order)) for name in candidates}
     rest = [name for part in parts.rest for name in split[part].called]
     after = [name for name in order if order.index(name) > order.index(parts.language) and name in rest]
     before = tuple(name for name in rest if name not in after)
     found = replace(found, parts=replace(parts, tail=(*after, *parts.tail)))
-    idle = tuple(name for part in candidates for name in split[part].idle)
-    step = tuple(called_in_step(found, _trial(found), before)) if before else ()
-    inside = _inside(found)
-    decoder = tuple(name for part in inside for name in part.called) or (parts.language,)
+    step = tuple(called_in_step(found, trial, before)) if before else ()
+    inside = _inside(found, trial)
+    idle = (*(name for part in candidates for name in split[part].idle), *inside.idle)
     if parts.encoder and not parts.vision:
-        return _Shares((), (), (parts.encoder, *before), decoder, step, idle), found
+        return _Shares((), (), (parts.encoder, *before), inside.text, step, idle), found
     encoder = (parts.encoder,) if parts.encoder else ()
     # Without a tower of its own, what makes embeddings of pixels is the tower.
     vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
-    eyes = tuple(name for part in inside for name in part.idle)
-    return _Shares((*vision, *eyes), projector, encoder, decoder, step, idle), found
+    return _Shares((*vision, *inside.pages), projector, encoder, inside.text, step, idle), found
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,28 +280,39 @@ def _called(model: Any, name: str, order: Collection[str]) -> _Called:
     return _Called(called, idle) if called else _Called((), (name,))
 
 
-def _inside(found: FoundModel) -> list[_Called]:
-    """What is inside of a decoder that makes embeddings of pages itself: what a step calls, and what a page alone does.
+@dataclass(frozen=True, slots=True)
+class _Inside:
+    """Modules of a decoder that sees pages itself: that text runs, that pages alone run, that nothing runs."""
 
-    Empty for decoders that do not.
-    """
+    text: tuple[str, ...]
+    pages: tuple[str, ...]
+    idle: tuple[str, ...]
+
+
+def _inside(found: FoundModel, trial: Workload) -> _Inside:
+    """What a decoder is made of, where it sees pages itself; the decoder as it is elsewhere."""
     from stagemeter.models.generic.parts import sees_pages
     from stagemeter.models.generic.passes import called_in_step, order_of_calls
 
     language = found.parts.language
     module = found.model.get_submodule(language)
     if found.parts.vision or not sees_pages(module):
-        return []
+        return _Inside((language,), (), ())
     children = [f"{language}.{name}" for name, _ in module.named_children()]
     inner = list(_with_inner(found.model, children))
-    in_step = set(called_in_step(found, _trial(found), inner))
-    on_page = set(order_of_calls(found, _trial(found), inner)) - in_step
-    parts = []
+    in_step = set(called_in_step(found, trial, inner))
+    on_page = set(order_of_calls(found, trial, inner)) - in_step
+    text: list[str] = []
+    pages: list[str] = []
+    idle: list[str] = []
     for name in children:
-        of_text = _called(found.model, name, in_step).called
-        of_pages = () if of_text else _called(found.model, name, on_page).called
-        parts.append(_Called(of_text, of_pages))
-    return parts
+        of_text = _called(found.model, name, in_step)
+        of_pages = _called(found.model, name, on_page)
+        text += of_text.called
+        if not of_text.called:
+            pages += of_pages.called
+            idle += of_pages.idle
+    return _Inside(tuple(text), tuple(pages), tuple(idle))
 
 
 def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:
