@@ -263,6 +263,8 @@ WRITERS = {
 PAGES: dict[str, dict[str, Any]] = {
     "aria": {"image_processor_type": "AriaImageProcessor", "max_image_size": 490, "min_image_size": 336},
     "glm_ocr": {"image_processor_type": "Glm46VImageProcessor"},
+    "qwen2_5_omni_thinker": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14},
+    "qwen3_omni_moe_thinker": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16},
     "dots3_note": {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 14, "temporal_patch_size": 1},
     "fast_vlm": {
         "image_processor_type": "CLIPImageProcessor",
@@ -278,70 +280,3 @@ PAGES: dict[str, dict[str, Any]] = {
 def page_settings(model_type: str) -> dict[str, Any]:
     """How pages are prepared for a type; empty where it follows from the configuration."""
     return PAGES.get(model_type, {})
-
-
-def _square(config: Any, batch: int) -> dict[str, Any]:
-    import torch
-
-    side = config.vision_config.image_size
-    return {"pixel_values": torch.ones(batch, 3, side, side)}
-
-
-def _patches(config: Any, batch: int) -> dict[str, Any]:
-    """Flat patches of pages of 4 x 8 patches."""
-    import torch
-
-    vision = config.vision_config
-    rows, columns = 4, 8
-    frames = getattr(vision, "temporal_patch_size", None) or getattr(vision, "num_frames", 2)
-    elements = 3 * frames * vision.patch_size**2
-    return {
-        "pixel_values": torch.ones(batch * rows * columns, elements),
-        "image_grid_thw": torch.tensor([[1, rows, columns]] * batch),
-    }
-
-
-def _shaped_patches(config: Any, batch: int) -> dict[str, Any]:
-    """Patches of 4 x 8, as models take them that are told their shape."""
-    import torch
-
-    rows, columns = 4, 8
-    return {
-        "pixel_values": torch.ones(batch, rows * columns, 3 * config.vision_config.patch_size**2),
-        "spatial_shapes": torch.tensor([[rows, columns]] * batch),
-        "pixel_attention_mask": torch.ones(batch, rows * columns, dtype=torch.long),
-    }
-
-
-def _formula(config: Any, batch: int) -> dict[str, Any]:
-    import torch
-
-    return {"pixel_values": torch.ones(batch, 3, 512, 512)}
-
-
-def _base_page(config: Any, batch: int) -> dict[str, Any]:
-    import torch
-
-    return {"pixel_values": torch.ones(batch, 3, 1024, 1024)}
-
-
-def _whole_patches(config: Any, batch: int) -> dict[str, Any]:
-    """The same with patches as small pictures."""
-    import torch
-
-    made = _patches(config, batch)
-    side = config.vision_config.patch_size
-    return {**made, "pixel_values": torch.ones(len(made["pixel_values"]), 3, side, side)}
-
-
-#: Pages as models take them, of types whose image processors need torchvision, which is not here.
-MADE_PAGES: dict[str, Callable[[Any, int], dict[str, Any]]] = {
-    **dict.fromkeys(("cohere2_vision", "llama4"), _square),
-    "unlimited_ocr": _base_page,
-    **dict.fromkeys(("minimax_m3_vl", "muse_glimmer", "muse_spark", "qwen2_5_omni_thinker",
-                     "qwen3_omni_moe_thinker"), _patches),
-    "kimi_k25": _whole_patches,
-    "lfm2_vl": _shaped_patches,
-    "step3p7": _square,
-    "pp_formulanet": _formula,
-}  # fmt: skip

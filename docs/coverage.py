@@ -17,7 +17,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import click
 from joblib import Parallel, delayed
@@ -61,29 +60,15 @@ def first_line(error: Exception) -> str:
 
 
 def look_at(name: str, kind: str, debug: bool = False) -> Found:
-    """Count one type both ways."""
-    import transformers
-    from reduced_configs import MADE_PAGES
-
-    from stagemeter.models.generic import passes
-    from stagemeter.models.generic.page import Page
-
-    model_class = getattr(transformers, kind)
-    if name in MADE_PAGES:
-        with mock.patch.object(passes, "make_page", lambda config, *size: Page(MADE_PAGES[name](config, size[-1]), "")):
-            return tried(name, kind, model_class, debug)
-    return tried(name, kind, model_class, debug)
-
-
-def tried(name: str, kind: str, model_class: Any, debug: bool) -> Found:
     """Count a type at the first of its reduced configurations that runs."""
     import torch
+    import transformers
     from reduced_configs import page_settings, reduced_configs
 
     from stagemeter.errors import StagemeterError
     from stagemeter.models.generic.family import make_family
 
-    why, refusal = "", ""
+    model_class, why, refusal = getattr(transformers, kind), "", ""
     for make in reduced_configs(name):
         try:
             config = part_of(make(), model_class)
