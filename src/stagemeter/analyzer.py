@@ -261,7 +261,7 @@ def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Pro
 
     workload = plan_request(config, model)
     say("model")
-    built = model.family.build(model.architecture, model.config)
+    built = model.build()
     tiers = _run_tiers(model.family, model.architecture, built, config, workload, say)
     return _report(model.family, model.architecture, model.name, config, workload, tiers, built, model.notes)
 

@@ -292,7 +292,7 @@ def _total(
         "activations": request("activations"),
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
-        "weight_bytes": params * item_size,
+        "weight_bytes": decoder.packed().checkpoint_bytes(params, item_size),
         "kv_cache_bytes": decoder.cache_of(workload, cached_tokens) * cache_item_size,
     }
 

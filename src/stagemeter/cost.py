@@ -28,8 +28,9 @@ def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]
 class Cost:
     """The cost of some counted operators.
 
-    Every field is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
-    `bytes_written`. Elementwise work, norms, softmax and gathers are zero by convention, so they appear in no field.
+    Every field but one is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
+    `bytes_written`. Of weights that are packed the bytes are what there is to count. Elementwise work, norms, softmax
+    and gathers are zero by convention, so they appear in no field.
 
     Attributes
     ----------
@@ -42,12 +43,14 @@ class Cost:
     activation_reads : int
         Elements read by the counted operators that are neither weights nor cached keys and values.
     weight_reads : int
-        Weight elements read by the counted operators. Of a mixture of experts, at most those of as many experts as
-        there are tokens times experts per token.
+        Weight elements read by the counted operators, packed ones left out. Of a mixture of experts, at most those of
+        as many experts as there are tokens times experts per token.
     kv_reads : int
         Elements of the key-value cache that attention reads.
     kv_writes : int
         Elements appended to the key-value cache.
+    packed_weight_bytes : int
+        Bytes read of weights that are stored in fewer bits, see `stagemeter.packing.Packing`.
     """
 
     macs: int = 0
@@ -57,6 +60,7 @@ class Cost:
     weight_reads: int = 0
     kv_reads: int = 0
     kv_writes: int = 0
+    packed_weight_bytes: int = 0
 
     # Written out, since counting adds costs by the ten thousand.
     def __add__(self, other: Cost) -> Cost:
@@ -68,6 +72,7 @@ class Cost:
             self.weight_reads + other.weight_reads,
             self.kv_reads + other.kv_reads,
             self.kv_writes + other.kv_writes,
+            self.packed_weight_bytes + other.packed_weight_bytes,
         )
 
     def __mul__(self, count: int) -> Cost:
@@ -96,7 +101,8 @@ class Cost:
             Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
         """
         of_cache = item_size if cache_item_size is None else cache_item_size
-        return (self.weight_reads + self.activation_reads) * item_size + self.kv_reads * of_cache
+        elements = self.weight_reads + self.activation_reads
+        return elements * item_size + self.kv_reads * of_cache + self.packed_weight_bytes
 
     def bytes_written(self, item_size: int, cache_item_size: int | None = None) -> int:
         """Bytes that the counted operators write: activations, and keys and values appended to the cache.

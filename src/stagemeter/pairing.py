@@ -18,7 +18,7 @@ from typing import Any
 from stagemeter.cost import ITEM_SIZES, item_sizes
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.closed_form import evaluate_workload, weights_of_an_expert
+from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
 from stagemeter.models.family import EXPERTS_READ, Family
 from stagemeter.models.registry import family_named
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
@@ -139,10 +139,10 @@ def _spared_bytes(
                 f"experts_read/{stage.name} is {ran:g}, and a pass over so many tokens reads {possible.fewest} to "
                 f"{possible.most} experts of a layer"
             )
-        of_one = weights_of_an_expert(closed_form, stage.name)
+        of_one = bytes_of_an_expert(closed_form, stage.name, ITEM_SIZES[workload.dtype])
         passes = workload.decode_steps if stage.name == DECODE else 1
         # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
-        spared[stage.name] = round(of_one * passes * (possible.most - ran)) * ITEM_SIZES[workload.dtype]
+        spared[stage.name] = round(of_one * passes * (possible.most - ran))
     return spared
 
 

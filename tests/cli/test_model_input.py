@@ -121,7 +121,7 @@ def test_length_of_a_prompt_without_a_page(estimate, options, tokens):
 @pytest.mark.parametrize(("model", "method"), [("gpt-oss-20b", "mxfp4"), ("deepseek-v3", "fp8"), ("qwen3-8b", None)])
 def test_quantized_weights_are_named(estimate, model, method):
     named = [note for note in estimate("--model", model)["notes"] if "quantized" in note]
-    assert [f"quantized by {method}:" in note for note in named] == ([] if method is None else [True])
+    assert [f"quantized by {method} are read as" in note for note in named] == ([] if method is None else [True])
 
 
 def test_models_are_listed(stagemeter):

@@ -336,7 +336,12 @@ class CostCounter:
         for position, operand in enumerate(operands):
             if isinstance(operand, torch.Tensor) and operand.is_floating_point():
                 kind, elements = self._operands.read(operand)
-                reads[kind] += partial_reads.get(position, elements)
+                elements = partial_reads.get(position, elements)
+                stored = self._operands.packed_bytes(operand, elements)
+                if stored is None:
+                    reads[kind] += elements
+                else:
+                    reads["packed"] += stored
         cost = Cost(
             macs=macs,
             macs_causal=macs - self._causal_saving(rule, operator, shapes, named_shapes, macs),
@@ -344,6 +349,7 @@ class CostCounter:
             activation_reads=reads["activation"],
             weight_reads=reads["weight"],
             kv_reads=reads["cache"],
+            packed_weight_bytes=reads["packed"],
         )
         self._events.append(Event(self._module(), rule.name, cost, again=self._owners.runs_again()))
 

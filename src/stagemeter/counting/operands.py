@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from stagemeter.packing import packed_parameters
+
 
 class Operands:
     """What tensors are: weights, cached keys and values, or activations; told by the storage they live in.
@@ -20,8 +22,12 @@ class Operands:
     def __init__(self, model: nn.Module | None) -> None:
         # The storages are kept, so that none is freed and its address given to another while counting.
         self._kinds: dict[int, tuple[str, int, Any]] = {}
+        self._packed: dict[int, int] = {}
         for parameter in model.parameters() if model is not None else ():
             self._mark(parameter, "weight", parameter.numel())
+        for module in model.modules() if model is not None else ():
+            for parameter, stored in packed_parameters(module).items():
+                self._packed[parameter.untyped_storage()._cdata] = stored
 
     def mark_cache(self, tensor: torch.Tensor) -> None:
         """Take a tensor for cached keys or values from now on."""
@@ -32,6 +38,9 @@ class Operands:
         kind, elements = self.read(source)
         if kind != "activation":
             self._mark(copy, kind, elements)
+            stored = self._packed.get(source.untyped_storage()._cdata)
+            if stored is not None:
+                self._packed[copy.untyped_storage()._cdata] = stored
 
     def read(self, tensor: torch.Tensor) -> tuple[str, int]:
         """What a tensor is, and how many different elements are read when all of it is.
@@ -44,6 +53,13 @@ class Operands:
             storage._cdata, ("activation", storage.nbytes() // tensor.element_size(), None)
         )
         return kind, min(tensor.numel(), elements)
+
+    def packed_bytes(self, tensor: torch.Tensor, elements: int) -> int | None:
+        """Bytes that some elements of a weight take as they are stored; None if it is not packed."""
+        storage = tensor.untyped_storage()._cdata
+        stored = self._packed.get(storage)
+        # Matrices of experts are of one size, so a whole number of them takes a whole number of bytes.
+        return None if stored is None else stored * elements // self._kinds[storage][1]
 
     def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
         storage = tensor.untyped_storage()

@@ -6,11 +6,12 @@ it keeps in the key-value cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import cached_attention, linear
+from stagemeter.models.blocks import cached_attention, linear, matrix_reads
+from stagemeter.packing import Packing, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class GroupedQueryAttention:
         scores and masks those outside of the window, so the window shows in decode steps alone.
     fused : bool
         Whether it runs as one operator, which writes no scores.
+    packing : Packing or None
+        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
     """
@@ -90,6 +93,7 @@ class GroupedQueryAttention:
     sinks: int = 0
     window: int = 0
     fused: bool = True
+    packing: Packing | None = None
     kind: Literal["grouped_query"] = "grouped_query"
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -103,11 +107,15 @@ class GroupedQueryAttention:
         # Scores that one operator writes and, after the softmax, the next one reads.
         scores = of.batch * self.heads * of.tokens * attended
         return [
-            linear(rows, hidden, width, self.bias),
-            *[linear(rows, hidden, key_value_width, self.bias)] * 2,
+            linear(rows, hidden, width, self.bias, self.packing),
+            *[linear(rows, hidden, key_value_width, self.bias, self.packing)] * 2,
             attention if self.fused else attention + Cost(activations=scores, activation_reads=scores),
-            linear(rows, width, hidden, self.output_bias),
+            linear(rows, width, hidden, self.output_bias, self.packing),
         ]
+
+    def stored_as(self, storage: Storage) -> GroupedQueryAttention:
+        """The same with its matrices stored as `storage` says."""
+        return replace(self, packing=storage(*(f"self_attn.{name}_proj" for name in "qkvo")))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases, norms and sinks."""
@@ -143,6 +151,8 @@ class LatentAttention:
         Whether the compressing projections and that of the output add a bias.
     window : int
         Always 0: all tokens are attended to.
+    packing : Packing or None
+        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
     """
@@ -155,6 +165,7 @@ class LatentAttention:
     value_width: int
     bias: bool = False
     window: Literal[0] = 0
+    packing: Packing | None = None
     kind: Literal["latent"] = "latent"
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -163,18 +174,20 @@ class LatentAttention:
         head_width = self.rotary_width + self.plain_width
         query_width, value_width = self.heads * head_width, self.heads * self.value_width
         queries = (
-            [linear(rows, hidden, self.query_rank, self.bias), linear(rows, self.query_rank, query_width)]
+            [
+                linear(rows, hidden, self.query_rank, self.bias, self.packing),
+                linear(rows, self.query_rank, query_width, packing=self.packing),
+            ]
             if self.query_rank
-            else [linear(rows, hidden, query_width)]
+            else [linear(rows, hidden, query_width, packing=self.packing)]
         )
         macs = of.batch * of.tokens * of.context * (query_width + value_width)
         # The expansion reads the compressed vectors from the cache; what is rotated is only copied from there.
         expanded = self.key_value_rank, self.heads * (self.plain_width + self.value_width)
-        expansion = Cost(
+        expansion = matrix_reads(*expanded, self.packing) + Cost(
             macs=cached * expanded[0] * expanded[1],
             macs_causal=cached * expanded[0] * expanded[1],
             activations=cached * expanded[1],
-            weight_reads=expanded[0] * expanded[1],
             kv_reads=cached * self.key_value_rank,
             kv_writes=rows * (self.key_value_rank + self.rotary_width),
         )
@@ -187,11 +200,17 @@ class LatentAttention:
         )
         return [
             *queries,
-            linear(rows, hidden, self.key_value_rank + self.rotary_width, self.bias),
+            linear(rows, hidden, self.key_value_rank + self.rotary_width, self.bias, self.packing),
             expansion,
             attention,
-            linear(rows, value_width, hidden, self.bias),
+            linear(rows, value_width, hidden, self.bias, self.packing),
         ]
+
+    def stored_as(self, storage: Storage) -> LatentAttention:
+        """The same with its matrices stored as `storage` says."""
+        queries = ("q_a_proj", "q_b_proj") if self.query_rank else ("q_proj",)
+        projections = (*queries, "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+        return replace(self, packing=storage(*(f"self_attn.{name}" for name in projections)))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases and the norms of what is compressed."""

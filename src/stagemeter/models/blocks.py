@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stagemeter.cost import Cost, total
+from stagemeter.packing import Packing
 
 #: The cost of an operator, and how many times it runs.
 Operator = tuple[Cost, int]
@@ -37,7 +38,7 @@ def working_set(operators: Iterable[Operator]) -> int:
     return max(cost.activation_reads + cost.activations for cost, _ in operators)
 
 
-def linear(rows: int, inputs: int, outputs: int, bias: bool = False) -> Cost:
+def linear(rows: int, inputs: int, outputs: int, bias: bool = False, packing: Packing | None = None) -> Cost:
     """Cost of a linear layer.
 
     Parameters
@@ -48,15 +49,24 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False) -> Cost:
         Width before and after.
     bias : bool
         Whether a bias is added; it is read with the weights, and adding it is not counted.
+    packing : Packing or None
+        How the matrix is stored, if it is in fewer bits than the rest.
     """
     macs = rows * inputs * outputs
-    return Cost(
+    return matrix_reads(inputs, outputs, packing) + Cost(
         macs=macs,
         macs_causal=macs,
         activations=rows * outputs,
         activation_reads=rows * inputs,
-        weight_reads=inputs * outputs + (outputs if bias else 0),
+        weight_reads=outputs if bias else 0,
     )
+
+
+def matrix_reads(inputs: int, outputs: int, packing: Packing | None, matrices: int = 1) -> Cost:
+    """Cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
+    if packing is None:
+        return Cost(weight_reads=matrices * inputs * outputs)
+    return Cost(packed_weight_bytes=matrices * packing.matrix_bytes(outputs, inputs))
 
 
 def convolution(
@@ -166,9 +176,12 @@ def encoder_layer(
     ]
 
 
-def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = False) -> list[Cost]:
+def gated_feed_forward(
+    rows: int, hidden: int, intermediate: int, bias: bool = False, packing: Packing | None = None
+) -> list[Cost]:
     """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
-    return [*[linear(rows, hidden, intermediate, bias)] * 2, linear(rows, intermediate, hidden, bias)]
+    wide = linear(rows, hidden, intermediate, bias, packing)
+    return [wide, wide, linear(rows, intermediate, hidden, bias, packing)]
 
 
 def mixture_of_experts(
@@ -179,6 +192,7 @@ def mixture_of_experts(
     experts_per_token: int,
     experts_read: int,
     bias: bool = False,
+    packing: Packing | None = None,
 ) -> list[Cost]:
     """Operators of routing each row to some of many gated experts, the router included, shared experts not.
 
@@ -194,22 +208,20 @@ def mixture_of_experts(
         How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
     bias : bool
         Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
+    packing : Packing or None
+        How the experts' matrices are stored, if they are in fewer bits than the rest. The router never is.
     """
     routed = rows * experts_per_token
     return [
         linear(rows, hidden, experts, bias),
-        _grouped_linear(routed, hidden, 2 * intermediate, experts_read),
-        _grouped_linear(routed, intermediate, hidden, experts_read),
+        _grouped_linear(routed, hidden, 2 * intermediate, experts_read, packing),
+        _grouped_linear(routed, intermediate, hidden, experts_read, packing),
     ]
 
 
-def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int) -> Cost:
+def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int, packing: Packing | None) -> Cost:
     """Cost of one layer of many experts: each row meets the weights of one."""
     macs = rows * inputs * outputs
-    return Cost(
-        macs=macs,
-        macs_causal=macs,
-        activations=rows * outputs,
-        activation_reads=rows * inputs,
-        weight_reads=experts_read * inputs * outputs,
+    return matrix_reads(inputs, outputs, packing, experts_read) + Cost(
+        macs=macs, macs_causal=macs, activations=rows * outputs, activation_reads=rows * inputs
     )

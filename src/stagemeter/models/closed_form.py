@@ -113,8 +113,9 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     missing = [name for name in stages[stage]["variables"] if name not in variables]
     if missing:
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
+    # A report from before weights could be packed says nothing of them.
     quantities = stages[stage]["quantities"]
-    return Cost(**{name: sum(_value(term, variables) for term in quantities[name]) for name in QUANTITIES})
+    return Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
 
 
 def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Cost]:
@@ -139,10 +140,24 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
     return costs
 
 
-def weights_of_an_expert(closed_form: Mapping[str, Any], stage: str) -> int:
-    """Weight elements that a pass of a stage reads for each expert of a layer, over all layers; 0 without experts."""
-    terms = closed_form["stages"][stage]["quantities"]["weight_reads"]
-    return sum(term["coefficient"] for term in terms if EXPERTS_READ in term["powers"])
+def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: Any) -> Any:
+    """Bytes of weights that a pass of a stage reads for each expert of a layer, over all layers; 0 without experts.
+
+    Parameters
+    ----------
+    closed_form : mapping
+        ``closed_form`` of a report, see `coefficients`.
+    stage : str
+        Name of the stage.
+    item_size : int or array of int
+        Bytes of a weight that is not packed.
+    """
+    quantities = closed_form["stages"][stage]["quantities"]
+
+    def of_experts(quantity: str) -> int:
+        return sum(term["coefficient"] for term in quantities.get(quantity, ()) if EXPERTS_READ in term["powers"])
+
+    return of_experts("weight_reads") * item_size + of_experts("packed_weight_bytes")
 
 
 def _plain(sizes: Any) -> Any:

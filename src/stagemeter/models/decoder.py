@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
@@ -10,6 +10,7 @@ from stagemeter.models.blocks import Operator, linear, repeated, sum_of, working
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.packing import PackedWeights, Packing, Storage
 from stagemeter.workload import Workload
 
 
@@ -51,6 +52,8 @@ class Decoder(Sizes):
         The layers by kind; the order of kinds does not matter to what they cost.
     tied : bool
         Whether the output head's weights are the embedding's.
+    head_packing : Packing or None
+        How the output head's matrix is stored, if it is in fewer bits than the rest.
     """
 
     hidden: int
@@ -58,6 +61,7 @@ class Decoder(Sizes):
     max_positions: int
     layers: tuple[Layer, ...]
     tied: bool = False
+    head_packing: Packing | None = None
 
     @property
     def window(self) -> int:
@@ -90,6 +94,26 @@ class Decoder(Sizes):
         """Elements of the cache of a workload's sequences when they have some tokens."""
         return self.cached_elements(workload.batch_size, tokens)
 
+    def stored_as(self, storage: Storage, head: Packing | None) -> Decoder:
+        """The same with the matrices of its layers stored as `storage` says, and that of the output head as `head`."""
+        layers = tuple(
+            replace(
+                layer,
+                attention=layer.attention.stored_as(storage),
+                feed_forward=layer.feed_forward.stored_as(storage),
+            )
+            for layer in self.layers
+        )
+        return replace(self, layers=layers, head_packing=head)
+
+    def packed(self) -> PackedWeights:
+        """Weights that are stored in fewer bits: what a pass that uses all experts reads of them."""
+        kinds = [layer.feed_forward for layer in self.layers]
+        experts = max((kind.experts for kind in kinds if isinstance(kind, Experts)), default=0)
+        whole = DecoderPass(1, 1, 1, 1, experts, causal=False)
+        packed, plain = (pass_cost(decoder, whole) for decoder in (self, self.stored_as(lambda *modules: None, None)))
+        return PackedWeights(plain.weight_reads - packed.weight_reads, packed.packed_weight_bytes)
+
 
 #: Builds a decoder from its sizes as plain data.
 decoder_from_sizes = sizes_reader(Decoder)
@@ -112,7 +136,7 @@ def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
 
 def head_operator(decoder: Decoder, positions: int) -> Operator:
     """The output head at some positions; generating needs one position per sequence and pass."""
-    return linear(positions, decoder.hidden, decoder.vocabulary), 1
+    return linear(positions, decoder.hidden, decoder.vocabulary, packing=decoder.head_packing), 1
 
 
 def pass_cost(decoder: Decoder, of: DecoderPass) -> Cost:

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.quantization import Quantization, quantization_settings, read_quantization
 from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
 
 #: A repository on the Hugging Face Hub: an owner and a name.
@@ -42,6 +43,10 @@ class ModelDescription:
         What its ``config.json`` holds.
     source : str
         Where that is from.
+    quantization : Quantization or None
+        How its checkpoint stores weights in fewer bits; None where it does not, or where that is not counted.
+    notes : tuple of str
+        What one should know about how its checkpoint stores weights.
     """
 
     name: str
@@ -49,18 +54,18 @@ class ModelDescription:
     architecture: Any
     config: Mapping[str, Any]
     source: str
+    quantization: Quantization | None = None
+    notes: tuple[str, ...] = ()
 
-    @property
-    def notes(self) -> list[str]:
-        """What one should know about how its checkpoint differs from what is counted."""
-        stored = self.config.get("quantization_config")
-        if not isinstance(stored, Mapping):
-            return []
-        method = stored.get("quant_method", "a method that it does not name")
-        return [
-            f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
-            "in the data type of the workload"
-        ]
+    def build(self) -> Any:
+        """Build the model without weights, its modules marked where the checkpoint stores them in fewer bits."""
+        model = self.family.build(self.architecture, self.config)
+        if self.quantization is not None:
+            from stagemeter.models.packed_decoder import pack_modules
+
+            decoder, head = self.family.stage("prefill").owns, self.family.stage("decode").owns
+            pack_modules(model, self.quantization, decoder, head)
+        return model
 
 
 def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescription:
@@ -187,13 +192,41 @@ def _described(
     """Find what takes a configuration; `code` is where code of its own may be taken from."""
     family = family_of(config, source)
     if family is not None:
-        return ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
+        return _with_quantization(
+            ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
+        )
     from stagemeter.models.generic.family import make_family, transformers_has
 
     trusted = code if OWN_CODE in config and not transformers_has(config) else None
     if not transformers_has(config) and trusted is None:
         raise untaken(config, source)
-    return ModelDescription(model, *make_family(config, preprocessing(), source, trusted), config, source)
+    return _with_quantization(
+        ModelDescription(model, *make_family(config, preprocessing(), source, trusted), config, source)
+    )
+
+
+def _with_quantization(model: ModelDescription) -> ModelDescription:
+    """Take note of how a checkpoint stores its weights: counted so, or with the reason why not."""
+    settings = quantization_settings(model.config)
+    if settings is None:
+        return model
+    method = settings.get("quant_method", "a method that it does not name")
+    try:
+        quantization = read_quantization(model.config)
+        if quantization is None or model.family.packed is None:
+            raise StagemeterError(f"quantized checkpoints of {model.family.name} are not known here")
+        architecture = model.family.packed(model.architecture, quantization)
+    except StagemeterError as error:
+        note = (
+            f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
+            f"in the data type of the workload, since {error}"
+        )
+        return replace(model, notes=(note,))
+    note = (
+        f"weights quantized by {method} are read as the checkpoint stores them, scales included, in the decoder and "
+        "its head; everything is calculated, and the rest is stored, in the data type of the workload"
+    )
+    return replace(model, architecture=architecture, quantization=quantization, notes=(note,))
 
 
 def _fetched(repository: str, name: str) -> Path:

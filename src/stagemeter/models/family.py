@@ -9,6 +9,8 @@ from importlib.resources.abc import Traversable
 from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
+from stagemeter.models.quantization import Quantization
+from stagemeter.packing import PackedWeights
 from stagemeter.workload import OWN, TEXT, Workload
 
 Architecture = TypeVar("Architecture")
@@ -36,6 +38,9 @@ class LanguageModel(Protocol):
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache of a workload's sequences when they have some tokens."""
+
+    def packed(self) -> PackedWeights:
+        """Weights that are stored in fewer bits than the model calculates in."""
 
 
 #: Runs something of a model, given it and its sizes, for a workload, in a counter.
@@ -235,6 +240,9 @@ class Family(Generic[Architecture]):
     prompt_tokens : callable
         Length of a prompt of some tokens of a page and of text. Of an encoder-decoder both are the source, and the
         prompt is what its decoder begins with.
+    packed : callable or None
+        Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
+        are counted like those of others.
     """
 
     name: str
@@ -252,6 +260,7 @@ class Family(Generic[Architecture]):
     whole_passes: Mapping[str, Runner]
     notes: tuple[str, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
+    packed: Callable[[Architecture, Quantization], Architecture] | None = None
 
     @property
     def has_closed_forms(self) -> bool:

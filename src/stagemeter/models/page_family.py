@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
 from stagemeter.models.family import Family, PageViews, Stage
+from stagemeter.models.packed_decoder import packed_decoder
 from stagemeter.models.page_stages import page_passes, with_values
+from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import sizes_reader
 from stagemeter.workload import Workload
@@ -85,6 +87,12 @@ def page_family(
     if valued:
         stages = [replace(stage, run=with_values(stage.run)) for stage in stages]
         passes = {pass_name: with_values(run) for pass_name, run in passes.items()}
+
+    def packed(sizes: Architecture, quantization: Quantization) -> Architecture:
+        # Any data class with a decoder will do, which no type says.
+        whole: Any = sizes
+        return cast(Architecture, replace(whole, decoder=packed_decoder(sizes.decoder, quantization)))
+
     return Family(
         name=name,
         title=title,
@@ -105,4 +113,5 @@ def page_family(
         architecture_from_sizes=sizes_reader(sizes),
         whole_passes=passes,
         notes=tuple(notes),
+        packed=packed,
     )

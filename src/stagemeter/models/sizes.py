@@ -22,7 +22,14 @@ class Sizes:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(asdict(self))
+        return stable_hash(_as_told(asdict(self)))
+
+
+def _as_told(sizes: Any) -> Any:
+    """Sizes without what says only that weights are not packed, so that hashes from before they could be still hold."""
+    if isinstance(sizes, Mapping):
+        return {name: _as_told(size) for name, size in sizes.items() if not (size is None and name.endswith("packing"))}
+    return tuple(map(_as_told, sizes)) if isinstance(sizes, tuple) else sizes
 
 
 def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:

@@ -14,6 +14,7 @@ from stagemeter.models.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, whole_pass
 from stagemeter.models.family import CacheRecorder, Family
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.packed_decoder import packed_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.workload import Workload
 
@@ -63,6 +64,7 @@ def text_family(
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},
         notes=tuple(notes),
+        packed=packed_decoder,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.cost import ITEM_SIZES, Cost, sum_of_steps, total
 from stagemeter.errors import StagemeterError
-from stagemeter.models.closed_form import evaluate, weights_of_an_expert
+from stagemeter.models.closed_form import bytes_of_an_expert, evaluate
 from stagemeter.models.families.deepseek_ocr import FAMILY, language_model
 from stagemeter.models.family import all_parameters
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
@@ -225,10 +225,8 @@ def _bounds(
         moved = cost.bytes_read(item_size) + cost.bytes_written(item_size)
         if stage.experts is not None:
             possible = stage.experts(grid.architecture, workload)
-            of_one = weights_of_an_expert(grid.closed_form, stage.name)
-            moved = (
-                moved - of_one * (steps if stage.name == DECODE else 1) * (possible.most - possible.fewest) * item_size
-            )
+            of_one = bytes_of_an_expert(grid.closed_form, stage.name, item_size)
+            moved = moved - of_one * (steps if stage.name == DECODE else 1) * (possible.most - possible.fewest)
         compute_ms = 1e3 * np.asarray(cost.flops, np.float64) / peak_flops
         least[stage.name] = np.maximum(compute_ms, 1e3 * np.asarray(moved, np.float64) / peak_bytes)
     rows = {**{name: [name] for name in _FORWARD_STAGES}, VISION: AGGREGATES[VISION], FORWARD: _FORWARD_STAGES}

@@ -19,6 +19,7 @@ from stagemeter.models.family import (
     own_workload,
     text_workload,
 )
+from stagemeter.packing import PackedWeights
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -43,10 +44,19 @@ class FoundLanguageModel:
         Longest sequence that it was made for.
     cache_of_one : callable
         Elements of the cache of one sequence of a workload when it has some tokens.
+    model : torch.nn.Module
+        The whole model.
     """
 
     max_positions: int
     cache_of_one: Callable[[Workload, int], int]
+    model: Any
+
+    def packed(self) -> PackedWeights:
+        """Weights of its marked modules."""
+        from stagemeter.models.packed_decoder import packed_weights
+
+        return packed_weights(self.model)
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache of a workload's sequences when they have some tokens."""
@@ -181,7 +191,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         ),
     ]
     # Filled by running the model, so once is enough.
-    language = FoundLanguageModel(_longest(text), cache(partial(cached_elements, found)))
+    language = FoundLanguageModel(_longest(text), cache(partial(cached_elements, found)), model)
     return Family(
         name=NAME,
         title=f"{type(model).__name__} of transformers, its parts found by its own code",
@@ -198,6 +208,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         whole_passes={"forward": forward, "decode": step},
         notes=_notes(found, shares),
         prompt_tokens=_prompt_tokens,
+        packed=lambda found, quantization: found,
     )
 
 

@@ -1,0 +1,207 @@
+"""Which weights of a checkpoint are quantized, and how each is stored, as its configuration says.
+
+Sources, of the settings and of what they mean: transformers 5.23, ``utils/quantization_config.py``,
+``quantizers/quantizers_utils.py`` (``should_convert_module``), ``integrations/finegrained_fp8.py`` (``FP8Linear``,
+``FP8Experts``) and ``integrations/mxfp4.py``; compressed-tensors, ``quantization/quant_args.py`` and
+``utils/match.py``; the tensors that AutoAWQ (``qweight``, ``qzeros``, ``scales``) and AutoGPTQ (the same) write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.packing import Packing
+
+_FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
+#: Modules that are no linear layers in transformers, whatever a configuration says of them: routers.
+_ROUTERS = re.compile(r"\.(gate|router)$")
+#: Where decoders are found in checkpoints, older and newer ones: names are looked for under each.
+_PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
+_EXPERTS = re.compile(r"\.experts(\.|$)")
+_HEAD = "lm_head"
+#: Of an expert, as checkpoints name one that transformers puts together with the others.
+_AN_EXPERT = (".experts", ".experts.0.gate_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Some modules by name, and how they are stored."""
+
+    packing: Packing
+    of: tuple[str, ...] | None = None
+    experts_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a checkpoint stores the matrices of its language model.
+
+    Attributes
+    ----------
+    method : str
+        Name of the method, as the configuration has it.
+    rules : tuple
+        The first that takes a module says how it is stored.
+    left_out : tuple of str
+        Modules that are stored as they are: regular expressions for names, or their beginnings or ends.
+    """
+
+    method: str
+    rules: tuple[_Rule, ...]
+    left_out: tuple[str, ...]
+
+    def packing_of(self, module: str, name: str | None = None) -> Packing | None:
+        """How the matrix of a linear layer or of experts is stored; None as the rest of the model.
+
+        Parameters
+        ----------
+        module : str
+            Its name inside of the decoder, such as ``layers.3.mlp.gate_proj``, or ``lm_head``.
+        name : str or None
+            Its name in the whole model, where one is known.
+        """
+        if _ROUTERS.search(module):
+            return None
+        inner = [module, module.replace(*_AN_EXPERT)] if module.endswith(_AN_EXPERT[0]) else [module]
+        names = [*(prefix + inside for prefix in _PREFIXES for inside in inner), *([name] if name else [])]
+        if any(_matches(pattern, known) for pattern in self.left_out for known in names):
+            return None
+        for rule in self.rules:
+            if rule.experts_only and not _EXPERTS.search(module):
+                continue
+            if rule.of is None or any(_matches(pattern, known) for pattern in rule.of for known in names):
+                return rule.packing
+        return None
+
+    def packing_of_part(self, layers: int, *modules: str) -> Packing | None:
+        """How the same modules of every layer are stored.
+
+        Raises
+        ------
+        StagemeterError
+            If they are not all stored alike.
+        """
+        found = {self.packing_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
+        if len(found) > 1:
+            raise StagemeterError(f"{' and '.join(modules)} are not stored alike in all layers")
+        return found.pop()
+
+
+def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
+    """Read how a checkpoint stores its weights; None where it stores them as they are.
+
+    Raises
+    ------
+    StagemeterError
+        If the method is none that is known, or lacks a setting; the message says what.
+    """
+    settings = quantization_settings(config)
+    if settings is None:
+        return None
+    method = settings.get("quant_method")
+    readers = {
+        "fp8": _fp8,
+        "mxfp4": _mxfp4,
+        "awq": _awq,
+        "gptq": _gptq,
+        "compressed-tensors": _compressed_tensors,
+    }
+    if method not in readers:
+        raise StagemeterError(f"how {method or 'a method that it does not name'} stores weights is not known here")
+    try:
+        return readers[method](settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StagemeterError(f"its settings cannot be used ({type(error).__name__}: {error})") from error
+
+
+def quantization_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a configuration says of quantized weights, for the whole model or for its language model."""
+    text = config.get("text_config")
+    for holder in (config, text if isinstance(text, Mapping) else {}):
+        found = holder.get("quantization_config")
+        if isinstance(found, Mapping):
+            return found
+    return None
+
+
+def _fp8(settings: Mapping[str, Any]) -> Quantization:
+    # Scales are in float32 unless they are powers of two; without blocks there is one per matrix.
+    scale = _FLOAT8 if settings.get("scale_fmt") == "ue8m0" else _FLOAT32
+    block = settings.get("weight_block_size")
+    packing = Packing(8, scale, *map(int, block)) if block else Packing(8, scale)
+    # Without a list the output head is left as it is; with one, what it names.
+    return Quantization("fp8", (_Rule(packing),), tuple(settings.get("modules_to_not_convert") or (_HEAD,)))
+
+
+def _mxfp4(settings: Mapping[str, Any]) -> Quantization:
+    # OCP Microscaling Formats 1.0: four bits each, and eight bits for 32 of them.
+    rule = _Rule(Packing(4, 8, 1, 32), experts_only=True)
+    return Quantization("mxfp4", (rule,), tuple(settings.get("modules_to_not_convert") or ()))
+
+
+def _awq(settings: Mapping[str, Any]) -> Quantization:
+    bits = int(settings.get("bits", settings.get("w_bit", 4)))
+    zero = bits if settings.get("zero_point", True) else 0
+    packing = Packing(bits, _FLOAT16 + zero, 1, _group(settings.get("group_size", settings.get("q_group_size", 128))))
+    return Quantization("awq", (_Rule(packing),), (*(settings.get("modules_to_not_convert") or ()), _HEAD))
+
+
+def _gptq(settings: Mapping[str, Any]) -> Quantization:
+    # Zero points are stored, symmetric or not. Which group an input is in is stored as well, and read by kernels only
+    # where inputs were reordered; it is not counted.
+    bits = int(settings["bits"])
+    packing = Packing(bits, _FLOAT16 + bits, 1, _group(settings.get("group_size", 128)))
+    named = settings.get("modules_in_block_to_quantize")
+    of = tuple(name for block in named for name in block) if named else None
+    return Quantization("gptq", (_Rule(packing, of),), () if settings.get("lm_head") else (_HEAD,))
+
+
+def _compressed_tensors(settings: Mapping[str, Any]) -> Quantization:
+    rules = []
+    for group in settings["config_groups"].values():
+        weights = group.get("weights")
+        if weights is None:
+            continue
+        of = tuple(target for target in group["targets"] if target != "Linear")
+        form = str(group.get("format") or settings.get("format"))
+        rules.append(_Rule(_compressed(weights, form), of or None))
+    return Quantization("compressed-tensors", tuple(rules), tuple(settings.get("ignore") or ()))
+
+
+def _compressed(weights: Mapping[str, Any], form: str) -> Packing:
+    bits = int(weights["num_bits"])
+    strategy = weights["strategy"]
+    if form.startswith("nvfp4"):
+        # Sixteen values share a scale in eight bits, and all of a matrix one in 32.
+        return Packing(bits, _FLOAT8, 1, int(weights.get("group_size") or 16), _FLOAT32)
+    if form.startswith("mxfp"):
+        return Packing(bits, 8, 1, int(weights.get("group_size") or 32))
+    # Scales are of the data type that the model was in, which has 16 bits.
+    scale = _FLOAT16 + (0 if weights.get("symmetric", True) else bits)
+    if strategy == "tensor":
+        return Packing(bits, scale)
+    if strategy == "channel":
+        return Packing(bits, scale, 1)
+    if strategy == "group":
+        return Packing(bits, scale, 1, _group(weights["group_size"]))
+    if strategy == "block":
+        return Packing(bits, scale, *map(int, weights["block_structure"]))
+    raise ValueError(f"the strategy {strategy!r} is not known here")
+
+
+def _group(size: Any) -> int:
+    """Inputs that share a scale; all of them where the size is negative."""
+    return max(0, int(size))
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a pattern takes a module: its name, the name of what it is in, or the end of its name."""
+    expression = pattern.removeprefix("re:")
+    if pattern.startswith("re:"):
+        return re.match(expression, name) is not None
+    boundary = r"(?:(?<=\.)|(?=\.|$))"
+    return re.match(rf"(?:{expression}){boundary}", name) is not None or name.endswith(expression)

@@ -1,0 +1,243 @@
+"""Weights in fewer bits: what a checkpoint's configuration says of them, and what that comes to in bytes."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_text_models import KINDS
+from transformers import AutoModelForCausalLM, FineGrainedFP8Config
+from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
+from transformers.models.auto import AutoConfig
+
+from stagemeter.analyzer import analyze_model, estimate_model
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.models.description import describe_model
+from stagemeter.models.packed_decoder import pack_modules, packed_weights
+from stagemeter.models.quantization import read_quantization
+from stagemeter.packing import Packing
+
+few = settings(max_examples=4, deadline=None)
+
+INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 8}
+FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}
+#: The experts of Kimi K2 in four bits, everything else as it is.
+EXPERTS_ALONE = ["lm_head", "re:.*self_attn.*", "re:.*shared_expert.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+
+
+def compressed(weights, ignore=("lm_head",), targets=("Linear",), form="pack-quantized"):
+    group = {"targets": list(targets), "weights": weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": form,
+        "config_groups": {"group_0": group},
+        "ignore": list(ignore),
+    }
+
+
+METHODS = {
+    "fp8": {"quant_method": "fp8", "weight_block_size": [8, 16]},
+    "fp8 without blocks, head too": {"quant_method": "fp8", "modules_to_not_convert": ["model.embed_tokens"]},
+    "fp8, attention as it is": {"quant_method": "fp8", "modules_to_not_convert": ["lm_head", "model.layers.*attn"]},
+    "mxfp4": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True},
+    "gptq": {"quant_method": "gptq", "bits": 8, "group_size": -1},
+    "experts in four bits": compressed(INT4, EXPERTS_ALONE),
+    "channels in eight bits": compressed(FLOAT8, form="float-quantized"),
+    "attention alone": compressed(INT4, targets=["re:.*self_attn.*"]),
+    "nvfp4": compressed({**INT4, "group_size": 16}, form="nvfp4-pack-quantized"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def described(tmp_path):
+    """Describe a model whose configuration is given."""
+
+    def describe(config):
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return describe_model(str(tmp_path))
+
+    return describe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(st.data())
+def test_three_ways_of_counting_are_equal(tmp_path_factory, kind, data):
+    quantized = data.draw(st.sampled_from(sorted(METHODS)))
+    config = data.draw(KINDS[kind]) | {"quantization_config": METHODS[quantized]}
+    folder = tmp_path_factory.mktemp("quantized")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    model = describe_model(str(folder))
+    assert model.quantization is not None, model.notes
+    report = analyze_model(model, AnalysisConfig(seq_len=data.draw(st.integers(1, 9)), new_tokens=3))
+    assert report["agreement"]["equal"], report["agreement"]
+    # What the marked modules of the model take is what the sizes say.
+    decoder = model.family.decoder(model.architecture)
+    assert decoder.packed() == packed_weights(model.build())
+
+
+@pytest.mark.slow
+def test_decoder_of_a_model_that_reads_pages(described):
+    shipped = describe_model("smolvlm-256m")
+    model = described(shipped.config | {"quantization_config": METHODS["awq"]})
+    report = analyze_model(model, AnalysisConfig(image_w=700, image_h=500, new_tokens=3))
+    assert report["agreement"]["equal"], report["agreement"]
+    # All layers of 576 x 576 twice, 576 x 192 twice and 576 x 1536 three times, and neither the tower nor the head.
+    packed = model.family.decoder(model.architecture).packed()
+    assert packed.elements == 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536)
+    assert packed.stored_bytes * 8 == packed.elements * (4 + (16 + 4) / 16)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe", "deepseek_v3", "mixtral"])
+@few
+@given(st.data())
+def test_fp8_is_stored_as_transformers_stores_it(kind, data):
+    config = data.draw(KINDS[kind]) | {"tie_word_embeddings": False}
+    stored = {"quant_method": "fp8", "weight_block_size": [8, 16]}
+    plain = {key: value for key, value in config.items() if key != "model_type"}
+    with torch.device("meta"):
+        mine, theirs = (
+            AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **plain)) for _ in range(2)
+        )
+    pack_modules(mine, read_quantization({"quantization_config": stored}), ["model"], ["lm_head"])
+    theirs = replace_with_fp8_linear(theirs, ["lm_head"], FineGrainedFP8Config(weight_block_size=(8, 16)))
+    eight_bits = [p.numel() for p in theirs.parameters() if p.element_size() == 1]
+    scales = [p.numel() * p.element_size() for name, p in theirs.named_parameters() if name.endswith("scale_inv")]
+    packed = packed_weights(mine)
+    assert (packed.elements, packed.stored_bytes) == (sum(eight_bits), sum(eight_bits) + sum(scales))
+
+
+#: ``total_size`` of the published index of the checkpoint, as quoted in public repositories.
+PUBLISHED_BYTES = {"gpt-oss-20b": 13_761_264_768, "gpt-oss-120b": 65_248_815_744}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_BYTES)
+def test_checkpoints_take_the_bytes_that_are_published(name):
+    report = estimate_model(describe_model(name), AnalysisConfig(model=name))
+    assert report["total"]["weight_bytes"] == PUBLISHED_BYTES[name]
+
+
+def test_scales_are_as_many_as_those_published():
+    # MiniMax-M2's checkpoint holds 228,703,644,928 parameters by its metadata, 13,880,064 of them scales.
+    model = describe_model("minimax-m2")
+    packed = model.family.decoder(model.architecture).packed()
+    assert packed.stored_bytes - packed.elements == 4 * 13_880_064
+
+
+def test_one_matrix_by_hand():
+    """What each method writes for a matrix of 256 outputs and 512 inputs, tensor by tensor."""
+
+    def stored(settings, module="layers.0.mlp.up_proj"):
+        return read_quantization({"quantization_config": settings}).packing_of(module).matrix_bytes(256, 512)
+
+    groups = 512 // 128
+    # AutoAWQ: qweight int32 (512, 256 / 8), qzeros int32 (groups, 256 / 8), scales float16 (groups, 256).
+    assert stored({"quant_method": "awq", "bits": 4, "group_size": 128}) == 4 * (512 + groups) * 32 + 2 * groups * 256
+    # AutoGPTQ: qweight int32 (512 / 8, 256), qzeros int32 (groups, 256 / 8), scales float16 (groups, 256).
+    assert stored({"quant_method": "gptq", "bits": 4, "group_size": 128}) == (
+        4 * (64 * 256 + groups * 32) + 2 * groups * 256
+    )
+    # compressed-tensors: weight_packed int32 (256, 512 / 8), weight_scale bfloat16 (256, groups).
+    assert stored(compressed({**INT4, "group_size": 128})) == 4 * 256 * 64 + 2 * 256 * groups
+    # transformers: weight float8 (256, 512), weight_scale_inv float32 (2, 4).
+    assert stored({"quant_method": "fp8", "weight_block_size": [128, 128]}) == 256 * 512 + 4 * 2 * 4
+    # OCP microscaling: blocks uint8 (256, 512 / 2), scales uint8 (256, 512 / 32).
+    assert stored({"quant_method": "mxfp4"}, "layers.0.mlp.experts") == 256 * 256 + 256 * 16
+    # NVFP4: weight_packed uint8 (256, 512 / 2), weight_scale float8 (256, 512 / 16), weight_global_scale float32 (1).
+    assert stored(compressed({**INT4, "group_size": 16}, form="nvfp4-pack-quantized")) == 256 * 256 + 256 * 32 + 4
+
+
+def test_blocks_that_are_not_filled_have_a_scale_too():
+    packing = Packing(8, 32, 128, 128)
+    assert packing.matrix_bytes(129, 128) == 129 * 128 + 2 * 4
+    assert packing.matrix_bytes(1, 1) == 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("module", "packed"),
+    [
+        ("layers.0.self_attn.q_proj", False),
+        ("layers.11.self_attn.q_proj", True),
+        ("layers.1.mlp.gate", False),
+        ("layers.1.mlp.gate_proj", True),
+        ("layers.1.mlp.experts", True),
+        ("layers.1.mlp.experts.7.up_proj", True),
+        ("lm_head", False),
+    ],
+)
+def test_modules_are_left_out_by_name(module, packed):
+    left_out = ["lm_head", "model.layers.0.self_attn", "layers.1.self_attn.q_proj"]
+    stored = {"quant_method": "fp8", "modules_to_not_convert": left_out}
+    assert (read_quantization({"quantization_config": stored}).packing_of(module) is not None) is packed
+
+
+def test_generic_models_are_counted_by_the_counter(described):
+    config = {
+        "model_type": "olmo2",
+        "architectures": ["Olmo2ForCausalLM"],
+        **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
+        "vocab_size": 99,
+    }
+    request = AnalysisConfig(seq_len=7, new_tokens=4)
+    plain = analyze_model(described(config), request)
+    stored = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head", "model.layers.0"]}
+    model = described(config | {"quantization_config": stored})
+    report = analyze_model(model, request)
+    assert report["agreement"]["equal"]
+    # Layers 1 and 2 in one byte a weight, and a scale of four bytes for each of seven matrices; layer 0 in two.
+    matrices = 4 * 64 * 64 + 3 * 64 * 96
+    saved = 2 * (matrices - 4 * 7)
+    assert plain["stages"]["prefill"]["bytes_read"] - report["stages"]["prefill"]["bytes_read"] == saved
+    assert plain["total"]["weight_bytes"] - report["total"]["weight_bytes"] == saved
+    assert plain["total"]["flops"] == report["total"]["flops"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "why"),
+    [
+        ({"quant_method": "quip"}, "how quip stores weights is not known here"),
+        ({"bits": 4}, "a method that it does not name"),
+        ({"quant_method": "gptq"}, "its settings cannot be used (KeyError: 'bits')"),
+        (compressed({**INT4, "strategy": "spiral"}), "'spiral' is not known here"),
+        ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}, "not stored alike in all layers"),
+    ],
+    ids=str,
+)
+def test_what_is_not_known_is_counted_like_the_rest_and_said(described, stored, why):
+    config = {
+        "model_type": "llama",
+        **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
+        **{"vocab_size": 99, "max_position_embeddings": 256},
+    }
+    model = described(config | {"quantization_config": stored})
+    (note,) = model.notes
+    assert "in the data type of the workload, since" in note
+    assert why in note
+    report = estimate_model(model, AnalysisConfig(seq_len=7, new_tokens=4))
+    plain = estimate_model(described(config), AnalysisConfig(seq_len=7, new_tokens=4))
+    assert report["total"] == plain["total"]
+
+
+def test_unquantized_weights_have_no_note(described):
+    assert describe_model("llama-3.1-8b").notes == ()
+    assert read_quantization({"quantization_config": None}) is None
+    with pytest.raises(StagemeterError):
+        read_quantization({"quantization_config": {"quant_method": "quip"}})
+
+
+def test_copies_of_a_packed_weight_stay_packed():
+    from stagemeter.counting.operands import Operands
+    from stagemeter.packing import PACKING
+
+    model = torch.nn.Linear(64, 32, bias=False, device="meta")
+    setattr(model, PACKING, Packing(4, 16, 1, 32))
+    operands = Operands(model)
+    copy = model.weight.detach().clone()
+    assert operands.packed_bytes(copy, copy.numel()) is None
+    operands.follow(model.weight, copy)
+    assert operands.packed_bytes(copy, copy.numel()) == 32 * 32 + 2 * 32 * 2
+    assert operands.read(copy) == ("weight", 32 * 64)
