@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
-from stagemeter.models.description import ModelDescription
+from stagemeter.models.description import ModelDescription, with_adapter
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import Family, all_parameters
-from stagemeter.planning import load_picture, plan_page, plan_request, plan_workload
+from stagemeter.planning import load_picture, plan_page, plan_request, plan_workload, refuse_adapter
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (
     ANALYTIC,
@@ -221,6 +222,7 @@ class DeepseekOCRStaticAnalyzer:
         return _report(FAMILY, session.architecture, session.name, config, workload, tiers, self._counted_model)
 
     def _workload(self, config: AnalysisConfig) -> Workload:
+        refuse_adapter(config, "DeepseekOCRStaticAnalyzer")
         return plan_workload(config, self.session.architecture)
 
     def _run_tiers(self, config: AnalysisConfig, workload: Workload) -> dict[str, Tier]:
@@ -259,11 +261,13 @@ def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Pro
         if progress is not None:
             progress(f"counting: {step}")
 
-    workload = plan_request(config, model)
+    workload, model = plan_request(config, model), with_adapter(model, config.adapter)
     say("model")
     built = model.build()
-    tiers = _run_tiers(model.family, model.architecture, built, config, workload, say)
-    return _report(model.family, model.architecture, model.name, config, workload, tiers, built, model.notes)
+    tiers = _run_tiers(model.family, model.architecture, built, config, workload, say, model.adapter)
+    return _report(
+        model.family, model.architecture, model.name, config, workload, tiers, built, model.notes, model.adapter
+    )
 
 
 def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
@@ -293,10 +297,18 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
             f"{model.name} is of no family whose closed forms are known, so that there is nothing to estimate it by: "
             "count it, without --estimate"
         )
-    workload = plan_request(config, model)
-    tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload)}
+    workload, model = plan_request(config, model), with_adapter(model, config.adapter)
+    tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload, model.adapter)}
     return build_report(
-        model.family, model.architecture, model.name, config, workload, tiers, modules=[], model_notes=model.notes
+        model.family,
+        model.architecture,
+        model.name,
+        config,
+        workload,
+        tiers,
+        modules=[],
+        model_notes=model.notes,
+        adapter=model.adapter,
     )
 
 
@@ -307,6 +319,7 @@ def _run_tiers(
     config: AnalysisConfig,
     workload: Workload,
     say: Progress,
+    adapter: Adapter | None = None,
 ) -> dict[str, Tier]:
     say("stages on their own")
     isolated = isolated_tier(family.stages, model, architecture, workload, config.walk_every_layer)
@@ -315,7 +328,7 @@ def _run_tiers(
     tiers = [isolated, extracted]
     if family.has_closed_forms:
         say("closed forms")
-        tiers.append(analytic_tier(family, architecture, workload))
+        tiers.append(analytic_tier(family, architecture, workload, adapter))
     return {tier.name: tier for tier in tiers}
 
 
@@ -328,9 +341,15 @@ def _report(
     tiers: dict[str, Tier],
     model: Any,
     notes: Sequence[str] = (),
+    adapter: Adapter | None = None,
 ) -> Report:
     modules = _modules(model, tiers[EXTRACTED])
-    report = build_report(family, architecture, name, config, workload, tiers, modules, notes)
+    found = None
+    if adapter is not None:
+        from stagemeter.models.adapted import find_adapter
+
+        found = find_adapter(model, adapter, family.stage("decode").owns)
+    report = build_report(family, architecture, name, config, workload, tiers, modules, notes, adapter, found)
     for difference in report["agreement"]["differences"]:
         logger.warning("the tiers disagree: %s", difference)
     return report
@@ -341,9 +360,13 @@ def _modules(model: Any, tier: Tier) -> list[dict[str, Any]]:
     counts = tier.passes.get("forward")
     if counts is None:
         return []
+    from stagemeter.models.adapted import is_adapter
+
     # Tied weights are counted once, under the first name that leads to them.
     parameters = Counter[str]()
     for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            continue
         path = name.split(".")
         parameters.update({".".join(path[:depth]): parameter.numel() for depth in range(len(path))})
     return [
@@ -354,7 +377,7 @@ def _modules(model: Any, tier: Tier) -> list[dict[str, Any]]:
             "activations": counts.of(name).activations,
         }
         for name, _ in model.named_modules()
-        if name.count(".") < _MODULE_DEPTH
+        if name.count(".") < _MODULE_DEPTH and not is_adapter(name)
     ]
 
 
@@ -375,6 +398,7 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
     StagemeterError
         If the picture or the configuration cannot be used.
     """
+    refuse_adapter(config, "estimate_report")
     workload = plan_workload(config, architecture)
     tiers = {ANALYTIC: analytic_tier(FAMILY, architecture, workload)}
     return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[])

@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from stagemeter.adapter_section import adapter_notes, adapter_section
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import QUANTITIES, ZERO, item_sizes
+from stagemeter.models.adapter import Adapter, AdapterFound
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
 from stagemeter.models.family import Family, LanguageModel, Stage, StageParameters
 from stagemeter.planning import workload_notes
@@ -38,6 +40,8 @@ def build_report(
     tiers: Tiers,
     modules: Sequence[Mapping[str, Any]],
     model_notes: Sequence[str] = (),
+    adapter: Adapter | None = None,
+    found: AdapterFound | None = None,
 ) -> Report:
     """Put the report together.
 
@@ -59,6 +63,10 @@ def build_report(
         Parameters, multiply-accumulates and activations of single modules over one forward pass.
     model_notes : sequence of str
         What one should know about the model.
+    adapter : Adapter or None
+        The adapter beside its layers, counted apart.
+    found : AdapterFound or None
+        What it is in the model; None where none was built.
 
     Returns
     -------
@@ -85,6 +93,7 @@ def build_report(
         "total": _total(results, other, family.decoder(architecture), workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
+        "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
         "agreement": _agreement(tiers, difference),
         "unsupported_ops": _unsupported(results, tiers),
         "closed_form": coefficients(family, architecture) if family.has_closed_forms else None,
@@ -96,6 +105,7 @@ def build_report(
             *workload_notes(config, workload, family, architecture),
             *family.notes,
             *model_notes,
+            *(adapter_notes(adapter, found) if adapter is not None else ()),
             *(
                 f"the totals lack {name}, which was left out"
                 for name, result in results.items()
@@ -104,6 +114,17 @@ def build_report(
             *(f"disagreement: {line}" for line in difference),
         ],
     }
+
+
+def _adapter(
+    adapter: Adapter,
+    found: AdapterFound | None,
+    results: Mapping[str, StageAnalysisResult],
+    tiers: Tiers,
+    workload: Workload,
+) -> dict[str, Any]:
+    counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
+    return adapter_section(adapter, found, counts, workload)
 
 
 def stage_results(
@@ -218,6 +239,9 @@ def differences(family: Family[Any], tiers: Tiers) -> list[str]:
             pairs = [("", first.cost, other.cost)]
             if first.request_cost is not None and other.request_cost is not None:
                 pairs.append((" of the whole request", first.request_cost, other.request_cost))
+            pairs.append((" of the adapter", first.adapter, other.adapter))
+            if first.request_adapter is not None and other.request_adapter is not None:
+                pairs.append((" of the adapter, whole request", first.request_adapter, other.request_adapter))
             for what, left, right in pairs:
                 found += [
                     f"{stage.name} {quantity}{what}: {first_name} {getattr(left, quantity):,}, "

@@ -78,6 +78,9 @@ class AnalysisConfig(BaseModel):
     decode_context : int or str
         Tokens that the reported decode step attends to, itself included: a number, ``auto`` for the middle of the
         generation, or ``max`` for the longest that the model was made for.
+    adapter : str or None
+        Low-rank adapter beside the decoder's layers, counted apart: a folder that holds an ``adapter_config.json``, or
+        such a file. None for none.
     patch_size, downsample_ratio : int
         Pixels per patch and patches per token, both per side. They are the model's; giving others is an error.
     use_analytic_fallback : bool
@@ -110,6 +113,7 @@ class AnalysisConfig(BaseModel):
     dtype: DataType = "bfloat16"
     kv_cache_dtype: CacheDataType | None = None
     decode_context: Literal["auto", "max"] | Annotated[int, Field(ge=2, le=2**21)] = "auto"
+    adapter: str | None = None
     patch_size: Annotated[int, Field(ge=1)] = 16
     downsample_ratio: Annotated[int, Field(ge=1)] = 4
     use_analytic_fallback: bool = True

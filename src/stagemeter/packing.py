@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: Attribute of a module, a linear layer or one of experts, that says how its matrices are stored.
-PACKING = "_stagemeter_packing"
+from stagemeter.marks import PACKING
+
 _BITS_OF_A_BYTE = 8
 #: Dimensions of what holds the matrices of all experts of a layer.
 _OF_EXPERTS = 3

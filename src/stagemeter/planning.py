@@ -37,6 +37,25 @@ def load_picture(config: AnalysisConfig) -> Image.Image:
     return load_page(config.sample_image_path)
 
 
+def refuse_adapter(config: AnalysisConfig, what: str) -> None:
+    """Refuse an adapter where what is asked for leaves it aside.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        The configuration.
+    what : str
+        What is asked for.
+
+    Raises
+    ------
+    StagemeterError
+        If the configuration has one.
+    """
+    if config.adapter is not None:
+        raise StagemeterError(f"adapter {config.adapter}: {what} knows no adapters; analyze counts them. Leave it out")
+
+
 def plan_page(config: AnalysisConfig) -> ViewPlan:
     """Decide which views the page of a configuration becomes.
 

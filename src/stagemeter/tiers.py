@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.cost import Cost
+from stagemeter.cost import ZERO, Cost
 from stagemeter.errors import StagemeterError
-from stagemeter.models.closed_form import decode_contexts, decode_span, decode_total, stage_cost
+from stagemeter.models.adapter import Adapter
+from stagemeter.models.closed_form import adapter_cost, decode_contexts, decode_span, decode_total, stage_cost
 from stagemeter.models.family import Family, Runner, Stage
 from stagemeter.workload import Workload
 
@@ -47,6 +48,8 @@ class StageCount:
         Operators without a formula, with their calls.
     steps : dict
         Of ``decode``, steps that were counted, by the context they attend to.
+    adapter, request_adapter : Cost or None
+        Like `cost` and `request_cost`, of what an adapter adds.
     """
 
     cost: Cost
@@ -54,6 +57,8 @@ class StageCount:
     operators: Mapping[str, Cost] = field(default_factory=dict)
     unsupported: Counter[str] = field(default_factory=Counter)
     steps: Mapping[int, Cost] = field(default_factory=dict)
+    adapter: Cost = ZERO
+    request_adapter: Cost | None = ZERO
 
 
 @dataclass
@@ -128,13 +133,15 @@ def isolated_tier(
 def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: PassCounter) -> StageCount:
     counts = count(stage.run, workload)
     cost = request_cost = counts.of(*stage.modules)
+    adapter = request_adapter = counts.apart_of(*stage.modules)
     steps = {}
     if stage.whole_pass == "decode":
-        steps = {workload.decode_context: cost}
+        steps, beside = {workload.decode_context: cost}, {workload.decode_context: adapter}
 
         def step(context: int) -> Cost:
             if context not in steps:
-                steps[context] = count(stage.run, replace(workload, decode_context=context)).of(*stage.modules)
+                one = count(stage.run, replace(workload, decode_context=context))
+                steps[context], beside[context] = one.of(*stage.modules), one.apart_of(*stage.modules)
             return steps[context]
 
         for context in decode_contexts(stage, architecture, workload):
@@ -142,9 +149,9 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
         if stage.cost is None:
             # Nobody says where the cost of a step bends: it is looked for.
             find_bends(step, *decode_span(workload))
-        request_cost = decode_total(steps, workload)
+        request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
-    return StageCount(cost, request_cost, operators, unsupported, steps)
+    return StageCount(cost, request_cost, operators, unsupported, steps, adapter, request_adapter)
 
 
 def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
@@ -208,26 +215,37 @@ def _extracted(stage: Stage[Any], counts: Counts) -> StageCount:
         request_cost=None if stage.whole_pass == "decode" else cost,
         operators=counts.operators(*stage.modules),
         unsupported=counts.unsupported_of(*stage.modules),
+        adapter=counts.apart_of(*stage.modules),
+        request_adapter=None if stage.whole_pass == "decode" else counts.apart_of(*stage.modules),
     )
 
 
-def analytic_tier(family: Family[Any], architecture: Any, workload: Workload) -> Tier:
+def analytic_tier(family: Family[Any], architecture: Any, workload: Workload, adapter: Adapter | None = None) -> Tier:
     """Evaluate the closed form of every stage."""
     tier = Tier(ANALYTIC)
     for stage in family.stages:
-        _attempt(tier, stage.name, partial(_analytic, stage, architecture, workload))
+        _attempt(tier, stage.name, partial(_analytic, stage, architecture, workload, adapter))
     return tier
 
 
-def _analytic(stage: Stage[Any], architecture: Any, workload: Workload) -> StageCount:
-    cost = stage_cost(stage, architecture, workload)
+def _analytic(stage: Stage[Any], architecture: Any, workload: Workload, adapter: Adapter | None) -> StageCount:
+    cost, request_cost = _of_request(stage, architecture, workload, partial(stage_cost, stage, architecture))
+    beside, request_beside = _of_request(
+        stage, architecture, workload, partial(adapter_cost, stage, architecture, adapter)
+    )
+    return StageCount(cost, request_cost, adapter=beside, request_adapter=request_beside)
+
+
+def _of_request(
+    stage: Stage[Any], architecture: Any, workload: Workload, cost_at: Callable[[Workload], Cost]
+) -> tuple[Cost, Cost]:
+    """Cost of a stage's pass, and of all passes of a request."""
+    cost = cost_at(workload)
     if stage.whole_pass != "decode":
-        return StageCount(cost, cost)
-    steps = {
-        context: stage_cost(stage, architecture, replace(workload, decode_context=context))
-        for context in decode_contexts(stage, architecture, workload)
-    }
-    return StageCount(cost, decode_total(steps, workload))
+        return cost, cost
+    contexts = decode_contexts(stage, architecture, workload)
+    steps = {context: cost_at(replace(workload, decode_context=context)) for context in contexts}
+    return cost, decode_total(steps, workload)
 
 
 def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:

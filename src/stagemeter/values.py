@@ -44,6 +44,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
         values["view_size"] = "x".join(map(str, workload["view_size"]))
     if workload.get("kv_cache_dtype") is not None:
         values["kv_cache_dtype"] = workload["kv_cache_dtype"]
+    if config.get("adapter") is not None:
+        values["adapter"] = config["adapter"]
     if not workload["global_views"]:
         # A model that reads text alone leaves aside what is said of pages.
         values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}
@@ -73,6 +75,11 @@ def report_values(report: Mapping[str, Any]) -> dict[str, int | float]:
     values["bytes/total"] = total["bytes_read"] + total["bytes_written"]
     values["memory/weights"] = total["weight_bytes"]
     values["memory/kv_cache"] = total["kv_cache_bytes"]
+    adapter = report.get("adapter")
+    if adapter is not None:
+        values["params/adapter"] = adapter["params"]
+        values["flops/adapter"] = adapter["total"]["flops"]
+        values["bytes/adapter"] = adapter["total"]["bytes_read"] + adapter["total"]["bytes_written"]
     values["tokens/image"] = workload["image_tokens"]
     values["tokens/prompt"] = workload["prompt_tokens"]
     values["tokens/new"] = workload["new_tokens"]

@@ -109,6 +109,36 @@ def test_option_reaches_the_workload(estimate, arguments, setting, value):
     assert estimate(*arguments)["metadata"]["workload"][setting] == value
 
 
+def test_adapter_is_counted_apart(stagemeter, estimate, folder):
+    settings = {"peft_type": "LORA", "r": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    options = ["--model", "qwen3-8b", "--adapter", "adapter_config.json"]
+    report = estimate(*options)
+    assert report["metadata"]["config"]["adapter"] == "adapter_config.json"
+    assert report["adapter"]["params"] == 15_335_424
+    ended = stagemeter("analyze", "--estimate", "--no-track", *options)
+    (row,) = [line for line in ended.out.splitlines() if line.startswith("adapter")]
+    assert row.split() == ["adapter,", "rank", "16", "15.3", "M", "47.1", "G", "0.2", "%", "18.7", "GB", "apart"]
+    markdown = (folder / "stagemeter-report" / "static_compute.md").read_text()
+    assert "beside q_proj, k_proj, v_proj, o_proj of the decoder: 15,335,424 parameters" in markdown
+    assert "|decode, one step|15,335,424|30,670,848|" in markdown
+
+
+@pytest.mark.parametrize("command", [["profile"], ["plan", "--pages-per-day", 1000, "--device", "h100-sxm"]])
+def test_commands_that_know_no_adapters_say_so(stagemeter, folder, command):
+    (folder / "mine.yaml").write_text("adapter: somewhere\n")
+    ended = stagemeter(*command, "--config", "mine.yaml")
+    assert ended.code == 2
+    assert f"adapter somewhere: {command[0]} knows no adapters" in ended.err
+
+
+def test_adapter_that_is_not_there(stagemeter, folder):
+    ended = stagemeter("analyze", "--adapter", "nowhere")
+    assert ended.code == 2
+    assert "there is no nowhere: give an adapter's folder, or its adapter_config.json" in ended.err
+    assert not list(folder.iterdir())
+
+
 def test_option_wins_over_the_file_and_the_file_over_defaults(estimate, folder):
     (folder / "mine.yaml").write_text("mode: base\nbatch_size: 2\nnew_tokens: 8\n")
     workload = estimate("--config", "mine.yaml", "--new-tokens", 9)["metadata"]["workload"]

@@ -231,7 +231,7 @@ def test_unquantized_weights_have_no_note(described):
 
 def test_copies_of_a_packed_weight_stay_packed():
     from stagemeter.counting.operands import Operands
-    from stagemeter.packing import PACKING
+    from stagemeter.marks import PACKING
 
     model = torch.nn.Linear(64, 32, bias=False, device="meta")
     setattr(model, PACKING, Packing(4, 16, 1, 32))

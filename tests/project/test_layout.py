@@ -24,6 +24,7 @@ FORBIDDEN = {
     "stagemeter.workload": ["stagemeter"],
     "stagemeter.report": ["stagemeter"],
     "stagemeter.known_values": ["stagemeter"],
+    "stagemeter.marks": ["stagemeter"],
     "stagemeter.counting": ["stagemeter.models", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.models": ["stagemeter.counting", "stagemeter.inputs", "stagemeter.config", "stagemeter.analyzer"],
     "stagemeter.hardware": ["stagemeter.models", "stagemeter.config", "stagemeter.profiling", "stagemeter.analyzer"],
@@ -56,6 +57,7 @@ GENERIC = "stagemeter.models.generic"
 WITH_TORCH = (
     "stagemeter.counting",
     "stagemeter.known_values",
+    "stagemeter.models.adapted",
     "stagemeter.models.key_value_cache",
     f"{GENERIC}.passes",
     *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer", "watcher")),

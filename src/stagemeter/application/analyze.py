@@ -20,7 +20,7 @@ from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, writ
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
-from stagemeter.models.description import describe_model
+from stagemeter.models.description import describe_model, with_adapter
 from stagemeter.models.family import Family
 from stagemeter.planning import load_picture, plan_page, plan_request
 from stagemeter.profiling.target import AUTO, choose_device
@@ -98,7 +98,7 @@ def analyze_page(
     if strict and estimate:
         raise StagemeterError("--strict looks at the operators that run, and --estimate runs none: give one of them")
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
-    model = describe_model(config.model, config.trust_remote_code)
+    model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
     work = partial(_count, config, folder, estimate, strict, _peak(device, config.dtype))
 

@@ -14,7 +14,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.description import describe_model
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields
-from stagemeter.planning import plan_measured, plan_request, require_runnable
+from stagemeter.planning import plan_measured, plan_request, refuse_adapter, require_runnable
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
@@ -84,6 +84,7 @@ def import_profile(
     TrackingError
         If the store cannot be reached or refuses.
     """
+    refuse_adapter(config, "import-profile")
     model = describe_model(config.model)
     if model.family.reads_pages and model.family is not FAMILY:
         raise StagemeterError(

@@ -15,7 +15,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import load_architecture
 from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.planning import plan_workload, require_runnable
+from stagemeter.planning import plan_workload, refuse_adapter, require_runnable
 from stagemeter.sizing import PageCost, Sizing, devices_needed
 from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_table
 from stagemeter.workload import Workload
@@ -89,6 +89,7 @@ def _pages(
     config: AnalysisConfig, architecture: DeepseekOCRArchitecture, sizes: list[PageSize] | None
 ) -> dict[Workload, _Pages]:
     """The different workloads of a corpus."""
+    refuse_adapter(config, "plan")
     found: dict[Workload, _Pages] = {}
     for size in [None] if sizes is None else sizes:
         settings = config

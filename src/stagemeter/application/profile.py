@@ -17,7 +17,7 @@ from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
 from stagemeter.models.description import load_architecture
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ
-from stagemeter.planning import plan_workload, require_runnable
+from stagemeter.planning import plan_workload, refuse_adapter, require_runnable
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import DECODE_TOTAL, Profile
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
@@ -122,6 +122,7 @@ def _plan(config: ProfileConfig) -> _Plan:
             f"kv_cache_dtype {workload.kv_cache_dtype} cannot be run here, where the cache is of {workload.dtype} as "
             "all is; leave it out, or take times of an engine that does it to import-profile"
         )
+    refuse_adapter(config, "profile")
     device = choose_device(config.device)
     require_dtype(device, config.dtype)
     need = memory_need(FAMILY, architecture, workload)

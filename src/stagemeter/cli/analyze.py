@@ -36,6 +36,9 @@ _FOLDER = Path("stagemeter-report")
     help="Run the Python code that comes with the checkpoint, where nothing else knows the model. It can do whatever "
     "you can: read it first.",
 )
+@click.option(
+    "--adapter", type=TEXT, help="Low-rank adapter, counted apart: a folder with an adapter_config.json, or that file."
+)
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
 @click.option("--strict", is_flag=True, help="Operators that have no formula are an error; else they are listed.")
 @click.option(

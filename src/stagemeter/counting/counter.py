@@ -32,6 +32,7 @@ from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.zero_cost import is_zero_cost
 from stagemeter.known_values import onlookers
+from stagemeter.marks import APART
 
 aten = torch.ops.aten
 
@@ -87,12 +88,16 @@ class Counts:
         The modules that were called.
     again : dict
         Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
+    apart : dict
+        Name of a module to the cost of what is inside of it and is marked as counted apart, see `stagemeter.marks`; it
+        is in no other number. Modules without are left out.
     """
 
     by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
     unsupported: dict[str, Counter[str]] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     again: dict[str, Cost] = field(default_factory=dict)
+    apart: dict[str, Cost] = field(default_factory=dict)
 
     def of(self, *modules: str) -> Cost:
         """Cost of some modules, which must not contain one another.
@@ -107,6 +112,10 @@ class Counts:
     def again_of(self, *modules: str) -> Cost:
         """What of the cost of some modules activation checkpointing ran again."""
         return total(self.again.get(module, ZERO) for module in modules)
+
+    def apart_of(self, *modules: str) -> Cost:
+        """Cost of what is inside of some modules and counted apart."""
+        return total(self.apart.get(module, ZERO) for module in modules)
 
     def operators(self, *modules: str) -> dict[str, Cost]:
         """Cost by operator of some modules, which must not contain one another."""
@@ -153,6 +162,7 @@ class CostCounter:
         self, model: nn.Module | None = None, walk_every_layer: bool = False, rules: Mapping[Any, Rule] | None = None
     ) -> None:
         self._names = _canonical_names(model)
+        self._apart = {name for module, name in self._names.items() if getattr(module, APART, False)}
         self._rules = dict(rules or {})
         self._owners = NodeOwners()
         #: The operator that torch dispatched last: after an error, the one that failed.
@@ -200,6 +210,10 @@ class CostCounter:
                 for name in _with_ancestors(event.module):
                     counts.unsupported[name][event.operator] += 1
         for (module, operator), cost in own.items():
+            if self._apart and not self._apart.isdisjoint(_with_ancestors(module)):
+                for name in _with_ancestors(module):
+                    counts.apart[name] = counts.apart.get(name, ZERO) + cost
+                continue
             for name in _with_ancestors(module):
                 operators = counts.by_module[name]
                 operators[operator] = operators[operator] + cost if operator in operators else cost

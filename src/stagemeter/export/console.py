@@ -39,6 +39,12 @@ def print_report(report: Mapping[str, Any]) -> None:
             report["agreement"]["status"],
         ]
     )
+    adapter = report["adapter"]
+    if adapter is not None:
+        moved = adapter["total"]["bytes_read"] + adapter["total"]["bytes_written"]
+        share = percentage(adapter["total"]["flops"], total["flops"])
+        apart = [with_unit(adapter["params"]), with_unit(adapter["total"]["flops"]), share, with_unit(moved, "B")]
+        rows.append([f"adapter, rank {adapter['rank']:,}", *apart, "apart"])
     print_table(rows, title=report["metadata"]["model"])
     # The first note states the conventions, which the table's reader knows or finds in the report.
     print_lines([_page(workload), *(f"note: {note}" for note in report["notes"][1:])])

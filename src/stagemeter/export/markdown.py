@@ -74,6 +74,7 @@ def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
     add_table(document, _stage_rows(report))
     document.new_paragraph(_agreement_line(report))
     _add_roofline(document, report)
+    _add_adapter(document, report)
     add_header(document, 2, "Totals of the request")
     add_table(
         document,
@@ -102,6 +103,23 @@ def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
     add_header(document, 2, f"At best on {roofline['peak']['name']}")
     add_table(document, bounds_table(roofline))
     document.new_list([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+
+
+def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
+    adapter = report["adapter"]
+    if adapter is None:
+        return
+    add_header(document, 2, "Adapter")
+    document.new_paragraph(
+        f"A low-rank adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
+        f"{adapter['params']:,} parameters. It is in no other number of this report."
+    )
+    rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]
+    for name, numbers in {**adapter["stages"], "request": adapter["total"]}.items():
+        quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
+        label = {"decode": "decode, one step"}.get(name, name)
+        rows.append([label, *(f"{numbers[quantity]:,}" for quantity in quantities)])
+    add_table(document, rows, alignment=["left", *["right"] * 5])
 
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:

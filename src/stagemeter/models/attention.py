@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import cached_attention, linear, matrix_reads
+from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.packing import Packing, Storage
 
 
@@ -42,12 +42,19 @@ class DecoderPass:
     causal: bool
 
 
+#: A pass over nothing, for what no pass changes.
+NO_PASS = DecoderPass(0, 0, 0, 0, 0, causal=False)
+
+
 class Attention(Protocol):
     """What a decoder asks of the attention of a layer."""
 
     @property
     def window(self) -> int:
         """Tokens that a token attends to at most, itself included; 0 where nothing limits them."""
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """The projections of one layer in one pass."""
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         """Costs of the operators of one layer in one pass."""
@@ -96,10 +103,19 @@ class GroupedQueryAttention:
     packing: Packing | None = None
     kind: Literal["grouped_query"] = "grouped_query"
 
-    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `Attention`."""
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """The projections of one layer in one pass; see `Attention`."""
         rows = of.batch * of.tokens
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
+        return [
+            NamedLinear("self_attn.q_proj", rows, hidden, width, self.bias, self.packing),
+            NamedLinear("self_attn.k_proj", rows, hidden, key_value_width, self.bias, self.packing),
+            NamedLinear("self_attn.v_proj", rows, hidden, key_value_width, self.bias, self.packing),
+            NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.packing),
+        ]
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of the operators of one layer in one pass; see `Attention`."""
         attended = of.windowed if self.window else of.context
         attention = cached_attention(
             of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal
@@ -107,15 +123,13 @@ class GroupedQueryAttention:
         # Scores that one operator writes and, after the softmax, the next one reads.
         scores = of.batch * self.heads * of.tokens * attended
         return [
-            linear(rows, hidden, width, self.bias, self.packing),
-            *[linear(rows, hidden, key_value_width, self.bias, self.packing)] * 2,
+            *(layer.cost for layer in self.linear_layers(hidden, of)),
             attention if self.fused else attention + Cost(activations=scores, activation_reads=scores),
-            linear(rows, width, hidden, self.output_bias, self.packing),
         ]
 
     def stored_as(self, storage: Storage) -> GroupedQueryAttention:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(f"self_attn.{name}_proj" for name in "qkvo")))
+        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases, norms and sinks."""
@@ -168,49 +182,58 @@ class LatentAttention:
     packing: Packing | None = None
     kind: Literal["latent"] = "latent"
 
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """The projections of one layer in one pass; see `Attention`."""
+        rows, packing = of.batch * of.tokens, self.packing
+        query_width, value_width = self._widths
+        queries = (
+            [
+                NamedLinear("self_attn.q_a_proj", rows, hidden, self.query_rank, self.bias, packing),
+                NamedLinear("self_attn.q_b_proj", rows, self.query_rank, query_width, packing=packing),
+            ]
+            if self.query_rank
+            else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, packing=packing)]
+        )
+        compressed = self.key_value_rank + self.rotary_width
+        expanded = self.heads * (self.plain_width + self.value_width)
+        return [
+            *queries,
+            NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, packing),
+            # The expansion reads the compressed vectors of the whole context; what is rotated is only copied.
+            NamedLinear(
+                "self_attn.kv_b_proj",
+                of.batch * of.context,
+                self.key_value_rank,
+                expanded,
+                packing=packing,
+                cached=True,
+            ),
+            NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, packing),
+        ]
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Width of the queries and of the values of all heads."""
+        return self.heads * (self.rotary_width + self.plain_width), self.heads * self.value_width
+
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         """Costs of the operators of one layer in one pass; see `Attention`."""
         rows, cached = of.batch * of.tokens, of.batch * of.context
-        head_width = self.rotary_width + self.plain_width
-        query_width, value_width = self.heads * head_width, self.heads * self.value_width
-        queries = (
-            [
-                linear(rows, hidden, self.query_rank, self.bias, self.packing),
-                linear(rows, self.query_rank, query_width, packing=self.packing),
-            ]
-            if self.query_rank
-            else [linear(rows, hidden, query_width, packing=self.packing)]
-        )
+        query_width, value_width = self._widths
         macs = of.batch * of.tokens * of.context * (query_width + value_width)
-        # The expansion reads the compressed vectors from the cache; what is rotated is only copied from there.
-        expanded = self.key_value_rank, self.heads * (self.plain_width + self.value_width)
-        expansion = matrix_reads(*expanded, self.packing) + Cost(
-            macs=cached * expanded[0] * expanded[1],
-            macs_causal=cached * expanded[0] * expanded[1],
-            activations=cached * expanded[1],
-            kv_reads=cached * self.key_value_rank,
-            kv_writes=rows * (self.key_value_rank + self.rotary_width),
-        )
         attention = Cost(
             macs=macs,
             # Half a product of two tokens and two widths: whole, as numbers and as symbols.
             macs_causal=of.batch * of.tokens * of.context * ((query_width + value_width) // 2) if of.causal else macs,
             activations=rows * value_width,
             activation_reads=rows * query_width + cached * (query_width + value_width),
+            kv_writes=rows * (self.key_value_rank + self.rotary_width),
         )
-        return [
-            *queries,
-            linear(rows, hidden, self.key_value_rank + self.rotary_width, self.bias, self.packing),
-            expansion,
-            attention,
-            linear(rows, value_width, hidden, self.bias, self.packing),
-        ]
+        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         """The same with its matrices stored as `storage` says."""
-        queries = ("q_a_proj", "q_b_proj") if self.query_rank else ("q_proj",)
-        projections = (*queries, "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
-        return replace(self, packing=storage(*(f"self_attn.{name}" for name in projections)))
+        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases and the norms of what is compressed."""

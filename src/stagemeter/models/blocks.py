@@ -11,6 +11,7 @@ A product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates, reads both 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from stagemeter.cost import Cost, total
 from stagemeter.packing import Packing
@@ -60,6 +61,39 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False, packing: Pa
         activation_reads=rows * inputs,
         weight_reads=outputs if bias else 0,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLinear:
+    """A linear layer of a decoder, and what passes through it.
+
+    Attributes
+    ----------
+    name : str
+        Its name in a layer of the decoder, as transformers has it, such as ``mlp.up_proj``.
+    rows, inputs, outputs, bias, packing
+        See `linear`.
+    cached : bool
+        Whether what it reads is from the key-value cache.
+    """
+
+    name: str
+    rows: int
+    inputs: int
+    outputs: int
+    bias: bool = False
+    packing: Packing | None = None
+    cached: bool = False
+
+    @property
+    def cost(self) -> Cost:
+        """Its cost."""
+        cost = linear(self.rows, self.inputs, self.outputs, self.bias, self.packing)
+        return replace(cost, activation_reads=0, kv_reads=cost.activation_reads) if self.cached else cost
+
+    def adapter(self, rank: int) -> Cost:
+        """Cost of a low-rank adapter beside it: one product into its rank and one out of it."""
+        return replace(self, outputs=rank, bias=False, packing=None).cost + linear(self.rows, rank, self.outputs)
 
 
 def matrix_reads(inputs: int, outputs: int, packing: Packing | None, matrices: int = 1) -> Cost:
@@ -176,12 +210,20 @@ def encoder_layer(
     ]
 
 
-def gated_feed_forward(
-    rows: int, hidden: int, intermediate: int, bias: bool = False, packing: Packing | None = None
-) -> list[Cost]:
+def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = False) -> list[Cost]:
     """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
-    wide = linear(rows, hidden, intermediate, bias, packing)
-    return [wide, wide, linear(rows, intermediate, hidden, bias, packing)]
+    return [layer.cost for layer in gated_layers("", rows, hidden, intermediate, bias)]
+
+
+def gated_layers(
+    module: str, rows: int, hidden: int, intermediate: int, bias: bool = False, packing: Packing | None = None
+) -> list[NamedLinear]:
+    """Layers of a gated feed-forward network that is a module of that name."""
+    return [
+        NamedLinear(f"{module}.gate_proj", rows, hidden, intermediate, bias, packing),
+        NamedLinear(f"{module}.up_proj", rows, hidden, intermediate, bias, packing),
+        NamedLinear(f"{module}.down_proj", rows, intermediate, hidden, bias, packing),
+    ]
 
 
 def mixture_of_experts(

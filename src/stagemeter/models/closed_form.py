@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from stagemeter.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
 from stagemeter.workload import Workload
 
@@ -22,6 +23,14 @@ def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost
     """
     cost = _formula(stage)
     return total(cost(architecture, variables) for variables in stage.calls(architecture, workload))
+
+
+def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
+    """Cost of a low-rank adapter in one stage of a workload, by closed form; zero where it stands beside nothing."""
+    cost = stage.adapter
+    if adapter is None or cost is None:
+        return ZERO
+    return total(cost(architecture, variables, adapter) for variables in stage.calls(architecture, workload))
 
 
 def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:

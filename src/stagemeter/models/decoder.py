@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from stagemeter.cost import Cost
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
-from stagemeter.models.blocks import Operator, linear, repeated, sum_of, working_set
+from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.sizes import Sizes, sizes_reader
@@ -136,7 +137,47 @@ def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
 
 def head_operator(decoder: Decoder, positions: int) -> Operator:
     """The output head at some positions; generating needs one position per sequence and pass."""
-    return linear(positions, decoder.hidden, decoder.vocabulary, packing=decoder.head_packing), 1
+    return _head("", decoder, positions).cost, 1
+
+
+def _head(name: str, decoder: Decoder, positions: int) -> NamedLinear:
+    return NamedLinear(name, positions, decoder.hidden, decoder.vocabulary, packing=decoder.head_packing)
+
+
+def adapter_cost(decoder: Decoder, of: DecoderPass, adapter: Adapter, module: str, head: str) -> Cost:
+    """Cost of a low-rank adapter in one pass through the layers and the output head, apart from that of the layers.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        Sizes.
+    of : DecoderPass
+        The pass.
+    adapter : Adapter
+        The adapter.
+    module, head : str
+        Names of the modules that hold the layers, and of the output head.
+
+    Raises
+    ------
+    StagemeterError
+        If it stands beside no layer, or beside some of those that are alike.
+    """
+    indices = range(sum(layer.times for layer in decoder.layers))
+    known: list[str] = []
+    taken: list[Operator] = []
+    for layer in decoder.layers:
+        attention = layer.attention.linear_layers(decoder.hidden, of)
+        feed_forward = layer.feed_forward.linear_layers(decoder.hidden, of.batch * of.tokens)
+        for linear in (*attention, *feed_forward):
+            known.append(linear.name)
+            if adapter.takes_part([f"{module}.layers.{index}.{linear.name}" for index in indices], head):
+                taken.append((linear.adapter(adapter.rank), layer.times))
+    if adapter.takes(head, head):
+        taken.append((_head(head, decoder, of.batch).adapter(adapter.rank), 1))
+    if not taken:
+        raise adapter.no_target([*known, head])
+    return sum_of(taken)
 
 
 def pass_cost(decoder: Decoder, of: DecoderPass) -> Cost:

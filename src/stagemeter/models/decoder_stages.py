@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.cost import Cost
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass
-from stagemeter.models.decoder import Decoder, embedding_parameters, layer_parameters, pass_cost, pass_working_set
+from stagemeter.models.decoder import (
+    Decoder,
+    adapter_cost,
+    embedding_parameters,
+    layer_parameters,
+    pass_cost,
+    pass_working_set,
+)
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.workload import Workload
 
@@ -87,6 +95,13 @@ def decoder_stages(
     def costs(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], Cost]:
         return lambda architecture, variables: pass_cost(decoder_of(architecture), pass_of(architecture, variables))
 
+    def adapters(
+        pass_of: Callable[[Architecture, Variables], DecoderPass],
+    ) -> Callable[[Architecture, Variables, Adapter], Cost]:
+        return lambda architecture, variables, adapter: adapter_cost(
+            decoder_of(architecture), pass_of(architecture, variables), adapter, modules.layers, modules.head
+        )
+
     def sets(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], int]:
         return lambda architecture, variables: pass_working_set(
             decoder_of(architecture), pass_of(architecture, variables)
@@ -145,6 +160,7 @@ def decoder_stages(
             working_set=sets(prefill_pass),
             run=run_prefill,
             experts=prefill_experts,
+            adapter=adapters(prefill_pass),
         ),
         Stage(
             name="decode",
@@ -164,6 +180,7 @@ def decoder_stages(
             run=run_decode,
             whole_pass="decode",
             experts=decode_experts,
+            adapter=adapters(decode_pass),
             bends=bends,
         ),
     )

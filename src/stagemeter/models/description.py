@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.adapter import Adapter, read_adapter
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
@@ -47,6 +48,8 @@ class ModelDescription:
         How its checkpoint stores weights in fewer bits; None where it does not, or where that is not counted.
     notes : tuple of str
         What one should know about how its checkpoint stores weights.
+    adapter : Adapter or None
+        The low-rank adapter beside its layers; None without one.
     """
 
     name: str
@@ -56,15 +59,26 @@ class ModelDescription:
     source: str
     quantization: Quantization | None = None
     notes: tuple[str, ...] = ()
+    adapter: Adapter | None = None
 
     def build(self) -> Any:
-        """Build the model without weights, its modules marked where the checkpoint stores them in fewer bits."""
+        """Build the model without weights, with its adapter, its modules marked where they are stored in fewer bits.
+
+        Raises
+        ------
+        StagemeterError
+            If the adapter names no layer of it.
+        """
         model = self.family.build(self.architecture, self.config)
+        decoder, head = self.family.stage("prefill").owns, self.family.stage("decode").owns
         if self.quantization is not None:
             from stagemeter.models.packed_decoder import pack_modules
 
-            decoder, head = self.family.stage("prefill").owns, self.family.stage("decode").owns
             pack_modules(model, self.quantization, decoder, head)
+        if self.adapter is not None:
+            from stagemeter.models.adapted import adapt
+
+            adapt(model, self.adapter, decoder, head)
         return model
 
 
@@ -105,6 +119,23 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
         code = model if trust_remote_code else None
         return _described(model, config, f"config.json of {model}", partial(_fetched_preprocessing, model), code)
     raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
+
+
+def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
+    """The same model with an adapter beside its layers, see `stagemeter.models.adapter.read_adapter`; None for none.
+
+    Raises
+    ------
+    StagemeterError
+        If the adapter cannot be read, is of a kind that is not counted, or names no layer of the model.
+    """
+    if path is None:
+        return model
+    adapter, stage = read_adapter(path), model.family.stage("decode")
+    if stage.adapter is not None:
+        # What it names is found out before anything is done.
+        stage.adapter(model.architecture, dict.fromkeys(stage.variables, 0), adapter)
+    return replace(model, adapter=adapter)
 
 
 def load_architecture(model: str) -> DeepseekOCRArchitecture:

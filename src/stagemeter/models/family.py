@@ -9,6 +9,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.quantization import Quantization
 from stagemeter.packing import PackedWeights
 from stagemeter.workload import OWN, TEXT, Workload
@@ -120,6 +121,9 @@ class Stage(Generic[Architecture]):
     experts : callable or None
         How many experts one pass of a workload can read; None for a stage without experts. The closed form's weight
         reads then have a variable `EXPERTS_READ`, to the power of one.
+    adapter : callable or None
+        Cost of a low-rank adapter in one call, apart from the stage's own, from its variables. None where there is no
+        closed form, or where no adapter can stand beside the stage's layers.
     bends : callable
         Of ``decode``: contexts at which the cost of a step stops growing as it did, such as the length of a window.
         Between them each step costs the same more than the one before.
@@ -137,6 +141,7 @@ class Stage(Generic[Architecture]):
     working_set: Callable[[Architecture, Variables], int] | None = None
     whole_pass: str = "forward"
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
+    adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
     bends: Callable[[Architecture], tuple[int, ...]] = lambda architecture: ()
 
 

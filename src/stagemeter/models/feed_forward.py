@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import gated_feed_forward, linear, mixture_of_experts
+from stagemeter.models.blocks import NamedLinear, gated_layers, mixture_of_experts
 from stagemeter.packing import Packing, Storage
 
 
 class FeedForward(Protocol):
     """What a decoder asks of the feed-forward part of a layer."""
+
+    def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
+        """The linear layers of one layer over `rows` tokens; routers and experts are none."""
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens."""
@@ -41,13 +44,17 @@ class GatedFeedForward:
     packing: Packing | None = None
     kind: Literal["gated"] = "gated"
 
+    def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
+        """All that there is of one layer over `rows` tokens."""
+        return gated_layers("mlp", rows, hidden, self.intermediate, self.bias, self.packing)
+
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens."""
-        return gated_feed_forward(rows, hidden, self.intermediate, self.bias, self.packing)
+        return [layer.cost for layer in self.linear_layers(hidden, rows)]
 
     def stored_as(self, storage: Storage) -> GatedFeedForward:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*_projections("mlp")))
+        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
         """Parameters of one layer; one token uses all."""
@@ -91,28 +98,33 @@ class Experts:
     shared_gate_packing: Packing | None = None
     kind: Literal["experts"] = "experts"
 
+    @property
+    def _shared(self) -> str:
+        # Those with a gate are named in the singular, as Qwen's are; those without in the plural, as DeepSeek's.
+        return "mlp.shared_expert" if self.shared_gate else "mlp.shared_experts"
+
+    def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
+        """Those of shared experts and of their gate, over `rows` tokens."""
+        shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, packing=self.shared_packing)
+        gate = NamedLinear("mlp.shared_expert_gate", rows, hidden, 1, packing=self.shared_gate_packing)
+        return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
+
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
         routed = mixture_of_experts(
             rows, hidden, self.intermediate, self.experts, self.experts_per_token, experts_read, self.bias, self.packing
         )
-        shared = gated_feed_forward(rows, hidden, self.shared_intermediate, packing=self.shared_packing)
-        gate = linear(rows, hidden, 1, packing=self.shared_gate_packing)
-        return [
-            *routed,
-            *(shared if self.shared_intermediate else []),
-            *([gate] if self.shared_gate else []),
-        ]
+        return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
     def stored_as(self, storage: Storage) -> Experts:
         """The same with its matrices stored as `storage` says."""
-        # Those with a gate are named in the singular, as Qwen's are; those without in the plural, as DeepSeek's.
-        shared = "mlp.shared_expert" if self.shared_gate else "mlp.shared_experts"
+        names = [layer.name for layer in self.linear_layers(1, 1)]
+        gate = [names.pop()] if self.shared_gate else []
         return replace(
             self,
             packing=storage("mlp.experts"),
-            shared_packing=storage(*_projections(shared)) if self.shared_intermediate else None,
-            shared_gate_packing=storage("mlp.shared_expert_gate") if self.shared_gate else None,
+            shared_packing=storage(*names) if names else None,
+            shared_gate_packing=storage(*gate) if gate else None,
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
@@ -121,7 +133,3 @@ class Experts:
         router = self.experts * (hidden + self.bias + self.choice_bias)
         shared = 3 * hidden * self.shared_intermediate + hidden * self.shared_gate
         return router + (self.experts_per_token if active else self.experts) * expert + shared
-
-
-def _projections(module: str) -> list[str]:
-    return [f"{module}.{name}_proj" for name in ("gate", "up", "down")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stagemeter.marks import PACKING
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.quantization import Quantization
-from stagemeter.packing import PACKING, PackedWeights, Packing, packed_parameters
+from stagemeter.packing import PackedWeights, Packing, packed_parameters
 
 _HEAD = "lm_head"
 
