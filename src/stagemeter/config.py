@@ -78,6 +78,9 @@ class AnalysisConfig(BaseModel):
     decode_context : int or str
         Tokens that the reported decode step attends to, itself included: a number, ``auto`` for the middle of the
         generation, or ``max`` for the longest that the model was made for.
+    video_frames : int or None
+        Frames of a video in place of a page, each of the page's size, as many as are left after sampling; None for a
+        page. For models that take videos.
     adapter : str or None
         Low-rank adapter beside the decoder's layers, counted apart: a folder that holds an ``adapter_config.json``, or
         such a file. None for none.
@@ -113,6 +116,7 @@ class AnalysisConfig(BaseModel):
     dtype: DataType = "bfloat16"
     kv_cache_dtype: CacheDataType | None = None
     decode_context: Literal["auto", "max"] | Annotated[int, Field(ge=2, le=2**21)] = "auto"
+    video_frames: Annotated[int, Field(ge=2, le=65_536)] | None = None
     adapter: str | None = None
     patch_size: Annotated[int, Field(ge=1)] = 16
     downsample_ratio: Annotated[int, Field(ge=1)] = 4

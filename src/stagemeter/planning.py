@@ -78,11 +78,19 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """
     family, architecture = model.family, model.architecture
     if not family.reads_pages:
+        if config.video_frames is not None:
+            raise _no_video(config, model.name)
         return plan_text(config, family.decoder(architecture))
     if family.views is None:
         return plan_workload(config, architecture)
     width, height = _page_size(config)
-    return plan_own(config, (width, height), family.views(architecture, width, height), family, architecture)
+    if config.video_frames is None:
+        views = family.views(architecture, width, height)
+    elif family.video is not None:
+        views = family.video(architecture, config.video_frames, width, height)
+    else:
+        raise _no_video(config, model.name)
+    return plan_own(config, (width, height), views, family, architecture)
 
 
 def plan_own(
@@ -100,6 +108,17 @@ def plan_own(
         dtype=config.dtype,
         kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
+        video_frames=config.video_frames,
+    )
+
+
+def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
+    from stagemeter.models.registry import families
+
+    known = ", ".join(name for name, family in families().items() if family.video is not None)
+    return StagemeterError(
+        f"video_frames {config.video_frames}: videos are counted of the families {known}, and {model} is of none of "
+        "them; leave it out"
     )
 
 
@@ -136,6 +155,8 @@ def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture)
     ):
         if given != actual:
             raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
+    if config.video_frames is not None:
+        raise _no_video(config, "DeepSeek-OCR")
     plan = plan_page(config)
     image_tokens = plan.image_tokens(config.patch_size, config.downsample_ratio)
     prompt_tokens = config.seq_len or image_tokens + config.text_tokens

@@ -44,6 +44,8 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
         values["view_size"] = "x".join(map(str, workload["view_size"]))
     if workload.get("kv_cache_dtype") is not None:
         values["kv_cache_dtype"] = workload["kv_cache_dtype"]
+    if workload.get("video_frames") is not None:
+        values["video_frames"] = workload["video_frames"]
     if config.get("adapter") is not None:
         values["adapter"] = config["adapter"]
     if not workload["global_views"]:

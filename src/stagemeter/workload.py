@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 #: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
-_NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context"})
+_NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context", "video_frames"})
 
 #: Mode of a workload without a page, and of one whose views the model's own processor decides.
 TEXT, OWN = "text", "own"
@@ -56,6 +56,8 @@ class Workload:
         Width and height of a view in pixels where it is no square of `base_size`.
     kv_cache_dtype : str or None
         Data type of the key-value cache where it is another one than `dtype`.
+    video_frames : int or None
+        Frames of a video in place of a page, each of the page's size; None for a page. Its views are groups of them.
     """
 
     image_width: int
@@ -75,6 +77,7 @@ class Workload:
     decode_context: int
     view_size: tuple[int, int] | None = None
     kv_cache_dtype: str | None = None
+    video_frames: int | None = None
 
     @property
     def decode_steps(self) -> int:
@@ -122,8 +125,9 @@ class Workload:
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for equal work.
 
-        The size of the page, the name of the mode and the context that is looked at are left out: two pages that
-        become the same views and tokens are the same work. A profile is paired with its counts by this.
+        The size of the page, the frames of a video, the name of the mode and the context that is looked at are left
+        out: two pages that become the same views and tokens are the same work. A profile is paired with its counts by
+        this.
         """
         return stable_hash(self.hashed_fields())
 

@@ -20,7 +20,7 @@ def _common(draw, model_type, head_dim=True):
         "num_attention_heads": heads,
         "num_key_value_heads": key_value_heads,
         "intermediate_size": draw(WIDTH),
-        "vocab_size": draw(st.integers(4, 99)),
+        "vocab_size": draw(st.integers(5, 99)),
         "max_position_embeddings": 256,
         "tie_word_embeddings": draw(st.booleans()),
         "pad_token_id": 0,

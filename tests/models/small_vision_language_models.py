@@ -1,7 +1,7 @@
 """Random small configurations of the families of a vision transformer, a projector and a language model."""
 
 from hypothesis import strategies as st
-from small_text_models import FEW, WIDTH, deepseek_v3, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3
+from small_text_models import FEW, WIDTH, deepseek_v3, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3, qwen3_moe
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
 IMAGE_TOKEN = 3
@@ -201,8 +201,12 @@ def qwen2_5_vl(draw):
 
 
 @st.composite
-def qwen3_vl(draw):
-    text = draw(_qwen_text("qwen3_vl_text"))
+def qwen3_vl(draw, experts=False):
+    text = draw(_qwen_text("qwen3_vl_moe_text" if experts else "qwen3_vl_text"))
+    if experts:
+        routed = draw(qwen3_moe())
+        names = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "decoder_sparse_step")
+        text |= {name: routed[name] for name in names} | {"mlp_only_layers": []}
     vision, width = draw(_qwen_vision())
     # What is not said: biases of queries, keys and values, which Qwen 3 has not.
     text |= {"head_dim": text["hidden_size"] // text["num_attention_heads"], "attention_bias": draw(st.booleans())}
@@ -210,6 +214,8 @@ def qwen3_vl(draw):
     vision |= {"num_position_embeddings": draw(st.integers(2, 5)) ** 2, "temporal_patch_size": 2}
     layers = min(vision["depth"], text["num_hidden_layers"])
     vision["deepstack_visual_indexes"] = draw(st.lists(st.integers(0, layers - 1), unique=True, max_size=layers))
+    if experts:
+        return _qwen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", text, vision)
     return _qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision)
 
 
@@ -357,6 +363,7 @@ KINDS = {
     "qwen2_vl": qwen2_vl(),
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
+    "qwen3_vl_moe": qwen3_vl(experts=True),
     "idefics3": idefics3(),
     "paddleocr_vl": paddleocr_vl(),
     "deepseek_ocr2": deepseek_ocr2(),

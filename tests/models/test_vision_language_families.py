@@ -33,6 +33,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import smart_resize as smart_resize_of_paddle
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_of_videos
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
@@ -46,13 +47,15 @@ from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
 FAMILIES = families()
+VIDEO_TOKEN = IMAGE_TOKEN + 1
 PIXTRAL = ("mistral3", "lighton_ocr")
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
 @st.composite
-def requests(draw):
+def requests(draw, kind):
     return AnalysisConfig(
+        video_frames=draw(st.none() | st.integers(2, 5)) if kind.startswith("qwen") else None,
         image_w=draw(st.integers(3, 500)),
         image_h=draw(st.integers(3, 500)),
         text_tokens=draw(st.integers(1, 9)),
@@ -77,7 +80,7 @@ def costs(tier):
 @few
 @given(st.data())
 def test_isolated_extracted_and_analytic_are_equal(kind, data):
-    described, request = describe(data.draw(KINDS[kind])), data.draw(requests())
+    described, request = describe(data.draw(KINDS[kind])), data.draw(requests(kind))
     family, sizes = described.family, described.architecture
     workload = plan(kind, request, described)
     model = family.build(sizes, described.config)
@@ -101,12 +104,11 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
 def test_real_tensors_and_torchs_own_counter(kind, data):
     """A page is read and text generated on real numbers, with eager attention, counted by torch."""
     described = describe(data.draw(KINDS[kind]))
-    request = data.draw(requests()).model_copy(update={"seq_len": None})
+    request = data.draw(requests(kind)).model_copy(update={"seq_len": None})
     workload = plan(kind, request, described)
     expected = analytic_tier(described.family, described.architecture, workload).stages
     model = real_model(described.config)
-    picture = torch.full((workload.batch_size, workload.image_tokens), IMAGE_TOKEN)
-    ids = torch.cat([picture, torch.zeros(workload.batch_size, workload.text_tokens, dtype=torch.long)], dim=1)
+    ids = prompts(kind, workload)
     page = page_inputs(kind, described, workload, ids)
     with torch.no_grad():
         with FlopCounterMode(display=False) as forward:
@@ -119,6 +121,21 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
                 following = torch.zeros(workload.batch_size, 1, dtype=torch.long)
                 out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
+
+
+def prompts(kind, workload):
+    """Tokens that stand for the page and then text; of Qwen 3-VL, text is between the frames of a video, too."""
+    views, video = workload.global_views, workload.video_frames is not None
+    picture = [VIDEO_TOKEN if video else IMAGE_TOKEN] * workload.image_tokens
+    text = [0] * workload.text_tokens
+    if video and kind.startswith("qwen3"):
+        assume(len(text) >= views)
+        size = len(picture) // views
+        row = [token for view in range(views) for token in [0, *picture[view * size : (view + 1) * size]]]
+        row += text[views:]
+    else:
+        row = picture + text
+    return torch.tensor([row] * workload.batch_size)
 
 
 def plan(kind, request, described):
@@ -155,12 +172,13 @@ def page_inputs(kind, described, workload, ids):
         return page | ({"token_type_ids": (ids == IMAGE_TOKEN).long()} if kind in ("gemma3", "paligemma") else {})
     vision = described.architecture.vision
     width, height = workload.view_size or (workload.base_size, workload.base_size)
-    grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
-    return {
-        "pixel_values": torch.rand(int(grid.prod(-1).sum()), vision.patch_elements),
-        "image_grid_thw": grid,
-        "mm_token_type_ids": (ids == IMAGE_TOKEN).int(),
-    }
+    views = workload.global_views
+    grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
+    pixels = torch.rand(int(grid.prod(-1).sum()), vision.patch_elements)
+    kinds = (ids == IMAGE_TOKEN).int() + 2 * (ids == VIDEO_TOKEN).int()
+    if workload.video_frames is None:
+        return {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
+    return {"pixel_values_videos": pixels, "video_grid_thw": grid, "mm_token_type_ids": kinds}
 
 
 def real_model(config):
@@ -202,6 +220,44 @@ def test_image_tokens_of_qwen():
         for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
             workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(2, 900), st.integers(1, 5000), st.integers(1, 5000))
+def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, height):
+    family, sizes = FAMILIES["qwen3-vl"], describe_model("qwen3-vl-8b").architecture
+    try:
+        rows, columns = smart_resize_of_videos(
+            frames, height, width, temporal_factor=2, factor=32, min_pixels=4096, max_pixels=25_165_824
+        )
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times the other"):
+            family.video(sizes, frames, width, height)
+    else:
+        view = family.video(sizes, frames, width, height)
+        assert (view.width, view.height) == (columns, rows)
+        assert view.global_views == math.ceil(frames / 2)
+        assert view.image_tokens == view.global_views * rows * columns // 32**2
+
+
+def test_frames_of_qwen_2_are_resized_as_pages_are():
+    for name in ("qwen2-vl-7b", "qwen2.5-vl-7b"):
+        model = describe_model(name)
+        page = plan_request(AnalysisConfig(image_w=641, image_h=357), model)
+        for frames in (2, 3, 4, 15):
+            video = plan_request(AnalysisConfig(image_w=641, image_h=357, video_frames=frames), model)
+            assert video.view_size == page.view_size
+            assert video.global_views == math.ceil(frames / 2)
+            assert video.image_tokens == video.global_views * page.image_tokens
+        # Two frames are the work of one page, which is doubled.
+        pair = plan_request(AnalysisConfig(image_w=641, image_h=357, video_frames=2), model)
+        assert pair.hash == page.hash != video.hash
+
+
+@pytest.mark.parametrize("name", ["deepseek-ocr", "gemma-3-4b", "qwen3-8b"])
+def test_models_without_videos_refuse_them(name):
+    with pytest.raises(StagemeterError, match=rf"video_frames 8: .* and (DeepSeek-OCR|{name}) is of none of them"):
+        plan_request(AnalysisConfig(video_frames=8), describe_model(name))
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.output import run_options, say_options
-from stagemeter.cli.types import PATH, TEXT
+from stagemeter.cli.types import NUMBER, PATH, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
 _EPILOG = """\b
@@ -35,6 +35,11 @@ _FOLDER = Path("stagemeter-report")
     default=None,
     help="Run the Python code that comes with the checkpoint, where nothing else knows the model. It can do whatever "
     "you can: read it first.",
+)
+@click.option(
+    "--video-frames",
+    type=NUMBER,
+    help="Frames of a video in place of a page, each of the page's size; by default none.",
 )
 @click.option(
     "--adapter", type=TEXT, help="Low-rank adapter, counted apart: a folder with an adapter_config.json, or that file."

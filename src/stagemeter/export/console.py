@@ -56,8 +56,10 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 
 def _page(workload: dict[str, Any]) -> str:
+    video = workload.get("video_frames")
+    what = "page" if video is None else f"video of {video:,} frames"
     page = (
-        f"page {workload['image_width']}x{workload['image_height']}, "
+        f"{what} {workload['image_width']}x{workload['image_height']}, "
         f"mode {workload['mode']}: {describe_views(workload)}; {workload['image_tokens']:,} image + "
         if workload["global_views"]
         else ""

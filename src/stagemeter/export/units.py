@@ -71,8 +71,9 @@ def describe_request(workload: dict[str, Any]) -> str:
     """Say what one request is, such as ``1 x page of 1654 x 2339 px, mode base (1 x 1024)``, or ``1 x text``."""
     if not workload["global_views"]:
         return f"{workload['batch_size']} x text"
+    what = "page" if workload.get("video_frames") is None else f"video of {workload['video_frames']:,} frames"
     return (
-        f"{workload['batch_size']} x page of {workload['image_width']} x {workload['image_height']} px, "
+        f"{workload['batch_size']} x {what} of {workload['image_width']} x {workload['image_height']} px, "
         f"mode {workload['mode']} ({describe_views(workload)})"
     )
 

@@ -245,6 +245,8 @@ class Family(Generic[Architecture]):
     prompt_tokens : callable
         Length of a prompt of some tokens of a page and of text. Of an encoder-decoder both are the source, and the
         prompt is what its decoder begins with.
+    video : callable or None
+        What the frames of a video of some number, width and height become; None where videos are not counted.
     packed : callable or None
         Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
         are counted like those of others.
@@ -265,6 +267,7 @@ class Family(Generic[Architecture]):
     whole_passes: Mapping[str, Runner]
     notes: tuple[str, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
+    video: Callable[[Architecture, int, int, int], PageViews] | None = None
     packed: Callable[[Architecture, Quantization], Architecture] | None = None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stagemeter.models.decoder import Decoder
@@ -18,6 +19,7 @@ from stagemeter.models.native_vision import (
     native_parameters,
     patches_of,
     resized,
+    resized_together,
     window_pairs,
 )
 from stagemeter.models.page_family import page_family
@@ -54,6 +56,7 @@ def native_family(
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     deep: bool = False,
+    video_pixels: tuple[int, int] | None = None,
 ) -> Family[NativeArchitecture]:
     """Make a family of models whose encoder takes a page at its own resolution.
 
@@ -71,6 +74,8 @@ def native_family(
         What one should know about how its numbers come about.
     deep : bool
         Whether positions are learned, and patches of several layers are merged and handed to the decoder's first ones.
+    video_pixels : tuple of int or None
+        Pixels between which all frames of a video together are resized; None where each is resized as a page is.
     """
     modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if deep else (_EMBEDDING, _BLOCKS)
     mergers = (_MERGER, _DEEP_MERGERS) if deep else (_MERGER,)
@@ -89,9 +94,9 @@ def native_family(
                 operators=lambda sizes, values: native_operators(sizes.vision, **values),
                 parameters=lambda sizes: native_parameters(sizes.vision),
                 variables={
-                    "views": "pages: batch_size",
-                    "patches": "patches of one page",
-                    "pairs": "pairs of patches within the windows of one page; 0 without windows",
+                    "views": "batch_size * global_views: pages, or pairs of frames of videos",
+                    "patches": "patches of one view",
+                    "pairs": "pairs of patches within the windows of one view; 0 without windows",
                 },
                 calls=_calls,
                 run=_run_vision,
@@ -112,12 +117,28 @@ def native_family(
         shipped=shipped,
         notes=notes,
         valued=deep,
+        video=partial(_video_views, video_pixels),
     )
 
 
 def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
-    columns, rows = resized(sizes.vision, width, height)
-    return PageViews(1, 0, columns, rows, (1, 1), patches_of(sizes.vision, columns, rows) // sizes.vision.merge_size**2)
+    return _views(sizes.vision, 1, resized(sizes.vision, width, height))
+
+
+def _video_views(
+    pixels: tuple[int, int] | None, sizes: NativeArchitecture, frames: int, width: int, height: int
+) -> PageViews:
+    """Views of a video, each of as many frames as a patch spans; its last frame is repeated where they do not fill it.
+
+    Source: transformers, ``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``patchify``.
+    """
+    vision = sizes.vision
+    size = resized(vision, width, height) if pixels is None else resized_together(vision, frames, width, height, pixels)
+    return _views(vision, -(-frames // vision.temporal_patch_size), size)
+
+
+def _views(vision: NativeVision, views: int, size: tuple[int, int]) -> PageViews:
+    return PageViews(views, 0, *size, (1, 1), views * patches_of(vision, *size) // vision.merge_size**2)
 
 
 def _view_size(workload: Workload) -> tuple[int, int]:
@@ -128,7 +149,7 @@ def _calls(sizes: NativeArchitecture, workload: Workload) -> list[Variables]:
     size = _view_size(workload)
     return [
         {
-            "views": workload.batch_size,
+            "views": workload.batch_size * workload.global_views,
             "patches": patches_of(sizes.vision, *size),
             "pairs": window_pairs(sizes.vision, *size),
         }
@@ -145,8 +166,9 @@ def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str
 
     vision = sizes.vision
     width, height = _view_size(workload)
-    grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
-    patches = workload.batch_size * patches_of(vision, width, height)
+    views = workload.global_views
+    grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
+    patches = workload.batch_size * views * patches_of(vision, width, height)
     page = {
         "pixel_values": empty(model, patches, vision.patch_elements),
         "grid_thw": grid,
@@ -167,7 +189,8 @@ def _page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str
 def _named_page(model: Any, sizes: NativeArchitecture, workload: Workload) -> dict[str, Any]:
     """The same for the whole model, where what is the encoder's is named so."""
     page = _page(model, sizes, workload)
-    named = {name if name == "pixel_values" else f"image_{name}": value for name, value in page.items()}
+    kind, pixels = ("image", "pixel_values") if workload.video_frames is None else ("video", "pixel_values_videos")
+    named = {pixels if name == "pixel_values" else f"{kind}_{name}": value for name, value in page.items()}
     if sizes.vision.deep_mergers and workload.prompt_tokens >= workload.image_tokens:
         named["input_ids"] = page_tokens(model, workload)
     return named

@@ -102,6 +102,39 @@ def resized(vision: NativeVision, width: int, height: int) -> tuple[int, int]:
     StagemeterError
         If one side is more than 200 times the other, which the processors refuse.
     """
+    return _resized(vision, width, height, (vision.min_pixels, vision.max_pixels))
+
+
+def resized_together(
+    vision: NativeVision, frames: int, width: int, height: int, pixels: tuple[int, int]
+) -> tuple[int, int]:
+    """Width and height that the frames of a video are resized to, where there are limits for all of them together.
+
+    Source: transformers, ``video_processing_qwen3_vl.py``, ``smart_resize``.
+
+    Parameters
+    ----------
+    vision : NativeVision
+        Sizes.
+    frames, width, height : int
+        Frames, and the size of each in pixels.
+    pixels : tuple of int
+        Pixels of all frames together, at least and at most.
+
+    Raises
+    ------
+    StagemeterError
+        If one side is more than 200 times the other, which the processors refuse.
+    """
+    if min(width, height) < vision.block:
+        scale = max(vision.block / width, vision.block / height)
+        width, height = int(width * scale), int(height * scale)
+    return _resized(vision, width, height, pixels, frames)
+
+
+def _resized(
+    vision: NativeVision, width: int, height: int, pixels: tuple[int, int], frames: int = 1
+) -> tuple[int, int]:
     if max(width, height) > _LONGEST_PAGE * min(width, height):
         raise StagemeterError(
             f"a page of {width} x {height} pixels: this model takes none with one side more than {_LONGEST_PAGE} times "
@@ -109,11 +142,14 @@ def resized(vision: NativeVision, width: int, height: int) -> tuple[int, int]:
         )
     block = vision.block
     columns, rows = (round(side / block) * block for side in (width, height))
-    if columns * rows > vision.max_pixels:
-        shrink = math.sqrt(width * height / vision.max_pixels)
+    least, most = pixels
+    span = vision.temporal_patch_size if frames > 1 else 1
+    taken = round(frames / span) * span * columns * rows
+    if taken > most:
+        shrink = math.sqrt(frames * width * height / most)
         columns, rows = (max(block, math.floor(side / shrink / block) * block) for side in (width, height))
-    elif columns * rows < vision.min_pixels:
-        stretch = math.sqrt(vision.min_pixels / (width * height))
+    elif taken < least:
+        stretch = math.sqrt(least / (frames * width * height))
         columns, rows = (math.ceil(side * stretch / block) * block for side in (width, height))
     return columns, rows
 

@@ -49,6 +49,7 @@ def page_family(
     valued: bool = False,
     windows: bool = False,
     causal: bool = True,
+    video: Callable[[Architecture, int, int, int], PageViews] | None = None,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
 ) -> Family[Architecture]:
     """Make a family of stages that work on a page, and a decoder.
@@ -79,6 +80,8 @@ def page_family(
         Whether the code asks for values: sizes of views, tokens that stand for them.
     windows, causal : bool
         See `stagemeter.models.decoder_stages.decoder_stages`.
+    video : callable or None
+        What the frames of a video of some number, width and height become; None where videos are not counted.
     other_parameters : callable
         Parameters that no stage has, by their names.
     """
@@ -98,6 +101,7 @@ def page_family(
         title=title,
         reads_pages=True,
         views=views,
+        video=video,
         takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),

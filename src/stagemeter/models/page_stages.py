@@ -82,7 +82,8 @@ def page_tokens(model: Any, workload: Workload) -> Any:
     import torch
 
     text = [0] * (workload.prompt_tokens - workload.image_tokens)
-    row = [model.config.image_token_id] * workload.image_tokens + text
+    kind = "image" if workload.video_frames is None else "video"
+    row = [getattr(model.config, f"{kind}_token_id")] * workload.image_tokens + text
     return torch.tensor([row] * workload.batch_size, device=model.device)
 
 
@@ -119,7 +120,8 @@ def page_passes(
         page = page_of(model, sizes, workload)
         if workload.prompt_tokens < workload.image_tokens:
             # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
-            model.model.get_image_features(**page)
+            features = "get_image_features" if workload.video_frames is None else "get_video_features"
+            getattr(model.model, features)(**page)
             page = {}
         run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
 

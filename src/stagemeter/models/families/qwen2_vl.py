@@ -62,7 +62,8 @@ FAMILY = native_family(
     read=_read,
     shipped={"qwen2-vl-7b": "qwen2_vl_7b.json", "qwen2.5-vl-7b": "qwen2_5_vl_7b.json"},
     notes=(
-        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, as the published processors do",
-        "a single picture is doubled to fill the two pictures that a patch spans; videos are not counted",
+        f"pages, and each frame of a video, are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, as the "
+        "published processors do",
+        "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
     ),
 )

@@ -19,6 +19,8 @@ from stagemeter.models.vision_language import part, text_decoder
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
 #: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
+#: The same of all frames of a video together (``video_preprocessor_config.json``).
+_VIDEO_PIXELS = (4_096, 25_165_824)
 
 
 def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
@@ -65,10 +67,14 @@ FAMILY = native_family(
         "qwen3-vl-2b": "qwen3_vl_2b.json",
         "qwen3-vl-4b": "qwen3_vl_4b.json",
         "qwen3-vl-8b": "qwen3_vl_8b.json",
+        "qwen3-vl-30b-a3b": "qwen3_vl_30b_a3b.json",
     },
     notes=(
-        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, as the published processors do",
-        "a single picture is doubled to fill the two pictures that a patch spans; videos are not counted",
+        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, all frames of a video together to "
+        f"between {_VIDEO_PIXELS[0]:,} and {_VIDEO_PIXELS[1]:,}, as the published processors do",
+        "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
+        "the time before each two frames of a video is text, to be given as such",
     ),
     deep=True,
+    video_pixels=_VIDEO_PIXELS,
 )
