@@ -159,7 +159,7 @@ def _qwen_text(draw, model_type):
     # The parts of a head that turn with time, height and width: half of it in all.
     heads, half = text["num_attention_heads"], 4 * draw(FEW)
     sections = [half // 4, half // 4, half // 2]
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections, "partial_rotary_factor": 1.0}
     return text | {"model_type": model_type, "hidden_size": heads * 2 * half, "rope_parameters": rope}
 
 
@@ -217,6 +217,50 @@ def qwen3_vl(draw, experts=False):
     if experts:
         return _qwen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", text, vision)
     return _qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision)
+
+
+@st.composite
+def _glm_vision(draw, text):
+    heads = draw(FEW)
+    return {
+        "depth": draw(FEW),
+        "num_heads": heads,
+        "hidden_size": heads * 8 * draw(FEW),
+        "intermediate_size": draw(WIDTH),
+        "out_hidden_size": text["hidden_size"],
+        "attention_bias": draw(st.booleans()),
+        "image_size": 14 * draw(st.integers(2, 5)),
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+
+
+@st.composite
+def glm4v(draw):
+    text = draw(_qwen_text("glm4v_text"))
+    return _qwen("glm4v", "Glm4vForConditionalGeneration", text, draw(_glm_vision(text)))
+
+
+@st.composite
+def glm4v_moe(draw):
+    text, known = draw(_qwen_text("glm4v_moe_text")), draw(st.integers(2, 5))
+    text |= {
+        "head_dim": text["hidden_size"] // text["num_attention_heads"],
+        "attention_bias": draw(st.booleans()),
+        "n_routed_experts": known,
+        "num_experts_per_tok": draw(st.integers(1, known)),
+        "n_shared_experts": draw(st.integers(1, 2)),
+        "moe_intermediate_size": draw(WIDTH),
+        "first_k_dense_replace": draw(st.integers(0, 2)),
+    }
+    return _qwen("glm4v_moe", "Glm4vMoeForConditionalGeneration", text, draw(_glm_vision(text)))
+
+
+@st.composite
+def glm_ocr(draw):
+    text = draw(_qwen_text("glm_ocr_text"))
+    return _qwen("glm_ocr", "GlmOcrForConditionalGeneration", text, draw(_glm_vision(text)))
 
 
 @st.composite
@@ -368,4 +412,7 @@ KINDS = {
     "paddleocr_vl": paddleocr_vl(),
     "deepseek_ocr2": deepseek_ocr2(),
     "kimi_k25": kimi_k25(),
+    "glm4v": glm4v(),
+    "glm4v_moe": glm4v_moe(),
+    "glm_ocr": glm_ocr(),
 }

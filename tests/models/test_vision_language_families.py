@@ -27,6 +27,8 @@ from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import
     get_optimal_tiled_canvas,
 )
 from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekOcr2Processor
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
@@ -162,7 +164,7 @@ def page_inputs(kind, described, workload, ids):
         grid = torch.tensor([[1, height // 14, width // 14]] * workload.batch_size)
         page = {"pixel_values": torch.rand(int(grid.prod(-1).sum()), 3, 14, 14), "image_grid_thw": grid}
         return page | ({"mm_token_type_ids": (ids == IMAGE_TOKEN).int()} if kind == "paddleocr_vl" else {})
-    if not kind.startswith("qwen"):
+    if not kind.startswith(("qwen", "glm")):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
         if kind in ("idefics3", "llava_next", "llava_onevision"):
@@ -238,6 +240,21 @@ def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, heigh
         assert (view.width, view.height) == (columns, rows)
         assert view.global_views == math.ceil(frames / 2)
         assert view.image_tokens == view.global_views * rows * columns // 32**2
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_pages_of_glm_are_resized_as_their_processors_do(width, height):
+    size = {"shortest_edge": 12_544, "longest_edge": 9_633_792}
+    for name, processor in (("glm-4.5v", Glm4vImageProcessorPil), ("glm-ocr", Glm46VImageProcessorPil)):
+        model = describe_model(name)
+        try:
+            patches = processor(size=size).get_number_of_image_patches(height, width, {})
+        except ValueError:
+            with pytest.raises(StagemeterError, match="more than 200 times the other"):
+                model.family.views(model.architecture, width, height)
+        else:
+            assert model.family.views(model.architecture, width, height).image_tokens == patches // 4
 
 
 def test_frames_of_qwen_2_are_resized_as_pages_are():

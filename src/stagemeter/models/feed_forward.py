@@ -35,6 +35,8 @@ class GatedFeedForward:
         Whether each adds a bias.
     packing : Packing or None
         How its matrices are stored, if they are in fewer bits than the rest.
+    fused : bool
+        Whether gate and up projection are one layer.
     kind : str
         Tells the kinds apart in a report.
     """
@@ -42,11 +44,16 @@ class GatedFeedForward:
     intermediate: int
     bias: bool = False
     packing: Packing | None = None
+    fused: bool = False
     kind: Literal["gated"] = "gated"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """All that there is of one layer over `rows` tokens."""
-        return gated_layers("mlp", rows, hidden, self.intermediate, self.bias, self.packing)
+        layers = gated_layers("mlp", rows, hidden, self.intermediate, self.bias, self.packing)
+        if not self.fused:
+            return layers
+        both = NamedLinear("mlp.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.packing)
+        return [both, layers[-1]]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens."""

@@ -56,6 +56,12 @@ class NativeVision:
         Learned embeddings of positions, which are resampled to a page; 0 where there are none.
     deep_mergers : int
         Layers whose patches are merged, too, each by merging layers of its own, for the decoder's first layers.
+    bias, output_bias, feed_forward_bias : bool
+        Whether queries, keys and values have a bias, the output projection of attention, and the feed-forward network.
+    head_norms : bool
+        Whether queries and keys are normed, each head by itself.
+    other_norms : int
+        Norms of patches that are in no layer.
     """
 
     hidden: int
@@ -75,6 +81,11 @@ class NativeVision:
     patch_bias: bool = False
     positions: int = 0
     deep_mergers: int = 0
+    bias: bool = True
+    output_bias: bool = True
+    feed_forward_bias: bool = True
+    head_norms: bool = False
+    other_norms: int = 0
 
     @property
     def block(self) -> int:
@@ -193,10 +204,10 @@ def native_operators(vision: NativeVision, views: int, patches: int, pairs: int)
         kernel_area=vision.temporal_patch_size * vision.patch_size**2,
         bias=vision.patch_bias,
     )
-    feed = gated_feed_forward(rows, width, vision.intermediate, bias=True) if vision.gated else None
+    feed = gated_feed_forward(rows, width, vision.intermediate, vision.feed_forward_bias) if vision.gated else None
     others = [
-        linear(rows, width, 3 * width, bias=True),
-        linear(rows, width, width, bias=True),
+        linear(rows, width, 3 * width, vision.bias),
+        linear(rows, width, width, vision.output_bias),
         *(feed or feed_forward(rows, width, vision.intermediate)),
     ]
     whole = self_attention(patches, patches, vision.heads, width // vision.heads)
@@ -221,12 +232,13 @@ def merger_operators(vision: NativeVision, tokens: int) -> list[Operator]:
 
 def native_parameters(vision: NativeVision) -> int:
     """Parameters of the transformer, the merging left out."""
-    width, between = vision.hidden, vision.intermediate
+    width, between, projections = vision.hidden, vision.intermediate, 2 + vision.gated
     norm = width * (1 + vision.norm_bias)
-    feed = 3 * width * between + 2 * between + width if vision.gated else 2 * width * between + between + width
-    layer = 4 * width**2 + 4 * width + feed + 2 * norm
+    feed = projections * width * between + ((projections - 1) * between + width) * vision.feed_forward_bias
+    attention = 4 * width**2 + (3 * vision.bias + vision.output_bias) * width
+    layer = attention + feed + 2 * norm + 2 * width // vision.heads * vision.head_norms
     embedding = (vision.patch_elements + vision.patch_bias + vision.positions) * width
-    return embedding + layer * vision.layers
+    return embedding + layer * vision.layers + vision.other_norms * norm
 
 
 def merger_parameters(vision: NativeVision) -> int:

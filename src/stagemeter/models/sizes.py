@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Kind = TypeVar("Kind")
+#: Sizes that came later, with what they are where nothing changed: hashes from before them still hold.
+_LATER: dict[str, Any] = {
+    "packing": None,
+    "head_packing": None,
+    "shared_packing": None,
+    "shared_gate_packing": None,
+    "fused": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +34,10 @@ class Sizes:
 
 
 def _as_told(sizes: Any) -> Any:
-    """Sizes without what says only that weights are not packed, so that hashes from before they could be still hold."""
+    """Sizes without those that came later and say only that nothing changed."""
     if isinstance(sizes, Mapping):
-        return {name: _as_told(size) for name, size in sizes.items() if not (size is None and name.endswith("packing"))}
+        told = {name: size for name, size in sizes.items() if name not in _LATER or size != _LATER[name]}
+        return {name: _as_told(size) for name, size in told.items()}
     return tuple(map(_as_told, sizes)) if isinstance(sizes, tuple) else sizes
 
 

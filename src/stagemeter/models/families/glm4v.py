@@ -1,0 +1,75 @@
+"""GLM-4.1V, 4.5V and 4.6V: a page at its own resolution, a decoder like GLM-4's, dense or a mixture of experts.
+
+Source: transformers, ``modeling_glm4v.py``, ``modeling_glm4v_moe.py``, ``image_processing_pil_glm4v.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family, downsampling_vision
+from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.settings import Settings
+from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.vision_language import part
+
+_EXPERTS = "glm4v_moe"
+#: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published models).
+_PIXELS = (12_544, 9_633_792)
+
+
+def _read(settings: Settings) -> DownsampledArchitecture:
+    text, sizes = part(settings, "text_config"), part(settings, "vision_config")
+    said = Settings({"tie_word_embeddings": settings.flag("tie_word_embeddings", False), **text.values}, text.source)
+    language = _mixture(said) if settings.values["model_type"] == _EXPERTS else _dense(said)
+    vision = downsampling_vision(
+        sizes,
+        language,
+        _PIXELS,
+        # The feed-forward network is as wide as the tokens, and `intermediate_size` is the width of the merger's.
+        intermediate=sizes.whole("out_hidden_size"),
+        positions=(sizes.whole("image_size") // sizes.whole("patch_size")) ** 2,
+        bias=sizes.flag("attention_bias", default=False),
+        output_bias=False,
+        feed_forward_bias=False,
+        other_norms=2,
+    )
+    return DownsampledArchitecture(vision, sizes.whole("intermediate_size"), language)
+
+
+def _dense(text: Settings) -> Decoder:
+    layer = Layer(
+        grouped_query_attention(text, bias=True),
+        GatedFeedForward(text.whole("intermediate_size"), fused=True),
+        text.whole("num_hidden_layers"),
+        norms=4,
+    )
+    return decoder(text, [layer])
+
+
+def _mixture(text: Settings) -> Decoder:
+    attention = grouped_query_attention(text, bias=text.flag("attention_bias", default=True))
+    layers = text.whole("num_hidden_layers")
+    dense = min(text.whole("first_k_dense_replace", 1, least=0), layers)
+    routed = experts(
+        text,
+        "n_routed_experts",
+        "moe_intermediate_size",
+        shared_intermediate=text.whole("n_shared_experts", 1) * text.whole("moe_intermediate_size"),
+        choice_bias=True,
+    )
+    kinds = [Layer(attention, gated(text), dense), Layer(attention, routed, layers - dense)]
+    return decoder(text, [layer for layer in kinds if layer.times])
+
+
+FAMILY = downsampled_family(
+    name="glm4v",
+    title="GLM-4.1V, 4.5V, 4.6V: a page at its own resolution, a decoder like GLM-4's",
+    model_types=("glm4v", "glm46v", _EXPERTS),
+    read=_read,
+    encoder=("patch_embed", "post_conv_layernorm", "embeddings", "blocks", "post_layernorm"),
+    shipped={"glm-4.1v-9b": "glm_4_1v_9b.json", "glm-4.5v": "glm_4_5v.json"},
+    notes=(
+        f"a page, doubled to fill the two pictures that a patch spans, is resized to between {_PIXELS[0]:,} and "
+        f"{_PIXELS[1]:,} pixels in all, as the published processors do; videos are not counted",
+    ),
+)

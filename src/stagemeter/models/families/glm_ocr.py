@@ -1,0 +1,53 @@
+"""GLM-OCR: a page at its own resolution, a small decoder like GLM-4's.
+
+Source: transformers, ``modeling_glm_ocr.py``, ``image_processing_pil_glm46v.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.models.decoder import Layer
+from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family, downsampling_vision
+from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.settings import Settings
+from stagemeter.models.text import decoder, grouped_query_attention
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_language import part
+
+#: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published model).
+_PIXELS = (12_544, 9_633_792)
+
+
+def _read(settings: Settings) -> DownsampledArchitecture:
+    text, sizes = part(settings, "text_config"), part(settings, "vision_config")
+    said = Settings({"tie_word_embeddings": settings.flag("tie_word_embeddings", False), **text.values}, text.source)
+    feed_forward = GatedFeedForward(said.whole("intermediate_size"), fused=True)
+    layer = Layer(grouped_query_attention(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
+    language = decoder(said, [layer])
+    bias = sizes.flag("attention_bias", default=True)
+    vision = downsampling_vision(
+        sizes,
+        language,
+        _PIXELS,
+        intermediate=sizes.whole("intermediate_size"),
+        bias=bias,
+        output_bias=bias,
+        feed_forward_bias=bias,
+        head_norms=True,
+        other_norms=1,
+    )
+    return DownsampledArchitecture(vision, CHANNELS * vision.outputs, language)
+
+
+FAMILY = downsampled_family(
+    name="glm-ocr",
+    title="GLM-OCR: a page at its own resolution, a small decoder like GLM-4's",
+    model_types=("glm_ocr",),
+    read=_read,
+    encoder=("patch_embed", "blocks", "post_layernorm"),
+    shipped={"glm-ocr": "glm_ocr.json"},
+    notes=(
+        f"a page, doubled to fill the two pictures that a patch spans, is resized to between {_PIXELS[0]:,} and "
+        f"{_PIXELS[1]:,} pixels in all, as the published processor does; videos are not counted",
+        "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",
+    ),
+)
