@@ -34,6 +34,8 @@ _EMBEDDINGS = "image_embeds"
 _QUESTION = "qformer_input_ids"
 #: What models call the argument that says which tokens stand for a picture.
 _TYPES = ("mm_token_type_ids", "token_type_ids", "image_embeds_position_mask")
+#: What some models are told of the positions that logits are wanted of.
+_KEPT = "logits_to_keep"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class FoundModel:
     @property
     def keeps_one_position(self) -> bool:
         """Whether the head can be told to run on the last position of a prompt alone."""
-        return "logits_to_keep" in _parameters(self.model)
+        return _KEPT in _parameters(self.model)
 
     @property
     def _encodes_pictures(self) -> bool:
@@ -130,7 +132,9 @@ def run_language(
                 module(*args, **{**kwargs, _cache_name(model): cache})
             else:
                 ids = _text(found, workload.batch_size, tokens)
-                module(input_ids=ids, use_cache=True, **{_cache_name(model): cache})
+                # Some drop positions of the prompt on the way, where later layers need the last one alone.
+                kept = {name: kwargs[name] for name in (_KEPT,) if name in kwargs}
+                module(input_ids=ids, use_cache=True, **{_cache_name(model): cache}, **kept)
 
 
 def run_whole(
@@ -182,7 +186,7 @@ def _call_whole(
     model, parts, batch = found.model, found.parts, workload.batch_size
     options: dict[str, Any] = {"use_cache": True, _cache_name(model): cache}
     if found.keeps_one_position:
-        options["logits_to_keep"] = 1
+        options[_KEPT] = 1
     if parts.writer and not pages:
         # As ``generate`` does: what was seen is in the cache, and the whole model asks for pictures.
         model = model.get_submodule(parts.writer)
