@@ -306,10 +306,7 @@ def paddleocr_vl(draw):
 
 
 @st.composite
-def deepseek_ocr2(draw):
-    # A single head's keys are not copied for the heads that share them, if there is a single view, too.
-    heads, layers, key_values = draw(FEW), draw(FEW), draw(st.integers(2, 3))
-    hidden = heads * key_values * 4
+def _deepseek_text(draw):
     text = draw(llama()) | {"mlp_bias": False, "n_group": 1, "topk_group": 1}
     text |= {
         "num_key_value_heads": text["num_attention_heads"],
@@ -327,7 +324,13 @@ def deepseek_ocr2(draw):
         "moe_intermediate_size": draw(WIDTH),
         "max_position_embeddings": 4096,
     }
-    sam = {
+    return {key: value for key, value in text.items() if key != "model_type"}
+
+
+@st.composite
+def _deepseek_sam(draw, channels):
+    layers = draw(FEW)
+    return {
         "hidden_size": 8,
         "num_hidden_layers": layers,
         "num_attention_heads": 2,
@@ -335,8 +338,16 @@ def deepseek_ocr2(draw):
         "output_channels": draw(st.integers(1, 5)),
         "window_size": draw(st.integers(9, 15)),
         "global_attn_indexes": draw(st.lists(st.integers(0, layers - 1), unique=True)),
-        "downsample_channels": [draw(st.integers(1, 5)), hidden],
+        "downsample_channels": [draw(st.integers(1, 5)), channels],
     }
+
+
+@st.composite
+def deepseek_ocr2(draw):
+    # A single head's keys are not copied for the heads that share them, if there is a single view, too.
+    heads, key_values = draw(FEW), draw(st.integers(2, 3))
+    hidden = heads * key_values * 4
+    text, sam = draw(_deepseek_text()), draw(_deepseek_sam(hidden))
     encoder = {
         "hidden_size": hidden,
         "num_hidden_layers": draw(FEW),
@@ -348,7 +359,7 @@ def deepseek_ocr2(draw):
     return {
         "architectures": ["DeepseekOcr2ForConditionalGeneration"],
         "model_type": "deepseek_ocr2",
-        "text_config": {key: value for key, value in text.items() if key != "model_type"},
+        "text_config": text,
         "vision_config": {"sam_config": sam, "encoder_config": encoder},
         "image_token_id": IMAGE_TOKEN,
         "tie_word_embeddings": text["tie_word_embeddings"],
@@ -366,6 +377,30 @@ def idefics3(draw):
         "scale_factor": factor,
         "image_token_id": IMAGE_TOKEN,
         "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
+def unlimited_ocr(draw):
+    heads = draw(FEW)
+    hidden = heads * 4 * draw(FEW)
+    text = draw(_deepseek_text()) | {"attention_bias": False, "sliding_window": draw(st.integers(2, 12))}
+    sam = draw(_deepseek_sam(hidden)) | {"patch_size": 16, "image_size": 1024}
+    clip = {
+        "hidden_size": hidden,
+        "num_hidden_layers": draw(FEW),
+        "num_attention_heads": heads,
+        "intermediate_size": draw(WIDTH),
+        "patch_size": 14,
+        "image_size": 14 * draw(st.integers(2, 5)),
+    }
+    return {
+        "architectures": ["UnlimitedOcrForConditionalGeneration"],
+        "model_type": "unlimited_ocr",
+        "text_config": text | {"tie_word_embeddings": False},
+        "vision_config": {"sam_config": sam, "encoder_config": clip},
+        "image_token_id": IMAGE_TOKEN,
+        "tie_word_embeddings": False,
     }
 
 
@@ -411,6 +446,7 @@ KINDS = {
     "idefics3": idefics3(),
     "paddleocr_vl": paddleocr_vl(),
     "deepseek_ocr2": deepseek_ocr2(),
+    "unlimited_ocr": unlimited_ocr(),
     "kimi_k25": kimi_k25(),
     "glm4v": glm4v(),
     "glm4v_moe": glm4v_moe(),

@@ -3,7 +3,9 @@
 import ast
 import math
 from dataclasses import replace
+from functools import lru_cache
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import s
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_of_videos
+from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
@@ -96,7 +99,9 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
     assert extracted.passes["forward"].of("") == whole
 
     saved = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
-    assert all_parameters(family, sizes) == sum(saved.values())
+    # What a checkpoint holds and transformers leaves out.
+    unused = sum(stage.parameters(sizes).unused for stage in family.stages)
+    assert all_parameters(family, sizes) == sum(saved.values()) + unused
 
 
 @pytest.mark.slow
@@ -257,6 +262,37 @@ def test_pages_of_glm_are_resized_as_their_processors_do(width, height):
             assert model.family.views(model.architecture, width, height).image_tokens == patches // 4
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
+    _, grid_of = functions_of("unlimited_ocr", ["get_all_supported_aspect_ratios", "get_optimal_tiled_canvas"])
+    columns, rows = grid_of((height, width), (640, 640), 2, 32)
+    tiles = columns * rows if max(width, height) > 640 else 0
+    view = FAMILIES["unlimited-ocr"].views(describe_model("unlimited-ocr-default").architecture, width, height)
+    assert (view.global_views, view.local_views, view.width, view.tile_side) == (1, tiles, 1024, 640)
+    placeholders = SimpleNamespace(
+        image_processor=SimpleNamespace(size={"height": 1024, "width": 1024}, tile_size=640),
+        patch_size=16,
+        downsample_ratio=4,
+        image_token="x",
+    )
+    page = {"patches_grid": [(columns, rows)], "num_local_patches": [tiles]}
+    assert view.image_tokens == len(UnlimitedOcrProcessor.replace_image_token(placeholders, page, 0))
+
+
+def test_window_of_unlimited_ocr_is_for_what_was_generated():
+    model = describe_model("unlimited-ocr-default")
+    cost = {}
+    for new_tokens in (100, 129, 300, 301):
+        config = AnalysisConfig(new_tokens=new_tokens, decode_context=913 + new_tokens - 1)
+        workload = plan_request(config, model)
+        cost[new_tokens] = analytic_tier(model.family, model.architecture, workload).stages["decode"].cost
+        held = model.family.decoder(model.architecture).cache_of(workload, 913 + new_tokens - 1)
+        # Keys and values of 10 heads of 128 in 12 layers.
+        assert held == 12 * 2 * 1280 * (913 + min(new_tokens - 1, 127))
+    assert cost[100].macs < cost[129].macs == cost[300].macs == cost[301].macs
+
+
 def test_frames_of_qwen_2_are_resized_as_pages_are():
     for name in ("qwen2-vl-7b", "qwen2.5-vl-7b"):
         model = describe_model(name)
@@ -307,17 +343,21 @@ def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 28**2)
 
 
+def functions_of(model, names):
+    """Functions of an image processor whose module needs torchvision: taken out of its text, as they are."""
+    text = (files(f"transformers.models.{model}") / f"image_processing_{model}.py").read_text(encoding="utf-8")
+    found = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name in names]
+    assert [node.name for node in found] == names
+    namespace = {"math": math, "lru_cache": lru_cache}
+    exec(compile(ast.Module(found, []), model, "exec"), namespace)
+    return [namespace[name] for name in names]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 20_000), st.integers(1, 20_000))
 def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
-    # The function is in a module that needs torchvision: taken out of its text, as it is.
-    text = (files("transformers.models.kimi_k25") / "image_processing_kimi_k25.py").read_text(encoding="utf-8")
-    (function,) = [
-        node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == "navit_resize"
-    ]
-    namespace = {"math": math}
-    exec(compile(ast.Module([function], []), "navit_resize", "exec"), namespace)
-    _, (rows, columns) = namespace["navit_resize"](height, width, 14, 2, 16_384, 512)
+    (navit_resize,) = functions_of("kimi_k25", ["navit_resize"])
+    _, (rows, columns) = navit_resize(height, width, 14, 2, 16_384, 512)
     view = FAMILIES["kimi-k2.5"].views(describe_model("kimi-k2.5").architecture, width, height)
     assert (view.width, view.height) == (columns, rows)
     assert view.image_tokens == rows * columns // 28**2

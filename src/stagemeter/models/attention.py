@@ -53,6 +53,10 @@ class Attention(Protocol):
     def window(self) -> int:
         """Tokens that a token attends to at most, itself included; 0 where nothing limits them."""
 
+    @property
+    def keeps_prompt(self) -> bool:
+        """Whether the window is for generated tokens alone, and all of the prompt is attended to besides."""
+
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         """The projections of one layer in one pass."""
 
@@ -83,6 +87,8 @@ class GroupedQueryAttention:
     window : int
         Tokens that a token attends to at most, itself included; 0 where nothing limits them. A prefill computes all
         scores and masks those outside of the window, so the window shows in decode steps alone.
+    keeps_prompt : bool
+        Whether the window is for generated tokens alone, and all of the prompt is attended to besides.
     fused : bool
         Whether it runs as one operator, which writes no scores.
     packing : Packing or None
@@ -99,6 +105,7 @@ class GroupedQueryAttention:
     norms: int = 0
     sinks: int = 0
     window: int = 0
+    keeps_prompt: bool = False
     fused: bool = True
     packing: Packing | None = None
     kind: Literal["grouped_query"] = "grouped_query"
@@ -163,8 +170,8 @@ class LatentAttention:
         Widths of the part of a head's queries and keys that is rotated, of the other part, and of its values.
     bias : bool
         Whether the compressing projections and that of the output add a bias.
-    window : int
-        Always 0: all tokens are attended to.
+    window, keeps_prompt : int, bool
+        Always 0 and false: all tokens are attended to.
     packing : Packing or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
@@ -179,6 +186,7 @@ class LatentAttention:
     value_width: int
     bias: bool = False
     window: Literal[0] = 0
+    keeps_prompt: Literal[False] = False
     packing: Packing | None = None
     kind: Literal["latent"] = "latent"
 

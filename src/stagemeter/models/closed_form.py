@@ -69,7 +69,7 @@ def decode_span(workload: Workload) -> tuple[int, int]:
 def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
     """Contexts whose steps say what all steps of a workload cost: the first, the last, and where the growth changes."""
     first, last = decode_span(workload)
-    return sorted({first, last, *(bend for bend in stage.bends(architecture) if first < bend < last)})
+    return sorted({first, last, *(bend for bend in stage.bends(architecture, workload) if first < bend < last)})
 
 
 def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:

@@ -69,9 +69,15 @@ class Decoder(Sizes):
         """Tokens that a token attends to at most in layers that limit them; 0 where no layer does."""
         return max(layer.attention.window for layer in self.layers)
 
-    def windowed(self, context: int) -> int:
-        """Tokens attended to in layers with a window, where others attend to `context`."""
-        return _smaller(context, self.window) if self.window else context
+    def window_of(self, workload: Workload) -> int:
+        """Tokens that a token of a request attends to at most where a window limits them; 0 where none does."""
+        kept = any(layer.attention.keeps_prompt for layer in self.layers)
+        return self.window + workload.prompt_tokens * kept if self.window else 0
+
+    def windowed(self, workload: Workload) -> int:
+        """Tokens that a decode step attends to in layers with a window, where others attend to the whole context."""
+        window = self.window_of(workload)
+        return _smaller(workload.decode_context, window) if window else workload.decode_context
 
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
@@ -81,19 +87,20 @@ class Decoder(Sizes):
         most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the key-value cache that holds some tokens of each sequence."""
+    def cached_elements(self, batch: int, tokens: int, prompt: int = 0) -> int:
+        """Elements of the key-value cache that holds some tokens of each sequence, of which `prompt` are the prompt."""
         elements = 0
         for layer in self.layers:
             # A window is full with one token less than it spans: the next one takes the last place.
-            held = _smaller(tokens, layer.attention.window - 1) if layer.attention.window else tokens
+            limit = layer.attention.window - 1 + prompt * layer.attention.keeps_prompt
+            held = _smaller(tokens, limit) if layer.attention.window else tokens
             for shape in layer.attention.cached_shapes(batch, 1):
                 elements += layer.times * held * batch * shape[1] * shape[3]
         return elements
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache of a workload's sequences when they have some tokens."""
-        return self.cached_elements(workload.batch_size, tokens)
+        return self.cached_elements(workload.batch_size, tokens, workload.prompt_tokens)
 
     def stored_as(self, storage: Storage, head: Packing | None) -> Decoder:
         """The same with the matrices of its layers stored as `storage` says, and that of the output head as `head`."""

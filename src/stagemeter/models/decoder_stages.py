@@ -90,7 +90,7 @@ def decoder_stages(
     def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
         context, most = workload.decode_context, decode_experts(architecture, workload).most
         variables = {"batch": workload.batch_size, "context": context, EXPERTS_READ: most}
-        return [variables | ({_WINDOWED: decoder_of(architecture).windowed(context)} if windows else {})]
+        return [variables | ({_WINDOWED: decoder_of(architecture).windowed(workload)} if windows else {})]
 
     def costs(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], Cost]:
         return lambda architecture, variables: pass_cost(decoder_of(architecture), pass_of(architecture, variables))
@@ -125,7 +125,7 @@ def decoder_stages(
         model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
     ) -> None:
         decoder = decoder_of(architecture)
-        cache = cache_arguments(model, decoder, workload.batch_size, tokens, cached, recorder, keeps_everything)
+        cache = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
         model.get_submodule(modules.layers)(
             inputs_embeds=empty(model, workload.batch_size, tokens, decoder.hidden), **cache
         )
@@ -137,11 +137,15 @@ def decoder_stages(
     def run_decode(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
         run(model, architecture, workload, recorder, 1, workload.decode_context - 1)
 
-    def bends(architecture: Architecture) -> tuple[int, ...]:
-        window = decoder_of(architecture).window
+    def bends(architecture: Architecture, workload: Workload) -> tuple[int, ...]:
+        window = decoder_of(architecture).window_of(workload)
         return (window,) if window else ()
 
-    windowed = {_WINDOWED: "min(context, window), attended to in layers that have a window"} if windows else {}
+    windowed = (
+        {_WINDOWED: "min(context, window), attended to in layers that have a window; with the prompt where it is kept"}
+        if windows
+        else {}
+    )
     both = (modules.layers, modules.head)
     return (
         Stage(
@@ -189,7 +193,7 @@ def decoder_stages(
 def whole_pass(
     model: Any,
     decoder: Decoder,
-    batch: int,
+    workload: Workload,
     tokens: int,
     cached: int,
     recorder: CacheRecorder,
@@ -204,8 +208,10 @@ def whole_pass(
         The model.
     decoder : Decoder
         Its language model.
-    batch, tokens : int
-        Sequences, and new tokens of each.
+    workload : Workload
+        The request.
+    tokens : int
+        New tokens of each sequence.
     cached : int
         Tokens that earlier passes left in the cache.
     recorder : CacheRecorder
@@ -217,15 +223,15 @@ def whole_pass(
     """
     import torch
 
-    ids = torch.zeros(batch, tokens, dtype=torch.long, device=model.device)
-    cache = cache_arguments(model, decoder, batch, tokens, cached, recorder, keeps_everything)
+    ids = torch.zeros(workload.batch_size, tokens, dtype=torch.long, device=model.device)
+    cache = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
     model(logits_to_keep=1, **{"input_ids": ids, **(page or {})}, **cache)
 
 
 def cache_arguments(
     model: Any,
     decoder: Decoder,
-    batch: int,
+    workload: Workload,
     tokens: int,
     cached: int,
     recorder: CacheRecorder,
@@ -237,15 +243,17 @@ def cache_arguments(
     from stagemeter.models.key_value_cache import RecordedCache
 
     cache = RecordedCache(recorder, None if keeps_everything else model.config.get_text_config(decoder=True))
-    if cached:
-        shapes = {layer.attention.cached_shapes(batch, cached) for layer in decoder.layers}
+    # What is put in first is what the prompt left, to caches that keep it.
+    prompt = min(cached, workload.prompt_tokens)
+    for held in filter(None, (prompt, cached - prompt)):
+        shapes = {layer.attention.cached_shapes(workload.batch_size, held) for layer in decoder.layers}
         # Which layer is of which kind would matter if they kept other shapes; what windows drop, the cache drops.
         ((key, value),) = shapes
         for index in range(sum(layer.times for layer in decoder.layers)):
             cache.fill(empty(model, *key), empty(model, *value), index)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     return {
-        "position_ids": positions.expand(batch, tokens),
+        "position_ids": positions.expand(workload.batch_size, tokens),
         "past_key_values": cache,
         "use_cache": True,
     }

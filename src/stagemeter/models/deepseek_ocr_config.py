@@ -78,10 +78,23 @@ def _shipped_architecture(name: str) -> DeepseekOCRArchitecture:
 
 def is_deepseek_ocr(config: Mapping[str, Any]) -> bool:
     """Whether a configuration is DeepSeek-OCR's, in the layout of the checkpoint or in that of transformers."""
-    return bool({_OFFICIAL, _TRANSFORMERS} & set(config.get("architectures") or []))
+    names = set(config.get("architectures") or [])
+    return _OFFICIAL in names or (_TRANSFORMERS in names and not has_window(config))
 
 
-def architecture_from_config(config: Mapping[str, Any], source: str) -> DeepseekOCRArchitecture:
+def has_window(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration in the layout of transformers limits what generated tokens attend to.
+
+    That is what tells Unlimited-OCR from DeepSeek-OCR.
+    """
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return False
+    window, longest = text.get("sliding_window"), text.get("max_position_embeddings")
+    return isinstance(window, int) and isinstance(longest, int) and window < longest
+
+
+def architecture_from_config(config: Mapping[str, Any], source: str, window: bool = False) -> DeepseekOCRArchitecture:
     """Read sizes from a configuration, in the layout of the official checkpoint or in that of transformers.
 
     Parameters
@@ -90,6 +103,8 @@ def architecture_from_config(config: Mapping[str, Any], source: str) -> Deepseek
         What ``config.json`` holds.
     source : str
         Where it is from, for error messages.
+    window : bool
+        Whether what generated tokens attend to may be limited.
 
     Raises
     ------
@@ -101,7 +116,12 @@ def architecture_from_config(config: Mapping[str, Any], source: str) -> Deepseek
         if _OFFICIAL in names:
             architecture = _from_official(config)
         elif _TRANSFORMERS in names:
-            architecture = _from_transformers(config, source)
+            architecture = _from_transformers(config)
+            if not window and architecture.decoder.generated_window:
+                raise StagemeterError(
+                    f"{source} has a sliding window of {architecture.decoder.generated_window} tokens: that is "
+                    "Unlimited-OCR, not DeepSeek-OCR"
+                )
         else:
             raise StagemeterError(
                 f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
@@ -152,12 +172,8 @@ def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
     )
 
 
-def _from_transformers(config: Mapping[str, Any], source: str) -> DeepseekOCRArchitecture:
+def _from_transformers(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
     text, vision = config["text_config"], config["vision_config"]
-    if text["sliding_window"] < text["max_position_embeddings"]:
-        raise StagemeterError(
-            f"{source} has a sliding window of {text['sliding_window']} tokens: that is Unlimited-OCR, not DeepSeek-OCR"
-        )
     sam, clip = vision["sam_config"], vision["encoder_config"]
     first, second = sam["downsample_channels"]
     return DeepseekOCRArchitecture(
@@ -181,11 +197,15 @@ def _from_transformers(config: Mapping[str, Any], source: str) -> DeepseekOCRArc
             patch_size=clip["patch_size"],
             pretrain_size=clip["image_size"],
         ),
-        decoder=_decoder_from(text, dense_layers=list(text["mlp_layer_types"]).count("dense")),
+        decoder=_decoder_from(
+            text,
+            dense_layers=list(text["mlp_layer_types"]).count("dense"),
+            generated_window=text["sliding_window"] if has_window(config) else 0,
+        ),
     )
 
 
-def _decoder_from(text: Mapping[str, Any], dense_layers: int) -> DecoderArchitecture:
+def _decoder_from(text: Mapping[str, Any], dense_layers: int, generated_window: int = 0) -> DecoderArchitecture:
     return DecoderArchitecture(
         hidden=text["hidden_size"],
         layers=text["num_hidden_layers"],
@@ -200,6 +220,7 @@ def _decoder_from(text: Mapping[str, Any], dense_layers: int) -> DecoderArchitec
         expert_intermediate=text["moe_intermediate_size"],
         vocabulary=text["vocab_size"],
         max_positions=text["max_position_embeddings"],
+        generated_window=generated_window,
     )
 
 
@@ -216,7 +237,7 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
     for part, sizes in asdict(architecture).items():
         for name, size in sizes.items():
             numbers = size if isinstance(size, (tuple, list)) else (size,)
-            smallest = 0 if name in {"global_layers", "dense_layers"} else 1
+            smallest = 0 if name in {"global_layers", "dense_layers", "generated_window"} else 1
             if any(not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers):
                 raise StagemeterError(
                     f"{source}: {part} {name} is {size!r}; it must be a whole number, {smallest} or more"
@@ -253,6 +274,7 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
     from transformers.models.unlimited_ocr.configuration_unlimited_ocr import UnlimitedOcrConfig
 
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
+    kind = "reference_sliding_attention" if decoder.generated_window else "full_attention"
     config_class: Any = UnlimitedOcrConfig
     config: PretrainedConfig = config_class(
         architectures=[_TRANSFORMERS],
@@ -293,8 +315,8 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
             "vocab_size": decoder.vocabulary,
             "max_position_embeddings": decoder.max_positions,
             # DeepSeek-OCR attends to everything; the window is what Unlimited-OCR adds, and may not be left out.
-            "sliding_window": decoder.max_positions,
-            "layer_types": ["full_attention"] * decoder.layers,
+            "sliding_window": decoder.generated_window or decoder.max_positions,
+            "layer_types": [kind] * decoder.layers,
         },
     )
     return config

@@ -142,7 +142,7 @@ class Stage(Generic[Architecture]):
     whole_pass: str = "forward"
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
     adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
-    bends: Callable[[Architecture], tuple[int, ...]] = lambda architecture: ()
+    bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ class DecoderArchitecture:
         Tokens that the embedding and the output head know.
     max_positions : int
         Longest sequence the model was made for.
+    generated_window : int
+        Generated tokens that a token attends to at most, itself included, besides the prompt; 0 where nothing limits
+        them.
     """
 
     hidden: int
@@ -47,6 +50,7 @@ class DecoderArchitecture:
     expert_intermediate: int
     vocabulary: int
     max_positions: int
+    generated_window: int = 0
 
     @property
     def expert_layers(self) -> int:
@@ -56,7 +60,13 @@ class DecoderArchitecture:
     @property
     def decoder(self) -> Decoder:
         """The same sizes, layer by layer."""
-        attention = GroupedQueryAttention(self.heads, self.key_value_heads, self.head_width)
+        attention = GroupedQueryAttention(
+            self.heads,
+            self.key_value_heads,
+            self.head_width,
+            window=self.generated_window,
+            keeps_prompt=self.generated_window > 0,
+        )
         experts = Experts(
             self.experts,
             self.experts_per_token,

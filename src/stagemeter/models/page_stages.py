@@ -114,7 +114,7 @@ def page_passes(
         page: Mapping[str, Any],
     ) -> None:
         decoder = decoder_of(sizes)
-        whole_pass(model, decoder, workload.batch_size, tokens, cached, recorder, page, keeps_everything)
+        whole_pass(model, decoder, workload, tokens, cached, recorder, page, keeps_everything)
 
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = page_of(model, sizes, workload)

@@ -70,12 +70,12 @@ def text_family(
 
 def _run_forward(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
     """One pass of the whole model over the prompt, as ``generate`` makes it first."""
-    whole_pass(model, decoder, workload.batch_size, workload.prompt_tokens, 0, recorder)
+    whole_pass(model, decoder, workload, workload.prompt_tokens, 0, recorder)
 
 
 def _run_decode(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
     """One pass of the whole model over one new token."""
-    whole_pass(model, decoder, workload.batch_size, 1, workload.decode_context - 1, recorder)
+    whole_pass(model, decoder, workload, 1, workload.decode_context - 1, recorder)
 
 
 def decoder(settings: Settings, layers: Sequence[Layer], tied: bool = False) -> Decoder:

@@ -97,7 +97,8 @@ def _run_projector(model: Any, architecture: DeepseekOCRArchitecture, workload: 
         model.get_submodule(_PROJECTOR)(empty(model, views, side * side, width))
 
 
-def _page(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
+def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
+    """What the whole model takes of the pages of a batch."""
     pixels = page_pixels(model, workload)
     page: dict[str, Any] = {"pixel_values": pixels[0]}
     if workload.local_views:
@@ -185,5 +186,5 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     ),
     other_parameters=_other_parameters,
     architecture_from_sizes=architecture_from_sizes,
-    whole_passes=page_passes(language_model, _page, keeps_everything=True),
+    whole_passes=page_passes(language_model, page_inputs, keeps_everything=True),
 )

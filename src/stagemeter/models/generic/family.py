@@ -187,7 +187,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         replace(
             make("decode", "one token through decoder and output head", (*shares.step, *both), decode),
             whole_pass="decode",
-            bends=lambda found: _windows(text),
+            bends=lambda found, workload: _windows(text),
         ),
     ]
     # Filled by running the model, so once is enough.
