@@ -11,6 +11,8 @@ from stagemeter.marks import PACKING
 _BITS_OF_A_BYTE = 8
 #: Dimensions of what holds the matrices of all experts of a layer.
 _OF_EXPERTS = 3
+#: Experts that run by code of their own, which say nothing of how their matrices lie, and whose inputs come first.
+_INPUTS_FIRST = ("Llama4TextExperts",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def packed_parameters(module: Any) -> dict[Any, int]:
     ----------
     module : torch.nn.Module
         A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged where
-        ``is_transposed`` says so. What has fewer dimensions, such as a bias, is not packed.
+        ``is_transposed`` says so, as transformers sets it on experts that it runs, and of Llama 4's. What has fewer
+        dimensions, such as a bias, is not packed.
     """
     packing = getattr(module, PACKING, None)
     if packing is None:
@@ -87,7 +90,8 @@ def packed_parameters(module: Any) -> dict[Any, int]:
     for name, parameter in own.items():
         if parameter.ndim == _OF_EXPERTS or name == "weight":
             outputs, inputs = parameter.shape[-2:]
-            if parameter.ndim == _OF_EXPERTS and getattr(module, "is_transposed", False):
+            exchanged = getattr(module, "is_transposed", type(module).__name__ in _INPUTS_FIRST)
+            if parameter.ndim == _OF_EXPERTS and exchanged:
                 outputs, inputs = inputs, outputs
             stored[parameter] = parameter.shape[:-2].numel() * packing.matrix_bytes(outputs, inputs)
     return stored

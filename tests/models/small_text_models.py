@@ -40,6 +40,22 @@ def llama(draw):
 
 
 @st.composite
+def llama4_text(draw):
+    config, experts = draw(_common("llama4_text")), draw(st.integers(2, 4))
+    layers = config["num_hidden_layers"]
+    kinds = st.sampled_from([FULL, "chunked_attention"])
+    return config | {
+        "attention_bias": draw(st.booleans()),
+        "intermediate_size_mlp": draw(WIDTH),
+        "num_local_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "interleave_moe_layer_step": draw(st.integers(1, 2)),
+        "attention_chunk_size": draw(st.integers(2, 20)),
+        "layer_types": draw(st.none() | st.lists(kinds, min_size=layers, max_size=layers)),
+    }
+
+
+@st.composite
 def qwen2(draw):
     return draw(_common("qwen2", head_dim=False))
 
@@ -142,6 +158,7 @@ def deepseek_v3(draw):
 
 KINDS = {
     "llama": llama(),
+    "llama4_text": llama4_text(),
     "qwen2": qwen2(),
     "qwen3": qwen3(),
     "qwen3_moe": qwen3_moe(),

@@ -1,7 +1,20 @@
 """Random small configurations of the families of a vision transformer, a projector and a language model."""
 
 from hypothesis import strategies as st
-from small_text_models import FEW, WIDTH, deepseek_v3, gemma, gemma2, gemma3, llama, mistral, qwen2, qwen3, qwen3_moe
+from small_text_models import (
+    FEW,
+    WIDTH,
+    deepseek_v3,
+    gemma,
+    gemma2,
+    gemma3,
+    llama,
+    llama4_text,
+    mistral,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+)
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
 IMAGE_TOKEN = 3
@@ -264,6 +277,32 @@ def glm_ocr(draw):
 
 
 @st.composite
+def llama4(draw):
+    text, heads, merge, patch = draw(llama4_text()), draw(FEW), draw(st.integers(1, 2)), draw(st.sampled_from([4, 6]))
+    hidden = heads * 4 * draw(FEW)
+    width = merge**2 * hidden
+    return {
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "model_type": "llama4",
+        "text_config": text,
+        "vision_config": {
+            "hidden_size": hidden,
+            "num_hidden_layers": draw(FEW),
+            "num_attention_heads": heads,
+            "intermediate_size": width,
+            "patch_size": patch,
+            "image_size": patch * merge * draw(st.integers(1, 3)),
+            "pixel_shuffle_ratio": 1 / merge,
+            "projector_input_dim": width,
+            "projector_output_dim": width,
+            "vision_output_dim": width,
+        },
+        "image_token_index": IMAGE_TOKEN,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
+@st.composite
 def kimi_k25(draw):
     text, heads = draw(deepseek_v3()), draw(FEW)
     vision = {
@@ -448,6 +487,7 @@ KINDS = {
     "deepseek_ocr2": deepseek_ocr2(),
     "unlimited_ocr": unlimited_ocr(),
     "kimi_k25": kimi_k25(),
+    "llama4": llama4(),
     "glm4v": glm4v(),
     "glm4v_moe": glm4v_moe(),
     "glm_ocr": glm_ocr(),

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from collections import defaultdict
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
@@ -23,7 +24,7 @@ from transformers import (
     LlavaOnevisionProcessor,
 )
 from transformers.image_processing_utils import select_best_resolution
-from transformers.image_utils import ChannelDimension
+from transformers.image_utils import ChannelDimension, SizeDict
 from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import (
     DeepseekOcr2ImageProcessorPil,
     get_optimal_tiled_canvas,
@@ -280,6 +281,17 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
     assert view.image_tokens == len(UnlimitedOcrProcessor.replace_image_token(placeholders, page, 0))
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_tiles_of_llama_4_are_those_of_its_processor(width, height):
+    _, resolutions_of, fit_of = functions_of("llama4", ["get_factors", "find_supported_resolutions", "get_best_fit"])
+    rows, columns = fit_of((height, width), torch.tensor(resolutions_of(16, SizeDict(height=336, width=336)))) // 336
+    view = FAMILIES["llama4"].views(describe_model("llama-4-scout").architecture, width, height)
+    assert view.tile_grid == (columns, rows)
+    assert view.local_views == (columns * rows if columns * rows > 1 else 0)
+    assert view.image_tokens == 144 * (1 + view.local_views)
+
+
 def test_window_of_unlimited_ocr_is_for_what_was_generated():
     model = describe_model("unlimited-ocr-default")
     cost = {}
@@ -348,7 +360,7 @@ def functions_of(model, names):
     text = (files(f"transformers.models.{model}") / f"image_processing_{model}.py").read_text(encoding="utf-8")
     found = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name in names]
     assert [node.name for node in found] == names
-    namespace = {"math": math, "lru_cache": lru_cache}
+    namespace = {"math": math, "lru_cache": lru_cache, "defaultdict": defaultdict, "torch": torch, "SizeDict": SizeDict}
     exec(compile(ast.Module(found, []), model, "exec"), namespace)
     return [namespace[name] for name in names]
 

@@ -39,7 +39,10 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and (name in head or any(name.startswith(f"{holder}.") for holder in decoder))
+        if isinstance(module, nn.Linear)
+        # Not a router that is a linear layer with work of its own.
+        and type(module).forward is nn.Linear.forward
+        and (name in head or any(name.startswith(f"{holder}.") for holder in decoder))
     }
     output = next((name for name in layers if name in head), "")
     taken = [module for name, module in layers.items() if adapter.takes(name, output)]

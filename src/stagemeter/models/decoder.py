@@ -82,6 +82,7 @@ class Decoder(Sizes):
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
         kinds = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts)]
+        kinds = [kind for kind in kinds if not kind.every_one]
         if not kinds:
             return ExpertsRead(0, 0)
         most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)

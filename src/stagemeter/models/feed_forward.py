@@ -37,6 +37,8 @@ class GatedFeedForward:
         How its matrices are stored, if they are in fewer bits than the rest.
     fused : bool
         Whether gate and up projection are one layer.
+    module : str
+        Its name in a layer.
     kind : str
         Tells the kinds apart in a report.
     """
@@ -45,14 +47,15 @@ class GatedFeedForward:
     bias: bool = False
     packing: Packing | None = None
     fused: bool = False
+    module: str = "mlp"
     kind: Literal["gated"] = "gated"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """All that there is of one layer over `rows` tokens."""
-        layers = gated_layers("mlp", rows, hidden, self.intermediate, self.bias, self.packing)
+        layers = gated_layers(self.module, rows, hidden, self.intermediate, self.bias, self.packing)
         if not self.fused:
             return layers
-        both = NamedLinear("mlp.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.packing)
+        both = NamedLinear(f"{self.module}.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.packing)
         return [both, layers[-1]]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
@@ -86,6 +89,10 @@ class Experts:
         Whether the router and each expert's projections add a bias.
     choice_bias : bool
         Whether a number per expert is added to its score when experts are chosen, and to nothing else.
+    every_one : bool
+        Whether every expert runs on every token, and the results of those that were not chosen are scaled to nothing.
+    module : str
+        Its name in a layer.
     packing, shared_packing, shared_gate_packing : Packing or None
         How the matrices of experts, of shared experts and of their gate are stored, if they are in fewer bits than the
         rest.
@@ -100,6 +107,8 @@ class Experts:
     shared_gate: bool = False
     bias: bool = False
     choice_bias: bool = False
+    every_one: bool = False
+    module: str = "mlp"
     packing: Packing | None = None
     shared_packing: Packing | None = None
     shared_gate_packing: Packing | None = None
@@ -107,20 +116,19 @@ class Experts:
 
     @property
     def _shared(self) -> str:
-        # Those with a gate are named in the singular, as Qwen's are; those without in the plural, as DeepSeek's.
-        return "mlp.shared_expert" if self.shared_gate else "mlp.shared_experts"
+        # Qwen's, which have a gate, and Llama's are named in the singular; DeepSeek's in the plural.
+        return f"{self.module}.shared_expert{'' if self.shared_gate or self.every_one else 's'}"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """Those of shared experts and of their gate, over `rows` tokens."""
         shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, packing=self.shared_packing)
-        gate = NamedLinear("mlp.shared_expert_gate", rows, hidden, 1, packing=self.shared_gate_packing)
+        gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, packing=self.shared_gate_packing)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
-        routed = mixture_of_experts(
-            rows, hidden, self.intermediate, self.experts, self.experts_per_token, experts_read, self.bias, self.packing
-        )
+        used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
+        routed = mixture_of_experts(rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.packing)
         return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
     def stored_as(self, storage: Storage) -> Experts:
@@ -129,7 +137,7 @@ class Experts:
         gate = [names.pop()] if self.shared_gate else []
         return replace(
             self,
-            packing=storage("mlp.experts"),
+            packing=storage(f"{self.module}.experts"),
             shared_packing=storage(*names) if names else None,
             shared_gate_packing=storage(*gate) if gate else None,
         )

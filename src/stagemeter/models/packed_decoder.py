@@ -47,7 +47,9 @@ def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str],
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, module in model.named_modules():
         inner = _HEAD if name in head else _inner(name, decoder)
-        linear = isinstance(module, nn.Linear) and id(module.weight) not in embeddings
+        # A router that is a linear layer with work of its own is none of those that are stored in fewer bits.
+        linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+        linear = linear and id(module.weight) not in embeddings
         if inner is None or not (linear or inner.endswith(".experts")):
             continue
         packing = quantization.packing_of(inner, name)

@@ -49,6 +49,8 @@ def page_family(
     valued: bool = False,
     windows: bool = False,
     causal: bool = True,
+    head: str = "lm_head",
+    see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     video: Callable[[Architecture, int, int, int], PageViews] | None = None,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
 ) -> Family[Architecture]:
@@ -80,13 +82,17 @@ def page_family(
         Whether the code asks for values: sizes of views, tokens that stand for them.
     windows, causal : bool
         See `stagemeter.models.decoder_stages.decoder_stages`.
+    head : str
+        The output head.
+    see : callable, optional
+        See `stagemeter.models.page_stages.page_passes`.
     video : callable or None
         What the frames of a video of some number, width and height become; None where videos are not counted.
     other_parameters : callable
         Parameters that no stage has, by their names.
     """
     configs = resources.files("stagemeter.models") / "configs"
-    passes = page_passes(lambda sizes: sizes.decoder, page)
+    passes = page_passes(lambda sizes: sizes.decoder, page, see=see)
     if valued:
         stages = [replace(stage, run=with_values(stage.run)) for stage in stages]
         passes = {pass_name: with_values(run) for pass_name, run in passes.items()}
@@ -110,7 +116,7 @@ def page_family(
         stages=(
             *stages,
             *decoder_stages(
-                lambda sizes: sizes.decoder, DecoderModules(language, "lm_head"), windows=windows, causal=causal
+                lambda sizes: sizes.decoder, DecoderModules(language, head), windows=windows, causal=causal
             ),
         ),
         other_parameters=other_parameters,

@@ -91,6 +91,7 @@ def page_passes(
     decoder_of: Callable[[Architecture], Decoder],
     page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
     keeps_everything: bool = False,
+    see: Callable[[Any, Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Runner]:
     """Make the passes of the whole model: over a page and its prompt, and over one new token.
 
@@ -102,6 +103,8 @@ def page_passes(
         What the model takes of the pages of a batch beside the tokens: pixels and the like.
     keeps_everything : bool
         See `decoder_stages`.
+    see : callable, optional
+        Runs what comes before the decoder on a page; by default what makes its embeddings in transformers.
     """
 
     def run(
@@ -120,8 +123,11 @@ def page_passes(
         page = page_of(model, sizes, workload)
         if workload.prompt_tokens < workload.image_tokens:
             # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
-            features = "get_image_features" if workload.video_frames is None else "get_video_features"
-            getattr(model.model, features)(**page)
+            if see is not None:
+                see(model, page)
+            else:
+                features = "get_image_features" if workload.video_frames is None else "get_video_features"
+                getattr(model.model, features)(**page)
             page = {}
         run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
 

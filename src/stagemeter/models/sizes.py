@@ -20,6 +20,8 @@ _LATER: dict[str, Any] = {
     "shared_packing": None,
     "shared_gate_packing": None,
     "fused": False,
+    "module": "mlp",
+    "every_one": False,
     "keeps_prompt": False,
     "generated_window": 0,
 }

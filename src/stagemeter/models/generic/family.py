@@ -269,6 +269,11 @@ def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     if parts.encoder and not parts.vision:
         return _Shares((), (), (parts.encoder, *before), inside.text, step, idle), found
     encoder = (parts.encoder,) if parts.encoder else ()
+    if found.reads_pages and not (order and (before or inside.pages or any(split[part].called for part in candidates))):
+        raise StagemeterError(
+            f"{type(found.model).__name__} is given a page and nothing of it looks at one: its configuration may lack "
+            "the token that stands for a page, such as image_token_id"
+        )
     # Without a tower of its own, what makes embeddings of pixels is the tower.
     vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
     return _Shares((*vision, *inside.pages), projector, encoder, inside.text, step, idle), found

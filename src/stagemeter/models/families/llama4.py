@@ -1,0 +1,197 @@
+"""Llama 4: tiles through a vision transformer whose patches are shuffled together, Llama 4's language model.
+
+Source: transformers, ``modeling_llama4.py``, ``image_processing_llama4.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, linear
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import empty
+from stagemeter.models.families.llama4_text import FAMILY as TEXT
+from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_language import part, text_decoder, vision_transformer
+from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.workload import Workload
+
+_VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
+#: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).
+_MOST_TILES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Llama4Architecture(Sizes):
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    vision : VisionTransformer
+        The encoder of tiles.
+    merge_size : int
+        Patches per side that become one token.
+    adapter_inputs, adapter_width : int
+        Width of the patches of a token side by side, and of the two layers that they pass through.
+    decoder : Decoder
+        The language model.
+    """
+
+    vision: VisionTransformer
+    merge_size: int
+    adapter_inputs: int
+    adapter_width: int
+    decoder: Decoder
+
+    @property
+    def view_tokens(self) -> int:
+        """Tokens of one view."""
+        return (self.vision.side // self.merge_size) ** 2
+
+
+def _read(settings: Settings) -> Llama4Architecture:
+    sizes = part(settings, "vision_config")
+    vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
+    ratio = sizes.values.get("pixel_shuffle_ratio", 0.5)
+    merge = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
+    inputs, width = sizes.whole("projector_input_dim"), sizes.whole("projector_output_dim")
+    if not merge or vision.side % merge or merge * ratio != 1:
+        raise StagemeterError(f"{sizes.source}: pixel_shuffle_ratio {ratio!r} does not divide {vision.side} patches")
+    for name, given, needed in (
+        ("intermediate_size", vision.intermediate, vision.hidden * merge**2),
+        ("projector_input_dim", inputs, width),
+        ("vision_output_dim", sizes.whole("vision_output_dim"), width),
+    ):
+        if given != needed:
+            raise StagemeterError(f"{sizes.source}: {name} is {given}, and what it meets is {needed} wide")
+    return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings))
+
+
+def _views(sizes: Llama4Architecture, width: int, height: int) -> PageViews:
+    side = sizes.vision.image_size
+    columns, rows = best_grid(width, height, side)
+    tiles = columns * rows
+    # A page that is cut is seen as a whole, too.
+    views = tiles + 1 if tiles > 1 else 1
+    return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
+
+
+def best_grid(width: int, height: int, side: int) -> tuple[int, int]:
+    """Columns and rows of tiles that a page fits into best.
+
+    Of grids that need no shrinking, those are taken that enlarge the page least; else those that shrink it least; of
+    several the one of the smallest area.
+
+    Source: transformers, ``image_processing_llama4.py``, ``find_supported_resolutions`` and ``get_best_fit``, which
+    compare scales in single precision.
+    """
+    import numpy as np
+
+    counts = range(1, _MOST_TILES + 1)
+    grids = [(columns, rows) for columns in counts for rows in counts if columns * rows <= _MOST_TILES]
+    scales = [
+        min(np.float32(columns * side) / np.float32(width), np.float32(rows * side) / np.float32(height))
+        for columns, rows in grids
+    ]
+    enlarging = [scale for scale in scales if scale >= 1]
+    chosen = min(enlarging) if enlarging else max(scales)
+    fitting = [grid for grid, scale in zip(grids, scales, strict=True) if scale == chosen]
+    return min(fitting, key=lambda grid: grid[0] * grid[1])
+
+
+def _vision_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:
+    rows = values["views"] * sizes.view_tokens
+    inputs, width = sizes.adapter_inputs, sizes.adapter_width
+    adapter = [linear(rows, inputs, width), linear(rows, width, width)]
+    return [*transformer_operators(sizes.vision, values["views"]), *((operator, 1) for operator in adapter)]
+
+
+def _vision_parameters(sizes: Llama4Architecture) -> int:
+    adapter = (sizes.adapter_inputs + sizes.adapter_width) * sizes.adapter_width
+    return transformer_parameters(sizes.vision) + adapter
+
+
+def _projector_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:
+    return [(linear(values["views"] * sizes.view_tokens, sizes.adapter_width, sizes.decoder.hidden), 1)]
+
+
+def _count(workload: Workload) -> int:
+    return workload.batch_size * (workload.global_views + workload.local_views)
+
+
+def _calls(sizes: Llama4Architecture, workload: Workload) -> list[Variables]:
+    return [{"views": _count(workload)}]
+
+
+def _pixels(model: Any, sizes: Llama4Architecture, workload: Workload) -> Any:
+    side = sizes.vision.image_size
+    return empty(model, _count(workload), CHANNELS, side, side)
+
+
+def _page(model: Any, sizes: Llama4Architecture, workload: Workload) -> dict[str, Any]:
+    page = {"pixel_values": _pixels(model, sizes, workload)}
+    if workload.prompt_tokens >= workload.image_tokens:
+        page["input_ids"] = page_tokens(model, workload)
+    return page
+
+
+def _see(model: Any, page: Mapping[str, Any]) -> None:
+    features = model.get_image_features(**page).last_hidden_state
+    model.get_submodule(_PROJECTOR)(features.view(-1, features.shape[-1]))
+
+
+def _run_projector(model: Any, sizes: Llama4Architecture, workload: Workload) -> None:
+    model.get_submodule(_PROJECTOR)(empty(model, _count(workload) * sizes.view_tokens, sizes.adapter_width))
+
+
+_VARIABLES = {"views": "views that pass through together: batch times views of a page"}
+
+FAMILY = page_family(
+    name="llama4",
+    title="Llama 4: tiles through a vision transformer, chunked attention, mixtures of experts",
+    model_types=("llama4",),
+    sizes=Llama4Architecture,
+    read=_read,
+    views=_views,
+    stages=(
+        page_stage(
+            name="vit",
+            title="vision transformer and the layers that merge its patches, every view",
+            modules=(_VISION,),
+            operators=_vision_operators,
+            parameters=_vision_parameters,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=lambda model, sizes, workload: model.get_submodule(_VISION)(_pixels(model, sizes, workload)),
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the features to the decoder's width",
+            modules=(_PROJECTOR,),
+            operators=_projector_operators,
+            parameters=lambda sizes: sizes.adapter_width * sizes.decoder.hidden,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=_run_projector,
+        ),
+    ),
+    language="language_model.model",
+    head="language_model.lm_head",
+    see=_see,
+    page=_page,
+    shipped={"llama-4-scout": "llama_4_scout.json"},
+    notes=(
+        f"a page becomes the tiles, {_MOST_TILES} at most, that it fits into best, as the published processors have it",
+        *TEXT.notes,
+    ),
+    valued=True,
+    windows=True,
+)
