@@ -129,7 +129,10 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "muse_spark": {"out_hidden_size": 256, "projector_hidden_size": 64,
                    "vision_config": {"num_hidden_layers": 2, "layer_types": ["window_attention", "full_attention"]},
                    "audio_config": {"num_hidden_layers": 4}},
-    **_alike(("minicpm_ocr", "minicpmv4_7"), {"insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}}),
+    # By default no token stands for a page, and then no page is looked at.
+    "minicpmv4_6": {"image_token_id": 100},
+    **_alike(("minicpm_ocr", "minicpmv4_7"),
+             {"image_token_id": 100, "insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}}),
     **_alike(("instructblip", "instructblipvideo"), {**_BLIP, "video_token_index": 101}),
     "lfm3_vl": {"vision_config": {"num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}},
     "glm5_next": {"text_config": {"num_key_value_heads": 4}},

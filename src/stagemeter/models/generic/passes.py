@@ -414,6 +414,10 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
             part.recorder = recorder
         else:
             recorded(part, recorder)
+        for layer in part.layers:
+            # Of a source or a page, nothing is appended to what is read.
+            if isinstance(held := getattr(layer, "keys", None), torch.Tensor):
+                recorder.record_cache_update(held, layer.values, added=0)
     return cache
 
 

@@ -1,0 +1,111 @@
+"""Donut and Nougat: a Swin transformer over a page, and mBART's decoder, which attends to what it makes of it.
+
+Source: Donut, arXiv 2111.15664; Nougat, arXiv 2308.13418; transformers, ``modeling_donut_swin.py``,
+``modeling_mbart.py``, ``modeling_vision_encoder_decoder.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.sequence_decoder import SequenceDecoder
+from stagemeter.models.settings import Settings
+from stagemeter.models.swin import SwinTransformer, swin_operators, swin_parameters
+from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.vision_language import part
+
+#: Rows of the table of positions that stand for none, see ``MBartLearnedPositionalEmbedding``.
+_OFFSET = 2
+
+
+@dataclass(frozen=True, slots=True)
+class DonutArchitecture(EncoderDecoderArchitecture):
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    encoder : SwinTransformer
+        The encoder.
+    """
+
+    encoder: SwinTransformer
+
+
+def _read(settings: Settings) -> DonutArchitecture:
+    encoder, text = _encoder(part(settings, "encoder")), part(settings, "decoder")
+    width = text.whole("d_model")
+    if width != encoder.outputs:
+        raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
+    text.split("d_model", "decoder_attention_heads")
+    longest = text.whole("max_position_embeddings", 1024)
+    decoder = SequenceDecoder(
+        hidden=width,
+        layers=text.whole("decoder_layers"),
+        heads=text.whole("decoder_attention_heads"),
+        intermediate=text.whole("decoder_ffn_dim"),
+        vocabulary=text.whole("vocab_size"),
+        positions=longest + _OFFSET,
+        max_positions=longest,
+        source_width=encoder.outputs,
+        norms=2,
+        fused=True,
+        tied=text.flag("tie_word_embeddings", settings.flag("tie_word_embeddings", default=True)),
+    )
+    return DonutArchitecture(decoder, encoder)
+
+
+def _encoder(sizes: Settings) -> SwinTransformer:
+    size = sizes.values.get("image_size")
+    height, width = size if isinstance(size, list) and len(size) == 2 else (sizes.whole("image_size"),) * 2
+    depths, heads = (_numbers(sizes, name) for name in ("depths", "num_heads"))
+    if len(depths) != len(heads):
+        raise StagemeterError(f"{sizes.source}: depths has {len(depths)} groups of layers, and num_heads {len(heads)}")
+    sizes.refuse("use_absolute_embeddings", True, "learned positions of patches are not counted")
+    ratio = sizes.values.get("mlp_ratio", 4.0)
+    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or ratio <= 0:
+        raise StagemeterError(f"{sizes.source}: mlp_ratio is {ratio!r}; it must be a number above 0")
+    swin = SwinTransformer(
+        hidden=sizes.whole("embed_dim"),
+        depths=depths,
+        heads=heads,
+        window_size=sizes.whole("window_size"),
+        patch_size=sizes.whole("patch_size"),
+        width=width,
+        height=height,
+        ratio=ratio,
+        attention_bias=sizes.flag("qkv_bias", default=True),
+    )
+    for index, (_, number, columns, rows) in enumerate(swin.groups()):
+        if min(columns, rows) < swin.window_size:
+            raise StagemeterError(
+                f"{sizes.source}: {columns} x {rows} patches are less than a window of {swin.window_size}"
+            )
+        if swin.hidden * 2**index % number:
+            raise StagemeterError(
+                f"{sizes.source}: layers of width {swin.hidden * 2**index} cannot be split into {number} heads"
+            )
+    return swin
+
+
+def _numbers(sizes: Settings, name: str) -> tuple[int, ...]:
+    value = sizes.values.get(name)
+    if not isinstance(value, list) or not value or not all(isinstance(number, int) and number > 0 for number in value):
+        raise StagemeterError(f"{sizes.source}: {name} is {value!r}; it must be a list of whole numbers, 1 or more")
+    return tuple(value)
+
+
+FAMILY = encoder_decoder_family(
+    name="donut",
+    title="Donut, Nougat: a Swin transformer, and a decoder that attends to what it makes of a page",
+    kinds=("donut-swin", "mbart"),
+    sizes=DonutArchitecture,
+    read=_read,
+    operators=lambda sizes, views: swin_operators(sizes.encoder, views),
+    parameters=lambda sizes: swin_parameters(sizes.encoder),
+    picture=lambda sizes: (sizes.encoder.width, sizes.encoder.height),
+    tokens=lambda sizes: sizes.encoder.tokens,
+    head="decoder.lm_head",
+    shipped={"donut-base": "donut_base.json", "nougat-base": "nougat_base.json"},
+    notes=("every page is brought to the size of the encoder's pictures, as the published processors do",),
+)

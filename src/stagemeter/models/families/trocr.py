@@ -1,0 +1,88 @@
+"""TrOCR: a vision transformer over a line of text, and a decoder that attends to what it makes of it.
+
+Source: TrOCR, arXiv 2109.10282; transformers, ``modeling_vit.py``, ``modeling_trocr.py``,
+``modeling_vision_encoder_decoder.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, linear
+from stagemeter.models.sequence_decoder import SequenceDecoder
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.vision_language import part, vision_transformer
+from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
+
+#: Rows of the table of positions that stand for none, see ``TrOCRLearnedPositionalEmbedding``.
+_OFFSET = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TrOCRArchitecture(EncoderDecoderArchitecture):
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    encoder : VisionTransformer
+        The encoder.
+    """
+
+    encoder: VisionTransformer
+
+
+def _read(settings: Settings) -> TrOCRArchitecture:
+    sizes, text = part(settings, "encoder"), part(settings, "decoder")
+    encoder = vision_transformer(
+        sizes, class_token=True, patch_bias=True, attention_bias=sizes.flag("qkv_bias", default=True)
+    )
+    text.refuse("use_learned_position_embeddings", False, "positions that are not learned are not counted")
+    source = text.whole("cross_attention_hidden_size", 0)
+    if source not in (0, encoder.hidden) or (not source and text.whole("d_model") != encoder.hidden):
+        raise StagemeterError(
+            f"{text.source}: cross_attention_hidden_size is {source or 'missing'}, and the encoder's tokens are "
+            f"{encoder.hidden} wide"
+        )
+    text.split("d_model", "decoder_attention_heads")
+    longest = text.whole("max_position_embeddings", 512)
+    decoder = SequenceDecoder(
+        hidden=text.whole("d_model"),
+        layers=text.whole("decoder_layers"),
+        heads=text.whole("decoder_attention_heads"),
+        intermediate=text.whole("decoder_ffn_dim"),
+        vocabulary=text.whole("vocab_size"),
+        positions=longest + _OFFSET,
+        max_positions=longest,
+        source_width=encoder.hidden,
+        norms=int(text.flag("layernorm_embedding", default=True)),
+        fused=False,
+        tied=text.flag("tie_word_embeddings", settings.flag("tie_word_embeddings", default=True)),
+    )
+    return TrOCRArchitecture(decoder, encoder)
+
+
+def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
+    # The class token passes through a layer that nothing takes the result of.
+    pooler = linear(views, sizes.encoder.hidden, sizes.encoder.hidden, bias=True)
+    return [*transformer_operators(sizes.encoder, views), (pooler, 1)]
+
+
+FAMILY = encoder_decoder_family(
+    name="trocr",
+    title="TrOCR: a vision transformer, and a decoder that attends to what it makes of a page",
+    kinds=("vit", "trocr"),
+    sizes=TrOCRArchitecture,
+    read=_read,
+    operators=_operators,
+    parameters=lambda sizes: transformer_parameters(sizes.encoder) + (sizes.encoder.hidden + 1) * sizes.encoder.hidden,
+    picture=lambda sizes: (sizes.encoder.image_size, sizes.encoder.image_size),
+    tokens=lambda sizes: sizes.encoder.tokens,
+    head="decoder.output_projection",
+    shipped={"trocr-base": "trocr_base.json"},
+    notes=(
+        "a line of text is read at a time: a page as a whole is brought to the size of one",
+        "attention runs as two products, which show no mask: nothing is halved in flops_causal",
+    ),
+)
