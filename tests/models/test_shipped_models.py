@@ -75,8 +75,8 @@ def test_model_without_a_family_is_exact_at_its_full_size():
 def test_published_sizes_agree(name):
     described = describe_model(name)
     # A generation that leaves the window of those that have one.
-    window = described.family.decoder(described.architecture).window
-    length = None if described.family.reads_pages else max(window - 5, 100)
+    decoder = described.family.decoder(described.architecture)
+    length = None if described.family.reads_pages else max(decoder.window - 5, 100)
     page = {"image_w": 700, "image_h": 990} if described.family.reads_pages else {}
     config = AnalysisConfig(model=name, seq_len=length, new_tokens=20, batch_size=2, **page)
     report = analyze_model(described, config)
