@@ -2,6 +2,8 @@
 
 from hypothesis import strategies as st
 
+#: The operator without a formula that gated delta networks run.
+SOLVED = "aten.linalg_solve_triangular"
 FULL, SLIDING = "full_attention", "sliding_attention"
 FEW = st.integers(1, 3)
 #: Grouped products want rows of a multiple of 16 bytes.
@@ -75,6 +77,34 @@ def qwen3_moe(draw):
         "moe_intermediate_size": draw(WIDTH),
         "decoder_sparse_step": draw(st.integers(1, 2)),
         "mlp_only_layers": draw(st.lists(st.integers(0, layers - 1), max_size=1)),
+    }
+
+
+@st.composite
+def qwen3_next(draw, model_type="qwen3_next"):
+    config, keys, experts = draw(_common(model_type)), draw(FEW), draw(st.integers(2, 5))
+    layers = draw(st.lists(st.sampled_from([FULL, "linear_attention"]), max_size=2))
+    kinds = [FULL, "linear_attention", *layers]
+    config |= {
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "attention_bias": draw(st.booleans()),
+        "linear_num_key_heads": keys,
+        "linear_num_value_heads": keys * draw(st.integers(1, 2)),
+        "linear_key_head_dim": 2 * draw(FEW),
+        "linear_value_head_dim": 2 * draw(FEW),
+        "linear_conv_kernel_dim": draw(st.integers(2, 5)),
+        # A part of a head turns, of at least two numbers.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+    }
+    if model_type == "qwen3_5_text":
+        return config
+    return config | {
+        "num_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(WIDTH),
+        "shared_expert_intermediate_size": draw(WIDTH),
+        "decoder_sparse_step": draw(st.integers(1, 2)) if model_type == "qwen3_next" else 1,
     }
 
 
@@ -162,6 +192,9 @@ KINDS = {
     "qwen2": qwen2(),
     "qwen3": qwen3(),
     "qwen3_moe": qwen3_moe(),
+    "qwen3_next": qwen3_next(),
+    "qwen3_5_text": qwen3_next("qwen3_5_text"),
+    "qwen3_5_moe_text": qwen3_next("qwen3_5_moe_text"),
     "mistral": mistral(),
     "mixtral": mixtral(),
     "gemma": gemma(),

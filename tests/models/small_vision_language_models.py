@@ -14,6 +14,7 @@ from small_text_models import (
     qwen2,
     qwen3,
     qwen3_moe,
+    qwen3_next,
 )
 
 #: The id of the token that stands for a picture's; small vocabularies hold it.
@@ -230,6 +231,18 @@ def qwen3_vl(draw, experts=False):
     if experts:
         return _qwen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", text, vision)
     return _qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision)
+
+
+@st.composite
+def qwen3_5(draw, experts=False):
+    kind = "qwen3_5_moe" if experts else "qwen3_5"
+    text, (vision, width) = draw(qwen3_next(f"{kind}_text")), draw(_qwen_vision())
+    sections = {"mrope_section": [text["head_dim"] // 2, 0, 0], "mrope_interleaved": True}
+    text["rope_parameters"] = text["rope_parameters"] | sections
+    vision |= {"hidden_size": width, "out_hidden_size": text["hidden_size"], "intermediate_size": draw(WIDTH)}
+    vision |= {"num_position_embeddings": draw(st.integers(2, 5)) ** 2, "temporal_patch_size": 2}
+    architecture = "Qwen3_5MoeForConditionalGeneration" if experts else "Qwen3_5ForConditionalGeneration"
+    return _qwen(kind, architecture, text, vision)
 
 
 @st.composite
@@ -482,6 +495,8 @@ KINDS = {
     "qwen2_5_vl": qwen2_5_vl(),
     "qwen3_vl": qwen3_vl(),
     "qwen3_vl_moe": qwen3_vl(experts=True),
+    "qwen3_5": qwen3_5(),
+    "qwen3_5_moe": qwen3_5(experts=True),
     "idefics3": idefics3(),
     "paddleocr_vl": paddleocr_vl(),
     "deepseek_ocr2": deepseek_ocr2(),

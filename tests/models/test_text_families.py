@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from small_text_models import KINDS
+from small_text_models import KINDS, SOLVED
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -55,7 +55,8 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
     analytic = analytic_tier(family, decoder, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic)
     assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
-    assert not any(count.unsupported for tier in (isolated, extracted) for count in tier.stages.values())
+    unsupported = [count.unsupported for tier in (isolated, extracted) for count in tier.stages.values()]
+    assert set().union(*unsupported) <= ({SOLVED} if kind.startswith(("qwen3_next", "qwen3_5")) else set())
     assert extracted.passes["forward"].of("") == extracted.stages["prefill"].cost
     assert costs(isolated_tier(family.stages, model, decoder, workload, walk_every_layer=True)) == costs(isolated)
 
@@ -104,9 +105,16 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
                 following = out.logits[:, -1].argmax(-1, keepdim=True)
                 out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
-    held = [tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)]
+    held = [tensor for layer in out.past_key_values.layers for tensor in kept_by(layer)]
     reached = workload.prompt_tokens + workload.decode_steps
     assert sum(tensor.numel() for tensor in held) == decoder.cached_elements(workload.batch_size, reached)
+
+
+def kept_by(layer):
+    """What a layer of a cache keeps: keys and values, or states."""
+    if hasattr(layer, "recurrent_states"):
+        return [*layer.conv_states.values(), *layer.recurrent_states.values()]
+    return layer.keys, layer.values
 
 
 def real_model(config):

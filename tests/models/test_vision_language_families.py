@@ -14,6 +14,7 @@ import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_text_models import SOLVED
 from small_vision_language_models import IMAGE_TOKEN, KINDS
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -95,7 +96,8 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
     analytic = analytic_tier(family, sizes, workload)
     assert costs(isolated) == costs(extracted) == costs(analytic)
     assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
-    assert not any(count.unsupported for tier in (isolated, extracted) for count in tier.stages.values())
+    unsupported = [count.unsupported for tier in (isolated, extracted) for count in tier.stages.values()]
+    assert set().union(*unsupported) <= ({SOLVED} if kind.startswith(("qwen3_next", "qwen3_5")) else set())
     whole = total(count.cost for name, count in extracted.stages.items() if name != "decode")
     assert extracted.passes["forward"].of("") == whole
 

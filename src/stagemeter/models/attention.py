@@ -32,6 +32,9 @@ class DecoderPass:
         Experts whose weights are read, in every layer that has experts.
     causal : bool
         Whether the new tokens are the whole context (prefill), so that a causal mask leaves half of the scores.
+    chunks, padded : int
+        Of a prefill with layers that keep states: chunks that the tokens of a sequence make, and tokens, but as many as
+        a convolution spans at least.
     """
 
     batch: int
@@ -40,6 +43,8 @@ class DecoderPass:
     windowed: int
     experts_read: int
     causal: bool
+    chunks: int = 0
+    padded: int = 0
 
 
 #: A pass over nothing, for what no pass changes.
@@ -69,6 +74,9 @@ class Attention(Protocol):
     def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the two tensors that the cache holds of some tokens."""
 
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements that the cache of one layer holds of some tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupedQueryAttention:
@@ -80,6 +88,8 @@ class GroupedQueryAttention:
         Query heads, the key and value heads that they share, and the width of each.
     bias, output_bias : bool
         Whether the projections of queries, keys and values, and that of the output, add a bias.
+    output_gate : bool
+        Whether the projection of queries also makes numbers by which the output is scaled, as many as queries.
     norms : int
         Parameters of the norms of queries and keys.
     sinks : int
@@ -102,6 +112,7 @@ class GroupedQueryAttention:
     head_width: int
     bias: bool = False
     output_bias: bool = False
+    output_gate: bool = False
     norms: int = 0
     sinks: int = 0
     window: int = 0
@@ -115,7 +126,7 @@ class GroupedQueryAttention:
         rows = of.batch * of.tokens
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         return [
-            NamedLinear("self_attn.q_proj", rows, hidden, width, self.bias, self.packing),
+            NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.packing),
             NamedLinear("self_attn.k_proj", rows, hidden, key_value_width, self.bias, self.packing),
             NamedLinear("self_attn.v_proj", rows, hidden, key_value_width, self.bias, self.packing),
             NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.packing),
@@ -141,13 +152,18 @@ class GroupedQueryAttention:
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases, norms and sinks."""
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
-        biases = (width + 2 * key_value_width) * self.bias + hidden * self.output_bias
-        return 2 * hidden * (width + key_value_width) + biases + self.norms + self.sinks
+        queries = width * (1 + self.output_gate)
+        biases = (queries + 2 * key_value_width) * self.bias + hidden * self.output_bias
+        return hidden * (queries + width + 2 * key_value_width) + biases + self.norms + self.sinks
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the keys and the values of some tokens, all of them: what a window drops, the cache drops."""
         shape = (batch, self.key_value_heads, tokens, self.head_width)
         return shape, shape
+
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements of the keys and values of some tokens."""
+        return 2 * batch * tokens * self.key_value_heads * self.head_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,3 +272,7 @@ class LatentAttention:
     def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the compressed vectors and of the rotated keys of some tokens."""
         return (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
+
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements of the compressed vectors and rotated keys of some tokens."""
+        return batch * tokens * (self.key_value_rank + self.rotary_width)

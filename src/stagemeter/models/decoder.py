@@ -8,6 +8,7 @@ from stagemeter.cost import Cost
 from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
 from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
+from stagemeter.models.delta_net import CHUNK, GatedDeltaNet
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.sizes import Sizes, sizes_reader
@@ -21,8 +22,8 @@ class Layer:
 
     Attributes
     ----------
-    attention : GroupedQueryAttention or LatentAttention
-        How tokens attend to one another.
+    attention : GroupedQueryAttention, LatentAttention or GatedDeltaNet
+        How tokens attend to one another, or what stands in its place.
     feed_forward : GatedFeedForward or Experts
         What follows.
     times : int
@@ -31,7 +32,7 @@ class Layer:
         Norms as wide as the model, of one layer.
     """
 
-    attention: GroupedQueryAttention | LatentAttention
+    attention: GroupedQueryAttention | LatentAttention | GatedDeltaNet
     feed_forward: GatedFeedForward | Experts
     times: int
     norms: int = 2
@@ -79,6 +80,11 @@ class Decoder(Sizes):
         window = self.window_of(workload)
         return _smaller(workload.decode_context, window) if window else workload.decode_context
 
+    def chunks_of(self, tokens: int) -> dict[str, int]:
+        """Chunks that some tokens make in layers that keep states, and tokens that their convolution takes at least."""
+        kernel = max(layer.attention.kernel for layer in self.layers if isinstance(layer.attention, GatedDeltaNet))
+        return {"chunks": -(-tokens // CHUNK), "padded": max(tokens, kernel)}
+
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
         kinds = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts)]
@@ -95,8 +101,7 @@ class Decoder(Sizes):
             # A window is full with one token less than it spans: the next one takes the last place.
             limit = layer.attention.window - 1 + prompt * layer.attention.keeps_prompt
             held = _smaller(tokens, limit) if layer.attention.window else tokens
-            for shape in layer.attention.cached_shapes(batch, 1):
-                elements += layer.times * held * batch * shape[1] * shape[3]
+            elements += layer.times * layer.attention.cached_elements(batch, held)
         return elements
 
     def cache_of(self, workload: Workload, tokens: int) -> int:

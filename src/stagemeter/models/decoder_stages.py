@@ -17,6 +17,7 @@ from stagemeter.models.decoder import (
     pass_cost,
     pass_working_set,
 )
+from stagemeter.models.delta_net import GatedDeltaNet
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.workload import Workload
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 Architecture = TypeVar("Architecture")
 
 _WINDOWED = "windowed"
+#: The variables of a prefill that layers which keep states add, by the names that `DecoderPass` has for them.
+_OF_STATES = {
+    "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
+    "padded": "max(prompt_tokens, kernel), of layers that keep states",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ def decoder_stages(
     windows: bool = False,
     keeps_everything: bool = False,
     causal: bool = True,
+    states: bool = False,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
 
@@ -65,12 +72,15 @@ def decoder_stages(
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool
         Whether tokens of the prompt attend to none after them.
+    states : bool
+        Whether there are layers that keep states; the closed form of the prefill has two more variables.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         tokens = variables["tokens"]
         # A prefill computes the scores of all tokens, and masks those outside of a window.
-        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal)
+        chunks = {name: variables[name] for name in _OF_STATES} if states else {}
+        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal, **chunks)
 
     def decode_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         context = variables["context"]
@@ -85,7 +95,9 @@ def decoder_stages(
 
     def prefill_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
         most = prefill_experts(architecture, workload).most
-        return [{"batch": workload.batch_size, "tokens": workload.prompt_tokens, EXPERTS_READ: most}]
+        tokens = workload.prompt_tokens
+        chunks = decoder_of(architecture).chunks_of(tokens) if states else {}
+        return [{"batch": workload.batch_size, "tokens": tokens, **chunks, EXPERTS_READ: most}]
 
     def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
         context, most = workload.decode_context, decode_experts(architecture, workload).most
@@ -157,6 +169,7 @@ def decoder_stages(
             variables={
                 "batch": "batch_size",
                 "tokens": "prompt_tokens",
+                **(_OF_STATES if states else {}),
                 EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
             },
             calls=prefill_calls,
@@ -246,10 +259,13 @@ def cache_arguments(
     # What is put in first is what the prompt left, to caches that keep it.
     prompt = min(cached, workload.prompt_tokens)
     for held in filter(None, (prompt, cached - prompt)):
-        shapes = {layer.attention.cached_shapes(workload.batch_size, held) for layer in decoder.layers}
-        # Which layer is of which kind would matter if they kept other shapes; what windows drop, the cache drops.
-        ((key, value),) = shapes
+        # Layers that keep states are told apart from others; what windows drop, the cache drops.
+        shapes = {
+            isinstance(layer.attention, GatedDeltaNet): layer.attention.cached_shapes(workload.batch_size, held)
+            for layer in decoder.layers
+        }
         for index in range(sum(layer.times for layer in decoder.layers)):
+            key, value = shapes[cache.keeps_state(index)]
             cache.fill(empty(model, *key), empty(model, *value), index)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
 from stagemeter.models.family import CacheRecorder
 
@@ -34,8 +34,16 @@ class RecordedCache(DynamicCache):
         self.recorder = recorder
 
     def fill(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
-        """Put in what earlier passes left, without telling the recorder."""
-        super().update(key, value, layer_idx)
+        """Put in what earlier passes left, without telling the recorder: keys and values, or both states of a layer."""
+        if self.keeps_state(layer_idx):
+            super().update_conv_state(key, layer_idx, conv_kernel_size=key.shape[-1])
+            super().update_recurrent_state(value, layer_idx)
+        else:
+            super().update(key, value, layer_idx)
+
+    def keeps_state(self, layer_idx: int) -> bool:
+        """Whether a layer keeps a state in place of keys and values."""
+        return layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -45,9 +53,14 @@ class RecordedCache(DynamicCache):
         self.recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
         return key, value
 
-    def update_conv_state(self, conv_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Keep the last inputs of a convolution over tokens, as layers of state-space models do."""
-        return self._replaced(super().update_conv_state(conv_states, *args, **kwargs))
+    def update_conv_state(
+        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Keep the last inputs of a convolution over tokens, as layers of state-space models do, and return all."""
+        inputs: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
+        layer: Any = self.layers[layer_idx]
+        self._replaced(layer.conv_states[state_idx])
+        return inputs
 
     def update_recurrent_state(self, recurrent_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Keep the state that a recurrence or linear attention goes on from; all of it is written."""

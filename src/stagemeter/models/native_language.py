@@ -56,6 +56,8 @@ def native_family(
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     deep: bool = False,
+    positions: bool = False,
+    states: bool = False,
     video_pixels: tuple[int, int] | None = None,
 ) -> Family[NativeArchitecture]:
     """Make a family of models whose encoder takes a page at its own resolution.
@@ -72,12 +74,15 @@ def native_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
-    deep : bool
-        Whether positions are learned, and patches of several layers are merged and handed to the decoder's first ones.
+    deep, positions : bool
+        Whether patches of several layers are merged and handed to the decoder's first ones; whether positions are
+        learned.
+    states : bool
+        See `stagemeter.models.decoder_stages.decoder_stages`.
     video_pixels : tuple of int or None
         Pixels between which all frames of a video together are resized; None where each is resized as a page is.
     """
-    modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if deep else (_EMBEDDING, _BLOCKS)
+    modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if positions else (_EMBEDDING, _BLOCKS)
     mergers = (_MERGER, _DEEP_MERGERS) if deep else (_MERGER,)
     return page_family(
         name=name,
@@ -116,7 +121,8 @@ def native_family(
         page=_named_page,
         shipped=shipped,
         notes=notes,
-        valued=deep,
+        valued=positions,
+        states=states,
         video=partial(_video_views, video_pixels),
     )
 
@@ -191,7 +197,7 @@ def _named_page(model: Any, sizes: NativeArchitecture, workload: Workload) -> di
     page = _page(model, sizes, workload)
     kind, pixels = ("image", "pixel_values") if workload.video_frames is None else ("video", "pixel_values_videos")
     named = {pixels if name == "pixel_values" else f"{kind}_{name}": value for name, value in page.items()}
-    if sizes.vision.deep_mergers and workload.prompt_tokens >= workload.image_tokens:
+    if sizes.vision.positions and workload.prompt_tokens >= workload.image_tokens:
         named["input_ids"] = page_tokens(model, workload)
     return named
 

@@ -49,6 +49,7 @@ def page_family(
     valued: bool = False,
     windows: bool = False,
     causal: bool = True,
+    states: bool = False,
     head: str = "lm_head",
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     video: Callable[[Architecture, int, int, int], PageViews] | None = None,
@@ -80,7 +81,7 @@ def page_family(
         What one should know about how its numbers come about.
     valued : bool
         Whether the code asks for values: sizes of views, tokens that stand for them.
-    windows, causal : bool
+    windows, causal, states : bool
         See `stagemeter.models.decoder_stages.decoder_stages`.
     head : str
         The output head.
@@ -116,7 +117,11 @@ def page_family(
         stages=(
             *stages,
             *decoder_stages(
-                lambda sizes: sizes.decoder, DecoderModules(language, head), windows=windows, causal=causal
+                lambda sizes: sizes.decoder,
+                DecoderModules(language, head),
+                windows=windows,
+                causal=causal,
+                states=states,
             ),
         ),
         other_parameters=other_parameters,

@@ -24,6 +24,7 @@ _LATER: dict[str, Any] = {
     "every_one": False,
     "keeps_prompt": False,
     "generated_window": 0,
+    "output_gate": False,
 }
 
 

@@ -30,6 +30,7 @@ def text_family(
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     windows: bool = False,
+    states: bool = False,
 ) -> Family[Decoder]:
     """Make a family of language models that read text alone.
 
@@ -45,8 +46,8 @@ def text_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
-    windows : bool
-        Whether there are models with sliding windows.
+    windows, states : bool
+        See `stagemeter.models.decoder_stages.decoder_stages`.
     """
     configs = resources.files("stagemeter.models") / "configs"
     return Family(
@@ -59,7 +60,7 @@ def text_family(
         build=lambda architecture, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda decoder: decoder,
-        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows),
+        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows, states=states),
         other_parameters=lambda decoder: {},
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.decoder import Decoder
 from stagemeter.models.native_language import NativeArchitecture, native_family
 from stagemeter.models.native_vision import NativeVision
 from stagemeter.models.settings import Settings
@@ -18,16 +19,26 @@ from stagemeter.models.vision_language import part, text_decoder
 #: Kinds of language models by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
 #: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
-_MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
+MIN_PIXELS, MAX_PIXELS = 65_536, 16_777_216
 #: The same of all frames of a video together (``video_preprocessor_config.json``).
-_VIDEO_PIXELS = (4_096, 25_165_824)
+VIDEO_PIXELS = (4_096, 25_165_824)
 
 
 def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
     text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    sizes = part(settings, "vision_config")
+    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, source), decoder)
+
+
+def later_vision(sizes: Settings, decoder: Decoder, source: str) -> NativeVision:
+    """Encoder of Qwen 3-VL and of Qwen 3.5, which hands on features of no other layers.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
     width, heads, layers = sizes.whole("hidden_size"), sizes.whole("num_heads"), sizes.whole("depth")
     outputs = sizes.whole("out_hidden_size")
     if width % heads:
@@ -36,7 +47,7 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
         raise StagemeterError(
             f"{source}: the encoder's tokens are {outputs} wide, and the decoder takes {decoder.hidden}"
         )
-    vision = NativeVision(
+    return NativeVision(
         hidden=width,
         layers=layers,
         heads=heads,
@@ -49,13 +60,12 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
         window_size=0,
         full_layers=layers,
         outputs=outputs,
-        min_pixels=_MIN_PIXELS,
-        max_pixels=_MAX_PIXELS,
+        min_pixels=MIN_PIXELS,
+        max_pixels=MAX_PIXELS,
         patch_bias=True,
         positions=sizes.whole("num_position_embeddings"),
         deep_mergers=len(sizes.values.get("deepstack_visual_indexes", ())),
     )
-    return NativeArchitecture(vision, decoder)
 
 
 FAMILY = native_family(
@@ -70,11 +80,12 @@ FAMILY = native_family(
         "qwen3-vl-30b-a3b": "qwen3_vl_30b_a3b.json",
     },
     notes=(
-        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, all frames of a video together to "
-        f"between {_VIDEO_PIXELS[0]:,} and {_VIDEO_PIXELS[1]:,}, as the published processors do",
+        f"pages are resized to between {MIN_PIXELS:,} and {MAX_PIXELS:,} pixels, all frames of a video together to "
+        f"between {VIDEO_PIXELS[0]:,} and {VIDEO_PIXELS[1]:,}, as the published processors do",
         "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
         "the time before each two frames of a video is text, to be given as such",
     ),
     deep=True,
-    video_pixels=_VIDEO_PIXELS,
+    positions=True,
+    video_pixels=VIDEO_PIXELS,
 )

@@ -1,0 +1,93 @@
+"""Qwen3-Next, and the language models of Qwen 3.5: gated delta networks in most layers, gated attention in the others.
+
+Source: transformers, ``modeling_qwen3_next.py``, ``modeling_qwen3_5.py``, ``modeling_qwen3_5_moe.py``.
+"""
+
+from __future__ import annotations
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.delta_net import GatedDeltaNet
+from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.settings import Settings
+from stagemeter.models.text import FULL, decoder, experts, gated, grouped_query_attention, text_family
+
+_LINEAR = "linear_attention"
+_NEXT, _DENSE, _EXPERTS = "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"
+
+
+def _read(settings: Settings) -> Decoder:
+    layers = settings.whole("num_hidden_layers")
+    interval = settings.whole("full_attention_interval", 4)
+    default = [FULL if (index + 1) % interval == 0 else _LINEAR for index in range(layers)]
+    kinds = settings.names("layer_types", default, (FULL, _LINEAR))
+    if len(kinds) != layers:
+        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but layer_types holds {len(kinds)}")
+    if _LINEAR not in kinds:
+        raise StagemeterError(f"{settings.source}: layer_types holds no {_LINEAR}, which makes this family")
+    attention, states = _attention(settings), _states(settings)
+    return decoder(
+        settings,
+        [
+            Layer(states if kind == _LINEAR else attention, _feed_forward(settings, index), 1)
+            for index, kind in enumerate(kinds)
+        ],
+    )
+
+
+def _attention(settings: Settings) -> GroupedQueryAttention:
+    head_width, bias = settings.whole("head_dim", 256), settings.flag("attention_bias", default=False)
+    return grouped_query_attention(
+        Settings({**settings.values, "head_dim": head_width}, settings.source),
+        bias=bias,
+        output_bias=bias,
+        output_gate=True,
+        norms=2 * head_width,
+    )
+
+
+def _states(settings: Settings) -> GatedDeltaNet:
+    keys, values = settings.whole("linear_num_key_heads", 16), settings.whole("linear_num_value_heads", 32)
+    if values % keys:
+        raise StagemeterError(
+            f"{settings.source}: linear_num_value_heads {values} cannot be split into linear_num_key_heads {keys}"
+        )
+    return GatedDeltaNet(
+        key_heads=keys,
+        value_heads=values,
+        key_width=settings.whole("linear_key_head_dim", 128),
+        value_width=settings.whole("linear_value_head_dim", 128),
+        kernel=settings.whole("linear_conv_kernel_dim", 4),
+        fused=settings.values["model_type"] == _NEXT,
+    )
+
+
+def _feed_forward(settings: Settings, index: int) -> GatedFeedForward | Experts:
+    kind = settings.values["model_type"]
+    dense = settings.values.get("mlp_only_layers") or []
+    step = settings.whole("decoder_sparse_step", 1)
+    if kind == _DENSE or (kind == _NEXT and (index in dense or (index + 1) % step)):
+        return gated(settings)
+    return experts(
+        settings,
+        "num_experts",
+        "moe_intermediate_size",
+        shared_intermediate=settings.whole("shared_expert_intermediate_size", 512),
+        shared_gate=True,
+    )
+
+
+FAMILY = text_family(
+    name="qwen3-next",
+    title="Qwen3-Next: gated delta networks, gated attention in every fourth layer",
+    model_types=(_NEXT, _DENSE, _EXPERTS),
+    read=_read,
+    shipped={"qwen3-next-80b-a3b": "qwen3_next_80b_a3b.json"},
+    notes=(
+        "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks of "
+        "64, by products; a new token by updates element by element, which are zero by convention",
+        "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
+    ),
+    states=True,
+)
