@@ -75,7 +75,7 @@ def build_report(
     """
     results = stage_results(family, architecture, config, workload, tiers)
     other = family.other_parameters(architecture)
-    difference = differences(family, tiers)
+    difference, unsupported = differences(family, tiers), _unsupported(results, tiers)
     return {
         "schema_version": SCHEMA_VERSION,
         "metadata": {
@@ -95,7 +95,7 @@ def build_report(
         "other_params": other,
         "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
         "agreement": _agreement(tiers, difference),
-        "unsupported_ops": _unsupported(results, tiers),
+        "unsupported_ops": unsupported,
         "closed_form": coefficients(family, architecture) if family.has_closed_forms else None,
         "decode_curve": _decode_curve(family.stage("decode"), architecture, workload, tiers),
         "roofline": None,
@@ -110,6 +110,10 @@ def build_report(
                 f"the totals lack {name}, which was left out"
                 for name, result in results.items()
                 if result.source == "none"
+            ),
+            *(
+                f"there is no formula for {_calls(operators)} of {name}: that work is in no number"
+                for name, operators in unsupported.items()
             ),
             *(f"disagreement: {line}" for line in difference),
         ],
@@ -221,13 +225,16 @@ def _stage_notes(stage: Stage[Any], parameters: StageParameters, tiers: Tiers, s
             notes.append(f"not counted by the {name} tier: {tier.failures[stage.name]}")
         unsupported = tier.stages[stage.name].unsupported if stage.name in tier.stages else {}
         if unsupported:
-            calls = ", ".join(f"{operator} ({count} calls)" for operator, count in sorted(unsupported.items()))
-            notes.append(f"the {name} tier has no formula for {calls}: its numbers leave them out")
+            notes.append(f"the {name} tier has no formula for {_calls(unsupported)}: its numbers leave them out")
     if source is None:
         notes.append("left out: it could not be counted by running it, and use_analytic_fallback is false")
     elif source == ANALYTIC and len(tiers) > 1:
         notes.append("reported by its closed form, since it could not be counted by running it")
     return notes
+
+
+def _calls(operators: Mapping[str, int]) -> str:
+    return ", ".join(f"{operator} ({count:,} calls)" for operator, count in sorted(operators.items()))
 
 
 def differences(family: Family[Any], tiers: Tiers) -> list[str]:

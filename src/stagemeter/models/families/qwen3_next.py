@@ -86,7 +86,8 @@ FAMILY = text_family(
     shipped={"qwen3-next-80b-a3b": "qwen3_next_80b_a3b.json"},
     notes=(
         "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks of "
-        "64, by products; a new token by updates element by element, which are zero by convention",
+        "64, by products, but for two triangular systems each, which have no formula; a new token by updates element "
+        "by element, which are zero by convention",
         "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
     ),
     states=True,
