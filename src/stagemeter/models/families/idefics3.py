@@ -79,11 +79,11 @@ def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> 
 
 FAMILY = vision_language_family(
     name="idefics3",
-    title="Idefics 3 and SmolVLM: tiles and the whole page through SigLIP, some patches to a token",
+    title="Idefics 3, SmolVLM, SmolDocling and Granite-Docling: tiles and the whole page through SigLIP, some patches to a token",
     model_types=("idefics3", "smolvlm"),
     read=_read,
     views=_views,
-    shipped={"smolvlm-256m": "smolvlm_256m.json"},
+    shipped={"smolvlm-256m": "smolvlm_256m.json", "granite-docling-258m": "granite_docling_258m.json"},
     notes=(
         f"the longer side of a page is made {_LONGEST} views long, as the published processors do",
         "what the processor writes around the tokens of each tile is text",
