@@ -79,7 +79,7 @@ def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> 
 
 FAMILY = vision_language_family(
     name="idefics3",
-    title="Idefics 3, SmolVLM, SmolDocling and Granite-Docling: tiles and the whole page through SigLIP, some patches to a token",
+    title="Idefics 3, SmolVLM, Granite-Docling: tiles and the whole page through SigLIP, some patches to a token",
     model_types=("idefics3", "smolvlm"),
     read=_read,
     views=_views,
