@@ -18,7 +18,7 @@ that did not run. The counts hold what filling it costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -198,10 +198,15 @@ def _cache_slot(value: Any, index: int | None) -> Any:
     if index >= len(layers):
         return "empty"
     slot = layers[index]
-    return (
-        type(slot),
-        tuple(
-            (name, (item.shape, item.dtype) if isinstance(item, torch.Tensor) else _plain_or_identity(item))
-            for name, item in sorted(vars(slot).items())
-        ),
-    )
+    return type(slot), _held(vars(slot))
+
+
+def _held(item: Any) -> Any:
+    """What a cache holds, tensors by their shapes; of layers that keep several states there are collections of them."""
+    if isinstance(item, torch.Tensor):
+        return item.shape, item.dtype
+    if isinstance(item, Mapping):
+        return tuple((name, _held(value)) for name, value in sorted(item.items()))
+    if isinstance(item, (tuple, list)) and not isinstance(item, torch.Size):
+        return (type(item), tuple(map(_held, item)))
+    return _plain_or_identity(item)
