@@ -34,8 +34,8 @@ def adapter_section(
     """
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     requests = {name: count.request_adapter or Cost() for name, count in counts.items()}
-    # A step reads each of its matrices once.
-    params = counts["decode"].adapter.weight_reads if found is None else found.params
+    # A pass over the prompt reads each of its matrices once.
+    params = counts["prefill"].adapter.weight_reads if found is None else found.params
     targets = [adapter.targets] if isinstance(adapter.targets, str) else list(adapter.targets)
     return {
         "source": adapter.source,

@@ -1,6 +1,7 @@
 """Low-rank adapters: which layers they stand beside, what they cost, and that they are in no other number."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,14 @@ def test_files_that_are_no_settings(tmp_path, text, said):
         with_adapter(describe_model("qwen3-0.6b"), str(file))
     with pytest.raises(StagemeterError, match=r"there is no .*elsewhere"):
         with_adapter(describe_model("qwen3-0.6b"), str(tmp_path / "elsewhere"))
+
+
+def test_families_that_know_none_say_so(adapter):
+    model = describe_model("qwen3-0.6b")
+    stages = tuple(replace(stage, adapter=None) for stage in model.family.stages)
+    without = replace(model, family=replace(model.family, stages=stages))
+    with pytest.raises(StagemeterError, match=r"qwen3-0\.6b is of the family qwen3, which knows none"):
+        with_adapter(without, adapter(["q_proj"]))
 
 
 def test_models_without_closed_forms_refuse_it_too(adapter):

@@ -13,7 +13,7 @@ from transformers import AutoConfig, VisionEncoderDecoderModel
 from stagemeter.analyzer import analyze_model, estimate_model
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
-from stagemeter.models.description import describe_model
+from stagemeter.models.description import describe_model, with_adapter
 from stagemeter.models.family import all_parameters
 from stagemeter.planning import plan_request
 from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
@@ -94,6 +94,29 @@ def test_real_tensors_and_torchs_own_counter(tmp_path_factory, kind, data):
     reached = workload.prompt_tokens + workload.decode_steps
     elements = sum(tensor.numel() for tensor in held if tensor is not None)
     assert elements == model.family.decoder(model.architecture).cache_of(workload, reached)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@settings(few, max_examples=3)
+@given(st.data())
+def test_adapters_beside_both_attentions(tmp_path_factory, kind, data):
+    model = describe(tmp_path_factory, data.draw(KINDS[kind]))
+    names = st.lists(st.sampled_from(["q_proj", "v_proj", "out_proj", "fc1", "lm_head"]), unique=True)
+    targets = data.draw(st.sampled_from([[*data.draw(names), "k_proj"], "all-linear", r".*encoder_attn\.[kv]_proj"]))
+    file = tmp_path_factory.mktemp("adapter") / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "r": data.draw(st.integers(1, 5)), "target_modules": targets}))
+    request = data.draw(requests()).model_copy(update={"adapter": str(file)})
+    report = analyze_model(model, request)
+    assert report["agreement"]["equal"], report["agreement"]
+    assert report["adapter"] == estimate_model(model, request)["adapter"]
+    assert report["adapter"]["total"]["flops"] > 0
+
+
+def test_adapter_that_names_nothing_of_the_decoder(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["down_proj"]}')
+    with pytest.raises(StagemeterError, match=r"names no linear layer of the decoder; there are decoder\.lm_head"):
+        with_adapter(describe_model("donut-base"), str(tmp_path))
 
 
 def test_a_step_of_trocr_by_hand():

@@ -131,10 +131,14 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
     """
     if path is None:
         return model
-    adapter, stage = read_adapter(path), model.family.stage("decode")
+    adapter, stage = read_adapter(path), model.family.stage("prefill")
     if stage.adapter is not None:
         # What it names is found out before anything is done.
         stage.adapter(model.architecture, dict.fromkeys(stage.variables, 0), adapter)
+    elif model.family.has_closed_forms:
+        raise StagemeterError(
+            f"adapter {path}: {model.name} is of the family {model.family.name}, which knows none; leave it out"
+        )
     return replace(model, adapter=adapter)
 
 

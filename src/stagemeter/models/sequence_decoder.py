@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from stagemeter.cost import Cost
-from stagemeter.models.blocks import Operator, cached_attention, feed_forward, linear, repeated
+from stagemeter.models.adapter import Adapter
+from stagemeter.models.blocks import NamedLinear, Operator, cached_attention, repeated, sum_of
 from stagemeter.packing import PackedWeights
 from stagemeter.workload import Workload
 
@@ -63,8 +65,8 @@ class SequenceDecoder:
         return PackedWeights(0, 0)
 
 
-def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[Operator]:
-    """Operators over a prompt: keys and values of the source are made and kept; the head runs on every position.
+def prefill_layers(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[NamedLinear]:
+    """Linear layers of one layer over a prompt: those of the source make keys and values, which are kept.
 
     Parameters
     ----------
@@ -73,16 +75,23 @@ def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source:
     batch, tokens, source : int
         Sequences, tokens of each, and tokens of the source of each.
     """
-    keys = linear(batch * source, decoder.source_width, decoder.hidden, bias=True)
-    written = 2 * batch * source * decoder.hidden
-    cross = replace(_attention(decoder, batch, tokens, source), kv_writes=written)
-    return _operators(
-        decoder, batch * tokens, _attention(decoder, batch, tokens, tokens, causal=decoder.fused), [keys, keys, cross]
-    )
+    width, rows = decoder.hidden, batch * source
+    kept = [
+        NamedLinear(f"encoder_attn.{name}_proj", rows, decoder.source_width, width, bias=True) for name in ("k", "v")
+    ]
+    return [*_layers(decoder, batch * tokens), *kept]
 
 
-def decode_operators(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[Operator]:
-    """Operators over one new token of each sequence, which attends to its context and to the source.
+def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[Operator]:
+    """Operators over a prompt, see `prefill_layers`; the head runs on every position."""
+    cross = replace(_attention(decoder, batch, tokens, source), kv_writes=2 * batch * source * decoder.hidden)
+    own = _attention(decoder, batch, tokens, tokens, causal=decoder.fused)
+    layers = [layer.cost for layer in prefill_layers(decoder, batch, tokens, source)]
+    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, batch * tokens).cost, 1)]
+
+
+def decode_layers(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[NamedLinear]:
+    """Linear layers of one layer over one new token of each sequence.
 
     Parameters
     ----------
@@ -91,8 +100,53 @@ def decode_operators(decoder: SequenceDecoder, batch: int, context: int, source:
     batch, context, source : int
         Sequences, tokens of its own that each attends to, and tokens of the source.
     """
+    return _layers(decoder, batch)
+
+
+def decode_operators(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[Operator]:
+    """Operators over one new token of each sequence, see `decode_layers`; it attends to its context and the source."""
     cross = replace(_attention(decoder, batch, 1, source), kv_writes=0)
-    return _operators(decoder, batch, _attention(decoder, batch, 1, context), [cross])
+    own = _attention(decoder, batch, 1, context)
+    layers = [layer.cost for layer in decode_layers(decoder, batch, context, source)]
+    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, batch).cost, 1)]
+
+
+def adapter_cost(
+    decoder: SequenceDecoder, layers: Sequence[NamedLinear], output: NamedLinear, adapter: Adapter, module: str
+) -> Cost:
+    """Cost of a low-rank adapter beside the layers, apart from that of the layers.
+
+    Parameters
+    ----------
+    decoder : SequenceDecoder
+        Sizes.
+    layers : sequence of NamedLinear
+        Linear layers of one layer in one pass.
+    output : NamedLinear
+        The output head, by its name in the whole model.
+    adapter : Adapter
+        The adapter.
+    module : str
+        The module that holds the layers.
+
+    Raises
+    ------
+    StagemeterError
+        If it stands beside some of those that are alike.
+    """
+    taken = [
+        (layer.adapter(adapter.rank), decoder.layers)
+        for layer in layers
+        if adapter.takes_part([f"{module}.layers.{index}.{layer.name}" for index in range(decoder.layers)], output.name)
+    ]
+    if adapter.takes(output.name, output.name):
+        taken.append((output.adapter(adapter.rank), 1))
+    return sum_of(taken)
+
+
+def head(decoder: SequenceDecoder, positions: int, name: str = "") -> NamedLinear:
+    """The output head at some positions."""
+    return NamedLinear(name, positions, decoder.hidden, decoder.vocabulary)
 
 
 def decoder_parameters(decoder: SequenceDecoder) -> int:
@@ -105,11 +159,16 @@ def decoder_parameters(decoder: SequenceDecoder) -> int:
     return outer + decoder.layers * layer
 
 
-def _operators(decoder: SequenceDecoder, rows: int, own: Cost, cross: list[Cost]) -> list[Operator]:
-    square = linear(rows, decoder.hidden, decoder.hidden, bias=True)
-    # Queries, keys, values and output of its own tokens; queries and output of the attention to the source.
-    layer = [*[square] * 6, own, *cross, *feed_forward(rows, decoder.hidden, decoder.intermediate)]
-    return [*repeated(layer, decoder.layers), (linear(rows, decoder.hidden, decoder.vocabulary), 1)]
+def _layers(decoder: SequenceDecoder, rows: int) -> list[NamedLinear]:
+    """All but what makes keys and values of the source."""
+    width, between = decoder.hidden, decoder.intermediate
+    own = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
+    return [
+        *(NamedLinear(name, rows, width, width, bias=True) for name in own),
+        *(NamedLinear(f"encoder_attn.{name}_proj", rows, width, width, bias=True) for name in ("q", "out")),
+        NamedLinear("fc1", rows, width, between, bias=True),
+        NamedLinear("fc2", rows, between, width, bias=True),
+    ]
 
 
 def _attention(decoder: SequenceDecoder, batch: int, queries: int, keys: int, causal: bool = False) -> Cost:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar, cast
 
+from stagemeter.cost import Cost
+from stagemeter.models.adapter import Adapter
 from stagemeter.models.blocks import Operator, sum_of, working_set
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder_stages import empty
@@ -14,10 +16,14 @@ from stagemeter.models.family import CacheRecorder, Family, PageViews, Stage, St
 from stagemeter.models.page_stages import page_stage, with_values
 from stagemeter.models.sequence_decoder import (
     SequenceDecoder,
+    adapter_cost,
+    decode_layers,
     decode_operators,
     decoder_parameters,
+    prefill_layers,
     prefill_operators,
 )
+from stagemeter.models.sequence_decoder import head as head_layer
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import CHANNELS
@@ -98,6 +104,18 @@ def encoder_decoder_family(
     def decode(sizes: Architecture, values: Variables) -> list[Operator]:
         return decode_operators(sizes.decoder, **values)
 
+    def prefill_adapter(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
+        decoder, layers = sizes.decoder, prefill_layers(sizes.decoder, **values)
+        output = head_layer(decoder, values["batch"] * values["tokens"], head)
+        cost = adapter_cost(decoder, layers, output, adapter, _DECODER)
+        if not cost.weight_reads:
+            raise adapter.no_target([*(layer.name for layer in layers), head])
+        return cost
+
+    def decode_adapter(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
+        decoder, layers = sizes.decoder, decode_layers(sizes.decoder, **values)
+        return adapter_cost(decoder, layers, head_layer(decoder, values["batch"], head), adapter, _DECODER)
+
     def run(
         model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder, count: int, cached: int
     ) -> None:
@@ -170,6 +188,7 @@ def encoder_decoder_family(
                 ],
                 cost=lambda sizes, values: sum_of(prefill(sizes, values)),
                 working_set=lambda sizes, values: working_set(prefill(sizes, values)),
+                adapter=prefill_adapter,
             ),
             Stage(
                 name="decode",
@@ -191,6 +210,7 @@ def encoder_decoder_family(
                 ],
                 cost=lambda sizes, values: sum_of(decode(sizes, values)),
                 working_set=lambda sizes, values: working_set(decode(sizes, values)),
+                adapter=decode_adapter,
                 whole_pass="decode",
             ),
         ),
