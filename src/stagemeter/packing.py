@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,6 @@ from stagemeter.marks import PACKING
 _BITS_OF_A_BYTE = 8
 #: Dimensions of what holds the matrices of all experts of a layer.
 _OF_EXPERTS = 3
-#: Experts that run by code of their own, which say nothing of how their matrices lie, and whose inputs come first.
-_INPUTS_FIRST = ("Llama4TextExperts",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +76,8 @@ def packed_parameters(module: Any) -> dict[Any, int]:
     Parameters
     ----------
     module : torch.nn.Module
-        A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged where
-        ``is_transposed`` says so, as transformers sets it on experts that it runs, and of Llama 4's. What has fewer
-        dimensions, such as a bias, is not packed.
+        A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged. What
+        has fewer dimensions, such as a bias, is not packed.
     """
     packing = getattr(module, PACKING, None)
     if packing is None:
@@ -90,8 +87,14 @@ def packed_parameters(module: Any) -> dict[Any, int]:
     for name, parameter in own.items():
         if parameter.ndim == _OF_EXPERTS or name == "weight":
             outputs, inputs = parameter.shape[-2:]
-            exchanged = getattr(module, "is_transposed", type(module).__name__ in _INPUTS_FIRST)
-            if parameter.ndim == _OF_EXPERTS and exchanged:
+            if parameter.ndim == _OF_EXPERTS and _inputs_first(own):
                 outputs, inputs = inputs, outputs
             stored[parameter] = parameter.shape[:-2].numel() * packing.matrix_bytes(outputs, inputs)
     return stored
+
+
+def _inputs_first(parameters: Mapping[str, Any]) -> bool:
+    """Whether matrices of experts are of (inputs, outputs): those that make gate and input of those that come back."""
+    made, back = parameters.get("gate_up_proj"), parameters.get("down_proj")
+    # Gate and input are twice as wide as what comes back takes in.
+    return made is not None and back is not None and bool(made.shape[-2] != 2 * back.shape[-1])

@@ -10,6 +10,7 @@ from torch import nn
 
 from stagemeter.marks import APART
 from stagemeter.models.adapter import Adapter, AdapterFound
+from stagemeter.models.packed_decoder import is_plain_linear
 
 _ADAPTER = "stagemeter_adapter"
 #: Names of the matrices of an expert in checkpoints; a model holds those of all experts of a layer as one parameter.
@@ -39,10 +40,7 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        # Not a router that is a linear layer with work of its own.
-        and type(module).forward is nn.Linear.forward
-        and (name in head or any(name.startswith(f"{holder}.") for holder in decoder))
+        if is_plain_linear(module) and (name in head or any(name.startswith(f"{holder}.") for holder in decoder))
     }
     output = next((name for name in layers if name in head), "")
     taken = [module for name, module in layers.items() if adapter.takes(name, output)]

@@ -124,12 +124,14 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
 def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
     """The same model with an adapter beside its layers, see `stagemeter.models.adapter.read_adapter`; None for none.
 
+    A model that has one keeps it.
+
     Raises
     ------
     StagemeterError
         If the adapter cannot be read, is of a kind that is not counted, or names no layer of the model.
     """
-    if path is None:
+    if path is None or model.adapter is not None:
         return model
     adapter, stage = read_adapter(path), model.family.stage("prefill")
     if stage.adapter is not None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, gated_feed_forward, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
@@ -109,50 +108,6 @@ def downsampled_family(
         shipped=shipped,
         notes=notes,
         valued=True,
-    )
-
-
-def downsampling_vision(sizes: Settings, decoder: Decoder, pixels: tuple[int, int], **changes: Any) -> NativeVision:
-    """Encoder of the sizes that configurations give it.
-
-    Parameters
-    ----------
-    sizes : Settings
-        Configuration of the encoder.
-    decoder : Decoder
-        The language model that takes its tokens.
-    pixels : tuple of int
-        Pixels between which a page is resized, all pictures that a patch spans together.
-    **changes
-        What the family does its own way, see `NativeVision`.
-
-    Raises
-    ------
-    StagemeterError
-        If the sizes contradict one another.
-    """
-    sizes.split("hidden_size", "num_heads")
-    outputs, layers = sizes.whole("out_hidden_size"), sizes.whole("depth")
-    if outputs != decoder.hidden:
-        raise StagemeterError(
-            f"{sizes.source}: the encoder's tokens are {outputs} wide, and the decoder takes {decoder.hidden}"
-        )
-    return NativeVision(
-        hidden=sizes.whole("hidden_size"),
-        layers=layers,
-        heads=sizes.whole("num_heads"),
-        gated=True,
-        norm_bias=False,
-        patch_size=sizes.whole("patch_size"),
-        temporal_patch_size=sizes.whole("temporal_patch_size"),
-        merge_size=sizes.whole("spatial_merge_size"),
-        window_size=0,
-        full_layers=layers,
-        outputs=outputs,
-        min_pixels=pixels[0],
-        max_pixels=pixels[1],
-        patch_bias=True,
-        **changes,
     )
 
 

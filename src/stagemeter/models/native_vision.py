@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from stagemeter.cost import Cost
 from stagemeter.errors import StagemeterError
@@ -20,6 +21,7 @@ from stagemeter.models.blocks import (
     repeated,
     self_attention,
 )
+from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
 
 #: How many times longer one side of a page may be than the other, as the processors have it.
@@ -101,6 +103,60 @@ class NativeVision:
     def merged(self) -> int:
         """Width of the patches that become one token, side by side."""
         return self.hidden * self.merge_size**2
+
+
+def native_vision(
+    sizes: Settings,
+    decoder_width: int,
+    pixels: tuple[int, int],
+    width: str = "hidden_size",
+    outputs: str = "out_hidden_size",
+    window_size: int = 0,
+    full_layers: int | None = None,
+    **changes: Any,
+) -> NativeVision:
+    """Encoder of the sizes that configurations give it.
+
+    Parameters
+    ----------
+    sizes : Settings
+        Configuration of the encoder.
+    decoder_width : int
+        Width of the language model that takes its tokens.
+    pixels : tuple of int
+        Pixels between which a page is resized.
+    width, outputs : str
+        Settings that hold the width of the encoder and of its tokens.
+    window_size, full_layers
+        See `NativeVision`; by default all layers attend to the whole view.
+    **changes
+        What the family does its own way, see `NativeVision`.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
+    sizes.split(width, "num_heads")
+    tokens, layers = sizes.whole(outputs), sizes.whole("depth")
+    if tokens != decoder_width:
+        raise StagemeterError(
+            f"{sizes.source}: the encoder's tokens are {tokens} wide, and the decoder takes {decoder_width}"
+        )
+    return NativeVision(
+        hidden=sizes.whole(width),
+        layers=layers,
+        heads=sizes.whole("num_heads"),
+        patch_size=sizes.whole("patch_size"),
+        temporal_patch_size=sizes.whole("temporal_patch_size"),
+        merge_size=sizes.whole("spatial_merge_size"),
+        window_size=window_size,
+        full_layers=layers if full_layers is None else full_layers,
+        outputs=tokens,
+        min_pixels=pixels[0],
+        max_pixels=pixels[1],
+        **changes,
+    )
 
 
 def resized(vision: NativeVision, width: int, height: int) -> tuple[int, int]:

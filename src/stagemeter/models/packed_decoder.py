@@ -47,14 +47,19 @@ def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str],
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, module in model.named_modules():
         inner = _HEAD if name in head else _inner(name, decoder)
-        # A router that is a linear layer with work of its own is none of those that are stored in fewer bits.
-        linear = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-        linear = linear and id(module.weight) not in embeddings
+        linear = is_plain_linear(module) and id(module.weight) not in embeddings
         if inner is None or not (linear or inner.endswith(".experts")):
             continue
         packing = quantization.packing_of(inner, name)
         if packing is not None:
             setattr(module, PACKING, packing)
+
+
+def is_plain_linear(module: Any) -> bool:
+    """Whether a module is a linear layer and no more; a router can be one with work of its own."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def packed_weights(model: Any) -> PackedWeights:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from stagemeter.cost import Cost
 from stagemeter.models.adapter import Adapter
 from stagemeter.models.blocks import NamedLinear, Operator, cached_attention, repeated, sum_of
+from stagemeter.models.settings import Settings
 from stagemeter.packing import PackedWeights
 from stagemeter.workload import Workload
+
+#: Rows of the table of positions that stand for none: ``MBartLearnedPositionalEmbedding`` and its like of TrOCR.
+_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,43 @@ class SequenceDecoder:
     def packed(self) -> PackedWeights:
         """No weights are stored in fewer bits."""
         return PackedWeights(0, 0)
+
+
+def read_decoder(
+    settings: Settings, whole: Settings, source_width: int, longest: int, **changes: Any
+) -> SequenceDecoder:
+    """Decoder of the sizes that configurations of mBART's kind give it.
+
+    Parameters
+    ----------
+    settings, whole : Settings
+        Configuration of the decoder and of the whole model, which may say whether the output head is tied.
+    source_width : int
+        Width of the source.
+    longest : int
+        Longest sequence that it was made for, where the configuration does not say.
+    **changes
+        What the family does its own way, see `SequenceDecoder`.
+
+    Raises
+    ------
+    StagemeterError
+        If a size is missing, or sizes contradict one another.
+    """
+    settings.split("d_model", "decoder_attention_heads")
+    positions = settings.whole("max_position_embeddings", longest)
+    return SequenceDecoder(
+        hidden=settings.whole("d_model"),
+        layers=settings.whole("decoder_layers"),
+        heads=settings.whole("decoder_attention_heads"),
+        intermediate=settings.whole("decoder_ffn_dim"),
+        vocabulary=settings.whole("vocab_size"),
+        positions=positions + _OFFSET,
+        max_positions=positions,
+        source_width=source_width,
+        tied=settings.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", default=True)),
+        **changes,
+    )
 
 
 def prefill_layers(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[NamedLinear]:

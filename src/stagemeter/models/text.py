@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.attention import GroupedQueryAttention, LatentAttention
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, whole_pass
@@ -158,6 +158,36 @@ def experts(settings: Settings, number: str, intermediate: str, **changes: Any) 
     if used > known:
         raise StagemeterError(f"{settings.source}: num_experts_per_tok is {used}, but {number} is {known}")
     return Experts(known, used, settings.whole(intermediate), **changes)
+
+
+def dense_then_experts(
+    settings: Settings,
+    attention: GroupedQueryAttention | LatentAttention,
+    dense: int = 0,
+    shared: int = 0,
+) -> list[Layer]:
+    """Layers of which the first are dense and the others route tokens to experts, as DeepSeek's do.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``n_routed_experts`` and ``moe_intermediate_size``.
+    attention : GroupedQueryAttention or LatentAttention
+        What each layer begins with.
+    dense, shared : int
+        Dense layers and shared experts where the configuration does not say.
+    """
+    layers = settings.whole("num_hidden_layers")
+    first = min(settings.whole("first_k_dense_replace", dense, least=0), layers)
+    routed = experts(
+        settings,
+        "n_routed_experts",
+        "moe_intermediate_size",
+        shared_intermediate=settings.whole("n_shared_experts", shared) * settings.whole("moe_intermediate_size"),
+        choice_bias=True,
+    )
+    kinds = [Layer(attention, gated(settings), first), Layer(attention, routed, layers - first)]
+    return [layer for layer in kinds if layer.times]
 
 
 def windows_by_layer(settings: Settings, default: Sequence[str]) -> list[int]:

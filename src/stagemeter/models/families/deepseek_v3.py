@@ -6,9 +6,9 @@ Source: DeepSeek-V3, arXiv 2412.19437; transformers, ``modeling_deepseek_v3.py``
 from __future__ import annotations
 
 from stagemeter.models.attention import LatentAttention
-from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.decoder import Decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, experts, gated, text_family
+from stagemeter.models.text import decoder, dense_then_experts, text_family
 
 
 def _read(settings: Settings) -> Decoder:
@@ -21,17 +21,7 @@ def _read(settings: Settings) -> Decoder:
         value_width=settings.whole("v_head_dim"),
         bias=settings.flag("attention_bias", default=False),
     )
-    layers = settings.whole("num_hidden_layers")
-    dense = min(settings.whole("first_k_dense_replace", 0, least=0), layers)
-    routed = experts(
-        settings,
-        "n_routed_experts",
-        "moe_intermediate_size",
-        shared_intermediate=settings.whole("n_shared_experts", 0) * settings.whole("moe_intermediate_size"),
-        choice_bias=True,
-    )
-    kinds = [Layer(attention, gated(settings), dense), Layer(attention, routed, layers - dense)]
-    return decoder(settings, [layer for layer in kinds if layer.times])
+    return decoder(settings, dense_then_experts(settings, attention))
 
 
 FAMILY = text_family(

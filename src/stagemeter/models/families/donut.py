@@ -9,14 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.sequence_decoder import SequenceDecoder
+from stagemeter.models.sequence_decoder import read_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.swin import SwinTransformer, swin_operators, swin_parameters
 from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
 from stagemeter.models.vision_language import part
-
-#: Rows of the table of positions that stand for none, see ``MBartLearnedPositionalEmbedding``.
-_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +34,7 @@ def _read(settings: Settings) -> DonutArchitecture:
     width = text.whole("d_model")
     if width != encoder.outputs:
         raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
-    text.split("d_model", "decoder_attention_heads")
-    longest = text.whole("max_position_embeddings", 1024)
-    decoder = SequenceDecoder(
-        hidden=width,
-        layers=text.whole("decoder_layers"),
-        heads=text.whole("decoder_attention_heads"),
-        intermediate=text.whole("decoder_ffn_dim"),
-        vocabulary=text.whole("vocab_size"),
-        positions=longest + _OFFSET,
-        max_positions=longest,
-        source_width=encoder.outputs,
-        norms=2,
-        fused=True,
-        tied=text.flag("tie_word_embeddings", settings.flag("tie_word_embeddings", default=True)),
-    )
+    decoder = read_decoder(text, settings, encoder.outputs, 1024, norms=2, fused=True)
     return DonutArchitecture(decoder, encoder)
 
 

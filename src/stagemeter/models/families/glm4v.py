@@ -6,10 +6,11 @@ Source: transformers, ``modeling_glm4v.py``, ``modeling_glm4v_moe.py``, ``image_
 from __future__ import annotations
 
 from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family, downsampling_vision
+from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family
 from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.native_vision import native_vision
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.text import decoder, dense_then_experts, grouped_query_attention
 from stagemeter.models.vision_language import part
 
 _EXPERTS = "glm4v_moe"
@@ -21,10 +22,13 @@ def _read(settings: Settings) -> DownsampledArchitecture:
     text, sizes = part(settings, "text_config"), part(settings, "vision_config")
     said = Settings({"tie_word_embeddings": settings.flag("tie_word_embeddings", False), **text.values}, text.source)
     language = _mixture(said) if settings.values["model_type"] == _EXPERTS else _dense(said)
-    vision = downsampling_vision(
+    vision = native_vision(
         sizes,
-        language,
+        language.hidden,
         _PIXELS,
+        gated=True,
+        norm_bias=False,
+        patch_bias=True,
         # The feed-forward network is as wide as the tokens, and `intermediate_size` is the width of the merger's.
         intermediate=sizes.whole("out_hidden_size"),
         positions=(sizes.whole("image_size") // sizes.whole("patch_size")) ** 2,
@@ -48,17 +52,7 @@ def _dense(text: Settings) -> Decoder:
 
 def _mixture(text: Settings) -> Decoder:
     attention = grouped_query_attention(text, bias=text.flag("attention_bias", default=True))
-    layers = text.whole("num_hidden_layers")
-    dense = min(text.whole("first_k_dense_replace", 1, least=0), layers)
-    routed = experts(
-        text,
-        "n_routed_experts",
-        "moe_intermediate_size",
-        shared_intermediate=text.whole("n_shared_experts", 1) * text.whole("moe_intermediate_size"),
-        choice_bias=True,
-    )
-    kinds = [Layer(attention, gated(text), dense), Layer(attention, routed, layers - dense)]
-    return decoder(text, [layer for layer in kinds if layer.times])
+    return decoder(text, dense_then_experts(text, attention, dense=1, shared=1))
 
 
 FAMILY = downsampled_family(

@@ -6,8 +6,9 @@ Source: transformers, ``modeling_glm_ocr.py``, ``image_processing_pil_glm46v.py`
 from __future__ import annotations
 
 from stagemeter.models.decoder import Layer
-from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family, downsampling_vision
+from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family
 from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.native_vision import native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import decoder, grouped_query_attention
 from stagemeter.models.vision import CHANNELS
@@ -24,10 +25,13 @@ def _read(settings: Settings) -> DownsampledArchitecture:
     layer = Layer(grouped_query_attention(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
     language = decoder(said, [layer])
     bias = sizes.flag("attention_bias", default=True)
-    vision = downsampling_vision(
+    vision = native_vision(
         sizes,
-        language,
+        language.hidden,
         _PIXELS,
+        gated=True,
+        norm_bias=False,
+        patch_bias=True,
         intermediate=sizes.whole("intermediate_size"),
         bias=bias,
         output_bias=bias,

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.native_language import NativeArchitecture, native_family
-from stagemeter.models.native_vision import NativeVision
+from stagemeter.models.native_vision import native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import part, text_decoder
 
@@ -26,31 +25,20 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     text = config.get("text_config") or {key: value for key, value in config.items() if key != "vision_config"}
     decoder = text_decoder(Settings({**config, "text_config": {**text, "model_type": "qwen2"}}, source))
     sizes, windowed = part(settings, "vision_config"), config["model_type"] == _WINDOWED
-    width = sizes.whole("hidden_size" if windowed else "embed_dim")
-    layers, heads = sizes.whole("depth"), sizes.whole("num_heads")
-    outputs = sizes.whole("out_hidden_size" if windowed else "hidden_size")
-    if width % heads:
-        raise StagemeterError(f"{sizes.source}: a width of {width} cannot be split into num_heads {heads}")
-    if outputs != decoder.hidden:
-        raise StagemeterError(
-            f"{source}: the encoder's tokens are {outputs} wide, and the decoder takes {decoder.hidden}"
-        )
+    width, layers = "hidden_size" if windowed else "embed_dim", sizes.whole("depth")
     full = sizes.values.get("fullatt_block_indexes", []) if windowed else range(layers)
-    vision = NativeVision(
-        hidden=width,
-        layers=layers,
-        heads=heads,
-        intermediate=sizes.whole("intermediate_size") if windowed else width * sizes.whole("mlp_ratio"),
-        gated=windowed,
-        norm_bias=not windowed,
-        patch_size=sizes.whole("patch_size"),
-        temporal_patch_size=sizes.whole("temporal_patch_size"),
-        merge_size=sizes.whole("spatial_merge_size"),
+    between = sizes.whole("intermediate_size") if windowed else sizes.whole(width) * sizes.whole("mlp_ratio")
+    vision = native_vision(
+        sizes,
+        decoder.hidden,
+        (_MIN_PIXELS, _MAX_PIXELS),
+        width=width,
+        outputs="out_hidden_size" if windowed else "hidden_size",
         window_size=sizes.whole("window_size") if windowed else 0,
         full_layers=len({index for index in full if index < layers}),
-        outputs=outputs,
-        min_pixels=_MIN_PIXELS,
-        max_pixels=_MAX_PIXELS,
+        intermediate=between,
+        gated=windowed,
+        norm_bias=not windowed,
     )
     return NativeArchitecture(vision, decoder)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
-from stagemeter.models.families.qwen3_vl import MAX_PIXELS, MIN_PIXELS, VIDEO_PIXELS, later_vision
+from stagemeter.models.families.qwen3_vl import PAGE_NOTES, VIDEO_PIXELS, later_vision
 from stagemeter.models.native_language import NativeArchitecture, native_family
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import part, text_decoder
@@ -22,7 +22,7 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
     text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, source), decoder)
+    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder), decoder)
 
 
 FAMILY = native_family(
@@ -31,13 +31,7 @@ FAMILY = native_family(
     model_types=tuple(_DECODERS),
     read=_read,
     shipped={"qwen3.5-27b": "qwen3_5_27b.json"},
-    notes=(
-        f"pages are resized to between {MIN_PIXELS:,} and {MAX_PIXELS:,} pixels, all frames of a video together to "
-        f"between {VIDEO_PIXELS[0]:,} and {VIDEO_PIXELS[1]:,}, as the published processors do",
-        "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
-        "the time before each two frames of a video is text, to be given as such",
-        *TEXT.notes,
-    ),
+    notes=(*PAGE_NOTES, *TEXT.notes),
     positions=True,
     states=True,
     video_pixels=VIDEO_PIXELS,

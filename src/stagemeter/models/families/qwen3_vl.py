@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.native_language import NativeArchitecture, native_family
-from stagemeter.models.native_vision import NativeVision
+from stagemeter.models.native_vision import NativeVision, native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import part, text_decoder
 
 #: Kinds of language models by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
 #: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
-MIN_PIXELS, MAX_PIXELS = 65_536, 16_777_216
+_MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
 #: The same of all frames of a video together (``video_preprocessor_config.json``).
 VIDEO_PIXELS = (4_096, 25_165_824)
 
@@ -28,10 +27,10 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
     text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, source), decoder)
+    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder), decoder)
 
 
-def later_vision(sizes: Settings, decoder: Decoder, source: str) -> NativeVision:
+def later_vision(sizes: Settings, decoder: Decoder) -> NativeVision:
     """Encoder of Qwen 3-VL and of Qwen 3.5, which hands on features of no other layers.
 
     Raises
@@ -39,34 +38,26 @@ def later_vision(sizes: Settings, decoder: Decoder, source: str) -> NativeVision
     StagemeterError
         If the sizes contradict one another.
     """
-    width, heads, layers = sizes.whole("hidden_size"), sizes.whole("num_heads"), sizes.whole("depth")
-    outputs = sizes.whole("out_hidden_size")
-    if width % heads:
-        raise StagemeterError(f"{sizes.source}: a width of {width} cannot be split into num_heads {heads}")
-    if outputs != decoder.hidden:
-        raise StagemeterError(
-            f"{source}: the encoder's tokens are {outputs} wide, and the decoder takes {decoder.hidden}"
-        )
-    return NativeVision(
-        hidden=width,
-        layers=layers,
-        heads=heads,
+    return native_vision(
+        sizes,
+        decoder.hidden,
+        (_MIN_PIXELS, _MAX_PIXELS),
         intermediate=sizes.whole("intermediate_size"),
         gated=False,
         norm_bias=True,
-        patch_size=sizes.whole("patch_size"),
-        temporal_patch_size=sizes.whole("temporal_patch_size"),
-        merge_size=sizes.whole("spatial_merge_size"),
-        window_size=0,
-        full_layers=layers,
-        outputs=outputs,
-        min_pixels=MIN_PIXELS,
-        max_pixels=MAX_PIXELS,
         patch_bias=True,
         positions=sizes.whole("num_position_embeddings"),
         deep_mergers=len(sizes.values.get("deepstack_visual_indexes", ())),
     )
 
+
+#: What one should know of pages and videos of Qwen 3-VL and Qwen 3.5.
+PAGE_NOTES = (
+    f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, all frames of a video together to "
+    f"between {VIDEO_PIXELS[0]:,} and {VIDEO_PIXELS[1]:,}, as the published processors do",
+    "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
+    "the time before each two frames of a video is text, to be given as such",
+)
 
 FAMILY = native_family(
     name="qwen3-vl",
@@ -79,12 +70,7 @@ FAMILY = native_family(
         "qwen3-vl-8b": "qwen3_vl_8b.json",
         "qwen3-vl-30b-a3b": "qwen3_vl_30b_a3b.json",
     },
-    notes=(
-        f"pages are resized to between {MIN_PIXELS:,} and {MAX_PIXELS:,} pixels, all frames of a video together to "
-        f"between {VIDEO_PIXELS[0]:,} and {VIDEO_PIXELS[1]:,}, as the published processors do",
-        "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
-        "the time before each two frames of a video is text, to be given as such",
-    ),
+    notes=PAGE_NOTES,
     deep=True,
     positions=True,
     video_pixels=VIDEO_PIXELS,

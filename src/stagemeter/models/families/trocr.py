@@ -10,14 +10,11 @@ from dataclasses import dataclass
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.sequence_decoder import SequenceDecoder
+from stagemeter.models.sequence_decoder import read_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
 from stagemeter.models.vision_language import part, vision_transformer
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
-
-#: Rows of the table of positions that stand for none, see ``TrOCRLearnedPositionalEmbedding``.
-_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +42,13 @@ def _read(settings: Settings) -> TrOCRArchitecture:
             f"{text.source}: cross_attention_hidden_size is {source or 'missing'}, and the encoder's tokens are "
             f"{encoder.hidden} wide"
         )
-    text.split("d_model", "decoder_attention_heads")
-    longest = text.whole("max_position_embeddings", 512)
-    decoder = SequenceDecoder(
-        hidden=text.whole("d_model"),
-        layers=text.whole("decoder_layers"),
-        heads=text.whole("decoder_attention_heads"),
-        intermediate=text.whole("decoder_ffn_dim"),
-        vocabulary=text.whole("vocab_size"),
-        positions=longest + _OFFSET,
-        max_positions=longest,
-        source_width=encoder.hidden,
+    decoder = read_decoder(
+        text,
+        settings,
+        encoder.hidden,
+        512,
         norms=int(text.flag("layernorm_embedding", default=True)),
         fused=False,
-        tied=text.flag("tie_word_embeddings", settings.flag("tie_word_embeddings", default=True)),
     )
     return TrOCRArchitecture(decoder, encoder)
 
