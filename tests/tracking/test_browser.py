@@ -23,7 +23,11 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need Chromium: apt-get install chromium"),
 ]
 MODES = ("tiny", "base", "gundam")
-PATIENCE_MS = 15_000
+# How long a page may take on a machine that is busy with other tests.
+PATIENCE_MS = 60_000
+# MLflow's assistant covers part of a page on a first visit, and moves as it opens. A visitor who has seen it before is not
+# shown it again: what MLflow's page keeps of that, by the name and version that mlflow/server/js gives it.
+SEEN_BEFORE = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 
 class Logged(NamedTuple):
@@ -92,16 +96,16 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def visit(browser):
-    """Open a page as on a first visit, and put away the assistant that covers part of it."""
+    """Open a page as a visitor does who has put the assistant away before."""
     pages = []
 
     def run(address: str, **settings):
         page = browser.new_page(viewport={"width": 1400, "height": 1800}, **settings)
         page.set_default_timeout(PATIENCE_MS)
         expect.set_options(timeout=PATIENCE_MS)
-        page.goto(address)
         if address.startswith("http"):
-            page.get_by_role("button", name="Close", exact=True).first.click()
+            page.add_init_script(SEEN_BEFORE)
+        page.goto(address)
         pages.append(page)
         return page
 
