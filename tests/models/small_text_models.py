@@ -137,6 +137,34 @@ def gemma2(draw):
 
 
 @st.composite
+def gemma4_text(draw):
+    config, kinds = draw(_common("gemma4_text")), draw(st.lists(st.sampled_from([FULL, SLIDING]), max_size=2))
+    kinds = [*draw(st.permutations([FULL, SLIDING])), *kinds, FULL]
+    shared, experts = draw(st.integers(0, len(kinds) - 2)), draw(st.integers(2, 5))
+    config |= {
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "sliding_window": draw(st.integers(2, 20)),
+        "global_head_dim": 8 * draw(FEW),
+        "attention_bias": draw(st.booleans()),
+        "attention_k_eq_v": draw(st.booleans()),
+        "num_global_key_value_heads": draw(st.sampled_from([None, config["num_attention_heads"]])),
+        "num_kv_shared_layers": shared,
+        "use_double_wide_mlp": draw(st.booleans()),
+        "hidden_size_per_layer_input": draw(WIDTH) if shared else draw(st.just(0) | WIDTH),
+        "vocab_size_per_layer_input": draw(st.integers(config["vocab_size"], 120)),
+    }
+    if shared or draw(st.booleans()):
+        return config
+    return config | {
+        "enable_moe_block": True,
+        "num_experts": experts,
+        "top_k_experts": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(WIDTH),
+    }
+
+
+@st.composite
 def gemma3(draw):
     config = draw(_common("gemma3_text"))
     return config | {
@@ -200,6 +228,7 @@ KINDS = {
     "gemma": gemma(),
     "gemma2": gemma2(),
     "gemma3_text": gemma3(),
+    "gemma4_text": gemma4_text(),
     "gpt_oss": gpt_oss(),
     "minimax_m2": minimax_m2(),
     "deepseek_v3": deepseek_v3(),

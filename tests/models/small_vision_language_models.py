@@ -8,6 +8,7 @@ from small_text_models import (
     gemma,
     gemma2,
     gemma3,
+    gemma4_text,
     llama,
     llama4_text,
     mistral,
@@ -480,7 +481,49 @@ def got_ocr2(draw):
     }
 
 
+@st.composite
+def gemma4(draw):
+    text, heads, width = draw(gemma4_text()), draw(FEW), 4 * draw(FEW)
+    return {
+        "architectures": ["Gemma4ForConditionalGeneration"],
+        "model_type": "gemma4",
+        "text_config": text | {"use_bidirectional_attention": draw(st.sampled_from([None, "vision"]))},
+        "vision_config": {
+            "model_type": "gemma4_vision",
+            "hidden_size": heads * width,
+            "num_hidden_layers": draw(FEW),
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "head_dim": width,
+            "intermediate_size": draw(st.integers(1, 30)),
+            "patch_size": draw(st.sampled_from([2, 4])),
+            "pooling_kernel_size": draw(st.integers(2, 3)),
+            "position_embedding_size": 900,
+            "use_clipped_linears": draw(st.booleans()),
+            "standardize": draw(st.booleans()),
+        },
+        "audio_config": draw(
+            st.none()
+            | st.just(
+                {
+                    "model_type": "gemma4_audio",
+                    "hidden_size": 16,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "subsampling_conv_channels": [8, 4],
+                    "output_proj_dims": 12,
+                }
+            )
+        ),
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN + 1,
+        "audio_token_id": IMAGE_TOKEN + 2,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }
+
+
 KINDS = {
+    "gemma4": gemma4(),
     "got_ocr2": got_ocr2(),
     "llava": llava(),
     "llava_next": llava_next(),

@@ -113,10 +113,10 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
 
 
 def kept_by(layer):
-    """What a layer of a cache keeps: keys and values, or states."""
+    """What a layer of a cache keeps: keys and values, or states; nothing where they are those of an earlier layer."""
     if hasattr(layer, "recurrent_states"):
         return [*layer.conv_states.values(), *layer.recurrent_states.values()]
-    return layer.keys, layer.values
+    return [] if layer.keys is None else [layer.keys, layer.values]
 
 
 def real_model(config):

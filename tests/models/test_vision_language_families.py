@@ -31,6 +31,7 @@ from transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2 import
     get_optimal_tiled_canvas,
 )
 from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekOcr2Processor
+from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -172,6 +173,8 @@ def page_inputs(kind, described, workload, ids):
         grid = torch.tensor([[1, height // 14, width // 14]] * workload.batch_size)
         page = {"pixel_values": torch.rand(int(grid.prod(-1).sum()), 3, 14, 14), "image_grid_thw": grid}
         return page | ({"mm_token_type_ids": (ids == IMAGE_TOKEN).int()} if kind == "paddleocr_vl" else {})
+    if kind == "gemma4":
+        return page_of_gemma4(described.architecture, workload) | {"mm_token_type_ids": (ids == IMAGE_TOKEN).int()}
     if not kind.startswith(("qwen", "glm")):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
@@ -189,6 +192,17 @@ def page_inputs(kind, described, workload, ids):
     if workload.video_frames is None:
         return {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
     return {"pixel_values_videos": pixels, "video_grid_thw": grid, "mm_token_type_ids": kinds}
+
+
+def page_of_gemma4(sizes, workload):
+    """Patches as the processor pads them: those that are no part of the page lie nowhere."""
+    view = workload.view_size or (workload.base_size, workload.base_size)
+    width, height = (side // sizes.patch_size for side in view)
+    patches = 280 * sizes.pooled**2
+    places = torch.full((patches, 2), -1)
+    places[: width * height] = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(-1)
+    pixels = torch.rand(workload.batch_size, patches, 3 * sizes.patch_size**2)
+    return {"pixel_values": pixels, "image_position_ids": places.expand(workload.batch_size, -1, -1)}
 
 
 def real_model(config):
@@ -230,6 +244,20 @@ def test_image_tokens_of_qwen():
         for width, height in [(28, 28), (1654, 2339), (2339, 1654), (20, 3000), (9000, 8000)]:
             workload = plan_request(AnalysisConfig(image_w=width, image_h=height), describe_model(model))
             assert workload.image_tokens == processor.get_number_of_image_patches(height, width, {}) // 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
+    model = describe_model("gemma-4-e2b")
+    try:
+        rows, columns = get_aspect_ratio_preserving_size(height, width, 16, 280 * 9, 3)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="this model's processor refuses it"):
+            model.family.views(model.architecture, width, height)
+    else:
+        view = model.family.views(model.architecture, width, height)
+        assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 48**2)
 
 
 @settings(max_examples=300, deadline=None)

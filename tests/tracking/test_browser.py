@@ -25,8 +25,8 @@ pytestmark = [
 MODES = ("tiny", "base", "gundam")
 # How long a page may take on a machine that is busy with other tests.
 PATIENCE_MS = 60_000
-# MLflow's assistant covers part of a page on a first visit, and moves as it opens. A visitor who has seen it before is not
-# shown it again: what MLflow's page keeps of that, by the name and version that mlflow/server/js gives it.
+# MLflow's assistant covers part of a page on a first visit, and moves as it opens. A visitor who has seen it before is
+# not shown it again: what MLflow's page keeps of that, by the name and version that mlflow/server/js gives it.
 SEEN_BEFORE = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 

@@ -35,6 +35,8 @@ class DecoderPass:
     chunks, padded : int
         Of a prefill with layers that keep states: chunks that the tokens of a sequence make, and tokens, but as many as
         a convolution spans at least.
+    single : int
+        Of a prefill with layers that share keys and values: 1 where the prompt is one token, else 0.
     """
 
     batch: int
@@ -45,6 +47,7 @@ class DecoderPass:
     causal: bool
     chunks: int = 0
     padded: int = 0
+    single: int = 0
 
 
 #: A pass over nothing, for what no pass changes.
@@ -101,6 +104,11 @@ class GroupedQueryAttention:
         Whether the window is for generated tokens alone, and all of the prompt is attended to besides.
     fused : bool
         Whether it runs as one operator, which writes no scores.
+    keys_are_values : bool
+        Whether values are made by the projection of keys, and have none of their own.
+    shared : bool
+        Whether keys and values are those of an earlier layer, and there are no projections of them. Nothing that comes
+        after needs more of a prompt than its last token, and such layers run on no other.
     packing : Packing or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
@@ -118,6 +126,8 @@ class GroupedQueryAttention:
     window: int = 0
     keeps_prompt: bool = False
     fused: bool = True
+    keys_are_values: bool = False
+    shared: bool = False
     packing: Packing | None = None
     kind: Literal["grouped_query"] = "grouped_query"
 
@@ -127,10 +137,16 @@ class GroupedQueryAttention:
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         return [
             NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.packing),
-            NamedLinear("self_attn.k_proj", rows, hidden, key_value_width, self.bias, self.packing),
-            NamedLinear("self_attn.v_proj", rows, hidden, key_value_width, self.bias, self.packing),
+            *(
+                NamedLinear(f"self_attn.{name}", rows, hidden, key_value_width, self.bias, self.packing)
+                for name in ("k_proj", "v_proj")[: self._key_value_projections]
+            ),
             NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.packing),
         ]
+
+    @property
+    def _key_value_projections(self) -> int:
+        return 0 if self.shared else 2 - self.keys_are_values
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         """Costs of the operators of one layer in one pass; see `Attention`."""
@@ -138,6 +154,10 @@ class GroupedQueryAttention:
         attention = cached_attention(
             of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal
         )
+        if self.shared:
+            # A prompt of one token is halved like every other one.
+            alone = of.batch * self.heads * self.head_width * of.single
+            attention = replace(attention, kv_writes=0, macs_causal=attention.macs - alone)
         # Scores that one operator writes and, after the softmax, the next one reads.
         scores = of.batch * self.heads * of.tokens * attended
         return [
@@ -153,8 +173,9 @@ class GroupedQueryAttention:
         """Parameters of one layer: projections, biases, norms and sinks."""
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         queries = width * (1 + self.output_gate)
-        biases = (queries + 2 * key_value_width) * self.bias + hidden * self.output_bias
-        return hidden * (queries + width + 2 * key_value_width) + biases + self.norms + self.sinks
+        made = self._key_value_projections * key_value_width
+        biases = (queries + made) * self.bias + hidden * self.output_bias
+        return hidden * (queries + width + made) + biases + self.norms + self.sinks
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of the keys and the values of some tokens, all of them: what a window drops, the cache drops."""
@@ -162,8 +183,8 @@ class GroupedQueryAttention:
         return shape, shape
 
     def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the keys and values of some tokens."""
-        return 2 * batch * tokens * self.key_value_heads * self.head_width
+        """Elements of the keys and values of some tokens; none where they are those of another layer."""
+        return 0 if self.shared else 2 * batch * tokens * self.key_value_heads * self.head_width
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,17 @@ class NamedLinear:
         return replace(self, outputs=rank, bias=False, packing=None).cost + linear(self.rows, rank, self.outputs)
 
 
+def product(number: int, rows: int, between: int, columns: int) -> Cost:
+    """Products of matrices of (rows, between) and (between, columns)."""
+    macs = number * rows * between * columns
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=number * rows * columns,
+        activation_reads=number * between * (rows + columns),
+    )
+
+
 def matrix_reads(inputs: int, outputs: int, packing: Packing | None, matrices: int = 1) -> Cost:
     """Cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
     if packing is None:

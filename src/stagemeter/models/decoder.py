@@ -10,7 +10,8 @@ from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, Late
 from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
 from stagemeter.models.delta_net import CHUNK, GatedDeltaNet
 from stagemeter.models.family import ExpertsRead
-from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
+from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.packing import PackedWeights, Packing, Storage
 from stagemeter.workload import Workload
@@ -24,18 +25,75 @@ class Layer:
     ----------
     attention : GroupedQueryAttention, LatentAttention or GatedDeltaNet
         How tokens attend to one another, or what stands in its place.
-    feed_forward : GatedFeedForward or Experts
+    feed_forward : GatedFeedForward, Experts or ExpertsBeside
         What follows.
     times : int
         How many such layers there are.
     norms : int
         Norms as wide as the model, of one layer.
+    numbers : int
+        Single numbers that a checkpoint holds of one layer, such as a factor of its result.
+    per_layer_input : PerLayerInput or None
+        What it takes of its token besides what the layer before hands it.
     """
 
     attention: GroupedQueryAttention | LatentAttention | GatedDeltaNet
-    feed_forward: GatedFeedForward | Experts
+    feed_forward: GatedFeedForward | Experts | ExpertsBeside
     times: int
     norms: int = 2
+    numbers: int = 0
+    per_layer_input: PerLayerInput | None = None
+
+    @property
+    def last_token_only(self) -> bool:
+        """Whether it runs on no token of a prompt but the last."""
+        return isinstance(self.attention, GroupedQueryAttention) and self.attention.shared
+
+    @property
+    def experts(self) -> Experts | None:
+        """Its mixture of experts, if it has one."""
+        kind = self.feed_forward
+        return kind.routed if isinstance(kind, ExpertsBeside) else kind if isinstance(kind, Experts) else None
+
+    def pass_of(self, of: DecoderPass) -> DecoderPass:
+        """What a pass through the decoder is to it."""
+        return replace(of, tokens=1, causal=False) if self.last_token_only and of.causal else of
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Its linear layers in one pass; routers and experts are none."""
+        of = self.pass_of(of)
+        rows = of.batch * of.tokens
+        return [
+            *self.attention.linear_layers(hidden, of),
+            *self.feed_forward.linear_layers(hidden, rows),
+            *(self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []),
+        ]
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of its operators in one pass."""
+        of = self.pass_of(of)
+        rows = of.batch * of.tokens
+        own_input = self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []
+        return [
+            *self.attention.operators(hidden, of),
+            *self.feed_forward.operators(hidden, rows, of.experts_read),
+            *(layer.cost for layer in own_input),
+        ]
+
+    def stored_as(self, storage: Storage) -> Layer:
+        """The same with its matrices stored as `storage` says."""
+        return replace(
+            self,
+            attention=self.attention.stored_as(storage),
+            feed_forward=self.feed_forward.stored_as(storage),
+            per_layer_input=self.per_layer_input.stored_as(storage) if self.per_layer_input else None,
+        )
+
+    def parameters(self, hidden: int, active: bool = False) -> int:
+        """Parameters of one such layer: all of them, or those that one token uses."""
+        own_input = self.per_layer_input.parameters(hidden) if self.per_layer_input else 0
+        parts = self.attention.parameters(hidden) + self.feed_forward.parameters(hidden, active) + own_input
+        return parts + self.norms * hidden + self.numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +114,8 @@ class Decoder(Sizes):
         Whether the output head's weights are the embedding's.
     head_packing : Packing or None
         How the output head's matrix is stored, if it is in fewer bits than the rest.
+    per_layer_embedding : PerLayerEmbedding or None
+        What makes the inputs that layers take of their token, if they take any.
     """
 
     hidden: int
@@ -64,6 +124,7 @@ class Decoder(Sizes):
     layers: tuple[Layer, ...]
     tied: bool = False
     head_packing: Packing | None = None
+    per_layer_embedding: PerLayerEmbedding | None = None
 
     @property
     def window(self) -> int:
@@ -80,15 +141,14 @@ class Decoder(Sizes):
         window = self.window_of(workload)
         return _smaller(workload.decode_context, window) if window else workload.decode_context
 
-    def chunks_of(self, tokens: int) -> dict[str, int]:
-        """Chunks that some tokens make in layers that keep states, and tokens that their convolution takes at least."""
-        kernel = max(layer.attention.kernel for layer in self.layers if isinstance(layer.attention, GatedDeltaNet))
-        return {"chunks": -(-tokens // CHUNK), "padded": max(tokens, kernel)}
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that kinds of layers add to a prefill of some tokens, see `DecoderPass`."""
+        kernels = [layer.attention.kernel for layer in self.layers if isinstance(layer.attention, GatedDeltaNet)]
+        return {"chunks": -(-tokens // CHUNK), "padded": max(tokens, *kernels, 0), "single": int(tokens == 1)}
 
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
-        kinds = [layer.feed_forward for layer in self.layers if isinstance(layer.feed_forward, Experts)]
-        kinds = [kind for kind in kinds if not kind.every_one]
+        kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]
         if not kinds:
             return ExpertsRead(0, 0)
         most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)
@@ -108,24 +168,25 @@ class Decoder(Sizes):
         """Elements of the cache of a workload's sequences when they have some tokens."""
         return self.cached_elements(workload.batch_size, tokens, workload.prompt_tokens)
 
-    def stored_as(self, storage: Storage, head: Packing | None) -> Decoder:
-        """The same with the matrices of its layers stored as `storage` says, and that of the output head as `head`."""
-        layers = tuple(
-            replace(
-                layer,
-                attention=layer.attention.stored_as(storage),
-                feed_forward=layer.feed_forward.stored_as(storage),
-            )
-            for layer in self.layers
+    def stored_as(self, storage: Storage, outside: Storage) -> Decoder:
+        """The same with the matrices of its layers stored as `storage` says, and those of other modules as `outside`.
+
+        A head that shares the embedding's matrix is stored as that is.
+        """
+        embedding = self.per_layer_embedding
+        return replace(
+            self,
+            layers=tuple(layer.stored_as(storage) for layer in self.layers),
+            head_packing=None if self.tied else outside("lm_head"),
+            per_layer_embedding=embedding and replace(embedding, packing=outside(embedding.projection(1, 1).name)),
         )
-        return replace(self, layers=layers, head_packing=head)
 
     def packed(self) -> PackedWeights:
         """Weights that are stored in fewer bits: what a pass that uses all experts reads of them."""
-        kinds = [layer.feed_forward for layer in self.layers]
-        experts = max((kind.experts for kind in kinds if isinstance(kind, Experts)), default=0)
+        experts = max((layer.experts.experts for layer in self.layers if layer.experts), default=0)
         whole = DecoderPass(1, 1, 1, 1, experts, causal=False)
-        packed, plain = (pass_cost(decoder, whole) for decoder in (self, self.stored_as(lambda *modules: None, None)))
+        unpacked = self.stored_as(lambda *modules: None, lambda *modules: None)
+        packed, plain = (pass_cost(decoder, whole) for decoder in (self, unpacked))
         return PackedWeights(plain.weight_reads - packed.weight_reads, packed.packed_weight_bytes)
 
 
@@ -140,12 +201,16 @@ def _smaller(one: int, other: int) -> int:
 
 def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
     """Operators of one pass through the layers; norms, rotations and softmax are elementwise and not counted."""
-    operators: list[Operator] = []
+    operators: list[Operator] = [(layer.cost, 1) for layer in _outside_of_layers(decoder, of)]
     for layer in decoder.layers:
-        operators += repeated(layer.attention.operators(decoder.hidden, of), layer.times)
-        rows = of.batch * of.tokens
-        operators += repeated(layer.feed_forward.operators(decoder.hidden, rows, of.experts_read), layer.times)
+        operators += repeated(layer.operators(decoder.hidden, of), layer.times)
     return operators
+
+
+def _outside_of_layers(decoder: Decoder, of: DecoderPass) -> list[NamedLinear]:
+    """Linear layers that run once for all layers."""
+    embedding = decoder.per_layer_embedding
+    return [embedding.projection(decoder.hidden, of.batch * of.tokens)] if embedding else []
 
 
 def head_operator(decoder: Decoder, positions: int) -> Operator:
@@ -179,10 +244,12 @@ def adapter_cost(decoder: Decoder, of: DecoderPass, adapter: Adapter, module: st
     indices = range(sum(layer.times for layer in decoder.layers))
     known: list[str] = []
     taken: list[Operator] = []
+    for linear in _outside_of_layers(decoder, of):
+        known.append(linear.name)
+        if adapter.takes(f"{module}.{linear.name}", head):
+            taken.append((linear.adapter(adapter.rank), 1))
     for layer in decoder.layers:
-        attention = layer.attention.linear_layers(decoder.hidden, of)
-        feed_forward = layer.feed_forward.linear_layers(decoder.hidden, of.batch * of.tokens)
-        for linear in (*attention, *feed_forward):
+        for linear in layer.linear_layers(decoder.hidden, of):
             known.append(linear.name)
             if adapter.takes_part([f"{module}.layers.{index}.{linear.name}" for index in indices], head):
                 taken.append((linear.adapter(adapter.rank), layer.times))
@@ -210,13 +277,6 @@ def embedding_parameters(decoder: Decoder) -> int:
 
 def layer_parameters(decoder: Decoder, active: bool = False) -> int:
     """Parameters of the layers and the last norm: all of them, or those that one token uses."""
-    layers = sum(
-        layer.times
-        * (
-            layer.attention.parameters(decoder.hidden)
-            + layer.feed_forward.parameters(decoder.hidden, active)
-            + layer.norms * decoder.hidden
-        )
-        for layer in decoder.layers
-    )
-    return layers + decoder.hidden
+    layers = sum(layer.times * layer.parameters(decoder.hidden, active) for layer in decoder.layers)
+    embedding = decoder.per_layer_embedding
+    return layers + decoder.hidden + (embedding.parameters(decoder.hidden) if embedding else 0)

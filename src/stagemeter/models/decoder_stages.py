@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.cost import Cost
@@ -28,10 +29,13 @@ Architecture = TypeVar("Architecture")
 
 _WINDOWED = "windowed"
 #: The variables of a prefill that layers which keep states add, by the names that `DecoderPass` has for them.
-_OF_STATES = {
+OF_STATES = {
     "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
     "padded": "max(prompt_tokens, kernel), of layers that keep states",
 }
+#: Those that layers add which share keys and values.
+OF_SHARING = {"single": "1 for a prompt of one token, else 0, of layers that share keys and values"}
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def decoder_stages(
     windows: bool = False,
     keeps_everything: bool = False,
     causal: bool = True,
-    states: bool = False,
+    prefill_variables: Mapping[str, str] = _NONE,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
 
@@ -72,15 +76,15 @@ def decoder_stages(
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool
         Whether tokens of the prompt attend to none after them.
-    states : bool
-        Whether there are layers that keep states; the closed form of the prefill has two more variables.
+    prefill_variables : mapping
+        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_SHARING`.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         tokens = variables["tokens"]
         # A prefill computes the scores of all tokens, and masks those outside of a window.
-        chunks = {name: variables[name] for name in _OF_STATES} if states else {}
-        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal, **chunks)
+        added = {name: variables[name] for name in prefill_variables}
+        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal, **added)
 
     def decode_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
         context = variables["context"]
@@ -96,8 +100,9 @@ def decoder_stages(
     def prefill_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
         most = prefill_experts(architecture, workload).most
         tokens = workload.prompt_tokens
-        chunks = decoder_of(architecture).chunks_of(tokens) if states else {}
-        return [{"batch": workload.batch_size, "tokens": tokens, **chunks, EXPERTS_READ: most}]
+        known = decoder_of(architecture).prefill_variables(tokens)
+        added = {name: known[name] for name in prefill_variables}
+        return [{"batch": workload.batch_size, "tokens": tokens, **added, EXPERTS_READ: most}]
 
     def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
         context, most = workload.decode_context, decode_experts(architecture, workload).most
@@ -138,9 +143,14 @@ def decoder_stages(
     ) -> None:
         decoder = decoder_of(architecture)
         cache = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
-        model.get_submodule(modules.layers)(
-            inputs_embeds=empty(model, workload.batch_size, tokens, decoder.hidden), **cache
-        )
+        inputs = {"inputs_embeds": empty(model, workload.batch_size, tokens, decoder.hidden)}
+        embedding = decoder.per_layer_embedding
+        if embedding is not None:
+            shape = (workload.batch_size, tokens, embedding.layers, embedding.width)
+            inputs["per_layer_inputs"] = empty(model, *shape)
+        if any(layer.last_token_only for layer in decoder.layers):
+            cache["logits_to_keep"] = 1
+        model.get_submodule(modules.layers)(**inputs, **cache)
         model.get_submodule(modules.head)(empty(model, workload.batch_size, 1, decoder.hidden))
 
     def run_prefill(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
@@ -169,7 +179,7 @@ def decoder_stages(
             variables={
                 "batch": "batch_size",
                 "tokens": "prompt_tokens",
-                **(_OF_STATES if states else {}),
+                **prefill_variables,
                 EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
             },
             calls=prefill_calls,
@@ -258,14 +268,18 @@ def cache_arguments(
     cache = RecordedCache(recorder, None if keeps_everything else model.config.get_text_config(decoder=True))
     # What is put in first is what the prompt left, to caches that keep it.
     prompt = min(cached, workload.prompt_tokens)
+    keeping = [layer for layer in decoder.layers if not layer.last_token_only]
+    windowed = len({bool(layer.attention.window) for layer in keeping}) > 1
     for held in filter(None, (prompt, cached - prompt)):
-        # Layers that keep states are told apart from others; what windows drop, the cache drops.
+        # Layers that keep states, and those with a window, are told apart; what windows drop, the cache drops.
         shapes = {
-            isinstance(layer.attention, GatedDeltaNet): layer.attention.cached_shapes(workload.batch_size, held)
-            for layer in decoder.layers
+            (isinstance(layer.attention, GatedDeltaNet), windowed and bool(layer.attention.window)): (
+                layer.attention.cached_shapes(workload.batch_size, held)
+            )
+            for layer in keeping
         }
-        for index in range(sum(layer.times for layer in decoder.layers)):
-            key, value = shapes[cache.keeps_state(index)]
+        for index in range(sum(layer.times for layer in keeping)):
+            key, value = shapes[cache.keeps_state(index), windowed and cache.has_window(index)]
             cache.fill(empty(model, *key), empty(model, *value), index)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     return {

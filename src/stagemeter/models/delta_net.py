@@ -13,7 +13,7 @@ from typing import Literal
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import NO_PASS, DecoderPass
-from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.blocks import NamedLinear, product
 from stagemeter.packing import Packing, Storage
 
 #: Tokens of a chunk: the default of ``torch_chunk_gated_delta_rule``.
@@ -114,14 +114,14 @@ class GatedDeltaNet:
     def _chunks(self, chunks: int) -> list[Cost]:
         """Products within some chunks of all sequences, and of the states with them."""
         keys, values, heads = self.key_width, self.value_width, chunks * self.value_heads
-        within = _product(heads, CHUNK, keys, CHUNK)
-        with_state = _product(heads, CHUNK, keys, values)
+        within = product(heads, CHUNK, keys, CHUNK)
+        with_state = product(heads, CHUNK, keys, values)
         # Keys with keys and queries with keys; keys and queries with the state; scores and keys with new values.
         return [
             *[within] * 2,
             *[with_state] * 2,
-            _product(heads, CHUNK, CHUNK, values),
-            _product(heads, keys, CHUNK, values),
+            product(heads, CHUNK, CHUNK, values),
+            product(heads, keys, CHUNK, values),
         ]
 
     def stored_as(self, storage: Storage) -> GatedDeltaNet:
@@ -141,14 +141,3 @@ class GatedDeltaNet:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
         return batch * (self.state + self.convolved * self.kernel) if tokens else 0
-
-
-def _product(number: int, rows: int, between: int, columns: int) -> Cost:
-    """Products of matrices of (rows, between) and (between, columns)."""
-    macs = number * rows * between * columns
-    return Cost(
-        macs=macs,
-        macs_causal=macs,
-        activations=number * rows * columns,
-        activation_reads=number * between * (rows + columns),
-    )

@@ -92,7 +92,7 @@ class Experts:
     every_one : bool
         Whether every expert runs on every token, and the results of those that were not chosen are scaled to nothing.
     module : str
-        Its name in a layer.
+        Its name in a layer; empty where router and experts are the layer's own.
     packing, shared_packing, shared_gate_packing : Packing or None
         How the matrices of experts, of shared experts and of their gate are stored, if they are in fewer bits than the
         rest.
@@ -137,7 +137,7 @@ class Experts:
         gate = [names.pop()] if self.shared_gate else []
         return replace(
             self,
-            packing=storage(f"{self.module}.experts"),
+            packing=storage(f"{self.module}.experts".lstrip(".")),
             shared_packing=storage(*names) if names else None,
             shared_gate_packing=storage(*gate) if gate else None,
         )
@@ -148,3 +148,42 @@ class Experts:
         router = self.experts * (hidden + self.bias + self.choice_bias)
         shared = 3 * hidden * self.shared_intermediate + hidden * self.shared_gate
         return router + (self.experts_per_token if active else self.experts) * expert + shared
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsBeside:
+    """A mixture of experts beside a dense network: both run on every token, and their results are added.
+
+    Source: transformers, ``modeling_gemma4.py``, ``Gemma4TextDecoderLayer``.
+
+    Attributes
+    ----------
+    dense : GatedFeedForward
+        The dense network.
+    routed : Experts
+        The mixture of experts.
+    kind : str
+        Tells the kinds apart in a report.
+    """
+
+    dense: GatedFeedForward
+    routed: Experts
+    kind: Literal["experts_beside"] = "experts_beside"
+
+    def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
+        """Those of the dense network, over `rows` tokens."""
+        return [*self.dense.linear_layers(hidden, rows), *self.routed.linear_layers(hidden, rows)]
+
+    def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
+        """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
+        dense = self.dense.operators(hidden, rows, experts_read)
+        return [*dense, *self.routed.operators(hidden, rows, experts_read)]
+
+    def stored_as(self, storage: Storage) -> ExpertsBeside:
+        """The same with its matrices stored as `storage` says."""
+        return replace(self, dense=self.dense.stored_as(storage), routed=self.routed.stored_as(storage))
+
+    def parameters(self, hidden: int, active: bool = False) -> int:
+        """Parameters of one layer; the router scales each of its inputs and each expert's result."""
+        scales = hidden + self.routed.experts
+        return self.dense.parameters(hidden, active) + self.routed.parameters(hidden, active) + scales

@@ -45,6 +45,10 @@ class RecordedCache(DynamicCache):
         """Whether a layer keeps a state in place of keys and values."""
         return layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin)
 
+    def has_window(self, layer_idx: int) -> bool:
+        """Whether a layer keeps the last tokens alone."""
+        return layer_idx < len(self.layers) and bool(getattr(self.layers[layer_idx], "is_sliding", False))
+
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:

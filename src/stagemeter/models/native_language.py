@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from stagemeter.models.decoder import Decoder
@@ -57,7 +58,7 @@ def native_family(
     notes: Sequence[str] = (),
     deep: bool = False,
     positions: bool = False,
-    states: bool = False,
+    prefill_variables: Mapping[str, str] = MappingProxyType({}),
     video_pixels: tuple[int, int] | None = None,
 ) -> Family[NativeArchitecture]:
     """Make a family of models whose encoder takes a page at its own resolution.
@@ -77,7 +78,7 @@ def native_family(
     deep, positions : bool
         Whether patches of several layers are merged and handed to the decoder's first ones; whether positions are
         learned.
-    states : bool
+    prefill_variables : mapping
         See `stagemeter.models.decoder_stages.decoder_stages`.
     video_pixels : tuple of int or None
         Pixels between which all frames of a video together are resized; None where each is resized as a page is.
@@ -122,7 +123,7 @@ def native_family(
         shipped=shipped,
         notes=notes,
         valued=positions,
-        states=states,
+        prefill_variables=prefill_variables,
         video=partial(_video_views, video_pixels),
     )
 

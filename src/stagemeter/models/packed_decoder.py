@@ -26,8 +26,7 @@ def packed_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
     def storage(*modules: str) -> Packing | None:
         return quantization.packing_of_part(layers, *modules)
 
-    # A head that shares the embedding's matrix is stored as that is.
-    return decoder.stored_as(storage, None if decoder.tied else quantization.packing_of(_HEAD))
+    return decoder.stored_as(storage, quantization.packing_of)
 
 
 def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 from stagemeter.models.build import build_from_settings
@@ -49,7 +50,7 @@ def page_family(
     valued: bool = False,
     windows: bool = False,
     causal: bool = True,
-    states: bool = False,
+    prefill_variables: Mapping[str, str] = MappingProxyType({}),
     head: str = "lm_head",
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     video: Callable[[Architecture, int, int, int], PageViews] | None = None,
@@ -81,7 +82,7 @@ def page_family(
         What one should know about how its numbers come about.
     valued : bool
         Whether the code asks for values: sizes of views, tokens that stand for them.
-    windows, causal, states : bool
+    windows, causal, prefill_variables
         See `stagemeter.models.decoder_stages.decoder_stages`.
     head : str
         The output head.
@@ -121,7 +122,7 @@ def page_family(
                 DecoderModules(language, head),
                 windows=windows,
                 causal=causal,
-                states=states,
+                prefill_variables=prefill_variables,
             ),
         ),
         other_parameters=other_parameters,

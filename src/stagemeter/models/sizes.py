@@ -25,6 +25,11 @@ _LATER: dict[str, Any] = {
     "keeps_prompt": False,
     "generated_window": 0,
     "output_gate": False,
+    "keys_are_values": False,
+    "shared": False,
+    "per_layer_input": None,
+    "per_layer_embedding": None,
+    "numbers": 0,
 }
 
 

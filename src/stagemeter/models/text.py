@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 from stagemeter.errors import StagemeterError
@@ -30,7 +32,7 @@ def text_family(
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     windows: bool = False,
-    states: bool = False,
+    prefill_variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Family[Decoder]:
     """Make a family of language models that read text alone.
 
@@ -46,7 +48,7 @@ def text_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
-    windows, states : bool
+    windows, prefill_variables
         See `stagemeter.models.decoder_stages.decoder_stages`.
     """
     configs = resources.files("stagemeter.models") / "configs"
@@ -60,7 +62,7 @@ def text_family(
         build=lambda architecture, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda decoder: decoder,
-        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows, states=states),
+        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows, prefill_variables=prefill_variables),
         other_parameters=lambda decoder: {},
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},
@@ -91,16 +93,14 @@ def decoder(settings: Settings, layers: Sequence[Layer], tied: bool = False) -> 
     tied : bool
         Whether the output head's weights are the embedding's where the configuration does not say.
     """
-    times: Counter[tuple[Any, ...]] = Counter()
+    times: Counter[Layer] = Counter()
     for layer in layers:
-        times[layer.attention, layer.feed_forward, layer.norms] += layer.times
+        times[replace(layer, times=1)] += layer.times
     return Decoder(
         hidden=settings.whole("hidden_size"),
         vocabulary=settings.whole("vocab_size"),
         max_positions=settings.whole("max_position_embeddings"),
-        layers=tuple(
-            Layer(attention, feed_forward, count, norms) for (attention, feed_forward, norms), count in times.items()
-        ),
+        layers=tuple(replace(layer, times=count) for layer, count in times.items()),
         tied=settings.flag("tie_word_embeddings", tied),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.models.decoder_stages import OF_STATES
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, VIDEO_PIXELS, later_vision
 from stagemeter.models.native_language import NativeArchitecture, native_family
@@ -33,6 +34,6 @@ FAMILY = native_family(
     shipped={"qwen3.5-27b": "qwen3_5_27b.json"},
     notes=(*PAGE_NOTES, *TEXT.notes),
     positions=True,
-    states=True,
+    prefill_variables=OF_STATES,
     video_pixels=VIDEO_PIXELS,
 )

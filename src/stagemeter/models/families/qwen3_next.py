@@ -8,6 +8,7 @@ from __future__ import annotations
 from stagemeter.errors import StagemeterError
 from stagemeter.models.attention import GroupedQueryAttention
 from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.decoder_stages import OF_STATES
 from stagemeter.models.delta_net import GatedDeltaNet
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.settings import Settings
@@ -90,5 +91,5 @@ FAMILY = text_family(
         "by element, which are zero by convention",
         "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
     ),
-    states=True,
+    prefill_variables=OF_STATES,
 )

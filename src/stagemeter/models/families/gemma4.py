@@ -1,0 +1,277 @@
+"""Gemma 4: a page at its own shape, patches pooled to tokens, and Gemma 4's language model.
+
+Patches of a page are padded to as many as a page may have at most. Pooling is a product with a matrix that says which
+patch goes to which token. Source: transformers, ``modeling_gemma4.py``, ``image_processing_gemma4.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, gated_feed_forward, linear, product, repeated, self_attention
+from stagemeter.models.decoder import Decoder
+from stagemeter.models.decoder_stages import OF_SHARING, empty
+from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_language import part, text_decoder
+from stagemeter.workload import Workload
+
+_VISION, _PROJECTOR = "model.vision_tower", "model.embed_vision"
+#: Tokens of a page at most, as the processor has it by default.
+_MOST_TOKENS = 280
+#: Numbers that a linear layer keeps of how far its inputs and results may go.
+_LIMITS = 4
+#: Sizes where the configuration leaves them out, as transformers has them.
+_OF_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "head_dim": 64,
+    "pooling_kernel_size": 3,
+    "patch_size": 16,
+    "position_embedding_size": 10_240,
+}
+_OF_AUDIO = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "subsampling_conv_channels": [128, 32],
+    "conv_kernel_size": 5,
+    "output_proj_dims": 1536,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gemma4Architecture(Sizes):
+    """Sizes of Gemma 4.
+
+    Attributes
+    ----------
+    hidden, layers, heads, head_width, intermediate : int
+        Width, depth, attention heads, their width, and width of the gated feed-forward network of the vision
+        transformer.
+    patch_size, pooled : int
+        Side of a patch in pixels, and patches per side that become one token.
+    positions : int
+        Learned positions along each side.
+    limits : bool
+        Whether the linear layers of both encoders keep how far their inputs and results may go.
+    standardized : bool
+        Whether tokens are shifted and scaled by numbers that a checkpoint holds.
+    audio : int
+        Parameters of the audio encoder, which no page needs, and of what follows it; 0 where there is none.
+    decoder : Decoder
+        The language model.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    head_width: int
+    intermediate: int
+    patch_size: int
+    pooled: int
+    positions: int
+    limits: bool
+    standardized: bool
+    audio: int
+    decoder: Decoder
+
+    @property
+    def block(self) -> int:
+        """Side in pixels of what becomes one token."""
+        return self.patch_size * self.pooled
+
+    @property
+    def patches(self) -> int:
+        """Patches of a page, padding included."""
+        return _MOST_TOKENS * self.pooled**2
+
+    @property
+    def patch_elements(self) -> int:
+        """Elements of a patch."""
+        return CHANNELS * self.patch_size**2
+
+
+def _read(settings: Settings) -> Gemma4Architecture:
+    given, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes = Settings({**_OF_VISION, **given.values}, given.source)
+    heads = sizes.whole("num_attention_heads")
+    if sizes.whole("num_key_value_heads") != heads:
+        sizes.refuse("num_key_value_heads", sizes.values["num_key_value_heads"], f"this family has {heads}, as queries")
+    return Gemma4Architecture(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=heads,
+        head_width=sizes.whole("head_dim"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=sizes.whole("patch_size"),
+        # Where nothing is pooled, transformers takes the padding for the page.
+        pooled=sizes.whole("pooling_kernel_size", least=2),
+        positions=sizes.whole("position_embedding_size"),
+        limits=sizes.flag("use_clipped_linears", default=False),
+        standardized=sizes.flag("standardize", default=False),
+        audio=0 if settings.values.get("audio_config") is None else _audio(part(settings, "audio_config"), decoder),
+        decoder=decoder,
+    )
+
+
+def _audio(given: Settings, decoder: Decoder) -> int:
+    """Parameters of the audio encoder and of the projection to the decoder's width."""
+    sizes = Settings({**_OF_AUDIO, **given.values}, given.source)
+    width, outputs = sizes.whole("hidden_size"), sizes.whole("output_proj_dims")
+    head_width = sizes.split("hidden_size", "num_attention_heads")
+    channels = sizes.values["subsampling_conv_channels"]
+    if not isinstance(channels, (list, tuple)) or len(channels) != 2:
+        sizes.refuse("subsampling_conv_channels", channels, "there are two convolutions")
+    first, second = channels
+    # Nine weights for each pair of channels, and a norm.
+    convolutions = 9 * first + first + 9 * first * second + second + (first // 4) * second * width
+    attention = 5 * width**2 + head_width
+    feed_forward = 8 * width**2 + 2 * width
+    convolution = 3 * width**2 + (sizes.whole("conv_kernel_size") + 2) * width
+    # Four of attention, two of each feed-forward network, two of the convolution.
+    limits = 10 * _LIMITS * sizes.flag("use_clipped_linears", default=True)
+    layer = attention + 2 * feed_forward + convolution + 3 * width + limits
+    projections = (width + 1) * outputs + outputs * decoder.hidden
+    return convolutions + sizes.whole("num_hidden_layers") * layer + projections
+
+
+def resized(sizes: Gemma4Architecture, width: int, height: int) -> tuple[int, int]:
+    """Width and height that a page is brought to: the largest of its shape that has no more patches than it may.
+
+    Source: transformers, ``image_processing_gemma4.py``, ``get_aspect_ratio_preserving_size``.
+
+    Raises
+    ------
+    StagemeterError
+        If it would have more.
+    """
+    most, block = sizes.patches * sizes.patch_size**2, sizes.block
+    factor = math.sqrt(most / (width * height))
+    columns, rows = (math.floor(factor * side / block) * block for side in (width, height))
+    if not rows:
+        columns, rows = min(width // height, _MOST_TOKENS) * block, block
+    elif not columns:
+        columns, rows = block, min(height // width, _MOST_TOKENS) * block
+    if columns * rows > most:
+        raise StagemeterError(
+            f"a page of {width} x {height} pixels: brought to {columns} x {rows}, it has more than {sizes.patches} "
+            "patches, and this model's processor refuses it"
+        )
+    return columns, rows
+
+
+def _views(sizes: Gemma4Architecture, width: int, height: int) -> PageViews:
+    columns, rows = resized(sizes, width, height)
+    return PageViews(1, 0, columns, rows, (1, 1), (columns // sizes.block) * (rows // sizes.block))
+
+
+def _vision_operators(sizes: Gemma4Architecture, values: Variables) -> list[Operator]:
+    views, patches, width = values["views"], sizes.patches, sizes.hidden
+    rows, inner = views * patches, sizes.heads * sizes.head_width
+    layer = [
+        *[linear(rows, width, inner)] * 3,
+        self_attention(rows, patches, sizes.heads, sizes.head_width),
+        linear(rows, inner, width),
+        *gated_feed_forward(rows, width, sizes.intermediate),
+    ]
+    return [
+        (linear(rows, sizes.patch_elements, width), 1),
+        *repeated(layer, sizes.layers),
+        (product(views, _MOST_TOKENS, patches, width), 1),
+    ]
+
+
+def _vision_parameters(sizes: Gemma4Architecture) -> int:
+    width, inner = sizes.hidden, sizes.heads * sizes.head_width
+    layer = 4 * width * inner + 3 * width * sizes.intermediate + 4 * width + 2 * sizes.head_width
+    layer += 7 * _LIMITS * sizes.limits
+    embedding = (sizes.patch_elements + 2 * sizes.positions) * width
+    return embedding + sizes.layers * layer + 2 * width * sizes.standardized
+
+
+def _page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
+    """Patches of the pages of a batch, and where in the page each lies; those of the padding lie nowhere."""
+    import torch
+
+    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    columns, rows = width // sizes.patch_size, height // sizes.patch_size
+    places = [[index % columns, index // columns] for index in range(columns * rows)]
+    places += [[-1, -1]] * (sizes.patches - len(places))
+    return {
+        "pixel_values": empty(model, workload.batch_size, sizes.patches, sizes.patch_elements),
+        "image_position_ids": torch.tensor([places] * workload.batch_size, device=model.device),
+    }
+
+
+def _run_vision(model: Any, sizes: Gemma4Architecture, workload: Workload) -> None:
+    page = _page(model, sizes, workload)
+    model.get_submodule(_VISION)(page["pixel_values"], pixel_position_ids=page["image_position_ids"])
+
+
+def _named_page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
+    """The same for the whole model, with the tokens that stand for the page."""
+    page = _page(model, sizes, workload)
+    if workload.prompt_tokens >= workload.image_tokens:
+        page["input_ids"] = page_tokens(model, workload)
+    return page
+
+
+FAMILY = page_family(
+    name="gemma4",
+    title="Gemma 4: a page at its own shape, pooled; embeddings for each layer, shared keys and values",
+    model_types=("gemma4",),
+    sizes=Gemma4Architecture,
+    read=_read,
+    views=_views,
+    stages=(
+        page_stage(
+            name="vit",
+            title="vision transformer over the patches of the page, padding included, and pooling",
+            modules=(_VISION,),
+            operators=_vision_operators,
+            parameters=_vision_parameters,
+            variables={"views": "pages: batch_size"},
+            calls=lambda sizes, workload: [{"views": workload.batch_size}],
+            run=_run_vision,
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the tokens to the decoder's width",
+            modules=(_PROJECTOR,),
+            operators=lambda sizes, values: [(linear(values["tokens"], sizes.hidden, sizes.decoder.hidden), 1)],
+            parameters=lambda sizes: sizes.hidden * sizes.decoder.hidden,
+            variables={"tokens": "tokens that the pages of the batch become"},
+            calls=lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
+            run=lambda model, sizes, workload: model.get_submodule(_PROJECTOR)(
+                empty(model, workload.batch_size * workload.image_tokens, sizes.hidden)
+            ),
+        ),
+    ),
+    language="model.language_model",
+    page=_named_page,
+    shipped={"gemma-4-e2b": "gemma_4_e2b.json"},
+    notes=(
+        f"a page becomes at most {_MOST_TOKENS} tokens, as the processor has it by default; it is padded to as many "
+        "patches, which cost as much as others",
+        "where a configuration lets tokens of one picture attend to one another both ways, flops_causal halves them "
+        "like text",
+        "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "
+        "runs them when it generates",
+        "videos and sound are not counted; the audio encoder's parameters are listed apart",
+    ),
+    valued=True,
+    windows=True,
+    prefill_variables=OF_SHARING,
+    other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
+)

@@ -1,0 +1,137 @@
+"""Gemma 4's language models: windows, embeddings for each layer, last layers that share keys and values.
+
+Layers that share keys and values need no more of a prompt than its last token, and transformers runs them on no other.
+Source: transformers, ``modeling_gemma4.py``, ``configuration_gemma4.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.decoder_stages import OF_SHARING
+from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
+from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
+from stagemeter.models.settings import Settings
+from stagemeter.models.text import (
+    FULL,
+    SLIDING,
+    decoder,
+    gated,
+    grouped_query_attention,
+    text_family,
+    windows_by_layer,
+)
+
+#: Norms of a layer as wide as the model; one with experts has three more.
+_NORMS, _MORE_NORMS = 4, 3
+
+
+def _read(settings: Settings) -> Decoder:
+    settings.refuse("use_bidirectional_attention", "all", "attention to later tokens is not part of this family")
+    windows = windows_by_layer(settings, default=(*[SLIDING] * 5, FULL))
+    # The last layer attends to everything, whatever the configuration says.
+    windows[-1] = 0
+    first_shared = len(windows) - _shared_layers(settings, windows)
+    width = settings.whole("hidden_size_per_layer_input", 256, least=0)
+    if first_shared < len(windows) and not width:
+        raise StagemeterError(
+            f"{settings.source}: num_kv_shared_layers is {len(windows) - first_shared}, which transformers runs with "
+            "embeddings for each layer alone, but hidden_size_per_layer_input is 0"
+        )
+    made = decoder(
+        settings,
+        [
+            Layer(
+                _attention(settings, index, window, index >= first_shared),
+                _feed_forward(settings, index >= first_shared),
+                times=1,
+                norms=_NORMS + _MORE_NORMS * settings.flag("enable_moe_block", default=False),
+                # A factor of the layer's result.
+                numbers=1,
+                per_layer_input=PerLayerInput(width) if width else None,
+            )
+            for index, window in enumerate(windows)
+        ],
+        tied=True,
+    )
+    vocabulary = settings.whole("vocab_size_per_layer_input", 262_144)
+    return replace(made, per_layer_embedding=PerLayerEmbedding(len(windows), width, vocabulary) if width else None)
+
+
+def _shared_layers(settings: Settings, windows: list[int]) -> int:
+    """How many of the last layers take keys and values of an earlier one, of their kind."""
+    shared = settings.whole("num_kv_shared_layers", 0, least=0)
+    own, sharing = windows[: len(windows) - shared], windows[len(windows) - shared :]
+    if shared >= len(windows) or {*map(bool, sharing)} - {*map(bool, own)}:
+        raise StagemeterError(
+            f"{settings.source}: num_kv_shared_layers is {shared} of {len(windows)} layers; each kind of layer needs "
+            "an earlier one that makes keys and values"
+        )
+    return shared
+
+
+def _attention(settings: Settings, index: int, window: int, shared: bool) -> GroupedQueryAttention:
+    keys_are_values = settings.flag("attention_k_eq_v", default=False) and not window
+    sizes = Settings({**settings.values, "head_dim": settings.whole("head_dim", 256)}, settings.source)
+    if not window:
+        sizes = Settings({**sizes.values, **_of_full_layer(settings, index, keys_are_values)}, settings.source)
+    bias = settings.flag("attention_bias", default=False)
+    return grouped_query_attention(
+        sizes,
+        bias=bias,
+        output_bias=bias,
+        # Of queries, and of keys where they are made.
+        norms=(1 if shared else 2) * sizes.whole("head_dim"),
+        window=window,
+        keys_are_values=keys_are_values,
+        shared=shared,
+    )
+
+
+def _of_full_layer(settings: Settings, index: int, keys_are_values: bool) -> Mapping[str, Any]:
+    """Sizes of a layer that attends to everything where they are not those of the others."""
+    by_layer = settings.values.get("per_layer_config")
+    if by_layer is not None:
+        # As transformers saves them.
+        return by_layer.get(str(index), {}) if isinstance(by_layer, Mapping) else {}
+    sizes = {"head_dim": settings.whole("global_head_dim", 512)}
+    if keys_are_values and settings.values.get("num_global_key_value_heads") is not None:
+        sizes["num_key_value_heads"] = settings.whole("num_global_key_value_heads")
+    return sizes
+
+
+def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | ExpertsBeside:
+    dense = gated(settings)
+    if shared and settings.flag("use_double_wide_mlp", default=False):
+        dense = replace(dense, intermediate=2 * dense.intermediate)
+    if not settings.flag("enable_moe_block", default=False):
+        return dense
+    if settings.values.get("num_kv_shared_layers"):
+        raise StagemeterError(
+            f"{settings.source}: experts in layers that share keys and values, and run on the last token of a prompt "
+            "alone, are not part of this family"
+        )
+    known, used = settings.whole("num_experts"), settings.whole("top_k_experts")
+    if used > known:
+        raise StagemeterError(f"{settings.source}: top_k_experts is {used}, but num_experts is {known}")
+    return ExpertsBeside(dense, Experts(known, used, settings.whole("moe_intermediate_size"), module=""))
+
+
+FAMILY = text_family(
+    name="gemma4-text",
+    title="Gemma 4, text alone: windows, embeddings for each layer, shared keys and values",
+    model_types=("gemma4_text",),
+    read=_read,
+    windows=True,
+    prefill_variables=OF_SHARING,
+    shipped={},
+    notes=(
+        "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "
+        "runs them when it generates",
+    ),
+)
