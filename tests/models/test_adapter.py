@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_text_models import KINDS
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +16,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.description import describe_model, with_adapter
 from stagemeter.values import report_values
 
-few = settings(max_examples=4, deadline=None)
+few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "kv_b_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 #: What an adapter must leave as it is.
 OWN = ("total", "stages", "closed_form", "decode_curve", "modules", "other_params", "unsupported_ops")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_text_models import KINDS
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config
@@ -19,7 +19,7 @@ from stagemeter.models.packed_decoder import pack_modules, packed_weights
 from stagemeter.models.quantization import read_quantization
 from stagemeter.packing import Packing
 
-few = settings(max_examples=4, deadline=None)
+few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 8}
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"}

@@ -21,7 +21,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").rea
 
 WITHOUT_FAMILY = shipped_without_family()
 #: Those that do not take long to build and look into.
-QUICK = ("gemma-4-e2b", "granite-docling-default", "florence-2-default")
+QUICK = ("granite-docling-default", "florence-2-default")
 #: Those whose published parameters could not be had.
 UNCHECKED = {
     "deepseek-ocr-2",

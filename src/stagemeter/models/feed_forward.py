@@ -171,8 +171,8 @@ class ExpertsBeside:
     kind: Literal["experts_beside"] = "experts_beside"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Those of the dense network, over `rows` tokens."""
-        return [*self.dense.linear_layers(hidden, rows), *self.routed.linear_layers(hidden, rows)]
+        """Those of the dense network and the router, which is a plain layer here, over `rows` tokens."""
+        return [*self.dense.linear_layers(hidden, rows), NamedLinear("router.proj", rows, hidden, self.routed.experts)]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
