@@ -522,7 +522,43 @@ def gemma4(draw):
     }
 
 
+@st.composite
+def mllama(draw):
+    text, heads, tiles, kept = draw(llama()), draw(FEW), draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    layers = draw(st.integers(2, 4))
+    patch, hidden, grids = draw(st.sampled_from([4, 6])), heads * 4 * draw(FEW), range(1, tiles + 1)
+    text |= {
+        "model_type": "mllama_text_model",
+        "num_hidden_layers": layers,
+        "cross_attention_layers": draw(st.lists(st.integers(1, layers - 1), min_size=1, unique=True)),
+        "tie_word_embeddings": False,
+    }
+    del text["head_dim"]
+    return {
+        "architectures": ["MllamaForConditionalGeneration"],
+        "model_type": "mllama",
+        "text_config": text,
+        "vision_config": {
+            "model_type": "mllama_vision_model",
+            "hidden_size": hidden,
+            "num_hidden_layers": draw(st.integers(kept, 3)),
+            "num_global_layers": draw(FEW),
+            "attention_heads": heads,
+            "intermediate_size": draw(st.integers(1, 30)),
+            "vision_output_dim": hidden * (1 + kept),
+            "image_size": patch * draw(st.integers(1, 4)),
+            "patch_size": patch,
+            "max_num_tiles": tiles,
+            "intermediate_layers_indices": list(range(kept)),
+            "supported_aspect_ratios": [[a, b] for a in grids for b in grids if a * b <= tiles],
+        },
+        "image_token_index": IMAGE_TOKEN,
+        "tie_word_embeddings": False,
+    }
+
+
 KINDS = {
+    "mllama": mllama(),
     "gemma4": gemma4(),
     "got_ocr2": got_ocr2(),
     "llava": llava(),

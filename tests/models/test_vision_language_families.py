@@ -37,6 +37,9 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.mllama.image_processing_pil_mllama import (
+    get_optimal_tiled_canvas as get_optimal_tiled_canvas_of_mllama,
+)
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import smart_resize as smart_resize_of_paddle
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
@@ -175,6 +178,8 @@ def page_inputs(kind, described, workload, ids):
         return page | ({"mm_token_type_ids": (ids == IMAGE_TOKEN).int()} if kind == "paddleocr_vl" else {})
     if kind == "gemma4":
         return page_of_gemma4(described.architecture, workload) | {"mm_token_type_ids": (ids == IMAGE_TOKEN).int()}
+    if kind == "mllama":
+        return page_of_mllama(described.architecture, workload)
     if not kind.startswith(("qwen", "glm")):
         views = workload.batch_size * (workload.global_views + workload.local_views)
         page = {"pixel_values": torch.rand(views, 3, workload.base_size, workload.base_size)}
@@ -203,6 +208,18 @@ def page_of_gemma4(sizes, workload):
     places[: width * height] = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(-1)
     pixels = torch.rand(workload.batch_size, patches, 3 * sizes.patch_size**2)
     return {"pixel_values": pixels, "image_position_ids": places.expand(workload.batch_size, -1, -1)}
+
+
+def page_of_mllama(sizes, workload):
+    """Tiles as the processor pads them, and what each token sees of them."""
+    pages, tiles = workload.batch_size, sizes.tiles
+    used = torch.arange(tiles) < workload.global_views
+    return {
+        "pixel_values": torch.rand(pages, 1, tiles, 3, sizes.image_size, sizes.image_size),
+        "aspect_ratio_ids": torch.ones(pages, 1, dtype=torch.long),
+        "aspect_ratio_mask": used.long().expand(pages, 1, -1),
+        "cross_attention_mask": used.long().expand(pages, workload.prompt_tokens, 1, -1),
+    }
 
 
 def real_model(config):
@@ -258,6 +275,15 @@ def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
     else:
         view = model.family.views(model.architecture, width, height)
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 48**2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_tiles_of_mllama_are_those_of_its_processor(width, height):
+    model = describe_model("llama-3.2-11b-vision")
+    view = model.family.views(model.architecture, width, height)
+    rows, columns = (side // 560 for side in get_optimal_tiled_canvas_of_mllama(height, width, 4, 560))
+    assert (view.global_views, view.tile_grid) == (rows * columns, (columns, rows))
 
 
 @settings(max_examples=300, deadline=None)

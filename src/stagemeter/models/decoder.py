@@ -13,6 +13,7 @@ from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
 from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
 from stagemeter.models.sizes import Sizes, sizes_reader
+from stagemeter.models.source_attention import SourceAttention
 from stagemeter.packing import PackedWeights, Packing, Storage
 from stagemeter.workload import Workload
 
@@ -23,7 +24,7 @@ class Layer:
 
     Attributes
     ----------
-    attention : GroupedQueryAttention, LatentAttention or GatedDeltaNet
+    attention : GroupedQueryAttention, LatentAttention, SourceAttention or GatedDeltaNet
         How tokens attend to one another, or what stands in its place.
     feed_forward : GatedFeedForward, Experts or ExpertsBeside
         What follows.
@@ -37,7 +38,7 @@ class Layer:
         What it takes of its token besides what the layer before hands it.
     """
 
-    attention: GroupedQueryAttention | LatentAttention | GatedDeltaNet
+    attention: GroupedQueryAttention | LatentAttention | SourceAttention | GatedDeltaNet
     feed_forward: GatedFeedForward | Experts | ExpertsBeside
     times: int
     norms: int = 2
@@ -116,6 +117,8 @@ class Decoder(Sizes):
         How the output head's matrix is stored, if it is in fewer bits than the rest.
     per_layer_embedding : PerLayerEmbedding or None
         What makes the inputs that layers take of their token, if they take any.
+    other_tokens : int
+        Tokens that the embedding knows besides, and the output head does not.
     """
 
     hidden: int
@@ -125,6 +128,14 @@ class Decoder(Sizes):
     tied: bool = False
     head_packing: Packing | None = None
     per_layer_embedding: PerLayerEmbedding | None = None
+    other_tokens: int = 0
+
+    @property
+    def source(self) -> int:
+        """Tokens of a source that some layers attend to; 0 where none does."""
+        return max(
+            layer.attention.source if isinstance(layer.attention, SourceAttention) else 0 for layer in self.layers
+        )
 
     @property
     def window(self) -> int:
@@ -271,8 +282,13 @@ def pass_working_set(decoder: Decoder, of: DecoderPass) -> int:
 
 
 def embedding_parameters(decoder: Decoder) -> int:
-    """Parameters of the token embedding; an output head that is not tied has as many."""
-    return decoder.vocabulary * decoder.hidden
+    """Parameters of the token embedding."""
+    return (decoder.vocabulary + decoder.other_tokens) * decoder.hidden
+
+
+def head_parameters(decoder: Decoder) -> int:
+    """Parameters of the output head; none where they are the embedding's."""
+    return 0 if decoder.tied else decoder.vocabulary * decoder.hidden
 
 
 def layer_parameters(decoder: Decoder, active: bool = False) -> int:

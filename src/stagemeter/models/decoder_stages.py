@@ -14,11 +14,13 @@ from stagemeter.models.decoder import (
     Decoder,
     adapter_cost,
     embedding_parameters,
+    head_parameters,
     layer_parameters,
     pass_cost,
     pass_working_set,
 )
 from stagemeter.models.delta_net import GatedDeltaNet
+from stagemeter.models.source_attention import SourceAttention
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.workload import Workload
 
@@ -133,9 +135,8 @@ def decoder_stages(
         )
 
     def decode_parameters(architecture: Architecture) -> StageParameters:
-        decoder = decoder_of(architecture)
         # Tied weights are counted once, where the embedding is.
-        parameters = 0 if decoder.tied else embedding_parameters(decoder)
+        parameters = head_parameters(decoder_of(architecture))
         return StageParameters(total=parameters, active=parameters)
 
     def run(
@@ -150,6 +151,11 @@ def decoder_stages(
             inputs["per_layer_inputs"] = empty(model, *shape)
         if any(layer.last_token_only for layer in decoder.layers):
             cache["logits_to_keep"] = 1
+        if decoder.source:
+            if not cached:
+                states = empty(model, workload.batch_size, decoder.source, decoder.hidden)
+                inputs["cross_attention_states"] = states
+            inputs["cross_attention_mask"] = empty(model, workload.batch_size, 1, tokens, decoder.source)
         model.get_submodule(modules.layers)(**inputs, **cache)
         model.get_submodule(modules.head)(empty(model, workload.batch_size, 1, decoder.hidden))
 
@@ -270,6 +276,12 @@ def cache_arguments(
     prompt = min(cached, workload.prompt_tokens)
     keeping = [layer for layer in decoder.layers if not layer.last_token_only]
     windowed = len({bool(layer.attention.window) for layer in keeping}) > 1
+    to_source = getattr(model.config.get_text_config(decoder=True), "cross_attention_layers", ()) if cached else ()
+    for layer in keeping:
+        if isinstance(layer.attention, SourceAttention):
+            key, value = layer.attention.cached_shapes(workload.batch_size, cached)
+            for index in to_source:
+                cache.keep(empty(model, *key), empty(model, *value), index)
     for held in filter(None, (prompt, cached - prompt)):
         # Layers that keep states, and those with a window, are told apart; what windows drop, the cache drops.
         shapes = {
@@ -277,8 +289,11 @@ def cache_arguments(
                 layer.attention.cached_shapes(workload.batch_size, held)
             )
             for layer in keeping
+            if not isinstance(layer.attention, SourceAttention)
         }
         for index in range(sum(layer.times for layer in keeping)):
+            if index in to_source:
+                continue
             key, value = shapes[cache.keeps_state(index), windowed and cache.has_window(index)]
             cache.fill(empty(model, *key), empty(model, *value), index)
     positions = torch.arange(cached, cached + tokens, device=model.device)

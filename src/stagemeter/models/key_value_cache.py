@@ -41,6 +41,12 @@ class RecordedCache(DynamicCache):
         else:
             super().update(key, value, layer_idx)
 
+    def keep(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
+        """Put in what a layer reads in every pass and appends nothing to, and tell the recorder what it is."""
+        self.fill(key, value, layer_idx)
+        layer: Any = self.layers[layer_idx]
+        self.recorder.record_cache_update(layer.keys, layer.values, added=0)
+
     def keeps_state(self, layer_idx: int) -> bool:
         """Whether a layer keeps a state in place of keys and values."""
         return layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin)

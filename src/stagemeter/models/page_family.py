@@ -53,6 +53,7 @@ def page_family(
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
     head: str = "lm_head",
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
+    step: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
     video: Callable[[Architecture, int, int, int], PageViews] | None = None,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
 ) -> Family[Architecture]:
@@ -88,13 +89,15 @@ def page_family(
         The output head.
     see : callable, optional
         See `stagemeter.models.page_stages.page_passes`.
+    step : callable
+        What the whole model takes besides one new token.
     video : callable or None
         What the frames of a video of some number, width and height become; None where videos are not counted.
     other_parameters : callable
         Parameters that no stage has, by their names.
     """
     configs = resources.files("stagemeter.models") / "configs"
-    passes = page_passes(lambda sizes: sizes.decoder, page, see=see)
+    passes = page_passes(lambda sizes: sizes.decoder, page, see=see, step_of=step)
     if valued:
         stages = [replace(stage, run=with_values(stage.run)) for stage in stages]
         passes = {pass_name: with_values(run) for pass_name, run in passes.items()}

@@ -92,6 +92,7 @@ def page_passes(
     page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
     keeps_everything: bool = False,
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
+    step_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
 ) -> dict[str, Runner]:
     """Make the passes of the whole model: over a page and its prompt, and over one new token.
 
@@ -105,6 +106,8 @@ def page_passes(
         See `decoder_stages`.
     see : callable, optional
         Runs what comes before the decoder on a page; by default what makes its embeddings in transformers.
+    step_of : callable
+        What the model takes besides one new token.
     """
 
     def run(
@@ -132,6 +135,7 @@ def page_passes(
         run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
 
     def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        run(model, sizes, workload, recorder, 1, workload.decode_context - 1, {})
+        step = step_of(model, sizes, workload)
+        run(model, sizes, workload, recorder, 1, workload.decode_context - 1, step)
 
     return {"forward": forward, "decode": decode}

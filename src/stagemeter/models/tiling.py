@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) -> tuple[int, int]:
     """Columns and rows of tiles whose shape is nearest to a page's.
@@ -29,3 +31,37 @@ def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) ->
         if distance < nearest or larger:
             best, nearest = (columns, rows), distance
     return best
+
+
+def best_fit(
+    width: int, height: int, side: int, grids: Sequence[tuple[int, int]], single_precision: bool
+) -> tuple[int, int]:
+    """Columns and rows of tiles that a page fits into best.
+
+    Of grids that need no shrinking, those are taken that enlarge the page least; else those that shrink it least; of
+    several the first of the smallest area.
+
+    Source: transformers, ``image_processing_llama4.py``, ``get_best_fit``, and ``image_processing_pil_mllama.py``,
+    ``get_optimal_tiled_canvas``.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the page in pixels.
+    side : int
+        Side of a tile in pixels.
+    grids : sequence of tuple of int
+        Columns and rows to choose from.
+    single_precision : bool
+        Whether the processor compares scales in single precision, which takes more of them for equal.
+    """
+    import numpy as np
+
+    number = np.float32 if single_precision else np.float64
+    scales = [
+        min(number(columns * side) / number(width), number(rows * side) / number(height)) for columns, rows in grids
+    ]
+    enlarging = [scale for scale in scales if scale >= 1]
+    chosen = min(enlarging) if enlarging else max(scales)
+    fitting = [grid for grid, scale in zip(grids, scales, strict=True) if scale == chosen]
+    return min(fitting, key=lambda grid: grid[0] * grid[1])

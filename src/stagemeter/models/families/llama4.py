@@ -19,6 +19,7 @@ from stagemeter.models.page_family import page_family
 from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
+from stagemeter.models.tiling import best_fit
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_language import part, text_decoder, vision_transformer
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
@@ -27,6 +28,8 @@ from stagemeter.workload import Workload
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
 #: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).
 _MOST_TILES = 16
+#: Columns and rows of tiles: ``image_processing_llama4.py``, ``find_supported_resolutions``.
+_GRIDS = [(columns, rows) for columns in range(1, 17) for rows in range(1, 17) if columns * rows <= _MOST_TILES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +80,11 @@ def _read(settings: Settings) -> Llama4Architecture:
 
 def _views(sizes: Llama4Architecture, width: int, height: int) -> PageViews:
     side = sizes.vision.image_size
-    columns, rows = best_grid(width, height, side)
+    columns, rows = best_fit(width, height, side, _GRIDS, single_precision=True)
     tiles = columns * rows
     # A page that is cut is seen as a whole, too.
     views = tiles + 1 if tiles > 1 else 1
     return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
-
-
-def best_grid(width: int, height: int, side: int) -> tuple[int, int]:
-    """Columns and rows of tiles that a page fits into best.
-
-    Of grids that need no shrinking, those are taken that enlarge the page least; else those that shrink it least; of
-    several the one of the smallest area.
-
-    Source: transformers, ``image_processing_llama4.py``, ``find_supported_resolutions`` and ``get_best_fit``, which
-    compare scales in single precision.
-    """
-    import numpy as np
-
-    counts = range(1, _MOST_TILES + 1)
-    grids = [(columns, rows) for columns in counts for rows in counts if columns * rows <= _MOST_TILES]
-    scales = [
-        min(np.float32(columns * side) / np.float32(width), np.float32(rows * side) / np.float32(height))
-        for columns, rows in grids
-    ]
-    enlarging = [scale for scale in scales if scale >= 1]
-    chosen = min(enlarging) if enlarging else max(scales)
-    fitting = [grid for grid, scale in zip(grids, scales, strict=True) if scale == chosen]
-    return min(fitting, key=lambda grid: grid[0] * grid[1])
 
 
 def _vision_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:

@@ -1,0 +1,273 @@
+"""Llama 3.2 Vision: tiles through two vision transformers, a decoder of which some layers attend to the page alone.
+
+A page is padded to as many tiles as it may have at most. One token of the prompt stands for it. Source: transformers,
+``modeling_mllama.py``, ``image_processing_pil_mllama.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stagemeter.cost import Cost
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, product, repeated, self_attention
+from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.decoder_stages import empty
+from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.page_family import page_family
+from stagemeter.models.page_stages import page_stage
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.source_attention import SourceAttention
+from stagemeter.models.text import decoder, gated, grouped_query_attention
+from stagemeter.models.tiling import best_fit
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_language import part, square
+from stagemeter.workload import Workload
+
+_VISION, _PROJECTOR = "model.vision_model", "model.multi_modal_projector"
+#: Patches of a tile are padded to a multiple of this.
+_MULTIPLE = 8
+#: Tokens that the embedding knows besides those that can be written: ``MllamaTextModel``.
+_OTHER_TOKENS = 8
+#: Sizes where the configuration leaves them out, as transformers has them.
+_OF_VISION = {
+    "hidden_size": 1280,
+    "num_hidden_layers": 32,
+    "num_global_layers": 8,
+    "attention_heads": 16,
+    "intermediate_size": 5120,
+    "vision_output_dim": 7680,
+    "image_size": 448,
+    "patch_size": 14,
+    "max_num_tiles": 4,
+}
+_KEPT_LAYERS = [3, 7, 15, 23, 30]
+_OF_TEXT = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14_336,
+    "max_position_embeddings": 131_072,
+}
+_CROSS_ATTENTION_LAYERS = [3, 8, 13, 18, 23, 28, 33, 38]
+
+
+@dataclass(frozen=True, slots=True)
+class MllamaArchitecture(Sizes):
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    hidden, heads, intermediate : int
+        Width, attention heads and width of the feed-forward network of both vision transformers.
+    layers, global_layers : int
+        Depth of the first and of the second one.
+    patch_size, image_size : int
+        Side of a patch and of a tile in pixels.
+    tiles, shapes : int
+        Tiles that a page is padded to, and shapes that they may form.
+    kept : int
+        Layers of the first one whose results stand beside those of the second one.
+    decoder : Decoder
+        The language model.
+    """
+
+    hidden: int
+    heads: int
+    intermediate: int
+    layers: int
+    global_layers: int
+    patch_size: int
+    image_size: int
+    tiles: int
+    shapes: int
+    kept: int
+    decoder: Decoder
+
+    @property
+    def patches(self) -> int:
+        """Patches of a tile, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def padded(self) -> int:
+        """The same, padded."""
+        return -(-self.patches // _MULTIPLE) * _MULTIPLE
+
+    @property
+    def outputs(self) -> int:
+        """Width of what the decoder's projection takes."""
+        return self.hidden * (1 + self.kept)
+
+
+def _read(settings: Settings) -> MllamaArchitecture:
+    given = part(settings, "vision_config") if settings.values.get("vision_config") is not None else Settings({}, "")
+    sizes = Settings({**_OF_VISION, **given.values}, given.source or settings.source)
+    sizes.split("hidden_size", "attention_heads")
+    tiles = sizes.whole("max_num_tiles")
+    shapes = sizes.values.get("supported_aspect_ratios") or _grids(tiles)
+    kept = sizes.values.get("intermediate_layers_indices") or _KEPT_LAYERS
+    found = MllamaArchitecture(
+        hidden=sizes.whole("hidden_size"),
+        heads=sizes.whole("attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        global_layers=sizes.whole("num_global_layers"),
+        patch_size=square(sizes, "patch_size"),
+        image_size=square(sizes, "image_size"),
+        tiles=tiles,
+        shapes=len(shapes),
+        kept=len(kept),
+        decoder=Decoder(1, 1, 1, ()),
+    )
+    if sizes.whole("vision_output_dim") != found.outputs:
+        raise StagemeterError(
+            f"{sizes.source}: vision_output_dim is {sizes.whole('vision_output_dim')}, but a layer and {found.kept} more "
+            f"that are {found.hidden} wide make {found.outputs}"
+        )
+    return replace(found, decoder=_decoder(settings, tiles * found.patches))
+
+
+def _decoder(settings: Settings, source: int) -> Decoder:
+    given = part(settings, "text_config") if settings.values.get("text_config") is not None else Settings({}, "")
+    text = Settings({**_OF_TEXT, **given.values}, given.source or settings.source)
+    number = text.whole("num_hidden_layers")
+    to_page = text.values.get("cross_attention_layers", _CROSS_ATTENTION_LAYERS)
+    if not isinstance(to_page, list) or any(not isinstance(index, int) for index in to_page) or 0 in to_page:
+        raise StagemeterError(
+            f"{text.source}: cross_attention_layers is {to_page!r}; it must be a list of numbers of layers after the "
+            "first one, whose cache tells transformers how long the text is"
+        )
+    own = grouped_query_attention(text)
+    page = SourceAttention(own.heads, own.key_value_heads, own.head_width, source, norms=2 * own.head_width)
+    # Two factors of a layer's results, which a checkpoint holds.
+    kinds = {False: Layer(own, gated(text), 1), True: Layer(page, gated(text), 1, numbers=2)}
+    made = decoder(text, [kinds[index in to_page] for index in range(number)])
+    return replace(made, tied=False, other_tokens=_OTHER_TOKENS)
+
+
+def _grids(tiles: int) -> list[tuple[int, int]]:
+    """Columns and rows that tiles may form, in the order of ``get_all_supported_aspect_ratios``."""
+    sides = range(1, tiles + 1)
+    return [(columns, rows) for rows in sides for columns in sides if columns * rows <= tiles]
+
+
+def _views(sizes: MllamaArchitecture, width: int, height: int) -> PageViews:
+    side = sizes.image_size
+    columns, rows = best_fit(width, height, side, _grids(sizes.tiles), single_precision=False)
+    return PageViews(columns * rows, 0, side, side, (columns, rows), 1)
+
+
+def _vision_operators(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
+    views, width = values["pages"] * sizes.tiles, sizes.hidden
+    tokens = sizes.tiles * sizes.padded
+    rows = values["pages"] * tokens
+    embedding = convolution(
+        positions=views * (sizes.patches - 1),
+        input_elements=views * CHANNELS * sizes.image_size**2,
+        inputs=CHANNELS,
+        outputs=width,
+        kernel_area=sizes.patch_size**2,
+    )
+    # The mask of padding is a product of a column and a row, and read by every layer.
+    mask = product(values["pages"], tokens, 1, tokens)
+    attention = self_attention(rows, tokens, sizes.heads, width // sizes.heads)
+    layer = [
+        *[linear(rows, width, width)] * 4,
+        attention + Cost(activation_reads=values["pages"] * tokens**2),
+        *feed_forward(rows, width, sizes.intermediate),
+    ]
+    return [(embedding, 1), (mask, 1), *repeated(layer, sizes.layers + sizes.global_layers)]
+
+
+def _vision_parameters(sizes: MllamaArchitecture) -> int:
+    width, between = sizes.hidden, sizes.intermediate
+    layer = 4 * width**2 + 2 * width * between + between + width + 4 * width
+    # Of each shape, and of none: tiles by themselves, twice, and every patch of them; each scaled by one number.
+    by_shape = (sizes.shapes + 1) * sizes.tiles * (2 + sizes.patches) * width + 3
+    embedding = CHANNELS * sizes.patch_size**2 * width + width + sizes.patches * width
+    # Both results of the second one's layers are scaled.
+    layers = (sizes.layers + sizes.global_layers) * layer + 2 * sizes.global_layers
+    return embedding + by_shape + layers + 2 * 2 * width
+
+
+def _calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
+    return [{"pages": workload.batch_size}]
+
+
+def _projector_operators(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
+    rows = values["pages"] * sizes.tiles * sizes.patches
+    return [(linear(rows, sizes.outputs, sizes.decoder.hidden, bias=True), 1)]
+
+
+def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
+    """Tiles of the pages of a batch, the shape that they form, and which of them are padding."""
+    import torch
+
+    pages, side = workload.batch_size, sizes.image_size
+    used = [1] * workload.global_views + [0] * (sizes.tiles - workload.global_views)
+    return {
+        "pixel_values": empty(model, pages, 1, sizes.tiles, CHANNELS, side, side),
+        "aspect_ratio_ids": torch.ones(pages, 1, dtype=torch.long, device=model.device),
+        "aspect_ratio_mask": torch.tensor([[used]] * pages, device=model.device),
+    }
+
+
+def _seen(model: Any, sizes: MllamaArchitecture, workload: Workload, tokens: int) -> dict[str, Any]:
+    """Which tiles each token sees, as ``generate`` hands it over in every pass."""
+    return {"cross_attention_mask": empty(model, workload.batch_size, tokens, 1, sizes.tiles)}
+
+
+def _whole_page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
+    return {**_page(model, sizes, workload), **_seen(model, sizes, workload, workload.prompt_tokens)}
+
+
+def _run_projector(model: Any, sizes: MllamaArchitecture, workload: Workload) -> None:
+    model.get_submodule(_PROJECTOR)(empty(model, workload.batch_size, 1, sizes.tiles, sizes.patches, sizes.outputs))
+
+
+_VARIABLES = {"pages": "pages: batch_size"}
+
+FAMILY = page_family(
+    name="mllama",
+    title="Llama 3.2 Vision: tiles through two vision transformers, layers that attend to the page",
+    model_types=("mllama",),
+    sizes=MllamaArchitecture,
+    read=_read,
+    views=_views,
+    stages=(
+        page_stage(
+            name="vit",
+            title="both vision transformers over all tiles of the page, padding included",
+            modules=(_VISION,),
+            operators=_vision_operators,
+            parameters=_vision_parameters,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=lambda model, sizes, workload: model.get_submodule(_VISION)(**_page(model, sizes, workload)),
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the patches to the decoder's width",
+            modules=(_PROJECTOR,),
+            operators=_projector_operators,
+            parameters=lambda sizes: (sizes.outputs + 1) * sizes.decoder.hidden,
+            variables=_VARIABLES,
+            calls=_calls,
+            run=_run_projector,
+        ),
+    ),
+    language="model.language_model",
+    page=_whole_page,
+    step=lambda model, sizes, workload: _seen(model, sizes, workload, 1),
+    shipped={"llama-3.2-11b-vision": "llama_3_2_11b_vision.json"},
+    notes=(
+        "a page is padded to as many tiles as it may have at most, and padding costs as much as tiles do; one token of "
+        "the prompt stands for it",
+        "keys and values of the page are made once, in the prefill; the cache holds them besides those of the text",
+    ),
+)
