@@ -174,6 +174,20 @@ def gemma3(draw):
 
 
 @st.composite
+def minimax(draw):
+    config, experts = draw(_common("minimax")), draw(st.integers(2, 5))
+    layers = draw(st.lists(st.sampled_from([FULL, "linear_attention"]), max_size=2))
+    kinds = [*draw(st.permutations([FULL, "linear_attention"])), *layers]
+    return config | {
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "block_size": draw(st.integers(2, 20)),
+        "num_local_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+    }
+
+
+@st.composite
 def gpt_oss(draw):
     config, experts = draw(_common("gpt_oss")), draw(st.integers(2, 5))
     return config | {
@@ -230,6 +244,7 @@ KINDS = {
     "gemma3_text": gemma3(),
     "gemma4_text": gemma4_text(),
     "gpt_oss": gpt_oss(),
+    "minimax": minimax(),
     "minimax_m2": minimax_m2(),
     "deepseek_v3": deepseek_v3(),
 }

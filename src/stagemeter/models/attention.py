@@ -35,6 +35,8 @@ class DecoderPass:
     chunks, padded : int
         Of a prefill with layers that keep states: chunks that the tokens of a sequence make, and tokens, but as many as
         a convolution spans at least.
+    blocks, pairs : int
+        Of a prefill with lightning attention: blocks of the tokens of a sequence, and pairs of tokens within them.
     single : int
         Of a prefill with layers that share keys and values: 1 where the prompt is one token, else 0.
     """
@@ -47,6 +49,8 @@ class DecoderPass:
     causal: bool
     chunks: int = 0
     padded: int = 0
+    blocks: int = 0
+    pairs: int = 0
     single: int = 0
 
 
@@ -74,8 +78,8 @@ class Attention(Protocol):
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer."""
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the two tensors that the cache holds of some tokens."""
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the tensors that the cache holds of some tokens."""
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds of some tokens."""

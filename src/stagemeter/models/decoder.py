@@ -11,6 +11,7 @@ from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, wo
 from stagemeter.models.delta_net import CHUNK, GatedDeltaNet
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
+from stagemeter.models.lightning import LightningAttention
 from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.source_attention import SourceAttention
@@ -24,7 +25,7 @@ class Layer:
 
     Attributes
     ----------
-    attention : GroupedQueryAttention, LatentAttention, SourceAttention or GatedDeltaNet
+    attention : GroupedQueryAttention, LatentAttention, SourceAttention, GatedDeltaNet or LightningAttention
         How tokens attend to one another, or what stands in its place.
     feed_forward : GatedFeedForward, Experts or ExpertsBeside
         What follows.
@@ -38,7 +39,7 @@ class Layer:
         What it takes of its token besides what the layer before hands it.
     """
 
-    attention: GroupedQueryAttention | LatentAttention | SourceAttention | GatedDeltaNet
+    attention: GroupedQueryAttention | LatentAttention | SourceAttention | GatedDeltaNet | LightningAttention
     feed_forward: GatedFeedForward | Experts | ExpertsBeside
     times: int
     norms: int = 2
@@ -155,7 +156,15 @@ class Decoder(Sizes):
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that kinds of layers add to a prefill of some tokens, see `DecoderPass`."""
         kernels = [layer.attention.kernel for layer in self.layers if isinstance(layer.attention, GatedDeltaNet)]
-        return {"chunks": -(-tokens // CHUNK), "padded": max(tokens, *kernels, 0), "single": int(tokens == 1)}
+        blocks = [layer.attention.block for layer in self.layers if isinstance(layer.attention, LightningAttention)]
+        block = max(blocks, default=tokens)
+        return {
+            "chunks": -(-tokens // CHUNK),
+            "padded": max(tokens, *kernels, 0),
+            "blocks": -(-tokens // block),
+            "pairs": tokens // block * block**2 + (tokens % block) ** 2,
+            "single": int(tokens == 1),
+        }
 
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""

@@ -20,8 +20,9 @@ from stagemeter.models.decoder import (
     pass_working_set,
 )
 from stagemeter.models.delta_net import GatedDeltaNet
-from stagemeter.models.source_attention import SourceAttention
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
+from stagemeter.models.lightning import LightningAttention
+from stagemeter.models.source_attention import SourceAttention
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -35,8 +36,15 @@ OF_STATES = {
     "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
     "padded": "max(prompt_tokens, kernel), of layers that keep states",
 }
+#: Those that lightning attention adds.
+OF_BLOCKS = {
+    "blocks": "ceil(prompt_tokens / block), of lightning attention",
+    "pairs": "pairs of tokens within blocks, of lightning attention",
+}
 #: Those that layers add which share keys and values.
 OF_SHARING = {"single": "1 for a prompt of one token, else 0, of layers that share keys and values"}
+#: Kinds of layers by what their caches hold.
+_FULL, _STATES, _WINDOW, _SOURCE = "full_attention", "linear_attention", "sliding_attention", "cross_attention"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -79,7 +87,7 @@ def decoder_stages(
     causal : bool
         Whether tokens of the prompt attend to none after them.
     prefill_variables : mapping
-        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_SHARING`.
+        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_BLOCKS`, `OF_SHARING`.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
@@ -269,39 +277,46 @@ def cache_arguments(
     """What a decoder pass needs besides its tokens: positions, and a cache that holds what came before."""
     import torch
 
-    from stagemeter.models.key_value_cache import RecordedCache
+    from stagemeter.models.key_value_cache import recorded_cache
 
-    cache = RecordedCache(recorder, None if keeps_everything else model.config.get_text_config(decoder=True))
+    settings = model.config.get_text_config(decoder=True)
+    cache = recorded_cache(recorder, settings, keeps_everything)
+    batch = workload.batch_size
     # What is put in first is what the prompt left, to caches that keep it.
     prompt = min(cached, workload.prompt_tokens)
     keeping = [layer for layer in decoder.layers if not layer.last_token_only]
-    windowed = len({bool(layer.attention.window) for layer in keeping}) > 1
-    to_source = getattr(model.config.get_text_config(decoder=True), "cross_attention_layers", ()) if cached else ()
-    for layer in keeping:
-        if isinstance(layer.attention, SourceAttention):
-            key, value = layer.attention.cached_shapes(workload.batch_size, cached)
-            for index in to_source:
-                cache.keep(empty(model, *key), empty(model, *value), index)
-    for held in filter(None, (prompt, cached - prompt)):
-        # Layers that keep states, and those with a window, are told apart; what windows drop, the cache drops.
-        shapes = {
-            (isinstance(layer.attention, GatedDeltaNet), windowed and bool(layer.attention.window)): (
-                layer.attention.cached_shapes(workload.batch_size, held)
-            )
-            for layer in keeping
-            if not isinstance(layer.attention, SourceAttention)
-        }
-        for index in range(sum(layer.times for layer in keeping)):
-            if index in to_source:
-                continue
-            key, value = shapes[cache.keeps_state(index), windowed and cache.has_window(index)]
-            cache.fill(empty(model, *key), empty(model, *value), index)
+    kinds = {_kind(layer.attention): layer.attention for layer in keeping}
+    for index in range(sum(layer.times for layer in keeping) if cached else 0):
+        attention = next(iter(kinds.values())) if len(kinds) == 1 else kinds[_kind_of(settings, index)]
+        if isinstance(attention, SourceAttention):
+            cache.keep(*(empty(model, *shape) for shape in attention.cached_shapes(batch, cached)), layer_idx=index)
+            continue
+        # What windows drop, the cache drops.
+        for held in filter(None, (prompt, cached - prompt)):
+            cache.fill(*(empty(model, *shape) for shape in attention.cached_shapes(batch, held)), layer_idx=index)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     return {
         "position_ids": positions.expand(workload.batch_size, tokens),
         "past_key_values": cache,
         "use_cache": True,
     }
+
+
+def _kind(attention: Any) -> str:
+    """What sets the caches of layers apart, by the names that configurations have for kinds of layers."""
+    if isinstance(attention, SourceAttention):
+        return _SOURCE
+    if isinstance(attention, (GatedDeltaNet, LightningAttention)):
+        return _STATES
+    return _WINDOW if attention.window else _FULL
+
+
+def _kind_of(settings: Any, index: int) -> str:
+    """The same of a layer of a model, by its configuration."""
+    if index in (getattr(settings, "cross_attention_layers", None) or ()):
+        return _SOURCE
+    named = (getattr(settings, "layer_types", None) or {index: _FULL})[index]
+    return named if named in (_STATES, _FULL) else _WINDOW
 
 
 def empty(model: Any, *shape: int) -> torch.Tensor:

@@ -12,6 +12,9 @@ from stagemeter.models.family import CacheRecorder
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+#: Configurations whose models take a cache of their own.
+_LIGHTNING = "minimax"
+
 
 class RecordedCache(DynamicCache):
     """transformers' growing cache, with a recorder.
@@ -33,27 +36,20 @@ class RecordedCache(DynamicCache):
         super().__init__(config=config)
         self.recorder = recorder
 
-    def fill(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
-        """Put in what earlier passes left, without telling the recorder: keys and values, or both states of a layer."""
-        if self.keeps_state(layer_idx):
-            super().update_conv_state(key, layer_idx, conv_kernel_size=key.shape[-1])
-            super().update_recurrent_state(value, layer_idx)
+    def fill(self, *held: torch.Tensor, layer_idx: int) -> None:
+        """Put in what earlier passes left, without telling the recorder: keys and values, or the states of a layer."""
+        first, second = held
+        if layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin):
+            super().update_conv_state(first, layer_idx, conv_kernel_size=first.shape[-1])
+            super().update_recurrent_state(second, layer_idx)
         else:
-            super().update(key, value, layer_idx)
+            super().update(first, second, layer_idx)
 
-    def keep(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int) -> None:
+    def keep(self, *held: torch.Tensor, layer_idx: int) -> None:
         """Put in what a layer reads in every pass and appends nothing to, and tell the recorder what it is."""
-        self.fill(key, value, layer_idx)
+        self.fill(*held, layer_idx=layer_idx)
         layer: Any = self.layers[layer_idx]
         self.recorder.record_cache_update(layer.keys, layer.values, added=0)
-
-    def keeps_state(self, layer_idx: int) -> bool:
-        """Whether a layer keeps a state in place of keys and values."""
-        return layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin)
-
-    def has_window(self, layer_idx: int) -> bool:
-        """Whether a layer keeps the last tokens alone."""
-        return layer_idx < len(self.layers) and bool(getattr(self.layers[layer_idx], "is_sliding", False))
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -85,6 +81,25 @@ class RecordedCache(DynamicCache):
     def _replaced(self, state: torch.Tensor) -> torch.Tensor:
         self.recorder.record_cache_update(state, state, added=state.numel())
         return state
+
+
+def recorded_cache(recorder: CacheRecorder, settings: PretrainedConfig, keeps_everything: bool) -> Any:
+    """The cache that a decoder of some configuration takes, with a recorder.
+
+    Parameters
+    ----------
+    recorder : CacheRecorder
+        Told of every update.
+    settings : PretrainedConfig
+        Configuration of the decoder.
+    keeps_everything : bool
+        Whether the cache keeps all tokens, whatever the configuration says.
+    """
+    if settings.model_type == _LIGHTNING:
+        from stagemeter.models.lightning_cache import RecordedLightningCache
+
+        return RecordedLightningCache(recorder)
+    return RecordedCache(recorder, None if keeps_everything else settings)
 
 
 def recorded(cache: DynamicCache, recorder: CacheRecorder) -> DynamicCache:

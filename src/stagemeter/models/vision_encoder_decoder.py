@@ -243,13 +243,9 @@ def _arguments(
         kept = batch, decoder.heads, cached, decoder.hidden // decoder.heads
         seen = batch, decoder.heads, source, decoder.hidden // decoder.heads
         for index in range(decoder.layers):
-            own.fill(empty(model, *kept), empty(model, *kept), index)
-            key, value = empty(model, *seen), empty(model, *seen)
-            cross.fill(key, value, index)
+            own.fill(empty(model, *kept), empty(model, *kept), layer_idx=index)
+            cross.keep(empty(model, *seen), empty(model, *seen), layer_idx=index)
             cache.is_updated[index] = True
-            # Nothing is appended, but what is read is from the cache.
-            held: Any = cross.layers[index]
-            recorder.record_cache_update(held.keys, held.values, added=0)
     return {
         "decoder_input_ids": torch.zeros(batch, tokens, dtype=torch.long, device=model.device),
         "encoder_outputs": BaseModelOutput(last_hidden_state=empty(model, batch, source, decoder.source_width)),

@@ -133,7 +133,7 @@ def _audio(given: Settings, decoder: Decoder) -> int:
     channels = sizes.values["subsampling_conv_channels"]
     if not isinstance(channels, (list, tuple)) or len(channels) != 2:
         sizes.refuse("subsampling_conv_channels", channels, "there are two convolutions")
-    first, second = channels
+    first, second = map(int, channels)
     # Nine weights for each pair of channels, and a norm.
     convolutions = 9 * first + first + 9 * first * second + second + (first // 4) * second * width
     attention = 5 * width**2 + head_width

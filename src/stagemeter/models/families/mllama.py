@@ -126,8 +126,8 @@ def _read(settings: Settings) -> MllamaArchitecture:
     )
     if sizes.whole("vision_output_dim") != found.outputs:
         raise StagemeterError(
-            f"{sizes.source}: vision_output_dim is {sizes.whole('vision_output_dim')}, but a layer and {found.kept} more "
-            f"that are {found.hidden} wide make {found.outputs}"
+            f"{sizes.source}: vision_output_dim is {sizes.whole('vision_output_dim')}, but one layer and {found.kept} "
+            f"more that are {found.hidden} wide make {found.outputs}"
         )
     return replace(found, decoder=_decoder(settings, tiles * found.patches))
 
