@@ -228,6 +228,19 @@ def deepseek_v3(draw):
     }
 
 
+@st.composite
+def deepseek_v32(draw):
+    config, rotary = draw(deepseek_v3()), 2 * draw(FEW)
+    return config | {
+        "model_type": "deepseek_v32",
+        "q_lora_rank": draw(st.integers(1, 9)),
+        "qk_rope_head_dim": rotary,
+        "index_n_heads": draw(FEW),
+        "index_head_dim": rotary + draw(FEW),
+        "index_topk": draw(st.integers(1, 20)),
+    }
+
+
 KINDS = {
     "llama": llama(),
     "llama4_text": llama4_text(),
@@ -247,4 +260,5 @@ KINDS = {
     "minimax": minimax(),
     "minimax_m2": minimax_m2(),
     "deepseek_v3": deepseek_v3(),
+    "deepseek_v32": deepseek_v32(),
 }

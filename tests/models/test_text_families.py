@@ -125,7 +125,8 @@ def kept_by(layer):
     """What a layer of a cache keeps: keys and values, or states; nothing where they are those of an earlier layer."""
     if hasattr(layer, "recurrent_states"):
         return [*layer.conv_states.values(), *layer.recurrent_states.values()]
-    return [] if layer.keys is None else [layer.keys, layer.values]
+    chosen_by = [layer.indexer_keys] if getattr(layer, "indexer_keys", None) is not None else []
+    return [] if layer.keys is None else [layer.keys, layer.values, *chosen_by]
 
 
 def real_model(config):

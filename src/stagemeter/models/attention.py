@@ -192,6 +192,55 @@ class GroupedQueryAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class Indexer:
+    """What chooses the tokens that sparse attention attends to, by scores of every token with every one before.
+
+    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``,
+    ``DeepseekV32Indexer``, which masks the tokens that were not chosen, so that attention computes all scores, too.
+
+    Attributes
+    ----------
+    heads, head_width : int
+        Heads of its queries, which share one key, and their width.
+    packing : Packing or None
+        How its matrices are stored, if they are in fewer bits than the rest.
+    """
+
+    heads: int
+    head_width: int
+    packing: Packing | None = None
+
+    def linear_layers(self, hidden: int, query_rank: int, rows: int) -> list[NamedLinear]:
+        """Its projections over `rows` tokens: queries are made of the compressed ones."""
+        width = self.heads * self.head_width
+        return [
+            NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, packing=self.packing),
+            NamedLinear("self_attn.indexer.wk", rows, hidden, self.head_width, packing=self.packing),
+            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, packing=self.packing),
+        ]
+
+    def scores(self, of: DecoderPass) -> list[Cost]:
+        """Costs of the scores of all heads, and of their sums, each head with a weight."""
+        rows, keys = of.batch * of.tokens, of.batch * of.context * self.head_width
+        scores, sums = rows * of.context * self.heads, rows * of.context
+        return [
+            Cost(
+                macs=scores * self.head_width,
+                macs_causal=scores * self.head_width,
+                activations=scores,
+                activation_reads=rows * self.heads * self.head_width,
+                kv_reads=keys,
+                kv_writes=rows * self.head_width,
+            ),
+            Cost(macs=scores, macs_causal=scores, activations=sums, activation_reads=rows * self.heads + scores),
+        ]
+
+    def parameters(self, hidden: int, query_rank: int) -> int:
+        """Parameters of one layer: projections, and the norm of keys."""
+        return query_rank * self.heads * self.head_width + hidden * (self.head_width + self.heads) + 2 * self.head_width
+
+
+@dataclass(frozen=True, slots=True)
 class LatentAttention:
     """Multi-head latent attention (MLA): the cache holds one compressed vector per token, and no keys and values.
 
@@ -211,6 +260,8 @@ class LatentAttention:
         Widths of the part of a head's queries and keys that is rotated, of the other part, and of its values.
     bias : bool
         Whether the compressing projections and that of the output add a bias.
+    indexer : Indexer or None
+        What chooses the tokens that are attended to, if not all are.
     window, keeps_prompt : int, bool
         Always 0 and false: all tokens are attended to.
     packing : Packing or None
@@ -226,6 +277,7 @@ class LatentAttention:
     plain_width: int
     value_width: int
     bias: bool = False
+    indexer: Indexer | None = None
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
     packing: Packing | None = None
@@ -258,6 +310,7 @@ class LatentAttention:
                 cached=True,
             ),
             NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, packing),
+            *(self.indexer.linear_layers(hidden, self.query_rank, rows) if self.indexer else []),
         ]
 
     @property
@@ -278,11 +331,16 @@ class LatentAttention:
             activation_reads=rows * query_width + cached * (query_width + value_width),
             kv_writes=rows * (self.key_value_rank + self.rotary_width),
         )
-        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
+        choice = self.indexer.scores(of) if self.indexer else []
+        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention, *choice]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+        indexer = self.indexer and replace(
+            self.indexer, packing=storage(*(layer.name for layer in self.indexer.linear_layers(1, 1, 1)))
+        )
+        others = replace(self, indexer=None).linear_layers(1, NO_PASS)
+        return replace(self, packing=storage(*(layer.name for layer in others)), indexer=indexer)
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases and the norms of what is compressed."""
@@ -292,12 +350,15 @@ class LatentAttention:
         queries = self.query_rank * (hidden + query_width + 1) if self.query_rank else hidden * query_width
         keys_and_values = hidden * compressed + self.key_value_rank * (1 + self.heads * self.plain_width + value_width)
         biases = (self.query_rank + compressed + hidden) * self.bias
-        return queries + keys_and_values + value_width * hidden + biases
+        indexer = self.indexer.parameters(hidden, self.query_rank) if self.indexer else 0
+        return queries + keys_and_values + value_width * hidden + biases + indexer
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the compressed vectors and of the rotated keys of some tokens."""
-        return (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the compressed vectors, of the rotated keys, and of the indexer's keys of some tokens."""
+        latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
+        return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent
 
     def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the compressed vectors and rotated keys of some tokens."""
-        return batch * tokens * (self.key_value_rank + self.rotary_width)
+        """Elements of the compressed vectors, rotated keys and keys of the indexer of some tokens."""
+        chosen_by = self.indexer.head_width if self.indexer else 0
+        return batch * tokens * (self.key_value_rank + self.rotary_width + chosen_by)

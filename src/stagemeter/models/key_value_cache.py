@@ -38,7 +38,9 @@ class RecordedCache(DynamicCache):
 
     def fill(self, *held: torch.Tensor, layer_idx: int) -> None:
         """Put in what earlier passes left, without telling the recorder: keys and values, or the states of a layer."""
-        first, second = held
+        first, second, *indexer_keys = held
+        for keys in indexer_keys:
+            super().update_indexer(keys, layer_idx)
         if layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin):
             super().update_conv_state(first, layer_idx, conv_kernel_size=first.shape[-1])
             super().update_recurrent_state(second, layer_idx)

@@ -30,6 +30,7 @@ _LATER: dict[str, Any] = {
     "per_layer_input": None,
     "per_layer_embedding": None,
     "numbers": 0,
+    "indexer": None,
     "other_tokens": 0,
 }
 
