@@ -229,6 +229,55 @@ def deepseek_v3(draw):
 
 
 @st.composite
+def mamba2(draw):
+    groups, width = draw(st.integers(1, 2)), 2 * draw(FEW)
+    heads = groups * draw(st.integers(1, 2))
+    return {
+        "model_type": "mamba2",
+        "hidden_size": heads * width,
+        "expand": 1,
+        "num_heads": heads,
+        "head_dim": width,
+        "n_groups": groups,
+        "state_size": draw(st.integers(2, 9)),
+        "num_hidden_layers": draw(FEW),
+        "conv_kernel": draw(st.integers(2, 5)),
+        "chunk_size": draw(st.integers(2, 30)),
+        "use_bias": draw(st.booleans()),
+        "use_conv_bias": draw(st.booleans()),
+        "vocab_size": draw(st.integers(5, 99)),
+        "tie_word_embeddings": draw(st.booleans()),
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+@st.composite
+def zamba2(draw):
+    config, groups = draw(_common("zamba2", head_dim=False)), draw(st.integers(1, 2))
+    kinds = draw(st.lists(st.sampled_from(["linear_attention", "hybrid"]), max_size=3))
+    kinds = [*draw(st.permutations(["linear_attention", "hybrid"])), *kinds]
+    return config | {
+        "tie_word_embeddings": True,
+        "num_key_value_heads": config["num_attention_heads"],
+        "num_hidden_layers": len(kinds),
+        "layers_block_type": kinds,
+        "mamba_expand": 2,
+        "n_mamba_heads": 2 * groups,
+        "mamba_ngroups": groups,
+        "mamba_d_state": draw(st.integers(2, 9)),
+        "mamba_d_conv": draw(st.integers(2, 5)),
+        "chunk_size": draw(st.integers(2, 30)),
+        "use_conv_bias": draw(st.booleans()),
+        "add_bias_linear": draw(st.booleans()),
+        "num_mem_blocks": draw(st.integers(1, 2)),
+        "use_shared_attention_adapter": draw(st.booleans()),
+        "adapter_rank": draw(FEW),
+    }
+
+
+@st.composite
 def deepseek_v32(draw):
     config, rotary = draw(deepseek_v3()), 2 * draw(FEW)
     return config | {
@@ -258,6 +307,8 @@ KINDS = {
     "gemma4_text": gemma4_text(),
     "gpt_oss": gpt_oss(),
     "minimax": minimax(),
+    "mamba2": mamba2(),
+    "zamba2": zamba2(),
     "minimax_m2": minimax_m2(),
     "deepseek_v3": deepseek_v3(),
     "deepseek_v32": deepseek_v32(),

@@ -16,6 +16,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.description import describe_model, with_adapter
 from stagemeter.values import report_values
 
+ATTENTION = r".*layers\.\d+\..*self_attn\.[kqo].*_proj"
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "kv_b_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 #: What an adapter must leave as it is.
@@ -47,8 +48,10 @@ def test_three_ways_of_counting_are_equal(tmp_path_factory, kind, data):
     folder = tmp_path_factory.mktemp("adapted")
     (folder / "config.json").write_text(json.dumps(data.draw(KINDS[kind])), encoding="utf-8")
     model = describe_model(str(folder))
-    names = data.draw(st.lists(st.sampled_from(LAYERS), min_size=1, unique=True).map(lambda names: [*names, "o_proj"]))
-    targets = data.draw(st.sampled_from([names, "all-linear", r".*layers\.\d+\.self_attn\.[kqo].*_proj"]))
+    # Some have no attention.
+    always, some = ("out_proj", r".*layers\.\d+\.mixer\..*") if kind == "mamba2" else ("o_proj", ATTENTION)
+    names = data.draw(st.lists(st.sampled_from(LAYERS), min_size=1, unique=True).map(lambda names: [*names, always]))
+    targets = data.draw(st.sampled_from([names, "all-linear", some]))
     (folder / "adapter_config.json").write_text(json.dumps(settings_of(targets, data.draw(st.integers(1, 9)))))
     workload = {"seq_len": data.draw(st.integers(1, 9)), "new_tokens": 3, "batch_size": data.draw(st.integers(1, 2))}
     plain, config = AnalysisConfig(**workload), AnalysisConfig(**workload, adapter=str(folder))

@@ -9,9 +9,9 @@ from small_text_models import SOLVED
 
 from stagemeter.analyzer import analyze_model
 from stagemeter.config import AnalysisConfig
+from stagemeter.models.decoder import ENDLESS
 from stagemeter.models.description import describe_model, shipped_models
 from stagemeter.models.family import all_parameters
-from stagemeter.models.generic.family import ENDLESS
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.registry import families
 from stagemeter.report import report_fault

@@ -104,6 +104,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
     ids = torch.randint(3, max(4, config["vocab_size"]), (workload.batch_size, workload.prompt_tokens))
     ids = ids.clamp(max=config["vocab_size"] - 1)
     expected = analytic_tier(family, decoder, workload).stages
+    cache = "cache_params" if kind == "mamba2" else "past_key_values"
     with torch.no_grad():
         with FlopCounterMode(display=False) as prefill:
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
@@ -111,22 +112,20 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
         with FlopCounterMode(display=False) as decode:
             for _ in range(workload.decode_steps):
                 following = out.logits[:, -1].argmax(-1, keepdim=True)
-                out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+                out = model(input_ids=following, use_cache=True, logits_to_keep=1, **{cache: getattr(out, cache)})
         assert decode.get_total_flops() == expected["decode"].request_cost.flops
-    cache = out.past_key_values
-    held = [tensor for layer in cache.layers for tensor in kept_by(layer)]
+    held = [tensor for layer in getattr(out, cache).layers for tensor in kept_by(layer)]
     # Lightning attention has a cache of its own, with nothing for other layers.
-    held += [state for state in getattr(cache, "linear_cache", []) if isinstance(state, torch.Tensor)]
+    held += [state for state in getattr(out[cache], "linear_cache", []) if isinstance(state, torch.Tensor)]
     reached = workload.prompt_tokens + workload.decode_steps
     assert sum(tensor.numel() for tensor in held) == decoder.cached_elements(workload.batch_size, reached)
 
 
 def kept_by(layer):
     """What a layer of a cache keeps: keys and values, or states; nothing where they are those of an earlier layer."""
-    if hasattr(layer, "recurrent_states"):
-        return [*layer.conv_states.values(), *layer.recurrent_states.values()]
-    chosen_by = [layer.indexer_keys] if getattr(layer, "indexer_keys", None) is not None else []
-    return [] if layer.keys is None else [layer.keys, layer.values, *chosen_by]
+    states = [*layer.conv_states.values(), *layer.recurrent_states.values()] if hasattr(layer, "conv_states") else []
+    others = [getattr(layer, name, None) for name in ("keys", "values", "indexer_keys")]
+    return [*states, *(tensor for tensor in others if tensor is not None)]
 
 
 def real_model(config):

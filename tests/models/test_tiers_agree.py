@@ -209,6 +209,9 @@ class NoRecorder:
     def record_cache_update(self, key, value, added):
         pass
 
+    def record_state(self, state, added):
+        pass
+
 
 @pytest.mark.slow
 @settings(few, max_examples=6)

@@ -258,6 +258,9 @@ class CostCounter:
                 out = func(*args, **kwargs)
             if func._overloadpacket in _SAME_THING:
                 self._operands.follow(args[0], out)
+            elif func is aten.copy_.default and self._operands.is_state(args[0]):
+                written = Cost(kv_writes=args[0].numel())
+                self._events.append(Event(self._module(), "kv_cache_update", written))
             return out
         with mode:
             # An operator that is made of others is counted as what it is made of.
@@ -297,6 +300,20 @@ class CostCounter:
         self._operands.mark_cache(key)
         self._operands.mark_cache(value)
         self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
+
+    def record_state(self, state: torch.Tensor, added: int) -> None:
+        """Book that a cache keeps a state in place of keys and values.
+
+        Parameters
+        ----------
+        state : torch.Tensor
+            The state; what is copied into it from now on is written to the cache.
+        added : int
+            Elements of it that were just written.
+        """
+        self._operands.mark_state(state)
+        if added:
+            self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
 
     def attention_ran(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
         """Book attention that ran on the meta device, unless it was counted as it was called."""

@@ -23,6 +23,7 @@ class Operands:
         # The storages are kept, so that none is freed and its address given to another while counting.
         self._kinds: dict[int, tuple[str, int, Any]] = {}
         self._packed: dict[int, int] = {}
+        self._states: dict[int, Any] = {}
         for parameter in model.parameters() if model is not None else ():
             self._mark(parameter, "weight", parameter.numel())
         for module in model.modules() if model is not None else ():
@@ -32,6 +33,15 @@ class Operands:
     def mark_cache(self, tensor: torch.Tensor) -> None:
         """Take a tensor for cached keys or values from now on."""
         self._mark(tensor, "cache", tensor.numel())
+
+    def mark_state(self, tensor: torch.Tensor) -> None:
+        """Take a tensor for a state that a cache keeps from now on."""
+        storage = tensor.untyped_storage()
+        self._states[storage._cdata] = storage
+
+    def is_state(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is a state that a cache keeps."""
+        return tensor.untyped_storage()._cdata in self._states
 
     def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
         """Take a copy for what it is a copy of."""

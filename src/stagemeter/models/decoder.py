@@ -13,8 +13,10 @@ from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
 from stagemeter.models.lightning import LightningAttention
 from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
+from stagemeter.models.shared_transformer import SharedTransformer
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.source_attention import SourceAttention
+from stagemeter.models.state_space import StateSpace
 from stagemeter.packing import PackedWeights, Packing, Storage
 from stagemeter.workload import Workload
 
@@ -25,10 +27,10 @@ class Layer:
 
     Attributes
     ----------
-    attention : GroupedQueryAttention, LatentAttention, SourceAttention, GatedDeltaNet or LightningAttention
+    attention
         How tokens attend to one another, or what stands in its place.
-    feed_forward : GatedFeedForward, Experts or ExpertsBeside
-        What follows.
+    feed_forward : GatedFeedForward, Experts, ExpertsBeside or None
+        What follows; None where nothing does.
     times : int
         How many such layers there are.
     norms : int
@@ -39,8 +41,16 @@ class Layer:
         What it takes of its token besides what the layer before hands it.
     """
 
-    attention: GroupedQueryAttention | LatentAttention | SourceAttention | GatedDeltaNet | LightningAttention
-    feed_forward: GatedFeedForward | Experts | ExpertsBeside
+    attention: (
+        GroupedQueryAttention
+        | LatentAttention
+        | SourceAttention
+        | GatedDeltaNet
+        | LightningAttention
+        | StateSpace
+        | SharedTransformer
+    )
+    feed_forward: GatedFeedForward | Experts | ExpertsBeside | None
     times: int
     norms: int = 2
     numbers: int = 0
@@ -67,7 +77,7 @@ class Layer:
         rows = of.batch * of.tokens
         return [
             *self.attention.linear_layers(hidden, of),
-            *self.feed_forward.linear_layers(hidden, rows),
+            *(self.feed_forward.linear_layers(hidden, rows) if self.feed_forward else []),
             *(self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []),
         ]
 
@@ -78,7 +88,7 @@ class Layer:
         own_input = self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []
         return [
             *self.attention.operators(hidden, of),
-            *self.feed_forward.operators(hidden, rows, of.experts_read),
+            *(self.feed_forward.operators(hidden, rows, of.experts_read) if self.feed_forward else []),
             *(layer.cost for layer in own_input),
         ]
 
@@ -87,15 +97,15 @@ class Layer:
         return replace(
             self,
             attention=self.attention.stored_as(storage),
-            feed_forward=self.feed_forward.stored_as(storage),
+            feed_forward=self.feed_forward.stored_as(storage) if self.feed_forward else None,
             per_layer_input=self.per_layer_input.stored_as(storage) if self.per_layer_input else None,
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
         """Parameters of one such layer: all of them, or those that one token uses."""
         own_input = self.per_layer_input.parameters(hidden) if self.per_layer_input else 0
-        parts = self.attention.parameters(hidden) + self.feed_forward.parameters(hidden, active) + own_input
-        return parts + self.norms * hidden + self.numbers
+        feed_forward = self.feed_forward.parameters(hidden, active) if self.feed_forward else 0
+        return self.attention.parameters(hidden) + feed_forward + own_input + self.norms * hidden + self.numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +130,8 @@ class Decoder(Sizes):
         What makes the inputs that layers take of their token, if they take any.
     other_tokens : int
         Tokens that the embedding knows besides, and the output head does not.
+    shared_blocks : int
+        Different transformers that layers with shared ones have between them.
     """
 
     hidden: int
@@ -130,6 +142,7 @@ class Decoder(Sizes):
     head_packing: Packing | None = None
     per_layer_embedding: PerLayerEmbedding | None = None
     other_tokens: int = 0
+    shared_blocks: int = 0
 
     @property
     def source(self) -> int:
@@ -155,8 +168,10 @@ class Decoder(Sizes):
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that kinds of layers add to a prefill of some tokens, see `DecoderPass`."""
-        kernels = [layer.attention.kernel for layer in self.layers if isinstance(layer.attention, GatedDeltaNet)]
-        blocks = [layer.attention.block for layer in self.layers if isinstance(layer.attention, LightningAttention)]
+        kinds = [layer.attention for layer in self.layers]
+        kinds += [kind.states for kind in kinds if isinstance(kind, SharedTransformer)]
+        kernels = [kind.kernel for kind in kinds if isinstance(kind, (GatedDeltaNet, StateSpace))]
+        blocks = [kind.block for kind in kinds if isinstance(kind, (LightningAttention, StateSpace))]
         block = max(blocks, default=tokens)
         return {
             "chunks": -(-tokens // CHUNK),
@@ -206,9 +221,12 @@ class Decoder(Sizes):
         experts = max((layer.experts.experts for layer in self.layers if layer.experts), default=0)
         whole = DecoderPass(1, 1, 1, 1, experts, causal=False)
         unpacked = self.stored_as(lambda *modules: None, lambda *modules: None)
-        packed, plain = (pass_cost(decoder, whole) for decoder in (self, unpacked))
+        packed, plain = (pass_cost(decoder, whole) + _read_again(decoder, whole) * -1 for decoder in (self, unpacked))
         return PackedWeights(plain.weight_reads - packed.weight_reads, packed.packed_weight_bytes)
 
+
+#: Longest sequence of a model that has no limit.
+ENDLESS = 1 << 62
 
 #: Builds a decoder from its sizes as plain data.
 decoder_from_sizes = sizes_reader(Decoder)
@@ -225,6 +243,16 @@ def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
     for layer in decoder.layers:
         operators += repeated(layer.operators(decoder.hidden, of), layer.times)
     return operators
+
+
+def _read_again(decoder: Decoder, of: DecoderPass) -> Cost:
+    """What a pass does with weights that an earlier layer had already."""
+    return sum_of(
+        (linear.cost, layer.times - decoder.shared_blocks)
+        for layer in decoder.layers
+        if isinstance(layer.attention, SharedTransformer)
+        for linear in layer.attention.shared_layers(decoder.hidden, of)
+    )
 
 
 def _outside_of_layers(decoder: Decoder, of: DecoderPass) -> list[NamedLinear]:
@@ -304,4 +332,7 @@ def layer_parameters(decoder: Decoder, active: bool = False) -> int:
     """Parameters of the layers and the last norm: all of them, or those that one token uses."""
     layers = sum(layer.times * layer.parameters(decoder.hidden, active) for layer in decoder.layers)
     embedding = decoder.per_layer_embedding
-    return layers + decoder.hidden + (embedding.parameters(decoder.hidden) if embedding else 0)
+    own_inputs = embedding.parameters(decoder.hidden) if embedding else 0
+    shared = [layer.attention for layer in decoder.layers if isinstance(layer.attention, SharedTransformer)]
+    blocks = sum(decoder.shared_blocks * kind.shared_parameters(decoder.hidden) for kind in shared)
+    return layers + blocks + decoder.hidden + own_inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,7 +23,9 @@ from stagemeter.models.decoder import (
 from stagemeter.models.delta_net import GatedDeltaNet
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.models.lightning import LightningAttention
+from stagemeter.models.shared_transformer import SharedTransformer
 from stagemeter.models.source_attention import SourceAttention
+from stagemeter.models.state_space import StateSpace
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
@@ -36,6 +39,11 @@ OF_STATES = {
     "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
     "padded": "max(prompt_tokens, kernel), of layers that keep states",
 }
+#: Those that state-space models add.
+OF_SCANS = {
+    "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
+    "padded": OF_STATES["padded"],
+}
 #: Those that lightning attention adds.
 OF_BLOCKS = {
     "blocks": "ceil(prompt_tokens / block), of lightning attention",
@@ -44,7 +52,8 @@ OF_BLOCKS = {
 #: Those that layers add which share keys and values.
 OF_SHARING = {"single": "1 for a prompt of one token, else 0, of layers that share keys and values"}
 #: Kinds of layers by what their caches hold.
-_FULL, _STATES, _WINDOW, _SOURCE = "full_attention", "linear_attention", "sliding_attention", "cross_attention"
+_FULL, _WINDOW, _SOURCE = "full_attention", "sliding_attention", "cross_attention"
+_STATES, _BOTH = "linear_attention", "hybrid"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -87,7 +96,8 @@ def decoder_stages(
     causal : bool
         Whether tokens of the prompt attend to none after them.
     prefill_variables : mapping
-        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_BLOCKS`, `OF_SHARING`.
+        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_SCANS`, `OF_BLOCKS`,
+        `OF_SHARING`.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
@@ -291,22 +301,22 @@ def cache_arguments(
         if isinstance(attention, SourceAttention):
             cache.keep(*(empty(model, *shape) for shape in attention.cached_shapes(batch, cached)), layer_idx=index)
             continue
-        # What windows drop, the cache drops.
-        for held in filter(None, (prompt, cached - prompt)):
+        # What windows drop, the cache drops; a state is what all tokens left.
+        for held in filter(None, (cached,) if _kind(attention) in (_STATES, _BOTH) else (prompt, cached - prompt)):
             cache.fill(*(empty(model, *shape) for shape in attention.cached_shapes(batch, held)), layer_idx=index)
     positions = torch.arange(cached, cached + tokens, device=model.device)
-    return {
-        "position_ids": positions.expand(workload.batch_size, tokens),
-        "past_key_values": cache,
-        "use_cache": True,
-    }
+    # Models that keep nothing but states call their cache otherwise.
+    name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {"position_ids": positions.expand(workload.batch_size, tokens), name: cache, "use_cache": True}
 
 
 def _kind(attention: Any) -> str:
     """What sets the caches of layers apart, by the names that configurations have for kinds of layers."""
     if isinstance(attention, SourceAttention):
         return _SOURCE
-    if isinstance(attention, (GatedDeltaNet, LightningAttention)):
+    if isinstance(attention, SharedTransformer):
+        return _BOTH
+    if isinstance(attention, (GatedDeltaNet, LightningAttention, StateSpace)):
         return _STATES
     return _WINDOW if attention.window else _FULL
 
@@ -315,8 +325,9 @@ def _kind_of(settings: Any, index: int) -> str:
     """The same of a layer of a model, by its configuration."""
     if index in (getattr(settings, "cross_attention_layers", None) or ()):
         return _SOURCE
-    named = (getattr(settings, "layer_types", None) or {index: _FULL})[index]
-    return named if named in (_STATES, _FULL) else _WINDOW
+    kinds = getattr(settings, "layer_types", None) or getattr(settings, "layers_block_type", None)
+    named = kinds[index] if kinds else _FULL
+    return named if named in (_STATES, _BOTH, _FULL) else _WINDOW
 
 
 def empty(model: Any, *shape: int) -> torch.Tensor:

@@ -92,24 +92,15 @@ class GatedDeltaNet:
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         """Costs of the operators of one layer in one pass; see `stagemeter.models.attention.Attention`."""
-        states = Cost(kv_writes=of.batch * self.state)
+        states = Cost(kv_writes=of.batch * (self.state + self.convolved * self.kernel))
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         if not of.causal:
             # What is kept of the tokens before stands before the new one, and all positions that fit are worked out.
-            return [*projections, self._convolution(of.batch, self.kernel + 1, 2), states]
-        kept = Cost(kv_writes=of.batch * self.convolved * self.kernel)
-        convolution = self._convolution(of.batch, of.padded, of.padded + self.kernel - 1)
-        return [*projections, convolution, *self._chunks(of.batch * of.chunks), states, kept]
-
-    def _convolution(self, batch: int, length: int, positions: int) -> Cost:
-        macs = batch * self.convolved * positions * self.kernel
-        return Cost(
-            macs=macs,
-            macs_causal=macs,
-            activations=batch * self.convolved * positions,
-            activation_reads=batch * self.convolved * length,
-            weight_reads=self.convolved * self.kernel,
-        )
+            step = token_convolution(of.batch, self.convolved, self.kernel, self.kernel + 1, 2)
+            return [*projections, step, states]
+        positions = of.padded + self.kernel - 1
+        convolution = token_convolution(of.batch, self.convolved, self.kernel, of.padded, positions)
+        return [*projections, convolution, *self._chunks(of.batch * of.chunks), states]
 
     def _chunks(self, chunks: int) -> list[Cost]:
         """Products within some chunks of all sequences, and of the states with them."""
@@ -141,3 +132,25 @@ class GatedDeltaNet:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
         return batch * (self.state + self.convolved * self.kernel) if tokens else 0
+
+
+def token_convolution(batch: int, channels: int, kernel: int, length: int, positions: int, bias: bool = False) -> Cost:
+    """Cost of a convolution over tokens, each channel by itself.
+
+    Parameters
+    ----------
+    batch, channels, kernel : int
+        Sequences, channels, and tokens that the filter spans.
+    length, positions : int
+        Tokens that it reads, and positions that it writes.
+    bias : bool
+        Whether a bias is added.
+    """
+    macs = batch * channels * positions * kernel
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=batch * channels * positions,
+        activation_reads=batch * channels * length,
+        weight_reads=channels * (kernel + bias),
+    )

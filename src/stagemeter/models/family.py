@@ -26,6 +26,9 @@ class CacheRecorder(Protocol):
     def record_cache_update(self, key: Any, value: Any, added: int) -> None:
         """Take note that a cache now holds `key` and `value`, and that `added` elements of both are new."""
 
+    def record_state(self, state: Any, added: int) -> None:
+        """Take note that a cache keeps a state, `added` elements of which are new, and of what is copied into it."""
+
     def paused(self) -> AbstractContextManager[None]:
         """Take note of nothing in a block, such as one that fills a cache with what earlier passes left."""
 

@@ -38,14 +38,19 @@ class RecordedCache(DynamicCache):
 
     def fill(self, *held: torch.Tensor, layer_idx: int) -> None:
         """Put in what earlier passes left, without telling the recorder: keys and values, or the states of a layer."""
-        first, second, *indexer_keys = held
-        for keys in indexer_keys:
-            super().update_indexer(keys, layer_idx)
         if layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin):
-            super().update_conv_state(first, layer_idx, conv_kernel_size=first.shape[-1])
-            super().update_recurrent_state(second, layer_idx)
-        else:
-            super().update(first, second, layer_idx)
+            inputs, recurrent = held[-2:]
+            held = held[:-2]
+            super().update_conv_state(inputs, layer_idx, conv_kernel_size=inputs.shape[-1])
+            super().update_recurrent_state(recurrent, layer_idx)
+            layer: Any = self.layers[layer_idx]
+            for state in (layer.conv_states[0], layer.recurrent_states[0]):
+                self.recorder.record_state(state, added=0)
+        if held:
+            key, value, *indexer_keys = held
+            super().update(key, value, layer_idx)
+            for keys in indexer_keys:
+                super().update_indexer(keys, layer_idx)
 
     def keep(self, *held: torch.Tensor, layer_idx: int) -> None:
         """Put in what a layer reads in every pass and appends nothing to, and tell the recorder what it is."""
@@ -65,14 +70,23 @@ class RecordedCache(DynamicCache):
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
         """Keep the last inputs of a convolution over tokens, as layers of state-space models do, and return all."""
-        inputs: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
         layer: Any = self.layers[layer_idx]
-        self._replaced(layer.conv_states[state_idx])
+        first = not layer.is_conv_states_initialized[state_idx]
+        inputs: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
+        if first:
+            self._keeps(layer.conv_states[state_idx])
         return inputs
 
-    def update_recurrent_state(self, recurrent_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
         """Keep the state that a recurrence or linear attention goes on from; all of it is written."""
-        return self._replaced(super().update_recurrent_state(recurrent_states, *args, **kwargs))
+        layer: Any = self.layers[layer_idx]
+        first = not layer.is_recurrent_states_initialized[state_idx]
+        state: torch.Tensor = super().update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
+        if first:
+            self._keeps(state)
+        return state
 
     def update_indexer(self, indexer_key_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Append the keys by which sparse attention chooses tokens."""
@@ -80,9 +94,9 @@ class RecordedCache(DynamicCache):
         self.recorder.record_cache_update(keys, keys, added=indexer_key_states.numel())
         return keys
 
-    def _replaced(self, state: torch.Tensor) -> torch.Tensor:
-        self.recorder.record_cache_update(state, state, added=state.numel())
-        return state
+    def _keeps(self, state: torch.Tensor) -> None:
+        # It is made and filled in one go; what is copied into it later, the recorder sees by itself.
+        self.recorder.record_state(state, added=state.numel())
 
 
 def recorded_cache(recorder: CacheRecorder, settings: PretrainedConfig, keeps_everything: bool) -> Any:

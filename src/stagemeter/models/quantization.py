@@ -20,7 +20,7 @@ _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
 #: Modules that are no linear layers in transformers, whatever a configuration says of them: routers.
 _ROUTERS = re.compile(r"\.(gate|router|router\.proj)$")
 #: Where decoders are found in checkpoints, older and newer ones: names are looked for under each.
-_PREFIXES = ("", "model.", "language_model.", "language_model.model.", "model.language_model.")
+_PREFIXES = ("", "model.", "backbone.", "language_model.", "language_model.model.", "model.language_model.")
 _EXPERTS = re.compile(r"\.experts(\.|$)")
 _HEAD = "lm_head"
 #: Of an expert, as checkpoints name one that transformers puts together with the others.

@@ -31,6 +31,8 @@ _LATER: dict[str, Any] = {
     "per_layer_embedding": None,
     "numbers": 0,
     "indexer": None,
+    "shared_blocks": 0,
+    "attention_packing": None,
     "other_tokens": 0,
 }
 

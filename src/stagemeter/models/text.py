@@ -22,6 +22,7 @@ from stagemeter.workload import Workload
 
 #: Kinds of layers, as transformers' configurations name them.
 FULL, SLIDING = "full_attention", "sliding_attention"
+_MODULES = DecoderModules()
 
 
 def text_family(
@@ -33,6 +34,7 @@ def text_family(
     notes: Sequence[str] = (),
     windows: bool = False,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
+    modules: DecoderModules = _MODULES,
 ) -> Family[Decoder]:
     """Make a family of language models that read text alone.
 
@@ -50,6 +52,8 @@ def text_family(
         What one should know about how its numbers come about.
     windows, prefill_variables
         See `stagemeter.models.decoder_stages.decoder_stages`.
+    modules : DecoderModules
+        Where its models have the decoder.
     """
     configs = resources.files("stagemeter.models") / "configs"
     return Family(
@@ -62,7 +66,7 @@ def text_family(
         build=lambda architecture, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda decoder: decoder,
-        stages=decoder_stages(lambda decoder: decoder, DecoderModules(), windows, prefill_variables=prefill_variables),
+        stages=decoder_stages(lambda decoder: decoder, modules, windows, prefill_variables=prefill_variables),
         other_parameters=lambda decoder: {},
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},

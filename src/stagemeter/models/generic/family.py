@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.build import build_from_code, build_from_settings
+from stagemeter.models.decoder import ENDLESS
 from stagemeter.models.family import (
     Family,
     PageViews,
@@ -228,8 +229,6 @@ def _prompt_tokens(found: FoundModel, image: int, text: int) -> int:
     return 1 if found.encodes_text else text
 
 
-#: Stands for no limit, of models that have none.
-ENDLESS = 1 << 62
 #: Width and height of the page, and tokens of text, by which it is found out what runs.
 _TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 

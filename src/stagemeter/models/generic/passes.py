@@ -418,6 +418,10 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
             # Of a source or a page, nothing is appended to what is read.
             if isinstance(held := getattr(layer, "keys", None), torch.Tensor):
                 recorder.record_cache_update(held, layer.values, added=0)
+            if isinstance(layer, LinearAttentionCacheLayerMixin):
+                for state in (*layer.conv_states.values(), *layer.recurrent_states.values()):
+                    if state is not None:
+                        recorder.record_state(state, added=0)
     return cache
 
 
@@ -451,6 +455,9 @@ class _Silent:
     """Takes no note of anything."""
 
     def record_cache_update(self, key: Any, value: Any, added: int) -> None:
+        """Nothing is counted."""
+
+    def record_state(self, state: Any, added: int) -> None:
         """Nothing is counted."""
 
     def paused(self) -> AbstractContextManager[None]:
