@@ -73,4 +73,44 @@ def donut(draw):
     return _whole(encoder, draw(_decoder("mbart", encoder["embed_dim"] * 2 ** (groups - 1), None)))
 
 
-KINDS = {"trocr": trocr(), "donut": donut()}
+@st.composite
+def florence2(draw):
+    width, groups = 4 * draw(FEW), draw(st.integers(2, 3))
+    heads = [draw(st.integers(1, 2)) for _ in range(groups)]
+    channel_groups = [draw(st.integers(1, 2)) for _ in range(groups)]
+    text = draw(_decoder("bart", width, width))
+    return {
+        "model_type": "florence2",
+        "architectures": ["Florence2ForConditionalGeneration"],
+        "image_token_id": 3,
+        "vision_config": {
+            "embed_dim": [4 * draw(FEW) for _ in range(groups)],
+            "depths": [draw(st.integers(1, 2)) for _ in range(groups)],
+            "num_heads": heads,
+            "num_groups": channel_groups,
+            # Pages are of one size, whatever the sizes of a model.
+            "patch_size": [draw(st.integers(13, 15)), *[3] * (groups - 1)],
+            "patch_stride": [draw(st.integers(12, 16)), *[2] * (groups - 1)],
+            "patch_padding": [draw(st.integers(0, 3)), *[1] * (groups - 1)],
+            "patch_prenorm": [False, *[draw(st.booleans()) for _ in range(groups - 1)]],
+            "window_size": draw(st.integers(2, 12)),
+            "mlp_ratio": 2.0,
+            "qkv_bias": draw(st.booleans()),
+            "projection_dim": width,
+        },
+        "text_config": {
+            "model_type": "bart",
+            **{
+                name: text[name] for name in ("d_model", "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim")
+            },
+            "encoder_layers": draw(FEW),
+            "encoder_attention_heads": text["decoder_attention_heads"],
+            "encoder_ffn_dim": draw(st.integers(1, 40)),
+            "vocab_size": text["vocab_size"],
+            # Those of a page are learned, too.
+            "max_position_embeddings": 1200,
+        },
+    }
+
+
+KINDS = {"florence2": florence2(), "trocr": trocr(), "donut": donut()}

@@ -8,7 +8,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_encoder_decoders import KINDS
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, VisionEncoderDecoderModel
+from transformers import AutoConfig, Florence2ForConditionalGeneration, VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from stagemeter.analyzer import analyze_model, estimate_model
 from stagemeter.config import AnalysisConfig
@@ -66,24 +67,31 @@ def test_real_tensors_and_torchs_own_counter(tmp_path_factory, kind, data):
     workload = plan_request(request, model)
     expected = analytic_tier(model.family, model.architecture, workload).stages
     plain = {key: value for key, value in config.items() if key != "model_type"}
-    real = VisionEncoderDecoderModel._from_config(
-        AutoConfig.for_model(config["model_type"], **plain), attn_implementation="eager"
-    ).eval()
+    settings_of = AutoConfig.for_model(config["model_type"], **plain)
+    kind_of = Florence2ForConditionalGeneration if kind == "florence2" else VisionEncoderDecoderModel
+    real = kind_of._from_config(settings_of, attn_implementation="eager").eval()
     batch = workload.batch_size
     width, height = workload.view_size or (workload.base_size, workload.base_size)
+    # Text is part of the source of Florence-2.
+    text = [[config.get("image_token_id")] * workload.image_tokens + [0] * workload.text_tokens] * batch
+    source = {"input_ids": torch.tensor(text)} if kind == "florence2" else {}
+    seen = workload.image_tokens + (workload.text_tokens if source else 0)
     with torch.no_grad():
         with FlopCounterMode(display=False) as forward:
             out = real(
                 pixel_values=torch.rand(batch, 3, height, width),
+                **source,
                 decoder_input_ids=torch.zeros(batch, workload.prompt_tokens, dtype=torch.long),
                 use_cache=True,
             )
-        assert forward.get_total_flops() == expected["encode"].cost.flops + expected["prefill"].cost.flops
-        assert out.encoder_last_hidden_state.shape[1] == workload.image_tokens
+        assert forward.get_total_flops() == sum(
+            count.cost.flops for name, count in expected.items() if name != "decode"
+        )
+        assert out.encoder_last_hidden_state.shape[1] == seen
         with FlopCounterMode(display=False) as decode:
             for _ in range(workload.decode_steps):
                 out = real(
-                    encoder_outputs=(out.encoder_last_hidden_state,),
+                    encoder_outputs=BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state),
                     decoder_input_ids=torch.zeros(batch, 1, dtype=torch.long),
                     past_key_values=out.past_key_values,
                     use_cache=True,

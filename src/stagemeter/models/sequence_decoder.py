@@ -43,6 +43,10 @@ class SequenceDecoder:
         products of their own show no mask.
     tied : bool
         Whether the output head's weights are the embedding's.
+    text_in_source : bool
+        Whether the text of a request is part of the source, beside the page.
+    head_everywhere : bool
+        Whether the output head runs on every position of a prompt, and not on the last alone.
     """
 
     hidden: int
@@ -56,10 +60,16 @@ class SequenceDecoder:
     norms: int
     fused: bool
     tied: bool
+    text_in_source: bool = False
+    head_everywhere: bool = True
+
+    def source_of(self, workload: Workload) -> int:
+        """Tokens of the source of each sequence."""
+        return workload.image_tokens + workload.text_tokens * self.text_in_source
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache: keys and values of its own tokens, and those of the source."""
-        return self.cached_elements(workload.batch_size, tokens + workload.image_tokens if tokens else 0)
+        return self.cached_elements(workload.batch_size, tokens + self.source_of(workload) if tokens else 0)
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements of the keys and values of some tokens of each sequence, its own or of the source."""
@@ -125,11 +135,12 @@ def prefill_layers(decoder: SequenceDecoder, batch: int, tokens: int, source: in
 
 
 def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[Operator]:
-    """Operators over a prompt, see `prefill_layers`; the head runs on every position."""
+    """Operators over a prompt, see `prefill_layers`."""
     cross = replace(_attention(decoder, batch, tokens, source), kv_writes=2 * batch * source * decoder.hidden)
     own = _attention(decoder, batch, tokens, tokens, causal=decoder.fused)
     layers = [layer.cost for layer in prefill_layers(decoder, batch, tokens, source)]
-    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, batch * tokens).cost, 1)]
+    written = batch * (tokens if decoder.head_everywhere else 1)
+    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, written).cost, 1)]
 
 
 def decode_layers(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[NamedLinear]:

@@ -32,6 +32,8 @@ _LATER: dict[str, Any] = {
     "numbers": 0,
     "indexer": None,
     "shared_blocks": 0,
+    "text_in_source": False,
+    "head_everywhere": True,
     "attention_packing": None,
     "other_tokens": 0,
 }

@@ -1,0 +1,236 @@
+"""Florence-2: a DaViT, an encoder over what it makes of a page and over the text, and a decoder that attends to both.
+
+Source: Florence-2, arXiv 2311.06242; transformers, ``modeling_florence2.py``, ``modeling_bart.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import Operator, encoder_layer, linear, repeated
+from stagemeter.models.build import build_from_settings
+from stagemeter.models.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
+from stagemeter.models.decoder_stages import DecoderModules, empty
+from stagemeter.models.family import CacheRecorder, Family, PageViews, Variables
+from stagemeter.models.page_stages import page_stage, with_values
+from stagemeter.models.sequence_decoder import read_decoder
+from stagemeter.models.sequence_stages import sequence_arguments, sequence_stages
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import sizes_reader
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture
+from stagemeter.models.vision_language import part
+from stagemeter.workload import Workload
+
+_VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
+_ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"
+#: Side in pixels that every page is brought to, as the published processors have it (``preprocessor_config.json``).
+_IMAGE_SIZE = 768
+#: Settings of the DaViT that hold one number for each group of layers, and what they are where they are missing.
+_BY_GROUP = {
+    "embed_dim": (128, 256, 512, 1024),
+    "depths": (1, 1, 9, 1),
+    "num_heads": (4, 8, 16, 32),
+    "num_groups": (4, 8, 16, 32),
+    "patch_size": (7, 3, 3, 3),
+    "patch_stride": (4, 2, 2, 2),
+    "patch_padding": (3, 1, 1, 1),
+    "patch_prenorm": (False, True, True, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Florence2Architecture(EncoderDecoderArchitecture):
+    """Sizes of a model of this family.
+
+    Attributes
+    ----------
+    vision : DaViT
+        The encoder of pages.
+    places : int
+        Learned positions along each side of what comes out of it.
+    layers, heads, intermediate : int
+        Depth, attention heads and width of the feed-forward network of the encoder, which is as wide as the decoder.
+    """
+
+    vision: DaViT
+    places: int
+    layers: int
+    heads: int
+    intermediate: int
+
+    @property
+    def view_tokens(self) -> int:
+        """Tokens that a page becomes: its places, and one that stands for all of them."""
+        return self.vision.side**2 + 1
+
+
+def _read(settings: Settings) -> Florence2Architecture:
+    sizes, text = part(settings, "vision_config"), part(settings, "text_config")
+    if text.values.get("model_type") != "bart":
+        text.refuse("model_type", text.values.get("model_type"), "the language model of this family is 'bart'")
+    for holder in (settings, text):
+        holder.refuse("tie_word_embeddings", False, "encoder, decoder and output head share one embedding here")
+    decoder = read_decoder(
+        text, settings, text.whole("d_model"), 1024, norms=1, fused=True, text_in_source=True, head_everywhere=False
+    )
+    if sizes.whole("projection_dim", 1024) != decoder.hidden:
+        raise StagemeterError(
+            f"{sizes.source}: projection_dim is {sizes.whole('projection_dim', 1024)}, and the encoder takes "
+            f"{decoder.hidden}"
+        )
+    text.split("d_model", "encoder_attention_heads")
+    return Florence2Architecture(
+        decoder=decoder,
+        vision=_davit(sizes),
+        places=sizes.whole("max_position_embeddings", 50),
+        layers=text.whole("encoder_layers"),
+        heads=text.whole("encoder_attention_heads"),
+        intermediate=text.whole("encoder_ffn_dim"),
+    )
+
+
+def _davit(sizes: Settings) -> DaViT:
+    lists = {name: sizes.values.get(name) or default for name, default in _BY_GROUP.items()}
+    for name, found in lists.items():
+        if not isinstance(found, (list, tuple)) or not all(isinstance(number, int) for number in found):
+            raise StagemeterError(
+                f"{sizes.source}: {name} is {found!r}; it must be a list, one entry per group of layers"
+            )
+    if len({len(found) for found in lists.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
+        raise StagemeterError(f"{sizes.source}: there are not as many entries for each group of layers: {lengths}")
+    ratio = sizes.values.get("mlp_ratio", 4.0)
+    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or ratio <= 0:
+        raise StagemeterError(f"{sizes.source}: mlp_ratio is {ratio!r}; it must be a number above 0")
+    groups = tuple(DaViTGroup(*numbers) for numbers in zip(*lists.values(), strict=True))
+    for group in groups:
+        if group.width % group.heads or group.width % group.channel_groups:
+            raise StagemeterError(
+                f"{sizes.source}: layers of width {group.width} cannot be split into {group.heads} heads and "
+                f"{group.channel_groups} groups of channels"
+            )
+    return DaViT(groups, sizes.whole("window_size", 12), ratio, sizes.flag("qkv_bias", default=True), _IMAGE_SIZE)
+
+
+def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[Operator]:
+    layer = encoder_layer(
+        values["batch"] * values["source"], values["source"], sizes.decoder.hidden, sizes.heads, sizes.intermediate
+    )
+    return repeated(layer, sizes.layers)
+
+
+def _encoder_parameters(sizes: Florence2Architecture) -> int:
+    """Parameters of the encoder but its embedding, which is the decoder's."""
+    width, between = sizes.decoder.hidden, sizes.intermediate
+    layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
+    return sizes.layers * layer + (sizes.decoder.positions + 2) * width
+
+
+def _projector_parameters(sizes: Florence2Architecture) -> int:
+    return (sizes.places + sizes.decoder.hidden) * sizes.vision.outputs + 2 * sizes.decoder.hidden
+
+
+def _pixels(model: Any, sizes: Florence2Architecture, workload: Workload) -> Any:
+    side = sizes.vision.image_size
+    return empty(model, workload.batch_size, CHANNELS, side, side)
+
+
+def _run_projector(model: Any, sizes: Florence2Architecture, workload: Workload) -> None:
+    vision = sizes.vision
+    model.get_submodule(_PROJECTOR)(empty(model, workload.batch_size, vision.outputs, vision.side, vision.side))
+
+
+def _run_encoder(model: Any, sizes: Florence2Architecture, workload: Workload) -> None:
+    source = sizes.decoder.source_of(workload)
+    model.get_submodule(_ENCODER)(inputs_embeds=empty(model, workload.batch_size, source, sizes.decoder.hidden))
+
+
+@with_values
+def _forward(model: Any, sizes: Florence2Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+    import torch
+
+    passed = sequence_arguments(model, sizes.decoder, workload, recorder, workload.prompt_tokens, 0)
+    row = [model.config.image_token_id] * workload.image_tokens + [0] * workload.text_tokens
+    source = {
+        "input_ids": torch.tensor([row] * workload.batch_size, device=model.device),
+        "pixel_values": _pixels(model, sizes, workload),
+    }
+    model(**{**passed, "encoder_outputs": None}, **source, logits_to_keep=1)
+
+
+@with_values
+def _step(model: Any, sizes: Florence2Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+    passed = sequence_arguments(model, sizes.decoder, workload, recorder, 1, workload.decode_context - 1)
+    model(**passed, logits_to_keep=1)
+
+
+def _views(sizes: Florence2Architecture, width: int, height: int) -> PageViews:
+    side = sizes.vision.image_size
+    return PageViews(1, 0, side, side, (1, 1), sizes.view_tokens)
+
+
+_PAGES = {"views": "pages: batch_size"}
+
+
+def _calls(sizes: Florence2Architecture, workload: Workload) -> list[Variables]:
+    return [{"views": workload.batch_size}]
+
+
+FAMILY = Family(
+    name="florence2",
+    title="Florence-2: a DaViT, an encoder over page and text, a decoder that attends to both",
+    reads_pages=True,
+    views=_views,
+    takes=lambda config: config.get("model_type") == "florence2",
+    architecture_from_config=lambda config, source: _read(Settings(config, source)),
+    build=lambda sizes, config: build_from_settings(config),
+    shipped={"florence-2-base": resources.files("stagemeter.models") / "configs" / "florence_2_base.json"},
+    decoder=lambda sizes: sizes.decoder,
+    stages=(
+        page_stage(
+            name="vit",
+            title="DaViT over the page",
+            modules=(_VISION,),
+            operators=lambda sizes, values: davit_operators(sizes.vision, values["views"]),
+            parameters=lambda sizes: davit_parameters(sizes.vision),
+            variables=_PAGES,
+            calls=_calls,
+            run=lambda model, sizes, workload: model.get_submodule(_VISION)(_pixels(model, sizes, workload)),
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the features to the encoder's width",
+            modules=(_PROJECTOR,),
+            operators=lambda sizes, values: [
+                (linear(values["views"] * sizes.view_tokens, sizes.vision.outputs, sizes.decoder.hidden), 1)
+            ],
+            parameters=_projector_parameters,
+            variables=_PAGES,
+            calls=_calls,
+            run=_run_projector,
+        ),
+        page_stage(
+            name="encode",
+            title="encoder over the tokens of page and text",
+            modules=(_ENCODER,),
+            operators=_encoder_operators,
+            parameters=_encoder_parameters,
+            variables={"batch": "batch_size", "source": "tokens of page and text"},
+            calls=lambda sizes, workload: [{"batch": workload.batch_size, "source": sizes.decoder.source_of(workload)}],
+            run=_run_encoder,
+        ),
+        *sequence_stages(lambda sizes: sizes.decoder, DecoderModules(_DECODER, "lm_head"), "tokens of page and text"),
+    ),
+    other_parameters=lambda sizes: {},
+    architecture_from_sizes=sizes_reader(Florence2Architecture),
+    whole_passes={"forward": _forward, "decode": _step},
+    notes=(
+        "page and text are encoded, and attended to; the decoder's own prompt is the one token that it begins with",
+        f"every page is brought to {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, as the published processors do",
+    ),
+    prompt_tokens=lambda sizes, image, text: 1,
+)
