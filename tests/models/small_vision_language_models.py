@@ -557,7 +557,33 @@ def mllama(draw):
     }
 
 
+@st.composite
+def minicpm_ocr(draw):
+    text, heads, layers = draw(qwen3_next("qwen3_5_text")), draw(FEW), draw(st.integers(1, 3))
+    del text["tie_word_embeddings"]
+    return {
+        "architectures": ["MiniCPMOcrForConditionalGeneration"],
+        "model_type": "minicpm_ocr",
+        "text_config": text,
+        "vision_config": {
+            "model_type": "minicpm_ocr_vision",
+            "hidden_size": heads * 4 * draw(FEW),
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": draw(st.integers(1, 30)),
+            "image_size": 64,
+            "patch_size": draw(st.sampled_from([28, 56])),
+        },
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": IMAGE_TOKEN + 1,
+        "tie_word_embeddings": draw(st.booleans()),
+        "downsample_mode": draw(st.sampled_from(["4x", "16x"])),
+        "insert_layer_id": draw(st.integers(0, layers - 1)),
+    }
+
+
 KINDS = {
+    "minicpm_ocr": minicpm_ocr(),
     "mllama": mllama(),
     "gemma4": gemma4(),
     "got_ocr2": got_ocr2(),

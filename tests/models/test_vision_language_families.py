@@ -37,6 +37,7 @@ from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImagePr
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
 from transformers.models.mllama.image_processing_pil_mllama import (
     get_optimal_tiled_canvas as get_optimal_tiled_canvas_of_mllama,
 )
@@ -101,13 +102,13 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
     assert costs(isolated) == costs(extracted) == costs(analytic)
     assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
     unsupported = [count.unsupported for tier in (isolated, extracted) for count in tier.stages.values()]
-    assert set().union(*unsupported) <= ({SOLVED} if kind.startswith(("qwen3_next", "qwen3_5")) else set())
+    assert set().union(*unsupported) <= ({SOLVED} if kind.startswith(("qwen3_next", "qwen3_5", "minicpm")) else set())
     whole = total(count.cost for name, count in extracted.stages.items() if name != "decode")
     assert extracted.passes["forward"].of("") == whole
 
     saved = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
-    # What a checkpoint holds and transformers leaves out.
-    unused = sum(stage.parameters(sizes).unused for stage in family.stages)
+    # What a checkpoint holds and transformers leaves out; what MiniCPM-OCR does not use is in the model all the same.
+    unused = 0 if kind == "minicpm_ocr" else sum(stage.parameters(sizes).unused for stage in family.stages)
     assert all_parameters(family, sizes) == sum(saved.values()) + unused
 
 
@@ -178,6 +179,8 @@ def page_inputs(kind, described, workload, ids):
         return page | ({"mm_token_type_ids": (ids == IMAGE_TOKEN).int()} if kind == "paddleocr_vl" else {})
     if kind == "gemma4":
         return page_of_gemma4(described.architecture, workload) | {"mm_token_type_ids": (ids == IMAGE_TOKEN).int()}
+    if kind == "minicpm_ocr":
+        return page_of_minicpm(described.architecture, workload)
     if kind == "mllama":
         return page_of_mllama(described.architecture, workload)
     if not kind.startswith(("qwen", "glm")):
@@ -208,6 +211,27 @@ def page_of_gemma4(sizes, workload):
     places[: width * height] = torch.cartesian_prod(torch.arange(height), torch.arange(width)).flip(-1)
     pixels = torch.rand(workload.batch_size, patches, 3 * sizes.patch_size**2)
     return {"pixel_values": pixels, "image_position_ids": places.expand(workload.batch_size, -1, -1)}
+
+
+def page_of_minicpm(sizes, workload):
+    """Patches of all views side by side, as the processor lays them; its own code says how large they are."""
+    views = views_of_minicpm(workload.image_width, workload.image_height, sizes.patch_size, sizes.merge_after)
+    grids = torch.tensor([[height // sizes.patch_size, width // sizes.patch_size] for width, height in views])
+    grids = grids.repeat(workload.batch_size, 1)
+    patches = int(grids.prod(-1).sum())
+    pixels = torch.rand(1, 3, sizes.patch_size, patches * sizes.patch_size)
+    return {"pixel_values": pixels, "target_sizes": grids.int()}
+
+
+def views_of_minicpm(width, height, patch_size, merges_more):
+    processor, mode = object.__new__(MiniCPMOcrImageProcessor), "16x" if merges_more else "4x"
+    grid = processor.get_sliced_grid((height, width), 9, 448)
+    rows, columns = processor.find_best_resize((height, width), 448, patch_size, mode, allow_upscale=grid is None)
+    views = [(columns, rows)]
+    if grid is not None:
+        rows, columns = processor.get_refine_size((height, width), grid, 448, patch_size, mode, allow_upscale=True)
+        views += [(columns // grid[1], rows // grid[0])] * (grid[0] * grid[1])
+    return views
 
 
 def page_of_mllama(sizes, workload):
@@ -284,6 +308,16 @@ def test_tiles_of_mllama_are_those_of_its_processor(width, height):
     view = model.family.views(model.architecture, width, height)
     rows, columns = (side // 560 for side in get_optimal_tiled_canvas_of_mllama(height, width, 4, 560))
     assert (view.global_views, view.tile_grid) == (rows * columns, (columns, rows))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_pages_of_minicpm_are_cut_as_its_processor_does(width, height):
+    model = describe_model("minicpm-ocr-default")
+    view, views = model.family.views(model.architecture, width, height), views_of_minicpm(width, height, 16, False)
+    assert (view.width, view.height) == views[0]
+    assert view.local_views == len(views) - 1
+    assert view.image_tokens == sum(columns * rows // 32**2 for columns, rows in views)
 
 
 @settings(max_examples=300, deadline=None)

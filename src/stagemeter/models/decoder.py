@@ -132,6 +132,8 @@ class Decoder(Sizes):
         Tokens that the embedding knows besides, and the output head does not.
     shared_blocks : int
         Different transformers that layers with shared ones have between them.
+    head_everywhere : bool
+        Whether the output head runs on every position of a prompt, and not on the last alone.
     """
 
     hidden: int
@@ -143,6 +145,11 @@ class Decoder(Sizes):
     per_layer_embedding: PerLayerEmbedding | None = None
     other_tokens: int = 0
     shared_blocks: int = 0
+    head_everywhere: bool = False
+
+    def written(self, batch: int, tokens: int) -> int:
+        """Positions that the output head runs on in a pass of some tokens of each sequence."""
+        return batch * (tokens if self.head_everywhere else 1)
 
     @property
     def source(self) -> int:
@@ -302,20 +309,20 @@ def adapter_cost(decoder: Decoder, of: DecoderPass, adapter: Adapter, module: st
             if adapter.takes_part([f"{module}.layers.{index}.{linear.name}" for index in indices], head):
                 taken.append((linear.adapter(adapter.rank), layer.times))
     if adapter.takes(head, head):
-        taken.append((_head(head, decoder, of.batch).adapter(adapter.rank), 1))
+        taken.append((_head(head, decoder, decoder.written(of.batch, of.tokens)).adapter(adapter.rank), 1))
     if not taken:
         raise adapter.no_target([*known, head])
     return sum_of(taken)
 
 
 def pass_cost(decoder: Decoder, of: DecoderPass) -> Cost:
-    """Cost of one pass through the layers, and of the output head on the last position of each sequence."""
-    return sum_of([*layer_operators(decoder, of), head_operator(decoder, of.batch)])
+    """Cost of one pass through the layers, and of the output head."""
+    return sum_of([*layer_operators(decoder, of), head_operator(decoder, decoder.written(of.batch, of.tokens))])
 
 
 def pass_working_set(decoder: Decoder, of: DecoderPass) -> int:
     """Elements that the most demanding operator of a pass reads and writes, see `blocks.working_set`."""
-    return working_set([*layer_operators(decoder, of), head_operator(decoder, of.batch)])
+    return working_set([*layer_operators(decoder, of), head_operator(decoder, decoder.written(of.batch, of.tokens))])
 
 
 def embedding_parameters(decoder: Decoder) -> int:

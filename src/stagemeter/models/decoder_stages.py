@@ -175,7 +175,8 @@ def decoder_stages(
                 inputs["cross_attention_states"] = states
             inputs["cross_attention_mask"] = empty(model, workload.batch_size, 1, tokens, decoder.source)
         model.get_submodule(modules.layers)(**inputs, **cache)
-        model.get_submodule(modules.head)(empty(model, workload.batch_size, 1, decoder.hidden))
+        written = decoder.written(1, tokens)
+        model.get_submodule(modules.head)(empty(model, workload.batch_size, written, decoder.hidden))
 
     def run_prefill(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
         run(model, architecture, workload, recorder, workload.prompt_tokens, 0)
@@ -196,7 +197,7 @@ def decoder_stages(
     return (
         Stage(
             name="prefill",
-            title="decoder over the prompt, output head on its last position",
+            title="decoder over the prompt, and output head",
             modules=both,
             owns=(modules.layers,),
             parameters=prefill_parameters,

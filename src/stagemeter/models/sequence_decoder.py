@@ -45,8 +45,8 @@ class SequenceDecoder:
         Whether the output head's weights are the embedding's.
     text_in_source : bool
         Whether the text of a request is part of the source, beside the page.
-    head_everywhere : bool
-        Whether the output head runs on every position of a prompt, and not on the last alone.
+    head_on_last : bool
+        Whether the output head runs on the last position of a prompt alone, and not on all.
     """
 
     hidden: int
@@ -61,7 +61,7 @@ class SequenceDecoder:
     fused: bool
     tied: bool
     text_in_source: bool = False
-    head_everywhere: bool = True
+    head_on_last: bool = False
 
     def source_of(self, workload: Workload) -> int:
         """Tokens of the source of each sequence."""
@@ -139,7 +139,7 @@ def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source:
     cross = replace(_attention(decoder, batch, tokens, source), kv_writes=2 * batch * source * decoder.hidden)
     own = _attention(decoder, batch, tokens, tokens, causal=decoder.fused)
     layers = [layer.cost for layer in prefill_layers(decoder, batch, tokens, source)]
-    written = batch * (tokens if decoder.head_everywhere else 1)
+    written = batch * (1 if decoder.head_on_last else tokens)
     return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, written).cost, 1)]
 
 

@@ -50,7 +50,7 @@ def sequence_stages(
     def prefill_adapter(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
         decoder = decoder_of(sizes)
         layers = prefill_layers(decoder, **values)
-        written = values["batch"] * (values["tokens"] if decoder.head_everywhere else 1)
+        written = values["batch"] * (1 if decoder.head_on_last else values["tokens"])
         output = head_layer(decoder, written, modules.head)
         cost = adapter_cost(decoder, layers, output, adapter, modules.layers)
         if not cost.weight_reads:
@@ -72,7 +72,7 @@ def sequence_stages(
             encoder_hidden_states=passed.pop("encoder_outputs")[0],
             **passed,
         )
-        written = count if decoder.head_everywhere else 1
+        written = 1 if decoder.head_on_last else count
         model.get_submodule(modules.head)(empty(model, workload.batch_size, written, decoder.hidden))
 
     @with_values

@@ -33,7 +33,8 @@ _LATER: dict[str, Any] = {
     "indexer": None,
     "shared_blocks": 0,
     "text_in_source": False,
-    "head_everywhere": True,
+    "head_on_last": False,
+    "head_everywhere": False,
     "attention_packing": None,
     "other_tokens": 0,
 }

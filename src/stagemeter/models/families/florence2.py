@@ -75,7 +75,7 @@ def _read(settings: Settings) -> Florence2Architecture:
     for holder in (settings, text):
         holder.refuse("tie_word_embeddings", False, "encoder, decoder and output head share one embedding here")
     decoder = read_decoder(
-        text, settings, text.whole("d_model"), 1024, norms=1, fused=True, text_in_source=True, head_everywhere=False
+        text, settings, text.whole("d_model"), 1024, norms=1, fused=True, text_in_source=True, head_on_last=True
     )
     if sizes.whole("projection_dim", 1024) != decoder.hidden:
         raise StagemeterError(
