@@ -32,6 +32,9 @@ def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+    if not verbose:
+        # What is counted does not depend on kernels that transformers advises to install.
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
 
 
 def say_options(command: Command) -> Command:
