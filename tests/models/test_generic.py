@@ -18,6 +18,7 @@ from stagemeter.cost import total
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.generic import family
+from stagemeter.models.generic.family import make_family
 from stagemeter.pairing import pair
 from stagemeter.planning import plan_request
 from stagemeter.tiers import isolated_tier
@@ -162,14 +163,14 @@ def test_prompt_without_room_for_its_page_is_counted_as_far_as_can_be(model_of):
 
 
 def test_embedding_that_is_shared_is_no_projector():
-    described = describe_model("florence-2-default")
-    stages = {stage.name: stage for stage in described.family.stages}
+    found_family, found = make_family(describe_model("florence-2-base").config, {}, "a family of its own left aside")
+    stages = {stage.name: stage for stage in found_family.stages}
     assert stages["projector"].modules == ("model.multi_modal_projector",)
     assert stages["encode"].modules == ("model.language_model.encoder",)
-    parameters = {name: stage.parameters(described.architecture).total for name, stage in stages.items()}
-    embedding = described.architecture.model.get_input_embeddings().weight.numel()
+    parameters = {name: stage.parameters(found).total for name, stage in stages.items()}
+    embedding = found.model.get_input_embeddings().weight.numel()
     assert parameters["projector"] < embedding < parameters["encode"]
-    assert sum(parameters.values()) == sum(p.numel() for p in described.architecture.model.parameters())
+    assert sum(parameters.values()) == sum(p.numel() for p in found.model.parameters())
 
 
 def test_one_token_uses_the_experts_that_it_chooses(model_of):
