@@ -59,6 +59,7 @@ WITH_TORCH = (
     "stagemeter.known_values",
     "stagemeter.models.adapted",
     "stagemeter.models.key_value_cache",
+    "stagemeter.models.lightning_cache",
     f"{GENERIC}.passes",
     *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer", "watcher")),
     *(

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Architecture = TypeVar("Architecture")
 
 _WINDOWED = "windowed"
+#: What a prefill does where the output head runs on the last position alone, as almost everywhere.
+PREFILL_TITLE = "decoder over the prompt, output head on its last position"
 #: The variables of a prefill that layers which keep states add, by the names that `DecoderPass` has for them.
 OF_STATES = {
     "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
@@ -80,6 +82,7 @@ def decoder_stages(
     keeps_everything: bool = False,
     causal: bool = True,
     prefill_variables: Mapping[str, str] = _NONE,
+    prefill_title: str = PREFILL_TITLE,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
 
@@ -98,6 +101,8 @@ def decoder_stages(
     prefill_variables : mapping
         Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_SCANS`, `OF_BLOCKS`,
         `OF_SHARING`.
+    prefill_title : str
+        What a prefill does, in a few words.
     """
 
     def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
@@ -197,7 +202,7 @@ def decoder_stages(
     return (
         Stage(
             name="prefill",
-            title="decoder over the prompt, and output head",
+            title=prefill_title,
             modules=both,
             owns=(modules.layers,),
             parameters=prefill_parameters,

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
+from stagemeter.models.decoder_stages import PREFILL_TITLE, DecoderModules, decoder_stages
 from stagemeter.models.family import Family, PageViews, Stage
 from stagemeter.models.packed_decoder import packed_decoder
 from stagemeter.models.page_stages import page_passes, with_values
@@ -51,6 +51,7 @@ def page_family(
     windows: bool = False,
     causal: bool = True,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
+    prefill_title: str = PREFILL_TITLE,
     head: str = "lm_head",
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     step: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
@@ -83,7 +84,7 @@ def page_family(
         What one should know about how its numbers come about.
     valued : bool
         Whether the code asks for values: sizes of views, tokens that stand for them.
-    windows, causal, prefill_variables
+    windows, causal, prefill_variables, prefill_title
         See `stagemeter.models.decoder_stages.decoder_stages`.
     head : str
         The output head.
@@ -126,6 +127,7 @@ def page_family(
                 windows=windows,
                 causal=causal,
                 prefill_variables=prefill_variables,
+                prefill_title=prefill_title,
             ),
         ),
         other_parameters=other_parameters,

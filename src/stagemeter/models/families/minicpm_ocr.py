@@ -315,4 +315,5 @@ FAMILY = page_family(
     ),
     valued=True,
     prefill_variables=OF_STATES,
+    prefill_title="decoder over the prompt, output head on every position",
 )

@@ -469,8 +469,8 @@ def _notes(found: FoundModel, shares: _Shares) -> tuple[str, ...]:
         notes.append("how many of its experts one token uses was not found: params_active holds all of them")
     if keeps_states(model):
         notes.append(
-            "the states of its recurrent layers are in the bytes where its code hands them to the cache or multiplies "
-            "by them, and what it updates in place is not; recurrences written element by element are not in the FLOPs"
+            "the states of its recurrent layers are in the bytes where its code writes them to the cache or multiplies "
+            "by them; recurrences written element by element are not in the FLOPs"
         )
     if (kind := own_cache(model)) is not None:
         notes.append(f"of {kind.__name__}, which it keeps, keys and values alone are in the bytes")
