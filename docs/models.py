@@ -32,7 +32,8 @@ end with `-default` are what transformers' own defaults make, since no published
 
 Every number is exact in the sense of [What the numbers mean](static_analysis.md). The request is the default one: an A4
 page at 200 dpi and 10 tokens of text for a model that reads pages, a prompt of 1,024 tokens for one that reads text
-alone; a step is that of the middle of 512 new tokens.
+alone; a step is that of the middle of 512 new tokens. The cache is what one token more takes, beside states and what is
+kept of a page.
 
 """
 SOURCES = """
@@ -62,7 +63,9 @@ def row(model: ModelDescription) -> list[str]:
     """Return the cells of one model."""
     report = estimate_model(model, AnalysisConfig(model=model.name))
     total = report["total"]
-    per_token = model.family.decoder(model.architecture).cached_elements(1, 1)
+    decoder = model.family.decoder(model.architecture)
+    # States, and what is kept of a source, are there with the first token, and do not grow.
+    per_token = decoder.cached_elements(1, 2) - decoder.cached_elements(1, 1)
     return [
         f"`{model.name}`",
         model.family.name,
