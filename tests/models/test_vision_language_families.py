@@ -1,6 +1,7 @@
 """Families that read pages by a vision transformer: three ways of counting, torch's counter, the real processors."""
 
 import ast
+import json
 import math
 from collections import defaultdict
 from dataclasses import replace
@@ -244,6 +245,14 @@ def page_of_mllama(sizes, workload):
         "aspect_ratio_mask": used.long().expand(pages, 1, -1),
         "cross_attention_mask": used.long().expand(pages, workload.prompt_tokens, 1, -1),
     }
+
+
+def test_decoder_that_a_family_cannot_count_is_refused(tmp_path):
+    config = describe_model("llava-1.5-7b").config
+    text = describe_model("qwen3-next-80b-a3b").config
+    (tmp_path / "config.json").write_text(json.dumps({**config, "text_config": text}), encoding="utf-8")
+    with pytest.raises(StagemeterError, match="layers of the kind 'gated_delta', which this family does not know"):
+        describe_model(str(tmp_path))
 
 
 def real_model(config):

@@ -188,6 +188,19 @@ class Decoder(Sizes):
             "single": int(tokens == 1),
         }
 
+    def kinds_by_variables(self) -> dict[str, frozenset[str]]:
+        """Variables that kinds of its layers add to a prefill, by what those layers are called in a report."""
+        added = {
+            GatedDeltaNet: ("chunks", "padded"),
+            StateSpace: ("blocks", "padded"),
+            SharedTransformer: ("blocks", "padded"),
+            LightningAttention: ("blocks", "pairs"),
+        }
+        found = {layer.attention.kind: frozenset(added.get(type(layer.attention), ())) for layer in self.layers}
+        if any(layer.last_token_only for layer in self.layers):
+            found["shared keys and values"] = frozenset({"single"})
+        return found
+
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
         kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.cost import Cost
+from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass
 from stagemeter.models.decoder import (
@@ -241,6 +242,21 @@ def decoder_stages(
             bends=bends,
         ),
     )
+
+
+def require_known(decoder: Decoder, prefill_variables: Mapping[str, str], source: str) -> None:
+    """Refuse a decoder whose layers the closed form of a prefill has no variables for, see `decoder_stages`.
+
+    Raises
+    ------
+    StagemeterError
+        If there is such a layer; the message says of what kind.
+    """
+    for kind, needed in decoder.kinds_by_variables().items():
+        if not needed <= set(prefill_variables):
+            raise StagemeterError(
+                f"{source}: its language model has layers of the kind {kind!r}, which this family does not know"
+            )
 
 
 def whole_pass(

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import PREFILL_TITLE, DecoderModules, decoder_stages
+from stagemeter.models.decoder_stages import PREFILL_TITLE, DecoderModules, decoder_stages, require_known
 from stagemeter.models.family import Family, PageViews, Stage
 from stagemeter.models.packed_decoder import packed_decoder
 from stagemeter.models.page_stages import page_passes, with_values
@@ -103,6 +103,11 @@ def page_family(
         stages = [replace(stage, run=with_values(stage.run)) for stage in stages]
         passes = {pass_name: with_values(run) for pass_name, run in passes.items()}
 
+    def from_config(config: Mapping[str, Any], source: str) -> Architecture:
+        architecture = read(Settings(config, source))
+        require_known(architecture.decoder, prefill_variables, source)
+        return architecture
+
     def packed(sizes: Architecture, quantization: Quantization) -> Architecture:
         # Any data class with a decoder will do, which no type says.
         whole: Any = sizes
@@ -115,7 +120,7 @@ def page_family(
         views=views,
         video=video,
         takes=lambda config: config.get("model_type") in model_types,
-        architecture_from_config=lambda config, source: read(Settings(config, source)),
+        architecture_from_config=from_config,
         build=lambda sizes, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda sizes: sizes.decoder,
