@@ -182,10 +182,10 @@ class Decoder(Sizes):
         block = max(blocks, default=tokens)
         return {
             "chunks": -(-tokens // CHUNK),
-            "padded": max(tokens, *kernels, 0),
+            "padded": _larger(tokens, max(kernels, default=0)),
             "blocks": -(-tokens // block),
             "pairs": tokens // block * block**2 + (tokens % block) ** 2,
-            "single": int(tokens == 1),
+            "single": (tokens == 1) * 1,
         }
 
     def kinds_by_variables(self) -> dict[str, frozenset[str]]:
@@ -255,6 +255,10 @@ decoder_from_sizes = sizes_reader(Decoder)
 def _smaller(one: int, other: int) -> int:
     # By arithmetic, so that arrays of numbers can be put in like single ones.
     return (one + other - abs(one - other)) // 2
+
+
+def _larger(one: int, other: int) -> int:
+    return (one + other + abs(one - other)) // 2
 
 
 def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
