@@ -196,7 +196,9 @@ class Decoder(Sizes):
             SharedTransformer: ("blocks", "padded"),
             LightningAttention: ("blocks", "pairs"),
         }
-        found = {layer.attention.kind: frozenset(added.get(type(layer.attention), ())) for layer in self.layers}
+        found: dict[str, frozenset[str]] = {
+            layer.attention.kind: frozenset(added.get(type(layer.attention), ())) for layer in self.layers
+        }
         if any(layer.last_token_only for layer in self.layers):
             found["shared keys and values"] = frozenset({"single"})
         return found
