@@ -16,7 +16,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.description import describe_model, with_adapter
 from stagemeter.values import report_values
 
-ATTENTION = r".*layers\.\d+\..*self_attn\.[kqo].*_proj"
+ATTENTION = r".*layers\.\d+\.self_attn\.[kqo].*_proj"
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "kv_b_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 #: What an adapter must leave as it is.
@@ -41,7 +41,7 @@ def adapter(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "zamba2"])
 @few
 @given(st.data())
 def test_three_ways_of_counting_are_equal(tmp_path_factory, kind, data):
@@ -166,3 +166,8 @@ def test_families_that_know_none_say_so(adapter):
 def test_models_without_closed_forms_refuse_it_too(adapter):
     with pytest.raises(StagemeterError, match="names no linear layer of the decoder; there are"):
         with_adapter(describe_model("granite-docling-default"), adapter(["c_attn"])).build()
+
+
+def test_family_that_knows_none(adapter):
+    with pytest.raises(StagemeterError, match="zamba2-default is of the family zamba2, which knows none; leave it out"):
+        with_adapter(describe_model("zamba2-default"), adapter(["q_proj"]))

@@ -35,6 +35,7 @@ def text_family(
     windows: bool = False,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
     modules: DecoderModules = _MODULES,
+    adapters: bool = True,
 ) -> Family[Decoder]:
     """Make a family of language models that read text alone.
 
@@ -54,8 +55,11 @@ def text_family(
         See `stagemeter.models.decoder_stages.decoder_stages`.
     modules : DecoderModules
         Where its models have the decoder.
+    adapters : bool
+        Whether low-rank adapters beside its layers are known.
     """
     configs = resources.files("stagemeter.models") / "configs"
+    stages = decoder_stages(lambda decoder: decoder, modules, windows, prefill_variables=prefill_variables)
     return Family(
         name=name,
         title=title,
@@ -66,7 +70,7 @@ def text_family(
         build=lambda architecture, config: build_from_settings(config),
         shipped={model: configs / file for model, file in shipped.items()},
         decoder=lambda decoder: decoder,
-        stages=decoder_stages(lambda decoder: decoder, modules, windows, prefill_variables=prefill_variables),
+        stages=stages if adapters else tuple(replace(stage, adapter=None) for stage in stages),
         other_parameters=lambda decoder: {},
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},

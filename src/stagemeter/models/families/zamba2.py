@@ -99,6 +99,9 @@ FAMILY = text_family(
     model_types=("zamba2",),
     read=_read,
     prefill_variables=OF_SCANS,
+    # Each layer holds the low-rank layers of all that share its weights, and an adapter would stand beside them, too,
+    # although they never run.
+    adapters=False,
     shipped={"zamba2-default": "zamba2_default.json"},
     notes=(
         SCAN_NOTE,
