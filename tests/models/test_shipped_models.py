@@ -8,6 +8,7 @@ import pytest
 from small_text_models import SOLVED
 
 from stagemeter.analyzer import analyze_model
+from stagemeter.application.models import shipped_model_rows
 from stagemeter.config import AnalysisConfig
 from stagemeter.models.decoder import ENDLESS
 from stagemeter.models.description import describe_model, shipped_models
@@ -98,6 +99,12 @@ def test_shipped_configurations_say_where_they_are_from():
     for name, shipped in WITHOUT_FAMILY.items():
         assert ("the defaults of" in shipped.source) is name.endswith("-default")
         assert len(shipped.source) > 60, name
+
+
+def test_models_without_a_limit_say_so():
+    longest = {row["name"]: row["max_positions"] for row in shipped_model_rows()}
+    assert [name for name, positions in longest.items() if positions is None] == ["mamba2-default"]
+    assert longest["zamba2-default"] == 4096
 
 
 def test_sizes_survive_json():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stagemeter.models.decoder import ENDLESS
 from stagemeter.models.description import ModelDescription, describe_model, shipped_models
 from stagemeter.models.family import all_parameters
 from stagemeter.models.generic.shipped import ShippedModel, shipped_without_family
@@ -27,6 +28,7 @@ def shipped_model_rows() -> list[dict[str, Any]]:
 def _row(model: ModelDescription) -> dict[str, Any]:
     family, architecture = model.family, model.architecture
     active = sum(stage.parameters(architecture).active for stage in family.stages)
+    longest = family.decoder(architecture).max_positions
     return {
         "name": model.name,
         "family": family.name,
@@ -35,7 +37,7 @@ def _row(model: ModelDescription) -> dict[str, Any]:
         "reads_pages": family.reads_pages,
         "params": all_parameters(family, architecture),
         "params_active": active + sum(family.other_parameters(architecture).values()),
-        "max_positions": family.decoder(architecture).max_positions,
+        "max_positions": None if longest == ENDLESS else longest,
         "source": model.config["_source"],
     }
 
