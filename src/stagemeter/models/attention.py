@@ -84,6 +84,9 @@ class Attention(Protocol):
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds of some tokens."""
 
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens, by the names that `DecoderPass` has for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupedQueryAttention:
@@ -189,6 +192,10 @@ class GroupedQueryAttention:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements of the keys and values of some tokens; none where they are those of another layer."""
         return 0 if self.shared else 2 * batch * tokens * self.key_value_heads * self.head_width
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `Attention`."""
+        return {"single": (tokens == 1) * 1} if self.shared else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,3 +369,7 @@ class LatentAttention:
         """Elements of the compressed vectors, rotated keys and keys of the indexer of some tokens."""
         chosen_by = self.indexer.head_width if self.indexer else 0
         return batch * tokens * (self.key_value_rank + self.rotary_width + chosen_by)
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens: none."""
+        return {}

@@ -8,7 +8,7 @@ from stagemeter.cost import Cost
 from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass, GroupedQueryAttention, LatentAttention
 from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
-from stagemeter.models.delta_net import CHUNK, GatedDeltaNet
+from stagemeter.models.delta_net import GatedDeltaNet
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
 from stagemeter.models.lightning import LightningAttention
@@ -174,34 +174,11 @@ class Decoder(Sizes):
         return _smaller(workload.decode_context, window) if window else workload.decode_context
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that kinds of layers add to a prefill of some tokens, see `DecoderPass`."""
-        kinds = [layer.attention for layer in self.layers]
-        kinds += [kind.states for kind in kinds if isinstance(kind, SharedTransformer)]
-        kernels = [kind.kernel for kind in kinds if isinstance(kind, (GatedDeltaNet, StateSpace))]
-        blocks = [kind.block for kind in kinds if isinstance(kind, (LightningAttention, StateSpace))]
-        block = max(blocks, default=tokens)
-        return {
-            "chunks": -(-tokens // CHUNK),
-            "padded": _larger(tokens, max(kernels, default=0)),
-            "blocks": -(-tokens // block),
-            "pairs": tokens // block * block**2 + (tokens % block) ** 2,
-            "single": (tokens == 1) * 1,
-        }
-
-    def kinds_by_variables(self) -> dict[str, frozenset[str]]:
-        """Variables that kinds of its layers add to a prefill, by what those layers are called in a report."""
-        added = {
-            GatedDeltaNet: ("chunks", "padded"),
-            StateSpace: ("blocks", "padded"),
-            SharedTransformer: ("blocks", "padded"),
-            LightningAttention: ("blocks", "pairs"),
-        }
-        found: dict[str, frozenset[str]] = {
-            layer.attention.kind: frozenset(added.get(type(layer.attention), ())) for layer in self.layers
-        }
-        if any(layer.last_token_only for layer in self.layers):
-            found["shared keys and values"] = frozenset({"single"})
-        return found
+        """Variables that its layers add to a prefill of some tokens, see `DecoderPass`."""
+        added: dict[str, int] = {}
+        for layer in self.layers:
+            added |= layer.attention.prefill_variables(tokens)
+        return added
 
     def experts_read(self, tokens: int) -> ExpertsRead:
         """How many experts of a layer some tokens can touch; none where there are no experts."""
@@ -257,10 +234,6 @@ decoder_from_sizes = sizes_reader(Decoder)
 def _smaller(one: int, other: int) -> int:
     # By arithmetic, so that arrays of numbers can be put in like single ones.
     return (one + other - abs(one - other)) // 2
-
-
-def _larger(one: int, other: int) -> int:
-    return (one + other + abs(one - other)) // 2
 
 
 def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:

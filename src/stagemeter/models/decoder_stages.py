@@ -127,7 +127,8 @@ def decoder_stages(
         most = prefill_experts(architecture, workload).most
         tokens = workload.prompt_tokens
         known = decoder_of(architecture).prefill_variables(tokens)
-        added = {name: known[name] for name in prefill_variables}
+        # Where no layer needs one, it is in no term.
+        added = {name: known.get(name, 0) for name in prefill_variables}
         return [{"batch": workload.batch_size, "tokens": tokens, **added, EXPERTS_READ: most}]
 
     def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
@@ -252,8 +253,9 @@ def require_known(decoder: Decoder, prefill_variables: Mapping[str, str], source
     StagemeterError
         If there is such a layer; the message says of what kind.
     """
-    for kind, needed in decoder.kinds_by_variables().items():
-        if not needed <= set(prefill_variables):
+    for layer in decoder.layers:
+        kind, needed = layer.attention.kind, layer.attention.prefill_variables(1)
+        if not needed.keys() <= prefill_variables.keys():
             raise StagemeterError(
                 f"{source}: its language model has layers of the kind {kind!r}, which this family does not know"
             )

@@ -13,7 +13,7 @@ from typing import Literal
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import NO_PASS, DecoderPass
-from stagemeter.models.blocks import NamedLinear, product
+from stagemeter.models.blocks import NamedLinear, larger, product
 from stagemeter.packing import Packing, Storage
 
 #: Tokens of a chunk: the default of ``torch_chunk_gated_delta_rule``.
@@ -132,6 +132,10 @@ class GatedDeltaNet:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
         return batch * (self.state + self.convolved * self.kernel) if tokens else 0
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.attention.Attention`."""
+        return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}
 
 
 def token_convolution(batch: int, channels: int, kernel: int, length: int, positions: int, bias: bool = False) -> Cost:

@@ -98,3 +98,8 @@ class LightningAttention:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
         return batch * self.state if tokens else 0
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.attention.Attention`."""
+        whole, rest = tokens // self.block, tokens % self.block
+        return {"blocks": -(-tokens // self.block), "pairs": whole * self.block**2 + rest**2}

@@ -142,3 +142,7 @@ class SharedTransformer:
         """Elements that the cache of one layer holds of some tokens."""
         keys_and_values = 2 * batch * tokens * self.key_value_heads * self.head_width
         return keys_and_values + self.states.cached_elements(batch, tokens)
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.attention.Attention`."""
+        return self.states.prefill_variables(tokens)

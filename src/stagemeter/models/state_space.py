@@ -12,7 +12,7 @@ from typing import Literal
 
 from stagemeter.cost import Cost
 from stagemeter.models.attention import NO_PASS, DecoderPass
-from stagemeter.models.blocks import NamedLinear, product
+from stagemeter.models.blocks import NamedLinear, larger, product
 from stagemeter.models.delta_net import token_convolution
 from stagemeter.packing import Packing, Storage
 
@@ -125,3 +125,7 @@ class StateSpace:
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
         return batch * self.kept if tokens else 0
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.attention.Attention`."""
+        return {"blocks": -(-tokens // self.block), "padded": larger(tokens, self.kernel)}

@@ -6,6 +6,7 @@ A page is padded to as many tiles as it may have at most. One token of the promp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,7 +92,7 @@ class MllamaArchitecture(Sizes):
     @property
     def patches(self) -> int:
         """Patches of a tile, and the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        return _patches(self.image_size, self.patch_size)
 
     @property
     def padded(self) -> int:
@@ -105,38 +106,50 @@ class MllamaArchitecture(Sizes):
 
 
 def _read(settings: Settings) -> MllamaArchitecture:
-    given = part(settings, "vision_config") if settings.values.get("vision_config") is not None else Settings({}, "")
-    sizes = Settings({**_OF_VISION, **given.values}, given.source or settings.source)
+    sizes = _part(settings, "vision_config", _OF_VISION)
     sizes.split("hidden_size", "attention_heads")
     tiles = sizes.whole("max_num_tiles")
     shapes = sizes.values.get("supported_aspect_ratios") or _grids(tiles)
     kept = sizes.values.get("intermediate_layers_indices") or _KEPT_LAYERS
-    found = MllamaArchitecture(
-        hidden=sizes.whole("hidden_size"),
+    hidden, outputs = sizes.whole("hidden_size"), sizes.whole("vision_output_dim")
+    if outputs != hidden * (1 + len(kept)):
+        raise StagemeterError(
+            f"{sizes.source}: vision_output_dim is {outputs}, but one layer and {len(kept)} more that are {hidden} "
+            f"wide make {hidden * (1 + len(kept))}"
+        )
+    patch_size, image_size = square(sizes, "patch_size"), square(sizes, "image_size")
+    return MllamaArchitecture(
+        hidden=hidden,
         heads=sizes.whole("attention_heads"),
         intermediate=sizes.whole("intermediate_size"),
         layers=sizes.whole("num_hidden_layers"),
         global_layers=sizes.whole("num_global_layers"),
-        patch_size=square(sizes, "patch_size"),
-        image_size=square(sizes, "image_size"),
+        patch_size=patch_size,
+        image_size=image_size,
         tiles=tiles,
         shapes=len(shapes),
         kept=len(kept),
-        decoder=Decoder(1, 1, 1, ()),
+        decoder=_decoder(settings, tiles * _patches(image_size, patch_size)),
     )
-    if sizes.whole("vision_output_dim") != found.outputs:
-        raise StagemeterError(
-            f"{sizes.source}: vision_output_dim is {sizes.whole('vision_output_dim')}, but one layer and {found.kept} "
-            f"more that are {found.hidden} wide make {found.outputs}"
-        )
-    return replace(found, decoder=_decoder(settings, tiles * found.patches))
+
+
+def _part(settings: Settings, key: str, missing: Mapping[str, int]) -> Settings:
+    """A part of a configuration, and what it leaves out; all of it may be left out."""
+    if settings.values.get(key) is None:
+        return Settings(missing, settings.source)
+    given = part(settings, key)
+    return Settings({**missing, **given.values}, given.source)
+
+
+def _patches(image_size: int, patch_size: int) -> int:
+    return (image_size // patch_size) ** 2 + 1
 
 
 def _decoder(settings: Settings, source: int) -> Decoder:
-    given = part(settings, "text_config") if settings.values.get("text_config") is not None else Settings({}, "")
-    text = Settings({**_OF_TEXT, **given.values}, given.source or settings.source)
+    text = _part(settings, "text_config", _OF_TEXT)
     number = text.whole("num_hidden_layers")
-    to_page = text.values.get("cross_attention_layers", _CROSS_ATTENTION_LAYERS)
+    to_page = text.values.get("cross_attention_layers")
+    to_page = _CROSS_ATTENTION_LAYERS if to_page is None else to_page
     if not isinstance(to_page, list) or any(not isinstance(index, int) for index in to_page) or 0 in to_page:
         raise StagemeterError(
             f"{text.source}: cross_attention_layers is {to_page!r}; it must be a list of numbers of layers after the "
