@@ -13,17 +13,18 @@ import click
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.compare import compare
 from stagemeter.cli.devices import devices
+from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
 from stagemeter.cli.models import models
 from stagemeter.cli.plan import plan
 from stagemeter.cli.profile import profile
+from stagemeter.cli.streams import prepare_streams
 from stagemeter.cli.sweep import sweep
 from stagemeter.cli.upload import upload
-from stagemeter.errors import StagemeterError, TrackingError
 
-#: Exit codes beside 0: the user can mend it; the store cannot be reached; interrupted.
-BAD_INPUT, NO_STORE, INTERRUPTED = 2, 3, 130
+__all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
+
 #: What MLflow, its plug-ins and torch's profiler are told unless someone tells them otherwise: nothing of their own.
 _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -54,16 +55,13 @@ def main() -> None:
         signal.signal(number, _interrupt)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    prepare_streams()
     try:
         code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message(), BAD_INPUT)
-    except StagemeterError as error:
-        _fail(str(error), BAD_INPUT)
-    except TrackingError as error:
-        _fail(str(error), NO_STORE)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", INTERRUPTED)
+        # Here, where it can be told that the disk is full, and not when the interpreter ends.
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code = end(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -72,8 +70,3 @@ def _interrupt(signum: int, frame: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
-    sys.exit(code)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import run_options, say_options
+from stagemeter.cli.output import print_json, run_options, say, say_options
 from stagemeter.cli.types import NUMBER, PATH, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
@@ -73,7 +73,7 @@ def analyze(
 
     config = load_config(config_file, workload_settings(**options), AnalysisConfig)
     if not config.enabled:
-        click.echo("enabled is false in the configuration: nothing to do", err=True)
+        say("enabled is false in the configuration: nothing to do")
         return
     from stagemeter.application.analyze import analyze_page
 
@@ -88,14 +88,12 @@ def analyze(
         run_name=run_name,
     )
     if as_json:
-        from stagemeter.export.json_file import report_json
-
-        click.echo(report_json(outcome.report), nl=False)
+        print_json(outcome.report)
     else:
         from stagemeter.export.console import print_report
 
         print_report(outcome.report)
     for line in outcome.messages:
-        click.echo(line, err=True)
+        say(line)
     if outcome.tracking_error is not None:
         raise outcome.tracking_error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.output import print_json, say, say_options
 from stagemeter.cli.types import PATH, TEXT
 
 #: Exit code of a limit that is exceeded.
@@ -88,7 +88,7 @@ def compare(
 
         print_comparison(compared.comparison)
     for line in compared.messages:
-        click.echo(line, err=True)
+        say(line)
     for line in compared.breaches:
-        click.echo(f"too dear: {line}", err=True)
+        say(f"too dear: {line}")
     return TOO_DEAR if compared.breaches else 0

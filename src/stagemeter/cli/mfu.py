@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.output import print_json, say, say_options
 from stagemeter.cli.types import FRACTION, TEXT
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED
@@ -72,11 +72,11 @@ def mfu(
 
         print_pairing(pairing)
     if not pairing["changed"]:
-        click.echo("the run holds this pairing already: nothing was written", err=True)
+        say("the run holds this pairing already: nothing was written")
     with store_errors():
         paired = find_run(pairing["profile_run_id"])
     for line in run_messages(paired.info):
-        click.echo(line, err=True)
+        say(line)
 
 
 def _pair_all(
@@ -93,7 +93,7 @@ def _pair_all(
 
         print_pairings(pairings)
     for reason in failures.values():
-        click.echo(f"not paired: {reason}", err=True)
+        say(f"not paired: {reason}")
     if not pairings:
         raise StagemeterError(f"none of the {len(failures)} profiling runs of {experiment!r} could be paired")
 

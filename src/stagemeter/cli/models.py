@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stagemeter.cli.output import say_options
+from stagemeter.cli.output import print_json, say_options
 
 
 @click.command()
@@ -12,10 +12,10 @@ from stagemeter.cli.output import say_options
 def models(as_json: bool) -> None:
     """List the models whose configurations are shipped: family, stages, parameters, and the source of each."""
     from stagemeter.application.models import shipped_model_rows
-    from stagemeter.export.models import models_json, print_models
+    from stagemeter.export.models import print_models
 
     found = shipped_model_rows()
     if as_json:
-        click.echo(models_json(found), nl=False)
+        print_json(found)
     else:
         print_models(found)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stagemeter.cli.types import TEXT
+from stagemeter.export.escape import printable
 
 if TYPE_CHECKING:
     from stagemeter.profiling.document import Profiled
@@ -47,11 +48,16 @@ def say_options(command: Command) -> Command:
     )(command)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    import json
+    from stagemeter.export import json_file
 
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    json_file.print_json(document)
+
+
+def say(line: str) -> None:
+    """Say something on stderr: one line, without what a terminal would obey."""
+    click.echo(printable(line), err=True)
 
 
 def print_profiled(profiled: Profiled, as_json: bool) -> None:
@@ -63,6 +69,6 @@ def print_profiled(profiled: Profiled, as_json: bool) -> None:
 
         print_profile(profiled.document)
     for line in profiled.messages:
-        click.echo(line, err=True)
+        say(line)
     if profiled.tracking_error is not None:
         raise profiled.tracking_error

@@ -54,10 +54,11 @@ def plan(
         print_json(sizing.to_dict())
         return
     least = "at least " if sizing.basis == "roofline" else ""
-    click.echo(
+    answer = (
         f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} pages a day: "
         f"{sizing.pages_per_day_and_device:,.0f} pages a day each, {sizing.seconds_per_page:.4g} s a page, "
         f"MFU {100 * sizing.mfu:.3g} %"
     )
-    for line in sizing.assumptions:
-        click.echo(f"assumed: {line}")
+    from stagemeter.export.terminal import print_lines
+
+    print_lines([answer, *(f"assumed: {line}" for line in sizing.assumptions)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_profiled, run_options, say_options
+from stagemeter.cli.output import print_profiled, run_options, say, say_options
 from stagemeter.cli.types import NUMBER, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
@@ -46,7 +46,7 @@ def profile(
 
     config = load_config(config_file, workload_settings(**options), ProfileConfig)
     if not config.enabled:
-        click.echo("enabled is false in the configuration: nothing to do", err=True)
+        say("enabled is false in the configuration: nothing to do")
         return
     from stagemeter.application.profile import profile_page
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.output import print_json, run_options, say_options
+from stagemeter.cli.output import print_json, run_options, say, say_options
 from stagemeter.cli.types import NUMBER, PATH, TEXT
 from stagemeter.errors import StagemeterError
 
@@ -98,7 +98,7 @@ def sweep(
             run = {"child_runs": child_runs, "experiment": experiment, "run_name": run_name}
             swept = sweep_and_log(settings, target, **run, **how)
     except KeyboardInterrupt:
-        click.echo(f"what is done is kept in {target}.parts: the same command with --resume goes on", err=True)
+        say(f"what is done is kept in {target}.parts: the same command with --resume goes on")
         raise
     if as_json:
         print_json(
@@ -114,12 +114,17 @@ def sweep(
     else:
         _say(swept)
     for line in swept.messages:
-        click.echo(line, err=True)
+        say(line)
 
 
 def _say(swept: Swept) -> None:
+    from stagemeter.export.terminal import print_lines
+
     per_second = swept.evaluated / swept.seconds
-    click.echo(f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s", nl=False)
-    click.echo(f", {per_second:,.0f} a second")
+    lines = [
+        f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s, "
+        f"{per_second:,.0f} a second"
+    ]
     if swept.verified:
-        click.echo(f"{swept.verified:,} of them counted again in full: equal")
+        lines.append(f"{swept.verified:,} of them counted again in full: equal")
+    print_lines(lines)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stagemeter.export.json_file import print_json
 from stagemeter.hardware.devices import DEVICES, Device
 
 #: What of a device is shown besides its name and its source: column, and data type where it is a rate.
@@ -23,7 +23,7 @@ _ONE_LINE = 400
 def print_devices(as_json: bool = False) -> None:
     """Print the known devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON and nothing else."""
     if as_json:
-        sys.stdout.write(devices_json())
+        print_json(devices_document())
         return
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -51,9 +51,9 @@ def device_rows(devices: Sequence[Device] = DEVICES) -> list[list[str]]:
     ]
 
 
-def devices_json(devices: Sequence[Device] = DEVICES) -> str:
-    """All that is known of each device, as an indented JSON array."""
-    known = [
+def devices_document(devices: Sequence[Device] = DEVICES) -> list[dict[str, Any]]:
+    """All that is known of each device, as plain data."""
+    return [
         {
             "name": device.name,
             "vendor": device.vendor,
@@ -67,7 +67,6 @@ def devices_json(devices: Sequence[Device] = DEVICES) -> str:
         }
         for device in devices
     ]
-    return json.dumps(known, indent=2, ensure_ascii=False) + "\n"
 
 
 def _number(value: float | None) -> str:

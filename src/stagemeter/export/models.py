@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +30,3 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
             "the configuration alone is fetched. --json says where each configuration is from.",
         ]
     )
-
-
-def models_json(models: Sequence[Mapping[str, Any]]) -> str:
-    """All that is known of each model, as an indented JSON array."""
-    return json.dumps(list(models), indent=2, ensure_ascii=False) + "\n"

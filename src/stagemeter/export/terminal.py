@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stagemeter.export.escape import printable
+
 _WIDEST = 10_000
 
 
@@ -31,24 +33,24 @@ def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout as they are."""
+    """Print lines on stdout, without what a terminal would obey."""
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(printable(line), markup=False)
 
 
 def plain_table(rows: Sequence[Sequence[str]], title: str) -> Table:
     """Return rows, the first one the header, as a table: first column left, the others right, ``total`` bold."""
     header, *body = rows
     table = Table(
-        title=Text(title),
+        title=Text(printable(title)),
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
     )
     for index, column in enumerate(header):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        table.add_column(Text(printable(column)), justify="right" if index else "left", no_wrap=True)
     for row in body:
-        table.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == "total" else None)
+        table.add_row(*(Text(printable(cell)) for cell in row), style="bold" if row[0] == "total" else None)
     return table

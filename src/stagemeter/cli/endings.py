@@ -1,0 +1,51 @@
+"""How a command ends: an exit code and at most one line, whatever went wrong."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import traceback
+
+import click
+
+from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.export.escape import printable
+
+#: Exit codes beside 0, and 1, which is the gate's (`stagemeter.cli.compare`): the user can mend it; the store cannot
+#: be reached; a bug (``EX_SOFTWARE`` of sysexits.h); interrupted.
+BAD_INPUT, NO_STORE, BUG, INTERRUPTED = 2, 3, 70, 130
+#: What the machine lacks is for its owner to mend, and no bug.
+_OF_THE_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+_REPORT = (
+    "Please report it, with the command and the traceback that -v shows, in the issues of the repository that "
+    "Stagemeter came from"
+)
+
+
+def ending(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of an error, and the line that says what went wrong."""
+    if isinstance(error, click.ClickException):
+        return BAD_INPUT, error.format_message()
+    if isinstance(error, StagemeterError):
+        return BAD_INPUT, str(error)
+    if isinstance(error, TrackingError):
+        return NO_STORE, str(error)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError):
+        return BAD_INPUT, "memory: there is not enough of it. Ask for less, or use a machine that has more"
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return BAD_INPUT, f"{error.filename or 'this machine'}: {error.strerror}. Free some, or use another place"
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return BUG, f"a bug in Stagemeter, {what}. {_REPORT}"
+
+
+def end(error: BaseException) -> int:
+    """Tell the user how a command ended, and return its exit code."""
+    code, message = ending(error)
+    if code == BUG and logging.getLogger().isEnabledFor(logging.INFO):
+        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+    click.echo(f"error: {printable(message)}", err=True)
+    return code

@@ -1,0 +1,83 @@
+"""Standard output and error of a command: a reader who leaves, a full disk, a terminal that knows ASCII alone."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import sys
+from typing import TextIO
+
+from stagemeter.errors import StagemeterError
+
+#: What characters of ours become where the terminal does not know them; others are written as their escapes.
+_IN_ASCII = {"µ": "u", "×": "x", "–": "-", "…": "...", "→": "->", "•": "*", "━": "-", "\u00a0": " "}
+_HANDLER = "stagemeter.ascii"
+
+
+def prepare_streams() -> None:
+    """Put streams that forgive in the place of standard output and error, unless somebody else did so before."""
+    codecs.register_error(_HANDLER, _in_ascii)
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:
+            # The shell closed it. A file that is opened later would get its number.
+            setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w"))))
+        elif isinstance(stream, io.TextIOWrapper):
+            if stream is getattr(sys, f"__{name}__"):
+                stream = _forgiving(stream, name)
+                setattr(sys, name, stream)
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _forgiving(stream: io.TextIOWrapper, name: str) -> io.TextIOWrapper:
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Outlet(stream.fileno(), name)),
+        encoding=stream.encoding,
+        line_buffering=stream.line_buffering or name == "stderr",
+        write_through=stream.write_through,
+    )
+
+
+class _Outlet(io.RawIOBase):
+    """A descriptor whose reader may leave: what is written from then on goes nowhere, and the work goes on.
+
+    The exit code stays the one that the work earned, which a gate's caller may rely on.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self._descriptor, self._name, self._ended = descriptor, name, False
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        content = memoryview(data)  # type: ignore[arg-type]
+        if self._ended:
+            return len(content)
+        try:
+            return os.write(self._descriptor, content)
+        except OSError as error:
+            # Once is enough: the interpreter tries again when it ends, and would say so.
+            self._ended = True
+            # Of standard error nothing can be said.
+            if isinstance(error, BrokenPipeError) or self._name == "stderr":
+                return len(content)
+            raise StagemeterError(
+                f"{self._name}: cannot be written: {error.strerror}. Free space there, or write to somewhere else"
+            ) from error
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    known = (_IN_ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in characters)
+    return "".join(known), error.end
