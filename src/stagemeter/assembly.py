@@ -12,7 +12,7 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.cost import QUANTITIES, ZERO, item_sizes
 from stagemeter.models.adapter import Adapter, AdapterFound
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
-from stagemeter.models.family import Family, LanguageModel, Stage, StageParameters
+from stagemeter.models.family import Family, Stage, StageParameters, weight_bytes
 from stagemeter.planning import workload_notes
 from stagemeter.report import SCHEMA_VERSION, Report, StageAnalysisResult
 from stagemeter.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
@@ -90,7 +90,7 @@ def build_report(
             ),
             "versions": package_versions(),
         },
-        "total": _total(results, other, family.decoder(architecture), workload),
+        "total": _total(results, other, family, architecture, workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
         "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
@@ -298,7 +298,8 @@ def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> di
 def _total(
     results: Mapping[str, StageAnalysisResult],
     other: Mapping[str, int],
-    decoder: LanguageModel,
+    family: Family[Any],
+    architecture: Any,
     workload: Workload,
 ) -> dict[str, int]:
     stages = results.values()
@@ -323,8 +324,8 @@ def _total(
         "activations": request("activations"),
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
-        "weight_bytes": decoder.packed().checkpoint_bytes(params, item_size),
-        "kv_cache_bytes": decoder.cache_of(workload, cached_tokens) * cache_item_size,
+        "weight_bytes": weight_bytes(family, architecture, item_size),
+        "kv_cache_bytes": family.decoder(architecture).cache_of(workload, cached_tokens) * cache_item_size,
     }
 
 

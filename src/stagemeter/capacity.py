@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from stagemeter.cost import item_sizes
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.family import Family
+from stagemeter.models.blocks import larger
+from stagemeter.models.family import Family, bytes_read_of_weights
 from stagemeter.pairing import Work, aggregates, peak_dict, work_of_report
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.workload import Workload
@@ -36,6 +38,11 @@ _NOTES = (
     "what it comes to where every expert that so many tokens can reach is read",
 )
 
+_WEIGHTS_NOT_KNOWN = (
+    "how the checkpoint stores its weights is not known here, so that nothing is said about what fits: bytes and times "
+    "are those of the same architecture with every weight in the data type of the workload"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
@@ -44,7 +51,7 @@ class MemoryNeed:
     Attributes
     ----------
     weights : int
-        Parameters that some pass reads.
+        Weights that some pass reads, as the checkpoint stores them.
     kv_cache : int
         Key-value cache at the end of the request.
     working_sets : dict of str to int
@@ -63,7 +70,9 @@ class MemoryNeed:
     stage: str
 
 
-def roofline_section(report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak) -> dict[str, Any]:
+def roofline_section(
+    report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak, weights_known: bool = True
+) -> dict[str, Any]:
     """Work out what a device could do with a report's workload at best.
 
     Parameters
@@ -77,6 +86,8 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], architectur
     peak : Peak
         The device. Where its bandwidth is not known, nothing is said about memory's part of the time; where the size
         of its memory is not known, nothing is said about what fits.
+    weights_known : bool
+        Whether it is known how the checkpoint stores its weights. Otherwise nothing is said about what fits either.
 
     Returns
     -------
@@ -87,7 +98,7 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], architectur
         tokens can reach is read, not only the fewest that they must; ``decode`` is the mean step, ``decode_total`` all
         steps. What lacks a count is left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
         ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
-        or there are no pages;
+        or there are no pages, and all None where the workload does not fit;
         ``throughput_every_expert``: the same where every expert is read. ``memory``: see `MemoryNeed`; with it
         ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
 
@@ -102,48 +113,80 @@ def roofline_section(report: Mapping[str, Any], family: Family[Any], architectur
             f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
         )
     bounds = _bounds(family, work_of_report(report), workload, peak)
+    memory = _memory(family, architecture, workload, peak.memory_bytes, weights_known)
+    # What does not fit has no throughput.
+    rated = {} if memory["fits"] is False else bounds
     return {
         "peak": peak_dict(peak),
         "bounds": bounds,
-        "throughput": _throughput(bounds, workload, "roofline_ms"),
-        "throughput_every_expert": _throughput(bounds, workload, "roofline_ms_every_expert"),
-        "memory": _memory(family, architecture, workload, peak.memory_bytes),
-        "notes": list(_NOTES),
+        "throughput": _throughput(rated, workload, "roofline_ms"),
+        "throughput_every_expert": _throughput(rated, workload, "roofline_ms_every_expert"),
+        "memory": memory,
+        "notes": [*_NOTES, *(() if weights_known else (_WEIGHTS_NOT_KNOWN,))],
     }
 
 
 def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
     """Work out what a workload needs of a device's memory at least, by closed form."""
-    item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
-    parameters = [stage.parameters(architecture) for stage in family.stages]
-    weights = sum(stage.total - stage.unused for stage in parameters)
-    weights += sum(family.other_parameters(architecture).values())
-    decoder, prompt = family.decoder(architecture), workload.prompt_tokens
-    cached, working_sets, most = 0, {}, {}
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    weights = bytes_read_of_weights(family, architecture, sizes[0])
+    held = held_by_stage(family, architecture, workload, *sizes)
+    if not workload.decode_steps:
+        held = {name: memory for name, memory in held.items() if name != DECODE}
+    fullest = max(held, key=lambda name: held[name].most)
+    return MemoryNeed(
+        weights=weights,
+        kv_cache=held[DECODE if DECODE in held else PREFILL].cache,
+        working_sets={name: memory.working_set for name, memory in held.items() if memory.working_set is not None},
+        needed=weights + held[fullest].most,
+        stage=fullest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldByStage:
+    """What is in memory beside the weights while a stage runs, in bytes.
+
+    Attributes
+    ----------
+    cache : int
+        Key-value cache when the stage has ended.
+    working_set : int or None
+        Operands and result of its most demanding operator; None where there is no closed form.
+    most : int
+        The most of both that is there at any one time.
+    """
+
+    cache: int
+    working_set: int | None
+    most: int
+
+
+def held_by_stage(
+    family: Family[Any], architecture: Any, workload: Workload, item_size: int, cache_item_size: int
+) -> dict[str, HeldByStage]:
+    """Work out what is in memory beside the weights, by stage; of a workload of arrays, as a sweep has them, arrays.
+
+    Where there is no decode step, ``decode`` holds what the prefill left.
+    """
+    decoder, prompt, steps = family.decoder(architecture), workload.prompt_tokens, workload.decode_steps
+    some_steps = 1 * (steps > 0)
+    cached, held = 0, {}
     for stage in family.stages:
-        passes = workload.decode_steps if stage.whole_pass == "decode" else 1
-        if not passes:
-            continue
-        demand = 0
+        demand = None
         if stage.working_set is not None:
-            most_elements = max(stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
-            working_sets[stage.name] = demand = most_elements * item_size
+            each = (stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+            demand = reduce(larger, each) * item_size * (some_steps if stage.name == DECODE else 1)
         # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
         before_last = cached
         if stage.name == DECODE:
-            before_last = decoder.cache_of(workload, prompt + passes - 1) * cache_item_size
-            cached = decoder.cache_of(workload, prompt + passes) * cache_item_size
+            before_last = decoder.cache_of(workload, prompt + steps - some_steps) * cache_item_size
+            cached = decoder.cache_of(workload, prompt + steps) * cache_item_size
         elif stage.name == PREFILL:
             cached = decoder.cache_of(workload, prompt) * cache_item_size
-        most[stage.name] = max(before_last + demand, cached)
-    fullest = max(most, key=lambda name: most[name])
-    return MemoryNeed(
-        weights=weights * item_size,
-        kv_cache=cached,
-        working_sets=working_sets,
-        needed=weights * item_size + most[fullest],
-        stage=fullest,
-    )
+        most = larger(before_last + (0 if demand is None else demand), cached)
+        held[stage.name] = HeldByStage(cached, demand, most)
+    return held
 
 
 def largest_batch(needed: Callable[[int], int], available: int) -> int:
@@ -172,7 +215,12 @@ def largest_batch(needed: Callable[[int], int], available: int) -> int:
     return fits
 
 
-def _memory(family: Family[Any], architecture: Any, workload: Workload, available: int | None) -> dict[str, Any]:
+def _memory(
+    family: Family[Any], architecture: Any, workload: Workload, device: int | None, known: bool
+) -> dict[str, Any]:
+    """What a workload needs and whether a device of some bytes has it; not said where the weights are not known."""
+    available = device if known else None
+
     def needed(batch: int) -> int:
         return memory_need(family, architecture, replace(workload, batch_size=batch)).needed
 
@@ -183,7 +231,7 @@ def _memory(family: Family[Any], architecture: Any, workload: Workload, availabl
         "working_set_bytes": need.working_sets,
         "needed_bytes": need.needed,
         "needed_in": need.stage,
-        "device_bytes": available,
+        "device_bytes": device,
         "fits": None if available is None else need.needed <= available,
         "largest_batch_size": None if available is None else largest_batch(needed, available),
     }

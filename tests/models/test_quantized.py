@@ -12,12 +12,15 @@ from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
 from transformers.models.auto import AutoConfig
 
 from stagemeter.analyzer import analyze_model, estimate_model
+from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
+from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.description import describe_model
 from stagemeter.models.packed_decoder import pack_modules, packed_weights
-from stagemeter.models.quantization import read_quantization
+from stagemeter.models.quantization import UnknownStorageError, read_quantization
 from stagemeter.packing import Packing
+from stagemeter.report import report_fault
 
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
@@ -37,6 +40,10 @@ def compressed(weights, ignore=("lm_head",), targets=("Linear",), form="pack-qua
     }
 
 
+SMALL_LLAMA = {
+    **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
+    **{"vocab_size": 99, "max_position_embeddings": 256},
+}
 METHODS = {
     "fp8": {"quant_method": "fp8", "weight_block_size": [8, 16]},
     "fp8 without blocks, head too": {"quant_method": "fp8", "modules_to_not_convert": ["model.embed_tokens"]},
@@ -201,7 +208,7 @@ def test_generic_models_are_counted_by_the_counter(described):
     [
         ({"quant_method": "quip"}, "how quip stores weights is not known here"),
         ({"bits": 4}, "a method that it does not name"),
-        ({"quant_method": "gptq"}, "its settings cannot be used (KeyError: 'bits')"),
+        (compressed(["W4A16"]) | {"config_groups": {"W4A16": ["Linear"]}}, "what the preset W4A16 stores"),
         (compressed({**INT4, "strategy": "spiral"}), "'spiral' is not known here"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}, "not stored alike in all layers"),
     ],
@@ -220,6 +227,135 @@ def test_what_is_not_known_is_counted_like_the_rest_and_said(described, stored, 
     report = estimate_model(model, AnalysisConfig(seq_len=7, new_tokens=4))
     plain = estimate_model(described(config), AnalysisConfig(seq_len=7, new_tokens=4))
     assert report["total"] == plain["total"]
+
+
+#: What each kind of setting cannot be.
+NO_BITS = (-4, 0, 33, 10**400, 4.7, 4.0, True, "4", [4], {})
+NO_SIZE = (0, -2, 2**31, 10**400, 128.0, True, "128", [128], {})
+NO_FLAG = (0, 1, "false", [], {})
+NO_TEXTS = ("lm_head", 5, True, {}, [5], [None], [["lm_head"]])
+NO_TEXT = (5, True, [], {}, ["fp8"])
+NO_BLOCK = (
+    "128",
+    128,
+    True,
+    {},
+    [],
+    [128],
+    [128] * 3,
+    *([size, 128] for size in NO_SIZE),
+    *([128, size] for size in NO_SIZE),
+)
+NO_OBJECT = (5, True, "Linear", 1.5)
+
+
+def weights(**changed):
+    return compressed(INT4 | changed)
+
+
+WRONG = [
+    *((value,) for value in ("fp8", 5, True, [], ["fp8"], 1.5)),
+    *(({"quant_method": value},) for value in NO_TEXT),
+    *(({"quant_method": "fp8", "weight_block_size": value},) for value in NO_BLOCK),
+    *(({"quant_method": "fp8", "scale_fmt": value},) for value in NO_TEXT),
+    *(
+        ({"quant_method": method, "modules_to_not_convert": value},)
+        for method in ("fp8", "mxfp4", "awq")
+        for value in NO_TEXTS
+    ),
+    *(
+        ({"quant_method": method, name: value},)
+        for method, name in (("awq", "bits"), ("awq", "w_bit"), ("gptq", "bits"))
+        for value in NO_BITS
+    ),
+    *(({"quant_method": "gptq", "bits": 4, "group_size": value},) for value in NO_SIZE),
+    *(({"quant_method": "awq", name: value},) for name in ("group_size", "q_group_size") for value in NO_SIZE),
+    *(({"quant_method": "awq", "zero_point": value},) for value in NO_FLAG),
+    *(({"quant_method": "gptq", "bits": 4, "lm_head": value},) for value in NO_FLAG),
+    *(
+        ({"quant_method": "gptq", "bits": 4, "modules_in_block_to_quantize": value},)
+        for value in (*NO_TEXTS[:-1], ["mlp"], [[5]])
+    ),
+    ({"quant_method": "gptq"},),
+    *((weights(num_bits=value),) for value in NO_BITS),
+    *((weights(group_size=value),) for value in NO_SIZE),
+    *((weights(symmetric=value),) for value in NO_FLAG),
+    *((weights(strategy=value),) for value in NO_TEXT),
+    *((weights(strategy="block", block_structure=value),) for value in NO_BLOCK),
+    (weights(strategy="block"),),
+    *((compressed(value),) for value in (*NO_OBJECT, [INT4])),
+    *((compressed(INT4, form=value),) for value in NO_TEXT),
+    *((compressed(INT4) | {"ignore": value},) for value in NO_TEXTS),
+    *((compressed(INT4) | {"config_groups": value},) for value in (*NO_OBJECT, [], None)),
+    *((compressed(INT4) | {"config_groups": {"group_0": value}},) for value in (*NO_OBJECT, None, {"weights": INT4})),
+    *((compressed(INT4) | {"config_groups": {"group_0": {"weights": INT4, "targets": value}}},) for value in NO_TEXTS),
+]
+
+
+@pytest.mark.parametrize("of_text", [False, True])
+@pytest.mark.parametrize("stored", [stored for (stored,) in WRONG], ids=repr)
+def test_a_setting_that_cannot_be_is_refused_by_name(stored, of_text):
+    config = {"text_config": {"quantization_config": stored}} if of_text else {"quantization_config": stored}
+    with pytest.raises(StagemeterError, match=r"^config.json: .*quantization_config") as refused:
+        read_quantization(config, "config.json")
+    assert not isinstance(refused.value, UnknownStorageError)
+    assert "\n" not in str(refused.value)
+
+
+@given(st.sampled_from(sorted(METHODS)), st.data())
+def test_any_value_of_any_setting_is_read_or_refused(method, data):
+    """Whatever stands in a configuration, no matrix takes less than nothing, and no error is one of Python's."""
+    stored = json.loads(json.dumps(METHODS[method]))
+    places = list(_places(stored))
+    holder, key = data.draw(st.sampled_from(places))
+    holder[key] = data.draw(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+    try:
+        found = read_quantization({"quantization_config": stored})
+    except StagemeterError:
+        return
+    for rule in () if found is None else found.rules:
+        assert rule.packing.matrix_bytes(256, 512) > 0
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+def _places(value):
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield value, key
+        if isinstance(inner, (dict, list)):
+            yield from _places(inner)
+
+
+def test_a_model_whose_quantization_cannot_be_is_refused(described):
+    with pytest.raises(StagemeterError, match=r"config.json: quantization_config: bits is -4; it must be"):
+        described({"model_type": "llama", "quantization_config": {"quant_method": "awq", "bits": -4}} | SMALL_LLAMA)
+
+
+def test_nothing_is_said_about_what_fits_where_storage_is_not_known(described):
+    request, peak = AnalysisConfig(seq_len=7), device_peak(find_device("H100-SXM"), "bfloat16")
+    for stored, known in (({"quant_method": "quip"}, False), (METHODS["awq"], True), (None, True)):
+        model = described({"model_type": "llama", "quantization_config": stored} | SMALL_LLAMA)
+        report = estimate_model(model, request)
+        found = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
+        assert model.weights_known is known
+        assert found["memory"]["fits"] is (True if known else None)
+        assert (found["memory"]["largest_batch_size"] is None) is not known
+        assert any("how the checkpoint stores its weights is not known" in note for note in found["notes"]) is not known
+        assert not report_fault({**report, "roofline": found})
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED_BYTES, "minimax-m2", "deepseek-v3", "kimi-k2.5"])
+def test_memory_is_that_of_the_weights_that_are_stored(name):
+    model = describe_model(name)
+    report = estimate_model(model, AnalysisConfig(model=name))
+    section = roofline_section(
+        report, model.family, model.architecture, device_peak(find_device("H100-SXM"), "bfloat16")
+    )
+    assert section["memory"]["weights_bytes"] == report["total"]["weight_bytes"] < 2 * report["total"]["params"]
+    fits = report["total"]["weight_bytes"] < 80e9
+    assert section["memory"]["fits"] is fits
+    assert (section["throughput"]["tokens_per_second"] is not None) is fits
 
 
 def test_unquantized_weights_have_no_note(described):

@@ -179,7 +179,7 @@ def _count(
         listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
         raise StagemeterError(f"{listed} ran and have no formula; without --strict they are listed in the report")
     if peak is not None:
-        report["roofline"] = roofline_section(report, model.family, model.architecture, peak)
+        report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
     return report, write_report_files(report, folder)
 
 

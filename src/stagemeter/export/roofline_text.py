@@ -66,9 +66,10 @@ def memory_line(memory: Mapping[str, Any]) -> str:
         f"{with_unit(memory['kv_cache_bytes'], 'B')}{largest}; at least "
         f"{with_unit(memory['needed_bytes'], 'B')} in {memory['needed_in']}"
     )
-    if memory["device_bytes"] is None:
+    if memory["fits"] is None:
         return needs
     of_device = f"of the device's {with_unit(memory['device_bytes'], 'B')}"
     if not memory["fits"]:
-        return f"{needs} {of_device}: does not fit; largest batch {memory['largest_batch_size']:,}"
+        largest = memory["largest_batch_size"]
+        return f"{needs} {of_device}: does not fit, so there is no throughput; largest batch {largest:,}"
     return f"{needs} {of_device}: may fit, up to batch {memory['largest_batch_size']:,}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from stagemeter.cost import Cost, total
 from stagemeter.packing import Packing
@@ -41,7 +42,7 @@ def working_set(operators: Iterable[Operator]) -> int:
     Operands and result of an operator are there at the same time, so no less memory will do. It may well take more:
     what other operators wait for is not looked at.
     """
-    return max(cost.activation_reads + cost.activations for cost, _ in operators)
+    return reduce(larger, (cost.activation_reads + cost.activations for cost, _ in operators))
 
 
 def linear(rows: int, inputs: int, outputs: int, bias: bool = False, packing: Packing | None = None) -> Cost:

@@ -16,7 +16,12 @@ from stagemeter.models.adapter import Adapter, read_adapter
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
-from stagemeter.models.quantization import Quantization, quantization_settings, read_quantization
+from stagemeter.models.quantization import (
+    Quantization,
+    UnknownStorageError,
+    quantization_settings,
+    read_quantization,
+)
 from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
 
 #: A repository on the Hugging Face Hub: an owner and a name.
@@ -50,6 +55,8 @@ class ModelDescription:
         What one should know about how its checkpoint stores weights.
     adapter : Adapter or None
         The low-rank adapter beside its layers; None without one.
+    weights_known : bool
+        Whether it is known how many bytes its weights take as the checkpoint stores them.
     """
 
     name: str
@@ -60,6 +67,7 @@ class ModelDescription:
     quantization: Quantization | None = None
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
+    weights_known: bool = True
 
     def build(self) -> Any:
         """Build the model without weights, with its adapter, its modules marked where they are stored in fewer bits.
@@ -243,22 +251,28 @@ def _described(
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:
-    """Take note of how a checkpoint stores its weights: counted so, or with the reason why not."""
-    settings = quantization_settings(model.config)
+    """Take note of how a checkpoint stores its weights: counted so, or with the reason why not.
+
+    Raises
+    ------
+    StagemeterError
+        If a setting of its quantization cannot be.
+    """
+    settings = quantization_settings(model.config, model.source)
     if settings is None:
         return model
-    method = settings.get("quant_method", "a method that it does not name")
+    method = settings.word("quant_method") or "a method that it does not name"
     try:
-        quantization = read_quantization(model.config)
+        quantization = read_quantization(model.config, model.source)
         if quantization is None or model.family.packed is None:
-            raise StagemeterError(f"quantized checkpoints of {model.family.name} are not known here")
+            raise UnknownStorageError(f"quantized checkpoints of {model.family.name} are not known here")
         architecture = model.family.packed(model.architecture, quantization)
-    except StagemeterError as error:
+    except UnknownStorageError as error:
         note = (
             f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
             f"in the data type of the workload, since {error}"
         )
-        return replace(model, notes=(note,))
+        return replace(model, notes=(note,), weights_known=False)
     note = (
         f"weights quantized by {method} are read as the checkpoint stores them, scales included, in the decoder and "
         "its head; everything is calculated, and the rest is stored, in the data type of the workload"

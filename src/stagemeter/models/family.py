@@ -293,6 +293,27 @@ class Family(Generic[Architecture]):
         raise ValueError(f"unknown stage {name!r}; the stages of {self.name} are {known}")
 
 
+def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
+    """Bytes of all weights of a checkpoint as it stores them, by closed form.
+
+    Parameters
+    ----------
+    family, architecture
+        The model.
+    item_size : int
+        Bytes of a weight that is not packed.
+    """
+    packed = family.decoder(architecture).packed()
+    return packed.checkpoint_bytes(all_parameters(family, architecture), item_size)
+
+
+def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int) -> int:
+    """Bytes of those weights of a checkpoint that some pass reads: what a device holds at least."""
+    unused = sum(stage.parameters(architecture).unused for stage in family.stages)
+    # What no pass reads is never packed.
+    return weight_bytes(family, architecture, item_size) - unused * item_size
+
+
 def all_parameters(family: Family[Any], architecture: Any) -> int:
     """Parameters of a whole checkpoint, by closed form."""
     stages = sum(stage.parameters(architecture).total for stage in family.stages)

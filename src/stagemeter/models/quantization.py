@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.quantization_settings import QuantizationSettings
 from stagemeter.packing import Packing
 
 _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
@@ -25,6 +26,10 @@ _EXPERTS = re.compile(r"\.experts(\.|$)")
 _HEAD = "lm_head"
 #: Of an expert, as checkpoints name one that transformers puts together with the others.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
+
+
+class UnknownStorageError(StagemeterError):
+    """A checkpoint's configuration says how it stores weights, and that way is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +87,36 @@ class Quantization:
 
         Raises
         ------
-        StagemeterError
+        UnknownStorageError
             If they are not all stored alike.
         """
         found = {self.packing_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
         if len(found) > 1:
-            raise StagemeterError(f"{' and '.join(modules)} are not stored alike in all layers")
+            raise UnknownStorageError(f"{' and '.join(modules)} are not stored alike in all layers")
         return found.pop()
 
 
-def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
+def read_quantization(config: Mapping[str, Any], source: str = "the configuration") -> Quantization | None:
     """Read how a checkpoint stores its weights; None where it stores them as they are.
+
+    Parameters
+    ----------
+    config : mapping
+        What ``config.json`` holds.
+    source : str
+        Where it is from, for error messages.
 
     Raises
     ------
+    UnknownStorageError
+        If the method, or what it is set to, is not known here.
     StagemeterError
-        If the method is none that is known, or lacks a setting; the message says what.
+        If a setting is missing or cannot be; the message names it.
     """
-    settings = quantization_settings(config)
+    settings = quantization_settings(config, source)
     if settings is None:
         return None
-    method = settings.get("quant_method")
+    method = settings.word("quant_method")
     readers = {
         "fp8": _fp8,
         "mxfp4": _mxfp4,
@@ -111,91 +125,95 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
         "compressed-tensors": _compressed_tensors,
     }
     if method not in readers:
-        raise StagemeterError(f"how {method or 'a method that it does not name'} stores weights is not known here")
-    try:
-        return readers[method](settings)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StagemeterError(f"its settings cannot be used ({type(error).__name__}: {error})") from error
+        raise UnknownStorageError(f"how {method or 'a method that it does not name'} stores weights is not known here")
+    return readers[method](settings)
 
 
-def quantization_settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a configuration says of quantized weights, for the whole model or for its language model."""
+def quantization_settings(config: Mapping[str, Any], source: str) -> QuantizationSettings | None:
+    """What a configuration says of quantized weights, for the whole model or for its language model.
+
+    Raises
+    ------
+    StagemeterError
+        If it is no object of settings.
+    """
     text = config.get("text_config")
     for holder in (config, text if isinstance(text, Mapping) else {}):
-        found = holder.get("quantization_config")
-        if isinstance(found, Mapping):
-            return found
+        if holder.get("quantization_config") is not None:
+            return QuantizationSettings(holder, source).part("quantization_config")
     return None
 
 
-def _fp8(settings: Mapping[str, Any]) -> Quantization:
+def _fp8(settings: QuantizationSettings) -> Quantization:
     # Scales are in float32 unless they are powers of two; without blocks there is one per matrix.
-    scale = _FLOAT8 if settings.get("scale_fmt") == "ue8m0" else _FLOAT32
-    block = settings.get("weight_block_size")
-    packing = Packing(8, scale, *map(int, block)) if block else Packing(8, scale)
+    scale = _FLOAT8 if settings.word("scale_fmt") == "ue8m0" else _FLOAT32
+    packing = Packing(8, scale, *settings.block("weight_block_size"))
     # Without a list the output head is left as it is; with one, what it names.
-    return Quantization("fp8", (_Rule(packing),), tuple(settings.get("modules_to_not_convert") or (_HEAD,)))
+    return Quantization("fp8", (_Rule(packing),), settings.texts("modules_to_not_convert") or (_HEAD,))
 
 
-def _mxfp4(settings: Mapping[str, Any]) -> Quantization:
+def _mxfp4(settings: QuantizationSettings) -> Quantization:
     # OCP Microscaling Formats 1.0: four bits each, and eight bits for 32 of them.
     rule = _Rule(Packing(4, 8, 1, 32), experts_only=True)
-    return Quantization("mxfp4", (rule,), tuple(settings.get("modules_to_not_convert") or ()))
+    return Quantization("mxfp4", (rule,), settings.texts("modules_to_not_convert"))
 
 
-def _awq(settings: Mapping[str, Any]) -> Quantization:
-    bits = int(settings.get("bits", settings.get("w_bit", 4)))
-    zero = bits if settings.get("zero_point", True) else 0
-    packing = Packing(bits, _FLOAT16 + zero, 1, _group(settings.get("group_size", settings.get("q_group_size", 128))))
-    return Quantization("awq", (_Rule(packing),), (*(settings.get("modules_to_not_convert") or ()), _HEAD))
+def _awq(settings: QuantizationSettings) -> Quantization:
+    bits = settings.bits("bits", settings.bits("w_bit", 4))
+    zero = bits if settings.flag("zero_point", True) else 0
+    group = settings.group("group_size", settings.group("q_group_size", 128))
+    left_out = settings.texts("modules_to_not_convert")
+    return Quantization("awq", (_Rule(Packing(bits, _FLOAT16 + zero, 1, group)),), (*left_out, _HEAD))
 
 
-def _gptq(settings: Mapping[str, Any]) -> Quantization:
+def _gptq(settings: QuantizationSettings) -> Quantization:
     # Zero points are stored, symmetric or not. Which group an input is in is stored as well, and read by kernels only
     # where inputs were reordered; it is not counted.
-    bits = int(settings["bits"])
-    packing = Packing(bits, _FLOAT16 + bits, 1, _group(settings.get("group_size", 128)))
-    named = settings.get("modules_in_block_to_quantize")
-    of = tuple(name for block in named for name in block) if named else None
-    return Quantization("gptq", (_Rule(packing, of),), () if settings.get("lm_head") else (_HEAD,))
+    bits = settings.bits("bits")
+    packing = Packing(bits, _FLOAT16 + bits, 1, settings.group("group_size", 128))
+    of = settings.nested_texts("modules_in_block_to_quantize") or None
+    return Quantization("gptq", (_Rule(packing, of),), () if settings.flag("lm_head", False) else (_HEAD,))
 
 
-def _compressed_tensors(settings: Mapping[str, Any]) -> Quantization:
-    rules = []
-    for group in settings["config_groups"].values():
-        weights = group.get("weights")
-        if weights is None:
-            continue
-        of = tuple(target for target in group["targets"] if target != "Linear")
-        form = str(group.get("format") or settings.get("format"))
-        rules.append(_Rule(_compressed(weights, form), of or None))
-    return Quantization("compressed-tensors", tuple(rules), tuple(settings.get("ignore") or ()))
+def _compressed_tensors(settings: QuantizationSettings) -> Quantization:
+    form = settings.word("format") or ""
+    groups = settings.part("config_groups")
+    rules = [rule for name in groups.values for rule in _rules(groups, name, form)]
+    return Quantization("compressed-tensors", tuple(rules), settings.texts("ignore"))
 
 
-def _compressed(weights: Mapping[str, Any], form: str) -> Packing:
-    bits = int(weights["num_bits"])
-    strategy = weights["strategy"]
+def _rules(groups: QuantizationSettings, name: str, form: str) -> list[_Rule]:
+    """The rule of one group of modules; none where their weights stay as they are."""
+    if isinstance(groups.values[name], list):
+        raise UnknownStorageError(f"what the preset {name} stores is not known here")
+    group = groups.part(name)
+    targets = group.texts("targets", needed=True)
+    if group.values.get("weights") is None:
+        return []
+    packing = _compressed(group.part("weights"), group.word("format") or form)
+    return [_Rule(packing, tuple(target for target in targets if target != "Linear") or None)]
+
+
+def _compressed(weights: QuantizationSettings, form: str) -> Packing:
+    bits = weights.bits("num_bits")
+    strategy = weights.word("strategy")
+    symmetric = weights.flag("symmetric", True)
     if form.startswith("nvfp4"):
         # Sixteen values share a scale in eight bits, and all of a matrix one in 32.
-        return Packing(bits, _FLOAT8, 1, int(weights.get("group_size") or 16), _FLOAT32)
+        return Packing(bits, _FLOAT8, 1, weights.group("group_size", 16), _FLOAT32)
     if form.startswith("mxfp"):
-        return Packing(bits, 8, 1, int(weights.get("group_size") or 32))
+        return Packing(bits, 8, 1, weights.group("group_size", 32))
     # Scales are of the data type that the model was in, which has 16 bits.
-    scale = _FLOAT16 + (0 if weights.get("symmetric", True) else bits)
+    scale = _FLOAT16 + (0 if symmetric else bits)
     if strategy == "tensor":
         return Packing(bits, scale)
     if strategy == "channel":
         return Packing(bits, scale, 1)
     if strategy == "group":
-        return Packing(bits, scale, 1, _group(weights["group_size"]))
+        return Packing(bits, scale, 1, weights.group("group_size"))
     if strategy == "block":
-        return Packing(bits, scale, *map(int, weights["block_structure"]))
-    raise ValueError(f"the strategy {strategy!r} is not known here")
-
-
-def _group(size: Any) -> int:
-    """Inputs that share a scale; all of them where the size is negative."""
-    return max(0, int(size))
+        return Packing(bits, scale, *weights.block("block_structure", needed=True))
+    raise UnknownStorageError(f"the strategy {strategy!r} is not known here")
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -1,0 +1,110 @@
+"""Reading a ``quantization_config``, with errors that name the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.errors import StagemeterError
+from stagemeter.models.settings import Settings
+
+#: Weights in more bits than float32 has are not quantized.
+_MOST_BITS = 32
+#: No matrix has more rows or columns: sizes of tensors are 64-bit numbers, and their product is one of them.
+_MOST_VALUES = 2**31 - 1
+#: Group size that stands for all inputs of an output.
+_ALL = -1
+#: Rows and columns.
+_SIDES = 2
+
+
+class QuantizationSettings(Settings):
+    """What a ``quantization_config`` holds, or a part of it."""
+
+    __slots__ = ()
+
+    def part(self, key: str) -> QuantizationSettings:
+        """Return the settings below a key.
+
+        Raises
+        ------
+        StagemeterError
+            If they are missing, or no object of settings.
+        """
+        value = self._needed(key)
+        if not isinstance(value, Mapping):
+            raise self._error(key, "an object of settings")
+        return QuantizationSettings(value, f"{self.source}: {key}")
+
+    def bits(self, key: str, default: int | None = None) -> int:
+        """Return a number of bits: 1 to 32."""
+        return self._limited(key, self.whole(key, default), _MOST_BITS)
+
+    def group(self, key: str, default: int | None = None) -> int:
+        """Return how many inputs share a scale; 0, as `Packing` has it, for all of them, which is written as -1."""
+        if self.values.get(key) == _ALL and not isinstance(self.values[key], float):
+            return 0
+        return self._limited(key, self.whole(key, default), _MOST_VALUES)
+
+    def block(self, key: str, needed: bool = False) -> tuple[int, ...]:
+        """Return rows and columns of the blocks that share a scale; nothing where there are no blocks.
+
+        Raises
+        ------
+        StagemeterError
+            If they are not two whole numbers, 1 or more; if they are missing, and `needed`.
+        """
+        value = self._needed(key) if needed else self.values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) != _SIDES:
+            raise self._error(key, "a list of two whole numbers: rows and columns of a block")
+        for size in value:
+            if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _MOST_VALUES:
+                raise self._error(key, f"a list of whole numbers, 1 up to {_MOST_VALUES}")
+        return tuple(value)
+
+    def word(self, key: str) -> str | None:
+        """Return a text; None where it is missing."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            raise self._error(key, "a text")
+        return value
+
+    def texts(self, key: str, needed: bool = False) -> tuple[str, ...]:
+        """Return a list of texts; an empty one where it is missing, unless it is `needed`."""
+        value = self._needed(key) if needed else self.values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise self._error(key, "a list of texts")
+        return tuple(value)
+
+    def nested_texts(self, key: str) -> tuple[str, ...]:
+        """Return the texts of a list of lists in one; an empty one where it is missing."""
+        value = self.values.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(inner, list) for inner in value):
+            raise self._error(key, "a list of lists of texts")
+        texts = [text for inner in value for text in inner]
+        if not all(isinstance(text, str) for text in texts):
+            raise self._error(key, "a list of lists of texts")
+        return tuple(texts)
+
+    def _needed(self, key: str) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            raise StagemeterError(f"{self.source} lacks the key {key!r}. Give it, or leave quantization_config out")
+        return value
+
+    def _limited(self, key: str, value: int, most: int) -> int:
+        if value > most:
+            raise self._error(key, f"a whole number, up to {most}")
+        return value
+
+    def _error(self, key: str, what: str) -> StagemeterError:
+        shown = repr(self.values[key])
+        if len(shown) > 60:
+            shown = f"{shown[:57]}..."
+        return StagemeterError(f"{self.source}: {key} is {shown}; it must be {what}")
