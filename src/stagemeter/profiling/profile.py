@@ -19,6 +19,8 @@ AGGREGATES: dict[str, tuple[str, ...]] = {
 }
 #: The whole request: the sum of the times of its stages.
 TOTAL = "total"
+#: A century. A longer time is of a wrong unit or from a damaged file.
+LONGEST_MS = 100 * 365.25 * 86_400e3
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.pairing import Pairing, counted_experts, engine_section, pair
+from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
@@ -40,9 +41,8 @@ _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", 
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
-#: What a time can be of, and beyond which it is none: a century.
+#: What a time can be of.
 _TIMED = tuple(stage for stage in STAGES if stage != "request")
-_LONGEST_MS = 3e12
 #: How many profiles a static run lists.
 _LISTED = 100
 
@@ -163,7 +163,7 @@ def _times(run: Run) -> dict[str, float]:
     """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
     times = {stage: run.data.metrics[f"time_ms/{stage}"] for stage in _TIMED if f"time_ms/{stage}" in run.data.metrics}
     for stage, value in times.items():
-        if not 0 < value < _LONGEST_MS:
+        if not 0 < value <= LONGEST_MS:
             raise StagemeterError(
                 f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time: import it again"
             )

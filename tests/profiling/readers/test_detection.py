@@ -66,7 +66,7 @@ def test_a_byte_order_mark_before_json_is_no_matter(tmp_path: Path) -> None:
         (b'{"sam": ', "the JSON ends in the middle"),
         (b'{"sam": 1.5,}', "is not JSON"),
         (b'{"sam": NaN}', r"is not JSON .*NaN"),
-        (b'{"sam": ' + b"9" * 400 + b"}", "is no time; give milliseconds"),
+        (b'{"sam": ' + b"9" * 400 + b"}", "ms are more than a century"),
         (b'{"sam": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b'{"sam": ' + b"[" * 5000 + b"]" * 5000 + b"}", "is nested too deep"),
         (b"[" * 5000 + b"]" * 5000, r"is a JSON list of \[+\.\.\.\]+, neither"),

@@ -101,7 +101,7 @@ def test_number_of_decode_ranges_tells_the_new_tokens(tmp_path):
         (PUSH_POP.splitlines()[4] + "\n", "no ranges below"),
         (PUSH_POP.replace("24.0", "24.0").replace(",:sam", ""), "has 8 columns and its header 9"),
         (PUSH_POP.replace("100000000", "fast"), "'fast', which is no number"),
-        (PUSH_POP.replace("100000000", "-1"), "is no time"),
+        (PUSH_POP.replace("100000000", "-1"), "line 8: Total Time is '-1', which cannot be"),
         (PUSH_POP.replace("(ns)", "(fortnights)"), "'fortnights'"),
         (PUSH_POP.replace(":", ":my_"), "no range is a stage's; it has"),
         (

@@ -291,5 +291,5 @@ def test_a_header_alone_is_refused(tmp_path: Path) -> None:
 
 def test_times_that_are_none_are_refused(export: Export) -> None:
     export.range("prefill", 50, 0)
-    with pytest.raises(StagemeterError, match=r"NVTX range 'prefill' runs from 50000 to 0, which is no time"):
+    with pytest.raises(StagemeterError, match=r"NVTX range 1, 'prefill': runs from 50000 to 0, which is no time"):
         read_profile(export.close(), steps=3)

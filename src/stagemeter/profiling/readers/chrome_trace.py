@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from stagemeter.profiling.readers.clocks import choose_clock
 from stagemeter.profiling.readers.files import cut_off, opened, shown
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
+from stagemeter.profiling.readers.values import exact, nanoseconds, time_range
 
 #: Categories of scopes on the CPU. Converters of other tools' traces write the second, torch's old profiler none.
 CPU_CATEGORIES = frozenset({"user_annotation", "nvtx", ""})
@@ -76,6 +76,8 @@ class _Scopes:
                 self._add_scope(event, category == GPU_CATEGORY)
             elif event["ph"] == "B":
                 self.begun += 1
+        except StagemeterError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             raise StagemeterError(
                 f"{self.path}: event {self.events} is not as a trace event is: {shown(event)}"
@@ -85,13 +87,13 @@ class _Scopes:
         stage = self.names.stage(event["name"])
         if stage is None:
             return
-        start, duration = float(event["ts"]), float(event.get("dur", 0))
-        if not (math.isfinite(start) and duration >= 0 and math.isfinite(duration)):
-            raise ValueError
+        # Decimals, since absolute microseconds with three places do not fit a double: kineto pull request 919.
+        # Start and end are rounded to whole nanoseconds, not the duration: ranges that adjoin still do.
+        start, duration = exact(event["ts"]), exact(event.get("dur", 0))
+        begin, end = nanoseconds(start, _NS_PER_US), nanoseconds(start + duration, _NS_PER_US)
         place = event.get("pid"), event.get("tid")
         lane = self._lanes.setdefault(place, f"{place[0]}/{place[1]}")
-        begin = round(start * _NS_PER_US)
-        scope = TimeRange(stage, begin, begin + round(duration * _NS_PER_US), lane)
+        scope = time_range(f"{self.path}: event {self.events}, {shown(event['name'])}", stage, begin, end, lane)
         if not on_gpu:
             self.cpu.append(scope)
             return

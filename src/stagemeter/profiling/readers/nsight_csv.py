@@ -19,17 +19,24 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION, Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES, NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
+from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
-_MS_PER_UNIT = {"ns": 1e-6, "us": 1e-3, "μs": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3}
+#: Powers of ten from a unit to milliseconds, by what ``--timeunit`` prints and takes.
+_TO_MS = {"ns": -6, "nsec": -6, "us": -3, "μs": -3, "µs": -3, "usec": -3, "ms": 0, "msec": 0, "s": 3, "sec": 3}
 _CPU_TIME, _GPU_TIME = "Total Time", "Total Proj Time"
+#: Some locales print commas between groups of three digits.
+_GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
+_MOST_INSTANCES, _LARGEST = 2**53, 10**30
 _COLUMN = re.compile(r"(?P<name>.*?)\s*(?:\((?P<unit>[^()]*)\))?")
 
 
@@ -41,19 +48,22 @@ class _Row:
     ----------
     name : str
         As printed.
-    total_ms : float
-        Of all instances.
+    where : str
+        File and line.
+    total_ms : Decimal
+        Of all instances, 0 where they took no measurable time.
     instances : int
         Times it ran.
-    level, children : float or None
+    level, children : Decimal or None
         Mean depth, and mean number of ranges directly inside, where the report has them.
     """
 
     name: str
-    total_ms: float
+    where: str
+    total_ms: Decimal
     instances: int
-    level: float | None = None
-    children: float | None = None
+    level: Decimal | None = None
+    children: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +131,7 @@ def read_nsight_csv(
         times_ms=times,
         source=f"nsys stats summary {path.name}",
         clock="GPU ranges (NVTX ranges projected onto their GPU work)" if table.on_gpu else "CPU ranges (NVTX)",
-        request_ms=(stages[REQUEST].total_ms / stages[REQUEST].instances,) if REQUEST in stages else (),
+        request_ms=(_mean_ms(stages[REQUEST], stages[REQUEST].instances),) if REQUEST in stages else (),
         measured=measured,
         notes=(*notes, *names.notes()),
     )
@@ -139,7 +149,9 @@ def _read_tables(path: Path, text: str) -> list[_Table]:
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
         if is_nsys_header(line):
-            tables.append((_columns(next(csv.reader([line]))), []))
+            columns = _columns(next(csv.reader([line])))
+            require_single(f"{path}: line {number}", [name for name, _ in columns])
+            tables.append((columns, []))
             inside = True
         elif not line.strip():
             inside = False
@@ -163,29 +175,34 @@ def _row(path: Path, number: int, line: str, columns: list[tuple[str, str]]) -> 
     values = dict(zip((name for name, _ in columns), cells, strict=True))
     units = dict(columns)
     time = _GPU_TIME if _GPU_TIME in values else _CPU_TIME
-    if units[time] not in _MS_PER_UNIT:
+    if units[time] not in _TO_MS:
         raise StagemeterError(f"{path}: {time} is in {units[time]!r}; print it with --timeunit nsec")
-    total = _number(path, number, time, values[time])
+    where = f"{path}: line {number}"
+    total = _number(where, time, values[time])
     column = "Range Instances" if "Range Instances" in values else "Instances"
-    instances = _number(path, number, column, values.get(column, ""))
-    if total <= 0 or instances < 1 or instances != int(instances):
-        raise StagemeterError(
-            f"{path}: line {number}: {values[time]!r} in {values[column]!r} ranges is no time; print it again"
-        )
+    instances = _number(where, column, values.get(column, ""))
+    if instances != instances.to_integral_value() or instances > _MOST_INSTANCES:
+        raise StagemeterError(f"{where}: {column} is {shown(values[column])}, which is no number of ranges")
     level, children = (
-        _number(path, number, name, values[name]) if name in values else None
-        for name in ("Avg Range Lvl", "Avg Num Child")
+        _number(where, name, values[name]) if name in values else None for name in ("Avg Range Lvl", "Avg Num Child")
     )
-    return _Row(values["Range"], total * _MS_PER_UNIT[units[time]], int(instances), level, children)
+    return _Row(values["Range"], where, total.scaleb(_TO_MS[units[time]]), int(instances), level, children)
 
 
-def _number(path: Path, number: int, column: str, text: str) -> float:
+def _number(where: str, column: str, text: str) -> Decimal:
     try:
-        return float(text.replace(",", ""))
+        number = exact(text.replace(",", "") if _GROUPED.fullmatch(text.strip()) else text)
     except ValueError:
-        raise StagemeterError(
-            f"{path}: line {number}: {column} is {text!r}, which is no number; print it again"
-        ) from None
+        raise StagemeterError(f"{where}: {column} is {shown(text)}, which is no number; print it again") from None
+    # Far beyond any count or time; what is computed of it below stays exact.
+    if not 0 <= number < _LARGEST:
+        raise StagemeterError(f"{where}: {column} is {shown(text)}, which cannot be; print it again")
+    return number
+
+
+def _mean_ms(row: _Row, count: int) -> float:
+    """Mean time in milliseconds, once it is sure that it is one."""
+    return milliseconds(f"{row.where}: mean of {row.name}", row.total_ms / count)
 
 
 def _by_stage(table: _Table, names: StageNames) -> dict[str, _Row]:
@@ -195,13 +212,19 @@ def _by_stage(table: _Table, names: StageNames) -> dict[str, _Row]:
         stage = names.stage(row.name)
         if stage is None:
             continue
+        if not row.total_ms or not row.instances:
+            raise StagemeterError(
+                f"{row.where}: {stage} has {row.total_ms.normalize():f} ms in {row.instances} ranges, which is no "
+                "time: leave the row out, or profile longer"
+            )
         known = stages.get(stage)
         if known is None:
             stages[stage] = row
             continue
         level = None if row.level is None or known.level is None else min(row.level, known.level)
         children = None if row.children is None or known.children is None else max(row.children, known.children)
-        stages[stage] = _Row(row.name, known.total_ms + row.total_ms, known.instances + row.instances, level, children)
+        total, instances = known.total_ms + row.total_ms, known.instances + row.instances
+        stages[stage] = _Row(row.name, row.where, total, instances, level, children)
     return {stage: stages[stage] for stage in STAGES if stage in stages}
 
 
@@ -269,7 +292,7 @@ def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, n
 
 def _without_vision(path: Path, stages: dict[str, _Row]) -> dict[str, _Row]:
     """Take the vision stages' time out of the prefill's."""
-    inside = sum(row.total_ms for stage, row in stages.items() if stage in (*VISION_STAGES, VISION))
+    inside = sum((row.total_ms for stage, row in stages.items() if stage in (*VISION_STAGES, VISION)), Decimal(0))
     rest = stages[PREFILL].total_ms - inside
     if rest <= 0:
         raise StagemeterError(
@@ -284,7 +307,7 @@ def _times(
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, int]]:
     """Mean milliseconds by stage, and what of the workload the numbers of ranges show to be other."""
     times: dict[str, tuple[float, ...]] = {
-        stage: (row.total_ms / requests,)
+        stage: (_mean_ms(row, requests),)
         for stage, row in stages.items()
         if stage not in (REQUEST, DECODE, DECODE_TOTAL)
     }
@@ -297,8 +320,8 @@ def _times(
             f"{ranges} decode ranges are not equally many in each of {requests} requests: {DECODE} is the mean over "
             f"all of them, and there is no {DECODE_TOTAL}, since it would be of different work"
         )
-        return {**times, DECODE: (whole.total_ms / ranges,)}, {}
+        return {**times, DECODE: (_mean_ms(whole, ranges),)}, {}
     counted = count_steps(ranges // requests, steps, str(path))
     notes.extend(counted.notes)
-    total = whole.total_ms / requests
-    return {**times, DECODE: (total / counted.steps,), DECODE_TOTAL: (total,)}, counted.measured
+    step, total = _mean_ms(whole, requests * counted.steps), _mean_ms(whole, requests)
+    return {**times, DECODE: (step,), DECODE_TOTAL: (total,)}, counted.measured

@@ -32,8 +32,10 @@ from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
 from stagemeter.profiling.readers.clocks import choose_clock
+from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
+from stagemeter.profiling.readers.values import time_range
 
 SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -76,7 +78,7 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = 
         if not ranges:
             raise StagemeterError(f"{path}: {_nothing_found(names)}")
         on_one_thread = {number: part for number, part in ranges.items() if number not in elsewhere}
-        gpu = _project(database, tables, on_one_thread)
+        gpu = _project(path, database, tables, on_one_thread)
         hardware = _devices(database, tables)
     chosen = choose_clock(list(ranges.values()), gpu, any(table in tables for table in _GPU_TABLES))
     repeats = split_repeats(chosen.ranges, steps, str(path))
@@ -148,19 +150,14 @@ def _ranges(
         if end is None:
             unclosed += 1
             continue
-        try:
-            ranges[number] = TimeRange(stage, start, end, str(thread))
-        except (TypeError, ValueError):
-            raise StagemeterError(
-                f"{path}: NVTX range {name!r} runs from {start!r} to {end!r}, which is no time; export it again"
-            ) from None
+        ranges[number] = time_range(f"{path}: NVTX range {number}, {shown(name)}", stage, start, end, str(thread))
         if ended_on not in (None, thread):
             elsewhere.add(number)
     return ranges, elsewhere, [f"{unclosed} ranges of stages were never closed and are left out"] if unclosed else []
 
 
 def _project(
-    database: sqlite3.Connection, tables: dict[str, set[str]], ranges: dict[int, TimeRange]
+    path: Path, database: sqlite3.Connection, tables: dict[str, set[str]], ranges: dict[int, TimeRange]
 ) -> list[TimeRange]:
     """Return the time on the GPU of those ranges that launched work there."""
     work = [table for table in _GPU_TABLES if table in tables]
@@ -190,7 +187,10 @@ def _project(
         "SELECT n.rowid, MIN(l.start), MAX(l.end) FROM temp.stages s JOIN NVTX_EVENTS n ON n.rowid = s.number "
         "JOIN temp.launches l ON l.thread = n.globalTid AND l.called BETWEEN n.start AND n.end GROUP BY n.rowid"
     )
-    return [TimeRange(ranges[number].name, start, end, ranges[number].lane) for number, start, end in projected]
+    return [
+        time_range(f"{path}: GPU work of NVTX range {number}", ranges[number].name, start, end, ranges[number].lane)
+        for number, start, end in projected
+    ]
 
 
 def _devices(database: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[str, str]:

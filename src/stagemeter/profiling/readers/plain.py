@@ -13,6 +13,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from stagemeter.profiling.readers.aggregates import settle
 from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
+from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
 _STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
 _TIMES = "times_ms"
@@ -87,6 +89,7 @@ def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping | 
     reader = csv.DictReader(io.StringIO(text.strip()), skipinitialspace=True, strict=True)
     try:
         columns = [column.strip() for column in reader.fieldnames or ()]
+        require_single(f"{path}: line 1", columns)
         reader.fieldnames = columns
         entries = list(_table_entries(path, reader))
     except csv.Error as error:
@@ -148,7 +151,7 @@ def _keyed_entries(path: Path, times: Mapping[str, Any], below: str) -> Iterable
             raise StagemeterError(f"{where}: is an empty list; leave the stage out, or give a time")
         for repeat, value in enumerate(repeats):
             place = f"{where}[{repeat}]" if isinstance(given, list) else where
-            yield _Entry(place, name, repeat, _milliseconds(place, value))
+            yield _Entry(place, name, repeat, milliseconds(place, value))
 
 
 def _listed_entries(path: Path, rows: list[Any]) -> Iterable[_Entry]:
@@ -164,12 +167,10 @@ def _table_entries(path: Path, reader: csv.DictReader[str]) -> Iterable[_Entry]:
         where = f"{path}: line {reader.line_num}"
         if None in row or None in row.values():
             raise StagemeterError(f"{where}: has not as many columns as the header; write {_STAGE},{_TIME}[,{_REPEAT}]")
-        value = row[_TIME].strip()
-        try:
-            milliseconds: Any = float(value)
-        except ValueError:
-            milliseconds = value
-        yield _entry(where, row[_STAGE].strip(), milliseconds, row.get(_REPEAT))
+        value: Any = row[_TIME].strip()
+        with suppress(ValueError):
+            value = exact(value)
+        yield _entry(where, row[_STAGE].strip(), value, row.get(_REPEAT))
 
 
 def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
@@ -181,15 +182,7 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
         number = None
     if number is None or isinstance(repeat, (bool, float)):
         raise StagemeterError(f"{where}: {_REPEAT} is {repeat!r}, which is no whole number; number repeats from 0")
-    return _Entry(where, name, number, _milliseconds(f"{where}: {name}", value))
-
-
-def _milliseconds(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise StagemeterError(f"{where}: {shown(value)} is no number; give milliseconds")
-    if not 0 < value < math.inf or value > sys.float_info.max:
-        raise StagemeterError(f"{where}: {value!r} is no time; give milliseconds above zero, or leave it out")
-    return float(value)
+    return _Entry(where, name, number, milliseconds(f"{where}: {name}", value))
 
 
 def _ours(
@@ -205,7 +198,7 @@ def _ours(
         source=f"{content['source']}, read from {path.name}",
         clock=content["clock"],
         request_ms=tuple(
-            _milliseconds(f"{path}: request_ms[{repeat}]", value) for repeat, value in enumerate(request_ms)
+            milliseconds(f"{path}: request_ms[{repeat}]", value) for repeat, value in enumerate(request_ms)
         ),
         measured=measured,
         metrics=_dict(path, content, "metrics"),
@@ -217,7 +210,9 @@ def _ours(
 def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     kinds: dict[str, tuple[type, ...]] = {"measured": (int,), "metrics": (int, float), "hardware": (str,)}
     values = content.get(key) or {}
-    if not isinstance(values, dict) or not all(isinstance(value, kinds[key]) for value in values.values()):
+    sound = isinstance(values, dict) and all(isinstance(value, kinds[key]) for value in values.values())
+    largest = sys.float_info.max
+    if not sound or (key != "hardware" and not all(-largest <= value <= largest for value in values.values())):
         raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
     return values
 

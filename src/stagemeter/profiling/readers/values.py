@@ -1,0 +1,131 @@
+"""What can be a time: the checks that all readers share. Numbers stay exact decimals until they are milliseconds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.profile import LONGEST_MS
+from stagemeter.profiling.ranges import TimeRange
+from stagemeter.profiling.readers.files import shown
+
+_NS_PER_MS = 10**6
+#: Decimals themselves end at 10^999999, which a sum must not reach.
+_LARGEST_EXPONENT = 1000
+_LONGEST = Decimal(LONGEST_MS)
+_LONGEST_NS = int(LONGEST_MS) * _NS_PER_MS
+#: Clocks count from some epoch. Nothing is a million years away from it.
+_FARTHEST_NS = 10_000 * _LONGEST_NS
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+
+
+def exact(value: object) -> Decimal:
+    """Convert a number from a file without rounding it.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite number, or too large to compute with.
+    """
+    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
+        number = Decimal(value)  # type: ignore[arg-type]
+        if number.is_finite() and number.adjusted() < _LARGEST_EXPONENT:
+            return number
+    raise ValueError(f"{shown(value)} is no number")
+
+
+def milliseconds(where: str, value: object) -> float:
+    """Return a time in milliseconds.
+
+    Parameters
+    ----------
+    where : str
+        File and row, for errors.
+    value : object
+        What stands there.
+
+    Raises
+    ------
+    StagemeterError
+        If it is not a number above zero and up to a century.
+    """
+    try:
+        # Text in JSON is no number, even if it looks like one.
+        number = exact(None if isinstance(value, str) else value)
+    except ValueError:
+        what = "time" if _NOT_FINITE.fullmatch(str(value).strip()) else "number"
+        raise StagemeterError(f"{where}: {shown(value)} is no {what}; give milliseconds") from None
+    # A number may be so close to zero that it is zero as a float.
+    if number <= 0 or not float(min(number, _LONGEST)):
+        raise StagemeterError(f"{where}: {shown(value)} is no time; give milliseconds above zero, or leave it out")
+    if number > _LONGEST:
+        raise StagemeterError(f"{where}: {shown(value)} ms are more than a century; give milliseconds")
+    return float(number)
+
+
+def nanoseconds(value: Decimal, per_unit: int) -> int:
+    """Return a point in time or a duration in whole nanoseconds.
+
+    Parameters
+    ----------
+    value : Decimal
+        What stands in the file.
+    per_unit : int
+        Nanoseconds of the file's unit.
+
+    Raises
+    ------
+    ValueError
+        If it is farther away than any clock reaches.
+    """
+    if abs(value) > _FARTHEST_NS:
+        raise ValueError(f"{shown(value)} is out of range")
+    return round(value * per_unit)
+
+
+def time_range(where: str, stage: str, start: object, end: object, lane: str) -> TimeRange:
+    """Make a range from two points in time in nanoseconds.
+
+    Parameters
+    ----------
+    where : str
+        File and row, for errors.
+    stage : str
+        Whose time it is.
+    start, end : object
+        What stands in the file.
+    lane : str
+        See `TimeRange`.
+
+    Raises
+    ------
+    StagemeterError
+        If one of them is not a number, or the range is negative or longer than a century.
+    """
+    try:
+        first, last = nanoseconds(exact(start), 1), nanoseconds(exact(end), 1)
+    except ValueError:
+        first, last = 0, -1
+    if not 0 <= last - first <= _LONGEST_NS:
+        raise StagemeterError(
+            f"{where}: runs from {shown(start)} to {shown(end)}, which is no time; profile or export it again"
+        )
+    return TimeRange(stage, first, last, lane)
+
+
+def require_single(where: str, columns: Sequence[str]) -> None:
+    """Refuse a table that has a column twice, of which only one would be read.
+
+    Raises
+    ------
+    StagemeterError
+        If it has.
+    """
+    twice = [name for name, count in Counter(columns).items() if name and count > 1]
+    if twice:
+        raise StagemeterError(f"{where}: the header has {twice[0]!r} more than once; keep one of the columns")
