@@ -12,6 +12,8 @@ from stagemeter.hardware.roofline import Peak
 SECONDS_PER_DAY = 86_400
 #: Where the speed is from.
 ROOFLINE, UTILIZATION, MEASURED = "roofline", "mfu", "measured"
+#: What rounding may add to a utilization that is the roofline's own.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Sizing:
         Utilization that this is.
     basis : str
         ``mfu`` or ``measured``, or ``roofline``, which no run reaches.
+    differences : sequence of str
+        In what the run that the utilization is from was other work, or on another device.
     assumptions : sequence of str
         What the answer rests on.
     """
@@ -59,15 +63,22 @@ class Sizing:
     pages_per_day_and_device: float
     mfu: float
     basis: str
+    differences: Sequence[str]
     assumptions: Sequence[str]
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON knows them."""
-        return {**asdict(self), "assumptions": list(self.assumptions)}
+        return {**asdict(self), "differences": list(self.differences), "assumptions": list(self.assumptions)}
 
 
 def devices_needed(
-    pages_per_day: float, cost: PageCost, peak: Peak, mfu: float | None, source: str | None, batch: int
+    pages_per_day: float,
+    cost: PageCost,
+    peak: Peak,
+    mfu: float | None,
+    source: str | None,
+    batch: int,
+    differences: Sequence[str] = (),
 ) -> Sizing:
     """Work out how many devices are needed.
 
@@ -85,16 +96,20 @@ def devices_needed(
         The run that the utilization is of; None where it was given.
     batch : int
         Pages at once.
+    differences : sequence of str
+        In what that run was other work, or on another device.
 
     Raises
     ------
     StagemeterError
-        If a number is impossible, or nothing is known to work it out from.
+        If a number is impossible, the utilization is above the roofline's, or nothing is known to work it out from.
     """
     if not 0 < pages_per_day < math.inf:
         raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")
     if mfu is not None and not 0 < mfu <= 1:
-        raise StagemeterError(f"--mfu {mfu:g}: give a share of the peak above 0 and up to 1, such as 0.05")
+        raise StagemeterError(
+            f"{_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1, such as --mfu 0.05"
+        )
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(
             f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these pages can; give "
@@ -106,6 +121,7 @@ def devices_needed(
             raise StagemeterError(f"the bandwidth of {peak.name} is not known: give --mfu X or --from-run RUN")
         basis, seconds = ROOFLINE, cost.roofline_seconds
     else:
+        _require_below_roofline(mfu, cost, peak, source)
         seconds = cost.flops / (mfu * peak.flops_per_second)
     per_day = SECONDS_PER_DAY / seconds
     return Sizing(
@@ -114,6 +130,7 @@ def devices_needed(
         pages_per_day_and_device=per_day,
         mfu=cost.flops / (seconds * peak.flops_per_second),
         basis=basis,
+        differences=differences,
         assumptions=_assumptions(cost, peak, mfu, source, batch),
     )
 
@@ -132,7 +149,26 @@ def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | No
     else:
         lines.append(f"the MFU of {source}, {100 * mfu:.3g} % of whole requests, holds here, too")
     if mfu is not None and cost.roofline_seconds is not None:
-        most = cost.flops / (cost.roofline_seconds * peak.flops_per_second)
-        beyond = "; this is more, and only fused kernels or a larger batch could reach it" if mfu > most else ""
-        lines.append(f"at the roofline it would be {100 * most:.3g} % at this batch{beyond}")
+        most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
+        lines.append(f"at the roofline it would be {100 * most:.3g} % at this batch")
     return lines
+
+
+def _roofline_mfu(flops: float, seconds: float, peak: Peak) -> float:
+    return flops / (seconds * peak.flops_per_second)
+
+
+def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str | None) -> None:
+    """Refuse a utilization that would promise fewer devices than the roofline's "at least"."""
+    if cost.roofline_seconds is None:
+        return
+    most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
+    if mfu > most * (1 + _ROUNDING):
+        raise StagemeterError(
+            f"{_given(mfu, source)} is above the {100 * most:.3g} % of {peak.name}'s roofline for these pages at this "
+            "batch. Give the --batch-size and the pages that the utilization was measured at, or a lower --mfu"
+        )
+
+
+def _given(mfu: float, source: str | None) -> str:
+    return f"--mfu {mfu:g}" if source is None else f"--from-run: the MFU of {source}, {100 * mfu:.3g} %"

@@ -41,13 +41,13 @@ def test_corpus_counts_by_its_mean(plan, estimate, folder):
     sizes = [(600, 600), (1240, 1754), (1240, 1754), (3000, 1000)]
     (folder / "sizes.csv").write_text("width,height\n" + "".join(f"{w},{h}\n" for w, h in sizes))
     flops = [estimate("--page-size", f"{w}x{h}", "--batch-size", 2)["total"]["flops"] / 2 for w, h in sizes]
-    found = plan("--pages-per-day", 1000, "--pages", "sizes.csv", "--mfu", 0.1, "--batch-size", 2)
-    assert found["seconds_per_page"] == pytest.approx(sum(flops) / 4 / (0.1 * 312e12), rel=1e-12)
+    found = plan("--pages-per-day", 1000, "--pages", "sizes.csv", "--mfu", 0.01, "--batch-size", 2)
+    assert found["seconds_per_page"] == pytest.approx(sum(flops) / 4 / (0.01 * 312e12), rel=1e-12)
     assert "the mean of 4 pages" in found["assumptions"][0]
     (folder / "scans").mkdir()
     for number, size in enumerate(sizes):
         Image.new("L", size).save(folder / "scans" / f"{number}.png")
-    assert plan("--pages-per-day", 1000, "--images", "scans", "--mfu", 0.1, "--batch-size", 2) == found
+    assert plan("--pages-per-day", 1000, "--images", "scans", "--mfu", 0.01, "--batch-size", 2) == found
 
 
 def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
@@ -69,9 +69,60 @@ def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
     assert any(run in line and "A100-SXM-40GB" in line for line in found["assumptions"])
 
 
-def test_more_than_the_roofline_is_said(plan):
-    found = plan("--pages-per-day", 10, "--mfu", 0.9)
-    assert any("this is more, and only fused kernels" in line for line in found["assumptions"])
+@pytest.fixture
+def paired(stagemeter, folder):
+    """Log the same times for any request, and pair them: ``paired("A100-SXM-40GB", "--mode", "tiny")``."""
+    times = {"sam": 31.7, "clip": 9.1, "projector": 0.2, "prefill": 27.9, "decode": 7.8}
+    (folder / "times.json").write_text(json.dumps(times))
+
+    def run(device: str, *arguments: object) -> str:
+        assert stagemeter("analyze", "--estimate", *arguments).code == 0
+        imported = stagemeter("import-profile", "times.json", *arguments, "--json")
+        run_id = json.loads(imported.out)["run_id"]
+        ended = stagemeter("mfu", "--profile-run", run_id, "--device", device, "--json")
+        assert ended.code == 0, ended.err
+        return run_id
+
+    return run
+
+
+def test_run_of_another_architecture_is_refused(stagemeter, paired):
+    run = paired("A100-SXM-40GB", "--scale", "small")
+    ended = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", run)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"--from-run: run {run}" in ended.err
+    assert "is of deepseek-ocr-small, which is not the model deepseek-ocr" in ended.err
+
+
+def test_other_device_and_work_of_a_run_are_in_the_headline(stagemeter, plan, paired, folder):
+    run = paired("H100-SXM", "--mode", "tiny", "--dtype", "float16")
+    asked = ["--pages-per-day", 1000, "--from-run", run, "--mode", "base", "--batch-size", 4, "--new-tokens", 100]
+    found = plan(*asked)
+    differences = ["device H100-SXM", "mode tiny", "batch 1", "float16", "a key-value cache of float16"]
+    assert found["differences"] == [*differences, "83 prompt tokens", "512 new tokens"]
+    headline = stagemeter("plan", "--device", "A100-SXM-40GB", *asked).out.splitlines()[0]
+    assert headline.endswith(f"measured with {', '.join(found['differences'])}")
+    same = ["--pages-per-day", 1000, "--from-run", run, "--mode", "tiny", "--dtype", "float16"]
+    ended = json.loads(stagemeter("plan", "--device", "H100-SXM-80GB", *same, "--json").out)
+    assert ended["differences"] == []
+    (folder / "sizes.csv").write_text("width,height\n600,600\n3000,1000\n")
+    corpus = plan("--pages-per-day", 1000, "--from-run", run, "--pages", "sizes.csv", "--dtype", "float16")
+    assert corpus["differences"] == ["device H100-SXM", "mode tiny", "83 prompt tokens"]
+
+
+def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
+    asked = ["--device", "A100-SXM-40GB", "--pages-per-day", 1e6]
+    bound = plan(*asked[2:])
+    ended = stagemeter("plan", *asked, "--mfu", 0.9)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"--mfu 0.9 is above the {100 * bound['mfu']:.3g} % of A100-SXM-40GB's roofline" in ended.err
+    assert plan(*asked[2:], "--mfu", repr(bound["mfu"]))["devices"] == bound["devices"]
+    # Sixteen requests at once in the time of one are a utilization that one alone cannot reach.
+    run = paired("A100-SXM-40GB", "--batch-size", 16)
+    refused = stagemeter("plan", *asked, "--from-run", run)
+    assert (refused.code, refused.out) == (2, "")
+    assert "of A100-SXM-40GB's roofline for these pages at this batch" in refused.err
+    assert plan(*asked[2:], "--from-run", run, "--batch-size", 16)["basis"] == "measured"
 
 
 @pytest.mark.parametrize(

@@ -62,13 +62,19 @@ def plan_devices(
     peak = device_peak(find_device(device), config.dtype)
     architecture = load_architecture(config.model)
     found = _pages(config, architecture, _sizes(images, pages))
-    source = None
-    if from_run is not None:
-        from stagemeter.tracking.utilization import utilization_of
-
-        mfu, source = utilization_of(from_run)
     cost = _mean_cost(architecture, found, peak)
-    return devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size)
+    if from_run is None:
+        return devices_needed(pages_per_day, cost, peak, mfu, None, config.batch_size)
+    from stagemeter.tracking.utilization import utilization_of
+
+    run = utilization_of(from_run)
+    if run.architecture_hash != architecture.hash:
+        raise StagemeterError(
+            f"--from-run: {run.source} is of {run.model}, which is not the model {config.model} that is planned for. "
+            f"Give a run of {config.model}, or --model"
+        )
+    differences = run.differences(peak.name, found)
+    return devices_needed(pages_per_day, cost, peak, run.mfu, run.source, config.batch_size, differences)
 
 
 def _sizes(images: Path | None, pages: Path | None) -> list[PageSize] | None:

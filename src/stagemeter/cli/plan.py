@@ -53,11 +53,12 @@ def plan(
     if as_json:
         print_json(sizing.to_dict())
         return
+    measured = f", measured with {', '.join(sizing.differences)}" if sizing.differences else ""
     least = "at least " if sizing.basis == "roofline" else ""
     answer = (
         f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} pages a day: "
         f"{sizing.pages_per_day_and_device:,.0f} pages a day each, {sizing.seconds_per_page:.4g} s a page, "
-        f"MFU {100 * sizing.mfu:.3g} %"
+        f"MFU {100 * sizing.mfu:.3g} %{measured}"
     )
     from stagemeter.export.terminal import print_lines
 

@@ -60,7 +60,7 @@ def peak_flags(profile: Run, peak: Peak) -> list[str]:
         return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]
     if ran_on is None or peak.name in (ran_on, GIVEN):
         return []
-    if _same_device(ran_on, peak.name):
+    if same_device(ran_on, peak.name):
         return []
     return [f"the run names {ran_on}, and the peak is that of {peak.name}"]
 
@@ -116,7 +116,7 @@ def _measurable(profile: Run) -> str:
     cores = profile.data.tags.get(_CORES)
     for place, name in names.items():
         # Processors of many sizes bear one name.
-        if _same_device(name, ran_on) and (place != "cpu" or cores in (None, str(usable_cores()))):
+        if same_device(name, ran_on) and (place != "cpu" or cores in (None, str(usable_cores()))):
             return place
     there = ran_on if cores is None else f"{ran_on} of {cores} cores"
     here = " or ".join([f"{names['cpu']} of {usable_cores()} cores", *list(names.values())[1:]])
@@ -126,7 +126,7 @@ def _measurable(profile: Run) -> str:
     )
 
 
-def _same_device(name: str, other: str) -> bool:
+def same_device(name: str, other: str) -> bool:
     """Whether two names are of one device: a driver's, ours, an alias."""
     return _known_name(name) == _known_name(other)
 

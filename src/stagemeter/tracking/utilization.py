@@ -2,28 +2,82 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow.entities import Run
+
 from stagemeter.errors import StagemeterError
-from stagemeter.tracking.labels import KIND, PROFILE
-from stagemeter.tracking.runs import find_run
+from stagemeter.hardware.lookup import GIVEN
+from stagemeter.tracking.labels import HARDWARE, KIND, MODEL, PROFILE
+from stagemeter.tracking.peaks import same_device
+from stagemeter.tracking.runs import architecture_of, find_run, measured_workload
 from stagemeter.tracking.store import require_reachable, store_errors
+from stagemeter.workload import Workload
 
-_MFU = "mfu/total"
+#: The machine's, where many requests shared it, comes before that of one request alone.
+_OF_MACHINE, _OF_REQUEST = "mfu/engine", "mfu/total"
+#: What makes other work of a request, and the words for it.
+_COMPARED = {
+    "mode": "mode {}",
+    "batch_size": "batch {}",
+    "dtype": "{}",
+    "kv_cache_dtype": "a key-value cache of {}",
+    "prompt_tokens": "{} prompt tokens",
+    "new_tokens": "{} new tokens",
+}
 
 
-def utilization_of(name: str) -> tuple[float, str]:
-    """Find the MFU of whole requests that a profiling run reached.
+@dataclass(frozen=True)
+class Utilization:
+    """Model FLOPs utilization of a profiling run, and what it holds for.
+
+    Attributes
+    ----------
+    mfu : float
+        Of the machine where the run knows it, else of a whole request.
+    source : str
+        The run, in words.
+    model, architecture_hash : str
+        What ran.
+    device : str
+        What it was held against.
+    workload : Workload
+        What was measured.
+    """
+
+    mfu: float
+    source: str
+    model: str
+    architecture_hash: str
+    device: str
+    workload: Workload
+
+    def differences(self, device: str, planned: Collection[Workload]) -> list[str]:
+        """In what the run was other work than all of what is planned, or on another device, in words."""
+        found = [] if same_device(self.device, device) else [f"device {self.device}"]
+        mine = self._fields(self.workload)
+        others = [self._fields(workload) for workload in planned]
+        return found + [
+            words.format(mine[name])
+            for name, words in _COMPARED.items()
+            if others and all(other[name] != mine[name] for other in others)
+        ]
+
+    @staticmethod
+    def _fields(workload: Workload) -> Mapping[str, Any]:
+        return {**workload.to_dict(), "kv_cache_dtype": workload.kv_cache_dtype or workload.dtype}
+
+
+def utilization_of(name: str) -> Utilization:
+    """Find the MFU that a profiling run reached.
 
     Parameters
     ----------
     name : str
         The run, by id, beginning of an id, or name.
-
-    Returns
-    -------
-    mfu : float
-        Its utilization.
-    source : str
-        What it is of, in words.
 
     Raises
     ------
@@ -41,11 +95,24 @@ def utilization_of(name: str) -> tuple[float, str]:
         raise StagemeterError(
             f"run {run.info.run_id} {what}: only a profiling run has an MFU; give one that `stagemeter mfu` has paired"
         )
-    mfu = run.data.metrics.get(_MFU)
-    if mfu is None or mfu != mfu:
+    metric = next((metric for metric in (_OF_MACHINE, _OF_REQUEST) if _known(run, metric)), None)
+    if metric is None:
         raise StagemeterError(
             f"run {run.info.run_id} has no MFU of whole requests: pair it by `stagemeter mfu --profile-run "
             f"{run.info.run_id}`, and see there what is missing"
         )
     peak = run.data.tags.get("stagemeter.peak", "an unknown device")
-    return mfu, f"run {run.info.run_id} ({run.info.run_name}, on {peak})"
+    device = run.data.tags.get(f"{HARDWARE}device", peak) if peak == GIVEN else peak
+    return Utilization(
+        mfu=run.data.metrics[metric],
+        source=f"run {run.info.run_id} ({run.info.run_name}, on {device})",
+        model=run.data.tags.get(MODEL, "another model"),
+        architecture_hash=architecture_of(run),
+        device=device,
+        workload=measured_workload(run),
+    )
+
+
+def _known(run: Run, metric: str) -> bool:
+    # A metric cannot be deleted: what a later pairing did not know is NaN.
+    return not math.isnan(run.data.metrics.get(metric, math.nan))
