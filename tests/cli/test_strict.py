@@ -16,9 +16,7 @@ def test_known_operators_pass(tmp_path):
 
 
 def test_unknown_operators_are_named_and_nothing_is_written(tmp_path, monkeypatch):
-    import torch
-
-    for operator in (torch.ops.aten.convolution, torch.ops.aten._convolution):
+    for operator in ("aten::convolution", "aten::_convolution"):
         monkeypatch.delitem(formulas._RULES, operator)
     with pytest.raises(StagemeterError, match=r"aten\.convolution \(\d+ x\) ran and have no formula"):
         analyze_page(AnalysisConfig(**PAGE), tmp_path / "out", track=False, strict=True)

@@ -26,7 +26,9 @@ from torch.utils._pytree import tree_map
 from stagemeter.cost import ZERO, Cost, total
 from stagemeter.counting.attention import booked_attention, is_regular
 from stagemeter.counting.backward import NodeOwners
-from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex, real_numbers
+from stagemeter.counting.formulas import REAL_PRODUCTS, Rule, rule_of
+from stagemeter.counting.kernels import named_arguments
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
@@ -165,6 +167,7 @@ class CostCounter:
         self._apart = {name for module, name in self._names.items() if getattr(module, APART, False)}
         self._rules = dict(rules or {})
         self._owners = NodeOwners()
+        self._complex_convolutions = ComplexConvolutions()
         #: The operator that torch dispatched last: after an error, the one that failed.
         self.last_operator: Any = None
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
@@ -272,6 +275,9 @@ class CostCounter:
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a Python function of torch, counting those that are counted as called."""
+        if func in CONVOLUTIONS and has_complex((args, kwargs)):
+            with self._complex_convolutions.running():
+                return func(*args, **kwargs)
         packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
         rule = None if packet is None or self._silent else self._rule_of(packet)
         if rule is None:
@@ -358,24 +364,40 @@ class CostCounter:
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         # A tensor that the result is put in is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+        place = _position_of(operator, "out")
+        if place is not None and place < len(args):
+            out, args = args[place], [*args[:place], *args[place + 1 :]]
         shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
-        macs = rule.formula(*shapes, **named_shapes, out=out_shape)
+        if rule.by_name:
+            shapes, named_shapes = (), named_arguments(operator, args, kwargs)
+        try:
+            macs = rule.formula(*shapes, **named_shapes, out=out_shape)
+            if rule.causal_formula is not None:
+                macs_causal = rule.causal_formula(*shapes, **named_shapes, out=out_shape)
+            else:
+                macs_causal = macs - self._causal_saving(rule, operator, shapes, named_shapes, macs)
+        except LookupError:
+            # Its formula says so of itself: what it depends on is not known.
+            self._events.append(Event(self._module(), str(operator._overloadpacket), None))
+            return
         partial_reads = rule.reads(*shapes, **named_shapes, out=out_shape) if rule.reads else {}
+        factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
         # Cached keys and values are read as weights are: known by what they are stored in.
         reads = Counter[str]()
         operands = [*args, *kwargs.values()] if rule.operands is None else args[: rule.operands]
-        for position, operand in enumerate(operands):
-            if isinstance(operand, torch.Tensor) and operand.is_floating_point():
-                kind, elements = self._operands.read(operand)
-                elements = partial_reads.get(position, elements)
-                stored = self._operands.packed_bytes(operand, elements)
-                if stored is None:
-                    reads[kind] += elements
-                else:
-                    reads["packed"] += stored
+        for position, argument in enumerate(operands):
+            for operand in argument if isinstance(argument, (list, tuple)) else (argument,):
+                if isinstance(operand, torch.Tensor) and (operand.is_floating_point() or operand.is_complex()):
+                    kind, elements = self._operands.read(operand)
+                    elements = partial_reads.get(position, elements)
+                    stored = self._operands.packed_bytes(operand, elements)
+                    if stored is None:
+                        reads[kind] += elements
+                    else:
+                        reads["packed"] += stored
         cost = Cost(
-            macs=macs,
-            macs_causal=macs - self._causal_saving(rule, operator, shapes, named_shapes, macs),
+            macs=macs * factor,
+            macs_causal=macs_causal * factor,
             activations=_written(out, rule.writes_first_only),
             activation_reads=reads["activation"],
             weight_reads=reads["weight"],
@@ -485,9 +507,9 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
 
 def _written(out: Any, first_only: bool) -> int:
     if isinstance(out, torch.Tensor):
-        return out.numel()
-    results = out[:1] if first_only else out
-    return sum(r.numel() for r in results if isinstance(r, torch.Tensor) and r.is_floating_point())
+        return real_numbers(out)
+    results = [r for r in (out[:1] if first_only else out) if isinstance(r, torch.Tensor)]
+    return sum(real_numbers(r) for r in results if r.is_floating_point() or r.is_complex())
 
 
 def _shape(value: Any) -> Any:

@@ -9,23 +9,27 @@ Conventions, and where they come from:
 - a product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates;
 - a convolution multiplies its filter at every output position, padding included, as torch's FlopCounterMode counts
   (torch/utils/flop_counter.py, ``conv_flop_count``); a transposed one at every input position;
-- attention is dense: every query meets every key;
-- a grouped product does one row of the left operand against one expert's matrix.
+- a grouped product does one row of the left operand against one expert's matrix;
+- formulas count products of the operands' own numbers: the counter multiplies by `REAL_PRODUCTS` where these are
+  complex.
 
-Operators whose cost is zero by convention are in `stagemeter.counting.zero_cost`.
+Attention and fused kernels have theirs in `stagemeter.counting.kernels`. Operators whose cost is zero by convention
+are in `stagemeter.counting.zero_cost`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from math import prod
 from typing import Any, TypeVar
 
 import torch
 
 aten = torch.ops.aten
+
+#: Real multiply-accumulates of a complex one: (a + bi)(c + di) = (ac - bd) + (ad + bc)i, 8 FLOPs with the sum.
+REAL_PRODUCTS = 4
 
 Shape = Sequence[int]
 #: Takes an operator's arguments with shapes in place of tensors, and ``out``; returns multiply-accumulates.
@@ -53,6 +57,12 @@ class Rule:
         Elements read of some operands, by position, where an operator does not read all of them.
     attention : bool
         Whether the operator is a whole attention: query, key and value come first.
+    causal_formula : callable or None
+        The same as `formula` with causal self-attention halved; None where the counter finds that out by itself.
+    by_name : bool
+        Whether formulas get all arguments by the names of the operator's schema, and of a vector of integers, such as
+        the places where sequences begin, its numbers in place of its shape. A formula that raises LookupError says that
+        the count is not known: the operator is listed as one without a formula.
     """
 
     formula: Formula
@@ -61,9 +71,12 @@ class Rule:
     operands: int | None = None
     reads: ReadRule | None = None
     attention: bool = False
+    causal_formula: Formula | None = None
+    by_name: bool = False
 
 
-_RULES: dict[Any, Rule] = {}
+#: By the operator's whole name, such as ``aten::mm``: a library may not be imported yet when its formula is registered.
+_RULES: dict[str, Rule] = {}
 
 
 def register_formula(
@@ -73,16 +86,19 @@ def register_formula(
     operands: int | None = None,
     reads: ReadRule | None = None,
     attention: bool = False,
+    causal_formula: Formula | None = None,
+    by_name: bool = False,
 ) -> Callable[[FormulaType], FormulaType]:
     """Register a formula for some operators, as a decorator.
 
     Parameters
     ----------
-    *operators : torch._ops.OpOverloadPacket
-        For example ``torch.ops.aten.mm``, or an operator of your own library.
+    *operators : torch._ops.OpOverloadPacket or str
+        For example ``torch.ops.aten.mm``, or an operator of your own library; ``"library::name"`` for one whose library
+        may not be imported yet.
     name : str, optional
         Name in reports. Default: the operator's own name without its namespace and leading underscores.
-    writes_first_only, operands, reads, attention
+    writes_first_only, operands, reads, attention, causal_formula, by_name
         See `Rule`.
 
     Returns
@@ -97,20 +113,22 @@ def register_formula(
     ValueError
         If an operator has a formula already; `unregister_formula` removes it.
     """
-    for operator in operators:
-        _require_packet(operator)
-        if operator in _RULES:
+    keys = [_key(operator) for operator in operators]
+    for operator, key in zip(operators, keys, strict=True):
+        if key in _RULES:
             raise ValueError(f"{operator} has a formula already; unregister_formula({operator}) removes it first")
 
     def register(formula: FormulaType) -> FormulaType:
-        for operator in operators:
-            _RULES[operator] = Rule(
+        for key in keys:
+            _RULES[key] = Rule(
                 formula=formula,
-                name=name or _default_name(operator),
+                name=name or _default_name(key),
                 writes_first_only=writes_first_only,
                 operands=operands,
                 reads=reads,
                 attention=attention,
+                causal_formula=causal_formula,
+                by_name=by_name,
             )
         return formula
 
@@ -125,20 +143,22 @@ def rule_for(operator: Any, formula: Formula) -> Rule:
     TypeError
         If something other than an operator packet is given.
     """
-    _require_packet(operator)
-    return Rule(formula=formula, name=_default_name(operator))
+    return Rule(formula=formula, name=_default_name(_key(operator)))
 
 
-def _require_packet(operator: Any) -> None:
+def _key(operator: Any) -> str:
+    if isinstance(operator, str) and "::" in operator:
+        return operator
     if not isinstance(operator, torch._ops.OpOverloadPacket):
         raise TypeError(
             f"a formula is for an operator such as torch.ops.aten.mm, not {operator!r} of type "
             f"{type(operator).__name__}"
         )
+    return str(operator._qualified_op_name)
 
 
-def _default_name(operator: Any) -> str:
-    return str(operator.__name__).lstrip("_")
+def _default_name(key: str) -> str:
+    return key.rpartition("::")[2].lstrip("_")
 
 
 def unregister_formula(operator: Any) -> Rule:
@@ -149,17 +169,24 @@ def unregister_formula(operator: Any) -> Rule:
     KeyError
         If the operator has no formula.
     """
-    if operator not in _RULES:
+    key = _key(operator)
+    if key not in _RULES:
         raise KeyError(f"{operator} has no formula")
-    return _RULES.pop(operator)
+    return _RULES.pop(key)
+
+
+def is_of_torch(operator: Any) -> bool:
+    """Whether an operator, or one of its overloads, is of torch's own library, ``aten``."""
+    packet = getattr(operator, "_overloadpacket", operator)
+    return str(packet._qualified_op_name).startswith("aten::")
 
 
 def rule_of(operator: Any) -> Rule | None:
     """Return how an operator is counted, or None if it has no formula. One that works in place is counted alike."""
-    rule = _RULES.get(operator)
-    name = operator.__name__
-    if rule is None and name.endswith("_") and not name.endswith("__"):
-        return _RULES.get(getattr(aten, name[:-1], None))
+    key = str(operator._qualified_op_name)
+    rule = _RULES.get(key)
+    if rule is None and is_of_torch(operator) and key.endswith("_") and not key.endswith("__"):
+        return _RULES.get(key[:-1])
     return rule
 
 
@@ -174,36 +201,6 @@ def batched_matrix_macs(left: Shape, right: Shape) -> int:
     """Multiply-accumulates of a (b, m, k) by (b, k, n) product."""
     batch, rows, inner = left
     return batch * rows * inner * right[2]
-
-
-def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
-    """Multiply-accumulates of dense attention.
-
-    Parameters
-    ----------
-    query, key, value : sequence of int
-        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): each
-        is used by several query heads, so the query's heads count.
-
-    Returns
-    -------
-    int
-        Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
-    """
-    *batch_and_heads, query_length, width = query
-    # Of two sizes that differ one is 1 and repeated, or the heads are shared; both ways the larger one counts.
-    pairs = zip_longest(reversed(batch_and_heads), reversed(key[:-2]), fillvalue=1)
-    return prod(map(max, pairs)) * query_length * key[-2] * (width + value[-1])
-
-
-def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
-    """Multiply-accumulates of the backward pass of fused attention.
-
-    Five products: the scores again (they were not kept), gradients of scores, values, queries and keys
-    (torch/utils/flop_counter.py, ``sdpa_backward_flop_count``).
-    """
-    *batch_and_heads, query_length, width = query
-    return prod(batch_and_heads) * query_length * key[-2] * (3 * width + 2 * value[-1])
 
 
 def convolution_macs(positions: Shape, weight: Shape) -> int:
@@ -246,7 +243,7 @@ def _baddbmm(bias: Shape, left: Shape, right: Shape, *args: Any, out: Shape, **k
     return batched_matrix_macs(left, right)
 
 
-@register_formula(aten._scaled_mm)
+@register_formula(aten._scaled_mm, aten._scaled_mm_v2, name="scaled_mm")
 def _scaled_mm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
     return matrix_macs(left, right)
 
@@ -355,38 +352,6 @@ def _convolution_backward(
     return forward * (int(output_mask[0]) + int(output_mask[1]))
 
 
-@register_formula(
-    aten.scaled_dot_product_attention,
-    aten._scaled_dot_product_attention_math,
-    aten._scaled_dot_product_attention_math_for_mps,
-    aten._scaled_dot_product_efficient_attention,
-    aten._scaled_dot_product_flash_attention,
-    aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_cudnn_attention,
-    aten._scaled_dot_product_fused_attention_overrideable,
-    name="scaled_dot_product_attention",
-    writes_first_only=True,
-    attention=True,
-)
-def _attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
-    return attention_macs(query, key, value)
-
-
-@register_formula(
-    aten._scaled_dot_product_efficient_attention_backward,
-    aten._scaled_dot_product_flash_attention_backward,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward,
-    aten._scaled_dot_product_cudnn_attention_backward,
-    aten._scaled_dot_product_fused_attention_overrideable_backward,
-    name="scaled_dot_product_attention_backward",
-    operands=4,
-)
-def _attention_backward(
-    gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any
-) -> int:
-    return attention_backward_macs(query, key, value)
-
-
 def _grouped_reads(
     left: Shape, right: Shape, offsets: Shape | None = None, *args: Any, out: Any, **kwargs: Any
 ) -> dict[int, int]:
@@ -397,7 +362,14 @@ def _grouped_reads(
     return {}
 
 
-@register_formula(aten._grouped_mm, aten._scaled_grouped_mm, name="grouped_mm", operands=2, reads=_grouped_reads)
+@register_formula(
+    aten._grouped_mm,
+    aten._scaled_grouped_mm,
+    aten._scaled_grouped_mm_v2,
+    name="grouped_mm",
+    operands=2,
+    reads=_grouped_reads,
+)
 def _grouped_mm(left: Shape, right: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
     if len(left) == 3 and len(right) == 3:
         return batched_matrix_macs(left, right)

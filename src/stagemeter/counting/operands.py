@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stagemeter.counting.complex_numbers import real_numbers
 from stagemeter.packing import packed_parameters
 
 
@@ -25,14 +26,14 @@ class Operands:
         self._packed: dict[int, int] = {}
         self._states: dict[int, Any] = {}
         for parameter in model.parameters() if model is not None else ():
-            self._mark(parameter, "weight", parameter.numel())
+            self._mark(parameter, "weight", real_numbers(parameter))
         for module in model.modules() if model is not None else ():
             for parameter, stored in packed_parameters(module).items():
                 self._packed[parameter.untyped_storage()._cdata] = stored
 
     def mark_cache(self, tensor: torch.Tensor) -> None:
         """Take a tensor for cached keys or values from now on."""
-        self._mark(tensor, "cache", tensor.numel())
+        self._mark(tensor, "cache", real_numbers(tensor))
 
     def mark_state(self, tensor: torch.Tensor) -> None:
         """Take a tensor for a state that a cache keeps from now on."""
@@ -53,16 +54,15 @@ class Operands:
                 self._packed[copy.untyped_storage()._cdata] = stored
 
     def read(self, tensor: torch.Tensor) -> tuple[str, int]:
-        """What a tensor is, and how many different elements are read when all of it is.
+        """What a tensor is, and how many different elements are read when all of it is; two of a complex number.
 
         An expanded view repeats its elements, and so does a copy of one: grouped-query attention may hand the cache
         over in such a form, but no more is read from memory than the cache holds.
         """
         storage = tensor.untyped_storage()
-        kind, elements, _ = self._kinds.get(
-            storage._cdata, ("activation", storage.nbytes() // tensor.element_size(), None)
-        )
-        return kind, min(tensor.numel(), elements)
+        stored = storage.nbytes() // tensor.element_size() * (real_numbers(tensor) // max(1, tensor.numel()))
+        kind, elements, _ = self._kinds.get(storage._cdata, ("activation", stored, None))
+        return kind, min(real_numbers(tensor), elements)
 
     def packed_bytes(self, tensor: torch.Tensor, elements: int) -> int | None:
         """Bytes that some elements of a weight take as they are stored; None if it is not packed."""

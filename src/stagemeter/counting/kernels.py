@@ -1,0 +1,303 @@
+"""How many multiply-accumulates fused kernels perform: attention, and layers of several products in one operator.
+
+Attention is dense by convention: every query meets every key of its own sequence. Kernels that take sequences of
+several lengths in one tensor say where each begins by a vector of numbers; their formulas need those numbers, and the
+operator is listed as one without a formula where they are not known.
+
+Sources: torch 2.13, ``aten/src/ATen/native/native_functions.yaml`` (schemas), ``torch/nn/attention/varlen.py``
+(``torch_attn``), ``torch/utils/flop_counter.py`` (products of attention and of its backward pass); flash-attention 2.8,
+``flash_attn/flash_attn_interface.py`` (``flash_attn``), and 3, ``hopper/flash_attn_interface.py`` (``flash_attn_3``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from stagemeter.counting.formulas import Shape, convolution_macs, matrix_macs, register_formula
+from stagemeter.known_values import known_value
+
+aten = torch.ops.aten
+
+#: Multiply-accumulates of attention, or of its backward pass, from the shapes of query, key and value.
+AttentionMacs = Callable[[Shape, Shape, Shape], int]
+
+
+def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
+    """Multiply-accumulates of dense attention.
+
+    Parameters
+    ----------
+    query, key, value : sequence of int
+        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): each
+        is used by several query heads, so the query's heads count.
+
+    Returns
+    -------
+    int
+        Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
+    """
+    *batch_and_heads, query_length, width = query
+    # Of two sizes that differ one is 1 and repeated, or the heads are shared; both ways the larger one counts.
+    pairs = zip_longest(reversed(batch_and_heads), reversed(key[:-2]), fillvalue=1)
+    return prod(map(max, pairs)) * query_length * key[-2] * (width + value[-1])
+
+
+def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
+    """Multiply-accumulates of the backward pass of fused attention.
+
+    Five products: the scores again (they were not kept), gradients of scores, values, queries and keys
+    (torch/utils/flop_counter.py, ``sdpa_backward_flop_count``).
+    """
+    *batch_and_heads, query_length, width = query
+    return prod(batch_and_heads) * query_length * key[-2] * (3 * width + 2 * value[-1])
+
+
+@register_formula(
+    aten.scaled_dot_product_attention,
+    aten._scaled_dot_product_attention_math,
+    aten._scaled_dot_product_attention_math_for_mps,
+    aten._scaled_dot_product_efficient_attention,
+    aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu,
+    aten._scaled_dot_product_cudnn_attention,
+    aten._scaled_dot_product_fused_attention_overrideable,
+    aten._triton_scaled_dot_attention,
+    name="scaled_dot_product_attention",
+    writes_first_only=True,
+    attention=True,
+)
+def _attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+    return attention_macs(query, key, value)
+
+
+@register_formula(
+    aten._scaled_dot_product_efficient_attention_backward,
+    aten._scaled_dot_product_flash_attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward,
+    aten._scaled_dot_product_cudnn_attention_backward,
+    aten._scaled_dot_product_fused_attention_overrideable_backward,
+    name="scaled_dot_product_attention_backward",
+    operands=4,
+)
+def _attention_backward(
+    gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any
+) -> int:
+    return attention_backward_macs(query, key, value)
+
+
+#: In place of a vector of integers whose values are not known.
+_UNKNOWN: Sequence[int] = ()
+
+
+def named_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an operator's arguments by the names of its schema, for formulas that are registered `by_name`.
+
+    Parameters
+    ----------
+    operator : torch._ops.OpOverload
+        The operator.
+    args, kwargs
+        Its arguments; a tensor that the result is put in may be left out.
+
+    Returns
+    -------
+    dict
+        Of tensors their shapes, and of vectors of integers a tuple of their numbers, which is empty where they are not
+        known.
+    """
+    names = [argument.name for argument in operator._schema.arguments if argument.name != "out"]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return {name: _numbers_or_shape(value) for name, value in given.items()}
+
+
+def _numbers_or_shape(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.dim() != 1 or value.is_floating_point() or value.is_complex():
+        return value.shape
+    known = known_value(value) if value.device.type == "meta" else value if type(value) is torch.Tensor else None
+    if known is None:
+        return _UNKNOWN
+    with _disable_current_modes():
+        return tuple(known.tolist())
+
+
+def _starts(given: dict[str, Any], of: str) -> Sequence[int] | None:
+    """Return where the sequences of queries (``q``) or keys (``k``) begin, whatever the library calls it."""
+    for name in (f"cum_seq_{of}", f"cu_seq_{of}", f"cu_seqlens_{of}"):
+        if given.get(name) is not None:
+            starts: Sequence[int] = given[name]
+            if not starts:
+                raise LookupError(f"{name} has no values")
+            return starts
+    return None
+
+
+def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape, Shape, Shape]]:
+    """Yield the shapes ``(..., heads, length, width)`` of query, key and value of each sequence.
+
+    Raises
+    ------
+    LookupError
+        If the keys that are read are other ones than the operands say, such as pages of a cache.
+    """
+    if any(given.get(name) is not None for name in _OTHER_KEYS):
+        raise LookupError("keys are read from pages of a cache, or in part")
+    query, key, value = (given.get(name, given.get(name[0])) for name in ("query", "key", "value"))
+    starts, key_starts = _starts(given, "q"), _starts(given, "k")
+    if starts is None and key_starts is not None:
+        raise LookupError("sequences of keys meet queries in one batch")
+    if starts is None:
+        if not heads_first:
+            query, key, value = ((*x[:-3], x[-2], x[-3], x[-1]) for x in (query, key, value))
+        yield query, key, value
+        return
+    for places in (pairwise(starts), pairwise(key_starts or starts)):
+        if any(end < start for start, end in places):
+            raise LookupError("sequences end before they begin")
+    for (first, end), (first_key, end_key) in zip(pairwise(starts), pairwise(key_starts or starts), strict=True):
+        yield tuple(  # type: ignore[misc]
+            (1, shape[-2], length, shape[-1])
+            for shape, length in ((query, end - first), (key, end_key - first_key), (value, end_key - first_key))
+        )
+
+
+def _is_causal(given: dict[str, Any]) -> bool:
+    # A window that ends at the query itself is causal, too. 1 and 2 are the masks of CustomMaskType in aten that are
+    # causal from the top left, and from the bottom right.
+    window = given.get("window_size") or (given.get("window_size_left"), given.get("window_size_right"))
+    named = given.get("is_causal") or given.get("causal") or given.get("custom_mask_type") in (1, 2)
+    return bool(named) or window[1] == 0
+
+
+def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool = False) -> None:
+    """Register kernels of attention, whose operands are ``(..., length, heads, width)`` unless heads come first."""
+    of_one: AttentionMacs = attention_backward_macs if backward else attention_macs
+
+    def formula(*, out: Any, **given: Any) -> int:
+        return sum(of_one(*shapes) for shapes in _sequences(given, heads_first))
+
+    def causal_formula(*, out: Any, **given: Any) -> int:
+        halved = _is_causal(given)
+        costs = (
+            (of_one(*shapes), halved and shapes[0][-2] == shapes[1][-2]) for shapes in _sequences(given, heads_first)
+        )
+        return sum(cost - (cost // 2 if half else 0) for cost, half in costs)
+
+    register_formula(
+        *operators,
+        name="scaled_dot_product_attention" + ("_backward" if backward else ""),
+        writes_first_only=not backward,
+        operands=4 if backward else 3,
+        causal_formula=causal_formula,
+        by_name=True,
+    )(formula)
+
+
+#: Arguments that say that other keys are read than those of the operand: pages, lengths of a cache that is not full.
+_OTHER_KEYS = (
+    *("block_table", "page_table", "kv_batch_idx", "leftpad_k", "seqlen_k", "seqused_k", "seqused_q"),
+    *("k_new", "v_new", "qv", "q_v"),
+)
+
+_register_kernels(
+    aten._flash_attention_forward,
+    aten._flash_attention_forward_no_dropout_inplace,
+    aten._efficient_attention_forward,
+    "torch_attn::_varlen_attn",
+    "torch_attn::_varlen_attn_out",
+    "flash_attn::_flash_attn_forward",
+    "flash_attn::_flash_attn_varlen_forward",
+    "flash_attn_3::_flash_attn_forward",
+    "flash_attn_3::fwd",
+)
+_register_kernels(
+    aten._flash_attention_backward,
+    aten._efficient_attention_backward,
+    "torch_attn::_varlen_attn_backward",
+    "flash_attn::_flash_attn_backward",
+    "flash_attn::_flash_attn_varlen_backward",
+    "flash_attn_3::_flash_attn_backward",
+    "flash_attn_3::bwd",
+    backward=True,
+)
+_register_kernels(aten._cudnn_attention_forward, heads_first=True)
+_register_kernels(aten._cudnn_attention_backward, heads_first=True, backward=True)
+
+
+@register_formula(aten._foreach_mm, name="mm")
+def _foreach_mm(left: Sequence[Shape], right: Sequence[Shape], *, out: Any) -> int:
+    return sum(matrix_macs(one, other) for one, other in zip(left, right, strict=True))
+
+
+@register_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator, name="affine_grid_generator")
+def _affine_grid(theta: Shape, size: Any, *args: Any, out: Shape) -> int:
+    # Every place of the grid, in homogeneous coordinates, by a matrix: (positions, d + 1) by (d + 1, d).
+    return prod(out) * theta[-1]
+
+
+@register_formula(
+    aten._mps_convolution,
+    aten._nnpack_spatial_convolution,
+    aten.cudnn_convolution_add_relu,
+    aten.cudnn_convolution_relu,
+    aten.miopen_convolution_add_relu,
+    aten.miopen_convolution_relu,
+    aten.miopen_depthwise_convolution,
+    aten.slow_conv_dilated2d,
+    aten.slow_conv_dilated3d,
+    name="convolution",
+)
+def _fused_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return convolution_macs(out, weight)
+
+
+@register_formula(aten.slow_conv_transpose2d, aten.slow_conv_transpose3d, name="convolution_transpose")
+def _transposed_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    return convolution_macs(x, weight)
+
+
+@register_formula(aten.conv_tbc, name="convolution")
+def _convolution_time_first(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
+    # Operands are (time, batch, channels), the filter (width, inputs, outputs).
+    return out[0] * out[1] * prod(weight)
+
+
+@register_formula(aten.conv_tbc_backward, name="convolution_backward")
+def _convolution_time_first_backward(gradient: Shape, x: Shape, weight: Shape, *args: Any, out: Any) -> int:
+    return 2 * gradient[0] * gradient[1] * prod(weight)
+
+
+@register_formula(aten.mkldnn_linear, name="linear")
+def _mkldnn_linear(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
+    return prod(x) * weight[0]
+
+
+@register_formula(aten._weight_int8pack_mm, name="int8_mm")
+def _int8_weights(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
+    # One row of the weight for each output.
+    return prod(x) * weight[0]
+
+
+@register_formula(
+    aten._weight_int4pack_mm,
+    aten._weight_int4pack_mm_for_cpu,
+    aten._weight_int4pack_mm_with_scales_and_zeros,
+    aten._dyn_quant_matmul_4bit,
+    name="int4_mm",
+)
+def _int4_weights(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
+    # Weights are packed in tiles: the outputs are those of the result.
+    return prod(x) * out[-1]
+
+
+@register_formula(aten.mkldnn_rnn_layer, name="rnn_layer", writes_first_only=True)
+def _rnn_layer(x: Shape, from_input: Shape, from_hidden: Shape, *args: Any, out: Any) -> int:
+    # Each step multiplies the input and the hidden state of each sequence by the weights of all gates.
+    return prod(x[:-1]) * (prod(from_input) + prod(from_hidden))
