@@ -207,3 +207,27 @@ def test_report_as_text_and_as_json(golden):
     document = json.loads(json.dumps(report.to_dict()))
     assert document["stages"]["features"]["flops"] == report.stages["features"].flops
     assert document["kind"] == "module"
+
+
+def test_the_fused_path_of_an_encoder_is_said_to_be_off():
+    """Its products are those of the plain path, where there is no padding to leave out."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    x = torch.randn(2, 5, 8)
+    report = stagemeter.analyze(encoder, args=(x,))
+    assert any("fused path" in note for note in report.notes)
+    projections, attention = 2 * 5 * (4 * 8 * 8 + 2 * 8 * 16), 2 * 2 * 5 * 5 * 8
+    assert report.total.macs == 2 * (projections + attention)
+    padded = torch.tensor([[False] * 5, [False] * 2 + [True] * 3])
+    assert stagemeter.analyze(encoder, args=(x,), kwargs={"src_key_padding_mask": padded}).total.macs == (
+        report.total.macs
+    )
+    assert not any("fused path" in note for note in stagemeter.analyze(encoder, args=(x,), mode="train").notes)
+
+
+def test_bytes_of_complex_numbers_are_those_of_two_real_ones():
+    layer = nn.Linear(3, 4, bias=False, dtype=torch.complex64)
+    report = stagemeter.analyze(layer, args=(torch.randn(2, 3, dtype=torch.complex64),))
+    assert report.dtype == "complex64"
+    assert report.total.forward.bytes_read(4) == 8 * (2 * 3 + 3 * 4)
+    assert report.total.item_size == 4
+    assert not report.notes

@@ -32,6 +32,7 @@ from stagemeter.counting.kernels import named_arguments
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
+from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels
 from stagemeter.counting.zero_cost import is_zero_cost
 from stagemeter.known_values import onlookers
 from stagemeter.marks import APART
@@ -168,6 +169,7 @@ class CostCounter:
         self._rules = dict(rules or {})
         self._owners = NodeOwners()
         self._complex_convolutions = ComplexConvolutions()
+        self._unseen = UnseenKernels()
         #: The operator that torch dispatched last: after an error, the one that failed.
         self.last_operator: Any = None
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
@@ -253,12 +255,14 @@ class CostCounter:
             out = result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
+            self._list_unseen(self._unseen.saw(func, args, kwargs, out))
             self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
             out = None if onlookers() > 0 else result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
+            self._list_unseen(self._unseen.saw(func, args, kwargs, out))
             if func._overloadpacket in _SAME_THING:
                 self._operands.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
@@ -271,7 +275,9 @@ class CostCounter:
         if out is not NotImplemented:
             return out
         self._events.append(Event(self._module(), str(func._overloadpacket), None))
-        return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        self._list_unseen(self._unseen.saw(func, args, kwargs, out))
+        return out
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a Python function of torch, counting those that are counted as called."""
@@ -283,6 +289,7 @@ class CostCounter:
         if rule is None:
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
+        self._list_unseen(self._unseen.read((args, kwargs)))
         out = _shape_of_result(rule, args)
         if out is None:
             self._silent += 1
@@ -355,6 +362,9 @@ class CostCounter:
             stack.callback(register_module_forward_hook(leave, always_call=True).remove)
             yield
 
+    def _list_unseen(self, kernels: int) -> None:
+        self._events += [Event(self._module(), UNSEEN_KERNEL, None)] * kernels
+
     def _module(self) -> str:
         return self._names[self._running[-1]] if self._running else self._owners.running()
 
@@ -364,7 +374,7 @@ class CostCounter:
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         # A tensor that the result is put in is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
-        place = _position_of(operator, "out")
+        place = _position_of_result(operator)
         if place is not None and place < len(args):
             out, args = args[place], [*args[:place], *args[place + 1 :]]
         shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
@@ -469,6 +479,13 @@ def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, 
 def _position_of(operator: Any, name: str) -> int | None:
     names = [argument.name for argument in operator._schema.arguments]
     return names.index(name) if name in names else None
+
+
+@cache
+def _position_of_result(operator: Any) -> int | None:
+    """Where an operator takes the tensor that its result is put in; None where it makes one."""
+    position = _position_of(operator, "out")
+    return position if position is not None and operator._schema.arguments[position].is_write else None
 
 
 def _by_position(

@@ -111,9 +111,9 @@ def named_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
         Of tensors their shapes, and of vectors of integers a tuple of their numbers, which is empty where they are not
         known.
     """
-    names = [argument.name for argument in operator._schema.arguments if argument.name != "out"]
+    names = [a.name for a in operator._schema.arguments if not (a.name == "out" and a.is_write)]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
-    return {name: _numbers_or_shape(value) for name, value in given.items()}
+    return {name: _numbers_or_shape(value) for name, value in given.items() if name != "out"}
 
 
 def _numbers_or_shape(value: Any) -> Any:
@@ -149,29 +149,28 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
     """
     if any(given.get(name) is not None for name in _OTHER_KEYS):
         raise LookupError("keys are read from pages of a cache, or in part")
-    query, key, value = (given.get(name, given.get(name[0])) for name in ("query", "key", "value"))
+    shapes: list[Shape] = [given[name if name in given else name[0]] for name in ("query", "key", "value")]
     starts, key_starts = _starts(given, "q"), _starts(given, "k")
     if starts is None and key_starts is not None:
         raise LookupError("sequences of keys meet queries in one batch")
     if starts is None:
         if not heads_first:
-            query, key, value = ((*x[:-3], x[-2], x[-3], x[-1]) for x in (query, key, value))
-        yield query, key, value
+            shapes = [(*shape[:-3], shape[-2], shape[-3], shape[-1]) for shape in shapes]
+        yield shapes[0], shapes[1], shapes[2]
         return
     for places in (pairwise(starts), pairwise(key_starts or starts)):
         if any(end < start for start, end in places):
             raise LookupError("sequences end before they begin")
+    query, key, value = ((1, shape[-2], shape[-1]) for shape in shapes)
     for (first, end), (first_key, end_key) in zip(pairwise(starts), pairwise(key_starts or starts), strict=True):
-        yield tuple(  # type: ignore[misc]
-            (1, shape[-2], length, shape[-1])
-            for shape, length in ((query, end - first), (key, end_key - first_key), (value, end_key - first_key))
-        )
+        length, keys = end - first, end_key - first_key
+        yield (1, query[1], length, query[2]), (1, key[1], keys, key[2]), (1, value[1], keys, value[2])
 
 
 def _is_causal(given: dict[str, Any]) -> bool:
     # A window that ends at the query itself is causal, too. 1 and 2 are the masks of CustomMaskType in aten that are
     # causal from the top left, and from the bottom right.
-    window = given.get("window_size") or (given.get("window_size_left"), given.get("window_size_right"))
+    window: Sequence[Any] = given.get("window_size") or (None, given.get("window_size_right"))
     named = given.get("is_causal") or given.get("causal") or given.get("custom_mask_type") in (1, 2)
     return bool(named) or window[1] == 0
 

@@ -19,6 +19,11 @@ from stagemeter.workload import stable_hash
 
 #: Tensors of a container that are shown one by one.
 _MOST_SHOWN = 10
+#: torch/nn/modules/transformer.py, ``TransformerEncoderLayer.forward``: ``why_not_sparsity_fast_path``.
+_FUSED_ENCODER = (
+    "torch's fused path of nn.TransformerEncoderLayer is off while something is counted: its products are counted one "
+    "by one, those of padding that it would leave out included"
+)
 
 
 def module_report(
@@ -50,7 +55,9 @@ def module_report(
     tensors = tensors_of(args, kwargs)
     dtypes = _dtypes([*model.parameters(), *tensors])
     autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
-    item_size = dtypes[0].itemsize if len(dtypes) == 1 and not autocast else None
+    # A complex number is two real ones, in elements as in bytes.
+    real = {dtype.to_real() for dtype in dtypes}
+    item_size = real.pop().itemsize if len(real) == 1 and not autocast else None
     modules = dict(model.named_modules())
     stages = {
         name: _stage(name, places[name], [modules[place] for place in places[name]], counted, item_size)
@@ -65,6 +72,8 @@ def module_report(
         for name, value in [*(("", value) for value in args), *kwargs.items()]
     )
     notes = [*counted.notes, *notes, *_remarks(model, stages, total, item_size, dtypes)]
+    if mode == "inference" and any(isinstance(module, nn.TransformerEncoderLayer) for module in modules.values()):
+        notes.append(_FUSED_ENCODER)
     return ModuleReport(
         model=type(model).__name__,
         mode=mode,
@@ -143,7 +152,7 @@ def _params_outside(model: nn.Module, modules: list[nn.Module]) -> list[nn.Param
 
 
 def _dtypes(tensors: list[torch.Tensor]) -> list[torch.dtype]:
-    return sorted({tensor.dtype for tensor in tensors if tensor.is_floating_point()}, key=str)
+    return sorted({tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}, key=str)
 
 
 def _remarks(
