@@ -11,6 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+# Examples are the same in every run, and may take their time; HYPOTHESIS_PROFILE=nightly draws new ones, and more.
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=500, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Tests run side by side, and torch's threads of one would only wait for those of the others. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import statistics
 import time
 
 import pytest
@@ -80,18 +81,26 @@ def test_trace_shows_the_stages(session, request_of_four):
     assert names.count("decode") == TRACED_STEPS
 
 
-def test_clock_takes_the_time_of_nested_ranges():
+def test_clock_takes_the_time_of_nested_ranges(monkeypatch):
+    now = 5_000
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now)
     clock = StageClock(CPU)
     with clock("outer"):
-        time.sleep(0.02)
+        now += 20
         with clock("inner"):
-            time.sleep(0.03)
+            now += 30
     with clock("outer"):
-        time.sleep(0.01)
-    times = own_times(clock.take()).times
-    assert 30e6 <= times["outer"] < 60e6
-    assert 30e6 <= times["inner"] < 60e6
+        now += 10
+    assert own_times(clock.take()).times == {"outer": 30, "inner": 30}
     assert clock.take() == []
+
+
+def test_clock_tells_real_time():
+    clock = StageClock(CPU)
+    before = time.perf_counter_ns()
+    with clock("asleep"):
+        time.sleep(0.01)
+    assert 10e6 <= own_times(clock.take()).times["asleep"] <= time.perf_counter_ns() - before
 
 
 def test_range_is_timed_when_what_runs_in_it_fails():
@@ -102,17 +111,23 @@ def test_range_is_timed_when_what_runs_in_it_fails():
 
 
 def test_taking_the_time_costs_microseconds():
-    cost = cost_of_a_range(CPU)
-    assert 0 < cost.inside < cost.around < 1
+    # The least of some tries: other work on the machine takes time, too.
+    costs = [cost_of_a_range(CPU) for _ in range(5)]
+    assert all(cost.inside > 0 for cost in costs)
+    assert min(cost.inside for cost in costs) < min(cost.around for cost in costs) < 1
 
 
 def test_overhead_is_a_share_of_the_stage(session, request_of_four):
     repeats = list(measure(session, request_of_four, repeats=2))
     shares = harness.overhead(repeats, CPU)
     assert set(shares) == {"sam", "clip", "projector", "prefill", "decode"}
-    assert all(0 < share < 1 for share in shares.values())
+    assert all(share > 0 for share in shares.values())
+    spent = {
+        stage: share * statistics.median(repeat.times_ms[stage] for repeat in repeats)
+        for stage, share in shares.items()
+    }
     # What is nested in the prefill costs it more than its own range does.
-    assert shares["prefill"] * repeats[0].times_ms["prefill"] > shares["decode"] * repeats[0].times_ms["decode"]
+    assert spent["prefill"] > spent["decode"]
 
 
 def test_peak_memory_is_at_least_what_is_held():

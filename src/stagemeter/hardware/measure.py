@@ -182,11 +182,16 @@ def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Tr
             best[trial] = trial.amount / timed(trial.run)
     again = [trial for trial, rate in best.items() if trial.amount / rate < _LONGEST_CALL_SECONDS]
     deadline = time.perf_counter() + seconds
-    while again and time.perf_counter() < deadline:
+    while again:
         for trial in again:
             turn_ends = time.perf_counter() + _TURN_SECONDS
-            while time.perf_counter() < turn_ends:
+            # Once at least, also where other work has taken the whole turn.
+            while True:
                 best[trial] = max(best[trial], trial.amount / timed(trial.run))
+                if time.perf_counter() >= turn_ends:
+                    break
+        if time.perf_counter() >= deadline:
+            break
     return best
 
 
