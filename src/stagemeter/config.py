@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from stagemeter.core.files import shown
+from stagemeter.core.yaml_file import read_yaml
 from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES
 from stagemeter.errors import StagemeterError
-from stagemeter.yaml_file import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,16 @@ MODES: dict[str, tuple[int, int, bool]] = {
 DEFAULT_MODE = "gundam"
 #: What sizes that match no mode are called.
 CUSTOM_MODE = "custom"
+#: Characters of a name that a near one is looked for.
+_LONGEST_NAME = 80
 _MODE_KEYS = ("base_size", "image_size", "crop_mode")
 
+#: Pixels.
+LONGEST_SIDE = 100_000
 Tokens = Annotated[int, Field(ge=1, le=2**20)]
 #: A view must hold a patch; larger ones than this are no page's.
 ViewSide = Annotated[int, Field(ge=16, le=8192)]
-PageSide = Annotated[int, Field(ge=1, le=100_000)]
+PageSide = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 DataType = Literal["bfloat16", "float16", "float32"]
 CacheDataType = Literal["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2"]
 assert set(get_args(DataType)) == set(ITEM_SIZES)
@@ -135,7 +140,7 @@ class AnalysisConfig(BaseModel):
         filled = dict(values)
         mode = filled.pop("mode", None)
         if mode not in (None, CUSTOM_MODE, *MODES):
-            raise ValueError(f"mode: unknown mode {mode!r}; {_suggestion(str(mode), MODES)}")
+            raise ValueError(f"mode: unknown mode {shown(mode)}; {_suggestion(str(mode)[:_LONGEST_NAME], MODES)}")
         sizes = MODES[DEFAULT_MODE if mode in (None, CUSTOM_MODE) else mode]
         for key, size in zip(_MODE_KEYS, sizes, strict=True):
             filled.setdefault(key, size)
@@ -192,6 +197,8 @@ class ProfileConfig(AnalysisConfig):
     trace: Literal["torch", "none"] = "torch"
 
 
+#: How many wrong settings a message names.
+_NAMED = 3
 #: What there is to choose from, by setting.
 _DATA_TYPES = {"dtype": ITEM_SIZES, "kv_cache_dtype": CACHE_ITEM_SIZES}
 Config = TypeVar("Config", bound=AnalysisConfig)
@@ -251,20 +258,24 @@ def _suggestion(given: str, known: Iterable[str]) -> str:
 def _message(error: ValidationError, known: Iterable[str]) -> str:
     """One line that names each wrong setting, its value and what is possible."""
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems[:_NAMED]:
         key = str(problem["loc"][0]) if problem["loc"] else ""
         given = problem["input"]
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: no such setting; {_suggestion(key, known)}")
+            lines.append(f"{key[:_LONGEST_NAME]}: no such setting; {_suggestion(key[:_LONGEST_NAME], known)}")
         elif problem["type"] == "literal_error" and key in _DATA_TYPES:
-            lines.append(f"{key}: unknown data type {given!r}; {_suggestion(str(given), _DATA_TYPES[key])}")
+            lines.append(
+                f"{key}: unknown data type {shown(given)}; {_suggestion(str(given)[:_LONGEST_NAME], _DATA_TYPES[key])}"
+            )
         elif problem["type"] == "value_error":
             lines.append(str(problem["ctx"]["error"]))
         elif key == "decode_context":
-            lines.append(f"{key}: {given!r} is neither 'auto', 'max' nor a whole number from 2 to {2**21}")
+            lines.append(f"{key}: {shown(given)} is neither 'auto', 'max' nor a whole number from 2 to {2**21}")
         else:
-            lines.append(f"{key}: {given!r} is not possible; it must be {_expectation(problem)}")
-    return "; ".join(dict.fromkeys(lines))
+            lines.append(f"{key}: {shown(given)} is not possible; it must be {_expectation(problem)}")
+    more = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
+    return "; ".join([*dict.fromkeys(lines), *more])
 
 
 def _expectation(problem: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.files import outside_path
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.machine import torch_device
 from stagemeter.models.deepseek_ocr_config import (
@@ -133,7 +134,7 @@ class DeepSeekOCRSession:
             If there is no such folder or device, the architecture is another, the weights are pickles, or keys are
             missing or unexpected.
         """
-        folder = Path(model_path).expanduser()
+        folder = outside_path(model_path, "model_path")
         if not folder.is_dir():
             raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
         target = torch_device(device)

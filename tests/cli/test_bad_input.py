@@ -171,12 +171,12 @@ def test_truncated_picture_is_refused(refused, folder, kind):
 
 
 def test_picture_that_is_not_there(refused):
-    assert "scan.png does not exist" in refused("--image", "scan.png")
+    assert "scan.png: no such picture" in refused("--image", "scan.png")
 
 
 def test_folder_in_place_of_a_picture(refused, folder):
     (folder / "scans").mkdir()
-    assert "scans is a directory" in refused("--image", "scans")
+    assert "scans: is a folder" in refused("--image", "scans")
 
 
 def test_picture_is_needed_where_the_file_says_so(refused, folder):

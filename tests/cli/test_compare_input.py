@@ -75,7 +75,7 @@ def test_files_of_a_comparison(stagemeter, reports, folder):
         (["short.json"], "there is 1 to compare"),
         (["short.json", "short.json"], "short.json is given more than once"),
         (["short.json", "nothing.json"], "nothing.json: no such file"),
-        (["short.json", "broken.json"], "broken.json: is not JSON"),
+        (["short.json", "broken.json"], "broken.json: cannot be read as JSON"),
         (["short.json", "list.json"], "list.json: is neither a report nor a profile"),
         (["short.json", "other.json"], "other.json: is neither a report nor a profile"),
         (["short.json", "newer.json"], "newer.json: has schema 9.0, and this version of Stagemeter reads 1."),

@@ -274,7 +274,7 @@ def test_page_is_needed_where_blank_ones_are_off():
         ("mode: !!python/object/apply:os.system ['true']\n", "no tags of a programming language"),
         ("!!python/object:pathlib.Path {}\n", "no tags of a programming language"),
         ("mode: *nowhere\n", "is not YAML"),
-        (b"\xff\xfe\x00\x01", "cannot be read"),
+        (b"\xff\xfe\x00", "is not text"),
         ("model: a\x00b\n", "is not YAML"),
     ],
     ids=[
@@ -310,7 +310,7 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_folder_in_place_of_a_file_is_named(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path}: is a folder; give a YAML file"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; give a configuration file"
 
 
 def test_file_below_a_file_is_named(settings_file):

@@ -145,7 +145,7 @@ def test_what_is_refused(adapter, targets, more, said):
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [("{", "cannot be read as JSON"), ("[]", "peft_type is 'list'")])
+@pytest.mark.parametrize(("text", "said"), [("{", "cannot be read as JSON"), ("[]", "holds a list")])
 def test_files_that_are_no_settings(tmp_path, text, said):
     file = tmp_path / "adapter_config.json"
     file.write_text(text, encoding="utf-8")

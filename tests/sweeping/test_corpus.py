@@ -56,7 +56,7 @@ def test_table_of_sizes(tmp_path):
         ("width,size\n1,2\n", "lacks the column 'height'"),
         ("width,height\n1,2\n3,0\n", "line 3: height is 0"),
         ("width,height\n1.5,2\n", "line 2: width is 1.5"),
-        ("width,height\nwide,2\n", "line 2: width is wide"),
+        ("width,height\nwide,2\n", "line 2: width is 'wide'"),
         ("width,height\n1,\n", "line 2: height is nan"),
         ('width,height\n"1,2\n', "is not CSV|lacks"),
     ],
@@ -66,5 +66,5 @@ def test_tables_that_are_none(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(StagemeterError, match=message):
         pages_of_table(file)
-    with pytest.raises(StagemeterError, match="cannot be read"):
+    with pytest.raises(StagemeterError, match="no such table of pages"):
         pages_of_table(tmp_path / "nothing.csv")

@@ -69,7 +69,7 @@ def test_nothing_is_logged_if_one_report_cannot_be_used(reports, experiment, run
     (reports / "empty").mkdir()
     with pytest.raises(StagemeterError, match=r"holds no static_compute.json"):
         upload([reports / "empty"], experiment)
-    with pytest.raises(StagemeterError, match="cannot be read"):
+    with pytest.raises(StagemeterError, match="no such JSON file"):
         upload([reports / "nothing"], experiment)
     with pytest.raises(StagemeterError, match="give folders"):
         upload([], experiment)

@@ -179,7 +179,12 @@ def _found(names: Sequence[str]) -> list[Subject]:
 
 
 def _is_file(name: str) -> bool:
-    if Path(name).is_file():
+    try:
+        there = Path(name).exists()
+    except (OSError, ValueError):
+        # Names of runs may be longer than those of files.
+        return False
+    if there:
         return True
     if name.endswith(".json"):
         raise StagemeterError(f"{name}: no such file")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagemeter.config import AnalysisConfig
+from stagemeter.core.files import outside_path
 from stagemeter.errors import StagemeterError
 from stagemeter.models.description import describe_model
 from stagemeter.models.families.deepseek_ocr import FAMILY
@@ -137,10 +138,14 @@ def _read(source: Source, steps: int) -> Profile:
         _refuse(source, "scrapes", mapping_file="--mapping", pairs="--map", **_OF_SUMMARIES)
         if address:
             return _scrape(source)
-        return read_scrape_files(*map(Path, source.files), seconds=source.interval, engine_model=source.engine_model)
+        return read_scrape_files(
+            *(outside_path(file, "SOURCE") for file in source.files),
+            seconds=source.interval,
+            engine_model=source.engine_model,
+        )
     if len(source.files) > 2:
         raise StagemeterError(f"{len(source.files)} files were given: give one, or two scrapes of a serving engine")
-    path = Path(source.files[0])
+    path = outside_path(source.files[0], "SOURCE")
     if not path.exists() and _ADDRESS.match(source.files[0]):
         raise StagemeterError(f"{source.files[0]}: no such file; for a server, write http://{source.files[0]}")
     _refuse(source, "a file", **_OF_SCRAPES)

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.capacity import memory_need
 from stagemeter.config import ProfileConfig
+from stagemeter.core.files import outside_path
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
 from stagemeter.models.description import load_architecture
@@ -114,7 +114,7 @@ def _plan(config: ProfileConfig) -> _Plan:
     if config.weights != RANDOM:
         from stagemeter.session import require_weights
 
-        require_weights(Path(config.weights).expanduser())
+        require_weights(outside_path(config.weights, "weights"))
     workload = plan_workload(config, architecture)
     require_runnable(workload)
     if workload.kv_cache_dtype is not None:

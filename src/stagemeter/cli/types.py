@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from stagemeter.core.files import outside_path
+
 #: How an MLflow project, whose parameters always have a value, says that an option is not given.
 _NOT_GIVEN = "none"
 
@@ -56,7 +58,17 @@ class DecodeContext(click.ParamType[int | str]):
         return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else text
 
 
+class OutsidePath(click.ParamType[Path]):
+    """A path that a file can have."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Convert what was given on the command line."""
+        return outside_path(value, "path" if param is None else param.opts[0])
+
+
 TEXT = Optional(click.STRING)
 NUMBER = Optional(click.INT)
 FRACTION = Optional(click.FLOAT)
-PATH = Optional(click.Path(path_type=Path))
+PATH = Optional(OutsidePath())

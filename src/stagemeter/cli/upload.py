@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from stagemeter.cli.output import print_json, say_options
-from stagemeter.cli.types import TEXT
+from stagemeter.cli.types import TEXT, OutsidePath
 
 _EPILOG = """\b
 Examples:
@@ -17,7 +17,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, type=OutsidePath())
 @click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's own choice]")
 @say_options
 def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
+from stagemeter.core.json_text import read_json
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
 from stagemeter.report import SCHEMA_VERSION, Report, report_fault
@@ -61,12 +61,7 @@ def _require_report(path: Path, document: dict[str, Any]) -> Report:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise StagemeterError(f"{path}: is not JSON ({error}); {_WAY_OUT}") from None
+    document = read_json(path)
     if not isinstance(document, dict):
         raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
     return document

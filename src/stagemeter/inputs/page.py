@@ -8,7 +8,6 @@ refused, and transparent paper is white. torch is imported only to make a tensor
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
+from stagemeter.core.files import outside_path, require_file
 from stagemeter.errors import StagemeterError
 from stagemeter.inputs.tiling import NO_TILES, Grid, ViewPlan, require_grid, require_positive
 
@@ -89,7 +89,7 @@ def load_page(path: str | os.PathLike[str]) -> Image.Image:
         The file is missing, a directory, empty, not a picture, damaged, larger than Pillow's limit against
         decompression bombs, or of a pixel type whose white is unknown.
     """
-    source = Path(path)
+    source = outside_path(path, "picture of a page")
     _require_filled_file(source)
     with _readable(source), Image.open(source) as picture:
         picture.load()
@@ -303,17 +303,8 @@ def draw_grid(page: Image.Image, plan: ViewPlan, max_side: int = 640) -> Image.I
 
 def _require_filled_file(source: Path) -> None:
     """Refuse whatever is not a regular file with something in it."""
-    try:
-        status = source.stat()
-    except FileNotFoundError as error:
-        raise StagemeterError(f"page {source} does not exist: check the path.") from error
-    except (OSError, ValueError) as error:
-        raise StagemeterError(f"page {str(source)!r} cannot be read ({error}): check the path.") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise StagemeterError(f"page {source} is a directory: give the picture of one page.")
-    if not stat.S_ISREG(status.st_mode):
-        raise StagemeterError(f"page {source} is not a regular file: give the picture of one page.")
-    if status.st_size == 0:
+    require_file(source, "picture of a page")
+    if source.stat().st_size == 0:
         raise StagemeterError(f"page {source} is empty (0 bytes): write or copy the picture again.")
 
 

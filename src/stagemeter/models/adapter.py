@@ -8,13 +8,13 @@ of ``adapter_config.json`` as PEFT reads it (``peft/tuners/lora/config.py``, ``p
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from stagemeter.core.files import outside_path, shown
+from stagemeter.core.json_text import read_json_object
+from stagemeter.core.patterns import matches_whole, require_pattern
 from stagemeter.errors import StagemeterError
 
 #: The file of an adapter's settings.
@@ -72,7 +72,7 @@ class Adapter:
         if self.all_linear:
             return module != head
         if isinstance(self.targets, str):
-            return re.fullmatch(self.targets, module) is not None
+            return matches_whole(self.targets, module, f"{self.source}: target_modules")
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
 
     def takes_part(self, modules: Collection[str], head: str) -> bool:
@@ -128,17 +128,13 @@ def read_adapter(path: str) -> Adapter:
     StagemeterError
         If it cannot be read, is no low-rank adapter, or one of a kind that is not counted.
     """
-    given = Path(path).expanduser()
+    given = outside_path(path, "--adapter")
     file = given / FILE if given.is_dir() else given
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StagemeterError(f"there is no {file}: give an adapter's folder, or its {FILE}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StagemeterError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(settings, Mapping) or settings.get("peft_type") != "LORA":
-        kind = settings.get("peft_type") if isinstance(settings, Mapping) else type(settings).__name__
-        raise StagemeterError(f"{file}: peft_type is {kind!r}; 'LORA' alone is counted")
+    if not file.exists():
+        raise StagemeterError(f"there is no {file}: give an adapter's folder, or its {FILE}")
+    settings = read_json_object(file)
+    if settings.get("peft_type") != "LORA":
+        raise StagemeterError(f"{file}: peft_type is {shown(settings.get('peft_type'))}; 'LORA' alone is counted")
     rank, targets = settings.get("r"), settings.get("target_modules")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise StagemeterError(f"{file}: r is {rank!r}; it must be a whole number, 1 or more")
@@ -146,10 +142,7 @@ def read_adapter(path: str) -> Adapter:
         if settings.get(name) not in plain:
             raise StagemeterError(f"{file}: {name} is {settings[name]!r}: such adapters are not counted")
     if isinstance(targets, str):
-        try:
-            re.compile(targets)
-        except re.error as error:
-            raise StagemeterError(f"{file}: target_modules {targets!r} is no regular expression: {error}") from error
+        require_pattern(targets, f"{file}: target_modules")
         return Adapter(rank, targets, str(file))
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise StagemeterError(f"{file}: target_modules is {targets!r}; it must be a list of names, or one expression")

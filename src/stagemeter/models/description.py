@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.bounds import require_bounded
+from stagemeter.core.files import outside_path
+from stagemeter.core.json_text import read_json_object
 from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter, read_adapter
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
@@ -115,7 +118,7 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
     if model in shipped_without_family():
         shipped = shipped_without_family()[model]
         return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: shipped.preprocessing)
-    path = Path(model).expanduser()
+    path = outside_path(model, "--model")
     if path.is_dir():
         code = str(path) if trust_remote_code else None
         return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path), code)
@@ -182,16 +185,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     StagemeterError
         If it is missing or is not a JSON object.
     """
-    try:
-        return _read_json(folder / _CONFIG)
-    except FileNotFoundError as error:
-        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint") from error
+    if not (folder / _CONFIG).exists():
+        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint")
+    return _read_json(folder / _CONFIG)
 
 
 def _preprocessing(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of how pages are prepared; nothing where it says nothing."""
     for name in _PREPROCESSING:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return _of_pages(_read_json(folder / name))
     return {}
 
@@ -216,14 +218,9 @@ def _fetched_preprocessing(repository: str) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StagemeterError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise StagemeterError(f"{path} holds a {type(config).__name__}, not an object of settings")
+    # Python writes infinities, which some models have as limits of time steps.
+    config = read_json_object(path, infinite=True)
+    require_bounded(config, str(path))
     return config
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.core.patterns import matches_beginning
 from stagemeter.errors import StagemeterError
 from stagemeter.models.quantization_settings import QuantizationSettings
 from stagemeter.packing import Packing
@@ -24,6 +25,7 @@ _ROUTERS = re.compile(r"\.(gate|router|router\.proj)$")
 _PREFIXES = ("", "model.", "backbone.", "language_model.", "language_model.model.", "model.language_model.")
 _EXPERTS = re.compile(r"\.experts(\.|$)")
 _HEAD = "lm_head"
+_WHERE = "quantization_config"
 #: Of an expert, as checkpoints name one that transformers puts together with the others.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
 
@@ -220,6 +222,6 @@ def _matches(pattern: str, name: str) -> bool:
     """Whether a pattern takes a module: its name, the name of what it is in, or the end of its name."""
     expression = pattern.removeprefix("re:")
     if pattern.startswith("re:"):
-        return re.match(expression, name) is not None
+        return matches_beginning(expression, name, _WHERE)
     boundary = r"(?:(?<=\.)|(?=\.|$))"
-    return re.match(rf"(?:{expression}){boundary}", name) is not None or name.endswith(expression)
+    return matches_beginning(rf"(?:{expression}){boundary}", name, _WHERE) or name.endswith(expression)

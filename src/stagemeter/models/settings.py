@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.core.bounds import LARGEST_SIZE
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 
 
@@ -24,13 +26,13 @@ class Settings:
     values: Mapping[str, Any]
     source: str
 
-    def whole(self, key: str, default: int | None = None, least: int = 1) -> int:
+    def whole(self, key: str, default: int | None = None, least: int = 1, most: int = LARGEST_SIZE) -> int:
         """Return a whole number; `default`, where one is given, if the setting is missing or null.
 
         Raises
         ------
         StagemeterError
-            If it is missing, no whole number, or less than `least`.
+            If it is missing, no whole number, less than `least`, or more than `most`.
         """
         value = self.values.get(key)
         if value is None:
@@ -39,6 +41,8 @@ class Settings:
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a whole number, {least} or more")
+        if value > most:
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it may be at most {most}")
         return value
 
     def flag(self, key: str, default: bool) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from stagemeter.errors import StagemeterError
 from stagemeter.models.attention import GroupedQueryAttention, LatentAttention
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.decoder import Decoder, Layer, decoder_from_sizes
+from stagemeter.models.decoder import ENDLESS, Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages, whole_pass
 from stagemeter.models.family import CacheRecorder, Family
 from stagemeter.models.feed_forward import Experts, GatedFeedForward
@@ -107,7 +107,7 @@ def decoder(settings: Settings, layers: Sequence[Layer], tied: bool = False) -> 
     return Decoder(
         hidden=settings.whole("hidden_size"),
         vocabulary=settings.whole("vocab_size"),
-        max_positions=settings.whole("max_position_embeddings"),
+        max_positions=settings.whole("max_position_embeddings", most=ENDLESS),
         layers=tuple(replace(layer, times=count) for layer, count in times.items()),
         tied=settings.flag("tie_word_embeddings", tied),
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.core.files import outside_path
+from stagemeter.core.yaml_file import read_yaml
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.description import load_architecture
@@ -16,7 +18,6 @@ from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_sizes
 from stagemeter.sweeping.evaluate import require_exact
 from stagemeter.sweeping.grid import Grid, Page, Views
 from stagemeter.sweeping.ranges import numbers, sizes, words
-from stagemeter.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,9 @@ def _pages(settings: SweepSettings) -> list[PageSize]:
     if len(given) > 1:
         raise StagemeterError(f"{' and '.join(given)} exclude each other: give one of them")
     if settings.images is not None:
-        return pages_of_folder(Path(settings.images).expanduser())
+        return pages_of_folder(outside_path(settings.images, "--images"))
     if settings.pages is not None:
-        return pages_of_table(Path(settings.pages).expanduser())
+        return pages_of_table(outside_path(settings.pages, "--pages"))
     if settings.page_size is not None:
         return pages_of_sizes(sizes(settings.page_size, "--page-size"))
     return pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stagemeter.config import LONGEST_SIDE
+from stagemeter.core.files import read_text, shown
 from stagemeter.errors import StagemeterError
 
 #: How many files a message names.
@@ -89,11 +92,10 @@ def pages_of_table(path: Path) -> list[PageSize]:
     """
     import pandas
 
+    text = read_text(path, "table of pages")
     try:
-        table = pandas.read_csv(path, skipinitialspace=True)
-    except OSError as error:
-        raise StagemeterError(f"--pages {path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, UnicodeError) as error:
+        table = pandas.read_csv(io.StringIO(text), skipinitialspace=True)
+    except (ValueError, OverflowError) as error:
         raise StagemeterError(f"--pages {path}: is not CSV: {str(error).splitlines()[0]}") from None
     missing = [name for name in ("width", "height") if name not in table.columns]
     if missing or table.empty:
@@ -101,10 +103,11 @@ def pages_of_table(path: Path) -> list[PageSize]:
         raise StagemeterError(f"--pages {path}: {what}; write width,height[,page], and a line for each page")
     for name in ("width", "height"):
         sizes = pandas.to_numeric(table[name], errors="coerce")
-        wrong = table.index[~(sizes >= 1) | (sizes % 1 != 0)]
+        wrong = table.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
         if len(wrong):
             raise StagemeterError(
-                f"--pages {path}: line {wrong[0] + 2}: {name} is {table[name][wrong[0]]}; give whole pixels, 1 or more"
+                f"--pages {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}; "
+                f"give whole pixels from 1 to {LONGEST_SIDE}"
             )
         table[name] = sizes.astype("int64")
     names = table["page"].astype(str).tolist() if "page" in table.columns else [None] * len(table)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.json_text import read_json
 from stagemeter.errors import StagemeterError
 from stagemeter.export.files import replacing, write_whole
 from stagemeter.sweeping.evaluate import evaluate_rows
@@ -97,8 +98,8 @@ class PartsFolder:
                 f"{self.folder} holds the parts of a sweep that was interrupted: --resume goes on with it, or delete it"
             )
         try:
-            found = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = read_json(self.folder / _MANIFEST)
+        except StagemeterError:
             found = None
         if found != self._identity:
             raise StagemeterError(

@@ -8,6 +8,7 @@ from functools import cache
 import mlflow
 from mlflow.entities import Run
 
+from stagemeter.core.json_text import parse_json
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
@@ -80,7 +81,7 @@ def _kept_peak(profile: Run) -> Peak | None:
     """The peak that was measured for a profile before."""
     kept = profile.data.tags.get(_MEASURED_PEAK)
     try:
-        return None if kept is None else peak_of_dict(json.loads(kept))
+        return None if kept is None else peak_of_dict(parse_json(kept, _MEASURED_PEAK))
     except (ValueError, LookupError, TypeError):
         raise StagemeterError(
             f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged: delete it to measure again"

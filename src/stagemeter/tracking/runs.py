@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from stagemeter.core.files import shown
+from stagemeter.core.json_text import read_json
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
@@ -59,7 +60,7 @@ def find_run(name: str) -> Run:
         raise StagemeterError(f"{len(named)} runs are named {name!r}: give the id of one, such as {ids}")
     if not named:
         raise StagemeterError(
-            f"no run {name!r} in the MLflow store at {store_address()}: give a run's id or name, and see "
+            f"no run {shown(name)} in the MLflow store at {store_address()}: give a run's id or name, and see "
             "MLFLOW_TRACKING_URI"
         )
     return named[0]
@@ -189,12 +190,12 @@ def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) 
             # Asked of the run, MLflow would look it up twice more.
             artifacts: Any = get_artifact_repository(run.info.artifact_uri)
             path = artifacts.download_artifacts(file, folder)
-            report: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+            report: dict[str, Any] = read_json(Path(path), "report")
     except (MlflowException, OSError) as error:
         raise StagemeterError(
             f"run {run_id} has no report {file} that can be read ({str(error).splitlines()[0]}): analyze again"
         ) from error
-    except ValueError as error:
+    except StagemeterError as error:
         raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}): analyze again") from error
     version = report.get("schema_version") if isinstance(report, dict) else None
     if str(version).partition(".")[0] != known.partition(".")[0]:

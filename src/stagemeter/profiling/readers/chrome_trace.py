@@ -20,17 +20,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from stagemeter.core.files import shown
+from stagemeter.core.json_stream import stream_values
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange
 from stagemeter.profiling.readers.clocks import choose_clock
-from stagemeter.profiling.readers.files import cut_off, opened, shown
+from stagemeter.profiling.readers.files import cut_off, opened
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
 from stagemeter.profiling.readers.values import exact, nanoseconds, time_range
@@ -44,8 +45,6 @@ _GPU_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset", GPU_CATEGORY})
 EVENTS_OF_LIST, EVENTS_OF_OBJECT = "item", "traceEvents.item"
 
 _NS_PER_US = 1000
-#: Measured to be the fastest: larger blocks leave the processor's cache.
-_BLOCK = 2**16
 #: Before the events there are properties of devices and versions of libraries.
 _HEAD = 2**18
 
@@ -159,9 +158,9 @@ def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
     import ijson  # type: ignore[import-untyped]
 
     try:
-        with _numbers_of_any_length():
-            # With floats it would be faster by a third, and refuse whole numbers beyond 64 bits, such as hashes.
-            yield from ijson.items(stream, prefix, use_float=False, buf_size=_BLOCK)
+        yield from stream_values(stream, prefix, str(path))
+    except StagemeterError:
+        raise
     except (ijson.JSONError, ValueError) as error:
         said = error.args[0] if error.args else ""
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
@@ -171,17 +170,6 @@ def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
         raise StagemeterError(
             f"{path}: is not JSON ({' '.join(text.split())[:200]}); export it again, or give another file"
         ) from None
-
-
-@contextlib.contextmanager
-def _numbers_of_any_length() -> Iterator[None]:
-    """Let Python convert whole numbers of more than 4300 digits: ijson 3.6 crashes where it refuses to."""
-    limit = sys.get_int_max_str_digits()
-    sys.set_int_max_str_digits(0)
-    try:
-        yield
-    finally:
-        sys.set_int_max_str_digits(limit)
 
 
 def _skip_byte_order_mark(stream: IO[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.chrome_trace import (
@@ -13,7 +14,7 @@ from stagemeter.profiling.readers.chrome_trace import (
     read_chrome_trace,
     stream_items,
 )
-from stagemeter.profiling.readers.files import is_compressed, opened, read_text, require_filled_file, shown
+from stagemeter.profiling.readers.files import is_compressed, opened, read_text, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
 from stagemeter.profiling.readers.nsight_csv import is_nsys_header, read_nsight_csv
 from stagemeter.profiling.readers.nsight_sqlite import SQLITE_MAGIC, read_nsight_sqlite

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
-import reprlib
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from stagemeter.core.files import LARGEST_FILE, decode, require_file
 from stagemeter.errors import StagemeterError
 
-#: Tables and lists of times are small; a file beyond this is something else, and is not read into memory.
-LARGEST_TABLE = 64 * 2**20
-
-_shortener = reprlib.Repr()
-_shortener.maxdict, _shortener.maxstring = 8, 80
-
 _GZIP = b"\x1f\x8b"
-# PowerShell redirects a program's output as UTF-16.
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 def require_filled_file(path: Path) -> None:
@@ -34,21 +24,8 @@ def require_filled_file(path: Path) -> None:
     StagemeterError
         If there is no such file, or it is a folder, a device, empty or not readable.
     """
-    try:
-        found = path.stat()
-        if stat.S_ISREG(found.st_mode):
-            path.open("rb").close()
-    except (FileNotFoundError, NotADirectoryError):
-        raise StagemeterError(f"{path}: no such file") from None
-    except OSError as error:
-        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise StagemeterError(f"{str(path)!r}: is no name of a file: {error}") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise StagemeterError(f"{path}: is a folder; give a file")
-    if not stat.S_ISREG(found.st_mode):
-        raise StagemeterError(f"{path}: is not a regular file; save its content to one first")
-    if found.st_size == 0:
+    require_file(path)
+    if path.stat().st_size == 0:
         raise StagemeterError(f"{path}: is empty; the profiler probably did not finish writing it")
 
 
@@ -97,28 +74,15 @@ def read_text(path: Path) -> str:
         If it is too large for one, or is not text.
     """
     with opened(path) as stream:
-        content = stream.read(LARGEST_TABLE + 1)
-    if len(content) > LARGEST_TABLE:
+        content = stream.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
         raise StagemeterError(
-            f"{path}: is larger than {LARGEST_TABLE // 2**20} MiB, and no trace; a table of times is smaller"
+            f"{path}: is larger than {LARGEST_FILE // 2**20} MiB, and no trace; a table of times is smaller"
         )
-    return decode(path, content)
-
-
-def decode(path: Path, content: bytes) -> str:
-    """Turn bytes into text by their byte order mark, UTF-8 without one."""
-    mark, encoding = next(
-        ((mark, name) for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), (b"", "utf-8")
-    )
     try:
-        return content[len(mark) :].decode(encoding)
+        return decode(content)
     except UnicodeDecodeError as error:
         raise StagemeterError(
-            f"{path}: is neither a trace, a database nor text (byte {error.start} is not {encoding}); "
+            f"{path}: is neither a trace, a database nor text (byte {error.start} is not {error.encoding}); "
             f"give a file of one of the formats in docs/profiles.md"
         ) from None
-
-
-def shown(value: Any) -> str:
-    """Write a value that was found in a file for an error, however large or deep it is."""
-    return _shortener.repr(value)

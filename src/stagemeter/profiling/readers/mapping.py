@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.yaml_file import read_yaml
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, VISION
 from stagemeter.profiling.ranges import listed
-from stagemeter.yaml_file import read_yaml
 
 #: The decoder over the prompt; a request begins with it, or with the vision stages before it.
 PREFILL = "prefill"

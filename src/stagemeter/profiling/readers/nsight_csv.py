@@ -22,11 +22,11 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION, Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES, NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single

@@ -28,11 +28,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
 from stagemeter.profiling.readers.clocks import choose_clock
-from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
 from stagemeter.profiling.readers.values import time_range

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.files import shown
+from stagemeter.core.json_text import parse_json
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.files import shown
 from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
@@ -120,21 +119,8 @@ def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps
 
 
 def _parse(path: Path, text: str) -> Any:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise StagemeterError(f"{path}: {twice!r} is given more than once; keep one, or give a list of repeats")
-        return content
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except StagemeterError:
-        raise
-    except ValueError as error:
-        raise StagemeterError(f"{path}: is not JSON: {error}") from None
-    except RecursionError:
-        raise StagemeterError(f"{path}: is nested too deep; {_forms()}") from None
+    # A time that is infinite is refused by its name.
+    return parse_json(text, str(path), infinite=True)
 
 
 def _forms() -> str:

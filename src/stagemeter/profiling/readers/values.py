@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.ranges import TimeRange
-from stagemeter.profiling.readers.files import shown
 
 _NS_PER_MS = 10**6
 #: Decimals themselves end at 10^999999, which a sum must not reach.

@@ -1,0 +1,1 @@
+"""What every other part builds on: guarded readers of files, patterns and paths that come from outside."""

@@ -1,0 +1,68 @@
+"""Bounds on the numbers of a model's configuration, so that no mistake in one keeps a machine busy for hours."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.core.files import shown
+from stagemeter.errors import StagemeterError
+
+#: Layers of one kind. DeepNet, the deepest published, has 1,000 (Wang et al. 2022, arXiv:2203.00555).
+MOST_LAYERS = 10_000
+#: Experts of a layer. PEER has 1,048,576 (He 2024, arXiv:2407.04153).
+MOST_EXPERTS = 2**20
+#: Any size: a width, a vocabulary, a length. The largest published is a context of 10,485,760 tokens (Llama 4 Scout).
+LARGEST_SIZE = 2**31
+#: Settings by the ends of their names, and what they may be.
+_BOUNDS = {
+    re.compile(r"(?:^|_)(?:layers?|depths?|blocks)$"): MOST_LAYERS,
+    re.compile(r"(?:^|_)experts?(?:_per_tok(?:en)?|_used)?$"): MOST_EXPERTS,
+    re.compile(r"(?:^|_)(?:size|dim|heads|groups|rank|width|channels|embeddings)$"): LARGEST_SIZE,
+}
+
+
+def require_bounded(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a configuration with numbers beyond all that was ever published, or names that are none.
+
+    Parameters
+    ----------
+    config : mapping
+        What ``config.json`` holds, or a part of it.
+    source : str
+        Where it is from, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If there are more layers, experts, or a larger number than the bounds of this module; or a name of an
+        architecture is no text, or a part of the configuration no object.
+    """
+    parts: list[tuple[str, Any]] = [("", config)]
+    while parts:
+        key, value = parts.pop()
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                _require_kind(name, inner, source)
+            parts += value.items()
+        elif isinstance(value, list):
+            parts += [(key, part) for part in value]
+        elif isinstance(value, int) and abs(value) > (most := _most(key)):
+            raise StagemeterError(f"{source}: {shown(key)[1:-1]} is {shown(value)}; it may be at most {most}")
+
+
+def _require_kind(key: str, value: Any, source: str) -> None:
+    """Refuse another kind of value where a family is chosen by it, or a part of the model described."""
+    if key == "model_type" and not (value is None or isinstance(value, str)):
+        raise StagemeterError(f"{source}: model_type is {shown(value)}; write one name as text")
+    names = [] if value is None else value
+    if key == "architectures" and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise StagemeterError(f"{source}: architectures is {shown(value)}; write a list of names of classes")
+    if key.endswith("_config") and not (value is None or isinstance(value, Mapping)):
+        raise StagemeterError(f"{source}: {key} is {shown(value)}; write an object of settings, or leave it out")
+
+
+def _most(key: str) -> float:
+    return next((most for names, most in _BOUNDS.items() if names.search(key)), math.inf)

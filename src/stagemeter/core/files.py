@@ -1,0 +1,139 @@
+"""Paths and files that come from outside: regular files of a bounded size, as text in a known encoding."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import reprlib
+import stat
+from pathlib import Path
+
+from stagemeter.errors import StagemeterError
+
+#: Bytes of the largest file that is read as a whole. Published configurations and reports have less than 2 MiB.
+LARGEST_FILE = 64 * 2**20
+# PowerShell redirects a program's output as UTF-16.
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_shortener = reprlib.Repr()
+_shortener.maxdict, _shortener.maxstring, _shortener.maxother = 8, 80, 80
+
+
+def shown(value: object) -> str:
+    """Write a value from outside for an error, in one line, however long or deep it is."""
+    try:
+        return _shortener.repr(value)
+    except ValueError:
+        # Python refuses to write whole numbers of more than 4,300 digits.
+        return f"a {type(value).__name__} of {value.bit_length()} bits" if isinstance(value, int) else "a long value"
+
+
+def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
+    """Return a path that a person wrote, with ``~`` expanded. Nothing needs to be there.
+
+    Parameters
+    ----------
+    given : str or os.PathLike
+        The path.
+    setting : str
+        What it is given for, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If no file can have such a path, or a folder on the way may not be entered.
+    """
+    text = os.fspath(given)
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except RuntimeError:
+        raise StagemeterError(f"{setting}: {shown(text)}: there is no such user. Write the folder in full.") from None
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise StagemeterError(f"{setting}: {shown(text)} cannot be used: {reason}. Give another path.") from None
+    return path
+
+
+def require_file(path: Path, what: str = "file") -> None:
+    """Refuse whatever is not a regular file that can be opened.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what : str
+        What it is, for errors, such as ``configuration file``.
+
+    Raises
+    ------
+    StagemeterError
+        If it is missing, a folder, a device, a pipe, or may not be read.
+    """
+    try:
+        mode = path.stat().st_mode
+        # Opening a pipe would wait for somebody to write to it.
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise StagemeterError(f"{path}: no such {what}") from None
+    except OSError as error:
+        raise StagemeterError(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise StagemeterError(f"{shown(str(path))}: is no name of a file: {error}") from None
+    if stat.S_ISDIR(mode):
+        raise StagemeterError(f"{path}: is a folder; give a {what}")
+    if not stat.S_ISREG(mode):
+        raise StagemeterError(f"{path}: is not a regular file; save its content to one first")
+
+
+def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> str:
+    """Read a text file, in UTF-8 or, with a byte order mark, in UTF-16.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what : str
+        What it is, for errors.
+    largest : int
+        Bytes that it may have.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read, is not a regular file, is too large, or is not text.
+    """
+    require_file(path, what)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(largest + 1)
+    except OSError as error:
+        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if len(content) > largest:
+        raise StagemeterError(f"{path}: has more than {_size(largest)}, too much for a {what}; give a smaller one")
+    try:
+        return decode(content)
+    except UnicodeDecodeError as error:
+        raise StagemeterError(
+            f"{path}: is not text: byte {error.start} is not {error.encoding}; save it as UTF-8"
+        ) from None
+
+
+def decode(content: bytes) -> str:
+    """Turn bytes into text by their byte order mark, as UTF-8 without one.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        If they are no text.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding)
+    return content.decode("utf-8")
+
+
+def _size(number: int) -> str:
+    return f"{number // 2**20} MiB" if number >= 2**20 else f"{number // 2**10} KiB"

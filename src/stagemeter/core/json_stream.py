@@ -1,0 +1,110 @@
+"""JSON that is too large to hold, read value by value: bounded in depth and digits."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterator
+from typing import IO, Any
+
+from stagemeter.core.json_text import DEEPEST
+from stagemeter.errors import StagemeterError
+
+#: Digits of a whole number. Python converts longer ones in a time that grows with their square.
+MOST_DIGITS = 10_000
+#: Measured to be the fastest: larger blocks leave the processor's cache.
+_BLOCK = 2**16
+_ZEROS = b"0" * MOST_DIGITS
+#: What is left of a document outside of its strings: brackets without their kind, digits as zeros, and commas.
+_KINDS = bytes(
+    b"("[0] if byte in b"[{" else b")"[0] if byte in b"]}" else b"0"[0] if byte in b"0123456789" else b","[0]
+    for byte in range(256)
+)
+#: Brackets that are closed at once are taken out so many times before the rest is looked at one by one.
+_ROUNDS = 6
+
+
+def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
+    """Yield the values of a list in a document, without holding the document.
+
+    Parameters
+    ----------
+    stream : file
+        The document.
+    prefix : str
+        Where the list is, as ijson writes it.
+    where : str
+        What the document is, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If it is nested more than `DEEPEST` levels deep, or a number has more than `MOST_DIGITS` digits.
+    ijson.JSONError, ValueError
+        If it is not JSON.
+    """
+    import ijson  # type: ignore[import-untyped]
+
+    with _numbers_of_any_length():
+        # With floats it would be faster by a third, and refuse whole numbers beyond 64 bits, such as hashes.
+        yield from ijson.items(_Bounded(stream, where), prefix, use_float=False, buf_size=_BLOCK)
+
+
+class _Bounded:
+    """A stream that refuses to go on where its JSON leaves the bounds of this module.
+
+    ijson keeps the path of every level, which takes memory that grows with the square of the depth.
+    """
+
+    def __init__(self, stream: IO[bytes], where: str) -> None:
+        self._stream = stream
+        self._where = where
+        self._in_string = False
+        self._unread = b""
+        self._digits = b""
+        self._depth = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Read a block, as any stream does."""
+        block = self._stream.read(size)
+        outside = self._outside_of_strings(self._unread + block)
+        numbers = self._digits + outside
+        if _ZEROS in numbers:
+            raise StagemeterError(f"{self._where}: a whole number has {MOST_DIGITS:,} digits or more; write fewer")
+        self._digits = numbers[-MOST_DIGITS:]
+        self._follow(outside.translate(None, b"0,"))
+        return block
+
+    def _outside_of_strings(self, text: bytes) -> bytes:
+        """Return what is not in a string, by kind; a backslash at the end waits for what follows."""
+        escapes = len(text) - len(text.rstrip(b"\\"))
+        self._unread = b"\\" if escapes % 2 else b""
+        plain = text.removesuffix(self._unread).replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = plain.split(b'"')
+        outside = parts[self._in_string :: 2]
+        self._in_string ^= len(parts) % 2 == 0
+        return b",".join(outside).translate(_KINDS)
+
+    def _follow(self, brackets: bytes) -> None:
+        """Keep the depth, and refuse too much of it."""
+        change = brackets.count(b"(") - brackets.count(b")")
+        rest = brackets
+        for _ in range(_ROUNDS):
+            rest = rest.replace(b"()", b"")
+        if self._depth + _ROUNDS + rest.count(b"(") > DEEPEST:
+            steps = (1 if bracket == b"("[0] else -1 for bracket in brackets)
+            if max(itertools.accumulate(steps, initial=self._depth)) > DEEPEST:
+                raise StagemeterError(f"{self._where}: is nested more than {DEEPEST} levels deep; give another file")
+        self._depth += change
+
+
+@contextlib.contextmanager
+def _numbers_of_any_length() -> Iterator[None]:
+    """Let Python convert whole numbers of more than 4300 digits: ijson 3.6 crashes where it refuses to."""
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)

@@ -1,0 +1,124 @@
+"""JSON that comes from outside: bounded in size, depth, digits and number of values, each key once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stagemeter.core.files import read_text, shown
+from stagemeter.errors import StagemeterError
+
+#: Lists and objects within one another. Published configurations have up to 6, reports up to 9.
+DEEPEST = 64
+#: Digits of a whole number. The FLOPs of the largest request that can be described have about 40.
+MOST_DIGITS = 100
+#: Values in all. Tables of labels have 22,000.
+MOST_VALUES = 2_000_000
+
+
+def read_json(path: Path, what: str = "JSON file", *, infinite: bool = False) -> Any:
+    """Read a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what : str
+        What it is, for errors.
+    infinite : bool
+        Whether numbers may be ``Infinity`` and ``NaN``, as configurations that Python wrote have them.
+
+    Raises
+    ------
+    StagemeterError
+        If it is no file of JSON within the bounds of this module.
+    """
+    return parse_json(read_text(path, what), str(path), infinite=infinite)
+
+
+def read_json_object(path: Path, what: str = "JSON file", *, infinite: bool = False) -> dict[str, Any]:
+    """Read a JSON file that holds an object; parameters and errors are those of `read_json`."""
+    content = read_json(path, what, infinite=infinite)
+    if not isinstance(content, dict):
+        raise StagemeterError(f"{path} holds a {type(content).__name__}, not an object of settings")
+    return content
+
+
+def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
+    """Parse JSON.
+
+    Parameters
+    ----------
+    text : str
+        The document.
+    where : str
+        Where it is from, for errors.
+    infinite : bool
+        See `read_json`.
+
+    Raises
+    ------
+    StagemeterError
+        If it is no JSON within the bounds of this module, or an object has a key twice.
+    """
+
+    def whole(digits: str) -> int:
+        if len(digits) > MOST_DIGITS:
+            raise StagemeterError(
+                f"{where}: a whole number has {len(digits.lstrip('-')):,} digits; write one of at most {MOST_DIGITS}"
+            )
+        return int(digits)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+            raise StagemeterError(f"{where}: {shown(twice)} is given more than once; keep one of them")
+        return content
+
+    try:
+        content = json.loads(
+            text,
+            parse_int=whole,
+            parse_float=float if infinite else _finite(where),
+            parse_constant=float if infinite else _finite(where),
+            object_pairs_hook=unique,
+        )
+    except RecursionError:
+        raise _too_deep(where) from None
+    except json.JSONDecodeError as error:
+        raise StagemeterError(f"{where}: cannot be read as JSON: {error}; write it again") from None
+    _require_bounded(content, where)
+    return content
+
+
+def _finite(where: str) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise StagemeterError(f"{where}: {shown(text)} is no finite number; write one")
+        return value
+
+    return number
+
+
+def _require_bounded(content: Any, where: str) -> None:
+    """Refuse what is nested too deep or holds too much, without recursion."""
+    values, level, depth = 0, [content], 0
+    while level:
+        values += len(level)
+        if values > MOST_VALUES:
+            raise StagemeterError(f"{where}: holds more than {MOST_VALUES:,} values; give a smaller file")
+        inner = [value for value in level if isinstance(value, (list, dict))]
+        depth += 1
+        if inner and depth > DEEPEST:
+            raise _too_deep(where)
+        level = [part for value in inner for part in (value.values() if isinstance(value, dict) else value)]
+
+
+def _too_deep(where: str) -> StagemeterError:
+    return StagemeterError(f"{where}: is nested more than {DEEPEST} levels deep; write it flatter")

@@ -1,0 +1,105 @@
+"""Regular expressions that come from outside, matched within a limit of time."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from functools import lru_cache
+from typing import Any
+
+from stagemeter.core.files import shown
+from stagemeter.errors import StagemeterError
+
+#: Characters of an expression.
+LONGEST = 4096
+#: Processor seconds that all slow matches of one expression may take; one of a plain expression takes microseconds.
+SECONDS = 0.2
+#: Seconds from which on a match is slow.
+_SLOW = 0.001
+#: Without these an expression takes a time that grows with its length alone.
+_REPEATS = frozenset("*+?{(|\\")
+
+
+def require_pattern(expression: str, where: str) -> None:
+    """Refuse text that is no regular expression.
+
+    Parameters
+    ----------
+    expression : str
+        The expression, in the syntax of Python's `re`.
+    where : str
+        Which setting holds it, for errors.
+
+    Raises
+    ------
+    StagemeterError
+        If it is none, or longer than `LONGEST`.
+    """
+    _pattern(expression, where)
+
+
+def matches_beginning(expression: str, name: str, where: str) -> bool:
+    """Whether an expression matches the beginning of a name, as `re.match` does.
+
+    Raises
+    ------
+    StagemeterError
+        If it is no regular expression, or takes longer than `SECONDS`.
+    """
+    return _pattern(expression, where).takes("match", name, where)
+
+
+def matches_whole(expression: str, name: str, where: str) -> bool:
+    """Whether an expression matches a name from end to end, as `re.fullmatch` does; errors as `matches_beginning`."""
+    return _pattern(expression, where).takes("fullmatch", name, where)
+
+
+class _Pattern:
+    """A compiled expression, and how long its slow matches may still take."""
+
+    def __init__(self, expression: str) -> None:
+        import regex
+
+        self.expression = expression
+        # What is wrong with an expression is Python's to say; what may once mean something else is nobody's here.
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            self._plain = re.compile(expression)
+        self._bounded: Any = regex.compile(expression) if _REPEATS & set(expression) else None
+        self._left = SECONDS
+
+    def takes(self, how: str, name: str, where: str) -> bool:
+        if self._bounded is None:
+            return getattr(self._plain, how)(name) is not None
+        began = time.process_time()
+        try:
+            found = getattr(self._bounded, how)(name, timeout=max(self._left, _SLOW))
+        except TimeoutError:
+            self._left = 0.0
+            raise StagemeterError(
+                f"{where}: the expression {shown(self.expression)} takes too long to match; write a simpler one"
+            ) from None
+        took = time.process_time() - began
+        if took > _SLOW:
+            self._left -= took
+        return found is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(expression: str) -> _Pattern:
+    return _Pattern(expression)
+
+
+def _pattern(expression: str, where: str) -> _Pattern:
+    if len(expression) > LONGEST:
+        raise StagemeterError(
+            f"{where}: an expression has {len(expression):,} characters; write one of at most {LONGEST:,}"
+        )
+    import regex
+
+    try:
+        return _compiled(expression)
+    except (re.error, regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise StagemeterError(
+            f"{where}: {shown(expression)} is no regular expression: {error or type(error).__name__}"
+        ) from None

@@ -1,0 +1,113 @@
+"""YAML files that people write: plain keys and values, each key once, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stagemeter.core.files import read_text, shown
+from stagemeter.core.json_text import DEEPEST
+from stagemeter.errors import StagemeterError
+
+#: Bytes. PyYAML reads about 100 KB a second.
+LARGEST_YAML = 2**19
+#: Values in all; what an alias stands for counts each time.
+MOST_VALUES = 50_000
+
+
+def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
+    """Read a file of keys and values.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    what : str
+        What it is, for errors, such as ``configuration``.
+    form : str
+        How a line of it is written, for errors, such as ``key: value``.
+
+    Returns
+    -------
+    dict
+        Empty for an empty file.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read, is not plain YAML within the bounds of this module, holds something else than keys and
+        values, or a key twice.
+    """
+    import yaml
+
+    text = read_text(path, f"{what} file", LARGEST_YAML)
+    try:
+        content = yaml.load(text, _loader())
+    except yaml.constructor.ConstructorError as error:
+        raise StagemeterError(
+            f"{path}: {error.problem}: only plain values are read, no tags of a programming language"
+        ) from None
+    except yaml.YAMLError as error:
+        raise StagemeterError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except StagemeterError as error:
+        raise StagemeterError(f"{path}: {error}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        # PyYAML's constructors let pass what Python raises for a date or a number that there is not.
+        raise StagemeterError(f"{path}: holds a value that is none ({shown(str(error))}); write plain values") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise StagemeterError(f"{path}: holds a {type(content).__name__}; a {what} is written as `{form}`")
+    return {str(key): value for key, value in content.items()}
+
+
+@cache
+def _loader() -> Any:
+    """PyYAML's safe loader, with bounds and without double keys."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Counts values and depth as it composes them, and refuses double keys as it makes mappings."""
+
+        def __init__(self, stream: str) -> None:
+            super().__init__(stream)
+            self._values = self._depth = 0
+            self._sizes: dict[int, int] = {}
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            """Compose a value and what is in it."""
+            is_alias = self.check_event(yaml.AliasEvent)
+            before = self._values
+            self._values += 1
+            self._depth += 1
+            if self._depth > DEEPEST:
+                raise StagemeterError(f"is nested more than {DEEPEST} levels deep; write it flatter")
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            if is_alias:
+                # An alias within what it stands for has no size yet.
+                self._values += self._sizes.get(id(node), MOST_VALUES)
+            if self._values > MOST_VALUES:
+                raise StagemeterError(f"holds more than {MOST_VALUES:,} values, aliases written out; write fewer")
+            self._sizes.setdefault(id(node), self._values - before)
+            return node
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            """Make a mapping; YAML forbids a key twice, and PyYAML silently takes the last."""
+            if isinstance(node, yaml.MappingNode):
+                # What is merged may be overridden.
+                _require_unique([key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"])
+            made: Mapping[Any, Any] = super().construct_mapping(node, deep)
+            return dict(made)
+
+    return Loader
+
+
+def _require_unique(keys: list[Any]) -> None:
+    seen = set()
+    for key in map(str, keys):
+        if key in seen:
+            raise StagemeterError(f"{shown(key)} is given more than once; keep one of them")
+        seen.add(key)
