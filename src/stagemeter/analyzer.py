@@ -12,7 +12,7 @@ from stagemeter.assembly import build_report, stage_results
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, require_no_window
 from stagemeter.models.description import ModelDescription, with_adapter
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import Family, all_parameters
@@ -233,7 +233,9 @@ class DeepseekOCRStaticAnalyzer:
         self._progress(f"counting: {step}")
 
 
-def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Progress | None = None) -> Report:
+def analyze_model(
+    model: ModelDescription, config: AnalysisConfig, progress: Progress | None = None, built: Any = None
+) -> Report:
     """Analyze a model of any family: counted in isolation, in passes of the whole model, and by closed form.
 
     Parameters
@@ -244,6 +246,8 @@ def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Pro
         What to analyze.
     progress : callable, optional
         Told what is being done, in a few words, whenever that changes.
+    built : torch.nn.Module, optional
+        What ``model.build()`` returned, for whoever analyzes a model more than once. Default: it is built.
 
     Returns
     -------
@@ -262,8 +266,9 @@ def analyze_model(model: ModelDescription, config: AnalysisConfig, progress: Pro
             progress(f"counting: {step}")
 
     workload, model = plan_request(config, model), with_adapter(model, config.adapter)
-    say("model")
-    built = model.build()
+    if built is None:
+        say("model")
+        built = model.build()
     tiers = _run_tiers(model.family, model.architecture, built, config, workload, say, model.adapter)
     return _report(
         model.family, model.architecture, model.name, config, workload, tiers, built, model.notes, model.adapter
@@ -399,6 +404,7 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
         If the picture or the configuration cannot be used.
     """
     refuse_adapter(config, "estimate_report")
+    require_no_window(architecture, "the given architecture")
     workload = plan_workload(config, architecture)
     tiers = {ANALYTIC: analytic_tier(FAMILY, architecture, workload)}
     return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[])

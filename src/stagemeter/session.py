@@ -16,6 +16,7 @@ from stagemeter.models.deepseek_ocr_config import (
     DeepseekOCRArchitecture,
     architecture_from_config,
     published_architecture,
+    require_no_window,
     transformers_config,
 )
 from stagemeter.models.description import read_config
@@ -97,6 +98,7 @@ class DeepSeekOCRSession:
             architecture = published_architecture()
         elif isinstance(config, DeepseekOCRArchitecture):
             architecture = config
+            require_no_window(architecture, "the given architecture")
         else:
             architecture = architecture_from_config(config, "the given configuration")
         target = torch_device(device)

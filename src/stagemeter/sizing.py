@@ -110,6 +110,8 @@ def devices_needed(
         raise StagemeterError(
             f"{_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1, such as --mfu 0.05"
         )
+    if cost.largest_batch == 0:
+        raise StagemeterError(f"--device {peak.name}: not even one of these pages fits. Give a device of more memory")
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(
             f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these pages can; give "

@@ -99,7 +99,21 @@ def test_unknown_name_is_told_the_nearest(stagemeter):
 def test_commands_for_pages_say_so(stagemeter, command):
     ended = stagemeter(command, "--model", "llama-3.1-8b")
     assert ended.code == 2
-    assert "llama-3.1-8b is of the family llama: this command knows DeepSeek-OCR alone so far" in ended.err
+    assert "llama-3.1-8b is of the family llama: this command knows deepseek-ocr" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("profile", "--model", "unlimited-ocr-default"), "this command knows deepseek-ocr alone so far"),
+        (("profile", "--model", "deepseek-ocr", "--weights", "unlimited-ocr-default"), "deepseek-ocr alone so far"),
+        (("import-profile", "--model", "unlimited-ocr-default", "times.json"), "of the family unlimited-ocr: times of"),
+    ],
+)
+def test_a_family_that_shares_a_class_is_not_taken_for_the_other(stagemeter, arguments, part):
+    ended = stagemeter(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert part in ended.err
 
 
 def test_a_file_will_do_in_place_of_a_folder(estimate, folder):

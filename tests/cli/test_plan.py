@@ -6,6 +6,8 @@ import math
 import pytest
 from PIL import Image
 
+from stagemeter import describe_model
+
 
 @pytest.fixture
 def plan(stagemeter):
@@ -125,9 +127,39 @@ def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     assert plan(*asked[2:], "--from-run", run, "--batch-size", 16)["basis"] == "measured"
 
 
+@pytest.mark.parametrize("model", ["unlimited-ocr-default", "qwen2.5-vl-7b", "llama-3.2-11b-vision", "donut-base"])
+def test_every_family_that_reads_pages_is_planned_as_it_is_analyzed(plan, estimate, model):
+    asked = ("--model", model, "--new-tokens", 3000, "--page-size", "1240x1754", "--batch-size", 2)
+    report = estimate(*asked, "--device", "A100-SXM-40GB")
+    found = plan("--pages-per-day", 1e6, *asked)
+    bound = report["roofline"]["bounds"]["total"]["roofline_ms"]
+    assert found["seconds_per_page"] == pytest.approx(bound / 1e3 / 2, rel=1e-12)
+    assert plan("--pages-per-day", 1e6, *asked, "--mfu", 1e-4)["seconds_per_page"] == pytest.approx(
+        report["total"]["flops"] / 2 / (1e-4 * 312e12), rel=1e-12
+    )
+
+
+def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
+    shipped = describe_model("smolvlm-256m").config
+    (folder / "config.json").write_text(json.dumps({**shipped, "quantization_config": {"quant_method": "quip"}}))
+    asked = ("--pages-per-day", 10, "--model", "config.json")
+    refused = stagemeter("plan", "--device", "A100-SXM-40GB", *asked)
+    assert (refused.code, refused.out) == (2, "")
+    assert "how quip stores weights is not known here. Give --mfu X or --from-run RUN" in refused.err
+    assert any("how quip stores" in line for line in plan(*asked, "--mfu", 0.1)["assumptions"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
+        (
+            ["--pages-per-day", 10, "--device", "H100-SXM", "--model", "llama-3.1-8b"],
+            "model llama-3.1-8b: it reads text alone. Give a model that reads pages",
+        ),
+        (
+            ["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--model", "kimi-k2.5"],
+            "--device T4: not even one of these pages fits. Give a device of more memory",
+        ),
         ([], "give --pages-per-day N and --device NAME"),
         (["--pages-per-day", 10], "give --pages-per-day N and --device NAME"),
         (["--pages-per-day", 0, "--device", "H100-SXM"], "0"),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stagemeter import DeepSeekOCRSession, StagemeterError
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, StagemeterError, describe_model, estimate_report
 
 
 def test_default_is_the_published_model_without_weights():
@@ -33,6 +33,15 @@ def test_data_type_is_that_of_all_parameters(small_config, dtype):
 def test_layout_of_transformers_gives_the_same_architecture(meta_session):
     config = meta_session.model.config.to_dict()
     assert DeepSeekOCRSession.from_config(config).architecture == meta_session.architecture
+
+
+def test_sizes_of_another_family_are_refused():
+    """Unlimited-OCR's sizes are of the same class; taken for DeepSeek-OCR's, their window would be left out."""
+    unlimited = describe_model("unlimited-ocr-default").architecture
+    with pytest.raises(StagemeterError, match="sliding window of 128 tokens: that is Unlimited-OCR"):
+        DeepSeekOCRSession.from_config(unlimited)
+    with pytest.raises(StagemeterError, match="that is Unlimited-OCR, not DeepSeek-OCR"):
+        estimate_report(unlimited, "deepseek-ocr", AnalysisConfig())
 
 
 def test_architecture_is_taken_as_it_is(meta_session):

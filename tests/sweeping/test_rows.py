@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagemeter import AnalysisConfig, StagemeterError, estimate_report
+from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
 from stagemeter.config import MODES
 from stagemeter.models.description import load_architecture
 from stagemeter.sweeping import verify
 from stagemeter.sweeping.build import SweepSettings, build_grids
-from stagemeter.sweeping.evaluate import evaluate_rows, require_exact
+from stagemeter.sweeping.evaluate import evaluate_rows, wide_columns
+from stagemeter.sweeping.table import rows_table
 
 
 def grid_of(**values: str):
@@ -22,7 +23,7 @@ def grid_of(**values: str):
 
 
 def estimated(grid, config):
-    return estimate_report(grid.architecture, grid.model, config)
+    return estimate_model(describe_model(grid.model), config)
 
 
 def some(values, most: int = 3):
@@ -34,11 +35,12 @@ sides = st.integers(50, 6000)
 
 @settings(max_examples=60, deadline=None)
 @given(
+    model=st.sampled_from(["deepseek-ocr", "deepseek-ocr-small", "unlimited-ocr-default"]),
     mode=some(st.sampled_from(sorted(MODES))),
     page_size=some(st.tuples(sides, sides).map(lambda size: f"{size[0]}x{size[1]}")),
-    batch_size=some(st.integers(1, 200)),
+    batch_size=some(st.integers(1, 200) | st.integers(200, 65536)),
     text_tokens=some(st.integers(1, 500), 2),
-    new_tokens=some(st.integers(1, 5000)),
+    new_tokens=some(st.integers(1, 5000) | st.integers(5000, 1_000_000)),
     dtype=some(st.sampled_from(["bfloat16", "float32", "float16"]), 2),
     device=st.none() | some(st.sampled_from(["A100-80GB", "H100-SXM", "L40S"]), 2),
     decode_context=st.sampled_from([None, "max", "777"]),
@@ -85,15 +87,70 @@ def test_request_of_one_token_has_no_bound_of_a_step():
     assert rows["roofline_ms/total"][0] == rows["roofline_ms/forward"][0]
 
 
-def test_numbers_that_64_bits_cannot_hold_are_refused_before_they_are_wrong():
-    grid = grid_of(mode="tiny", batch_size="65536", new_tokens="100")
-    require_exact(grid)
-    assert (
-        evaluate_rows(grid, 0, 1)["flops/total"].tolist()[0]
-        == 65536 * evaluate_rows(grid_of(mode="tiny", new_tokens="100"), 0, 1)["flops/total"].tolist()[0]
+@pytest.mark.parametrize(("new_tokens", "wide"), [("100", False), ("1000000", True)])
+def test_numbers_that_64_bits_cannot_hold_are_exact_too(new_tokens, wide):
+    grid = grid_of(mode="tiny", batch_size="65536,1", new_tokens=new_tokens, device="A100-80GB")
+    many, one = evaluate_rows(grid, 0, 2)["flops/total"].tolist()
+    assert many == 65536 * one
+    assert ("flops/total" in grid.wide) is wide is (many > 2**62)
+    # A column is of one type in the whole table, and a table holds what is worked out.
+    table = rows_table(grid, 0, 2)
+    assert [int(value) for value in table["flops/total"].to_pylist()] == [many, one]
+    assert str(table.schema.field("flops/total").type) == ("decimal128(38, 0)" if wide else "int64")
+    assert str(table.schema.field("flops/sam").type) == "int64"
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), power=st.floats(61, 66))
+def test_rows_near_the_border_of_64_bits_are_single_analyses(data, power):
+    """Batches that bring the FLOPs of a request just below 2**62, 2**63 and 2**64, and just above."""
+    new_tokens = data.draw(st.sampled_from([1_000_000, 400_000]))
+    one = evaluate_rows(grid_of(mode="tiny", new_tokens=str(new_tokens)), 0, 1)["flops/total"].tolist()[0]
+    batch = max(1, min(65_536, int(2**power / one)))
+    grid = grid_of(mode="tiny", batch_size=f"{batch},1", new_tokens=f"{new_tokens},7", device="H100-SXM")
+    for row in range(grid.size):
+        assert verify.differences(grid, row, estimated) == []
+
+
+def test_what_no_table_holds_is_refused():
+    with pytest.raises(StagemeterError, match=r"reaches \d{39,} at the largest batch .* more than a table holds"):
+        wide_columns(replace(grid_of(mode="tiny", new_tokens="1000000"), batch_sizes=(10**25,)))
+
+
+def test_what_does_not_fit_has_no_throughput():
+    grid = grid_of(mode="tiny", batch_size="1,16384", device="T4,H100-SXM", dtype="float16")
+    rows = evaluate_rows(grid, 0, grid.size)
+    found = list(zip(rows["device"].tolist(), rows["batch_size"].tolist(), strict=True))
+    for name in ("first_token_ms", "decode_tokens_per_second", "tokens_per_second", "pages_per_hour"):
+        missing = np.isnan(rows[f"at_roofline/{name}"]).tolist()
+        assert dict(zip(found, missing, strict=True)) == {
+            ("T4", 1): False, ("T4", 16384): True, ("H100-SXM", 1): False, ("H100-SXM", 16384): True
+        }  # fmt: skip
+    assert not np.isnan(rows["roofline_ms/total"]).any()
+
+
+def test_a_family_that_shares_a_class_is_swept_as_what_it_is():
+    """Unlimited-OCR has DeepSeek-OCR's sizes, and another window and other views."""
+    asked = {"new_tokens": "20000", "page_size": "1240x1754"}
+    unlimited, plain = (grid_of(model=name, **asked) for name in ("unlimited-ocr-default", "deepseek-ocr"))
+    assert (unlimited.family_name, plain.family_name) == ("unlimited-ocr", "deepseek-ocr")
+    report = estimate_model(
+        describe_model("unlimited-ocr-default"), AnalysisConfig(new_tokens=20000, image_w=1240, image_h=1754)
     )
-    with pytest.raises(StagemeterError, match=r"reaches .* more than a table of 64-bit numbers holds"):
-        grid_of(mode="tiny", batch_size="65536", new_tokens="1000000")
+    rows = evaluate_rows(unlimited, 0, 1)
+    assert rows["flops/total"].tolist() == [report["total"]["flops"]]
+    assert rows["memory/kv_cache"].tolist() == [report["total"]["kv_cache_bytes"]]
+    assert rows["mode"].tolist() == ["own"]
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen2.5-vl-7b", "paligemma-3b"])
+def test_other_families_are_refused_by_name(name):
+    with pytest.raises(StagemeterError, match="this command knows deepseek-ocr and unlimited-ocr alone so far"):
+        grid_of(model=name)
+
+
+def test_modes_say_nothing_where_the_processor_decides():
+    assert grid_of(model="unlimited-ocr-default", mode="tiny,base,gundam").size == 1
 
 
 def test_no_closed_form_has_a_negative_coefficient():

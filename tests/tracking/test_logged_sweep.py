@@ -119,3 +119,19 @@ def test_summary_of_numbers_that_overflow_when_summed(swept, runs):
     assert frame["flops/total"].astype(object).sum() > 2**63
     assert run.data.metrics["flops/total/mean"] == pytest.approx(frame["flops/total"].astype(float).mean(), rel=1e-9)
     assert json.loads(json.dumps(run.data.metrics))["flops/total/min"] > 0
+
+
+def test_numbers_of_more_than_64_bits_are_logged_and_drawn(swept, runs):
+    """The largest batch of a device that the smaller ones fit into: decimal columns beside rows without throughput."""
+    wide = SweepSettings(mode="tiny,base", batch_size="1,65536", new_tokens="10,1000000", device="A100-80GB")
+    done = swept(wide, child_runs="all")
+    frame = pandas.read_parquet(done.output)
+    largest = max(int(value) for value in frame["flops/total"])
+    assert largest > 2**63
+    (parent,) = (run for run in runs() if run.info.run_id == done.run_id)
+    assert parent.data.metrics["flops/total/max"] == float(largest)
+    children = [run for run in runs() if run.info.run_id != done.run_id]
+    assert len(children) == len(frame) == 8
+    assert max(child.data.metrics["flops/total"] for child in children) == float(largest)
+    rated = ["at_roofline/pages_per_hour" in child.data.metrics for child in children]
+    assert 0 < sum(rated) < 8

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stagemeter.capacity import largest_batch, memory_need, roofline_section
+from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
-from stagemeter.models.description import load_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.planning import plan_workload, refuse_adapter, require_runnable
+from stagemeter.models.description import ModelDescription, describe_model
+from stagemeter.planning import plan_request, refuse_adapter, require_runnable
 from stagemeter.sizing import PageCost, Sizing, devices_needed
 from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_table
 from stagemeter.workload import Workload
@@ -60,21 +58,38 @@ def plan_devices(
     if images is not None and pages is not None:
         raise StagemeterError("--images and --pages exclude each other: give one of them")
     peak = device_peak(find_device(device), config.dtype)
-    architecture = load_architecture(config.model)
-    found = _pages(config, architecture, _sizes(images, pages))
-    cost = _mean_cost(architecture, found, peak)
-    if from_run is None:
-        return devices_needed(pages_per_day, cost, peak, mfu, None, config.batch_size)
-    from stagemeter.tracking.utilization import utilization_of
+    model = _model(config)
+    found = _pages(config, model, _sizes(images, pages))
+    cost = _mean_cost(model, found, peak)
+    source: str | None = None
+    differences: Sequence[str] = ()
+    if from_run is not None:
+        from stagemeter.tracking.utilization import utilization_of
 
-    run = utilization_of(from_run)
-    if run.architecture_hash != architecture.hash:
+        run = utilization_of(from_run)
+        if run.architecture_hash != model.architecture.hash:
+            raise StagemeterError(
+                f"--from-run: {run.source} is of {run.model}, which is not the model {config.model} that is planned "
+                f"for. Give a run of {config.model}, or --model"
+            )
+        mfu, source, differences = run.mfu, run.source, run.differences(peak.name, found)
+    if mfu is None and not model.weights_known:
+        raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give --mfu X or --from-run RUN")
+    sizing = devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size, differences)
+    return replace(sizing, assumptions=[*sizing.assumptions, *model.notes])
+
+
+def _model(config: AnalysisConfig) -> ModelDescription:
+    """The model, refused where its pages have no cost."""
+    model = describe_model(config.model, config.trust_remote_code)
+    if not model.family.reads_pages:
+        raise StagemeterError(f"model {config.model}: it reads text alone. Give a model that reads pages")
+    if not model.family.has_closed_forms:
         raise StagemeterError(
-            f"--from-run: {run.source} is of {run.model}, which is not the model {config.model} that is planned for. "
-            f"Give a run of {config.model}, or --model"
+            f"model {config.model}: it is of no family whose closed forms are known. Give a model of one, see "
+            "`stagemeter models`"
         )
-    differences = run.differences(peak.name, found)
-    return devices_needed(pages_per_day, cost, peak, run.mfu, run.source, config.batch_size, differences)
+    return model
 
 
 def _sizes(images: Path | None, pages: Path | None) -> list[PageSize] | None:
@@ -91,9 +106,7 @@ class _Pages:
     count: int = 0
 
 
-def _pages(
-    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, sizes: list[PageSize] | None
-) -> dict[Workload, _Pages]:
+def _pages(config: AnalysisConfig, model: ModelDescription, sizes: list[PageSize] | None) -> dict[Workload, _Pages]:
     """The different workloads of a corpus."""
     refuse_adapter(config, "plan")
     found: dict[Workload, _Pages] = {}
@@ -102,34 +115,31 @@ def _pages(
         if size is not None:
             given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None}
             settings = AnalysisConfig(**{**config.model_dump(), **given, "use_synthetic_inputs": True})
-        workload = plan_workload(settings, architecture)
-        require_runnable(workload)
+        workload = plan_request(settings, model)
+        if model.family.prompt_tokens(model.architecture, workload.image_tokens, 0) >= workload.image_tokens:
+            require_runnable(workload)
         # Pages that become the same views cost the same, whatever their size.
         same = replace(workload, image_width=0, image_height=0)
         found.setdefault(same, _Pages(settings)).count += 1
     return found
 
 
-def _mean_cost(architecture: DeepseekOCRArchitecture, pages: Mapping[Workload, _Pages], peak: Peak) -> PageCost:
-    from stagemeter.analyzer import estimate_report
+def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: Peak) -> PageCost:
+    from stagemeter.analyzer import estimate_model
 
     whole = sum(same.count for same in pages.values())
     flops = seconds = 0.0
     batches = []
     for workload, same in pages.items():
-        report = estimate_report(architecture, same.config.model, same.config)
+        report = estimate_model(model, same.config)
         share = same.count / workload.batch_size
         flops += share * report["total"]["flops"]
-        bound = roofline_section(report, FAMILY, architecture, peak)["bounds"]["total"]["roofline_ms"]
-        # Of a device without a known bandwidth there is no bound, and a utilization is needed.
-        seconds += math.nan if bound is None else share * bound / 1e3
-        if peak.memory_bytes is not None:
-            batches.append(_largest_batch(architecture, workload, peak.memory_bytes))
+        section = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
+        bound = section["bounds"]["total"]["roofline_ms"]
+        # Without a known bandwidth, or bytes that are stored, there is no bound, and a utilization is needed.
+        seconds += math.nan if bound is None or not model.weights_known else share * bound / 1e3
+        largest = section["memory"]["largest_batch_size"]
+        if largest is not None:
+            batches.append(largest)
     roofline = None if math.isnan(seconds) else seconds / whole
     return PageCost(whole, flops / whole, roofline, min(batches, default=None))
-
-
-def _largest_batch(architecture: DeepseekOCRArchitecture, workload: Workload, available: int) -> int:
-    return largest_batch(
-        lambda batch: memory_need(FAMILY, architecture, replace(workload, batch_size=batch)).needed, available
-    )

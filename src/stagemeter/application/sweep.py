@@ -14,7 +14,7 @@ from typing import Any
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
-from stagemeter.models.description import load_architecture
+from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.grid import Grid
@@ -245,16 +245,17 @@ def _verify(grids: list[Grid], count: int, seed: int) -> int:
 
 
 def _count(grid: Grid, config: AnalysisConfig) -> dict[str, Any]:
-    report: dict[str, Any] = _analyzer(grid.model).generate_report(config)
-    return report
+    from stagemeter.analyzer import analyze_model
+
+    model, built = _model(grid.model)
+    return analyze_model(model, config, built=built)
 
 
 @cache
-def _analyzer(model: str) -> Any:
-    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
-    from stagemeter.session import DeepSeekOCRSession
-
-    return DeepseekOCRStaticAnalyzer(DeepSeekOCRSession.from_config(load_architecture(model), name=model))
+def _model(name: str) -> tuple[ModelDescription, Any]:
+    """A model and what is counted of it, built once for all rows."""
+    model = describe_model(name)
+    return model, model.build()
 
 
 @contextmanager

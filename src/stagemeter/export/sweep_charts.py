@@ -82,6 +82,8 @@ def _devices(devices: pandas.DataFrame) -> Chart:
     series = []
     for mode, part in devices.groupby("mode", observed=True, sort=False):
         by_device = part.assign(device=part["device"].astype(str)).set_index("device")["at_roofline/pages_per_hour"]
+        # What does not fit into a device has no bar.
+        by_device = by_device.fillna(0.0)
         series.append(Series(str(mode), names, [float(by_device.get(name, 0.0)) for name in names]))
     return Chart(
         title="Pages per hour at the roofline, the best of each mode",

@@ -45,7 +45,7 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str) -> st
         add_header(document, 2, "Pages per hour at the roofline, at most")
         hours = [["Device", "Mode", "Pages per hour"]]
         for device, mode, pages in summary.devices.itertuples(index=False):
-            hours.append([str(device), str(mode), f"{pages:,.0f}"])
+            hours.append([str(device), str(mode), f"{pages:,.0f}" if pages == pages else "does not fit"])
         add_table(document, unbroken(hours))
     return document_text(document)
 

@@ -170,8 +170,7 @@ class Decoder(Sizes):
 
     def windowed(self, workload: Workload) -> int:
         """Tokens that a decode step attends to in layers with a window, where others attend to the whole context."""
-        window = self.window_of(workload)
-        return _smaller(workload.decode_context, window) if window else workload.decode_context
+        return _smaller(workload.decode_context, self.window_of(workload)) if self.window else workload.decode_context
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that its layers add to a prefill of some tokens, see `DecoderPass`."""

@@ -192,8 +192,8 @@ def decoder_stages(
         run(model, architecture, workload, recorder, 1, workload.decode_context - 1)
 
     def bends(architecture: Architecture, workload: Workload) -> tuple[int, ...]:
-        window = decoder_of(architecture).window_of(workload)
-        return (window,) if window else ()
+        decoder = decoder_of(architecture)
+        return (decoder.window_of(workload),) if decoder.window else ()
 
     windowed = (
         {_WINDOWED: "min(context, window), attended to in layers that have a window; with the prompt where it is kept"}

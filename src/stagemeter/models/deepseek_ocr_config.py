@@ -117,11 +117,8 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
             architecture = _from_official(config)
         elif _TRANSFORMERS in names:
             architecture = _from_transformers(config)
-            if not window and architecture.decoder.generated_window:
-                raise StagemeterError(
-                    f"{source} has a sliding window of {architecture.decoder.generated_window} tokens: that is "
-                    "Unlimited-OCR, not DeepSeek-OCR"
-                )
+            if not window:
+                require_no_window(architecture, source)
         else:
             raise StagemeterError(
                 f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
@@ -135,6 +132,21 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         raise StagemeterError(f"{source} is not laid out as DeepSeek-OCR's configuration is: {error}") from error
     _check(architecture, source)
     return architecture
+
+
+def require_no_window(architecture: DeepseekOCRArchitecture, source: str) -> None:
+    """Refuse sizes of Unlimited-OCR where DeepSeek-OCR is meant: both are of one class.
+
+    Raises
+    ------
+    StagemeterError
+        If what generated tokens attend to is limited.
+    """
+    if architecture.decoder.generated_window:
+        raise StagemeterError(
+            f"{source} has a sliding window of {architecture.decoder.generated_window} tokens: that is "
+            "Unlimited-OCR, not DeepSeek-OCR"
+        )
 
 
 #: Builds an architecture from its sizes as plain data.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
 from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter, read_adapter
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.quantization import (
@@ -156,7 +156,7 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
 
 
 def load_architecture(model: str) -> DeepseekOCRArchitecture:
-    """Find the sizes of a model of DeepSeek-OCR, for what knows no other family yet.
+    """Find the sizes of a model of DeepSeek-OCR, for what knows no other family.
 
     Raises
     ------
@@ -164,12 +164,33 @@ def load_architecture(model: str) -> DeepseekOCRArchitecture:
         If there is no such model, its configuration cannot be used, or it is of another family.
     """
     described = describe_model(model)
-    if not isinstance(described.architecture, DeepseekOCRArchitecture):
+    require_family(described, (NAME,))
+    architecture: DeepseekOCRArchitecture = described.architecture
+    return architecture
+
+
+def require_family(model: ModelDescription, known: Sequence[str]) -> None:
+    """Refuse a model of a family that a command does not know.
+
+    Families can share the class of their sizes, so that the class says nothing about the family.
+
+    Parameters
+    ----------
+    model : ModelDescription
+        The model.
+    known : sequence of str
+        Names of the families that the command knows.
+
+    Raises
+    ------
+    StagemeterError
+        If it is of another family.
+    """
+    if model.family.name not in known:
         raise StagemeterError(
-            f"{model} is of the family {described.family.name}: this command knows DeepSeek-OCR alone so far; "
-            "`stagemeter analyze` counts every family"
+            f"{model.name} is of the family {model.family.name}: this command knows {' and '.join(known)} alone so "
+            "far; `stagemeter analyze` counts every family"
         )
-    return described.architecture
 
 
 def shipped_models() -> list[str]:

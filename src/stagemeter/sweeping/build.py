@@ -12,12 +12,16 @@ from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
-from stagemeter.models.description import load_architecture
-from stagemeter.planning import plan_workload
+from stagemeter.models.closed_form import coefficients
+from stagemeter.models.description import ModelDescription, describe_model, require_family
+from stagemeter.planning import plan_request
 from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_sizes, pages_of_table
-from stagemeter.sweeping.evaluate import require_exact
+from stagemeter.sweeping.evaluate import wide_columns
 from stagemeter.sweeping.grid import Grid, Page, Views
 from stagemeter.sweeping.ranges import numbers, sizes, words
+
+#: Families that are swept. Their pages become square views, and their stages have the same names.
+FAMILIES = ("deepseek-ocr", "unlimited-ocr")
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,22 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
     modes = words(settings.mode or DEFAULT_MODE, "--mode")
     grids = []
     for model in words(settings.model or AnalysisConfig().model, "--model"):
-        architecture = load_architecture(model)
-        found = (closed_forms or {}).get(model) or _closed_form(architecture)
-        pages = _planned(modes, sizes_of_pages, architecture)
-        grid = Grid(model, architecture, found, pages, devices=peaks, **values, **fixed)
-        require_exact(grid)
-        grids.append(grid)
-    return grids
+        described = _described(model)
+        family, architecture = described.family, described.architecture
+        found = (closed_forms or {}).get(model) or coefficients(family, architecture)
+        pages = _planned(modes, sizes_of_pages, described)
+        grids.append(Grid(model, family.name, architecture, found, pages, devices=peaks, **values, **fixed))
+    # A column is of one type in the whole table.
+    wide = frozenset(name for grid in grids for name in wide_columns(grid))
+    return [replace(grid, wide=wide) for grid in grids]
+
+
+def _described(model: str) -> ModelDescription:
+    described = describe_model(model)
+    require_family(described, FAMILIES)
+    if not described.weights_known:
+        raise StagemeterError(f"--model {model} cannot be swept: {described.notes[0]}")
+    return described
 
 
 def _numbers(text: str | None, option: str, default: int) -> list[int]:
@@ -177,8 +190,10 @@ def _pages(settings: SweepSettings) -> list[PageSize]:
     return pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])
 
 
-def _planned(modes: Sequence[str], pages: Sequence[PageSize], architecture: Any) -> list[Page]:
-    """Every page in every mode; pages of one size are planned once."""
+def _planned(modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescription) -> list[Page]:
+    """Every page in every mode, or once where the model's own processor decides; of one size they are planned once."""
+    if model.family.views is not None:
+        modes = modes[:1]
     planned: dict[tuple[str, int, int], Views] = {}
     found = []
     for mode in modes:
@@ -186,16 +201,9 @@ def _planned(modes: Sequence[str], pages: Sequence[PageSize], architecture: Any)
             key = mode, page.width, page.height
             if key not in planned:
                 config = AnalysisConfig(mode=mode, image_w=page.width, image_h=page.height)
-                workload = plan_workload(config, architecture)
+                workload = plan_request(config, model)
                 planned[key] = Views(
                     **{field.name: getattr(workload, field.name) for field in fields(Views)},
                 )
             found.append(Page(page.width, page.height, planned[key], page.name))
     return found
-
-
-def _closed_form(architecture: Any) -> Mapping[str, Any]:
-    from stagemeter.models.closed_form import coefficients
-    from stagemeter.models.families.deepseek_ocr import FAMILY
-
-    return coefficients(FAMILY, architecture)

@@ -43,6 +43,6 @@ def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
     if chosen == ALL:
         return table
     if chosen == PARETO:
-        return table[on_front(pixels_seen(table), table["flops/total"] / table["batch_size"])]
+        return table[on_front(pixels_seen(table), table["flops/total"].astype("float64") / table["batch_size"])]
     count = min(int(chosen), len(table))
     return table.iloc[[number * len(table) // count for number in range(count)]]

@@ -1,21 +1,25 @@
 """Rows of a sweep: the closed forms of a model, evaluated for many workloads at a time, to the integer.
 
 The closed forms only add and multiply whole numbers, and so does what leads from a workload to their variables. Arrays
-of 64 bits go through both as single numbers do; `require_exact` makes sure beforehand that none overflows.
+of 64 bits go through both as single numbers do. `wide_columns` finds out beforehand whether a number could overflow;
+then arrays of Python's own numbers are taken, which are slower and have no limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.cost import ITEM_SIZES, Cost, sum_of_steps, total
+from stagemeter.capacity import held_by_stage
+from stagemeter.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
 from stagemeter.errors import StagemeterError
+from stagemeter.models.blocks import larger
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate
-from stagemeter.models.families.deepseek_ocr import FAMILY, language_model
-from stagemeter.models.family import all_parameters
-from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
+from stagemeter.models.family import bytes_read_of_weights, weight_bytes
+from stagemeter.pairing import aggregates
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
 from stagemeter.workload import Workload
 
@@ -24,10 +28,13 @@ if TYPE_CHECKING:
 
     Columns = dict[str, NDArray[Any]]
 
-_STAGES = tuple(stage.name for stage in FAMILY.stages)
-_FORWARD_STAGES = AGGREGATES[FORWARD]
+NEEDED = "memory/needed"
+#: Columns of devices, which are no whole numbers.
+_OF_DEVICES = ("roofline_ms/", "at_roofline/")
 #: What 64 bits hold, with a bit to spare for a sum that is halved.
 _LIMIT = 2**62
+#: What a table holds: decimal numbers of 128 bits.
+_MOST = 10**38
 
 
 def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
@@ -54,8 +61,10 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
         "text_tokens": np.asarray(grid.text_tokens, np.int64)[indices["text_tokens"]],
         "new_tokens": np.asarray(grid.new_tokens, np.int64)[indices["new_tokens"]],
     }
-    item_sizes = np.asarray([ITEM_SIZES[dtype] for dtype in grid.dtypes], np.int64)[indices["dtypes"]]
     columns = _settings(grid, indices, taken)
+    kind: Any = object if grid.wide else np.int64
+    taken = {name: values.astype(kind) for name, values in taken.items()}
+    item_sizes = np.asarray([ITEM_SIZES[dtype] for dtype in grid.dtypes], kind)[indices["dtypes"]]
     distinct, which = _distinct_views(grid, indices["pages"])
     costs: Columns = {}
     for number, views in enumerate(distinct):
@@ -64,18 +73,19 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
         part = _costs(grid, views, {name: values[rows] for name, values in taken.items()}, item_sizes[rows], peaks)
         for name, values in part.items():
             if name not in costs:
-                costs[name] = np.empty(stop - start, values.dtype if hasattr(values, "dtype") else np.int64)
+                exact = kind if name in grid.wide else np.int64
+                costs[name] = np.empty(stop - start, np.float64 if name.startswith(_OF_DEVICES) else exact)
             costs[name][rows] = values
     return {**columns, **costs}
 
 
-def require_exact(grid: Grid) -> None:
-    """Make sure that no number of a grid is too large for 64 bits.
+def wide_columns(grid: Grid) -> list[str]:
+    """Columns of a grid whose numbers may not fit into 64 bits.
 
     Raises
     ------
     StagemeterError
-        If one could be.
+        If one may not fit into a table at all.
     """
     largest = {
         "batch_size": max(grid.batch_sizes),
@@ -83,15 +93,19 @@ def require_exact(grid: Grid) -> None:
         "new_tokens": max(grid.new_tokens),
     }
     item_size = max(ITEM_SIZES[dtype] for dtype in grid.dtypes)
+    found = set()
     for views in {page.views for page in grid.pages}:
         # Closed forms have no negative coefficients, so that the largest variables give the largest value.
         values = _costs(grid, views, largest, item_size, None)
+        values[NEEDED] = _needed(grid, _workload(grid, views, largest), item_size)
         name = max(values, key=lambda name: values[name])
-        if values[name] >= _LIMIT:
+        if values[name] >= _MOST:
             raise StagemeterError(
-                f"{name} reaches {float(values[name]):.3g} at the largest batch and the most tokens, more than a table "
-                "of 64-bit numbers holds exactly: give a smaller --batch-size or fewer --new-tokens"
+                f"{name} reaches {values[name]} at the largest batch and the most tokens, more than a table holds "
+                "exactly: give a smaller --batch-size or fewer --new-tokens"
             )
+        found |= {name for name in values if values[name] >= _LIMIT}
+    return sorted(found)
 
 
 def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) -> Columns:
@@ -134,8 +148,8 @@ def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[Views], NDArr
     return list(numbers), which[inverse]
 
 
-def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[Any, Any] | None:
-    """Peak rates of arithmetic and of memory by row; None without devices."""
+def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[Any, Any, Any] | None:
+    """Peak rates of arithmetic and of memory, and bytes of memory, by row; None without devices."""
     import numpy as np
 
     if not grid.devices:
@@ -144,19 +158,45 @@ def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[
     place = indices["devices"][rows], indices["dtypes"][rows]
     flops = np.asarray([[peak.flops_per_second for peak in row] for row in peaks])
     moved = np.asarray([[peak.bytes_per_second for peak in row] for row in peaks], np.float64)
-    return flops[place], moved[place]
+    memory = np.asarray([[peak.memory_bytes for peak in row] for row in peaks], np.float64)
+    return flops[place], moved[place], memory[place]
 
 
 def _costs(
-    grid: Grid, views: Views, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any] | None
+    grid: Grid, views: Views, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
 ) -> dict[str, Any]:
     """Values of some workloads whose pages become the same views; of arrays or of single numbers alike."""
+    workload = _workload(grid, views, taken)
+    stages = [stage.name for stage in grid.family.stages]
+    passes = {name: _stage(grid, name, workload) for name in stages}
+    request = {**passes, DECODE: _all_steps(grid, workload)}
+    values: dict[str, Any] = {"prompt_tokens": workload.prompt_tokens, "decode_context": workload.decode_context}
+    quantities: dict[str, Callable[[Cost], Any]] = {
+        "flops": lambda cost: cost.flops,
+        "macs": lambda cost: cost.macs,
+        "activations": lambda cost: cost.activations,
+        "bytes": lambda cost: cost.bytes_read(item_size) + cost.bytes_written(item_size),
+    }
+    for quantity, of in quantities.items():
+        whole = {name: of(cost) for name, cost in request.items()}
+        values |= {f"{quantity}/{name}": of(passes[name]) for name in stages}
+        values[f"{quantity}/{DECODE_TOTAL}"] = whole[DECODE]
+        values[f"{quantity}/{TOTAL}"] = sum(whole.values())
+    values[f"flops/{FORWARD}"] = sum(passes[name].flops for name in aggregates(stages)[FORWARD])
+    longest = workload.prompt_tokens + workload.decode_steps
+    values["memory/weights"] = weight_bytes(grid.family, grid.architecture, item_size)
+    values["memory/kv_cache"] = grid.family.decoder(grid.architecture).cache_of(workload, longest) * item_size
+    if peaks is not None:
+        values |= _bounds(grid, workload, request, item_size, peaks)
+    return values
+
+
+def _workload(grid: Grid, views: Views, taken: Mapping[str, Any]) -> Workload:
+    """The workloads of some rows as one, whose fields are arrays; or a single one."""
     prompt = (
         views.image_tokens + taken["text_tokens"] if grid.seq_len is None else grid.seq_len + 0 * taken["text_tokens"]
     )
-    steps = taken["new_tokens"] - 1
-    context = _decode_context(grid, prompt, taken["new_tokens"])
-    workload = Workload(
+    return Workload(
         image_width=0,
         image_height=0,
         mode=views.mode,
@@ -168,37 +208,41 @@ def _costs(
         image_tokens=views.image_tokens,
         prompt_tokens=prompt,
         dtype="",
-        decode_context=context,
+        decode_context=_decode_context(grid, prompt, taken["new_tokens"]),
         **taken,
     )
-    passes = {name: _stage(grid, name, workload) for name in _STAGES}
-    first, last = (
-        _stage(grid, DECODE, replace(workload, decode_context=tokens)) for tokens in (prompt + 1, prompt + steps)
-    )
-    request = {**passes, DECODE: sum_of_steps(first, last, steps)}
-    values: dict[str, Any] = {"prompt_tokens": prompt, "decode_context": context}
-    quantities: dict[str, Callable[[Cost], Any]] = {
-        "flops": lambda cost: cost.flops,
-        "macs": lambda cost: cost.macs,
-        "activations": lambda cost: cost.activations,
-        "bytes": lambda cost: cost.bytes_read(item_size) + cost.bytes_written(item_size),
-    }
-    for quantity, of in quantities.items():
-        whole = {name: of(cost) for name, cost in request.items()}
-        values |= {f"{quantity}/{name}": of(passes[name]) for name in _STAGES}
-        values[f"{quantity}/{DECODE_TOTAL}"] = whole[DECODE]
-        values[f"{quantity}/{TOTAL}"] = sum(whole.values())
-    values[f"flops/{FORWARD}"] = sum(passes[name].flops for name in _FORWARD_STAGES)
-    elements = language_model(grid.architecture).cached_elements(taken["batch_size"], prompt + steps)
-    values["memory/weights"] = all_parameters(FAMILY, grid.architecture) * item_size
-    values["memory/kv_cache"] = elements * item_size
-    if peaks is not None:
-        values |= _bounds(grid, workload, request, steps, item_size, peaks)
-    return values
+
+
+def _all_steps(grid: Grid, workload: Workload) -> Cost:
+    """Cost of all decode steps, as `stagemeter.models.closed_form.decode_total` has it; zero where there is none."""
+    first, last = workload.prompt_tokens + 1, workload.prompt_tokens + workload.decode_steps
+    bends = grid.family.stage(DECODE).bends(grid.architecture, workload)
+    # A bend that no step reaches is where the first or the last step is, and adds nothing.
+    inside = [larger(first, -larger(-bend, -last)) for bend in bends]
+    for end in range(len(inside) - 1, 0, -1):
+        for place in range(end):
+            one, other = inside[place], inside[place + 1]
+            inside[place], inside[place + 1] = -larger(-one, -other), larger(one, other)
+    contexts = [first, *inside, last]
+    costs = [_stage(grid, DECODE, replace(workload, decode_context=context)) for context in contexts]
+    whole = ZERO
+    for number in range(len(contexts) - 1):
+        # Of two stretches, the step where they meet is in the later one.
+        shared = 1 if number + 2 < len(contexts) else 0
+        steps = contexts[number + 1] - contexts[number] + 1
+        whole += sum_of_steps(costs[number], costs[number + 1], steps) + costs[number + 1] * -shared
+    return whole
+
+
+def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:
+    """Bytes of memory that are needed at least, see `stagemeter.capacity.memory_need`."""
+    held = held_by_stage(grid.family, grid.architecture, workload, item_size, item_size)
+    most = reduce(larger, (memory.most for memory in held.values()))
+    return bytes_read_of_weights(grid.family, grid.architecture, item_size) + most
 
 
 def _stage(grid: Grid, name: str, workload: Workload) -> Cost:
-    calls = FAMILY.stage(name).calls(grid.architecture, workload)
+    calls = grid.family.stage(name).calls(grid.architecture, workload)
     return total(evaluate(grid.closed_form, name, variables) for variables in calls)
 
 
@@ -208,39 +252,56 @@ def _decode_context(grid: Grid, prompt: Any, new_tokens: Any) -> Any:
         # that falls below.
         auto = prompt + new_tokens // 2
         return auto + (2 - auto) * (auto < 2)
-    fixed = grid.architecture.decoder.max_positions if grid.decode_context == "max" else grid.decode_context
+    longest = grid.family.decoder(grid.architecture).max_positions
+    fixed = longest if grid.decode_context == "max" else grid.decode_context
     return fixed + 0 * prompt
 
 
 def _bounds(
-    grid: Grid, workload: Workload, request: Mapping[str, Cost], steps: Any, item_size: Any, peaks: tuple[Any, Any]
+    grid: Grid, workload: Workload, request: Mapping[str, Cost], item_size: Any, peaks: tuple[Any, Any, Any]
 ) -> dict[str, Any]:
     """Bounds of every stage and sum, by the arithmetic of `stagemeter.capacity`, in its order."""
     import numpy as np
 
-    peak_flops, peak_bytes = peaks
+    peak_flops, peak_bytes, memory = peaks
+    steps = workload.decode_steps
     least: dict[str, Any] = {}
-    for stage in FAMILY.stages:
+    for stage in grid.family.stages:
         cost = request[stage.name]
         moved = cost.bytes_read(item_size) + cost.bytes_written(item_size)
         if stage.experts is not None:
             possible = stage.experts(grid.architecture, workload)
             of_one = bytes_of_an_expert(grid.closed_form, stage.name, item_size)
             moved = moved - of_one * (steps if stage.name == DECODE else 1) * (possible.most - possible.fewest)
-        compute_ms = 1e3 * np.asarray(cost.flops, np.float64) / peak_flops
-        least[stage.name] = np.maximum(compute_ms, 1e3 * np.asarray(moved, np.float64) / peak_bytes)
-    rows = {**{name: [name] for name in _FORWARD_STAGES}, VISION: AGGREGATES[VISION], FORWARD: _FORWARD_STAGES}
+        compute_ms = 1e3 * _floats(cost.flops) / peak_flops
+        least[stage.name] = np.maximum(compute_ms, 1e3 * _floats(moved) / peak_bytes)
+    together = aggregates(least)
+    rows = {**{name: [name] for name in together[FORWARD]}, VISION: together[VISION], FORWARD: together[FORWARD]}
     bounds = {name: sum(least[stage] for stage in stages) for name, stages in rows.items()}
     # Of a request without a step nothing, rather than a step that takes no time.
-    some = np.where(steps > 0, 1.0, np.nan)
+    some = np.where(_floats(steps) > 0, 1.0, np.nan)
     bounds[DECODE_TOTAL] = least[DECODE] * some
-    bounds[DECODE] = least[DECODE] / np.maximum(steps, 1) * some
-    bounds[TOTAL] = sum(least[stage] for stage in _STAGES)
+    bounds[DECODE] = least[DECODE] / np.maximum(_floats(steps), 1) * some
+    bounds[TOTAL] = sum(least.values())
     whole = bounds[TOTAL]
+    needed = _needed(grid, workload, item_size)
+    # What does not fit has no throughput. Memory that is not known is NaN, which nothing is larger than.
+    fits = np.where(_floats(needed) > memory, np.nan, 1.0)
     rates = {
         "at_roofline/first_token_ms": bounds[FORWARD],
-        "at_roofline/decode_tokens_per_second": 1e3 * (workload.batch_size * steps) / bounds[DECODE_TOTAL],
-        "at_roofline/tokens_per_second": 1e3 * (workload.batch_size * workload.new_tokens) / whole,
-        "at_roofline/pages_per_hour": 3600 * (1e3 * workload.batch_size / whole),
+        "at_roofline/decode_tokens_per_second": 1e3 * _floats(workload.batch_size * steps) / bounds[DECODE_TOTAL],
+        "at_roofline/tokens_per_second": 1e3 * _floats(workload.batch_size * workload.new_tokens) / whole,
+        "at_roofline/pages_per_hour": 3600 * (1e3 * _floats(workload.batch_size) / whole),
     }
-    return {f"roofline_ms/{name}": milliseconds for name, milliseconds in bounds.items()} | rates
+    return {
+        **{f"roofline_ms/{name}": milliseconds for name, milliseconds in bounds.items()},
+        **{name: rate * fits for name, rate in rates.items()},
+        NEEDED: needed,
+    }
+
+
+def _floats(values: Any) -> NDArray[Any]:
+    """Whole numbers of any size as the nearest floats."""
+    import numpy as np
+
+    return np.asarray(values, np.float64)

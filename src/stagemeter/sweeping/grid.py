@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
+from stagemeter.models.family import Family
+from stagemeter.models.registry import family_named
 from stagemeter.workload import stable_hash
 
 #: The axes of a grid from the one that changes last to the one that changes with every row.
@@ -57,7 +58,9 @@ class Grid:
     ----------
     model : str
         Name of the model.
-    architecture : DeepseekOCRArchitecture
+    family_name : str
+        Family of the model. By name, since what a family is made of cannot be sent to every cluster.
+    architecture : object
         Its sizes.
     closed_form : mapping
         ``closed_form`` of a report of it.
@@ -73,10 +76,13 @@ class Grid:
         Length at which the language model is looked at; None: that of the prompt.
     decode_context : int or str
         As in a configuration.
+    wide : frozenset of str
+        Columns whose numbers may not fit into 64 bits.
     """
 
     model: str
-    architecture: DeepseekOCRArchitecture
+    family_name: str
+    architecture: Any
     closed_form: Mapping[str, Any]
     pages: Sequence[Page]
     batch_sizes: Sequence[int] = (1,)
@@ -86,6 +92,12 @@ class Grid:
     devices: Sequence[Mapping[str, Peak]] = field(default=())
     seq_len: int | None = None
     decode_context: int | str = "auto"
+    wide: frozenset[str] = frozenset()
+
+    @property
+    def family(self) -> Family[Any]:
+        """The family of the model."""
+        return family_named(self.family_name)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -102,6 +114,7 @@ class Grid:
         """Twelve hexadecimal digits that are equal for grids that give the same table."""
         return stable_hash(
             {
+                "family": self.family_name,
                 "architecture": self.architecture.hash,
                 "pages": [[page.name, page.width, page.height, asdict(page.views)] for page in self.pages],
                 "devices": [{dtype: asdict(peak) for dtype, peak in device.items()} for device in self.devices],

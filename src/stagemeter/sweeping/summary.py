@@ -120,8 +120,8 @@ def _batches(file: Any, names: set[str]) -> Iterator[pandas.DataFrame]:
     wanted = {*_RANGED, *_HEAT_AXES, *_OF_PAGES, "model", "mode", "device", _PAGES_PER_HOUR}
     for batch in file.iter_batches(batch_size=100_000, columns=sorted(wanted & names)):
         frame: pandas.DataFrame = batch.to_pandas()
-        frame["flops_per_page"] = frame[_TOTAL] / frame["batch_size"]
-        frame["bytes_per_page"] = frame["bytes/total"] / frame["batch_size"]
+        frame["flops_per_page"] = frame[_TOTAL].astype("float64") / frame["batch_size"]
+        frame["bytes_per_page"] = frame["bytes/total"].astype("float64") / frame["batch_size"]
         frame["pixels_seen"] = pixels_seen(frame)
         yield frame
 

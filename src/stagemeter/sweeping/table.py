@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Rows that are evaluated at a time, and are a part.
 ROWS_PER_PART = 50_000
+#: Digits of a decimal number of 128 bits.
+_DIGITS = 38
 _MANIFEST = "sweep.json"
 
 
@@ -43,7 +45,8 @@ def rows_table(grid: Grid, start: int, stop: int) -> pa.Table:
     length = stop - start
     arrays: dict[str, Any] = {"model": pa.array([grid.model] * length).dictionary_encode()}
     for name, values in columns.items():
-        array = pa.array(values, from_pandas=values.dtype.kind == "f")
+        kind = pa.decimal128(_DIGITS) if values.dtype == object else None
+        array = pa.array(values, kind, from_pandas=values.dtype.kind == "f")
         arrays[name] = array.dictionary_encode() if pa.types.is_string(array.type) else array
     return pa.table(arrays)
 

@@ -8,12 +8,11 @@ from dataclasses import fields
 from typing import Any
 
 from stagemeter.capacity import roofline_section
-from stagemeter.config import AnalysisConfig
-from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.config import DEFAULT_MODE, AnalysisConfig
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 from stagemeter.values import report_values
-from stagemeter.workload import Workload
+from stagemeter.workload import OWN, Workload
 
 Count = Callable[[Grid, AnalysisConfig], dict[str, Any]]
 
@@ -44,10 +43,10 @@ def differences(grid: Grid, row: int, count: Count) -> list[str]:
     count : callable
         Makes the report of a configuration.
     """
-    found = {name: values[0].item() for name, values in evaluate_rows(grid, row, row + 1).items()}
+    found = {name: values[:1].tolist()[0] for name, values in evaluate_rows(grid, row, row + 1).items()}
     config = AnalysisConfig(
         model=grid.model,
-        mode=found["mode"],
+        mode=DEFAULT_MODE if found["mode"] == OWN else found["mode"],
         image_w=found["image_width"],
         image_h=found["image_height"],
         text_tokens=found["text_tokens"],
@@ -60,7 +59,7 @@ def differences(grid: Grid, row: int, count: Count) -> list[str]:
     report = count(grid, config)
     if grid.devices:
         peak = next(device[config.dtype] for device in grid.devices if device[config.dtype].name == found["device"])
-        report = {**report, "roofline": roofline_section(report, FAMILY, grid.architecture, peak)}
+        report = {**report, "roofline": roofline_section(report, grid.family, grid.architecture, peak)}
     workload = Workload.from_dict(report["metadata"]["workload"])
     expected: dict[str, Any] = {
         **{field.name: getattr(workload, field.name) for field in fields(Workload)},
