@@ -465,6 +465,12 @@ def test_nothing_that_torch_counts_is_free():
     ]
 
 
+def test_products_in_free_libraries_are_not_free():
+    prims = torch.ops.prims
+    assert is_zero_cost(prims.add.default)
+    assert not any(is_zero_cost(operator.default) for operator in (prims.svd, prims.fft_c2c, prims.fft_r2c))
+
+
 def test_random_numbers_are_free():
     def run():
         x = torch.rand(3, 4).bernoulli().normal_()

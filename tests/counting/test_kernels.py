@@ -167,6 +167,13 @@ def test_a_list_of_products_and_other_fused_kernels():
     assert count(lambda: torch.conv_tbc(x, weight, torch.ones(5), 1)).of("").macs == 9 * 2 * 3 * 3 * 5
 
 
+def test_two_products_of_the_compiler_in_one_operator():
+    a, b, out = torch.ones(2, 3), torch.ones(3, 4), torch.zeros(2, 4)
+    cost = count(lambda: torch.ops.inductor._mm_plus_mm(a, b, a, b, out)).of("")
+    assert cost.macs == 2 * (2 * 3 * 4)
+    assert (cost.activations, cost.activation_reads) == (8, 2 * (6 + 12))
+
+
 @pytest.mark.parametrize("size", [(2, 1, 4, 5), (2, 1, 3, 4, 5)])
 def test_each_place_of_an_affine_grid_meets_a_matrix(size):
     dimensions = len(size) - 2

@@ -235,6 +235,11 @@ def _foreach_mm(left: Sequence[Shape], right: Sequence[Shape], *, out: Any) -> i
     return sum(matrix_macs(one, other) for one, other in zip(left, right, strict=True))
 
 
+@register_formula("inductor::_mm_plus_mm", name="mm")
+def _mm_plus_mm(a: Shape, b: Shape, c: Shape, d: Shape, *, out: Shape) -> int:
+    return matrix_macs(a, b) + matrix_macs(c, d)
+
+
 @register_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator, name="affine_grid_generator")
 def _affine_grid(theta: Shape, size: Any, *args: Any, out: Shape) -> int:
     # Every place of the grid, in homogeneous coordinates, by a matrix: (positions, d + 1) by (d + 1, d).

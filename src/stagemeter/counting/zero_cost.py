@@ -122,11 +122,15 @@ _REDUCING = """
 ZERO_COST_NAMES: frozenset[str] = frozenset(f"{_MAKING} {_RANDOM} {_ARRANGING} {_ELEMENTWISE} {_REDUCING}".split())
 
 #: Libraries of operators that do no arithmetic on tensors: bookkeeping, and moving tensors between processes; and
-#: ``prims``, ``rngprims``: torch's own elementwise work and random numbers.
+#: ``prims``, ``rngprims``: torch's own elementwise work, sums and random numbers.
 _FREE_NAMESPACES: frozenset[str] = frozenset(
     {"_c10d_functional", "_c10d_functional_autograd", "c10d", "c10d_functional", "fsdp", "inductor", "prim", "prims"}
     | {"profiler", "rngprims"}
 )
+#: What is in those libraries and is not free: products, decompositions and Fourier transforms.
+_NOT_FREE = frozenset({
+    "inductor::_mm_plus_mm", "prims::fft_c2c", "prims::fft_c2r", "prims::fft_r2c", "prims::svd"
+})  # fmt: skip
 #: Elementwise work and sums on a list of tensors, as optimizers do it.
 _ON_LISTS = "_foreach_"
 #: Those on lists of tensors that are products.
@@ -143,7 +147,7 @@ def is_zero_cost(operator: Any) -> bool:
         As a dispatch mode receives it.
     """
     if operator.namespace in _FREE_NAMESPACES:
-        return True
+        return operator._overloadpacket._qualified_op_name not in _NOT_FREE
     if not is_of_torch(operator):
         return False
     name = operator._overloadpacket.__name__
