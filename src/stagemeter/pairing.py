@@ -12,22 +12,25 @@ writes, t its time, P and W the device's peak rates of arithmetic and of memory:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from stagemeter.cost import ITEM_SIZES, item_sizes
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak, bound, bound_by
+from stagemeter.mixed_lengths import RequestsWork
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
 from stagemeter.models.family import EXPERTS_READ, Family
 from stagemeter.models.registry import family_named
+from stagemeter.profiling.devices import ONE_DEVICE, Devices
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.report import request_total
 from stagemeter.workload import Workload
 
 #: Changes with every change of the pairing's keys or of what they mean.
-SCHEMA_VERSION = "1.0"
-_NO_COUNT = "no count"
+SCHEMA_VERSION = "1.1"
+#: What the reasons of stages without a count begin with.
+NO_COUNT = "no count"
 
 Pairing = dict[str, Any]
 
@@ -42,13 +45,8 @@ _ASSUMPTIONS = (
     "what stays in a cache is not moved, so that MBU can come out above what the memory delivered",
     "bytes of experts are of those that ran, where a profile counted them or it cannot be otherwise; else a warning "
     "says between which bounds they are",
+    "rates and utilization are of one device; several that work on a request are taken to share its work evenly",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
-)
-#: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
-_ENGINE_EXPLANATION = (
-    "vLLM estimates attention, feed-forward network and output head of the language model and leaves the vision "
-    "encoders out (vllm/v1/metrics/perf.py); it estimates what it scheduled on one GPU, without what a prefix cache "
-    "spared it, and ours is the work of whole requests on all of them"
 )
 
 
@@ -194,6 +192,8 @@ def pair(
     workload: Workload,
     peak: Peak,
     experts_read: Mapping[str, float] | None = None,
+    devices: Devices = ONE_DEVICE,
+    requests: RequestsWork | None = None,
 ) -> Pairing:
     """Pair the times of a workload with its counts.
 
@@ -211,6 +211,10 @@ def pair(
         By stage, how many experts of a layer a pass read, see `with_experts`. Where it is not known, ``bytes``,
         ``gbps`` and ``mbu`` are what they are at most, ``bytes_least``, ``roofline_ms`` and ``roofline_fraction`` at
         least, and a flag says so.
+    devices : Devices
+        How many there were. Rates and utilization are of one of those that worked on a request together.
+    requests : RequestsWork, optional
+        Work of the requests that the times are means over, where their lengths differed.
 
     Returns
     -------
@@ -218,8 +222,8 @@ def pair(
         ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: ``time_ms``,
         ``flops``, ``flops_causal``, ``bytes``, ``bytes_least``, ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``,
         ``gbps``, ``roofline_ms``, ``roofline_fraction`` and ``bound_by``; what needs a bandwidth is None without one.
-        ``missing``: why others have none. ``counts``: where the counts are from. ``peak``, ``flags`` and
-        ``assumptions``.
+        ``missing``: why others have none. ``counts``: where the counts are from. ``devices``: ``count``, ``engines``,
+        ``per_request`` and ``source``. ``peak``, of one device, ``flags`` and ``assumptions``.
 
     Raises
     ------
@@ -230,7 +234,9 @@ def pair(
     work, source = counted_work(report, workload)
     if experts_read:
         work = with_experts(work, report, workload, experts_read)
-    rows, missing = _rows(list(report["stages"]), work, times_ms, workload.decode_steps, peak)
+    if requests is not None:
+        work = _mean_work(work, report, workload, requests)
+    rows, missing = _rows(list(report["stages"]), work, times_ms, workload.decode_steps, peak, devices.per_request)
     return {
         "schema_version": SCHEMA_VERSION,
         "model": report["metadata"]["model"],
@@ -242,13 +248,35 @@ def pair(
             "experts_read": dict(experts_read or {}),
             # Of the whole request, so of decode all steps.
             "flops": {stage: part.flops for stage, part in work.items()},
+            "flops_causal": {stage: part.flops_causal for stage, part in work.items()},
         },
         "peak": peak_dict(peak),
+        "devices": {**asdict(devices), "per_request": devices.per_request},
         "stages": rows,
         "missing": missing,
-        "flags": [*_disagreements(report), *_unsettled(rows), *_flags(rows)],
+        "flags": [
+            *_disagreements(report),
+            *(requests.flags() if requests is not None else ()),
+            *_unsettled(rows, cached=requests is not None and requests.lengths.cached > 0),
+            *_flags(rows),
+        ],
         "assumptions": list(_ASSUMPTIONS),
     }
+
+
+def _mean_work(
+    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, requests: RequestsWork
+) -> dict[str, Work]:
+    """Put the mean over requests in place of the work at their mean length. Bytes stay those of the latter."""
+    settled = dict(work)
+    for stage in (PREFILL, DECODE):
+        flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
+        settled[stage] = replace(work[stage], flops=flops, flops_causal=causal)
+    if requests.lengths.cached:
+        computed = max(1, requests.lengths.computed.total // requests.lengths.requests)
+        least = work_at(report, replace(workload, prompt_tokens=computed))[PREFILL].least_bytes
+        settled[PREFILL] = replace(settled[PREFILL], least_bytes=min(least, settled[PREFILL].least_bytes))
+    return settled
 
 
 def differing_fields(counted: Workload, measured: Workload) -> dict[str, list[Any]]:
@@ -279,7 +307,7 @@ def aggregates(stages: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _rows(
-    stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak
+    stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Work out every stage that has both a time and a count, then the sums, and say why others are missing."""
     requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
@@ -295,11 +323,11 @@ def _rows(
         if not passes:
             missing[stage] = "the request has no decode step"
         elif stage not in work:
-            missing[stage] = f"{_NO_COUNT}: the static report could not count it"
+            missing[stage] = f"{NO_COUNT}: the static report could not count it"
         elif stage not in requests:
             missing[stage] = _why_no_time(stage, times_ms, together)
         else:
-            rows[stage] = _row([work[stage]], requests[stage], peak, passes)
+            rows[stage] = _row([work[stage]], requests[stage], peak, passes, devices)
     parts = [*together[FORWARD], *([DECODE] if steps else [])]
     timed = [name for name in (FORWARD, VISION) if name in together and (name == VISION or name in times_ms)]
     sums = {**{name: together[name] for name in timed}, TOTAL: parts}
@@ -307,11 +335,11 @@ def _rows(
         time = _time_of_sum(summands, requests, times_ms, together)
         uncounted = [stage for stage in summands if stage not in work]
         if uncounted:
-            missing[name] = f"{_NO_COUNT} of {', '.join(uncounted)}"
+            missing[name] = f"{NO_COUNT} of {', '.join(uncounted)}"
         elif time is None:
             missing[name] = f"no time of {', '.join(stage for stage in summands if stage not in requests)}"
         else:
-            rows[name] = _row([work[stage] for stage in summands], time, peak, 1)
+            rows[name] = _row([work[stage] for stage in summands], time, peak, 1, devices)
     return rows, missing
 
 
@@ -342,16 +370,17 @@ def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[
     return "no time: it was not measured"
 
 
-def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int) -> dict[str, Any]:
-    """One line of the table: the work and the time of all passes, given per pass."""
+def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices: int) -> dict[str, Any]:
+    """One line of the table: work and time per pass, rates and utilization per device."""
     parts = list(works)
     flops = sum(part.flops for part in parts)
     causal = sum(part.flops_causal for part in parts)
     moved = sum(part.moved_bytes for part in parts)
-    least = [bound(part.flops, part.least_bytes, peak) for part in parts]
-    most = [bound(part.flops, part.moved_bytes, peak) for part in parts]
+    # As if the devices shared the work evenly, and what they tell one another took no time.
+    least = [bound(part.flops / devices, part.least_bytes / devices, peak) for part in parts]
+    most = [bound(part.flops / devices, part.moved_bytes / devices, peak) for part in parts]
     roofline_ms = sum(part.ms for part in least)
-    seconds = time_ms / 1e3
+    seconds = time_ms / 1e3 * devices
     known = peak.bytes_per_second is not None
     return {
         "time_ms": time_ms / passes,
@@ -403,59 +432,16 @@ def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return flags
 
 
-def _unsettled(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Which bytes are known between bounds only."""
-    stages = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
+def _unsettled(rows: Mapping[str, Mapping[str, Any]], cached: bool) -> list[str]:
+    """Which bytes are known between bounds only, for want of the experts that ran."""
+    open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
+    stages = [stage for stage in open_rows if not cached or stage == DECODE]
     if not stages:
         return []
     return [
         f"{', '.join(stages)}: which experts ran is not known, so that bytes, GB/s and MBU are at most what is given, "
         "and the roofline at least"
     ]
-
-
-def engine_section(pairing: Pairing, metrics: Mapping[str, float]) -> dict[str, Any] | None:
-    """Set a serving engine's own estimate of its work beside ours.
-
-    Parameters
-    ----------
-    pairing : dict
-        See `pair`.
-    metrics : mapping
-        Metrics of the profile. Those that matter begin with ``engine/``.
-
-    Returns
-    -------
-    dict or None
-        None where the profile is not of a serving engine, or a stage has no count. ``mfu`` is the work of all requests
-        over the seconds that were looked at, whatever overlapped: the utilization of the machine. ``explanation``
-        says what an estimate of the engine's own leaves out.
-    """
-    seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
-    flops = pairing["counts"]["flops"]
-    uncounted = any(why.startswith(_NO_COUNT) for why in pairing["missing"].values())
-    if not seconds or not requests or uncounted:
-        return None
-    peak = pairing["peak"]["tflops"] * 1e12
-    vision = requests * sum(number for stage, number in flops.items() if stage not in (PREFILL, DECODE))
-    ours = requests * sum(flops.values())
-    section: dict[str, Any] = {
-        "requests": requests,
-        "seconds": seconds,
-        "flops": ours,
-        "vision_flops": vision,
-        "mfu": ours / (seconds * peak),
-    }
-    estimate = metrics.get("engine/estimated_flops")
-    if estimate:
-        section |= {
-            "engine_flops": estimate,
-            "engine_mfu": estimate / (seconds * peak),
-            "difference": estimate / ours - 1,
-            "difference_language_only": estimate / (ours - vision) - 1,
-            "explanation": _ENGINE_EXPLANATION,
-        }
-    return section
 
 
 def peak_of_dict(values: Mapping[str, Any]) -> Peak:

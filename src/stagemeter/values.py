@@ -148,6 +148,7 @@ def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
     if "device" in hardware:
         # `device` is what was asked for, such as cuda:0; this is what answered to it.
         values["device_name"] = hardware["device"]
+    values |= {name: hardware[name] for name in ("devices", "devices_source") if name in hardware}
     return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
 
 

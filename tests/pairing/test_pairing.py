@@ -15,7 +15,9 @@ from stagemeter.mfu import compute_stage_mfu
 from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.description import load_architecture
 from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.pairing import differing_fields, engine_section, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.pairing import differing_fields, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.profiling.devices import ONE_DEVICE
+from stagemeter.serving import engine_section
 from stagemeter.workload import Workload
 
 A100 = Peak("A100", "bfloat16", 312e12, 2039e9, "test")
@@ -299,7 +301,7 @@ def test_peaks_survive_being_written_down():
 def test_engine_is_held_against_the_work_of_all_requests(gundam):
     pairing = pair(gundam, {"forward": 61.0, "decode_total": 3577.0}, workload_of(gundam), A100)
     metrics = {"engine/seconds": 60.0, "engine/requests": 120.0, "engine/estimated_flops": 1.0e14}
-    engine = engine_section(pairing, metrics)
+    engine = engine_section(pairing, metrics, ONE_DEVICE)
     assert engine["flops"] == 120 * gundam["total"]["flops"]
     assert engine["mfu"] == close(120 * gundam["total"]["flops"] / 60 / 312e12)
     assert engine["difference"] == close(1e14 / (120 * gundam["total"]["flops"]) - 1)
@@ -309,7 +311,7 @@ def test_engine_is_held_against_the_work_of_all_requests(gundam):
 
 
 def test_without_an_engine_there_is_no_section(gundam):
-    assert engine_section(pair(gundam, TIMES, workload_of(gundam), A100), {}) is None
+    assert engine_section(pair(gundam, TIMES, workload_of(gundam), A100), {}, ONE_DEVICE) is None
 
 
 # compute_stage_mfu

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from mlflow.tracking import fluent
 
-from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
+from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer, cli
 
 ROOT = Path(__file__).parents[2]
 SMALL = ROOT / "tests" / "session" / "small_config.json"
@@ -62,6 +62,23 @@ def runs(experiment):
         return [] if found is None else mlflow.MlflowClient().search_runs([found.experiment_id])
 
     return find
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run ``stagemeter`` in this process: ``command("mfu", ...)`` gives exit code, stdout and stderr."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stagemeter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    yield run
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,23 +34,6 @@ def close(value: float) -> object:
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Run ``stagemeter`` in this process: ``command("mfu", ...)`` gives exit code, stdout and stderr."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["stagemeter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    yield run
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-        signal.signal(number, handler)
-
-
-@pytest.fixture
 def analyzed(command, experiment, tmp_path):
     """Log a static run in the test's experiment; gives its report."""
 

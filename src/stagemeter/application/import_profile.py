@@ -16,6 +16,7 @@ from stagemeter.models.description import describe_model
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields
 from stagemeter.planning import plan_measured, plan_request, refuse_adapter, require_runnable
+from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
@@ -47,6 +48,8 @@ class Source:
         For summaries, which have no timestamps.
     device : str or None
         What the times were taken on.
+    devices : int or None
+        How many of them did the work; None for what the source shows.
     """
 
     files: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class Source:
     engine_model: str | None = None
     prefill_contains_vision: bool | None = None
     device: str | None = None
+    devices: int | None = None
 
 
 def import_profile(
@@ -95,8 +99,8 @@ def import_profile(
     asked = plan_request(config, model)
     hardware = _hardware(source.device)
     profile = _read(source, asked.decode_steps)
-    if hardware:
-        profile = replace(profile, hardware={**profile.hardware, **hardware})
+    hardware |= _devices(source.devices, profile)
+    profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     # A page that was not in the prompt cannot have been worked on.
     require_runnable(workload)
@@ -184,6 +188,15 @@ def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
             raise StagemeterError(f"--map {pair!r}: {stage} is {metrics[stage]} already; give one metric for a stage")
         metrics[stage] = metric
     return metrics
+
+
+def _devices(given: int | None, profile: Profile) -> dict[str, str]:
+    """How many devices did the work, if somebody said so."""
+    if given is None:
+        return {}
+    engines = profile.metrics.get("engine/engines")
+    found = devices_of(given, None if engines is None else int(engines))
+    return {"devices": str(found.count), "devices_source": found.source}
 
 
 def _hardware(device: str | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.output import print_profiled, run_options, say_options
-from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.types import FRACTION, NUMBER, PATH, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 
 _EPILOG = """\b
@@ -38,6 +38,7 @@ Examples:
     help="For summaries without timestamps: whether the vision stages ran inside of the prefill range.",
 )
 @click.option("--device", type=TEXT, help="What it ran on, see `stagemeter devices`. [what the source names]")
+@click.option("--devices", type=NUMBER, help="Devices that did the work. [one for each engine in the metrics, else 1]")
 @workload_options
 @run_options
 @say_options
@@ -50,6 +51,7 @@ def import_profile(
     engine_model: str | None,
     prefill_contains_vision: bool | None,
     device: str | None,
+    devices: int | None,
     config_file: Path | None,
     experiment: str | None,
     run_name: str | None,
@@ -76,5 +78,6 @@ def import_profile(
         engine_model=engine_model,
         prefill_contains_vision=prefill_contains_vision,
         device=device,
+        devices=devices,
     )
     print_profiled(run(config, where, experiment=experiment, run_name=run_name), as_json)

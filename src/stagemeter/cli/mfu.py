@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 import click
 
 from stagemeter.cli.output import print_json, say, say_options
-from stagemeter.cli.types import FRACTION, TEXT
+from stagemeter.cli.types import FRACTION, NUMBER, TEXT
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED
 
@@ -32,6 +32,7 @@ Examples:
 )
 @click.option("--peak-tflops", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
 @click.option("--peak-gbps", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
+@click.option("--devices", type=NUMBER, help="Devices that did the work. [what the profiling run says, else 1]")
 @click.option("--figures", is_flag=True, help="With --experiment: draw a roofline for every run, too.")
 @say_options
 def mfu(
@@ -41,6 +42,7 @@ def mfu(
     device: str | None,
     peak_tflops: float | None,
     peak_gbps: float | None,
+    devices: int | None,
     figures: bool,
     as_json: bool,
 ) -> None:
@@ -53,7 +55,7 @@ def mfu(
     if experiment is not None:
         if static_run is not None:
             raise StagemeterError("--static-run goes with --profile-run: in an experiment each run finds its own")
-        _pair_all(experiment, device, peak_tflops, peak_gbps, figures, as_json)
+        _pair_all(experiment, device, peak_tflops, peak_gbps, devices, figures, as_json)
         return
     from rich.console import Console
 
@@ -64,7 +66,7 @@ def mfu(
     # Whatever MLflow prints, stdout belongs to the result.
     what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
     with redirect_stdout(sys.stderr), Console(stderr=True).status(what):
-        pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps)
+        pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps, devices)
     if as_json:
         print_json(pairing)
     else:
@@ -80,12 +82,18 @@ def mfu(
 
 
 def _pair_all(
-    experiment: str, device: str | None, tflops: float | None, gbps: float | None, figures: bool, as_json: bool
+    experiment: str,
+    device: str | None,
+    tflops: float | None,
+    gbps: float | None,
+    devices: int | None,
+    figures: bool,
+    as_json: bool,
 ) -> None:
     from stagemeter.tracking.pair import pair_experiment
 
     with redirect_stdout(sys.stderr), _progress() as on_run:
-        pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run)
+        pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run, devices)
     if as_json:
         print_json({"pairings": pairings, "failures": failures})
     elif pairings:

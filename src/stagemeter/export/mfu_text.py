@@ -8,6 +8,7 @@ from typing import Any
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
 from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_lengths, milliseconds, rate, with_unit
+from stagemeter.profiling.devices import ASSUMED, Devices
 
 _COLUMNS = (
     "Stage",
@@ -64,6 +65,8 @@ def mfu_description(pairing: Mapping[str, Any], counts: str) -> str:
     total = pairing["stages"].get("total")
     whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
     document.new_paragraph(f"{whole}Peak: {_peak(pairing)}. Counts: {counts}.")
+    for line in _devices(pairing["devices"]):
+        document.new_paragraph(f"{line}.")
     kept = [_COLUMNS.index(column) for column in _FEW_COLUMNS]
     add_table(document, unbroken([[row[index] for index in kept] for row in [_COLUMNS, *_rows(pairing)]]))
     lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
@@ -125,7 +128,17 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
         for name, (counted, measured) in counts["differences"].items()
     ]
     facts.append(f"peak: {peak['name']}, {peak['dtype']}: {peak['source']}")
-    return facts
+    return facts + _devices(pairing["devices"])
+
+
+def _devices(devices: Mapping[str, Any]) -> list[str]:
+    """How many devices there were, how that is known, and how many of them worked on a request; nothing if assumed."""
+    if devices["source"] == ASSUMED:
+        return []
+    count, engines, together = devices["count"], devices["engines"], devices["per_request"]
+    counted = Devices(count, engines, devices["source"]).words
+    shared = f", {together} on each request" if together > 1 else ""
+    return [f"{counted}{shared}: rates and utilization are of one"]
 
 
 def _run(pairing: Mapping[str, Any], key: str) -> str:
@@ -137,9 +150,13 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
     if engine is None:
         return []
     ours = with_unit(round(engine["flops"]), "FLOPs")
+    count, between = engine["devices"], ""
+    if engine.get("mfu_least", engine["mfu"]) < engine.get("mfu_most", engine["mfu"]):
+        between = f" (between {_percent(engine['mfu_least'])} and {_percent(engine['mfu_most'])})"
     lines = [
-        f"{engine['requests']:,.0f} requests in {engine['seconds']:,.4g} s: {ours}, MFU of the machine "
-        f"{_percent(engine['mfu'])}"
+        f"{engine['requests']:,.0f} requests in {engine['seconds']:,.4g} s: {ours}, MFU of "
+        f"{'the device' if count == 1 else f'each of {count} devices'} "
+        f"{_percent(engine['mfu'])}{between}, causal {_percent(engine['mfu_causal'])}"
     ]
     if "engine_flops" in engine:
         theirs = with_unit(round(engine["engine_flops"]), "FLOPs")

@@ -95,6 +95,9 @@ def _of(document: Mapping[str, Any], quantity: str) -> dict[str, float]:
 
 def _machine(hardware: Mapping[str, str]) -> str:
     parts = [hardware.get("device", "an unknown device")]
+    if "devices" in hardware:
+        plural = "" if hardware["devices"] == "1" else "s"
+        parts.append(f"{hardware['devices']} device{plural} ({hardware.get('devices_source', 'as given')})")
     if "cores" in hardware and hardware.get("device_type") == "cpu":
         parts.append(f"{hardware['cores']} cores")
     if hardware.get("memory_bytes", "").isdigit():

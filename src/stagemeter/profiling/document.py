@@ -13,7 +13,7 @@ from stagemeter.versions import package_versions
 from stagemeter.workload import Workload
 
 #: Changes with every change of the document's keys or of what they mean.
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 ProfileDocument = dict[str, Any]
 
@@ -91,6 +91,7 @@ def profile_document(
         "stages_of_request": _stages_of_request(profile),
         "throughput": _throughput(profile, workload),
         "metrics": values["metrics"],
+        "lengths": values["lengths"],
         "hardware": values["hardware"],
         "notes": values["notes"],
     }

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+from stagemeter.profiling.lengths import RequestLengths
+
 PREFILL = "prefill"
 #: One decode step, and all steps of a request.
 DECODE, DECODE_TOTAL = "decode", "decode_total"
@@ -47,6 +49,8 @@ class Profile:
         What it ran on: ``device``, and what else is known.
     notes : tuple of str
         What one should know about the times.
+    lengths : RequestLengths or None
+        Of a serving engine: how long the requests were that the times are means over.
     """
 
     times_ms: Mapping[str, Sequence[float]]
@@ -57,6 +61,7 @@ class Profile:
     metrics: Mapping[str, float] = field(default_factory=dict)
     hardware: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    lengths: RequestLengths | None = None
 
     @property
     def medians(self) -> dict[str, float]:
@@ -68,6 +73,7 @@ class Profile:
         return {
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()},
             "times_ms": {stage: list(times) for stage, times in self.times_ms.items()},
+            "lengths": None if self.lengths is None else self.lengths.to_dict(),
         }
 
 

@@ -14,6 +14,8 @@ WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
+#: How long the requests were that the times of a serving engine are means over, as JSON.
+LENGTHS = "stagemeter.request_lengths"
 #: Hash of all that a report holds: by it a report is known that was brought in before.
 REPORT_HASH = "stagemeter.report_hash"
 #: What the names of packages and the properties of a machine are put behind.

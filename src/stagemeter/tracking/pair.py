@@ -20,13 +20,23 @@ from stagemeter.errors import StagemeterError
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
-from stagemeter.pairing import Pairing, counted_experts, engine_section, pair
+from stagemeter.mixed_lengths import requests_work
+from stagemeter.pairing import Pairing, counted_experts, pair
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
+from stagemeter.serving import engine_section
 from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
-from stagemeter.tracking.runs import architecture_of, find_experiment, find_run, measured_workload, search_runs
+from stagemeter.tracking.runs import (
+    architecture_of,
+    devices_of_run,
+    find_experiment,
+    find_run,
+    lengths_of_run,
+    measured_workload,
+    search_runs,
+)
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.workload import stable_hash
 
@@ -41,6 +51,8 @@ _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", 
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
 _METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
+#: Those of a serving engine, as ``mfu/engine`` and so on.
+_SHARES = ("mfu", "mfu_least", "mfu_most", "mfu_causal", "mfu_causal_least", "mfu_causal_most")
 #: What a time can be of.
 _TIMED = tuple(stage for stage in STAGES if stage != "request")
 #: How many profiles a static run lists.
@@ -53,6 +65,7 @@ def pair_runs(
     device: str | None = None,
     peak_tflops: float | None = None,
     peak_gbps: float | None = None,
+    devices: int | None = None,
 ) -> Pairing:
     """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
 
@@ -67,6 +80,8 @@ def pair_runs(
         profiling run names.
     peak_tflops, peak_gbps : float, optional
         The peak itself, in place of a device: dense TFLOP/s and GB/s.
+    devices : int, optional
+        How many devices did the work. Default: what the profiling run says, else one.
 
     Returns
     -------
@@ -88,7 +103,7 @@ def pair_runs(
         statics = StaticRuns(many=False)
         static = find_run(static_run) if static_run is not None else statics.matching(profile)
         peak = find_peak(profile, device, peak_tflops, peak_gbps)
-        pairing = pair_run(profile, static, statics, peak)
+        pairing = pair_run(profile, static, statics, peak, devices=devices)
         link_back(static, [profile.info.run_id])
     return pairing
 
@@ -111,7 +126,9 @@ def require_profile(run: Run) -> None:
         raise StagemeterError(f"run {run.info.run_id} holds no time of any stage: it ended before one was measured")
 
 
-def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures: bool = True) -> Pairing:
+def pair_run(
+    profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures: bool = True, devices: int | None = None
+) -> Pairing:
     """Pair two runs and log what comes of it, unless that is there already.
 
     Raises
@@ -129,15 +146,18 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures
             f"run {static.info.run_id} is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
             f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
         )
-    workload = measured_workload(profile)
-    pairing = pair(statics.report(static), _times(profile), workload, peak, counted_experts(profile.data.metrics))
+    workload, report = measured_workload(profile), statics.report(static)
+    used = devices_of_run(profile, devices)
+    requests = requests_work(report, workload, lengths_of_run(profile))
+    experts = counted_experts(profile.data.metrics)
+    pairing = pair(report, _times(profile), workload, peak, experts, used, requests)
     pairing["flags"] += peak_flags(profile, peak)
-    engine = engine_section(pairing, profile.data.metrics)
+    engine = engine_section(pairing, profile.data.metrics, used, requests)
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:
             pairing["flags"].append(
-                f"engine: mfu is {engine['mfu']:.3f}, above 1: it is held against the peak of one device, and there "
+                f"engine: mfu is {engine['mfu']:.3f}, above 1: it is held against the peak of {used.words}, and there "
                 "were more, or the workload is not that of the requests"
             )
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
@@ -208,9 +228,10 @@ def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
         if row[quantity] is not None
     }
     if "engine" in pairing:
-        values["mfu/engine"] = pairing["engine"]["mfu"]
+        engine = pairing["engine"]
+        values |= {f"{name}/engine": engine[name] for name in _SHARES if name in engine}
     # What an earlier pairing knew and this one does not must not stand beside it; a metric cannot be deleted.
-    stale = [key for key in logged if key.partition("/")[0] in _METRICS and key not in values]
+    stale = [key for key in logged if key.partition("/")[0] in (*_METRICS, *_SHARES) and key not in values]
     values |= dict.fromkeys(stale, math.nan)
     return [Metric(key, value, now, 0) for key, value in values.items()]
 
@@ -224,6 +245,7 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
         "stagemeter.peak_tflops": repr(peak["tflops"]),
         "stagemeter.peak_gbps": repr(peak["gbps"]),
         "stagemeter.peak_source": peak["source"],
+        "stagemeter.devices": f"{pairing['devices']['count']}, {pairing['devices']['source']}",
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: _described(profile, written),
         PAIRING_HASH: fingerprint,
@@ -249,6 +271,7 @@ def pair_experiment(
     peak_gbps: float | None = None,
     figures: bool = False,
     on_run: Callable[[int, int], None] = lambda done, runs: None,
+    devices: int | None = None,
 ) -> tuple[list[Pairing], dict[str, str]]:
     """Pair all profiling runs of an experiment with their static runs.
 
@@ -263,6 +286,8 @@ def pair_experiment(
         network has five megabytes.
     on_run : callable
         Told after every run how many are done, and how many there are.
+    devices : int, optional
+        See `pair_runs`.
 
     Returns
     -------
@@ -291,7 +316,7 @@ def pair_experiment(
                 require_profile(profile)
                 static = statics.matching(profile)
                 peak = find_peak(profile, device, peak_tflops, peak_gbps)
-                pairings.append(pair_run(profile, static, statics, peak, figures))
+                pairings.append(pair_run(profile, static, statics, peak, figures, devices))
                 linked.setdefault(static.info.run_id, (static, []))[1].append(run_id)
             except StagemeterError as error:
                 failures[run_id] = str(error)

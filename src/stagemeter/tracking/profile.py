@@ -14,7 +14,7 @@ from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.export.profile_text import profile_markdown
-from stagemeter.tracking.labels import HARDWARE, PROFILE, SCHEMA, workload_tags
+from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, SCHEMA, workload_tags
 from stagemeter.tracking.store import missing_params, store_errors
 from stagemeter.values import profile_params, profile_values
 
@@ -82,4 +82,6 @@ def _tags(document: Mapping[str, Any]) -> list[RunTag]:
         **{f"{HARDWARE}{name}": value for name, value in document["hardware"].items()},
         MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",
     }
+    if document["lengths"] is not None:
+        tags[LENGTHS] = json.dumps(document["lengths"], separators=(",", ":"))
     return [RunTag(key, value) for key, value in tags.items()]

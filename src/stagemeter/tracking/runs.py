@@ -15,12 +15,14 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from stagemeter.core.files import shown
-from stagemeter.core.json_text import read_json
+from stagemeter.core.json_text import parse_json, read_json
 from stagemeter.cost import ITEM_SIZES
 from stagemeter.errors import StagemeterError
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
+from stagemeter.profiling.devices import GIVEN, Devices, devices_of
+from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.report import SCHEMA_VERSION, report_fault
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, STATIC, WORKLOAD
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, STATIC, WORKLOAD
 from stagemeter.tracking.store import store_address
 from stagemeter.workload import Workload
 
@@ -167,6 +169,39 @@ def measured_workload(run: Run) -> Workload:
     if workload is None:
         raise StagemeterError(f"run {run.info.run_id} does not say what was measured: profile or import it again")
     return workload
+
+
+def devices_of_run(run: Run, given: int | None) -> Devices:
+    """The devices that did the work of a profiling run, as given or as the run says.
+
+    Raises
+    ------
+    StagemeterError
+        If they cannot be shared by the engines of the run.
+    """
+    seen = run.data.metrics.get("engine/engines")
+    engines = int(seen) if seen is not None and seen >= 1 else None
+    said, source = (run.data.tags.get(f"{HARDWARE}{name}") for name in ("devices", "devices_source"))
+    if given is None and said is not None and source == GIVEN and said.isdecimal():
+        return devices_of(int(said), engines, f"{GIVEN} to import-profile")
+    return devices_of(given, engines)
+
+
+def lengths_of_run(run: Run) -> RequestLengths | None:
+    """Lengths of the requests that a profiling run of a serving engine is of; None where it does not say.
+
+    Raises
+    ------
+    StagemeterError
+        If what it says is damaged.
+    """
+    text = run.data.tags.get(LENGTHS)
+    try:
+        return None if text is None else RequestLengths.from_dict(parse_json(text, LENGTHS))
+    except ValueError as error:
+        raise StagemeterError(
+            f"run {run.info.run_id}: its tag {LENGTHS} is damaged ({error}): import it again"
+        ) from None
 
 
 def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) -> dict[str, Any]:

@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from stagemeter.errors import StagemeterError
+from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile
+
+LENGTHS = RequestLengths(
+    Histogram(300, (Bucket(1, 100, 1), Bucket(101, None, 1))),
+    Histogram(20, (Bucket(1, None, 2),)),
+    Histogram(250, (Bucket(0, None, 2),)),
+    "vllm:prefix_cache_hits_total",
+)
 
 
 def read(tmp_path: Path, text: str, steps: int = 3, **options):
@@ -86,12 +94,20 @@ def test_profile_survives_being_written(tmp_path):
         metrics={"memory/peak": 5.0},
         hardware={"device": "A100"},
         notes=("a note",),
+        lengths=LENGTHS,
     )
     again = read(tmp_path, json.dumps(profile.to_dict()))
     assert again.times_ms == profile.times_ms
     assert (again.clock, again.request_ms, again.metrics) == ("CUDA events", (3.0, 4.0), {"memory/peak": 5.0})
     assert again.hardware == {"device": "A100"}
     assert "a note" in again.notes
+    assert again.lengths == LENGTHS
+
+
+def test_damaged_lengths_of_a_profile_are_named(tmp_path):
+    profile = Profile(times_ms={"prefill": (1.0,)}, source="vLLM metrics", clock="wall time", lengths=LENGTHS)
+    with pytest.raises(StagemeterError, match="lengths: no lengths of requests"):
+        read(tmp_path, json.dumps(profile.to_dict() | {"lengths": {"prompt": 3}}))
 
 
 @pytest.mark.parametrize(

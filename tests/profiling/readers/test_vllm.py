@@ -67,7 +67,7 @@ def test_without_the_time_between_nothing_is_said_about_the_machine(tmp_path):
 def test_tokens_that_are_no_whole_mean_are_rounded_and_said():
     profile = read_scrapes(BEFORE, scraped(102, 93156, 52224, 13.0, 408.0))
     assert profile.measured["prompt_tokens"] == 913
-    assert any("913.3 prompt tokens in the mean" in note for note in profile.notes)
+    assert any("mean lengths of requests, 913.3 prompt and 512 new tokens" in note for note in profile.notes)
 
 
 def tokens_of_finished(requests: int, prompt: int, new: int) -> str:
@@ -97,7 +97,7 @@ def test_work_that_was_saved_is_spoken_of():
     after = f"vllm:prefix_cache_hits_total{labels} 905\nvllm:spec_decode_num_drafts_total{labels} 70\n"
     profile = read_scrapes(BEFORE + before, AFTER + after)
     assert profile.metrics["engine/prefix_cache_hit_tokens"] == 900
-    assert any("900 of 91300 prompt tokens came from the prefix cache" in note for note in profile.notes)
+    assert any("900 of 91300 prompt tokens came from a cache" in note for note in profile.notes)
     assert any("decoded speculatively (70 drafts)" in note for note in profile.notes)
     idle = read_scrapes(BEFORE + before, AFTER + before)
     assert not any("prefix cache" in note or "speculatively" in note for note in idle.notes)
@@ -136,6 +136,59 @@ def test_engine_model_is_chosen_where_there_are_several():
     ],
 )
 def test_scrapes_that_say_nothing(first, second, message):
+    with pytest.raises(StagemeterError, match=message):
+        read_scrapes(first, second)
+
+
+TWO_BEFORE, TWO_AFTER = (
+    scraped(2, 1826, 1024, 1.0, 8.0, engines=2),
+    scraped(102, 93126, 52224, 13.0, 408.0, engines=2),
+)
+
+
+def of_engine(page: str, engine: int, other: str) -> str:
+    """A page with one engine as on another page."""
+    label = f'engine="{engine}"'
+    kept = [line for line in page.splitlines(keepends=True) if label not in line]
+    return "".join([*kept, *(line for line in other.splitlines(keepends=True) if label in line)])
+
+
+def test_engines_are_counted_and_an_idle_one_is_named():
+    idle = of_engine(TWO_AFTER, 1, TWO_BEFORE)
+    profile = read_scrapes(TWO_BEFORE, idle, seconds=10)
+    assert profile.metrics["engine/requests"] == 50
+    assert profile.metrics["engine/engines"] == 2
+    assert profile.hardware == {"devices": "2", "devices_source": "one for each engine in the metrics"}
+    assert "engine 1 finished no request, and its devices count all the same" in profile.notes
+    assert not any("finished no request" in note for note in read_scrapes(TWO_BEFORE, TWO_AFTER).notes)
+
+
+def test_engines_of_another_model_on_the_page_are_not_counted():
+    other = scraped(10, 100, 100, 1.0, 1.0, model="other", engines=2).replace('engine="0"', 'engine="2"')
+    profile = read_scrapes(TWO_BEFORE + other, TWO_AFTER + other, engine_model=MODEL)
+    assert profile.metrics["engine/engines"] == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        # The sum over engines goes up all the same.
+        (of_engine(TWO_BEFORE, 1, TWO_AFTER), of_engine(TWO_AFTER, 1, TWO_BEFORE), "of engine 1 went down since"),
+        (TWO_BEFORE, AFTER, "engine 1 is on one of the two pages only"),
+        (BEFORE, TWO_AFTER, "engine 1 is on one of the two pages only"),
+        (BEFORE + BEFORE.partition("\n")[2], AFTER, "of one engine stands there twice"),
+        (BEFORE, scraped(102, 93126, 52224, 13.0, -408.0), "request_decode_time_seconds_sum is -408"),
+        (BEFORE, scraped(102, 93126, 52224, 13.0, 1e18), "more than a century"),
+        (
+            BEFORE + f'vllm:prompt_tokens_created{{engine="0",model_name="{MODEL}"}} 100\n',
+            AFTER + f'vllm:prompt_tokens_created{{engine="0",model_name="{MODEL}"}} 200\n',
+            "engine 0 started after",
+        ),
+        (BEFORE, TWO_AFTER.replace("vllm:generation_tokens_total", "vllm:other", 1), "of engine 0; is it the /metrics"),
+    ],
+    ids=["restarted", "stopped", "started", "page twice", "negative", "century", "caught up", "half an engine"],
+)
+def test_engines_that_changed_in_between_are_refused(first, second, message):
     with pytest.raises(StagemeterError, match=message):
         read_scrapes(first, second)
 

@@ -19,6 +19,7 @@ from typing import Any
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json
 from stagemeter.errors import StagemeterError
+from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
 from stagemeter.profiling.readers.aggregates import settle
 from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
@@ -178,6 +179,10 @@ def _ours(
     measured = _dict(path, content, "measured")
     times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
     request_ms = content.get("request_ms") or ()
+    try:
+        lengths = None if content.get("lengths") is None else RequestLengths.from_dict(content["lengths"])
+    except ValueError as error:
+        raise StagemeterError(f"{path}: lengths: {error}; leave them out") from None
     notes = content.get("notes") or ()
     return replace(
         times,
@@ -190,6 +195,7 @@ def _ours(
         metrics=_dict(path, content, "metrics"),
         hardware=_dict(path, content, "hardware"),
         notes=(*notes, *(note for note in times.notes if note not in notes)),
+        lengths=lengths,
     )
 
 

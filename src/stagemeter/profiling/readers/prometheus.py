@@ -1,0 +1,162 @@
+"""Pages in Prometheus' text format, engine by engine, and what their counters grew by between two of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from stagemeter.errors import StagemeterError
+from stagemeter.profiling.readers.mapping import near
+
+_STARTED, _CREATED = "process_start_time_seconds", "_created"
+_MODEL, _ENGINE = "model_name", "engine"
+#: Labels that tell series of one metric apart, beside model and engine.
+_PARTS = ("le", "source")
+
+#: A metric, and the value of the label that tells its series apart; empty where it has one series.
+Series = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The metrics of one model.
+
+    Attributes
+    ----------
+    name : str
+        What the page is called in errors.
+    engines : dict
+        Values by series, by engine.
+    started : float or None
+        When the server was started.
+    """
+
+    name: str
+    engines: dict[str, dict[Series, float]]
+    started: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What counters grew by, by engine."""
+
+    engines: Mapping[str, Mapping[Series, float]]
+
+    def total(self, metric: str, part: str = "") -> float | None:
+        """The growth of a series over all engines; None where an engine does not have it."""
+        found = [values.get((metric, part)) for values in self.engines.values()]
+        return None if not found or None in found else sum(value for value in found if value is not None)
+
+    def parts(self, metric: str) -> dict[str, float]:
+        """The growth of each series of a metric over all engines, where all have it."""
+        labels = dict.fromkeys(part for values in self.engines.values() for name, part in values if name == metric)
+        totals = {part: self.total(metric, part) for part in labels}
+        return {part: value for part, value in totals.items() if value is not None}
+
+
+def read_page(
+    name: str, text: str, wanted: Collection[str], required: Collection[str], engine_model: str | None
+) -> Page:
+    """Read the metrics of a model from a page.
+
+    Parameters
+    ----------
+    name : str
+        What to call the page in errors.
+    text : str
+        The page.
+    wanted, required : collection of str
+        Metrics to keep, and those that must be there for every engine.
+    engine_model : str or None
+        ``model_name`` to look at; None if there is one.
+
+    Raises
+    ------
+    StagemeterError
+        If the page is damaged, lacks a metric, or the model cannot be chosen.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    models: dict[str, dict[str, dict[Series, float]]] = {}
+    started = None
+    try:
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == _STARTED:
+                    started = sample.value
+                if sample.name not in wanted:
+                    continue
+                engines = models.setdefault(sample.labels.get(_MODEL, ""), {})
+                values = engines.setdefault(sample.labels.get(_ENGINE, ""), {})
+                series = sample.name, next((sample.labels[part] for part in _PARTS if part in sample.labels), "")
+                if series in values:
+                    raise StagemeterError(f"{name}: {sample.name} of one engine stands there twice; save the page once")
+                values[series] = sample.value
+    except StagemeterError:
+        raise
+    except (ValueError, KeyError, IndexError) as error:
+        raise StagemeterError(
+            f"{name}: is not Prometheus' text format ({str(error)[:100]}); save what http://HOST:PORT/metrics answers"
+        ) from None
+    return Page(name, _of_model(name, models, required, engine_model), started)
+
+
+def _of_model(
+    name: str,
+    models: Mapping[str, dict[str, dict[Series, float]]],
+    required: Collection[str],
+    engine_model: str | None,
+) -> dict[str, dict[Series, float]]:
+    if engine_model is not None and engine_model not in models:
+        raise StagemeterError(f"{name}: has no model {engine_model!r}; {near(engine_model, models or ['none'])}")
+    if engine_model is None and len(models) > 1:
+        raise StagemeterError(f"{name}: has several models, {', '.join(sorted(models))}; choose one as engine_model")
+    engines = models[engine_model] if engine_model is not None else next(iter(models.values()), {"": {}})
+    for engine, values in engines.items():
+        missing = [metric for metric in required if (metric, "") not in values]
+        if missing:
+            of_engine = f" of engine {engine}" if len(engines) > 1 else ""
+            raise StagemeterError(
+                f"{name}: lacks {', '.join(missing)}{of_engine}; is it the /metrics of a vLLM server?"
+            )
+        for (metric, _), value in values.items():
+            if not 0 <= value < math.inf:
+                raise StagemeterError(f"{name}: {metric} is {value}; scrape again")
+    return engines
+
+
+def growth(before: Page, after: Page) -> Growth:
+    """Work out what the counters of each engine grew by.
+
+    Raises
+    ------
+    StagemeterError
+        If the server or one of its engines was started, stopped or restarted in between.
+    """
+    changed = before.engines.keys() ^ after.engines.keys()
+    if changed:
+        names = ", ".join(sorted(changed))
+        raise StagemeterError(
+            f"{after.name}: engine {names} is on one of the two pages only: it was started or stopped in between; "
+            "scrape again"
+        )
+    if before.started is not None and after.started is not None and after.started > before.started:
+        raise _restarted(before, after, f"the server started after {before.name}")
+    grown = {}
+    for engine, values in after.engines.items():
+        earlier = before.engines[engine]
+        grown[engine] = {series: value - earlier[series] for series, value in values.items() if series in earlier}
+        for (metric, part), value in grown[engine].items():
+            if metric.endswith(_CREATED) and value > 0:
+                raise _restarted(before, after, f"engine {engine} started after {before.name}")
+            if value < 0:
+                whose = f" of engine {engine}" if len(after.engines) > 1 else ""
+                raise _restarted(
+                    before, after, f"{metric}{f' {part}' if part else ''}{whose} went down since {before.name}"
+                )
+    return Growth(grown)
+
+
+def _restarted(before: Page, after: Page, what: str) -> StagemeterError:
+    return StagemeterError(f"{after.name}: {what}: it was restarted, or the two are in the wrong order; scrape again")

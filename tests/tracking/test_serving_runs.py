@@ -1,0 +1,162 @@
+"""Runs of a serving engine in a real store: how many devices a utilization is of, and between which bounds it lies."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+RECORDED = Path(__file__).parents[1] / "serving" / "recorded"
+LLAMA = RECORDED / "llama.config.json"
+SECONDS, PEAK = 20, 989e12
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, rel=1e-12, abs=0)
+
+
+@pytest.fixture
+def served(command, experiment, tmp_path):
+    """Import the pages of a recorded scenario, pair them, and give the run and what was printed."""
+
+    def run(
+        scenario: str, *, imported: tuple[object, ...] = (), paired: tuple[object, ...] = ()
+    ) -> tuple[dict, str, str]:
+        pages = [RECORDED / f"{scenario}.{page}.txt" for page in ("before", "after")]
+        where = ("--model", LLAMA, "--experiment", experiment)
+        code, out, err = command(
+            "import-profile", *pages, "--interval", SECONDS, "--device", "H100-SXM", *where, *imported
+        )
+        assert code == 0, err
+        run_id = (
+            MlflowClient().search_runs([MlflowClient().get_experiment_by_name(experiment).experiment_id])[0].info.run_id
+        )
+        code, paired_out, err = command("mfu", "--profile-run", run_id, *paired)
+        assert code == 0, err
+        return MlflowClient().get_run(run_id), out, paired_out
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def counted(command, experiment, tmp_path):
+    """A static run of the model, of another length."""
+    options = ("--estimate", "--model", LLAMA, "--seq-len", 64, "--new-tokens", 4, "--output-dir", tmp_path / "out")
+    code, _, err = command("analyze", *options, "--experiment", experiment)
+    assert code == 0, err
+
+
+def artifact(run, name: str) -> dict:
+    return json.loads(Path(MlflowClient().download_artifacts(run.info.run_id, name)).read_text())
+
+
+def test_devices_are_the_engines_of_the_page(served):
+    run, imported, paired = served("data_parallel_2")
+    assert (run.data.params["devices"], run.data.params["devices_source"]) == (
+        "2",
+        "one for each engine in the metrics",
+    )
+    assert run.data.tags["stagemeter.devices"] == "2, one for each engine in the metrics"
+    assert "2 devices (one for each engine in the metrics)" in imported
+    assert "2 devices, one for each engine in the metrics: rates and utilization are of one" in paired
+    assert "MFU of each of 2 devices" in paired
+    assert "2 devices, one for each engine" in run.data.tags["mlflow.note.content"]
+    pairing = artifact(run, "mfu.json")
+    assert pairing["devices"] == {
+        "count": 2,
+        "engines": 2,
+        "source": "one for each engine in the metrics",
+        "per_request": 1,
+    }
+    engine = pairing["engine"]
+    assert engine["mfu"] == close(engine["flops"] / (2 * SECONDS * PEAK))
+    assert engine["engine_flops"] == 24_157_016_064
+    assert engine["engine_mfu"] == close(24_157_016_064 / (2 * SECONDS * PEAK))
+    assert run.data.metrics["mfu/engine"] == close(engine["mfu"])
+    # A request ran on one device, so that the rows of the table are as if there were no other.
+    row = pairing["stages"]["total"]
+    assert row["mfu"] == close(row["flops"] / (row["time_ms"] / 1e3 * PEAK))
+
+
+def test_several_devices_of_an_engine_share_a_request(served):
+    alone, _, _ = served("mixed_lengths")
+    run, _, paired = served("mixed_lengths", imported=("--devices", 4))
+    assert run.data.tags["stagemeter.devices"] == "4, as given to import-profile"
+    assert "4 devices, as given to import-profile, 4 on each request: rates and utilization are of one" in paired
+    for metric in ("mfu/engine", "mfu/total", "mfu_causal/total", "mbu/total", "tflops/decode", "gbps/forward"):
+        assert run.data.metrics[metric] == close(alone.data.metrics[metric] / 4)
+    assert run.data.metrics["roofline_ms/total"] == close(alone.data.metrics["roofline_ms/total"] / 4)
+    assert run.data.metrics["roofline_fraction/total"] == close(alone.data.metrics["roofline_fraction/total"] / 4)
+    # vLLM counts what one device of an engine does.
+    assert artifact(run, "mfu.json")["engine"]["engine_flops"] == 4 * 22_706_479_104
+    again, _, _ = served("mixed_lengths", imported=("--devices", 4), paired=("--devices", 2))
+    assert again.data.tags["stagemeter.devices"] == "2, as given"
+    assert again.data.metrics["mfu/engine"] == close(alone.data.metrics["mfu/engine"] / 2)
+
+
+def test_two_devices_for_each_of_two_engines(served):
+    run, _, _ = served("data_parallel_2", paired=("--devices", 4))
+    pairing = artifact(run, "mfu.json")
+    assert (pairing["devices"]["count"], pairing["devices"]["per_request"]) == (4, 2)
+    row, engine = pairing["stages"]["total"], pairing["engine"]
+    assert row["mfu"] == close(row["flops"] / (row["time_ms"] / 1e3 * 2 * PEAK))
+    assert engine["mfu"] == close(engine["flops"] / (4 * SECONDS * PEAK))
+    assert engine["engine_flops"] == 2 * 24_157_016_064
+
+
+@pytest.mark.parametrize("devices", [3, 1, 0, -2])
+def test_devices_that_engines_cannot_share_are_refused(command, devices):
+    pages = [RECORDED / f"data_parallel_2.{page}.txt" for page in ("before", "after")]
+    code, out, err = command("import-profile", *pages, "--model", LLAMA, "--devices", devices)
+    assert (code, out) == (2, "")
+    assert f"--devices {devices}: there cannot be so many. Give a multiple of 2" in err
+
+
+def test_devices_of_any_other_profile_are_one_unless_told(command, experiment, tmp_path):
+    (tmp_path / "times.json").write_text('{"prefill": 30.0, "decode": 8.0}')
+    where = ("--model", LLAMA, "--seq-len", 64, "--new-tokens", 4, "--experiment", experiment, "--json")
+    pairings = []
+    for devices in ((), ("--devices", 2)):
+        code, out, err = command("import-profile", "times.json", "--device", "H100-SXM", *where, *devices)
+        assert code == 0, err
+        code, out, err = command("mfu", "--profile-run", json.loads(out)["run_id"], "--json")
+        assert code == 0, err
+        pairings.append(json.loads(out))
+    one, two = pairings
+    assert one["devices"] == {"count": 1, "engines": 1, "source": "assumed, as nothing says more", "per_request": 1}
+    assert two["devices"]["source"] == "as given to import-profile"
+    for stage in ("prefill", "decode", "total"):
+        assert two["stages"][stage]["mfu"] == close(one["stages"][stage]["mfu"] / 2)
+        assert two["stages"][stage]["flops"] == one["stages"][stage]["flops"]
+
+
+def test_bounds_of_mixed_lengths_are_said_and_logged(served):
+    run, imported, paired = served("mixed_lengths")
+    engine = artifact(run, "mfu.json")["engine"]
+    assert engine["flops_least"] <= 22_706_479_104 <= engine["flops_most"]
+    assert run.data.metrics["mfu_least/engine"] == close(engine["flops_least"] / (SECONDS * PEAK))
+    assert run.data.metrics["mfu_most/engine"] == close(engine["flops_most"] / (SECONDS * PEAK))
+    assert run.data.metrics["mfu_causal_most/engine"] < run.data.metrics["mfu_most/engine"]
+    assert "estimate from the mean lengths of requests" in imported
+    assert "warning: FLOPs are an estimate from the mean lengths of 12 requests" in paired
+    assert "(between" in paired
+    assert "FLOPs are an estimate from the mean lengths" in run.data.tags["stagemeter.flags"]
+
+
+def test_tokens_from_a_cache_are_left_out(served):
+    run, imported, _ = served("prefix_cache")
+    assert "6688 of 9387 prompt tokens came from a cache" in imported
+    pairing = artifact(run, "mfu.json")
+    engine, row = pairing["engine"], pairing["stages"]["forward"]
+    assert engine["flops_least"] <= 21_891_325_952 <= engine["flops_most"]
+    assert row["flops"] * 12 < 25e9
+    assert row["bytes_least"] < row["bytes"]
+    assert any("6688 of 9387 prompt tokens came from a cache" in flag for flag in pairing["flags"])
+
+
+def test_damaged_lengths_are_named(served, command):
+    run, _, _ = served("mixed_lengths")
+    MlflowClient().set_tag(run.info.run_id, "stagemeter.request_lengths", '{"prompt": 3}')
+    code, out, err = command("mfu", "--profile-run", run.info.run_id)
+    assert (code, out) == (2, "")
+    assert "its tag stagemeter.request_lengths is damaged" in err
