@@ -19,6 +19,7 @@ from stagemeter.models.description import ModelDescription, describe_model, ship
 from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.registry import families
+from stagemeter.planning import limit_notes
 from stagemeter.workload import Workload
 
 PAGE = Path(__file__).with_name("models.md")
@@ -80,7 +81,10 @@ def row(model: ModelDescription) -> list[str]:
 
 def family_text(family: Any) -> str:
     """Return what there is to know about a family."""
-    notes = "".join(f"\n- {note}" for note in family.notes)
+    shipped = (describe_model(name) for name in family.shipped)
+    # Models of a family that are of different limits each have theirs.
+    limits = dict.fromkeys(note for model in shipped for note in limit_notes(AnalysisConfig(), model))
+    notes = "".join(f"\n- {note}" for note in (*limits, *family.notes))
     return f"\n## {family.name}\n\n{family.title}.\n" + (f"{notes}\n" if notes else "")
 
 

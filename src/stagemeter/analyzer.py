@@ -16,7 +16,15 @@ from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, requi
 from stagemeter.models.description import ModelDescription, with_adapter
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import Family, all_parameters
-from stagemeter.planning import load_picture, plan_page, plan_request, plan_workload, refuse_adapter
+from stagemeter.planning import (
+    limit_notes,
+    load_picture,
+    plan_page,
+    plan_request,
+    plan_workload,
+    refuse_adapter,
+    tile_notes,
+)
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (
     ANALYTIC,
@@ -219,7 +227,8 @@ class DeepseekOCRStaticAnalyzer:
         session = self.session
         workload = self._workload(config)
         tiers = self._run_tiers(config, workload)
-        return _report(FAMILY, session.architecture, session.name, config, workload, tiers, self._counted_model)
+        model, notes = self._counted_model, tile_notes(config)
+        return _report(FAMILY, session.architecture, session.name, config, workload, tiers, model, notes)
 
     def _workload(self, config: AnalysisConfig) -> Workload:
         refuse_adapter(config, "DeepseekOCRStaticAnalyzer")
@@ -270,9 +279,8 @@ def analyze_model(
         say("model")
         built = model.build()
     tiers = _run_tiers(model.family, model.architecture, built, config, workload, say, model.adapter)
-    return _report(
-        model.family, model.architecture, model.name, config, workload, tiers, built, model.notes, model.adapter
-    )
+    notes = (*limit_notes(config, model), *model.notes)
+    return _report(model.family, model.architecture, model.name, config, workload, tiers, built, notes, model.adapter)
 
 
 def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
@@ -312,7 +320,7 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
         workload,
         tiers,
         modules=[],
-        model_notes=model.notes,
+        model_notes=(*limit_notes(config, model), *model.notes),
         adapter=model.adapter,
     )
 
@@ -407,4 +415,5 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
     require_no_window(architecture, "the given architecture")
     workload = plan_workload(config, architecture)
     tiers = {ANALYTIC: analytic_tier(FAMILY, architecture, workload)}
-    return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[])
+    notes = tile_notes(config)
+    return build_report(FAMILY, architecture, model_name, config, workload, tiers, modules=[], model_notes=notes)

@@ -23,6 +23,8 @@ Tiers = Mapping[str, Tier]
 
 #: Settings that say how to count, not what.
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
+#: Settings that came later: not given, they leave the hashes of before as they were.
+_LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
 #: At most how many contexts the decode curve is given at.
 _CURVE_POINTS = 17
 _CONVENTIONS = (
@@ -86,7 +88,11 @@ def build_report(
             "workload_hash": workload.hash,
             "config": config.model_dump(),
             "config_hash": stable_hash(
-                {key: value for key, value in config.model_dump().items() if key not in _NOT_HASHED}
+                {
+                    key: value
+                    for key, value in config.model_dump().items()
+                    if key not in _NOT_HASHED and (value is not None or key not in _LATER)
+                }
             ),
             "versions": package_versions(),
         },

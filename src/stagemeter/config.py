@@ -86,6 +86,12 @@ class AnalysisConfig(BaseModel):
     video_frames : int or None
         Frames of a video in place of a page, each of the page's size, as many as are left after sampling; None for a
         page. For models that take videos.
+    min_pixels, max_pixels : int or None
+        Pixels between which a page is resized, for models whose processor does so. None: as the processor's file has
+        it, or the published model's.
+    max_tiles : int or None
+        Tiles of a page at most, for models that cut pages. None: as the processor's file has it, or the published
+        model's; for DeepSeek-OCR 9, as its authors' transformers code does, where their vLLM recipe takes 6.
     adapter : str or None
         Low-rank adapter beside the decoder's layers, counted apart: a folder that holds an ``adapter_config.json``, or
         such a file. None for none.
@@ -122,6 +128,9 @@ class AnalysisConfig(BaseModel):
     kv_cache_dtype: CacheDataType | None = None
     decode_context: Literal["auto", "max"] | Annotated[int, Field(ge=2, le=2**21)] = "auto"
     video_frames: Annotated[int, Field(ge=2, le=65_536)] | None = None
+    min_pixels: Annotated[int, Field(ge=1, le=10**10)] | None = None
+    max_pixels: Annotated[int, Field(ge=1, le=10**10)] | None = None
+    max_tiles: Annotated[int, Field(ge=1, le=1024)] | None = None
     adapter: str | None = None
     patch_size: Annotated[int, Field(ge=1)] = 16
     downsample_ratio: Annotated[int, Field(ge=1)] = 4
@@ -152,6 +161,15 @@ class AnalysisConfig(BaseModel):
         if filled.get("sample_image_path") is not None:
             filled.setdefault("use_synthetic_inputs", False)
         return filled
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> AnalysisConfig:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels: {self.min_pixels:,} is more than max_pixels, {self.max_pixels:,}; give limits that leave "
+                "something between them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_page(self) -> AnalysisConfig:

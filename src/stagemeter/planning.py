@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
-from stagemeter.inputs.tiling import ViewPlan, plan_views
+from stagemeter.inputs.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
 from stagemeter.models.family import Family, LanguageModel, PageViews, own_workload, text_workload
+from stagemeter.models.page_settings import OPTIONS, PUBLISHED, ProcessorFiles, ProcessorSettings
+from stagemeter.models.tile_limits import TileLimits, read_tile_limits
 from stagemeter.workload import OWN, TEXT, Workload
 
 if TYPE_CHECKING:
@@ -56,16 +58,24 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
         raise StagemeterError(f"adapter {config.adapter}: {what} knows no adapters; analyze counts them. Leave it out")
 
 
-def plan_page(config: AnalysisConfig) -> ViewPlan:
-    """Decide which views the page of a configuration becomes.
+def plan_page(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ViewPlan:
+    """Decide which views DeepSeek-OCR makes of the page of a configuration.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        The configuration.
+    files : ProcessorFiles or None
+        What its checkpoint says of how pages are prepared.
 
     Raises
     ------
     StagemeterError
-        If the picture cannot be used, or the page is larger than a picture may be.
+        If the picture cannot be used, the page is larger than a picture may be, or limits contradict one another.
     """
     width, height = _page_size(config)
-    return plan_views(width, height, config.base_size, config.image_size, config.crop_mode)
+    limits, _ = _tile_limits(config, files)
+    return plan_views(width, height, config.base_size, config.image_size, config.crop_mode, limits.fewest, limits.most)
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
@@ -78,19 +88,89 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """
     family, architecture = model.family, model.architecture
     if not family.reads_pages:
+        _settings(config).refuse_unused(model.name, family.name)
         if config.video_frames is not None:
             raise _no_video(config, model.name)
         return plan_text(config, family.decoder(architecture))
     if family.views is None:
-        return plan_workload(config, architecture)
-    width, height = _page_size(config)
-    if config.video_frames is None:
-        views = family.views(architecture, width, height)
-    elif family.video is not None:
-        views = family.video(architecture, config.video_frames, width, height)
-    else:
+        return plan_workload(config, architecture, model.processor)
+    if config.video_frames is not None and family.video is None:
         raise _no_video(config, model.name)
+    width, height = _page_size(config)
+    views, _ = _own_views(config, model, width, height)
     return plan_own(config, (width, height), views, family, architecture)
+
+
+def _settings(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ProcessorSettings:
+    """Settings of a checkpoint's processors, and the options that go over them."""
+    asked = {option: value for option in OPTIONS if (value := getattr(config, option)) is not None}
+    return ProcessorSettings(files, asked)
+
+
+def _own_views(
+    config: AnalysisConfig, model: ModelDescription, width: int, height: int
+) -> tuple[PageViews, ProcessorSettings]:
+    """What the model's own processor makes of a page or a video, and the settings that decided it."""
+    family, architecture = model.family, model.architecture
+    settings = _settings(config, model.processor)
+    if family.rules is None:
+        settings.refuse_unused(model.name, family.name)
+        assert family.views is not None
+        if config.video_frames is None:
+            return family.views(architecture, width, height), settings
+        assert family.video is not None
+        return family.video(architecture, config.video_frames, width, height), settings
+    rules = family.rules(architecture, settings)
+    if config.video_frames is None:
+        views = rules.page(width, height)
+    else:
+        assert rules.video is not None
+        views = rules.video(config.video_frames, width, height)
+    settings.refuse_unused(model.name, family.name)
+    if views.image_tokens < 1 or views.global_views + views.local_views < 1:
+        raise StagemeterError(
+            f"a page of {width} x {height} pixels becomes no token of {model.name}: give a larger page, or other limits"
+        )
+    return views, settings
+
+
+def limit_notes(config: AnalysisConfig, model: ModelDescription) -> tuple[str, ...]:
+    """Say which limits decided the views of a page, and where each is from: an option, a file, or what is published."""
+    family = model.family
+    if not family.reads_pages:
+        return ()
+    if family.views is None:
+        return tile_notes(config, model.processor)
+    _, settings = _own_views(config, model, *_page_size(config))
+    note = settings.note(video=config.video_frames is not None)
+    return () if note is None else (note,)
+
+
+def _tile_limits(config: AnalysisConfig, files: ProcessorFiles | None) -> tuple[TileLimits, ProcessorSettings]:
+    """How few and how many tiles DeepSeek-OCR cuts a page into."""
+    settings = _settings(config, files)
+    if not config.crop_mode and config.max_tiles is not None:
+        raise StagemeterError(
+            f"max_tiles: {config.max_tiles} means nothing in mode {config.mode}, which cuts no tiles. Leave it out, or "
+            "take a mode that does, such as gundam"
+        )
+    limits = read_tile_limits(settings.image, most=MAX_TILES, fewest=MIN_TILES)
+    settings.refuse_unused("DeepSeek-OCR", "deepseek-ocr")
+    return limits, settings
+
+
+def tile_notes(config: AnalysisConfig, files: ProcessorFiles | None = None) -> tuple[str, ...]:
+    """Say how many tiles DeepSeek-OCR cuts a page into at most, and whose limit that is."""
+    if not config.crop_mode:
+        return ()
+    limits, settings = _tile_limits(config, files)
+    origin = settings.image.limits["max_tiles"].origin
+    if origin != PUBLISHED:
+        return (f"a page is cut into at most {limits.most} tiles, as {origin} says",)
+    return (
+        f"a page is cut into at most {limits.most} tiles, as the authors' transformers code does; their vLLM recipe "
+        f"cuts at most {RECIPE_TILES}: --max-tiles {RECIPE_TILES} counts that",
+    )
 
 
 def plan_own(
@@ -141,8 +221,19 @@ def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
     )
 
 
-def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture) -> Workload:
-    """Work out views, tokens and decode context.
+def plan_workload(
+    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, files: ProcessorFiles | None = None
+) -> Workload:
+    """Work out views, tokens and decode context of DeepSeek-OCR.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        What is asked for.
+    architecture : DeepseekOCRArchitecture
+        Sizes of the model.
+    files : ProcessorFiles or None
+        What its checkpoint says of how pages are prepared.
 
     Raises
     ------
@@ -157,7 +248,7 @@ def plan_workload(config: AnalysisConfig, architecture: DeepseekOCRArchitecture)
             raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
     if config.video_frames is not None:
         raise _no_video(config, "DeepSeek-OCR")
-    plan = plan_page(config)
+    plan = plan_page(config, files)
     image_tokens = plan.image_tokens(config.patch_size, config.downsample_ratio)
     prompt_tokens = config.seq_len or image_tokens + config.text_tokens
     return Workload(

@@ -13,7 +13,7 @@ from importlib import resources
 from typing import Any
 
 #: Changes with every change of the report's keys or of what they mean.
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 Report = dict[str, Any]
 

@@ -46,6 +46,7 @@ def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> d
         values["kv_cache_dtype"] = workload["kv_cache_dtype"]
     if workload.get("video_frames") is not None:
         values["video_frames"] = workload["video_frames"]
+    values |= {name: config[name] for name in ("min_pixels", "max_pixels", "max_tiles") if config.get(name) is not None}
     if config.get("adapter") is not None:
         values["adapter"] = config["adapter"]
     if not workload["global_views"]:

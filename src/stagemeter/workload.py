@@ -58,6 +58,8 @@ class Workload:
         Data type of the key-value cache where it is another one than `dtype`.
     video_frames : int or None
         Frames of a video in place of a page, each of the page's size; None for a page. Its views are groups of them.
+    padded_tokens : int or None
+        Tokens that a page is padded to before the encoder, where that is not the published number of the model.
     """
 
     image_width: int
@@ -78,6 +80,7 @@ class Workload:
     view_size: tuple[int, int] | None = None
     kv_cache_dtype: str | None = None
     video_frames: int | None = None
+    padded_tokens: int | None = None
 
     @property
     def decode_steps(self) -> int:
@@ -134,8 +137,8 @@ class Workload:
     def hashed_fields(self) -> dict[str, Any]:
         """The fields that say what the work is; two workloads are the same work if these are equal."""
         fields = {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
-        # What there was nothing else than once is what it was then, and so is its hash.
-        for name in ("view_size", "kv_cache_dtype"):
+        # Fields that came later leave the hashes of before as they were.
+        for name in ("view_size", "kv_cache_dtype", "padded_tokens"):
             if fields[name] is None:
                 del fields[name]
         return fields

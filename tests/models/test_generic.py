@@ -201,7 +201,10 @@ def test_preprocessor_of_the_checkpoint_decides_the_views(model_of):
         assert any("with preprocessor_config.json" in note for note in report["notes"])
     wrong = {"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 28, "width": 28}}
     with pytest.raises(StagemeterError, match="does not run on shapes alone"):
-        model_of(VIPLLAVA, preprocessor_config=wrong)
+        # What a whole processor holds goes over a file of the image processor alone, which is still there.
+        model_of(VIPLLAVA, processor_config={"image_processor": wrong})
+    with pytest.raises(StagemeterError, match=r"max_pixels: 9 means nothing to .*by its preprocessor_config\.json"):
+        plan_request(AnalysisConfig(max_pixels=9), model_of(VIPLLAVA, processor_config={"image_processor": ours}))
 
 
 def test_cache_is_as_large_as_one_that_was_filled(model_of):

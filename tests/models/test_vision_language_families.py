@@ -1,12 +1,8 @@
 """Families that read pages by a vision transformer: three ways of counting, torch's counter, the real processors."""
 
-import ast
 import json
 import math
-from collections import defaultdict
 from dataclasses import replace
-from functools import lru_cache
-from importlib.resources import files
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +11,7 @@ import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from processor_functions import functions_of
 from small_text_models import SOLVED
 from small_vision_language_models import IMAGE_TOKEN, KINDS
 from torch.utils.flop_counter import FlopCounterMode
@@ -445,23 +442,13 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
 def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
     sizes = describe_model("paddleocr-vl").architecture
     try:
-        rows, columns = smart_resize_of_paddle(height, width)
+        rows, columns = smart_resize_of_paddle(height, width, min_pixels=147_384, max_pixels=2_822_400)
     except ValueError:
         with pytest.raises(StagemeterError, match="more than 200 times the other"):
             FAMILIES["paddleocr-vl"].views(sizes, width, height)
     else:
         view = FAMILIES["paddleocr-vl"].views(sizes, width, height)
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 28**2)
-
-
-def functions_of(model, names):
-    """Functions of an image processor whose module needs torchvision: taken out of its text, as they are."""
-    text = (files(f"transformers.models.{model}") / f"image_processing_{model}.py").read_text(encoding="utf-8")
-    found = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name in names]
-    assert [node.name for node in found] == names
-    namespace = {"math": math, "lru_cache": lru_cache, "defaultdict": defaultdict, "torch": torch, "SizeDict": SizeDict}
-    exec(compile(ast.Module(found, []), model, "exec"), namespace)
-    return [namespace[name] for name in names]
 
 
 @settings(max_examples=300, deadline=None)

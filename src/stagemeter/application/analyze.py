@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stagemeter.background import in_background
 from stagemeter.capacity import roofline_section
@@ -20,8 +20,7 @@ from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, writ
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
-from stagemeter.models.description import describe_model, with_adapter
-from stagemeter.models.family import Family
+from stagemeter.models.description import ModelDescription, describe_model, with_adapter
 from stagemeter.planning import load_picture, plan_page, plan_request
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.report import Report
@@ -121,7 +120,7 @@ def analyze_page(
                 _status("counting") as tell,
                 tracked_run(run_name, default_name, experiment) as run,
             ):
-                page = _drawn(config, model.family)
+                page = _drawn(config, model)
                 outcome = Outcome(*wait())
                 tell("logging to MLflow")
                 log_static_report(outcome.report, page, outcome.files)
@@ -136,12 +135,12 @@ def analyze_page(
     return outcome
 
 
-def _drawn(config: AnalysisConfig, family: Family[Any]) -> Image.Image | None:
+def _drawn(config: AnalysisConfig, model: ModelDescription) -> Image.Image | None:
     """The page as it is logged: with its tiles drawn on it where the mode decides them, None where there is none."""
-    if not family.reads_pages:
+    if not model.family.reads_pages:
         return None
     page = load_picture(config)
-    return draw_grid(page, plan_page(config)) if family.views is None else page
+    return draw_grid(page, plan_page(config, model.processor)) if model.family.views is None else page
 
 
 Counted = tuple[Report, list[Path]]

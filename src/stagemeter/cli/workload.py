@@ -30,6 +30,9 @@ _OPTIONS = (
     click.option(
         "--crop/--no-crop", "crop_mode", default=None, help="Whether to cut large pages into tiles; the mode sets it."
     ),
+    click.option("--min-pixels", type=NUMBER, help="Pixels to which smaller pages are resized. [the processor's]"),
+    click.option("--max-pixels", type=NUMBER, help="Pixels to which larger pages are resized. [the processor's]"),
+    click.option("--max-tiles", type=NUMBER, help="Tiles of a page at most. [the processor's; DeepSeek-OCR: 9]"),
     click.option("--image", type=TEXT, help="Picture of the page."),
     click.option(
         "--page-size", type=Optional(PageSize()), help="Size of a blank page in pixels, in place of a picture."

@@ -24,7 +24,10 @@ MIN_TILES = 2
 """Fewest tiles of a grid: one tile would repeat the global view."""
 
 MAX_TILES = 9
-"""Most tiles of a grid."""
+"""Most tiles of a grid in the authors' transformers code; their vLLM recipe cuts at most `RECIPE_TILES`."""
+
+RECIPE_TILES = 6
+"""Most tiles in the authors' vLLM recipe: ``MAX_CROPS`` in ``DeepSeek-OCR-vllm/config.py`` of their repository."""
 
 NO_TILES = (1, 1)
 """The grid of a page that is seen in its global view alone."""
@@ -106,7 +109,15 @@ class ViewPlan:
         return tokens + local_grid_tokens(queries_per_side(self.tile_size, patch_size, downsample_ratio), *self.grid)
 
 
-def plan_views(width: int, height: int, base_size: int, tile_size: int, crop: bool) -> ViewPlan:
+def plan_views(
+    width: int,
+    height: int,
+    base_size: int,
+    tile_size: int,
+    crop: bool,
+    min_tiles: int = MIN_TILES,
+    max_tiles: int = MAX_TILES,
+) -> ViewPlan:
     """Decide which views a page becomes.
 
     Parameters
@@ -119,6 +130,8 @@ def plan_views(width: int, height: int, base_size: int, tile_size: int, crop: bo
         Side of one square tile in pixels.
     crop : bool
         Whether a page larger than a tile is also cut into tiles.
+    min_tiles, max_tiles : int
+        Fewest and most tiles.
 
     Returns
     -------
@@ -128,16 +141,18 @@ def plan_views(width: int, height: int, base_size: int, tile_size: int, crop: bo
     Raises
     ------
     StagemeterError
-        A size is not a positive whole number.
+        A size is not a positive whole number, or the fewest tiles are more than the most.
     """
     without_tiles = ViewPlan(width, height, base_size, tile_size, NO_TILES)
     if not crop or max(width, height) <= tile_size:
         return without_tiles
-    return ViewPlan(width, height, base_size, tile_size, choose_grid(width, height, tile_size))
+    return ViewPlan(width, height, base_size, tile_size, choose_grid(width, height, tile_size, min_tiles, max_tiles))
 
 
-def choose_grid(width: int, height: int, tile_size: int) -> Grid:
-    """Pick the grid of 2 to 9 tiles whose aspect ratio is closest to the page's.
+def choose_grid(
+    width: int, height: int, tile_size: int, min_tiles: int = MIN_TILES, max_tiles: int = MAX_TILES
+) -> Grid:
+    """Pick the grid of 2 to 9 tiles, or of other limits, whose aspect ratio is closest to the page's.
 
     The arithmetic is deliberately that of ``find_closest_aspect_ratio``, floats included: which grids tie depends on
     how their quotients round.
@@ -148,6 +163,8 @@ def choose_grid(width: int, height: int, tile_size: int) -> Grid:
         Size of the page in pixels.
     tile_size : int
         Side of one square tile in pixels.
+    min_tiles, max_tiles : int
+        Fewest and most tiles.
 
     Returns
     -------
@@ -166,7 +183,7 @@ def choose_grid(width: int, height: int, tile_size: int) -> Grid:
     aspect_ratio = width / height
     best_grid = NO_TILES
     best_difference = float("inf")
-    for columns, rows in supported_grids():
+    for columns, rows in supported_grids(min_tiles, max_tiles):
         difference = abs(aspect_ratio - columns / rows)
         large_enough = width * height > 0.5 * tile_size * tile_size * columns * rows
         if difference < best_difference or (difference == best_difference and large_enough):

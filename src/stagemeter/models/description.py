@@ -6,7 +6,8 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from stagemeter.models.adapter import Adapter, read_adapter
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.page_settings import ProcessorFiles
+from stagemeter.models.processor_files import files_of_folder, processor_files
 from stagemeter.models.quantization import (
     Quantization,
     UnknownStorageError,
@@ -30,8 +33,6 @@ from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
 #: A repository on the Hugging Face Hub: an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIG = "config.json"
-#: Files that say how pages are prepared, the first there is.
-_PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 #: Seconds to wait for the Hub.
 _HUB_TIMEOUT = 10
 
@@ -60,6 +61,8 @@ class ModelDescription:
         The low-rank adapter beside its layers; None without one.
     weights_known : bool
         Whether it is known how many bytes its weights take as the checkpoint stores them.
+    processor : ProcessorFiles
+        What its checkpoint says of how pages are prepared.
     """
 
     name: str
@@ -71,6 +74,7 @@ class ModelDescription:
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
     weights_known: bool = True
+    processor: ProcessorFiles = field(default_factory=ProcessorFiles)
 
     def build(self) -> Any:
         """Build the model without weights, with its adapter, its modules marked where they are stored in fewer bits.
@@ -117,18 +121,21 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
             return _described(model, config, source)
     if model in shipped_without_family():
         shipped = shipped_without_family()[model]
-        return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: shipped.preprocessing)
+        files = ProcessorFiles(shipped.preprocessing, image_source=f"the shipped preprocessor_config.json of {model}")
+        return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: files)
     path = outside_path(model, "--model")
     if path.is_dir():
         code = str(path) if trust_remote_code else None
-        return _described(model, read_config(path), str(path / _CONFIG), partial(_preprocessing, path), code)
+        return _described(
+            model, read_config(path), str(path / _CONFIG), partial(files_of_folder, path, _read_json), code
+        )
     if path.is_file():
         code = str(path.parent) if trust_remote_code else None
-        return _described(model, _read_json(path), str(path), partial(_preprocessing, path.parent), code)
+        return _described(model, _read_json(path), str(path), partial(files_of_folder, path.parent, _read_json), code)
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
         config = _read_json(_fetched(model, _CONFIG))
         code = model if trust_remote_code else None
-        return _described(model, config, f"config.json of {model}", partial(_fetched_preprocessing, model), code)
+        return _described(model, config, f"config.json of {model}", partial(_fetched_processor, model), code)
     raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
 
 
@@ -211,31 +218,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _read_json(folder / _CONFIG)
 
 
-def _preprocessing(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of how pages are prepared; nothing where it says nothing."""
-    for name in _PREPROCESSING:
-        if (folder / name).exists():
-            return _of_pages(_read_json(folder / name))
-    return {}
+def _fetched_processor(repository: str) -> ProcessorFiles:
+    """What a repository on the Hub says of how pages are prepared."""
+
+    def read(name: str) -> dict[str, Any] | None:
+        path = _fetched_if_there(repository, name)
+        return None if path is None else _read_json(path)
+
+    return processor_files(read, lambda name: f"{name} of {repository}")
 
 
-def _of_pages(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an image processor, which newer checkpoints keep among those of a whole processor."""
-    inner = settings.get("image_processor", settings)
-    return inner if isinstance(inner, dict) else {}
-
-
-def _fetched_preprocessing(repository: str) -> dict[str, Any]:
-    """The same of a repository on the Hub."""
+def _fetched_if_there(repository: str, name: str) -> Path | None:
+    """Fetch a file that a repository on the Hub may lack; None where it does."""
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    for name in _PREPROCESSING:
-        try:
-            return _of_pages(_read_json(_fetched(repository, name)))
-        except StagemeterError as error:
-            if not isinstance(error.__cause__, EntryNotFoundError):
-                raise
-    return {}
+    try:
+        return _fetched(repository, name)
+    except StagemeterError as error:
+        if not isinstance(error.__cause__, EntryNotFoundError):
+            raise
+    with suppress(EntryNotFoundError):
+        # Leaves a note that there is no such file, which is found without a network.
+        hf_hub_download(repository, name)
+    return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -249,22 +255,23 @@ def _described(
     model: str,
     config: Mapping[str, Any],
     source: str,
-    preprocessing: Callable[[], Mapping[str, Any]] = dict,
+    processor: Callable[[], ProcessorFiles] = ProcessorFiles,
     code: str | None = None,
 ) -> ModelDescription:
     """Find what takes a configuration; `code` is where code of its own may be taken from."""
     family = family_of(config, source)
     if family is not None:
-        return _with_quantization(
-            ModelDescription(model, family, family.architecture_from_config(config, source), config, source)
-        )
+        architecture = family.architecture_from_config(config, source)
+        # Models that read text alone have no such files.
+        files = processor() if family.reads_pages else ProcessorFiles()
+        return _with_quantization(ModelDescription(model, family, architecture, config, source, processor=files))
     from stagemeter.models.generic.family import make_family, transformers_has
 
     trusted = code if OWN_CODE in config and not transformers_has(config) else None
     if not transformers_has(config) and trusted is None:
         raise untaken(config, source)
     return _with_quantization(
-        ModelDescription(model, *make_family(config, preprocessing(), source, trusted), config, source)
+        ModelDescription(model, *make_family(config, processor().image, source, trusted), config, source)
     )
 
 

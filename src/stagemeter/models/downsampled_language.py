@@ -9,22 +9,29 @@ from typing import Any
 from stagemeter.models.blocks import Operator, convolution, gated_feed_forward, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
     native_operators,
     native_parameters,
     patches_of,
+    require_encoder,
     resized_together,
 )
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pixel_limits import read_pixel_limits
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.workload import Workload
 
 _VISION = "model.visual"
 _DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
+#: Sizes and pixels that transformers' ``Glm4vImageProcessor`` and ``Glm46VImageProcessor`` give a file that leaves them
+#: out.
+_OF_CLASS = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+_PIXELS_OF_CLASS = 112 * 112, 28 * 28 * 15_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ def downsampled_family(
         model_types=model_types,
         sizes=DownsampledArchitecture,
         read=read,
-        views=_page_views,
+        rules=_rules,
         stages=(
             page_stage(
                 name="vit",
@@ -111,11 +118,17 @@ def downsampled_family(
     )
 
 
-def _page_views(sizes: DownsampledArchitecture, width: int, height: int) -> PageViews:
-    vision = sizes.vision
-    limits = vision.min_pixels, vision.max_pixels
-    columns, rows = resized_together(vision, vision.temporal_patch_size, width, height, limits)
-    return PageViews(1, 0, columns, rows, (1, 1), patches_of(vision, columns, rows) // vision.merge_size**2)
+def _rules(sizes: DownsampledArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Views of pages, which are doubled: their limits are of both pictures together."""
+    vision, image = sizes.vision, settings.image
+    require_encoder(vision, image, _OF_CLASS)
+    limits = read_pixel_limits(image, (vision.min_pixels, vision.max_pixels), _PIXELS_OF_CLASS, top_level=False)
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = resized_together(vision, vision.temporal_patch_size, width, height, limits)
+        return PageViews(1, 0, columns, rows, (1, 1), patches_of(vision, columns, rows) // vision.merge_size**2)
+
+    return PageRules(page)
 
 
 def _patches(vision: NativeVision, workload: Workload) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.cost import Cost
 from stagemeter.models.adapter import Adapter
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.packing import PackedWeights
 from stagemeter.workload import OWN, TEXT, Workload
@@ -164,6 +165,8 @@ class PageViews:
         Tokens that the views become.
     tile_side : int or None
         Side of a tile in pixels where it is another one than that of the page as a whole.
+    padded_tokens : int or None
+        Tokens that the page is padded to before the encoder, where the family's published models pad to another number.
     """
 
     global_views: int
@@ -173,6 +176,23 @@ class PageViews:
     tile_grid: tuple[int, int]
     image_tokens: int
     tile_side: int | None = None
+    padded_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageRules:
+    """What pages and videos become under the settings of a processor.
+
+    Attributes
+    ----------
+    page : callable
+        Views of a page of some width and height in pixels.
+    video : callable or None
+        Views of a video of some frames, each of some width and height; None where videos are not counted.
+    """
+
+    page: Callable[[int, int], PageViews]
+    video: Callable[[int, int, int], PageViews] | None = None
 
 
 def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
@@ -199,6 +219,7 @@ def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workl
         tile_grid=views.tile_grid,
         image_tokens=views.image_tokens,
         view_size=None if views.width == views.height else (views.width, views.height),
+        padded_tokens=views.padded_tokens,
         **asked,
     )
 
@@ -253,6 +274,9 @@ class Family(Generic[Architecture]):
     packed : callable or None
         Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
         are counted like those of others.
+    rules : callable or None
+        Reads from the settings of a checkpoint's processors, and from the options of a request, what pages become.
+        `views` and `video` are what they become without either. None where nothing is read: options are refused.
     """
 
     name: str
@@ -272,6 +296,7 @@ class Family(Generic[Architecture]):
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
     video: Callable[[Architecture, int, int, int], PageViews] | None = None
     packed: Callable[[Architecture, Quantization], Architecture] | None = None
+    rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
 
     @property
     def has_closed_forms(self) -> bool:
@@ -312,6 +337,13 @@ def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int
     unused = sum(stage.parameters(architecture).unused for stage in family.stages)
     # What no pass reads is never packed.
     return weight_bytes(family, architecture, item_size) - unused * item_size
+
+
+def published_views(
+    rules: Callable[[Architecture, ProcessorSettings], PageRules],
+) -> Callable[[Architecture, int, int], PageViews]:
+    """Return what a page becomes under the published values of a family."""
+    return lambda sizes, width, height: rules(sizes, ProcessorSettings()).page(width, height)
 
 
 def all_parameters(family: Family[Any], architecture: Any) -> int:

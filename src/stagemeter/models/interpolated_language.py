@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.interpolated_vision import (
     InterpolatedVision,
     interpolated_operators,
@@ -17,6 +17,7 @@ from stagemeter.models.interpolated_vision import (
     merging_parameters,
 )
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import PageSettings, ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
@@ -46,7 +47,7 @@ def interpolated_family(
     title: str,
     model_types: Sequence[str],
     read: Callable[[Settings], InterpolatedArchitecture],
-    resized: Callable[[InterpolatedVision, int, int], tuple[int, int]],
+    resizing: Callable[[InterpolatedVision, PageSettings], Callable[[int, int], tuple[int, int]]],
     modules: VisionLanguageModules,
     shipped: Mapping[str, str],
     page_by_page: bool,
@@ -62,8 +63,8 @@ def interpolated_family(
         ``model_type`` of the configurations that it takes.
     read : callable
         Reads the sizes from a configuration.
-    resized : callable
-        Width and height that a page is brought to, as transformers' processor has it: whole tokens.
+    resizing : callable
+        Reads the settings of the image processor, and returns what brings a width and a height to whole tokens.
     modules : VisionLanguageModules
         Where its models have their parts.
     shipped : mapping
@@ -75,10 +76,17 @@ def interpolated_family(
         What one should know about how its numbers come about.
     """
 
-    def views(sizes: InterpolatedArchitecture, width: int, height: int) -> PageViews:
-        columns, rows = resized(sizes.vision, width, height)
-        block = sizes.vision.block
-        return PageViews(1, 0, columns, rows, (1, 1), (columns // block) * (rows // block))
+    def rules(sizes: InterpolatedArchitecture, settings: ProcessorSettings) -> PageRules:
+        vision, image = sizes.vision, settings.image
+        image.require("patch_size", "media_proc_cfg.patch_size", needed=vision.patch_size, default=14)
+        image.require("merge_size", "media_proc_cfg.merge_kernel_size", needed=vision.merge_size, default=2)
+        resize = resizing(vision, image)
+
+        def page(width: int, height: int) -> PageViews:
+            columns, rows = resize(width, height)
+            return PageViews(1, 0, columns, rows, (1, 1), (columns // vision.block) * (rows // vision.block))
+
+        return PageRules(page)
 
     def merging(sizes: InterpolatedArchitecture, values: Variables) -> list[Operator]:
         tokens, merged = values["tokens"], sizes.vision.merged
@@ -108,7 +116,7 @@ def interpolated_family(
         model_types=model_types,
         sizes=InterpolatedArchitecture,
         read=read,
-        views=views,
+        rules=rules,
         stages=(
             page_stage(
                 name="vit",

@@ -11,7 +11,7 @@ from typing import Any
 
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.native_vision import (
     NativeVision,
     merger_operators,
@@ -19,18 +19,55 @@ from stagemeter.models.native_vision import (
     native_operators,
     native_parameters,
     patches_of,
+    require_encoder,
     resized,
     resized_together,
     window_pairs,
 )
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import PageSettings, ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pixel_limits import PixelLimits, read_pixel_limits
 from stagemeter.models.sizes import Sizes
 from stagemeter.workload import Workload
 
 _VISION = "model.visual"
 _EMBEDDING, _BLOCKS, _MERGER = f"{_VISION}.patch_embed", f"{_VISION}.blocks", f"{_VISION}.merger"
 _POSITIONS, _DEEP_MERGERS = f"{_VISION}.pos_embed", f"{_VISION}.deepstack_merger_list"
+
+
+#: Sizes and pixels that transformers' ``Qwen2VLImageProcessor`` gives a file that leaves them out.
+_OF_IMAGES = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
+_PIXELS_OF_IMAGES = 56 * 56, 28 * 28 * 1280
+
+
+@dataclass(frozen=True, slots=True)
+class VideoProcessor:
+    """How a video processor resizes frames.
+
+    Attributes
+    ----------
+    pixels : tuple of int
+        Pixels between which transformers' class resizes, where a file leaves them out.
+    patch_size : int
+        Side of a patch in pixels, where a file leaves it out.
+    tokens : int
+        ``max_video_tokens``, where a file leaves it out.
+    together : bool
+        Whether the limits are of all frames together, or of each.
+    published : tuple of int or None
+        Pixels without a file; None: those of pages.
+    """
+
+    pixels: tuple[int, int]
+    patch_size: int
+    tokens: int
+    together: bool
+    published: tuple[int, int] | None = None
+
+
+#: Source: transformers, ``video_processing_qwen2_vl.py``, which bounds each frame.
+BY_FRAME = VideoProcessor((128 * 28 * 28, 28 * 28 * 768), patch_size=14, tokens=128_000, together=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +96,7 @@ def native_family(
     deep: bool = False,
     positions: bool = False,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
-    video_pixels: tuple[int, int] | None = None,
+    videos: VideoProcessor = BY_FRAME,
 ) -> Family[NativeArchitecture]:
     """Make a family of models whose encoder takes a page at its own resolution.
 
@@ -80,8 +117,8 @@ def native_family(
         learned.
     prefill_variables : mapping
         See `stagemeter.models.decoder_stages.decoder_stages`.
-    video_pixels : tuple of int or None
-        Pixels between which all frames of a video together are resized; None where each is resized as a page is.
+    videos : VideoProcessor
+        How frames of videos are resized.
     """
     modules = (_EMBEDDING, _POSITIONS, _BLOCKS) if positions else (_EMBEDDING, _BLOCKS)
     mergers = (_MERGER, _DEEP_MERGERS) if deep else (_MERGER,)
@@ -91,7 +128,7 @@ def native_family(
         model_types=model_types,
         sizes=NativeArchitecture,
         read=lambda settings: read(settings.values, settings.source),
-        views=_page_views,
+        rules=partial(_rules, videos),
         stages=(
             page_stage(
                 name="vit",
@@ -124,24 +161,54 @@ def native_family(
         notes=notes,
         valued=positions,
         prefill_variables=prefill_variables,
-        video=partial(_video_views, video_pixels),
+        videos=True,
     )
 
 
-def _page_views(sizes: NativeArchitecture, width: int, height: int) -> PageViews:
-    return _views(sizes.vision, 1, resized(sizes.vision, width, height))
+def _rules(videos: VideoProcessor, sizes: NativeArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Views of pages and of videos.
 
-
-def _video_views(
-    pixels: tuple[int, int] | None, sizes: NativeArchitecture, frames: int, width: int, height: int
-) -> PageViews:
-    """Views of a video, each of as many frames as a patch spans; its last frame is repeated where they do not fill it.
-
+    A video is seen in views of as many frames as a patch spans; its last frame is repeated where they do not fill it.
     Source: transformers, ``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``patchify``.
     """
-    vision = sizes.vision
-    size = resized(vision, width, height) if pixels is None else resized_together(vision, frames, width, height, pixels)
-    return _views(vision, -(-frames // vision.temporal_patch_size), size)
+    vision, image = sizes.vision, settings.image
+    require_encoder(vision, image, _OF_IMAGES)
+    limits = read_pixel_limits(image, (vision.min_pixels, vision.max_pixels), _PIXELS_OF_IMAGES)
+
+    def video(frames: int, width: int, height: int) -> PageViews:
+        bounds = _video_limits(videos, vision, settings.video, limits, frames)
+        size = (resized_together if videos.together else _resized_by_frame)(vision, frames, width, height, bounds)
+        return _views(vision, -(-frames // vision.temporal_patch_size), size)
+
+    return PageRules(lambda width, height: _views(vision, 1, resized(vision, width, height, limits)), video)
+
+
+def _resized_by_frame(
+    vision: NativeVision, frames: int, width: int, height: int, limits: PixelLimits
+) -> tuple[int, int]:
+    return resized(vision, width, height, limits)
+
+
+def _video_limits(
+    videos: VideoProcessor, vision: NativeVision, settings: PageSettings, of_pages: PixelLimits, frames: int
+) -> PixelLimits:
+    """Pixels between which the frames of a video are resized.
+
+    Source: transformers, ``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``resize``.
+    """
+    require_encoder(vision, settings, {**_OF_IMAGES, "patch_size": videos.patch_size})
+    published = videos.published or (of_pages.least, of_pages.most)
+    limits = read_pixel_limits(settings, published, videos.pixels, top_level=not videos.together)
+    if not settings.flag("cap_pixels_per_frame", published=False):
+        return limits
+    tokens = settings.number("max_video_tokens", published=videos.tokens, most=2**31)
+    least = int(limits.least * 1.05)
+    if videos.together:
+        most = max(min(tokens * vision.block**2, limits.most // frames), least) * frames
+    else:
+        budget = int(tokens * vision.block**2 * 0.9)
+        most = max(min(limits.most, budget * vision.temporal_patch_size // frames), least)
+    return PixelLimits(limits.least, most, limits.resizes)
 
 
 def _views(vision: NativeVision, views: int, size: tuple[int, int]) -> PageViews:

@@ -6,7 +6,7 @@ within a view, and in some models within windows of it.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from stagemeter.models.blocks import (
     repeated,
     self_attention,
 )
+from stagemeter.models.page_settings import PageSettings
+from stagemeter.models.pixel_limits import PixelLimits, resized_between
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
-
-#: How many times longer one side of a page may be than the other, as the processors have it.
-_LONGEST_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +158,45 @@ def native_vision(
     )
 
 
-def resized(vision: NativeVision, width: int, height: int) -> tuple[int, int]:
-    """Width and height that a page is resized to: whole blocks, within the limits, its shape kept as well as may be.
+def require_encoder(vision: NativeVision, settings: PageSettings, defaults: Mapping[str, int]) -> None:
+    """Refuse settings of a processor that contradict the encoder.
 
-    Source: transformers, ``image_processing_pil_qwen2_vl.py``, ``smart_resize``.
+    Parameters
+    ----------
+    vision : NativeVision
+        Sizes.
+    settings : PageSettings
+        Settings of the image processor or the video processor.
+    defaults : mapping
+        Sizes that transformers' class gives a file that leaves them out.
 
     Raises
     ------
     StagemeterError
-        If one side is more than 200 times the other, which the processors refuse.
+        If a size of patches, or how many are merged, is another one.
     """
-    return _resized(vision, width, height, (vision.min_pixels, vision.max_pixels))
+    for key, needed in (
+        ("patch_size", vision.patch_size),
+        ("temporal_patch_size", vision.temporal_patch_size),
+        ("merge_size", vision.merge_size),
+    ):
+        settings.require(key, needed=needed, default=defaults[key])
+
+
+def resized(vision: NativeVision, width: int, height: int, limits: PixelLimits | None = None) -> tuple[int, int]:
+    """Width and height that a page is resized to; without limits, within those of the published models.
+
+    Raises
+    ------
+    StagemeterError
+        As `stagemeter.models.pixel_limits.resized_between`.
+    """
+    limits = limits or PixelLimits(vision.min_pixels, vision.max_pixels)
+    return resized_between(limits, vision.block, width, height)
 
 
 def resized_together(
-    vision: NativeVision, frames: int, width: int, height: int, pixels: tuple[int, int]
+    vision: NativeVision, frames: int, width: int, height: int, limits: PixelLimits
 ) -> tuple[int, int]:
     """Width and height that the frames of a video are resized to, where there are limits for all of them together.
 
@@ -185,40 +208,19 @@ def resized_together(
         Sizes.
     frames, width, height : int
         Frames, and the size of each in pixels.
-    pixels : tuple of int
-        Pixels of all frames together, at least and at most.
+    limits : PixelLimits
+        Pixels of all frames together.
 
     Raises
     ------
     StagemeterError
-        If one side is more than 200 times the other, which the processors refuse.
+        As `stagemeter.models.pixel_limits.resized_between`.
     """
-    if min(width, height) < vision.block:
+    if limits.resizes and min(width, height) < vision.block:
         scale = max(vision.block / width, vision.block / height)
         width, height = int(width * scale), int(height * scale)
-    return _resized(vision, width, height, pixels, frames)
-
-
-def _resized(
-    vision: NativeVision, width: int, height: int, pixels: tuple[int, int], frames: int = 1
-) -> tuple[int, int]:
-    if max(width, height) > _LONGEST_PAGE * min(width, height):
-        raise StagemeterError(
-            f"a page of {width} x {height} pixels: this model takes none with one side more than {_LONGEST_PAGE} times "
-            "the other"
-        )
-    block = vision.block
-    columns, rows = (round(side / block) * block for side in (width, height))
-    least, most = pixels
     span = vision.temporal_patch_size if frames > 1 else 1
-    taken = round(frames / span) * span * columns * rows
-    if taken > most:
-        shrink = math.sqrt(frames * width * height / most)
-        columns, rows = (max(block, math.floor(side / shrink / block) * block) for side in (width, height))
-    elif taken < least:
-        stretch = math.sqrt(least / (frames * width * height))
-        columns, rows = (math.ceil(side * stretch / block) * block for side in (width, height))
-    return columns, rows
+    return resized_between(limits, vision.block, width, height, frames, span)
 
 
 def patches_of(vision: NativeVision, width: int, height: int) -> int:

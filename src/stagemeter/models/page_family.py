@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar, cast
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import PREFILL_TITLE, DecoderModules, decoder_stages, require_known
-from stagemeter.models.family import Family, PageViews, Stage
+from stagemeter.models.family import Family, PageRules, PageViews, Stage, published_views
 from stagemeter.models.packed_decoder import packed_decoder
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_passes, with_values
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
@@ -41,7 +42,7 @@ def page_family(
     model_types: Sequence[str],
     sizes: type[Architecture],
     read: Callable[[Settings], Architecture],
-    views: Callable[[Architecture, int, int], PageViews],
+    rules: Callable[[Architecture, ProcessorSettings], PageRules],
     stages: Sequence[Stage[Architecture]],
     language: str,
     page: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
@@ -55,7 +56,7 @@ def page_family(
     head: str = "lm_head",
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     step: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
-    video: Callable[[Architecture, int, int, int], PageViews] | None = None,
+    videos: bool = False,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
 ) -> Family[Architecture]:
     """Make a family of stages that work on a page, and a decoder.
@@ -70,8 +71,8 @@ def page_family(
         The data class that `read` returns.
     read : callable
         Reads the sizes from a configuration.
-    views : callable
-        What a page of some width and height becomes, as transformers' processor has it.
+    rules : callable
+        What pages become, as transformers' processor has it, by its settings.
     stages : sequence of Stage
         The stages before the decoder's.
     language : str
@@ -92,8 +93,8 @@ def page_family(
         See `stagemeter.models.page_stages.page_passes`.
     step : callable
         What the whole model takes besides one new token.
-    video : callable or None
-        What the frames of a video of some number, width and height become; None where videos are not counted.
+    videos : bool
+        Whether the rules are about videos, too.
     other_parameters : callable
         Parameters that no stage has, by their names.
     """
@@ -108,6 +109,11 @@ def page_family(
         require_known(architecture.decoder, prefill_variables, source)
         return architecture
 
+    def video(sizes: Architecture, frames: int, width: int, height: int) -> PageViews:
+        of_video = rules(sizes, ProcessorSettings()).video
+        assert of_video is not None
+        return of_video(frames, width, height)
+
     def packed(sizes: Architecture, quantization: Quantization) -> Architecture:
         # Any data class with a decoder will do, which no type says.
         whole: Any = sizes
@@ -117,8 +123,9 @@ def page_family(
         name=name,
         title=title,
         reads_pages=True,
-        views=views,
-        video=video,
+        views=published_views(rules),
+        video=video if videos else None,
+        rules=rules,
         takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=from_config,
         build=lambda sizes, config: build_from_settings(config),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stagemeter.cost import Cost
@@ -16,15 +17,19 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, gated_feed_forward, linear, repeated, self_attention
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pixel_limits import whole_blocks
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_language import VisionLanguageModules, part, square, text_decoder
 from stagemeter.workload import Workload
 
+#: Longer side of a page and side of a patch that transformers' ``PixtralImageProcessor`` gives a file without them.
+_LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
 _VARIABLES = {"views": "pages that pass through together: the batch", "patches": "patches of each"}
 
 
@@ -71,6 +76,7 @@ def pixtral_family(
     modules: VisionLanguageModules,
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
+    own_patches: bool = False,
 ) -> Family[PixtralArchitecture]:
     """Make a family of Pixtral's vision transformer and a decoder.
 
@@ -86,6 +92,8 @@ def pixtral_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
+    own_patches : bool
+        Whether pages are resized to the patches that the image processor names, rather than to whole tokens.
     """
 
     def run_vision(model: Any, sizes: PixtralArchitecture, workload: Workload) -> None:
@@ -123,13 +131,12 @@ def pixtral_family(
         model_types=model_types,
         sizes=PixtralArchitecture,
         read=_read,
-        views=_views,
+        rules=partial(_rules, own_patches),
         stages=stages,
         language=modules.language,
         page=_named_page,
         shipped=shipped,
         notes=(
-            "the longer side of a page is at most as long as the encoder's image_size, as the published processors do",
             "all pages of a batch go through the encoder as one sequence, of which a mask leaves each page to itself, "
             "as transformers runs it: attention is counted dense over all of them",
             *notes,
@@ -160,35 +167,53 @@ def _read(settings: Settings) -> PixtralArchitecture:
     )
 
 
-def resized(sizes: PixtralArchitecture, width: int, height: int) -> tuple[int, int]:
-    """Width and height that a page is resized to: no side longer than the limit, then whole blocks.
+def _rules(own_patches: bool, sizes: PixtralArchitecture, settings: ProcessorSettings) -> PageRules:
+    """No side of a page is longer than the limit, and all of it is whole blocks.
 
     Source: transformers, ``image_processing_pil_pixtral.py``, ``get_resize_output_image_size``.
-
-    Raises
-    ------
-    StagemeterError
-        If nothing is left of one side.
     """
-    ratio = max(height / sizes.longest_side, width / sizes.longest_side)
+    image, whole = settings.image, settings.whole
+    whole.require("patch_size", needed=sizes.patch_size, default=None)
+    whole.require("spatial_merge_size", needed=sizes.merge_size, default=None)
+    published = sizes.longest_side
+    if image.has("size.height"):
+        longest = image.side("size", published=published)
+    else:
+        longest = image.number("size.longest_edge", published=published, default=_LONGEST_OF_CLASS)
+    if image.flag("do_resize", published=True):
+        block = sizes.block
+        if own_patches and image.source is not None:
+            block = image.side("patch_size", published=block, default=_PATCH_OF_CLASS)
+            if block % sizes.patch_size:
+                image.refuse("patch_size", f"the encoder's patches of {sizes.patch_size} do not divide it")
+        return PageRules(lambda width, height: _page_views(sizes, *_shrunk(longest, block, width, height)))
+    return PageRules(lambda width, height: _page_views(sizes, *whole_blocks(sizes.block, width, height)))
+
+
+def _shrunk(longest: int, block: int, width: int, height: int) -> tuple[int, int]:
+    ratio = max(height / longest, width / longest)
     columns, rows = (math.floor(side / ratio) if ratio > 1 else side for side in (width, height))
     if not columns or not rows:
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: shrunk to {sizes.longest_side} pixels, as this model takes it, "
-            "there is nothing left of its shorter side"
+            f"a page of {width} x {height} pixels: shrunk to {longest} pixels, as this model takes it, there is "
+            "nothing left of its shorter side"
         )
-    width, height = (math.ceil(side / sizes.block) * sizes.block for side in (columns, rows))
-    return width, height
+    return math.ceil(columns / block) * block, math.ceil(rows / block) * block
 
 
-def _views(sizes: PixtralArchitecture, width: int, height: int) -> PageViews:
-    width, height = resized(sizes, width, height)
+def _page_views(sizes: PixtralArchitecture, width: int, height: int) -> PageViews:
     tokens = (width // sizes.block) * (height // sizes.block)
+    if not tokens:
+        raise StagemeterError(
+            f"a page brought to {width} x {height} pixels is less than one token of {sizes.block} x {sizes.block}: "
+            "give a larger page"
+        )
     return PageViews(1, 0, width, height, (1, 1), tokens)
 
 
 def _patches(sizes: PixtralArchitecture, workload: Workload) -> int:
-    return workload.image_tokens * sizes.merge_size**2
+    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    return (width // sizes.patch_size) * (height // sizes.patch_size)
 
 
 def _calls(sizes: PixtralArchitecture, workload: Workload) -> list[Variables]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 
 def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) -> tuple[int, int]:
@@ -22,10 +23,8 @@ def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) ->
     most, fewest : int
         Tiles between which there are.
     """
-    sides = range(1, most + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if fewest <= columns * rows <= most]
     best, nearest = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+    for columns, rows in tile_grids(most, fewest):
         distance = abs(width / height - columns / rows)
         larger = distance == nearest and width * height > 0.5 * side**2 * columns * rows
         if distance < nearest or larger:
@@ -33,8 +32,20 @@ def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) ->
     return best
 
 
+@cache
+def tile_grids(most: int, fewest: int = 1) -> list[tuple[int, int]]:
+    """Columns and rows that tiles may form, fewest tiles first, and of as many tiles fewest columns."""
+    grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
+    return sorted((grid for grid in grids if grid[0] * grid[1] >= fewest), key=lambda grid: grid[0] * grid[1])
+
+
 def best_fit(
-    width: int, height: int, side: int, grids: Sequence[tuple[int, int]], single_precision: bool
+    width: int,
+    height: int,
+    side: int,
+    grids: Sequence[tuple[int, int]],
+    single_precision: bool,
+    largest: bool = False,
 ) -> tuple[int, int]:
     """Columns and rows of tiles that a page fits into best.
 
@@ -54,6 +65,8 @@ def best_fit(
         Columns and rows to choose from.
     single_precision : bool
         Whether the processor compares scales in single precision, which takes more of them for equal.
+    largest : bool
+        Whether a page that fits is enlarged most instead of least.
     """
     import numpy as np
 
@@ -62,6 +75,6 @@ def best_fit(
         min(number(columns * side) / number(width), number(rows * side) / number(height)) for columns, rows in grids
     ]
     enlarging = [scale for scale in scales if scale >= 1]
-    chosen = min(enlarging) if enlarging else max(scales)
+    chosen = min(enlarging) if enlarging and not largest else max(scales)
     fitting = [grid for grid, scale in zip(grids, scales, strict=True) if scale == chosen]
     return min(fitting, key=lambda grid: grid[0] * grid[1])

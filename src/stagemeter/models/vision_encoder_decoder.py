@@ -10,7 +10,8 @@ from typing import Any, TypeVar, cast
 from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder_stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageViews
+from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, published_views
+from stagemeter.models.page_settings import PageSettings, ProcessorSettings
 from stagemeter.models.page_stages import page_stage, with_values
 from stagemeter.models.sequence_decoder import SequenceDecoder
 from stagemeter.models.sequence_stages import sequence_arguments, sequence_stages
@@ -48,6 +49,7 @@ def encoder_decoder_family(
     parameters: Callable[[Architecture], int],
     picture: Callable[[Architecture], tuple[int, int]],
     tokens: Callable[[Architecture], int],
+    check: Callable[[Architecture, PageSettings], None],
     head: str,
     shipped: Mapping[str, str],
     notes: tuple[str, ...] = (),
@@ -68,6 +70,8 @@ def encoder_decoder_family(
         Operators of the encoder over some pages, and its parameters.
     picture, tokens : callable
         Width and height in pixels that every page is brought to, and tokens that it becomes.
+    check : callable
+        Refuses an image processor that brings pages to another size.
     head : str
         The output head.
     shipped : mapping
@@ -76,8 +80,9 @@ def encoder_decoder_family(
         What one should know about how its numbers come about.
     """
 
-    def views(sizes: Architecture, width: int, height: int) -> PageViews:
-        return PageViews(1, 0, *picture(sizes), (1, 1), tokens(sizes))
+    def rules(sizes: Architecture, settings: ProcessorSettings) -> PageRules:
+        check(sizes, settings.image)
+        return PageRules(lambda width, height: PageViews(1, 0, *picture(sizes), (1, 1), tokens(sizes)))
 
     def takes(config: Mapping[str, Any]) -> bool:
         parts = (config.get("encoder"), config.get("decoder"))
@@ -102,7 +107,8 @@ def encoder_decoder_family(
         name=name,
         title=title,
         reads_pages=True,
-        views=views,
+        views=published_views(rules),
+        rules=rules,
         takes=takes,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),

@@ -10,8 +10,9 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import Family, PageViews, Variables
+from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import PageSettings, ProcessorSettings
 from stagemeter.models.page_stages import page_stage
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
@@ -90,7 +91,7 @@ def vision_language_family(
     title: str,
     model_types: Sequence[str],
     read: Callable[[Settings], VisionLanguageArchitecture],
-    views: Callable[[Any, int, int], PageViews],
+    rules: Callable[[Any, ProcessorSettings], PageRules],
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     projector_input: Callable[[VisionLanguageArchitecture, int], tuple[int, ...]] | None = None,
@@ -110,8 +111,8 @@ def vision_language_family(
         ``model_type`` of the configurations that it takes.
     read : callable
         Reads the sizes from a configuration.
-    views : callable
-        What a page of some width and height becomes, as transformers' processor has it.
+    rules : callable
+        What pages become, as transformers' processor has it, by its settings.
     shipped : mapping
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
@@ -160,7 +161,7 @@ def vision_language_family(
         model_types=model_types,
         sizes=sizes,
         read=read,
-        views=views,
+        rules=rules,
         stages=(vision, projector),
         language=modules.language,
         page=valued_page or _page,
@@ -252,10 +253,74 @@ def vision_transformer(sizes: Settings, **changes: Any) -> VisionTransformer:
     )
 
 
-def one_view(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    """What a page of any size becomes where the processor brings it to the one view that the encoder takes."""
-    side = sizes.vision.image_size
-    return PageViews(1, 0, side, side, (1, 1), sizes.projector.tokens)
+def one_view(default: int, crops: bool) -> Callable[[VisionLanguageArchitecture, ProcessorSettings], PageRules]:
+    """Rules of a processor that brings pages of any size to the one view that the encoder takes.
+
+    Parameters
+    ----------
+    default, crops
+        See `square_views`.
+    """
+
+    def rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
+        side, tokens = sizes.vision.image_size, sizes.projector.tokens
+        for key in ("image_seq_length", "image_seq_len"):
+            settings.image.require(key, needed=tokens, why="a view becomes")
+            settings.whole.require(key, needed=tokens, why="a view becomes")
+        check = square_views(settings.image, side, default, crops)
+
+        def page(width: int, height: int) -> PageViews:
+            check(width, height)
+            return PageViews(1, 0, side, side, (1, 1), tokens)
+
+        return PageRules(page)
+
+    return rules
+
+
+def square_views(image: PageSettings, side: int, default: int, crops: bool) -> Callable[[int, int], None]:
+    """Refuse an image processor whose views are not those that the encoder takes.
+
+    Parameters
+    ----------
+    image : PageSettings
+        Its settings.
+    side : int
+        Side in pixels of the views that the encoder takes.
+    default : int
+        Side that transformers' class gives a file that leaves it out.
+    crops : bool
+        Whether the class crops a page that it has resized, where the file says nothing of it.
+
+    Returns
+    -------
+    callable
+        Refuses a page of some width and height that does not become such a view.
+
+    Raises
+    ------
+    StagemeterError
+        If they are of another size.
+    """
+    # Checkpoints of LLaVA with SigLIP bring along its processor, whose class does not crop.
+    crops = crops and not str(image.values.get("image_processor_type")).startswith("Siglip")
+    cropped = image.flag("do_center_crop", published=crops, default=crops or image.has("crop_size"))
+    resized = image.flag("do_resize", published=True)
+    if cropped:
+        image.side("crop_size", published=side, default=default, needed=side)
+    elif resized:
+        image.side("size", published=side, default=default, needed=side)
+        if image.has("size.shortest_edge") or image.has("size.longest_edge"):
+            image.refuse("size", f"one edge leaves a page its shape, and the encoder takes {side} x {side} alone")
+
+    def check(width: int, height: int) -> None:
+        if not cropped and not resized and (width, height) != (side, side):
+            raise StagemeterError(
+                f"a page of {width} x {height} pixels: do_resize is false, and the encoder takes {side} x {side} "
+                "alone; resize the page, or set do_resize to true"
+            )
+
+    return check
 
 
 def _views(workload: Workload) -> int:

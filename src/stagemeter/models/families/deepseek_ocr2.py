@@ -14,13 +14,15 @@ from stagemeter.models.attention import GroupedQueryAttention
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.sam_settings import sam_architecture
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.tile_limits import read_tile_limits
 from stagemeter.models.tiling import tile_grid
 from stagemeter.models.vision import (
     VIEW_VARIABLES,
@@ -149,13 +151,23 @@ def _decoder(text: Settings) -> Decoder:
     return decoder(text, [Layer(attention, dense if kind == "dense" else routed, 1) for kind in kinds])
 
 
-def _views(sizes: DeepseekOcr2Architecture, width: int, height: int) -> PageViews:
-    cut = max(width, height) > _TILE
-    columns, rows = tile_grid(width, height, _TILE, _MOST_TILES, _FEWEST_TILES) if cut else (1, 1)
-    tiles = columns * rows if cut else 0
+def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> PageRules:
+    """A page is seen as a whole, and a large one in tiles, too; queries are learned for views of two sizes."""
+    image = settings.image
+    image.side("size", published=_VIEW, needed=_VIEW)
+    image.side("tile_size", published=_TILE, needed=_TILE)
+    image.require("crop_to_patches", needed=True, why="the tokens of a page follow from tiles and page:")
+    limits = read_tile_limits(image, most=_MOST_TILES, fewest=_FEWEST_TILES)
     view, tile = (_group(sizes, 1, side).quarter_grid ** 2 for side in (_VIEW, _TILE))
-    # One more token stands between views.
-    return PageViews(1, tiles, _VIEW, _VIEW, (columns, rows), view + tiles * tile + 1, tile_side=_TILE)
+
+    def page(width: int, height: int) -> PageViews:
+        cut = max(width, height) > _TILE
+        columns, rows = tile_grid(width, height, _TILE, limits.most, limits.fewest) if cut else (1, 1)
+        tiles = columns * rows if cut else 0
+        # One more token stands between views.
+        return PageViews(1, tiles, _VIEW, _VIEW, (columns, rows), view + tiles * tile + 1, tile_side=_TILE)
+
+    return PageRules(page)
 
 
 def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:
@@ -237,7 +249,7 @@ FAMILY = page_family(
     model_types=("deepseek_ocr2",),
     sizes=DeepseekOcr2Architecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="sam",
@@ -279,8 +291,8 @@ FAMILY = page_family(
         "model.view_separator": sizes.decoder.hidden,
     },
     notes=(
-        f"a page larger than a tile becomes {_FEWEST_TILES} to {_MOST_TILES} tiles beside the page as a whole, as the "
-        "processor does by default",
+        "a page larger than a tile becomes tiles beside the page as a whole; transformers' whole processor sets their "
+        f"limits to {_FEWEST_TILES} and {_MOST_TILES} in each call that does not give others, whatever a file says",
         "of the encoder's scores its mask leaves five eighths; flops_causal halves them like text",
     ),
 )

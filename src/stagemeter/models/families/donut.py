@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.page_settings import PageSettings
 from stagemeter.models.sequence_decoder import read_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.swin import SwinTransformer, swin_operators, swin_parameters
@@ -78,6 +79,24 @@ def _numbers(sizes: Settings, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
+    """Pages are padded to one size. Source: transformers, ``image_processing_pil_donut.py``, ``_preprocess``."""
+    encoder = sizes.encoder
+    size = image.values.get("size")
+    if isinstance(size, list):
+        # A list is width and height.
+        needed = [encoder.width, encoder.height]
+        if size != needed:
+            image.refuse("size", f"the encoder takes pages of width and height {needed!r}")
+    else:
+        nougat = str(image.values.get("image_processor_type")).startswith("Nougat")
+        height, width = (896, 672) if nougat else (2560, 1920)
+        image.require("size.height", needed=encoder.height, default=height)
+        image.require("size.width", needed=encoder.width, default=width)
+    for key in ("do_resize", "do_thumbnail", "do_pad"):
+        image.require(key, needed=True, why="the encoder takes pages of one size:")
+
+
 FAMILY = encoder_decoder_family(
     name="donut",
     title="Donut, Nougat: a Swin transformer, and a decoder that attends to what it makes of a page",
@@ -88,6 +107,7 @@ FAMILY = encoder_decoder_family(
     parameters=lambda sizes: swin_parameters(sizes.encoder),
     picture=lambda sizes: (sizes.encoder.width, sizes.encoder.height),
     tokens=lambda sizes: sizes.encoder.tokens,
+    check=_check,
     head="decoder.lm_head",
     shipped={"donut-base": "donut_base.json", "nougat-base": "nougat_base.json"},
     notes=("every page is brought to the size of the encoder's pictures, as the published processors do",),

@@ -14,7 +14,8 @@ from stagemeter.models.blocks import Operator, encoder_layer, linear, repeated
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
 from stagemeter.models.decoder_stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageViews, Variables
+from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, published_views
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage, with_values
 from stagemeter.models.sequence_decoder import read_decoder
 from stagemeter.models.sequence_stages import sequence_arguments, sequence_stages
@@ -22,7 +23,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import sizes_reader
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture
-from stagemeter.models.vision_language import part
+from stagemeter.models.vision_language import part, square_views
 from stagemeter.workload import Workload
 
 _VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
@@ -168,9 +169,16 @@ def _step(model: Any, sizes: Florence2Architecture, workload: Workload, recorder
     model(**passed, logits_to_keep=1)
 
 
-def _views(sizes: Florence2Architecture, width: int, height: int) -> PageViews:
-    side = sizes.vision.image_size
-    return PageViews(1, 0, side, side, (1, 1), sizes.view_tokens)
+def _rules(sizes: Florence2Architecture, settings: ProcessorSettings) -> PageRules:
+    side, tokens = sizes.vision.image_size, sizes.view_tokens
+    settings.image.require("image_seq_length", needed=tokens, why="a page becomes")
+    check = square_views(settings.image, side, default=224, crops=True)
+
+    def page(width: int, height: int) -> PageViews:
+        check(width, height)
+        return PageViews(1, 0, side, side, (1, 1), tokens)
+
+    return PageRules(page)
 
 
 _PAGES = {"views": "pages: batch_size"}
@@ -184,7 +192,8 @@ FAMILY = Family(
     name="florence2",
     title="Florence-2: a DaViT, an encoder over page and text, a decoder that attends to both",
     reads_pages=True,
-    views=_views,
+    views=published_views(_rules),
+    rules=_rules,
     takes=lambda config: config.get("model_type") == "florence2",
     architecture_from_config=lambda config, source: _read(Settings(config, source)),
     build=lambda sizes, config: build_from_settings(config),

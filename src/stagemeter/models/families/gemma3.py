@@ -7,8 +7,11 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from stagemeter.errors import StagemeterError
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import (
     Projector,
@@ -35,16 +38,52 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
+def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
+    """A page is one view; crops of it are more where the file of the image processor says so.
+
+    Source: transformers, ``image_processing_pil_gemma3.py``, ``pan_and_scan``.
+    """
+    image, whole = settings.image, one_view(default=224, crops=False)(sizes, settings)
+    if not image.flag("do_pan_and_scan", published=False):
+        return whole
+    smallest = image.number("pan_and_scan_min_crop_size", published=256)
+    most = image.number(
+        "pan_and_scan_max_num_crops", published=4, most=MOST_TILES, option="max_tiles", name="max_tiles"
+    )
+    activating = image.ratio("pan_and_scan_min_ratio_to_activate", published=1.2)
+
+    def page(width: int, height: int) -> PageViews:
+        views = whole.page(width, height)
+        crops = _crops(max(width, height), min(width, height), smallest, most, activating)
+        if not crops:
+            return views
+        grid = (crops, 1) if width >= height else (1, crops)
+        return replace(views, local_views=crops, tile_grid=grid, image_tokens=(1 + crops) * views.image_tokens)
+
+    return PageRules(page)
+
+
+def _crops(longer: int, shorter: int, smallest: int, most: int, activating: float) -> int:
+    """Crops of a page along its longer side; 0 where it is seen as a whole alone."""
+    if longer / shorter < activating:
+        return 0
+    crops = min(longer // smallest, math.floor(longer / shorter + 0.5))
+    crops = min(most, max(2, crops))
+    return crops if min(math.ceil(longer / crops), shorter) >= smallest else 0
+
+
 FAMILY = vision_language_family(
     name="gemma3",
     title="Gemma 3: one view through SigLIP, pooled; decoder with sliding windows",
     model_types=("gemma3",),
     read=_read,
-    views=one_view,
+    rules=_rules,
     shipped={"gemma-3-4b": "gemma_3_4b.json"},
     notes=(
         "tokens of one picture attend to one another both ways; flops_causal halves them like text",
         "pooling is an average, which costs nothing by convention",
+        "a page is one view; crops are counted where the image processor's file has do_pan_and_scan, which "
+        "transformers' whole processor sets to false in each call that does not ask for them",
     ),
     projector_input=lambda sizes, views: (views, sizes.vision.side**2, sizes.vision.hidden),
 )

@@ -14,9 +14,11 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, product, repeated, self_attention
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import OF_SHARING, empty
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pixel_limits import whole_blocks
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
@@ -24,8 +26,8 @@ from stagemeter.models.vision_language import part, text_decoder
 from stagemeter.workload import Workload
 
 _VISION, _PROJECTOR = "model.vision_tower", "model.embed_vision"
-#: Tokens of a page at most, as the processor has it by default.
-_MOST_TOKENS = 280
+#: Tokens of a page at most, as the processor has it by default, and what else it may be.
+_MOST_TOKENS, _POSSIBLE_TOKENS = 280, (70, 140, 280, 560, 1120)
 #: Numbers that a linear layer keeps of how far its inputs and results may go.
 _LIMITS = 4
 #: Sizes where the configuration leaves them out, as transformers has them.
@@ -92,11 +94,6 @@ class Gemma4Architecture(Sizes):
         return self.patch_size * self.pooled
 
     @property
-    def patches(self) -> int:
-        """Patches of a page, padding included."""
-        return _MOST_TOKENS * self.pooled**2
-
-    @property
     def patch_elements(self) -> int:
         """Elements of a patch."""
         return CHANNELS * self.patch_size**2
@@ -146,8 +143,8 @@ def _audio(given: Settings, decoder: Decoder) -> int:
     return convolutions + sizes.whole("num_hidden_layers") * layer + projections
 
 
-def resized(sizes: Gemma4Architecture, width: int, height: int) -> tuple[int, int]:
-    """Width and height that a page is brought to: the largest of its shape that has no more patches than it may.
+def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _MOST_TOKENS) -> tuple[int, int]:
+    """Width and height that a page is brought to: the largest of its shape that has no more tokens than it may.
 
     Source: transformers, ``image_processing_gemma4.py``, ``get_aspect_ratio_preserving_size``.
 
@@ -156,29 +153,54 @@ def resized(sizes: Gemma4Architecture, width: int, height: int) -> tuple[int, in
     StagemeterError
         If it would have more.
     """
-    most, block = sizes.patches * sizes.patch_size**2, sizes.block
+    block = sizes.block
+    most = tokens * block**2
     factor = math.sqrt(most / (width * height))
     columns, rows = (math.floor(factor * side / block) * block for side in (width, height))
     if not rows:
-        columns, rows = min(width // height, _MOST_TOKENS) * block, block
+        columns, rows = min(width // height, tokens) * block, block
     elif not columns:
-        columns, rows = block, min(height // width, _MOST_TOKENS) * block
+        columns, rows = block, min(height // width, tokens) * block
     if columns * rows > most:
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: brought to {columns} x {rows}, it has more than {sizes.patches} "
-            "patches, and this model's processor refuses it"
+            f"a page of {width} x {height} pixels: brought to {columns} x {rows}, it has more than {tokens} "
+            "tokens, and this model's processor refuses it"
         )
     return columns, rows
 
 
-def _views(sizes: Gemma4Architecture, width: int, height: int) -> PageViews:
-    columns, rows = resized(sizes, width, height)
-    return PageViews(1, 0, columns, rows, (1, 1), (columns // sizes.block) * (rows // sizes.block))
+def _rules(sizes: Gemma4Architecture, settings: ProcessorSettings) -> PageRules:
+    image, block = settings.image, sizes.block
+    image.require("patch_size", needed=sizes.patch_size, default=16)
+    image.require("pooling_kernel_size", needed=sizes.pooled, default=3)
+    tokens = image.number("max_soft_tokens", published=_MOST_TOKENS, most=_POSSIBLE_TOKENS[-1])
+    if tokens not in _POSSIBLE_TOKENS:
+        image.refuse("max_soft_tokens", f"it must be one of {', '.join(map(str, _POSSIBLE_TOKENS))}")
+    resizes = image.flag("do_resize", published=True)
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = resized(sizes, width, height, tokens) if resizes else whole_blocks(block, width, height)
+        found = (columns // block) * (rows // block)
+        if found > tokens:
+            raise StagemeterError(
+                f"a page of {width} x {height} pixels: do_resize is false, and it has {found:,} tokens, more than the "
+                f"{tokens:,} of max_soft_tokens; resize the page, or set do_resize to true"
+            )
+        padded = None if tokens == _MOST_TOKENS else tokens
+        return PageViews(1, 0, columns, rows, (1, 1), found, padded_tokens=padded)
+
+    return PageRules(page)
+
+
+def _padded(workload: Workload) -> int:
+    """Tokens that a page is padded to."""
+    return workload.padded_tokens or _MOST_TOKENS
 
 
 def _vision_operators(sizes: Gemma4Architecture, values: Variables) -> list[Operator]:
-    views, patches, width = values["views"], sizes.patches, sizes.hidden
-    rows, inner = views * patches, sizes.heads * sizes.head_width
+    views, tokens, width = values["views"], values["tokens"], sizes.hidden
+    patches, inner = tokens * sizes.pooled**2, sizes.heads * sizes.head_width
+    rows = views * patches
     layer = [
         *[linear(rows, width, inner)] * 3,
         self_attention(rows, patches, sizes.heads, sizes.head_width),
@@ -188,7 +210,7 @@ def _vision_operators(sizes: Gemma4Architecture, values: Variables) -> list[Oper
     return [
         (linear(rows, sizes.patch_elements, width), 1),
         *repeated(layer, sizes.layers),
-        (product(views, _MOST_TOKENS, patches, width), 1),
+        (product(views, tokens, patches, width), 1),
     ]
 
 
@@ -207,9 +229,10 @@ def _page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str
     width, height = workload.view_size or (workload.base_size, workload.base_size)
     columns, rows = width // sizes.patch_size, height // sizes.patch_size
     places = [[index % columns, index // columns] for index in range(columns * rows)]
-    places += [[-1, -1]] * (sizes.patches - len(places))
+    patches = _padded(workload) * sizes.pooled**2
+    places += [[-1, -1]] * (patches - len(places))
     return {
-        "pixel_values": empty(model, workload.batch_size, sizes.patches, sizes.patch_elements),
+        "pixel_values": empty(model, workload.batch_size, patches, sizes.patch_elements),
         "image_position_ids": torch.tensor([places] * workload.batch_size, device=model.device),
     }
 
@@ -233,7 +256,7 @@ FAMILY = page_family(
     model_types=("gemma4",),
     sizes=Gemma4Architecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="vit",
@@ -241,8 +264,8 @@ FAMILY = page_family(
             modules=(_VISION,),
             operators=_vision_operators,
             parameters=_vision_parameters,
-            variables={"views": "pages: batch_size"},
-            calls=lambda sizes, workload: [{"views": workload.batch_size}],
+            variables={"views": "pages: batch_size", "tokens": "tokens that a page is padded to"},
+            calls=lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
             run=_run_vision,
         ),
         page_stage(
@@ -262,8 +285,7 @@ FAMILY = page_family(
     page=_named_page,
     shipped={"gemma-4-e2b": "gemma_4_e2b.json"},
     notes=(
-        f"a page becomes at most {_MOST_TOKENS} tokens, as the processor has it by default; it is padded to as many "
-        "patches, which cost as much as others",
+        "a page is padded to the patches of as many tokens as it may have, which cost as much as others",
         "where a configuration lets tokens of one picture attend to one another both ways, flops_causal halves them "
         "like text",
         "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "

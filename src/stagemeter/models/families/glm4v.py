@@ -63,7 +63,7 @@ FAMILY = downsampled_family(
     encoder=("patch_embed", "post_conv_layernorm", "embeddings", "blocks", "post_layernorm"),
     shipped={"glm-4.1v-9b": "glm_4_1v_9b.json", "glm-4.5v": "glm_4_5v.json"},
     notes=(
-        f"a page, doubled to fill the two pictures that a patch spans, is resized to between {_PIXELS[0]:,} and "
-        f"{_PIXELS[1]:,} pixels in all, as the published processors do; videos are not counted",
+        "a page is doubled to fill the two pictures that a patch spans, and limits of pixels are of both; videos are "
+        "not counted",
     ),
 )

@@ -50,8 +50,8 @@ FAMILY = downsampled_family(
     encoder=("patch_embed", "blocks", "post_layernorm"),
     shipped={"glm-ocr": "glm_ocr.json"},
     notes=(
-        f"a page, doubled to fill the two pictures that a patch spans, is resized to between {_PIXELS[0]:,} and "
-        f"{_PIXELS[1]:,} pixels in all, as the published processor does; videos are not counted",
+        "a page is doubled to fill the two pictures that a patch spans, and limits of pixels are of both; videos are "
+        "not counted",
         "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",
     ),
 )

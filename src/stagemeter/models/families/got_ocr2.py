@@ -13,12 +13,14 @@ from typing import Any
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage
 from stagemeter.models.sam_settings import sam_architecture
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
+from stagemeter.models.tile_limits import read_tile_limits, tiles_and_page
 from stagemeter.models.vision import (
     CHANNELS,
     VIEW_VARIABLES,
@@ -64,9 +66,18 @@ def _group(sizes: GotOcr2Architecture, views: int) -> ViewGroup:
     return ViewGroup.of(views, sizes.sam.pretrain_size, sizes.sam.patch_size, sizes.sam.window_size)
 
 
-def _views(sizes: GotOcr2Architecture, width: int, height: int) -> PageViews:
-    side = sizes.sam.pretrain_size
-    return PageViews(1, 0, side, side, (1, 1), _group(sizes, 1).quarter_grid ** 2)
+def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules:
+    """A page is one view; in tiles it is where the file of the image processor says so, as that processor has it."""
+    image, side, tokens = settings.image, sizes.sam.pretrain_size, _group(sizes, 1).quarter_grid ** 2
+    if image.flag("crop_to_patches", published=False):
+        return tiles_and_page(image, read_tile_limits(image, most=12, fewest=1), side, tokens)
+    image.side("size", published=side, default=384, needed=side)
+    image.require("do_resize", needed=True, why="the encoder takes views of one size:")
+    return PageRules(lambda width, height: PageViews(1, 0, side, side, (1, 1), tokens))
+
+
+def _views(workload: Workload) -> int:
+    return workload.batch_size * (workload.global_views + workload.local_views)
 
 
 def _projector_operators(sizes: GotOcr2Architecture, variables: Variables) -> list[Operator]:
@@ -78,12 +89,12 @@ def _projector_operators(sizes: GotOcr2Architecture, variables: Variables) -> li
 
 def _page(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> dict[str, Any]:
     side = sizes.sam.pretrain_size
-    return {"pixel_values": empty(model, workload.batch_size, CHANNELS, side, side)}
+    return {"pixel_values": empty(model, _views(workload), CHANNELS, side, side)}
 
 
 def _run_projector(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> None:
     grid = _group(sizes, 1).grid
-    model.get_submodule(_PROJECTOR)(empty(model, workload.batch_size, sizes.sam.neck, grid, grid))
+    model.get_submodule(_PROJECTOR)(empty(model, _views(workload), sizes.sam.neck, grid, grid))
 
 
 def _projector_parameters(sizes: GotOcr2Architecture) -> int:
@@ -91,7 +102,7 @@ def _projector_parameters(sizes: GotOcr2Architecture) -> int:
 
 
 def _calls(sizes: GotOcr2Architecture, workload: Workload) -> list[Variables]:
-    return [asdict(_group(sizes, workload.batch_size))]
+    return [asdict(_group(sizes, _views(workload)))]
 
 
 FAMILY = page_family(
@@ -100,7 +111,7 @@ FAMILY = page_family(
     model_types=("got_ocr2",),
     sizes=GotOcr2Architecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="sam",
@@ -126,5 +137,8 @@ FAMILY = page_family(
     language="model.language_model",
     page=_page,
     shipped={"got-ocr2": "got_ocr2.json"},
-    notes=("a page is one view, as the processor has it by default; its crops are not counted",),
+    notes=(
+        "a page is one view; tiles are counted where the image processor's file has crop_to_patches, which "
+        "transformers' whole processor sets to false in each call that does not ask for them",
+    ),
 )

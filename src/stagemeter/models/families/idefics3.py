@@ -9,7 +9,8 @@ import math
 from typing import Any
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.family import PageViews
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
@@ -26,6 +27,10 @@ from stagemeter.workload import Workload
 
 #: How many times longer than a view the longer side of a page is made, as the published processors have it.
 _LONGEST = 4
+#: What transformers' class gives a file that leaves it out: side of a view.
+_SIDE_OF_CLASS = 364
+#: Longest side in pixels of any page: ``MAX_IMAGE_SIZE``.
+_LONGEST_SIDE = 4096
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
@@ -40,25 +45,68 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
-def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    side = sizes.vision.image_size
-    columns, rows = tile_grid(width, height, side)
-    views = columns * rows + 1
-    return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.projector.tokens)
-
-
-def tile_grid(width: int, height: int, side: int) -> tuple[int, int]:
-    """Columns and rows of tiles: the longer side is made as long as `_LONGEST` views, the other one kept in proportion.
-
-    Source: transformers, ``image_processing_pil_idefics3.py``, ``get_number_of_image_patches``.
-    """
+def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
+    """A page is resized, brought to whole tiles, and seen as a whole beside its tiles; or as a whole alone."""
+    image, side, tokens = settings.image, sizes.vision.image_size, sizes.projector.tokens
+    image.side("max_image_size", published=side, default=_SIDE_OF_CLASS, needed=side)
+    settings.whole.require("image_seq_len", needed=tokens, why="a view becomes")
+    splits = image.flag("do_image_splitting", published=True)
+    resizes = image.flag("do_resize", published=True)
+    fixed: tuple[int, int] | None = None
     longest = _LONGEST * side
-    shorter = int(longest / (width / height)) if width >= height else int(longest * (width / height))
-    # Made even first, then whole tiles of what is left of it at that shape.
-    shorter = max(1, shorter + shorter % 2)
+    if resizes and image.has("size.height") and not image.has("size.longest_edge"):
+        fixed = image.number("size.width", published=side), image.number("size.height", published=side)
+    elif resizes:
+        longest = image.number("size.longest_edge", published=longest, default=4 * _SIDE_OF_CLASS)
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = 1, 1
+        if splits:
+            size = (fixed or resized(width, height, longest)) if resizes else (width, height)
+            columns, rows = whole_tiles(*size, side)
+        if not columns * rows:
+            raise StagemeterError(
+                f"a page of {width} x {height} pixels: brought to tiles of {side} pixels, nothing is left of its "
+                "shorter side, and this model's processor fails on it; cut the page"
+            )
+        views = columns * rows + 1 if columns * rows > 1 else 1
+        return PageViews(1, views - 1, side, side, (columns, rows), views * tokens)
+
+    return PageRules(page)
+
+
+def resized(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height of a page whose longer side is made so long, the other one even, and none longer than the limit.
+
+    Source: transformers, ``image_processing_pil_idefics3.py``, ``get_resize_output_image_size``.
+    """
+    ratio = width / height
     if width >= height:
-        return _LONGEST, math.ceil(int(longest / (longest / shorter)) / side)
-    return math.ceil(int(longest * (shorter / longest)) / side), _LONGEST
+        width, height = longest, int(longest / ratio)
+        height += height % 2
+    else:
+        width, height = int(longest * ratio), longest
+        width += width % 2
+    width, height = max(width, 1), max(height, 1)
+    ratio = width / height
+    if width >= height and width > _LONGEST_SIDE:
+        width, height = _LONGEST_SIDE, int(_LONGEST_SIDE / ratio)
+    elif height > width and height > _LONGEST_SIDE:
+        width, height = int(_LONGEST_SIDE * ratio), _LONGEST_SIDE
+    return max(width, 1), max(height, 1)
+
+
+def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
+    """Columns and rows of tiles: the longer side is made whole tiles, and the other one of its length at that shape.
+
+    Source: transformers, ``image_processing_pil_idefics3.py``, ``resize_for_vision_encoder``.
+    """
+    ratio = width / height
+    if width >= height:
+        columns = math.ceil(width / side)
+        return columns, math.ceil(int(columns * side / ratio) / side)
+    rows = math.ceil(height / side)
+    return math.ceil(int(rows * side * ratio) / side), rows
 
 
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
@@ -82,12 +130,9 @@ FAMILY = vision_language_family(
     title="Idefics 3, SmolVLM, Granite-Docling: tiles and the whole page through SigLIP, some patches to a token",
     model_types=("idefics3", "smolvlm"),
     read=_read,
-    views=_views,
+    rules=_rules,
     shipped={"smolvlm-256m": "smolvlm_256m.json", "granite-docling-258m": "granite_docling_258m.json"},
-    notes=(
-        f"the longer side of a page is made {_LONGEST} views long, as the published processors do",
-        "what the processor writes around the tokens of each tile is text",
-    ),
+    notes=("what the processor writes around the tokens of each tile is text",),
     projector_input=lambda sizes, views: (views, sizes.vision.tokens, sizes.vision.hidden),
     modules=VisionLanguageModules("model.vision_model", "model.connector", "model.text_model"),
     valued_page=_page,

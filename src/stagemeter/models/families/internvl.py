@@ -5,9 +5,10 @@ Source: transformers, ``modeling_internvl.py``, ``modeling_qianfan_ocr.py``, ``i
 
 from __future__ import annotations
 
-from stagemeter.models.family import PageViews
+from stagemeter.models.family import PageRules
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.tiling import tile_grid
+from stagemeter.models.tile_limits import read_tile_limits, tiles_and_page
 from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
@@ -47,13 +48,11 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
-def _views(sizes: VisionLanguageArchitecture, width: int, height: int) -> PageViews:
-    columns, rows = tile_grid(width, height, sizes.vision.image_size, _MOST_TILES)
-    tiles = columns * rows
-    # A page that is cut is also looked at as a whole.
-    views = tiles + 1 if tiles > 1 else 1
-    side = sizes.vision.image_size
-    return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.projector.tokens)
+def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
+    """A page is cut to tiles, whatever ``crop_to_patches`` says in the file: the whole processor sets it itself."""
+    settings.whole.require("image_seq_length", needed=sizes.projector.tokens, why="a view becomes")
+    limits = read_tile_limits(settings.image, most=_MOST_TILES, fewest=1)
+    return tiles_and_page(settings.image, limits, sizes.vision.image_size, sizes.projector.tokens)
 
 
 FAMILY = vision_language_family(
@@ -61,7 +60,6 @@ FAMILY = vision_language_family(
     title="InternVL and Qianfan-OCR: tiles and the whole page through InternViT, four patches to a token",
     model_types=("internvl", _QIANFAN),
     read=_read,
-    views=_views,
+    rules=_rules,
     shipped={"internvl3-1b": "internvl3_1b.json", "qianfan-ocr-default": "qianfan_ocr_default.json"},
-    notes=(f"a page becomes at most {_MOST_TILES} tiles, as the published processors have it",),
 )

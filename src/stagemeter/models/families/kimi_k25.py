@@ -6,9 +6,12 @@ Source: transformers, ``modeling_kimi_k25.py``, ``image_processing_kimi_k25.py``
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from stagemeter.models.interpolated_language import InterpolatedArchitecture, interpolated_family
 from stagemeter.models.interpolated_vision import InterpolatedVision, interpolated_vision, require_width
+from stagemeter.models.page_settings import MOST_PIXELS, PageSettings
+from stagemeter.models.pixel_limits import whole_blocks
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import VisionLanguageModules, part, text_decoder
 
@@ -35,18 +38,27 @@ def _read(settings: Settings) -> InterpolatedArchitecture:
     return InterpolatedArchitecture(vision, decoder)
 
 
-def resized(vision: InterpolatedVision, width: int, height: int) -> tuple[int, int]:
-    """Width and height that a page is brought to: shrunk to as many patches as may be, padded to whole tokens.
+def _resizing(vision: InterpolatedVision, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
+    """A page is shrunk to as many patches as may be, and padded to whole tokens.
 
-    Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``.
+    Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``. The published file names the limits
+    otherwise, within ``media_proc_cfg``.
     """
-    patch = vision.patch_size
-    patches = max(1.0, height // patch) * max(1.0, width // patch)
-    longest = _MOST_PER_SIDE * patch
-    scale = min(1.0, math.sqrt(_MOST_PATCHES / patches), longest / height, longest / width)
-    sides = (min(max(1, int(side * scale)), longest) for side in (width, height))
-    columns, rows = (math.ceil(side / vision.block) * vision.block for side in sides)
-    return columns, rows
+    most = image.number("max_patches", "media_proc_cfg.in_patch_limit", published=_MOST_PATCHES, most=MOST_PIXELS)
+    per_side = image.side("size", "media_proc_cfg.patch_limit_on_one_side", published=_MOST_PER_SIDE)
+    image.require("media_proc_cfg.fixed_output_tokens", needed=None, why="this family counts pages of any number:")
+    if not image.flag("do_resize", published=True):
+        return lambda width, height: whole_blocks(vision.block, width, height)
+    patch, longest = vision.patch_size, per_side * vision.patch_size
+
+    def resized(width: int, height: int) -> tuple[int, int]:
+        patches = max(1.0, height // patch) * max(1.0, width // patch)
+        scale = min(1.0, math.sqrt(most / patches), longest / height, longest / width)
+        sides = (min(max(1, int(side * scale)), longest) for side in (width, height))
+        columns, rows = (math.ceil(side / vision.block) * vision.block for side in sides)
+        return columns, rows
+
+    return resized
 
 
 FAMILY = interpolated_family(
@@ -54,12 +66,11 @@ FAMILY = interpolated_family(
     title="Kimi K2.5: a page at its own resolution through MoonViT, a decoder like DeepSeek-V3's",
     model_types=("kimi_k25",),
     read=_read,
-    resized=resized,
+    resizing=_resizing,
     modules=VisionLanguageModules(projector="model.mm_projector"),
     shipped={"kimi-k2.5": "kimi_k2_5.json"},
     page_by_page=False,
     notes=(
-        f"a page is shrunk to at most {_MOST_PATCHES:,} patches, as the processor does by default",
         "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "
         "context",
         "videos are not counted",

@@ -14,4 +14,5 @@ FAMILY = pixtral_family(
     model_types=("lighton_ocr",),
     modules=VisionLanguageModules("model.vision_encoder", "model.vision_projection"),
     shipped={"lighton-ocr-default": "lighton_ocr_default.json"},
+    own_patches=True,
 )

@@ -14,12 +14,13 @@ from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import empty
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.tiling import best_fit
+from stagemeter.models.tiling import best_fit, tile_grids
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_language import part, text_decoder, vision_transformer
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
@@ -28,8 +29,6 @@ from stagemeter.workload import Workload
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
 #: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).
 _MOST_TILES = 16
-#: Columns and rows of tiles: ``image_processing_llama4.py``, ``find_supported_resolutions``.
-_GRIDS = [(columns, rows) for columns in range(1, 17) for rows in range(1, 17) if columns * rows <= _MOST_TILES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +77,23 @@ def _read(settings: Settings) -> Llama4Architecture:
     return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings))
 
 
-def _views(sizes: Llama4Architecture, width: int, height: int) -> PageViews:
-    side = sizes.vision.image_size
-    columns, rows = best_fit(width, height, side, _GRIDS, single_precision=True)
-    tiles = columns * rows
-    # A page that is cut is seen as a whole, too.
-    views = tiles + 1 if tiles > 1 else 1
-    return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
+def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:
+    """A page becomes the tiles that it fits into best. Source: ``image_processing_llama4.py``, ``_preprocess``."""
+    image, side = settings.image, sizes.vision.image_size
+    image.side("size", published=side, default=336, needed=side)
+    image.require("do_resize", needed=True, why="Llama 4's processor takes no other value than")
+    most = image.number("max_patches", published=_MOST_TILES, most=MOST_TILES, option="max_tiles", name="max_tiles")
+    largest = image.flag("resize_to_max_canvas", published=False)
+    grids = tile_grids(most)
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = best_fit(width, height, side, grids, single_precision=True, largest=largest)
+        tiles = columns * rows
+        # A page that is cut is seen as a whole, too.
+        views = tiles + 1 if tiles > 1 else 1
+        return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
+
+    return PageRules(page)
 
 
 def _vision_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:
@@ -140,7 +149,7 @@ FAMILY = page_family(
     model_types=("llama4",),
     sizes=Llama4Architecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="vit",
@@ -169,7 +178,7 @@ FAMILY = page_family(
     page=_page,
     shipped={"llama-4-scout": "llama_4_scout.json"},
     notes=(
-        f"a page becomes the tiles, {_MOST_TILES} at most, that it fits into best, as the published processors have it",
+        "a page becomes the tiles that it fits into best",
         *TEXT.notes,
     ),
     valued=True,

@@ -34,7 +34,7 @@ FAMILY = vision_language_family(
     title="LLaVA 1.5: one view through CLIP, two-layer projector",
     model_types=("llava",),
     read=_read,
-    views=one_view,
+    rules=one_view(default=224, crops=True),
     shipped={"llava-1.5-7b": "llava_1_5_7b.json"},
     notes=("the encoder's last layer runs, though its result goes unused: features are those of the layer before it",),
 )

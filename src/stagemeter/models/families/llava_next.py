@@ -12,7 +12,8 @@ from typing import Any
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import PageViews
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
@@ -20,6 +21,7 @@ from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     part,
+    square_views,
     text_decoder,
     vision_language_family,
     vision_transformer,
@@ -29,6 +31,9 @@ from stagemeter.workload import Workload
 _ONEVISION = "llava_onevision"
 #: How features are taken, which differs between the two: layer, and whether the class token is kept.
 _FEATURES = {"llava_next": (-2, "default"), _ONEVISION: (-1, "full")}
+#: What transformers' classes give a file that leaves ``image_grid_pinpoints`` out.
+_CANVASES_OF_NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
+_CANVASES_OF_ONEVISION = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
 #: Pages whose tokens exceed those of so many views by more than a tenth are shrunk, see ``vision_aspect_ratio``.
 _MOST_VIEWS = "anyres_max_9"
 
@@ -84,12 +89,23 @@ def _canvases(settings: Settings, side: int) -> tuple[tuple[int, int], ...]:
     return tuple((height, width) for height, width in canvases)
 
 
-def _views(sizes: TiledArchitecture, width: int, height: int) -> PageViews:
-    side = sizes.vision.image_size
-    canvas = best_canvas(sizes.canvases, width, height)
-    rows, columns = canvas[0] // side, canvas[1] // side
-    tokens = sizes.projector.tokens + tokens_of_tiles(sizes, width, height, columns, rows)
-    return PageViews(1, columns * rows, side, side, (columns, rows), tokens)
+def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
+    """A page is brought to a canvas and cut; canvases of the image processor go over those of the model."""
+    image, side = settings.image, sizes.vision.image_size
+    onevision = bool(sizes.most_views)
+    square_views(image, side, default=384 if onevision else 224, crops=not onevision)
+    if onevision:
+        settings.whole.require("vision_aspect_ratio", needed=_MOST_VIEWS, why="config.json has")
+    of_class = _CANVASES_OF_ONEVISION if onevision else _CANVASES_OF_NEXT
+    canvases = image.canvases("image_grid_pinpoints", sizes.canvases, of_class, side)
+
+    def page(width: int, height: int) -> PageViews:
+        canvas = best_canvas(canvases, width, height)
+        rows, columns = canvas[0] // side, canvas[1] // side
+        tokens = sizes.projector.tokens + tokens_of_tiles(sizes, width, height, columns, rows)
+        return PageViews(1, columns * rows, side, side, (columns, rows), tokens)
+
+    return PageRules(page)
 
 
 def best_canvas(canvases: tuple[tuple[int, int], ...], width: int, height: int) -> tuple[int, int]:
@@ -131,6 +147,9 @@ def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> 
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
     size = [workload.image_height, workload.image_width]
+    # The model chooses among its canvases once more; that of the page is the one to choose.
+    columns, rows = workload.tile_grid
+    model.config.image_grid_pinpoints = [[rows * side, columns * side]]
     page = {
         "pixel_values": empty(model, workload.batch_size, views, CHANNELS, side, side),
         "image_sizes": torch.tensor([size] * workload.batch_size, device=model.device),
@@ -145,7 +164,7 @@ FAMILY = vision_language_family(
     title="LLaVA-NeXT and LLaVA-OneVision: tiles and the whole page through CLIP or SigLIP",
     model_types=tuple(_FEATURES),
     read=_read,
-    views=_views,
+    rules=_rules,
     shipped={"llava-1.6-mistral-7b": "llava_1_6_mistral_7b.json", "llava-onevision-0.5b": "llava_onevision_0_5b.json"},
     notes=("of CLIP, the encoder's last layer runs, though features are those of the layer before it",),
     valued_page=_page,

@@ -14,8 +14,9 @@ from stagemeter.models.blocks import Operator, convolution, feed_forward, linear
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.decoder_stages import OF_STATES, empty
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
@@ -99,30 +100,77 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Slicing:
+    """How a page is cut.
+
+    Attributes
+    ----------
+    most : int
+        Slices at most; 1 where a page is not cut.
+    side : int
+        Side of a square that has as many pixels as a view is brought to.
+    enlarges : bool
+        Whether a small page is brought to as many, too.
+    """
+
+    most: int
+    side: int
+    enlarges: bool
+
+
+def _rules(sizes: MiniCPMOcrArchitecture, settings: ProcessorSettings) -> PageRules:
+    image = settings.image
+    image.require("patch_size", needed=sizes.patch_size, default=14)
+    merging = next(name for name, patches in _PATCHES_OF_TOKEN.items() if patches == sizes.patches_of_token)
+    image.require("downsample_mode", needed=merging, default="4x", why="config.json has")
+    image.require("do_resize", needed=True, why="MiniCPM-OCR's processor takes no other value than")
+    most = image.number("max_slice_nums", published=_MOST_SLICES, most=MOST_TILES, option="max_tiles", name="max_tiles")
+    side = image.number("scale_resolution", published=_SIDE, least=sizes.block)
+    slices = image.flag("slice_mode", published=True)
+    upsize = image.values.get("small_image_upsize") or "always"
+    if upsize not in ("always", "never"):
+        image.refuse("small_image_upsize", "only 'always' and 'never' do not depend on what is on a page")
+    slicing = _Slicing(most if slices else 1, side, upsize == "always")
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = _grid(slicing, width, height)
+        whole = _resized(sizes, slicing, width, height, enlarge=not columns and slicing.enlarges)
+        tokens = _tokens(sizes, whole)
+        if columns:
+            nearest = _nearest(width, columns) / columns, _nearest(height, rows) / rows
+            tokens += columns * rows * _tokens(sizes, _resized(sizes, slicing, *nearest, enlarge=True))
+        return PageViews(1, columns * rows, *whole, (columns, rows) if columns else (1, 1), tokens)
+
+    return PageRules(page)
+
+
 def _nearest(length: float, divisor: int) -> int:
     return max(round(length / divisor) * divisor, divisor)
 
 
-def _resized(sizes: MiniCPMOcrArchitecture, width: float, height: float, enlarge: bool) -> tuple[int, int]:
+def _resized(
+    sizes: MiniCPMOcrArchitecture, slicing: _Slicing, width: float, height: float, enlarge: bool
+) -> tuple[int, int]:
     """Width and height that a view is brought to: whole tokens, about as many pixels as a square of the side has.
 
     Source: ``find_best_resize``.
     """
-    if height * width > _SIDE**2 or enlarge:
+    if height * width > slicing.side**2 or enlarge:
         ratio = width / height
-        height = int(_SIDE / math.sqrt(ratio))
+        height = int(slicing.side / math.sqrt(ratio))
         width = int(height * ratio)
     return _nearest(width, sizes.block), _nearest(height, sizes.block)
 
 
-def _grid(width: int, height: int) -> tuple[int, int]:
+def _grid(slicing: _Slicing, width: int, height: int) -> tuple[int, int]:
     """Columns and rows of slices of a page; none where it is small. Source: ``get_sliced_grid``."""
-    slices = min(math.ceil(width * height / _SIDE**2), _MOST_SLICES)
+    slices = min(math.ceil(width * height / slicing.side**2), slicing.most)
     best, least = (0, 0), math.inf
     if slices <= 1:
         return best
     best = (1, 1)
-    for number in range(max(2, slices - 1), min(slices + 1, _MOST_SLICES) + 1):
+    for number in range(max(2, slices - 1), min(slices + 1, slicing.most) + 1):
         for rows in range(1, number + 1):
             if number % rows:
                 continue
@@ -133,31 +181,19 @@ def _grid(width: int, height: int) -> tuple[int, int]:
     return best
 
 
-def _page_views(sizes: MiniCPMOcrArchitecture, width: int, height: int) -> list[tuple[int, int]]:
-    """Width and height of the view of the whole page, and of each slice. Source: ``get_refine_size``."""
-    columns, rows = _grid(width, height)
-    whole = _resized(sizes, width, height, enlarge=not columns)
-    if not columns:
-        return [whole]
-    one = _resized(sizes, _nearest(width, columns) / columns, _nearest(height, rows) / rows, enlarge=True)
-    return [whole, *[one] * (columns * rows)]
-
-
-def _views(sizes: MiniCPMOcrArchitecture, width: int, height: int) -> PageViews:
-    views = _page_views(sizes, width, height)
-    columns, rows = _grid(width, height)
-    tokens = sum(_tokens(sizes, view) for view in views)
-    return PageViews(1, len(views) - 1, *views[0], (columns, rows) if columns else (1, 1), tokens)
-
-
 def _tokens(sizes: MiniCPMOcrArchitecture, view: tuple[int, int]) -> int:
     return (view[0] // sizes.block) * (view[1] // sizes.block)
 
 
+def _tokens_of_views(sizes: MiniCPMOcrArchitecture, workload: Workload) -> tuple[int, int]:
+    """Tokens of the view of a whole page, and of each slice."""
+    whole = _tokens(sizes, workload.view_size or (workload.base_size, workload.base_size))
+    return whole, (workload.image_tokens - whole) // max(workload.local_views, 1)
+
+
 def _calls(sizes: MiniCPMOcrArchitecture, workload: Workload) -> list[Variables]:
-    whole, *slices = _page_views(sizes, workload.image_width, workload.image_height)
-    one = _tokens(sizes, slices[0]) if slices else 0
-    return [{"pages": workload.batch_size, "page": _tokens(sizes, whole), "slices": len(slices), "slice": one}]
+    page, one = _tokens_of_views(sizes, workload)
+    return [{"pages": workload.batch_size, "page": page, "slices": workload.local_views, "slice": one}]
 
 
 def _vision_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[Operator]:
@@ -237,7 +273,14 @@ def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict
     """Patches of all views of the pages of a batch, side by side, and rows and columns of each view."""
     import torch
 
-    views = _page_views(sizes, workload.image_width, workload.image_height) * workload.batch_size
+    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    _, tokens = _tokens_of_views(sizes, workload)
+    views = [(width, height)]
+    if workload.local_views:
+        # A slice may have any shape of as many tokens: each patch attends to all others of its view.
+        across = max(side for side in range(1, math.isqrt(tokens) + 1) if not tokens % side)
+        views += [(across * sizes.block, tokens // across * sizes.block)] * workload.local_views
+    views *= workload.batch_size
     grids = [[height // sizes.patch_size, width // sizes.patch_size] for width, height in views]
     patches = sum(rows * columns for rows, columns in grids)
     return {
@@ -279,7 +322,7 @@ FAMILY = page_family(
     model_types=("minicpm_ocr",),
     sizes=MiniCPMOcrArchitecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="vit",
@@ -307,8 +350,8 @@ FAMILY = page_family(
     page=_named_page,
     shipped={"minicpm-ocr-default": "minicpm_ocr_default.json"},
     notes=(
-        f"a page is seen as a whole and, if it is large, in up to {_MOST_SLICES} slices, as the processor does by "
-        "default; the tokens that it writes around them count as text",
+        "a page is seen as a whole and, if it is large, in slices; the tokens that the processor writes around them "
+        "count as text",
         "transformers runs the output head on every position of a prompt, and so is it counted",
         *TEXT.notes,
         "videos are not counted",

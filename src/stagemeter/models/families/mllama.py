@@ -15,8 +15,9 @@ from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, product, repeated, self_attention
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_stage
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
@@ -169,10 +170,19 @@ def _grids(tiles: int) -> list[tuple[int, int]]:
     return [(columns, rows) for rows in sides for columns in sides if columns * rows <= tiles]
 
 
-def _views(sizes: MllamaArchitecture, width: int, height: int) -> PageViews:
-    side = sizes.image_size
-    columns, rows = best_fit(width, height, side, _grids(sizes.tiles), single_precision=False)
-    return PageViews(columns * rows, 0, side, side, (columns, rows), 1)
+def _rules(sizes: MllamaArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Tiles are as many as the encoder has positions for: it takes pages padded to all of them."""
+    image, side = settings.image, sizes.image_size
+    image.side("size", published=side, default=224, needed=side)
+    image.require("max_image_tiles", needed=sizes.tiles, default=4, why="the encoder has positions for tiles of number")
+    for key in ("do_resize", "do_pad"):
+        image.require(key, needed=True, why="Llama 3.2's processor takes no other value than")
+
+    def page(width: int, height: int) -> PageViews:
+        columns, rows = best_fit(width, height, side, _grids(sizes.tiles), single_precision=False)
+        return PageViews(columns * rows, 0, side, side, (columns, rows), 1)
+
+    return PageRules(page)
 
 
 def _vision_operators(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
@@ -251,7 +261,7 @@ FAMILY = page_family(
     model_types=("mllama",),
     sizes=MllamaArchitecture,
     read=_read,
-    views=_views,
+    rules=_rules,
     stages=(
         page_stage(
             name="vit",

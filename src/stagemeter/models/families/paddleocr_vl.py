@@ -5,18 +5,20 @@ Source: transformers, ``modeling_paddleocr_vl.py``, ``image_processing_pil_paddl
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.decoder import Layer
 from stagemeter.models.interpolated_language import InterpolatedArchitecture, interpolated_family
 from stagemeter.models.interpolated_vision import InterpolatedVision, interpolated_vision
+from stagemeter.models.page_settings import PageSettings
+from stagemeter.models.pixel_limits import read_pixel_limits, resized_between
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import decoder, gated, grouped_query_attention
 from stagemeter.models.vision_language import VisionLanguageModules, part
 
-#: Pixels between which a page is resized, as the processor has it by default, and how long one may be.
-_MIN_PIXELS, _MAX_PIXELS, _LONGEST_PAGE = 384**2, 1536**2, 200
+#: Pixels between which a page is resized: those of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
+#: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it; and those of transformers' class.
+_PUBLISHED_PIXELS, _PIXELS_OF_CLASS = (147_384, 2_822_400), (384**2, 1536**2)
 
 
 def _read(settings: Settings) -> InterpolatedArchitecture:
@@ -30,34 +32,22 @@ def _read(settings: Settings) -> InterpolatedArchitecture:
     return InterpolatedArchitecture(vision, decoder(said, [layer]))
 
 
-def resized(vision: InterpolatedVision, width: int, height: int) -> tuple[int, int]:
-    """Width and height that a page is resized to: whole tokens, within the limits, its shape kept as well as may be.
+def _resizing(vision: InterpolatedVision, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
+    """A page is resized to whole tokens, within the limits; a side shorter than a token is made as long first.
 
     Source: transformers, ``image_processing_pil_paddleocr_vl.py``, ``smart_resize``.
-
-    Raises
-    ------
-    StagemeterError
-        If one side is more than 200 times the other, which the processor refuses.
     """
-    block, asked = vision.block, f"{width} x {height}"
-    # A side that is shorter than a token is made as long, the other one in proportion.
-    if height < block:
-        width, height = round(width * block / height), block
-    if width < block:
-        width, height = block, round(height * block / width)
-    if max(width, height) > _LONGEST_PAGE * min(width, height):
-        raise StagemeterError(
-            f"a page of {asked} pixels: this model takes none with one side more than {_LONGEST_PAGE} times the other"
-        )
-    columns, rows = (round(side / block) * block for side in (width, height))
-    if columns * rows > _MAX_PIXELS:
-        shrink = math.sqrt(width * height / _MAX_PIXELS)
-        columns, rows = (max(block, math.floor(side / shrink / block) * block) for side in (width, height))
-    elif columns * rows < _MIN_PIXELS:
-        stretch = math.sqrt(_MIN_PIXELS / (width * height))
-        columns, rows = (math.ceil(side * stretch / block) * block for side in (width, height))
-    return columns, rows
+    image.require("temporal_patch_size", needed=1)
+    limits, block = read_pixel_limits(image, _PUBLISHED_PIXELS, _PIXELS_OF_CLASS), vision.block
+
+    def resized(width: int, height: int) -> tuple[int, int]:
+        if limits.resizes and height < block:
+            width, height = round(width * block / height), block
+        if limits.resizes and width < block:
+            width, height = block, round(height * block / width)
+        return resized_between(limits, block, width, height)
+
+    return resized
 
 
 FAMILY = interpolated_family(
@@ -65,12 +55,9 @@ FAMILY = interpolated_family(
     title="PaddleOCR-VL: a page at its own resolution, a decoder like ERNIE 4.5's",
     model_types=("paddleocr_vl",),
     read=_read,
-    resized=resized,
+    resizing=_resizing,
     modules=VisionLanguageModules("model.visual", "model.projector"),
     shipped={"paddleocr-vl": "paddleocr_vl.json"},
     page_by_page=True,
-    notes=(
-        f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, as the processor does by default",
-        "pages go through the projector one by one, as transformers runs it",
-    ),
+    notes=("pages go through the projector one by one, as transformers runs it",),
 )

@@ -35,7 +35,7 @@ FAMILY = vision_language_family(
     title="PaliGemma 1 and 2: one view through SigLIP, a decoder like Gemma's",
     model_types=("paligemma",),
     read=_read,
-    views=one_view,
+    rules=one_view(default=224, crops=False),
     shipped={"paligemma-3b": "paligemma_3b.json"},
     notes=(
         "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill are its FLOPs",

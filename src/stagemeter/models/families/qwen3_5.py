@@ -10,7 +10,7 @@ from typing import Any
 
 from stagemeter.models.decoder_stages import OF_STATES
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
-from stagemeter.models.families.qwen3_vl import PAGE_NOTES, VIDEO_PIXELS, later_vision
+from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
 from stagemeter.models.native_language import NativeArchitecture, native_family
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import part, text_decoder
@@ -35,5 +35,5 @@ FAMILY = native_family(
     notes=(*PAGE_NOTES, *TEXT.notes),
     positions=True,
     prefill_variables=OF_STATES,
-    video_pixels=VIDEO_PIXELS,
+    videos=TOGETHER,
 )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.models.decoder import Decoder
-from stagemeter.models.native_language import NativeArchitecture, native_family
+from stagemeter.models.native_language import NativeArchitecture, VideoProcessor, native_family
 from stagemeter.models.native_vision import NativeVision, native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import part, text_decoder
@@ -19,8 +19,11 @@ from stagemeter.models.vision_language import part, text_decoder
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
 #: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
-#: The same of all frames of a video together (``video_preprocessor_config.json``).
-VIDEO_PIXELS = (4_096, 25_165_824)
+#: The limits are of all frames of a video together. Source: transformers, ``video_processing_qwen3_vl.py``; published
+#: ones are those of ``video_preprocessor_config.json``.
+TOGETHER = VideoProcessor(
+    (128 * 32 * 32, 32 * 32 * 768), patch_size=16, tokens=768, together=True, published=(4_096, 25_165_824)
+)
 
 
 def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
@@ -53,8 +56,6 @@ def later_vision(sizes: Settings, decoder: Decoder) -> NativeVision:
 
 #: What one should know of pages and videos of Qwen 3-VL and Qwen 3.5.
 PAGE_NOTES = (
-    f"pages are resized to between {_MIN_PIXELS:,} and {_MAX_PIXELS:,} pixels, all frames of a video together to "
-    f"between {VIDEO_PIXELS[0]:,} and {VIDEO_PIXELS[1]:,}, as the published processors do",
     "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
     "the time before each two frames of a video is text, to be given as such",
 )
@@ -73,5 +74,5 @@ FAMILY = native_family(
     notes=PAGE_NOTES,
     deep=True,
     positions=True,
-    video_pixels=VIDEO_PIXELS,
+    videos=TOGETHER,
 )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
+from stagemeter.models.page_settings import PageSettings
 from stagemeter.models.sequence_decoder import read_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
@@ -59,6 +60,11 @@ def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
     return [*transformer_operators(sizes.encoder, views), (pooler, 1)]
 
 
+def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
+    image.side("size", published=sizes.encoder.image_size, default=224, needed=sizes.encoder.image_size)
+    image.require("do_resize", needed=True, why="the encoder takes pages of one size:")
+
+
 FAMILY = encoder_decoder_family(
     name="trocr",
     title="TrOCR: a vision transformer, and a decoder that attends to what it makes of a page",
@@ -69,6 +75,7 @@ FAMILY = encoder_decoder_family(
     parameters=lambda sizes: transformer_parameters(sizes.encoder) + (sizes.encoder.hidden + 1) * sizes.encoder.hidden,
     picture=lambda sizes: (sizes.encoder.image_size, sizes.encoder.image_size),
     tokens=lambda sizes: sizes.encoder.tokens,
+    check=_check,
     head="decoder.output_projection",
     shipped={"trocr-base": "trocr_base.json"},
     notes=(

@@ -16,40 +16,58 @@ from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, architecture_from_config, has_window
 from stagemeter.models.families.deepseek_ocr import FAMILY as DEEPSEEK_OCR
 from stagemeter.models.families.deepseek_ocr import language_model, page_inputs
-from stagemeter.models.family import Family, PageViews
+from stagemeter.models.family import Family, PageRules, PageViews, published_views
+from stagemeter.models.page_settings import ProcessorSettings
 from stagemeter.models.page_stages import page_passes
+from stagemeter.models.tile_limits import read_tile_limits
 from stagemeter.models.tiling import tile_grid
 
 #: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
 _VIEW, _TILE = 1024, 640
 #: How few and how many tiles a page becomes, as the processor has it by default.
 _FEWEST_TILES, _MOST_TILES = 2, 32
+#: Longest side of a view in pixels: larger ones than this are no page's.
+_LARGEST_VIEW = 8192
 
 
 def _takes(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "unlimited_ocr" and has_window(config)
 
 
-def _views(sizes: DeepseekOCRArchitecture, width: int, height: int) -> PageViews:
+def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
     """Views of a page: the page as a whole, and tiles of one that is larger than a tile.
 
     Each row of patches ends in a token, and one more token is between tiles and page. Source: transformers,
     ``processing_unlimited_ocr.py``, ``replace_image_token``.
     """
-    whole, tile = (math.ceil(side // sizes.sam.patch_size / sizes.downsample_ratio) for side in (_VIEW, _TILE))
-    tokens = whole * (whole + 1) + 1
-    if max(width, height) <= _TILE:
-        return PageViews(1, 0, _VIEW, _VIEW, (1, 1), tokens, _TILE)
-    columns, rows = tile_grid(width, height, _TILE, _MOST_TILES, _FEWEST_TILES)
-    tokens += rows * tile * (columns * tile + 1)
-    return PageViews(1, columns * rows, _VIEW, _VIEW, (columns, rows), tokens, _TILE)
+    image, patch = settings.image, sizes.sam.patch_size
+    settings.whole.require("patch_size", needed=patch)
+    settings.whole.require("downsample_ratio", needed=sizes.downsample_ratio)
+    view_side, tile_side = image.side("size", published=_VIEW), image.side("tile_size", published=_TILE)
+    for key, side in (("size", view_side), ("tile_size", tile_side)):
+        if not patch <= side <= _LARGEST_VIEW:
+            image.refuse(key, f"a view has from {patch} to {_LARGEST_VIEW} pixels a side")
+    limits = read_tile_limits(image, most=_MOST_TILES, fewest=_FEWEST_TILES)
+    crops = image.flag("crop_to_patches", published=True)
+    whole, tile = (math.ceil(side // patch / sizes.downsample_ratio) for side in (view_side, tile_side))
+
+    def page(width: int, height: int) -> PageViews:
+        tokens = whole * (whole + 1) + 1
+        if not crops or max(width, height) <= tile_side:
+            return PageViews(1, 0, view_side, view_side, (1, 1), tokens, tile_side)
+        columns, rows = tile_grid(width, height, tile_side, limits.most, limits.fewest)
+        tokens += rows * tile * (columns * tile + 1)
+        return PageViews(1, columns * rows, view_side, view_side, (columns, rows), tokens, tile_side)
+
+    return PageRules(page)
 
 
 FAMILY: Family[DeepseekOCRArchitecture] = replace(
     DEEPSEEK_OCR,
     name="unlimited-ocr",
     title="Unlimited-OCR: DeepSeek-OCR with a window over what was generated",
-    views=_views,
+    views=published_views(_rules),
+    rules=_rules,
     takes=_takes,
     architecture_from_config=partial(architecture_from_config, window=True),
     shipped={"unlimited-ocr-default": resources.files("stagemeter.models") / "configs" / "unlimited_ocr_default.json"},

@@ -1,0 +1,578 @@
+"""Settings of image processors: as many tokens as transformers' own processors make of the same files."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib import import_module
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from processor_functions import functions_of
+from transformers import (
+    GotOcr2ImageProcessor,
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+)
+from transformers.image_utils import SizeDict
+
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.models.description import ModelDescription, describe_model
+from stagemeter.models.page_settings import ProcessorFiles, ProcessorSettings
+from stagemeter.planning import limit_notes, plan_request
+
+many = settings(max_examples=60, deadline=None)
+sides = st.integers(1, 4000)
+FILE = "preprocessor_config.json"
+
+
+def pil(model: str, name: str):
+    """A processor of transformers that needs no torchvision."""
+    return getattr(import_module(f"transformers.models.{model}.image_processing_pil_{model}"), name)
+
+
+def views(model: ModelDescription | str, width: int, height: int, file: dict, whole: dict | None = None, **options):
+    """What a page becomes where a file holds some settings."""
+    described = describe_model(model) if isinstance(model, str) else model
+    files = ProcessorFiles(
+        image=file,
+        image_source=FILE,
+        whole=whole or {},
+        whole_source=None if whole is None else "processor_config.json",
+    )
+    rules = described.family.rules(described.architecture, ProcessorSettings(files, options))
+    return rules.page(width, height)
+
+
+@st.composite
+def pixels(draw):
+    """Limits of pixels in one of the spellings of older and newer files, and what they come to."""
+    least, most = sorted(draw(st.tuples(st.integers(1, 3_000_000), st.integers(1, 3_000_000))))
+    wrong = {"shortest_edge": 1, "longest_edge": 7}
+    edges = {"shortest_edge": least, "longest_edge": most}
+    spelled = draw(
+        st.sampled_from(
+            [
+                {"min_pixels": least, "max_pixels": most},
+                {"size": edges},
+                {"min_pixels": least, "max_pixels": most, "size": wrong},
+                {"min_pixels": least, "size": {**edges, "shortest_edge": 5}},
+                {"max_pixels": most, "size": {**edges, "longest_edge": 5}},
+                {"min_pixels": None, "max_pixels": None, "size": edges},
+            ]
+        )
+    )
+    return spelled, least, most
+
+
+NATIVE = {
+    "qwen2-vl-7b": ("qwen2_vl", "Qwen2VLImageProcessorPil", 14),
+    "qwen2.5-vl-7b": ("qwen2_vl", "Qwen2VLImageProcessorPil", 14),
+    "qwen3-vl-2b": ("qwen2_vl", "Qwen2VLImageProcessorPil", 16),
+    "qwen3.5-27b": ("qwen2_vl", "Qwen2VLImageProcessorPil", 16),
+    "paddleocr-vl": ("paddleocr_vl", "PaddleOCRVLImageProcessorPil", 14),
+}
+
+
+@pytest.mark.parametrize("name", NATIVE)
+@many
+@given(sides, sides, pixels())
+def test_pixels_of_native_processors(name, width, height, limits):
+    module, processor, patch = NATIVE[name]
+    spelled, least, most = limits
+    file = {"image_processor_type": processor, "patch_size": patch, **spelled}
+    made = pil(module, processor)(**json.loads(json.dumps(file)))
+    assert (made.size.shortest_edge, made.size.longest_edge) == (least, most)
+    try:
+        patches = made.get_number_of_image_patches(height, width)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times"):
+            views(name, width, height, file)
+    else:
+        assert views(name, width, height, file).image_tokens == patches // 4
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "processor"),
+    [("glm-4.5v", "glm4v", "Glm4vImageProcessorPil"), ("glm-ocr", "glm46v", "Glm46VImageProcessorPil")],
+)
+@many
+@given(sides, sides, st.tuples(st.integers(1, 6_000_000), st.integers(1, 6_000_000)))
+def test_pixels_of_glm(name, module, processor, width, height, limits):
+    least, most = sorted(limits)
+    file = {"size": {"shortest_edge": least, "longest_edge": most}}
+    try:
+        patches = pil(module, processor)(**file).get_number_of_image_patches(height, width)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times"):
+            views(name, width, height, file)
+    else:
+        assert views(name, width, height, file).image_tokens == patches // 4
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "paddleocr-vl", "glm-ocr", "mistral-small-3.1-24b"])
+def test_what_a_file_leaves_out_is_the_default_of_the_class(name):
+    classes = {
+        "qwen2.5-vl-7b": ("qwen2_vl", "Qwen2VLImageProcessorPil"),
+        "paddleocr-vl": ("paddleocr_vl", "PaddleOCRVLImageProcessorPil"),
+        "glm-ocr": ("glm46v", "Glm46VImageProcessorPil"),
+        "mistral-small-3.1-24b": ("pixtral", "PixtralImageProcessorPil"),
+    }
+    processor = pil(*classes[name])(**({"patch_size": 28} if "pixtral" in classes[name] else {}))
+    page = Image.new("RGB", (3000, 4000))
+    if name.startswith("mistral"):
+        height, width = processor(page, return_tensors="np")["image_sizes"][0]
+        expected = (height // 28) * (width // 28)
+    else:
+        expected = processor.get_number_of_image_patches(4000, 3000) // 4
+    assert views(name, 3000, 4000, {"do_normalize": True}).image_tokens == expected
+    assert views(name, 3000, 4000, {}).image_tokens == expected
+
+
+@pytest.mark.parametrize("name", ["mistral-small-3.1-24b", "lighton-ocr-default"])
+@settings(many, max_examples=25)
+@given(st.integers(30, 1500), st.integers(30, 1500), st.integers(100, 1600))
+def test_longest_side_of_pixtral(name, width, height, longest):
+    assume(min(width, height) * longest >= 28 * max(width, height))
+    processor = pil("pixtral", "PixtralImageProcessorPil")(size={"longest_edge": longest}, patch_size=28)
+    rows, columns = processor(Image.new("RGB", (width, height)), return_tensors="np")["image_sizes"][0] // 28
+    file = {"size": {"longest_edge": longest}, "patch_size": 28}
+    assert views(name, width, height, file).image_tokens == rows * columns
+
+
+@many
+@given(st.integers(40, 3000), st.integers(40, 3000), st.integers(60, 1600), st.sampled_from([14, 28, 42]))
+def test_patches_of_lighton_are_those_of_its_image_processor(width, height, longest, patch):
+    """Source: ``processing_lighton_ocr.py``: pages are resized to the image processor's patches, tokens are of 28."""
+    from transformers.models.lighton_ocr.processing_lighton_ocr import get_resize_output_image_size
+
+    assume(min(width, height) * longest >= 28 * max(width, height))
+    import numpy as np
+
+    rows, columns = get_resize_output_image_size(
+        np.zeros((3, height, width)), (longest, longest), (patch, patch), "channels_first"
+    )
+    file = {"size": {"longest_edge": longest}, "patch_size": {"height": patch, "width": patch}}
+    assert views("lighton-ocr-default", width, height, file).image_tokens == (rows // 28) * (columns // 28)
+
+
+@many
+@given(sides, sides, st.integers(4, 20_000), st.integers(2, 600), st.booleans())
+def test_patches_of_kimi(width, height, most, side, published):
+    (resize,) = functions_of("kimi_k25", ["navit_resize"])
+    _, (padded_height, padded_width) = resize(height, width, 14, 2, most, side)
+    older = {
+        "media_proc_cfg": {
+            "in_patch_limit": most,
+            "patch_limit_on_one_side": side,
+            "patch_size": 14,
+            "merge_kernel_size": 2,
+            "fixed_output_tokens": None,
+        }
+    }
+    newer = {"max_patches": most, "size": {"max_height": side, "max_width": side}}
+    made = views("kimi-k2.5", width, height, older if published else newer)
+    assert made.image_tokens == (padded_height // 28) * (padded_width // 28)
+
+
+@st.composite
+def tiles(draw, least=1):
+    fewest, most = sorted(draw(st.tuples(st.integers(least, 24), st.integers(least, 24))))
+    return {"min_patches": fewest, "max_patches": most}
+
+
+@many
+@given(sides, sides, tiles(), st.booleans())
+def test_tiles_of_internvl(width, height, limits, said):
+    file = {"size": {"height": 448, "width": 448}, "crop_to_patches": said, **limits}
+    # The whole processor asks for crops in each call.
+    processor = GotOcr2ImageProcessor(**{**file, "crop_to_patches": True})
+    expected = 256 * processor.get_number_of_image_patches(height, width)
+    assume(limits["max_patches"] > 1)
+    assert views("internvl3-1b", width, height, file).image_tokens == expected
+
+
+@many
+@given(sides, sides, tiles(), st.booleans())
+def test_tiles_of_got_ocr2(width, height, limits, crops):
+    file = {"size": {"height": 1024, "width": 1024}, "crop_to_patches": crops, **limits}
+    expected = 256 * GotOcr2ImageProcessor(**file).get_number_of_image_patches(height, width)
+    assert views("got-ocr2", width, height, file).image_tokens == expected
+
+
+@many
+@given(sides, sides, tiles())
+def test_tiles_of_deepseek_ocr_2(width, height, limits):
+    from transformers.models.deepseek_ocr2.processing_deepseek_ocr2 import DeepseekOcr2Processor
+
+    image = pil("deepseek_ocr2", "DeepseekOcr2ImageProcessorPil")(**limits)
+    grid_of = import_module("transformers.models.deepseek_ocr2.image_processing_pil_deepseek_ocr2")
+    columns, rows = grid_of.get_optimal_tiled_canvas((height, width), (768, 768), *limits.values())
+    processor = object.__new__(DeepseekOcr2Processor)
+    processor.image_processor, processor.patch_size, processor.downsample_ratio = image, 16, 4
+    processor.image_token = "i"
+    cut = columns * rows if max(width, height) > 768 else 0
+    expected = len(processor.replace_image_token({"num_local_patches": [cut]}, 0))
+    assert views("deepseek-ocr-2", width, height, limits).image_tokens == expected
+
+
+@many
+@given(sides, sides, tiles(), st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_tiles_of_unlimited_ocr(width, height, limits, whole, tile, crops):
+    from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
+
+    file = {
+        "size": {"height": 64 * whole, "width": 64 * whole},
+        "tile_size": 64 * tile,
+        "crop_to_patches": crops,
+        **limits,
+    }
+    names = ["get_all_supported_aspect_ratios", "get_optimal_tiled_canvas"]
+    _, grid_of = functions_of("unlimited_ocr", names)
+    cut = crops and max(width, height) > 64 * tile
+    grid = grid_of((height, width), (64 * tile, 64 * tile), *limits.values()) if cut else (1, 1)
+    processor = object.__new__(UnlimitedOcrProcessor)
+    processor.image_token, processor.patch_size, processor.downsample_ratio = "i", 16, 4
+    inputs = {"patches_grid": [grid], "num_local_patches": [math.prod(grid) if cut else 0]}
+    expected = processor.replace_image_token(inputs, 0, size=file["size"], tile_size=64 * tile)
+    made = views("unlimited-ocr-default", width, height, file)
+    assert made.image_tokens == len(expected)
+    assert (made.width, made.tile_side) == (64 * whole, 64 * tile)
+
+
+@many
+@given(sides, sides, st.integers(1, 24), st.booleans())
+def test_tiles_of_llama_4(width, height, most, largest):
+    names = ["get_factors", "find_supported_resolutions", "get_best_fit"]
+    _, resolutions_of, fit_of = functions_of("llama4", names)
+    import torch
+
+    canvases = torch.tensor(resolutions_of(most, SizeDict(height=336, width=336)))
+    rows, columns = (int(side) // 336 for side in fit_of((height, width), canvases, largest))
+    made = views("llama-4-scout", width, height, {"max_patches": most, "resize_to_max_canvas": largest})
+    assert (made.global_views + made.local_views) == (rows * columns + 1 if rows * columns > 1 else 1)
+    assert made.image_tokens == 144 * (made.global_views + made.local_views)
+
+
+@settings(many, max_examples=30)
+@given(
+    st.integers(20, 900),
+    st.integers(20, 900),
+    st.integers(100, 3000) | st.tuples(st.integers(64, 1500), st.integers(64, 1500)),
+    st.booleans(),
+    st.booleans(),
+)
+def test_tiles_of_smolvlm(width, height, size, splits, resizes):
+    sizes = {"longest_edge": size} if isinstance(size, int) else {"height": size[0], "width": size[1]}
+    file = {
+        "size": sizes,
+        "max_image_size": {"longest_edge": 512},
+        "do_image_splitting": splits,
+        "do_resize": resizes,
+    }
+    processor = pil("idefics3", "Idefics3ImageProcessorPil")(**file)
+    shapes = []
+
+    def measure(image, size, **kwargs):
+        # Pixels do not matter, and filling them takes most of the time.
+        if size.longest_edge:
+            module = import_module("transformers.models.idefics3.image_processing_pil_idefics3")
+            rows, columns = module.get_resize_output_image_size(image, resolution_max_side=size.longest_edge)
+        else:
+            rows, columns = size.height, size.width
+        shapes.append((rows, columns))
+        import numpy as np
+
+        return np.broadcast_to(np.zeros((), np.float32), (3, rows, columns))
+
+    processor.resize = measure
+    made = processor(Image.new("RGB", (width, height)), return_tensors="np", do_rescale=False, do_normalize=False)
+    assert views("smolvlm-256m", width, height, file).image_tokens == 64 * made["pixel_values"].shape[1]
+
+
+@many
+@given(sides, sides, st.integers(1, 12), st.integers(10, 600), st.floats(1, 3))
+def test_crops_of_gemma_3(width, height, most, smallest, ratio):
+    import numpy as np
+
+    file = {
+        "size": {"height": 896, "width": 896},
+        "do_pan_and_scan": True,
+        "pan_and_scan_min_crop_size": smallest,
+        "pan_and_scan_max_num_crops": most,
+        "pan_and_scan_min_ratio_to_activate": ratio,
+    }
+    processor = pil("gemma3", "Gemma3ImageProcessorPil")(**file)
+    crops = processor.pan_and_scan(
+        np.broadcast_to(np.zeros((), np.uint8), (3, height, width)),
+        pan_and_scan_min_crop_size=smallest,
+        pan_and_scan_max_num_crops=most,
+        pan_and_scan_min_ratio_to_activate=ratio,
+    )
+    assert views("gemma-3-4b", width, height, file).image_tokens == 256 * (1 + len(crops))
+
+
+@many
+@given(sides, sides, st.sampled_from([70, 140, 280, 560, 1120]))
+def test_tokens_of_gemma_4(width, height, most):
+    module = import_module("transformers.models.gemma4.image_processing_pil_gemma4")
+    file = {"max_soft_tokens": most, "patch_size": 16, "pooling_kernel_size": 3}
+    try:
+        rows, columns = module.get_aspect_ratio_preserving_size(height, width, 16, 9 * most, 3)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="processor refuses it"):
+            views("gemma-4-e2b", width, height, file)
+        return
+    made = views("gemma-4-e2b", width, height, file)
+    assert made.image_tokens == (rows // 48) * (columns // 48)
+    assert made.padded_tokens == (None if most == 280 else most)
+
+
+@many
+@given(sides, sides, st.integers(1, 20), st.integers(60, 900), st.booleans(), st.sampled_from(["always", "never"]))
+def test_slices_of_minicpm(width, height, most, side, slices, upsize):
+    from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
+
+    file = {
+        "max_slice_nums": most,
+        "scale_resolution": side,
+        "slice_mode": slices,
+        "small_image_upsize": upsize,
+    }
+    name = "minicpm-ocr-default"
+    sizes = describe_model(name).architecture
+    file |= {"patch_size": sizes.patch_size, "downsample_mode": {4: "4x", 16: "16x"}[sizes.patches_of_token]}
+    assume(side >= sizes.block)
+    passed = side, sizes.patch_size, file["downsample_mode"]
+    processor = object.__new__(MiniCPMOcrImageProcessor)
+    grid = processor.get_sliced_grid((height, width), most, side) if slices else None
+    whole = processor.find_best_resize((height, width), *passed, allow_upscale=grid is None and upsize == "always")
+    expected = math.prod(whole) // sizes.block**2
+    if grid is not None:
+        expected += math.prod(processor.get_refine_size((height, width), grid, *passed, True)) // sizes.block**2
+    assert views(name, width, height, file).image_tokens == expected
+
+
+@pytest.mark.parametrize("name", ["llava-1.6-mistral-7b", "llava-onevision-0.5b"])
+@many
+@given(sides, sides, st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=9))
+def test_canvases_of_llava(name, width, height, shapes):
+    onevision = name.startswith("llava-one")
+    side = 384 if onevision else 336
+    canvases = [[side * rows, side * columns] for rows, columns in shapes]
+    kind = LlavaOnevisionProcessor if onevision else LlavaNextProcessor
+    processor, image = object.__new__(kind), type("Image", (), {"image_grid_pinpoints": canvases})
+    processor.image_processor, processor.vision_aspect_ratio = image, "anyres_max_9"
+    processor.num_image_tokens, processor.patch_size = 729, 14
+    processor.num_additional_image_tokens, processor.vision_feature_select_strategy = 1, "default"
+    expected = processor._get_number_of_features(height, width, side, side) - (not onevision)
+    file = {"image_grid_pinpoints": canvases, "size": {"height": side, "width": side}}
+    file |= {"do_center_crop": False}
+    assert views(name, width, height, file).image_tokens == expected
+
+
+def test_one_view_is_what_the_encoder_takes():
+    square = {"height": 896, "width": 896}
+    assert views("gemma-3-4b", 100, 300, {"size": square}).image_tokens == 256
+    cropped = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}, "do_center_crop": True}
+    assert views("llava-1.5-7b", 100, 300, cropped).image_tokens == 576
+    assert views("trocr-base", 100, 300, {"size": 384}).image_tokens == 577
+    assert views("donut-base", 100, 300, {"size": [1920, 2560]}).image_tokens == 4800
+    assert views("nougat-base", 100, 300, {"size": {"height": 896, "width": 672}}).image_tokens > 0
+    florence = {"size": {"height": 768, "width": 768}, "do_center_crop": False, "crop_size": 768}
+    assert views("florence-2-base", 100, 300, {**florence, "image_seq_length": 577}).image_tokens == 577
+    assert views("paligemma-3b", 9, 9, {"size": {"height": 224, "width": 224}}).image_tokens == 256
+    mllama = {"size": {"height": 560, "width": 560}, "max_image_tiles": 4}
+    assert views("llama-3.2-11b-vision", 900, 300, mllama).image_tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("qwen2.5-vl-7b", {"max_pixels": "1003520"}, f"{FILE}: max_pixels is '1003520'; it must be a whole number"),
+        ("qwen2.5-vl-7b", {"max_pixels": True}, f"{FILE}: max_pixels is True"),
+        ("qwen2.5-vl-7b", {"min_pixels": 0}, f"{FILE}: min_pixels is 0; it must be a whole number from 1 to"),
+        ("qwen2.5-vl-7b", {"min_pixels": 9, "max_pixels": 8}, "min_pixels 9 of .* is more than max_pixels 8"),
+        ("qwen2.5-vl-7b", {"size": {"shortest_edge": 9}}, f"{FILE}: size is .*; it must hold longest_edge"),
+        ("qwen2.5-vl-7b", {"size": {"longest_edge": -1, "shortest_edge": 1}}, "size.longest_edge is -1"),
+        ("qwen2.5-vl-7b", {"patch_size": 16}, f"{FILE}: patch_size is 16; the encoder is made for 14"),
+        ("qwen2.5-vl-7b", {"merge_size": 4}, "merge_size is 4; the encoder is made for 2"),
+        ("qwen2.5-vl-7b", {"do_resize": "no"}, "do_resize is 'no'; it must be true or false"),
+        ("qwen3-vl-2b", {"max_pixels": 99}, f"{FILE} lacks patch_size, which transformers takes as 14: the encoder"),
+        ("paddleocr-vl", {"temporal_patch_size": 2}, "temporal_patch_size is 2"),
+        ("internvl3-1b", {"size": {"height": 448, "width": 448}, "max_patches": 10**9}, "max_patches is 1000000000"),
+        ("internvl3-1b", {"size": {"height": 336, "width": 336}}, "size is .*336.*; the encoder takes views of 448"),
+        ("internvl3-1b", {"size": 448, "min_patches": 5, "max_patches": 4}, "min_tiles 5 .* more than max_tiles 4"),
+        ("internvl3-1b", {"max_patches": 4}, f"{FILE} lacks size, which transformers takes as 384"),
+        ("gemma-4-e2b", {"max_soft_tokens": 281}, "max_soft_tokens is 281; it must be one of 70, 140, 280, 560, 1120"),
+        (
+            "llama-3.2-11b-vision",
+            {"size": 560, "max_image_tiles": 2},
+            "max_image_tiles is 2; the encoder has positions",
+        ),
+        ("llama-4-scout", {"do_resize": False}, "do_resize is False"),
+        ("llava-1.5-7b", {"crop_size": 224}, "crop_size is 224; the encoder takes views of 336"),
+        ("llava-1.6-mistral-7b", {"crop_size": 336, "image_grid_pinpoints": [[336, 100]]}, "image_grid_pinpoints is"),
+        ("gemma-3-4b", {"size": {"shortest_edge": 896}}, "size is .*; one edge leaves a page its shape"),
+        ("deepseek-ocr-2", {"tile_size": 640}, "tile_size is 640; the encoder takes views of 768"),
+        ("deepseek-ocr-2", {"crop_to_patches": False}, "crop_to_patches is False"),
+        ("smolvlm-256m", {"max_image_size": {"longest_edge": 364}}, "max_image_size is .*; the encoder takes views of"),
+        (
+            "minicpm-ocr-default",
+            {"patch_size": 16, "small_image_upsize": "adaptive"},
+            "small_image_upsize is 'adaptive'",
+        ),
+        ("kimi-k2.5", {"media_proc_cfg": {"fixed_output_tokens": 64}}, "fixed_output_tokens is 64"),
+        ("florence-2-base", {"image_seq_length": 100}, "image_seq_length is 100; a page becomes 577"),
+        ("donut-base", {"size": [2560, 1920]}, "size is .*; the encoder takes pages of width and height"),
+        ("nougat-base", {"image_processor_type": "NougatImageProcessor", "do_pad": False}, "do_pad is False"),
+        ("trocr-base", {"size": 224}, "size is 224; the encoder takes views of 384"),
+        ("mistral-small-3.1-24b", {"size": {"shortest_edge": 3}}, "size is .*; it must hold longest_edge"),
+        ("unlimited-ocr-default", {"tile_size": 8}, "tile_size is 8; a view has from 16 to 8192"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_file_and_key(name, file, message):
+    with pytest.raises(StagemeterError, match=message) as refused:
+        views(name, 1654, 2339, file)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("qwen2.5-vl-7b", (101, 200)), ("kimi-k2.5", (101, 200)), ("mistral-small-3.1-24b", (101, 200))],
+)
+def test_a_page_that_is_not_resized_is_whole_blocks(name, page):
+    assert views(name, 560, 280, {"do_resize": False}).image_tokens == 200
+    with pytest.raises(StagemeterError, match="do_resize is false, and the encoder takes sides that are multiples"):
+        views(name, *page, {"do_resize": False})
+
+
+def test_files_of_a_folder_win_in_the_order_of_transformers(tmp_path):
+    config = describe_model("qwen2.5-vl-7b").config
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def tokens() -> int:
+        return plan_request(AnalysisConfig(model=str(tmp_path)), describe_model(str(tmp_path))).image_tokens
+
+    assert tokens() == 4956
+    (tmp_path / FILE).write_text(json.dumps({"min_pixels": 200_704, "max_pixels": 1_003_520}))
+    assert tokens() == 1260
+    whole = {"image_processor": {"size": {"shortest_edge": 3136, "longest_edge": 401_408}}, "processor_class": "X"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(whole))
+    assert tokens() == 494
+    (note,) = limit_notes(AnalysisConfig(), describe_model(str(tmp_path)))
+    assert note == (f"limits of pages: min_pixels 3,136, max_pixels 401,408, from {tmp_path / 'processor_config.json'}")
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": 5}))
+    with pytest.raises(StagemeterError, match=r"processor_config\.json: image_processor is 5; it must hold"):
+        describe_model(str(tmp_path))
+
+
+def test_options_go_over_files_and_over_published_values(tmp_path):
+    model = describe_model("qwen2.5-vl-7b")
+    asked = AnalysisConfig(max_pixels=1_003_520)
+    assert plan_request(asked, model).image_tokens == 1260
+    assert limit_notes(asked, model) == (
+        "limits of pages: min_pixels 3,136, from the family's published values; max_pixels 1,003,520, from "
+        "--max-pixels",
+    )
+    # What views come to is all that a limit changes.
+    (tmp_path / "config.json").write_text(json.dumps(model.config))
+    (tmp_path / FILE).write_text(json.dumps({"max_pixels": 1_003_520, "patch_size": 14}))
+    folder = describe_model(str(tmp_path))
+    assert plan_request(AnalysisConfig(), folder).hash == plan_request(asked, model).hash
+    assert folder.architecture.hash == model.architecture.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("qwen2.5-vl-7b", {"max_tiles": 4}, "max_tiles: 4 means nothing to qwen2.5-vl-7b"),
+        ("internvl3-1b", {"max_pixels": 4}, "max_pixels: 4 means nothing to internvl3-1b.*it has max_tiles alone"),
+        ("llama-3.1-8b", {"min_pixels": 4}, "min_pixels: 4 means nothing to llama-3.1-8b.*it has no such limit"),
+        ("gemma-3-4b", {"max_tiles": 4}, "max_tiles: 4 means nothing to gemma-3-4b"),
+        ("llama-3.2-11b-vision", {"max_tiles": 2}, "max_tiles: 2 means nothing to llama-3.2-11b-vision"),
+        ("deepseek-ocr", {"max_pixels": 4}, "max_pixels: 4 means nothing to DeepSeek-OCR"),
+        ("deepseek-ocr", {"max_tiles": 6, "mode": "base"}, "max_tiles: 6 means nothing in mode base"),
+        ("deepseek-ocr", {"max_tiles": 1}, "min_tiles 2 of .* is more than max_tiles 1 of --max-tiles"),
+        ("qwen2.5-vl-7b", {"min_pixels": 20_000_000}, "min_pixels 20,000,000 of --min-pixels is more than max_pixels"),
+    ],
+)
+def test_options_that_mean_nothing_or_contradict_are_refused(name, asked, message):
+    with pytest.raises(StagemeterError, match=message):
+        plan_request(AnalysisConfig(model=name, **asked), describe_model(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("deepseek-ocr", {"max_tiles": 3}),
+        ("deepseek-ocr-2", {"max_tiles": 3}),
+        ("unlimited-ocr-default", {"max_tiles": 3}),
+        ("internvl3-1b", {"max_tiles": 2}),
+        ("llama-4-scout", {"max_tiles": 2}),
+        ("minicpm-ocr-default", {"max_tiles": 2}),
+        ("paddleocr-vl", {"max_pixels": 500_000}),
+        ("glm-ocr", {"max_pixels": 500_000}),
+        ("qwen3.5-27b", {"min_pixels": 9_000_000}),
+    ],
+)
+def test_an_option_changes_the_work_and_not_the_model(name, asked):
+    model = describe_model(name)
+    config = {"model": name, "image_w": 3000, "image_h": 2000}
+    before = plan_request(AnalysisConfig(**config), model)
+    after = plan_request(AnalysisConfig(**config, **asked), model)
+    assert after.hash != before.hash
+    if "max_tiles" in asked:
+        assert after.local_views <= asked["max_tiles"] < before.local_views
+
+
+@pytest.mark.parametrize(("most", "tokens"), [(None, 1093), (9, 1093), (6, 483)])
+def test_tiles_of_the_authors_code_and_of_their_recipe(most, tokens):
+    model = describe_model("deepseek-ocr")
+    config = AnalysisConfig(image_w=1920, image_h=1080, max_tiles=most)
+    assert plan_request(config, model).image_tokens == tokens
+    (note,) = limit_notes(config, model)
+    assert note.startswith(f"a page is cut into at most {most or 9} tiles, as ")
+    assert ("vLLM recipe cuts at most 6" in note) == (most is None)
+
+
+@many
+@given(st.integers(2, 9), sides, sides, st.integers(2, 12))
+def test_videos_follow_their_own_file(frames, width, height, budget):
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    model = describe_model("qwen3-vl-2b")
+    least, most = 4096, budget * 100_000
+    video = {"size": {"shortest_edge": least, "longest_edge": most}, "patch_size": 16}
+    files = ProcessorFiles(video=video, video_source="video_preprocessor_config.json")
+    rules = model.family.rules(model.architecture, ProcessorSettings(files))
+    try:
+        rows, columns = smart_resize(frames, height, width, 2, 32, least, most)
+    except ValueError:
+        with pytest.raises(StagemeterError, match="more than 200 times"):
+            rules.video(frames, width, height)
+    else:
+        assert rules.video(frames, width, height).image_tokens == -(-frames // 2) * (rows // 32) * (columns // 32)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b", "qwen3-vl-2b"])
+def test_frames_of_videos_share_a_budget_where_the_file_says_so(name):
+    model = describe_model(name)
+    patch = model.architecture.vision.patch_size
+    size = {"shortest_edge": 4096, "longest_edge": 9_000_000}
+    file = {"size": size, "patch_size": patch, "cap_pixels_per_frame": True, "max_video_tokens": 600}
+    made = {}
+    for capped in (True, False):
+        video = {**file, "cap_pixels_per_frame": capped}
+        files = ProcessorFiles(video=video, video_source="video_preprocessor_config.json")
+        rules = model.family.rules(model.architecture, ProcessorSettings(files))
+        made[capped] = rules.video(8, 1200, 900)
+    assert made[True].image_tokens < made[False].image_tokens
+    if name.startswith("qwen2.5"):
+        # 90 % of 600 tokens, shared by 8 frames, of which two are seen at once.
+        assert made[True].width * made[True].height <= int(600 * 28**2 * 0.9) * 2 // 8
+    else:
+        assert made[True].width * made[True].height <= 600 * 32**2
