@@ -27,6 +27,9 @@ HEAD = """# Models
 
 The models whose configurations are shipped, written by `python docs/models.py`; a test holds the page to what it
 prints. `--model` also takes a folder that holds a `config.json`, such a file, or a hub id: any size of a family below.
+A configuration that transformers saved, as every fine-tune's is, describes the same model as the published one.
+Settings are read under their older and newer names, and one that is left out has the default of its class in
+transformers 5.23.0, the version that the tests run. `model_type` is enough: `architectures` may be missing.
 Families that packages bring along are taken like these, see [Adding a model](adding-a-model.md). Models of the family
 `generic` have none: their parts are found and run, see [Models without a family](other-models.md). Those whose names
 end with `-default` are what transformers' own defaults make, since no published configuration could be had.

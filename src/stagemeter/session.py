@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.files import outside_path
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.machine import torch_device
+from stagemeter.models.configuration import complete
 from stagemeter.models.deepseek_ocr_config import (
     NAME,
     DeepseekOCRArchitecture,
@@ -100,7 +101,8 @@ class DeepSeekOCRSession:
             architecture = config
             require_no_window(architecture, "the given architecture")
         else:
-            architecture = architecture_from_config(config, "the given configuration")
+            source = "the given configuration"
+            architecture = architecture_from_config(complete(config, source), source)
         target = torch_device(device)
         settings: Any = transformers_config(architecture, _attention(use_flash_attn))
         with torch.device(target), no_init_weights(), _default_dtype(getattr(torch, dtype)):
@@ -140,7 +142,8 @@ class DeepSeekOCRSession:
         if not folder.is_dir():
             raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
         target = torch_device(device)
-        architecture = architecture_from_config(read_config(folder), str(folder / "config.json"))
+        source = str(folder / "config.json")
+        architecture = architecture_from_config(complete(read_config(folder), source), source)
         if target.type == "meta":
             session = cls.from_config(architecture, use_flash_attn=use_flash_attn, name=str(folder))
         else:

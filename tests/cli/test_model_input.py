@@ -15,6 +15,15 @@ LLAMA = {
     "vocab_size": 128,
     "max_position_embeddings": 256,
 }
+#: What LlamaConfig of transformers has where they are left out.
+DEFAULTS = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+}
 MIXTRAL = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 GPT_OSS = MIXTRAL | {"model_type": "gpt_oss", "sliding_window": 8, "head_dim": 16}
 
@@ -38,9 +47,19 @@ def refused(stagemeter, folder):
     return run
 
 
-@pytest.mark.parametrize("key", sorted(set(LLAMA) - {"architectures", "model_type", "num_key_value_heads"}))
-def test_missing_setting_is_named(refused, key):
-    assert refused(without(LLAMA, key)) == f"config.json lacks the key {key!r}, which llama needs"
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_null_setting_is_named_and_its_default_said(refused, key):
+    named = f"config.json: {key} is null, which transformers' LlamaConfig refuses. Leave it out for {DEFAULTS[key]}, or"
+    assert refused(LLAMA | {key: None}) == f"{named} give a value"
+
+
+@pytest.mark.parametrize("key", ["intermediate_size", "max_position_embeddings", "num_hidden_layers", "vocab_size"])
+def test_missing_setting_is_the_default_of_transformers(estimate, folder, key):
+    def sizes(config):
+        (folder / "config.json").write_text(json.dumps(config))
+        return estimate("--model", ".", "--seq-len", "16")["total"]
+
+    assert sizes(without(LLAMA, key)) == sizes(LLAMA | {key: DEFAULTS[key]})
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def test_missing_setting_is_named(refused, key):
             "layer_types holds 'local'; known are full_attention, sliding_attention",
         ),
         (GPT_OSS | {"layer_types": "full_attention"}, "layer_types is 'full_attention'; it must be a list"),
-        (without(GPT_OSS, "sliding_window"), "config.json lacks the key 'sliding_window', which gpt_oss needs"),
+        (GPT_OSS | {"sliding_window": None}, "config.json: sliding_window is null, which gpt_oss needs"),
         (
             LLAMA | {"model_type": "qwen2", "use_sliding_window": True},
             "use_sliding_window is True: layers with a sliding window are not part of this family",

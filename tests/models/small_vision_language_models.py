@@ -47,7 +47,7 @@ def llava(draw):
         "vision_config": draw(_vision("clip_vision_model", draw(st.integers(1, 5)))) | {"num_hidden_layers": 3},
         "image_token_index": IMAGE_TOKEN,
         "multimodal_projector_bias": draw(st.booleans()),
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -63,7 +63,7 @@ def _tiled(draw, kind, architecture, text, vision):
         "image_grid_pinpoints": [[side * rows, side * columns] for rows, columns in grids],
         "image_token_index": IMAGE_TOKEN,
         "multimodal_projector_bias": draw(st.booleans()),
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -88,7 +88,7 @@ def _pixtral(draw, kind, architecture, text):
         "text_config": text,
         "vision_config": vision | {"head_dim": vision["hidden_size"] // vision["num_attention_heads"]},
         "spatial_merge_size": draw(FEW),
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -116,7 +116,7 @@ def gemma3_pages(draw):
         "vision_config": vision | {"vision_use_head": False},
         "mm_tokens_per_image": side**2,
         "image_token_index": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -136,7 +136,7 @@ def internvl(draw):
         },
         "downsample_ratio": 0.5,
         "image_token_id": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def qianfan_ocr(draw):
         "model_type": "qianfan_ocr",
         "text_config": text,
         "vision_config": config["vision_config"] | {"model_type": "qianfan_ocr_vision"},
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -164,7 +164,7 @@ def paligemma(draw):
         "vision_config": vision | {"vision_use_head": False, "projection_dim": text["hidden_size"]},
         "projection_dim": text["hidden_size"],
         "image_token_index": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -178,7 +178,8 @@ def _qwen_text(draw, model_type):
     return text | {"model_type": model_type, "hidden_size": heads * 2 * half, "rope_parameters": rope}
 
 
-def _qwen(model_type, architecture, text, vision):
+@st.composite
+def _qwen(draw, model_type, architecture, text, vision):
     return {
         "architectures": [architecture],
         "model_type": model_type,
@@ -186,7 +187,7 @@ def _qwen(model_type, architecture, text, vision):
         "vision_config": vision,
         "image_token_id": IMAGE_TOKEN,
         "video_token_id": IMAGE_TOKEN + 1,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -202,7 +203,7 @@ def qwen2_vl(draw):
     vision, width = draw(_qwen_vision())
     vision |= {"embed_dim": width, "hidden_size": text["hidden_size"], "mlp_ratio": draw(FEW)}
     vision["temporal_patch_size"] = 2
-    return _qwen("qwen2_vl", "Qwen2VLForConditionalGeneration", text, vision)
+    return draw(_qwen("qwen2_vl", "Qwen2VLForConditionalGeneration", text, vision))
 
 
 @st.composite
@@ -212,7 +213,7 @@ def qwen2_5_vl(draw):
     vision |= {"hidden_size": width, "out_hidden_size": text["hidden_size"], "intermediate_size": draw(WIDTH)}
     vision |= {"window_size": draw(st.sampled_from([56, 112])), "temporal_patch_size": 2}
     vision["fullatt_block_indexes"] = draw(st.lists(st.integers(0, vision["depth"] - 1), unique=True))
-    return _qwen("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", text, vision)
+    return draw(_qwen("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", text, vision))
 
 
 @st.composite
@@ -230,8 +231,8 @@ def qwen3_vl(draw, experts=False):
     layers = min(vision["depth"], text["num_hidden_layers"])
     vision["deepstack_visual_indexes"] = draw(st.lists(st.integers(0, layers - 1), unique=True, max_size=layers))
     if experts:
-        return _qwen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", text, vision)
-    return _qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision)
+        return draw(_qwen("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", text, vision))
+    return draw(_qwen("qwen3_vl", "Qwen3VLForConditionalGeneration", text, vision))
 
 
 @st.composite
@@ -243,7 +244,7 @@ def qwen3_5(draw, experts=False):
     vision |= {"hidden_size": width, "out_hidden_size": text["hidden_size"], "intermediate_size": draw(WIDTH)}
     vision |= {"num_position_embeddings": draw(st.integers(2, 5)) ** 2, "temporal_patch_size": 2}
     architecture = "Qwen3_5MoeForConditionalGeneration" if experts else "Qwen3_5ForConditionalGeneration"
-    return _qwen(kind, architecture, text, vision)
+    return draw(_qwen(kind, architecture, text, vision))
 
 
 @st.composite
@@ -266,7 +267,7 @@ def _glm_vision(draw, text):
 @st.composite
 def glm4v(draw):
     text = draw(_qwen_text("glm4v_text"))
-    return _qwen("glm4v", "Glm4vForConditionalGeneration", text, draw(_glm_vision(text)))
+    return draw(_qwen("glm4v", "Glm4vForConditionalGeneration", text, draw(_glm_vision(text))))
 
 
 @st.composite
@@ -281,13 +282,13 @@ def glm4v_moe(draw):
         "moe_intermediate_size": draw(WIDTH),
         "first_k_dense_replace": draw(st.integers(0, 2)),
     }
-    return _qwen("glm4v_moe", "Glm4vMoeForConditionalGeneration", text, draw(_glm_vision(text)))
+    return draw(_qwen("glm4v_moe", "Glm4vMoeForConditionalGeneration", text, draw(_glm_vision(text))))
 
 
 @st.composite
 def glm_ocr(draw):
     text = draw(_qwen_text("glm_ocr_text"))
-    return _qwen("glm_ocr", "GlmOcrForConditionalGeneration", text, draw(_glm_vision(text)))
+    return draw(_qwen("glm_ocr", "GlmOcrForConditionalGeneration", text, draw(_glm_vision(text))))
 
 
 @st.composite
@@ -312,7 +313,7 @@ def llama4(draw):
             "vision_output_dim": width,
         },
         "image_token_index": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -337,7 +338,7 @@ def kimi_k25(draw):
         "projection_hidden_size": vision["hidden_size"],
         "image_token_id": IMAGE_TOKEN,
         "video_token_id": IMAGE_TOKEN + 1,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -353,7 +354,7 @@ def paddleocr_vl(draw):
         "image_size": 14 * draw(st.integers(2, 4)),
         "spatial_merge_size": draw(st.integers(1, 2)),
     }
-    config = _qwen("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", text, vision)
+    config = draw(_qwen("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", text, vision))
     text["head_dim"] = text["hidden_size"] // text["num_attention_heads"]
     return config
 
@@ -415,7 +416,7 @@ def deepseek_ocr2(draw):
         "text_config": text,
         "vision_config": {"sam_config": sam, "encoder_config": encoder},
         "image_token_id": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -429,7 +430,7 @@ def idefics3(draw):
         "vision_config": draw(_vision("idefics3_vision", factor * draw(st.integers(1, 3)))),
         "scale_factor": factor,
         "image_token_id": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -477,7 +478,7 @@ def got_ocr2(draw):
             "global_attn_indexes": draw(st.lists(st.integers(0, layers - 1), unique=True)),
         },
         "image_token_index": IMAGE_TOKEN,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 
@@ -518,7 +519,7 @@ def gemma4(draw):
         "image_token_id": IMAGE_TOKEN,
         "video_token_id": IMAGE_TOKEN + 1,
         "audio_token_id": IMAGE_TOKEN + 2,
-        "tie_word_embeddings": text["tie_word_embeddings"],
+        "tie_word_embeddings": draw(st.booleans()),
     }
 
 

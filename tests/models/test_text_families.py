@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
+from stagemeter.models.configuration import complete
 from stagemeter.models.family import all_parameters
 from stagemeter.models.registry import family_of
 from stagemeter.planning import plan_text
@@ -41,8 +42,10 @@ def costs(tier):
 
 
 def read(config):
-    family = family_of(config, "a small configuration")
-    return family, family.architecture_from_config(config, "a small configuration")
+    source = "a small configuration"
+    settings = complete(config, source)
+    family = family_of(settings, source)
+    return family, family.architecture_from_config(settings, source)
 
 
 @pytest.mark.slow

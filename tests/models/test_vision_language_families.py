@@ -48,6 +48,7 @@ from transformers.models.unlimited_ocr.processing_unlimited_ocr import Unlimited
 from stagemeter.config import AnalysisConfig
 from stagemeter.cost import total
 from stagemeter.errors import StagemeterError
+from stagemeter.models.configuration import complete
 from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.family import all_parameters
 from stagemeter.models.native_vision import resized
@@ -76,8 +77,9 @@ def requests(draw, kind):
 
 
 def describe(config):
-    family = family_of(config, "a small configuration")
-    return ModelDescription("small", family, family.architecture_from_config(config, "small"), config, "small")
+    settings = complete(config, "small")
+    family = family_of(settings, "small")
+    return ModelDescription("small", family, family.architecture_from_config(settings, "small"), config, "small")
 
 
 def costs(tier):
@@ -546,7 +548,7 @@ def test_image_tokens_of_internvl(width, height):
     ("model", "change", "message"),
     [
         ("llava-1.5-7b", {"vision_feature_layer": [-2, -5]}, "vision_feature_layer is [-2, -5]"),
-        ("llava-1.5-7b", {"vision_config": None}, "lacks the settings 'vision_config'"),
+        ("llava-1.5-7b", {"vision_config": 7}, "vision_config: it is 7. An object of settings is needed"),
         ("llava-1.5-7b", {"text_config": {"model_type": "gpt2"}}, "(model_type 'gpt2'), which no family takes"),
         ("gemma-3-4b", {"mm_tokens_per_image": 250}, "mm_tokens_per_image 250 is no square"),
         ("internvl3-1b", {"downsample_ratio": 0.25}, "downsample_ratio is 0.25: this family is made for 0.5"),

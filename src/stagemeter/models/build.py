@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from stagemeter.errors import StagemeterError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 #: Classes of transformers that make models that generate text, by code of a checkpoint.
 _GENERATING = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+#: Tables of transformers that say by type which class writes text, best of pictures first.
+_TASKS = ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")
 #: What says how weights are stored, or how to run; the work is that of the architecture.
 _LEFT_OUT = ("quantization_config", "compression_config", "auto_map", "model_type", "torch_dtype", "dtype")
 
@@ -25,15 +29,42 @@ def build_without_weights(config: PretrainedConfig) -> Any:
     Returns
     -------
     torch.nn.Module
-        The model; its class is the first of ``architectures`` if transformers has it, and otherwise the one for
-        generating text.
+        The model, see `class_name`.
     """
     import transformers
 
-    names = config.architectures or []
-    known = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
-    generating: Any = transformers.AutoModelForCausalLM
-    return _without_weights(generating.from_config if known is None else known._from_config, config)
+    found: Any = getattr(transformers, class_name(config.architectures, config.model_type))
+    return _without_weights(found._from_config, config)
+
+
+def class_name(architectures: Sequence[str] | None, kind: str) -> str:
+    """Name the class of transformers that a configuration is for.
+
+    Parameters
+    ----------
+    architectures : sequence of str or None
+        Names of classes; the first that transformers has for the type is taken.
+    kind : str
+        ``model_type``. Where no class is named, as in what transformers saves of a configuration alone, it is the one
+        of this type that writes text, best of pictures.
+
+    Raises
+    ------
+    StagemeterError
+        If transformers has none that writes text.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    for name in architectures or []:
+        made_for = getattr(getattr(transformers, str(name), None), "config_class", None)
+        if getattr(made_for, "model_type", None) == kind:
+            return str(name)
+    for task in _TASKS:
+        mapping: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
+        if kind in mapping:
+            return str(mapping[kind])
+    raise StagemeterError(f"transformers has no class of the type {kind!r} that writes text")
 
 
 def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> Any:

@@ -27,6 +27,7 @@ SMALL_NAME = "deepseek-ocr-small"
 _CONFIGS = resources.files("stagemeter.models") / "configs"
 SHIPPED = {NAME: _CONFIGS / "deepseek_ocr.json", SMALL_NAME: _CONFIGS / "deepseek_ocr_small.json"}
 _OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
+_TRANSFORMERS_TYPE = "unlimited_ocr"
 #: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the
 #: checkpoint: ``build_sam_vit_b``, ``build_clip_l``).
 _SAM_PATCH_SIZE = 16
@@ -78,8 +79,12 @@ def _shipped_architecture(name: str) -> DeepseekOCRArchitecture:
 
 def is_deepseek_ocr(config: Mapping[str, Any]) -> bool:
     """Whether a configuration is DeepSeek-OCR's, in the layout of the checkpoint or in that of transformers."""
-    names = set(config.get("architectures") or [])
-    return _OFFICIAL in names or (_TRANSFORMERS in names and not has_window(config))
+    return _OFFICIAL in (config.get("architectures") or []) or (is_unlimited(config) and not has_window(config))
+
+
+def is_unlimited(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is in the layout of transformers, which has one class for both families."""
+    return config.get("model_type") == _TRANSFORMERS_TYPE
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
@@ -115,7 +120,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
     try:
         if _OFFICIAL in names:
             architecture = _from_official(config)
-        elif _TRANSFORMERS in names:
+        elif is_unlimited(config):
             architecture = _from_transformers(config)
             if not window:
                 require_no_window(architecture, source)
@@ -185,6 +190,8 @@ def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
 
 
 def _from_transformers(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
+    if config.get("tie_word_embeddings"):
+        raise StagemeterError("tie_word_embeddings is true: DeepSeek-OCR has an output head of its own")
     text, vision = config["text_config"], config["vision_config"]
     sam, clip = vision["sam_config"], vision["encoder_config"]
     first, second = sam["downsample_channels"]

@@ -17,6 +17,7 @@ from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
 from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter, read_adapter
+from stagemeter.models.configuration import complete, with_infinities
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
@@ -259,9 +260,11 @@ def _described(
     code: str | None = None,
 ) -> ModelDescription:
     """Find what takes a configuration; `code` is where code of its own may be taken from."""
-    family = family_of(config, source)
+    config = with_infinities(config)
+    settings = complete(config, source)
+    family = family_of(settings, source)
     if family is not None:
-        architecture = family.architecture_from_config(config, source)
+        architecture = family.architecture_from_config(settings, source)
         # Models that read text alone have no such files.
         files = processor() if family.reads_pages else ProcessorFiles()
         return _with_quantization(ModelDescription(model, family, architecture, config, source, processor=files))

@@ -61,7 +61,7 @@ def interpolated_vision(sizes: Settings, merge_size: int, positions: int) -> Int
         layers=sizes.whole("num_hidden_layers"),
         heads=sizes.whole("num_attention_heads"),
         intermediate=sizes.whole("intermediate_size"),
-        patch_size=sizes.whole("patch_size", 14),
+        patch_size=sizes.whole("patch_size"),
         merge_size=merge_size,
         positions=positions,
     )

@@ -161,7 +161,8 @@ def _read(settings: Settings) -> PixtralArchitecture:
         intermediate=sizes.whole("intermediate_size"),
         patch_size=square(sizes, "patch_size"),
         longest_side=square(sizes, "image_size"),
-        merge_size=settings.whole("spatial_merge_size", 2),
+        merge_size=settings.whole("spatial_merge_size"),
+        # LightOnOCR has no such setting, and no bias.
         projector_bias=settings.flag("multimodal_projector_bias", default=False),
         decoder=decoder,
     )

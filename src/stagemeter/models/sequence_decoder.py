@@ -80,9 +80,7 @@ class SequenceDecoder:
         return PackedWeights(0, 0)
 
 
-def read_decoder(
-    settings: Settings, whole: Settings, source_width: int, longest: int, **changes: Any
-) -> SequenceDecoder:
+def read_decoder(settings: Settings, whole: Settings, source_width: int, **changes: Any) -> SequenceDecoder:
     """Decoder of the sizes that configurations of mBART's kind give it.
 
     Parameters
@@ -91,8 +89,6 @@ def read_decoder(
         Configuration of the decoder and of the whole model, which may say whether the output head is tied.
     source_width : int
         Width of the source.
-    longest : int
-        Longest sequence that it was made for, where the configuration does not say.
     **changes
         What the family does its own way, see `SequenceDecoder`.
 
@@ -102,7 +98,7 @@ def read_decoder(
         If a size is missing, or sizes contradict one another.
     """
     settings.split("d_model", "decoder_attention_heads")
-    positions = settings.whole("max_position_embeddings", longest)
+    positions = settings.whole("max_position_embeddings")
     return SequenceDecoder(
         hidden=settings.whole("d_model"),
         layers=settings.whole("decoder_layers"),

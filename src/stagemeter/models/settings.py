@@ -37,7 +37,7 @@ class Settings:
         value = self.values.get(key)
         if value is None:
             if default is None:
-                raise StagemeterError(f"{self.source} lacks the key {key!r}, which {self._kind()} needs")
+                raise self._missing(key)
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a whole number, {least} or more")
@@ -45,38 +45,93 @@ class Settings:
             raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it may be at most {most}")
         return value
 
-    def flag(self, key: str, default: bool) -> bool:
-        """Return a switch; `default` if the setting is missing or null.
+    def number(self, key: str) -> float:
+        """Return a number above 0.
 
         Raises
         ------
         StagemeterError
-            If it is neither true nor false.
+            If it is missing, no number, not finite, or not above 0.
         """
         value = self.values.get(key)
         if value is None:
-            return default
+            raise self._missing(key)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a number above 0")
+        return value
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """Return a switch; `default`, where one is given, if the setting is missing or null. Null alone means false.
+
+        Raises
+        ------
+        StagemeterError
+            If it is missing, or neither true nor false.
+        """
+        value = self.values.get(key)
+        if value is None:
+            if default is None and key not in self.values:
+                raise self._missing(key)
+            return bool(default)
         if not isinstance(value, bool):
             raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be true or false")
         return value
 
-    def names(self, key: str, default: Sequence[str], known: Sequence[str]) -> Sequence[str]:
-        """Return a list of names out of those that are known; `default` if the setting is missing or null.
+    def names(self, key: str, known: Sequence[str]) -> Sequence[str]:
+        """Return a list of names out of those that are known.
 
         Raises
         ------
         StagemeterError
-            If it is no list, or holds another name.
+            If it is missing, no list, or holds another name.
         """
-        value = self.values.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, list):
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a list")
+        value = self.listed(key)
         unknown = next((name for name in value if name not in known), None)
         if unknown is not None:
             raise StagemeterError(f"{self.source}: {key} holds {unknown!r}; known are {', '.join(known)}")
         return value
+
+    def listed(self, key: str, least: int = 0) -> list[Any]:
+        """Return a list of at least so many entries.
+
+        Raises
+        ------
+        StagemeterError
+            If it is missing or is none.
+        """
+        value = self.values.get(key)
+        if value is None:
+            raise self._missing(key)
+        if not isinstance(value, list) or len(value) < least:
+            entries = f" of {least} or more entries" if least else ""
+            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a list{entries}")
+        return value
+
+    def indices(self, key: str) -> list[int]:
+        """Return a list of numbers of layers, the first of which is 0.
+
+        Raises
+        ------
+        StagemeterError
+            If it is missing, no list, or holds anything else.
+        """
+        value = self.listed(key)
+        if any(not isinstance(index, int) or isinstance(index, bool) for index in value):
+            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a list of numbers of layers")
+        return value
+
+    def kinds(self, key: str, known: Sequence[str]) -> list[str]:
+        """Return the kinds of all layers, see `names`.
+
+        Raises
+        ------
+        StagemeterError
+            If there are not as many kinds as ``num_hidden_layers``, too.
+        """
+        layers, found = self.whole("num_hidden_layers"), self.names(key, known)
+        if len(found) != layers:
+            raise StagemeterError(f"{self.source}: num_hidden_layers is {layers}, but {key} holds {len(found)}")
+        return list(found)
 
     def split(self, whole: str, parts: str) -> int:
         """Return a size divided by another.
@@ -102,5 +157,8 @@ class Settings:
         if self.values.get(key) == value:
             raise StagemeterError(f"{self.source}: {key} is {value!r}: {why}")
 
-    def _kind(self) -> str:
-        return str(self.values.get("model_type", "the architecture"))
+    def _missing(self, key: str) -> StagemeterError:
+        kind = self.values.get("model_type", "the architecture")
+        if key in self.values:
+            return StagemeterError(f"{self.source}: {key} is null, which {kind} needs")
+        return StagemeterError(f"{self.source} lacks the key {key!r}, which {kind} needs")

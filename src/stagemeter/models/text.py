@@ -22,6 +22,8 @@ from stagemeter.workload import Workload
 
 #: Kinds of layers, as transformers' configurations name them.
 FULL, SLIDING = "full_attention", "sliding_attention"
+#: Kinds of feed-forward networks, named likewise.
+DENSE, SPARSE = "dense", "sparse"
 _MODULES = DecoderModules()
 
 
@@ -119,8 +121,8 @@ def grouped_query_attention(settings: Settings, **changes: Any) -> GroupedQueryA
     Parameters
     ----------
     settings : Settings
-        Configuration with ``num_attention_heads``, and ``num_key_value_heads`` and ``head_dim`` where they are not
-        what follows from the others.
+        Configuration with ``num_attention_heads``, and ``num_key_value_heads`` and ``head_dim`` where they are neither
+        missing nor null, which means what follows from the others.
     **changes
         What the family does otherwise, see `GroupedQueryAttention`.
 
@@ -135,8 +137,8 @@ def grouped_query_attention(settings: Settings, **changes: Any) -> GroupedQueryA
         raise StagemeterError(
             f"{settings.source}: num_attention_heads {heads} cannot be split into num_key_value_heads {key_value_heads}"
         )
-    given = settings.values.get("head_dim") is not None
-    head_width = settings.whole("head_dim") if given else settings.split("hidden_size", "num_attention_heads")
+    # What is left of the division is no head's, as in transformers.
+    head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
     return GroupedQueryAttention(heads, key_value_heads, head_width, **changes)
 
 
@@ -168,54 +170,45 @@ def experts(settings: Settings, number: str, intermediate: str, **changes: Any) 
     return Experts(known, used, settings.whole(intermediate), **changes)
 
 
-def dense_then_experts(
-    settings: Settings,
-    attention: GroupedQueryAttention | LatentAttention,
-    dense: int = 0,
-    shared: int = 0,
-) -> list[Layer]:
+def dense_then_experts(settings: Settings, attention: GroupedQueryAttention | LatentAttention) -> list[Layer]:
     """Layers of which the first are dense and the others route tokens to experts, as DeepSeek's do.
 
     Parameters
     ----------
     settings : Settings
-        Configuration with ``n_routed_experts`` and ``moe_intermediate_size``.
+        Configuration with ``n_routed_experts``, ``moe_intermediate_size``, ``n_shared_experts`` and either
+        ``mlp_layer_types`` or ``first_k_dense_replace``.
     attention : GroupedQueryAttention or LatentAttention
         What each layer begins with.
-    dense, shared : int
-        Dense layers and shared experts where the configuration does not say.
     """
     layers = settings.whole("num_hidden_layers")
-    first = min(settings.whole("first_k_dense_replace", dense, least=0), layers)
+    if settings.values.get("mlp_layer_types") is None:
+        first = min(settings.whole("first_k_dense_replace", least=0), layers)
+    else:
+        first = settings.kinds("mlp_layer_types", (DENSE, SPARSE)).count(DENSE)
     routed = experts(
         settings,
         "n_routed_experts",
         "moe_intermediate_size",
-        shared_intermediate=settings.whole("n_shared_experts", shared) * settings.whole("moe_intermediate_size"),
+        shared_intermediate=settings.whole("n_shared_experts") * settings.whole("moe_intermediate_size"),
         choice_bias=True,
     )
     kinds = [Layer(attention, gated(settings), first), Layer(attention, routed, layers - first)]
     return [layer for layer in kinds if layer.times]
 
 
-def windows_by_layer(settings: Settings, default: Sequence[str]) -> list[int]:
+def windows_by_layer(settings: Settings) -> list[int]:
     """Window of each layer, 0 for one that attends to everything.
 
     Parameters
     ----------
     settings : Settings
-        Configuration with ``num_hidden_layers``, ``sliding_window`` and, where they are not `default`, ``layer_types``.
-    default : sequence of str
-        Kinds of layers where the configuration does not say; repeated over the layers.
+        Configuration with ``num_hidden_layers``, ``sliding_window`` and ``layer_types``.
 
     Raises
     ------
     StagemeterError
         If there are not as many kinds as layers, or there are windows of no length.
     """
-    layers = settings.whole("num_hidden_layers")
-    repeated = [default[index % len(default)] for index in range(layers)]
-    kinds = settings.names("layer_types", repeated, (FULL, SLIDING))
-    if len(kinds) != layers:
-        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but layer_types holds {len(kinds)}")
+    kinds = settings.kinds("layer_types", (FULL, SLIDING))
     return [settings.whole("sliding_window") if kind == SLIDING else 0 for kind in kinds]

@@ -175,8 +175,17 @@ def vision_language_family(
     )
 
 
-def text_decoder(settings: Settings, key: str = "text_config") -> Decoder:
+def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: bool = False) -> Decoder:
     """Read the language model of a configuration that holds one, by the family that it is of.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration of the whole model.
+    key : str
+        Where the language model's is.
+    tied_by_part : bool
+        Whether it has an output head of its own class, which alone says whether it is tied, see `text_settings`.
 
     Raises
     ------
@@ -185,16 +194,28 @@ def text_decoder(settings: Settings, key: str = "text_config") -> Decoder:
     """
     from stagemeter.models.registry import family_of, untaken
 
-    text = dict(part(settings, key).values)
-    # Whether the output head is tied is said once for the whole model, or in the part.
-    if settings.values.get("tie_word_embeddings") is not None:
-        text.setdefault("tie_word_embeddings", settings.values["tie_word_embeddings"])
-    source = f"{settings.source}, {key}"
-    family = family_of(text, source)
+    text = part(settings, key) if tied_by_part else text_settings(settings, key)
+    family = family_of(text.values, text.source)
     if family is None:
-        raise untaken(text, source)
-    decoder: Decoder = family.architecture_from_config(text, source)
+        raise untaken(text.values, text.source)
+    decoder: Decoder = family.architecture_from_config(text.values, text.source)
     return decoder
+
+
+def text_settings(settings: Settings, key: str = "text_config") -> Settings:
+    """Return the language model's part of a configuration.
+
+    Whether the output head is tied is said once for the whole model, whatever the part says. Source: transformers,
+    ``modeling_utils.py``, ``get_expanded_tied_weights_keys``.
+
+    Raises
+    ------
+    StagemeterError
+        If there is none.
+    """
+    text = part(settings, key)
+    tied = settings.flag("tie_word_embeddings", default=False)
+    return Settings({**text.values, "tie_word_embeddings": tied}, text.source)
 
 
 def part(settings: Settings, key: str) -> Settings:

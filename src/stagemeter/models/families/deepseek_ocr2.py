@@ -21,7 +21,7 @@ from stagemeter.models.page_stages import page_stage, page_tokens
 from stagemeter.models.sam_settings import sam_architecture
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.text import decoder, experts, gated, grouped_query_attention
+from stagemeter.models.text import DENSE, SPARSE, decoder, experts, gated, grouped_query_attention
 from stagemeter.models.tile_limits import read_tile_limits
 from stagemeter.models.tiling import tile_grid
 from stagemeter.models.vision import (
@@ -31,7 +31,7 @@ from stagemeter.models.vision import (
     sam_operators,
     sam_parameters,
 )
-from stagemeter.models.vision_language import part
+from stagemeter.models.vision_language import part, text_settings
 from stagemeter.workload import Workload
 
 _TOWER = "model.vision_tower"
@@ -95,7 +95,7 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
         hidden=sizes.whole("hidden_size"),
         layers=sizes.whole("num_hidden_layers"),
         heads=heads,
-        key_value_heads=sizes.whole("num_key_value_heads", heads),
+        key_value_heads=sizes.whole("num_key_value_heads"),
         intermediate=sizes.whole("intermediate_size"),
     )
     sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 attends to everything")
@@ -104,42 +104,21 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
             f"{settings.source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
             f"{encoder.hidden}"
         )
-    return DeepseekOcr2Architecture(sam, encoder, _decoder(part(settings, "text_config")))
+    return DeepseekOcr2Architecture(sam, encoder, _decoder(text_settings(settings)))
 
 
 def _sam(settings: Settings) -> SamArchitecture:
-    sizes = Settings({**_SAM_SIZES, **settings.values}, settings.source)
-    channels = sizes.values.get("downsample_channels")
+    channels = settings.values.get("downsample_channels")
     if not isinstance(channels, (list, tuple)) or len(channels) != 2 or not all(isinstance(n, int) for n in channels):
-        raise StagemeterError(f"{sizes.source}: downsample_channels is {channels!r}; two numbers are needed")
-    # What is not said follows from the width.
-    feed_forward = sizes.whole("mlp_dim", 4 * sizes.whole("hidden_size"))
-    return sam_architecture(
-        Settings({**sizes.values, "mlp_dim": feed_forward}, sizes.source), (channels[0], channels[1])
-    )
-
-
-#: SAM's sizes where the configuration leaves them out, as transformers has them.
-_SAM_SIZES: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "patch_size": 16,
-    "window_size": 14,
-    "image_size": 1024,
-    "output_channels": 256,
-    "global_attn_indexes": (2, 5, 8, 11),
-}
+        raise StagemeterError(f"{settings.source}: downsample_channels is {channels!r}; two numbers are needed")
+    return sam_architecture(settings, (channels[0], channels[1]))
 
 
 def _decoder(text: Settings) -> Decoder:
     text.refuse("mlp_bias", True, "the feed-forward networks of DeepSeek-OCR 2 add none")
-    bias = text.flag("attention_bias", default=False)
+    bias = text.flag("attention_bias")
     attention = grouped_query_attention(text, bias=bias, output_bias=bias)
-    layers = text.whole("num_hidden_layers")
-    kinds = text.names("mlp_layer_types", ["dense", *["sparse"] * (layers - 1)], ("dense", "sparse"))
-    if len(kinds) != layers:
-        raise StagemeterError(f"{text.source}: num_hidden_layers is {layers}, but mlp_layer_types holds {len(kinds)}")
+    kinds = text.kinds("mlp_layer_types", (DENSE, SPARSE))
     width = text.whole("moe_intermediate_size")
     routed = experts(
         text,
@@ -148,7 +127,7 @@ def _decoder(text: Settings) -> Decoder:
         shared_intermediate=text.whole("n_shared_experts") * width,
     )
     dense = gated(text)
-    return decoder(text, [Layer(attention, dense if kind == "dense" else routed, 1) for kind in kinds])
+    return decoder(text, [Layer(attention, dense if kind == DENSE else routed, 1) for kind in kinds])
 
 
 def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> PageRules:

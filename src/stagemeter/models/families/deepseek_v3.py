@@ -18,13 +18,13 @@ def _read(settings: Settings) -> Decoder:
     indexer = Indexer(settings.whole("index_n_heads"), settings.whole("index_head_dim")) if indexed else None
     attention = LatentAttention(
         heads=settings.whole("num_attention_heads"),
-        # The indexer's queries are made of compressed ones.
+        # Null: queries are not compressed, of which an indexer would be made.
         query_rank=settings.whole("q_lora_rank", None if indexed else 0),
         key_value_rank=settings.whole("kv_lora_rank"),
         rotary_width=settings.whole("qk_rope_head_dim"),
         plain_width=settings.whole("qk_nope_head_dim"),
         value_width=settings.whole("v_head_dim"),
-        bias=settings.flag("attention_bias", default=False),
+        bias=settings.flag("attention_bias"),
         indexer=indexer,
     )
     return decoder(settings, dense_then_experts(settings, attention))

@@ -35,7 +35,7 @@ def _read(settings: Settings) -> DonutArchitecture:
     width = text.whole("d_model")
     if width != encoder.outputs:
         raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
-    decoder = read_decoder(text, settings, encoder.outputs, 1024, norms=2, fused=True)
+    decoder = read_decoder(text, settings, encoder.outputs, norms=2, fused=True)
     return DonutArchitecture(decoder, encoder)
 
 
@@ -46,9 +46,6 @@ def _encoder(sizes: Settings) -> SwinTransformer:
     if len(depths) != len(heads):
         raise StagemeterError(f"{sizes.source}: depths has {len(depths)} groups of layers, and num_heads {len(heads)}")
     sizes.refuse("use_absolute_embeddings", True, "learned positions of patches are not counted")
-    ratio = sizes.values.get("mlp_ratio", 4.0)
-    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or ratio <= 0:
-        raise StagemeterError(f"{sizes.source}: mlp_ratio is {ratio!r}; it must be a number above 0")
     swin = SwinTransformer(
         hidden=sizes.whole("embed_dim"),
         depths=depths,
@@ -57,8 +54,8 @@ def _encoder(sizes: Settings) -> SwinTransformer:
         patch_size=sizes.whole("patch_size"),
         width=width,
         height=height,
-        ratio=ratio,
-        attention_bias=sizes.flag("qkv_bias", default=True),
+        ratio=sizes.number("mlp_ratio"),
+        attention_bias=sizes.flag("qkv_bias"),
     )
     for index, (_, number, columns, rows) in enumerate(swin.groups()):
         if min(columns, rows) < swin.window_size:

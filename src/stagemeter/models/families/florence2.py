@@ -31,16 +31,16 @@ _ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decod
 #: Side in pixels that every page is brought to, as the published processors have it (``preprocessor_config.json``).
 _IMAGE_SIZE = 768
 #: Settings of the DaViT that hold one number for each group of layers, and what they are where they are missing.
-_BY_GROUP = {
-    "embed_dim": (128, 256, 512, 1024),
-    "depths": (1, 1, 9, 1),
-    "num_heads": (4, 8, 16, 32),
-    "num_groups": (4, 8, 16, 32),
-    "patch_size": (7, 3, 3, 3),
-    "patch_stride": (4, 2, 2, 2),
-    "patch_padding": (3, 1, 1, 1),
-    "patch_prenorm": (False, True, True, True),
-}
+_BY_GROUP = (
+    "embed_dim",
+    "depths",
+    "num_heads",
+    "num_groups",
+    "patch_size",
+    "patch_stride",
+    "patch_padding",
+    "patch_prenorm",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +76,17 @@ def _read(settings: Settings) -> Florence2Architecture:
     for holder in (settings, text):
         holder.refuse("tie_word_embeddings", False, "encoder, decoder and output head share one embedding here")
     decoder = read_decoder(
-        text, settings, text.whole("d_model"), 1024, norms=1, fused=True, text_in_source=True, head_on_last=True
+        text, settings, text.whole("d_model"), norms=1, fused=True, text_in_source=True, head_on_last=True
     )
-    if sizes.whole("projection_dim", 1024) != decoder.hidden:
+    if sizes.whole("projection_dim") != decoder.hidden:
         raise StagemeterError(
-            f"{sizes.source}: projection_dim is {sizes.whole('projection_dim', 1024)}, and the encoder takes "
-            f"{decoder.hidden}"
+            f"{sizes.source}: projection_dim is {sizes.whole('projection_dim')}, and the encoder takes {decoder.hidden}"
         )
     text.split("d_model", "encoder_attention_heads")
     return Florence2Architecture(
         decoder=decoder,
         vision=_davit(sizes),
-        places=sizes.whole("max_position_embeddings", 50),
+        places=sizes.whole("max_position_embeddings"),
         layers=text.whole("encoder_layers"),
         heads=text.whole("encoder_attention_heads"),
         intermediate=text.whole("encoder_ffn_dim"),
@@ -95,18 +94,15 @@ def _read(settings: Settings) -> Florence2Architecture:
 
 
 def _davit(sizes: Settings) -> DaViT:
-    lists = {name: sizes.values.get(name) or default for name, default in _BY_GROUP.items()}
+    lists = {name: sizes.listed(name, 1) for name in _BY_GROUP}
     for name, found in lists.items():
-        if not isinstance(found, (list, tuple)) or not all(isinstance(number, int) for number in found):
+        if not all(isinstance(number, int) for number in found):
             raise StagemeterError(
                 f"{sizes.source}: {name} is {found!r}; it must be a list, one entry per group of layers"
             )
     if len({len(found) for found in lists.values()}) > 1:
         lengths = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
         raise StagemeterError(f"{sizes.source}: there are not as many entries for each group of layers: {lengths}")
-    ratio = sizes.values.get("mlp_ratio", 4.0)
-    if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or ratio <= 0:
-        raise StagemeterError(f"{sizes.source}: mlp_ratio is {ratio!r}; it must be a number above 0")
     groups = tuple(DaViTGroup(*numbers) for numbers in zip(*lists.values(), strict=True))
     for group in groups:
         if group.width % group.heads or group.width % group.channel_groups:
@@ -114,7 +110,7 @@ def _davit(sizes: Settings) -> DaViT:
                 f"{sizes.source}: layers of width {group.width} cannot be split into {group.heads} heads and "
                 f"{group.channel_groups} groups of channels"
             )
-    return DaViT(groups, sizes.whole("window_size", 12), ratio, sizes.flag("qkv_bias", default=True), _IMAGE_SIZE)
+    return DaViT(groups, sizes.whole("window_size"), sizes.number("mlp_ratio"), sizes.flag("qkv_bias"), _IMAGE_SIZE)
 
 
 def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[Operator]:

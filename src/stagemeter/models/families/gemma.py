@@ -9,29 +9,16 @@ from __future__ import annotations
 
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import (
-    FULL,
-    SLIDING,
-    decoder,
-    gated,
-    grouped_query_attention,
-    text_family,
-    windows_by_layer,
-)
+from stagemeter.models.text import decoder, gated, grouped_query_attention, text_family, windows_by_layer
 
 
 def _read(settings: Settings) -> Decoder:
     kind = settings.values["model_type"]
     settings.refuse("use_bidirectional_attention", True, "attention to later tokens is not part of this family")
-    bias = settings.flag("attention_bias", default=False)
+    bias = settings.flag("attention_bias")
     if kind == "gemma":
         attention = grouped_query_attention(settings, bias=bias, output_bias=bias)
-        return decoder(settings, [Layer(attention, gated(settings), settings.whole("num_hidden_layers"))], tied=True)
-    if kind == "gemma2":
-        windows = windows_by_layer(settings, default=(SLIDING, FULL))
-    else:
-        pattern = settings.whole("sliding_window_pattern", 6)
-        windows = windows_by_layer(settings, default=(*[SLIDING] * (pattern - 1), FULL))
+        return decoder(settings, [Layer(attention, gated(settings), settings.whole("num_hidden_layers"))])
     norms = 2 * settings.whole("head_dim") if kind == "gemma3_text" else 0
     fused = kind == "gemma3_text"
     return decoder(
@@ -43,9 +30,8 @@ def _read(settings: Settings) -> Decoder:
                 times=1,
                 norms=4,
             )
-            for window in windows
+            for window in windows_by_layer(settings)
         ],
-        tied=True,
     )
 
 

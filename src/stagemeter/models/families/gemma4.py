@@ -30,26 +30,6 @@ _VISION, _PROJECTOR = "model.vision_tower", "model.embed_vision"
 _MOST_TOKENS, _POSSIBLE_TOKENS = 280, (70, 140, 280, 560, 1120)
 #: Numbers that a linear layer keeps of how far its inputs and results may go.
 _LIMITS = 4
-#: Sizes where the configuration leaves them out, as transformers has them.
-_OF_VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 12,
-    "head_dim": 64,
-    "pooling_kernel_size": 3,
-    "patch_size": 16,
-    "position_embedding_size": 10_240,
-}
-_OF_AUDIO = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "subsampling_conv_channels": [128, 32],
-    "conv_kernel_size": 5,
-    "output_proj_dims": 1536,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +80,12 @@ class Gemma4Architecture(Sizes):
 
 
 def _read(settings: Settings) -> Gemma4Architecture:
-    given, decoder = part(settings, "vision_config"), text_decoder(settings)
-    sizes = Settings({**_OF_VISION, **given.values}, given.source)
+    if settings.values["vision_config"] is None:
+        raise StagemeterError(
+            f"{settings.source}: vision_config is null or missing, which makes a model that reads text alone. Give its "
+            "text_config as a configuration of its own"
+        )
+    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
     heads = sizes.whole("num_attention_heads")
     if sizes.whole("num_key_value_heads") != heads:
         sizes.refuse("num_key_value_heads", sizes.values["num_key_value_heads"], f"this family has {heads}, as queries")
@@ -115,16 +99,15 @@ def _read(settings: Settings) -> Gemma4Architecture:
         # Where nothing is pooled, transformers takes the padding for the page.
         pooled=sizes.whole("pooling_kernel_size", least=2),
         positions=sizes.whole("position_embedding_size"),
-        limits=sizes.flag("use_clipped_linears", default=False),
-        standardized=sizes.flag("standardize", default=False),
+        limits=sizes.flag("use_clipped_linears"),
+        standardized=sizes.flag("standardize"),
         audio=0 if settings.values.get("audio_config") is None else _audio(part(settings, "audio_config"), decoder),
         decoder=decoder,
     )
 
 
-def _audio(given: Settings, decoder: Decoder) -> int:
+def _audio(sizes: Settings, decoder: Decoder) -> int:
     """Parameters of the audio encoder and of the projection to the decoder's width."""
-    sizes = Settings({**_OF_AUDIO, **given.values}, given.source)
     width, outputs = sizes.whole("hidden_size"), sizes.whole("output_proj_dims")
     head_width = sizes.split("hidden_size", "num_attention_heads")
     channels = sizes.values["subsampling_conv_channels"]
@@ -137,7 +120,7 @@ def _audio(given: Settings, decoder: Decoder) -> int:
     feed_forward = 8 * width**2 + 2 * width
     convolution = 3 * width**2 + (sizes.whole("conv_kernel_size") + 2) * width
     # Four of attention, two of each feed-forward network, two of the convolution.
-    limits = 10 * _LIMITS * sizes.flag("use_clipped_linears", default=True)
+    limits = 10 * _LIMITS * sizes.flag("use_clipped_linears")
     layer = attention + 2 * feed_forward + convolution + 3 * width + limits
     projections = (width + 1) * outputs + outputs * decoder.hidden
     return convolutions + sizes.whole("num_hidden_layers") * layer + projections

@@ -18,8 +18,6 @@ from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForw
 from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import (
-    FULL,
-    SLIDING,
     decoder,
     gated,
     grouped_query_attention,
@@ -29,15 +27,15 @@ from stagemeter.models.text import (
 
 #: Norms of a layer as wide as the model; one with experts has three more.
 _NORMS, _MORE_NORMS = 4, 3
+#: What single layers may have otherwise than the rest.
+_OF_A_LAYER = ("head_dim", "num_key_value_heads")
 
 
 def _read(settings: Settings) -> Decoder:
     settings.refuse("use_bidirectional_attention", "all", "attention to later tokens is not part of this family")
-    windows = windows_by_layer(settings, default=(*[SLIDING] * 5, FULL))
-    # The last layer attends to everything, whatever the configuration says.
-    windows[-1] = 0
+    windows = windows_by_layer(settings)
     first_shared = len(windows) - _shared_layers(settings, windows)
-    width = settings.whole("hidden_size_per_layer_input", 256, least=0)
+    width = settings.whole("hidden_size_per_layer_input", least=0)
     if first_shared < len(windows) and not width:
         raise StagemeterError(
             f"{settings.source}: num_kv_shared_layers is {len(windows) - first_shared}, which transformers runs with "
@@ -50,22 +48,21 @@ def _read(settings: Settings) -> Decoder:
                 _attention(settings, index, window, index >= first_shared),
                 _feed_forward(settings, index >= first_shared),
                 times=1,
-                norms=_NORMS + _MORE_NORMS * settings.flag("enable_moe_block", default=False),
+                norms=_NORMS + _MORE_NORMS * settings.flag("enable_moe_block"),
                 # A factor of the layer's result.
                 numbers=1,
                 per_layer_input=PerLayerInput(width) if width else None,
             )
             for index, window in enumerate(windows)
         ],
-        tied=True,
     )
-    vocabulary = settings.whole("vocab_size_per_layer_input", 262_144)
+    vocabulary = settings.whole("vocab_size_per_layer_input")
     return replace(made, per_layer_embedding=PerLayerEmbedding(len(windows), width, vocabulary) if width else None)
 
 
 def _shared_layers(settings: Settings, windows: list[int]) -> int:
     """How many of the last layers take keys and values of an earlier one, of their kind."""
-    shared = settings.whole("num_kv_shared_layers", 0, least=0)
+    shared = settings.whole("num_kv_shared_layers", least=0)
     own, sharing = windows[: len(windows) - shared], windows[len(windows) - shared :]
     if shared >= len(windows) or {*map(bool, sharing)} - {*map(bool, own)}:
         raise StagemeterError(
@@ -76,11 +73,9 @@ def _shared_layers(settings: Settings, windows: list[int]) -> int:
 
 
 def _attention(settings: Settings, index: int, window: int, shared: bool) -> GroupedQueryAttention:
-    keys_are_values = settings.flag("attention_k_eq_v", default=False) and not window
-    sizes = Settings({**settings.values, "head_dim": settings.whole("head_dim", 256)}, settings.source)
-    if not window:
-        sizes = Settings({**sizes.values, **_of_full_layer(settings, index, keys_are_values)}, settings.source)
-    bias = settings.flag("attention_bias", default=False)
+    keys_are_values = settings.flag("attention_k_eq_v") and not window
+    sizes = Settings({**settings.values, **_of_layer(settings, index)}, settings.source)
+    bias = settings.flag("attention_bias")
     return grouped_query_attention(
         sizes,
         bias=bias,
@@ -93,23 +88,23 @@ def _attention(settings: Settings, index: int, window: int, shared: bool) -> Gro
     )
 
 
-def _of_full_layer(settings: Settings, index: int, keys_are_values: bool) -> Mapping[str, Any]:
-    """Sizes of a layer that attends to everything where they are not those of the others."""
-    by_layer = settings.values.get("per_layer_config")
-    if by_layer is not None:
-        # As transformers saves them.
-        return by_layer.get(str(index), {}) if isinstance(by_layer, Mapping) else {}
-    sizes = {"head_dim": settings.whole("global_head_dim", 512)}
-    if keys_are_values and settings.values.get("num_global_key_value_heads") is not None:
-        sizes["num_key_value_heads"] = settings.whole("num_global_key_value_heads")
+def _of_layer(settings: Settings, index: int) -> Mapping[str, Any]:
+    """Sizes of a layer where they are not those of the others."""
+    sizes: Mapping[str, Any] = settings.values["per_layer_config"].get(str(index), {})
+    other = next((key for key in sizes if key not in _OF_A_LAYER), None)
+    if other is not None:
+        raise StagemeterError(
+            f"{settings.source}: per_layer_config gives layer {index} a {other} of its own, which is not counted. "
+            f"Counted are {' and '.join(_OF_A_LAYER)}"
+        )
     return sizes
 
 
 def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | ExpertsBeside:
     dense = gated(settings)
-    if shared and settings.flag("use_double_wide_mlp", default=False):
+    if shared and settings.flag("use_double_wide_mlp"):
         dense = replace(dense, intermediate=2 * dense.intermediate)
-    if not settings.flag("enable_moe_block", default=False):
+    if not settings.flag("enable_moe_block"):
         return dense
     if settings.values.get("num_kv_shared_layers"):
         raise StagemeterError(

@@ -11,7 +11,7 @@ from stagemeter.models.feed_forward import GatedFeedForward
 from stagemeter.models.native_vision import native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import decoder, dense_then_experts, grouped_query_attention
-from stagemeter.models.vision_language import part
+from stagemeter.models.vision_language import part, text_settings
 
 _EXPERTS = "glm4v_moe"
 #: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published models).
@@ -19,8 +19,7 @@ _PIXELS = (12_544, 9_633_792)
 
 
 def _read(settings: Settings) -> DownsampledArchitecture:
-    text, sizes = part(settings, "text_config"), part(settings, "vision_config")
-    said = Settings({"tie_word_embeddings": settings.flag("tie_word_embeddings", False), **text.values}, text.source)
+    sizes, said = part(settings, "vision_config"), text_settings(settings)
     language = _mixture(said) if settings.values["model_type"] == _EXPERTS else _dense(said)
     vision = native_vision(
         sizes,
@@ -32,7 +31,7 @@ def _read(settings: Settings) -> DownsampledArchitecture:
         # The feed-forward network is as wide as the tokens, and `intermediate_size` is the width of the merger's.
         intermediate=sizes.whole("out_hidden_size"),
         positions=(sizes.whole("image_size") // sizes.whole("patch_size")) ** 2,
-        bias=sizes.flag("attention_bias", default=False),
+        bias=sizes.flag("attention_bias"),
         output_bias=False,
         feed_forward_bias=False,
         other_norms=2,
@@ -51,8 +50,8 @@ def _dense(text: Settings) -> Decoder:
 
 
 def _mixture(text: Settings) -> Decoder:
-    attention = grouped_query_attention(text, bias=text.flag("attention_bias", default=True))
-    return decoder(text, dense_then_experts(text, attention, dense=1, shared=1))
+    attention = grouped_query_attention(text, bias=text.flag("attention_bias"))
+    return decoder(text, dense_then_experts(text, attention))
 
 
 FAMILY = downsampled_family(

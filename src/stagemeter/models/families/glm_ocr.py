@@ -12,19 +12,18 @@ from stagemeter.models.native_vision import native_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import decoder, grouped_query_attention
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part
+from stagemeter.models.vision_language import part, text_settings
 
 #: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published model).
 _PIXELS = (12_544, 9_633_792)
 
 
 def _read(settings: Settings) -> DownsampledArchitecture:
-    text, sizes = part(settings, "text_config"), part(settings, "vision_config")
-    said = Settings({"tie_word_embeddings": settings.flag("tie_word_embeddings", False), **text.values}, text.source)
+    sizes, said = part(settings, "vision_config"), text_settings(settings)
     feed_forward = GatedFeedForward(said.whole("intermediate_size"), fused=True)
     layer = Layer(grouped_query_attention(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
     language = decoder(said, [layer])
-    bias = sizes.flag("attention_bias", default=True)
+    bias = sizes.flag("attention_bias")
     vision = native_vision(
         sizes,
         language.hidden,

@@ -9,19 +9,11 @@ from __future__ import annotations
 
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import (
-    FULL,
-    SLIDING,
-    decoder,
-    experts,
-    grouped_query_attention,
-    text_family,
-    windows_by_layer,
-)
+from stagemeter.models.text import decoder, experts, grouped_query_attention, text_family, windows_by_layer
 
 
 def _read(settings: Settings) -> Decoder:
-    bias = settings.flag("attention_bias", default=True)
+    bias = settings.flag("attention_bias")
     sinks = settings.whole("num_attention_heads")
     routed = experts(settings, "num_local_experts", "intermediate_size", bias=True)
     return decoder(
@@ -32,7 +24,7 @@ def _read(settings: Settings) -> Decoder:
                 routed,
                 times=1,
             )
-            for window in windows_by_layer(settings, default=(SLIDING, FULL))
+            for window in windows_by_layer(settings)
         ],
     )
 

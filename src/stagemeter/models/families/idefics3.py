@@ -36,7 +36,7 @@ _LONGEST_SIDE = 4096
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     decoder = text_decoder(settings)
     vision = vision_transformer(part(settings, "vision_config"), class_token=False, patch_bias=True)
-    factor = settings.whole("scale_factor", 2)
+    factor = settings.whole("scale_factor")
     if vision.side % factor:
         raise StagemeterError(
             f"{settings.source}: a view has {vision.side} patches per side, which scale_factor {factor} cannot merge"

@@ -20,8 +20,6 @@ from stagemeter.models.vision_language import (
 
 #: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
 _MOST_TILES = 12
-#: Qianfan-OCR, whose encoder's projections add biases where nothing else is said.
-_QIANFAN = "qianfan_ocr"
 #: Patches per side that become one token (``downsample_ratio`` 0.5).
 _SHUFFLE = 2
 
@@ -29,16 +27,16 @@ _SHUFFLE = 2
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
     for key, kept in (("downsample_ratio", 0.5), ("vision_feature_layer", -1)):
-        if settings.values.get(key, kept) != kept:
+        if settings.values[key] != kept:
             settings.refuse(key, settings.values[key], f"this family is made for {kept}")
     for key, refused in (("use_qk_norm", True), ("use_mask_token", True), ("norm_type", "rms_norm")):
         sizes.refuse(key, refused, "the encoder of 6 billion parameters is not part of this family")
-    mean = sizes.flag("use_mean_pooling", default=True)
+    mean = sizes.flag("use_mean_pooling")
     vision = vision_transformer(
         sizes,
         class_token=True,
         patch_bias=True,
-        attention_bias=sizes.flag("attention_bias", default=settings.values["model_type"] == _QIANFAN),
+        attention_bias=sizes.flag("attention_bias"),
         layer_scale=True,
         outer_norms=0 if mean else 1,
     )
@@ -58,7 +56,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 FAMILY = vision_language_family(
     name="internvl",
     title="InternVL and Qianfan-OCR: tiles and the whole page through InternViT, four patches to a token",
-    model_types=("internvl", _QIANFAN),
+    model_types=("internvl", "qianfan_ocr"),
     read=_read,
     rules=_rules,
     shipped={"internvl3-1b": "internvl3_1b.json", "qianfan-ocr-default": "qianfan_ocr_default.json"},

@@ -15,24 +15,17 @@ from stagemeter.models.pixel_limits import whole_blocks
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision_language import VisionLanguageModules, part, text_decoder
 
-#: Sizes where the configuration leaves them out, as transformers has them; published ones name them otherwise.
-_MOONVIT = {"hidden_size": 1152, "num_hidden_layers": 27, "num_attention_heads": 16, "intermediate_size": 4304}
 #: Patches of a page at most, and along one side, as the processor has it by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
 
 
 def _read(settings: Settings) -> InterpolatedArchitecture:
-    given, text = part(settings, "vision_config"), part(settings, "text_config").values
-    sizes = Settings({**_MOONVIT, **given.values}, given.source)
-    if text.get("model_type") == "kimi_k2":
-        # Published configurations call it so; transformers has one name for both.
-        text = {**text, "model_type": "deepseek_v3"}
-    decoder = text_decoder(Settings({**settings.values, "text_config": text}, settings.source))
-    merging = sizes.values.get("merge_kernel_size", [2, 2])
+    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    merging = sizes.values["merge_kernel_size"]
     if not isinstance(merging, (list, tuple)) or len(merging) != 2 or merging[0] != merging[1]:
         sizes.refuse("merge_kernel_size", merging, "this family merges as many patches down as across")
     merge_size = Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size")
-    positions = sizes.whole("pos_emb_height", 64) * sizes.whole("pos_emb_width", 64)
+    positions = sizes.whole("pos_emb_height") * sizes.whole("pos_emb_width")
     vision = interpolated_vision(sizes, merge_size, positions)
     require_width(settings, "projection_hidden_size", vision.hidden)
     return InterpolatedArchitecture(vision, decoder)

@@ -12,9 +12,9 @@ from stagemeter.models.text import decoder, grouped_query_attention, text_family
 
 
 def _read(settings: Settings) -> Decoder:
-    bias = settings.flag("attention_bias", default=False)
+    bias = settings.flag("attention_bias")
     attention = grouped_query_attention(settings, bias=bias, output_bias=bias)
-    feed_forward = GatedFeedForward(settings.whole("intermediate_size"), bias=settings.flag("mlp_bias", default=False))
+    feed_forward = GatedFeedForward(settings.whole("intermediate_size"), bias=settings.flag("mlp_bias"))
     return decoder(settings, [Layer(attention, feed_forward, settings.whole("num_hidden_layers"))])
 
 

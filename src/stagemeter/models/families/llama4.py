@@ -62,7 +62,7 @@ class Llama4Architecture(Sizes):
 def _read(settings: Settings) -> Llama4Architecture:
     sizes = part(settings, "vision_config")
     vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
-    ratio = sizes.values.get("pixel_shuffle_ratio", 0.5)
+    ratio = sizes.values["pixel_shuffle_ratio"]
     merge = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
     inputs, width = sizes.whole("projector_input_dim"), sizes.whole("projector_output_dim")
     if not merge or vision.side % merge or merge * ratio != 1:
@@ -74,7 +74,7 @@ def _read(settings: Settings) -> Llama4Architecture:
     ):
         if given != needed:
             raise StagemeterError(f"{sizes.source}: {name} is {given}, and what it meets is {needed} wide")
-    return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings))
+    return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings, tied_by_part=True))
 
 
 def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:

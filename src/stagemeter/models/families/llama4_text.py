@@ -5,7 +5,6 @@ Source: transformers, ``modeling_llama4.py``, ``configuration_llama4.py``.
 
 from __future__ import annotations
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.feed_forward import GatedFeedForward
 from stagemeter.models.settings import Settings
@@ -15,7 +14,7 @@ _CHUNKED, _MODULE = "chunked_attention", "feed_forward"
 
 
 def _read(settings: Settings) -> Decoder:
-    layers, bias = settings.whole("num_hidden_layers"), settings.flag("attention_bias", default=False)
+    bias = settings.flag("attention_bias")
     routed = experts(
         settings,
         "num_local_experts",
@@ -25,8 +24,9 @@ def _read(settings: Settings) -> Decoder:
         module=_MODULE,
     )
     dense = GatedFeedForward(settings.whole("intermediate_size_mlp"), module=_MODULE)
-    sparse = _layers_with_experts(settings, layers)
-    chunk = settings.whole("attention_chunk_size", 8192)
+    sparse = set(settings.indices("moe_layers"))
+    # Null: no chunks.
+    chunk = settings.whole("attention_chunk_size", 0)
     return decoder(
         settings,
         [
@@ -36,27 +36,9 @@ def _read(settings: Settings) -> Decoder:
                 routed if index in sparse else dense,
                 1,
             )
-            for index, kind in enumerate(_kinds(settings, layers))
+            for index, kind in enumerate(settings.kinds("layer_types", (FULL, _CHUNKED)))
         ],
     )
-
-
-def _kinds(settings: Settings, layers: int) -> list[str]:
-    interval = settings.whole("no_rope_layer_interval", 4)
-    rotated = settings.values.get("no_rope_layers") or [(index + 1) % interval for index in range(layers)]
-    default = [_CHUNKED if turns else FULL for turns in rotated]
-    kinds = list(settings.names("layer_types", default, (FULL, _CHUNKED)))
-    if len(kinds) != layers:
-        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but {len(kinds)} kinds are given")
-    return kinds
-
-
-def _layers_with_experts(settings: Settings, layers: int) -> set[int]:
-    given = settings.values.get("moe_layers")
-    if given is not None:
-        return set(given)
-    step = settings.whole("interleave_moe_layer_step", 1)
-    return set(range(step - 1, layers, step))
 
 
 FAMILY = text_family(

@@ -63,11 +63,11 @@ def _read(settings: Settings) -> TiledArchitecture:
         kept["vision_aspect_ratio"] = _MOST_VIEWS
         sizes.refuse("vision_use_head", True, "LLaVA-OneVision's encoder has no pooling head")
     for key, value in kept.items():
-        if settings.values.get(key, value) != value:
+        if settings.values[key] != value:
             settings.refuse(key, settings.values[key], f"this family takes features with {value!r}")
     clip = kind != _ONEVISION
     vision = vision_transformer(sizes, class_token=clip, patch_bias=not clip, outer_norms=2 if clip else 1)
-    bias = settings.flag("multimodal_projector_bias", default=True)
+    bias = settings.flag("multimodal_projector_bias")
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=2, bias=bias)
     most = int(_MOST_VIEWS.rpartition("_")[2]) if kind == _ONEVISION else 0
     return TiledArchitecture(vision, projector, decoder, _canvases(settings, vision.image_size), most)

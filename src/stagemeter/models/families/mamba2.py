@@ -19,13 +19,13 @@ SCAN_NOTE = (
 
 def _read(settings: Settings) -> Decoder:
     hidden, heads, width = settings.whole("hidden_size"), settings.whole("num_heads"), settings.whole("head_dim")
-    expand = settings.values.get("expand", 2)
-    if not isinstance(expand, (int, float)) or int(expand * hidden) != heads * width:
+    expand = settings.number("expand")
+    if int(expand * hidden) != heads * width:
         raise StagemeterError(
             f"{settings.source}: num_heads {heads} times head_dim {width} is not hidden_size {hidden} times expand "
             f"{expand}"
         )
-    groups = settings.whole("n_groups", 8)
+    groups = settings.whole("n_groups")
     if heads % groups:
         raise StagemeterError(f"{settings.source}: num_heads {heads} cannot be split into n_groups {groups}")
     mixer = StateSpace(
@@ -33,10 +33,10 @@ def _read(settings: Settings) -> Decoder:
         head_width=width,
         groups=groups,
         state_width=settings.whole("state_size"),
-        kernel=settings.whole("conv_kernel", 4),
-        block=settings.whole("chunk_size", 256),
-        bias=settings.flag("use_bias", default=False),
-        convolution_bias=settings.flag("use_conv_bias", default=True),
+        kernel=settings.whole("conv_kernel"),
+        block=settings.whole("chunk_size"),
+        bias=settings.flag("use_bias"),
+        convolution_bias=settings.flag("use_conv_bias"),
         module="mixer",
     )
     layer = Layer(mixer, None, settings.whole("num_hidden_layers"), norms=1)

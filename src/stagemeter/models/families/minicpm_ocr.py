@@ -76,14 +76,14 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
             "looks at none"
         )
     for holder, key in ((settings, "merge_kernel_size"), (sizes, "window_kernel_size")):
-        if list(holder.values.get(key) or [_MERGED] * 2) != [_MERGED] * 2:
+        if holder.values[key] != [_MERGED] * 2:
             holder.refuse(key, holder.values[key], "this family merges two patches down and two across")
-    if settings.whole("merger_times", 1) != 1:
+    if settings.whole("merger_times") != 1:
         settings.refuse("merger_times", settings.values["merger_times"], "this family merges tokens once")
-    mode = settings.values.get("downsample_mode", "4x")
+    mode = settings.values["downsample_mode"]
     if mode not in _PATCHES_OF_TOKEN:
         settings.refuse("downsample_mode", mode, f"it must be one of {', '.join(_PATCHES_OF_TOKEN)}")
-    layers, after = sizes.whole("num_hidden_layers"), settings.whole("insert_layer_id", 6, least=0) + 1
+    layers, after = sizes.whole("num_hidden_layers"), settings.whole("insert_layer_id", least=0) + 1
     if mode == "16x" and after > layers:
         raise StagemeterError(f"{settings.source}: insert_layer_id is {after - 1}, but there are {layers} layers")
     sizes.split("hidden_size", "num_attention_heads")

@@ -5,7 +5,6 @@ Source: transformers, ``modeling_minimax.py``.
 
 from __future__ import annotations
 
-from stagemeter.errors import StagemeterError
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.decoder_stages import OF_BLOCKS
 from stagemeter.models.lightning import LightningAttention
@@ -16,13 +15,9 @@ _LINEAR = "linear_attention"
 
 
 def _read(settings: Settings) -> Decoder:
-    layers = settings.whole("num_hidden_layers")
-    default = [FULL if (index + 1) % 2 else _LINEAR for index in range(layers)]
-    kinds = settings.names("layer_types", default, (FULL, _LINEAR))
-    if len(kinds) != layers:
-        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but layer_types holds {len(kinds)}")
+    kinds = settings.kinds("layer_types", (FULL, _LINEAR))
     attention = grouped_query_attention(settings, window=settings.whole("sliding_window", 0))
-    lightning = LightningAttention(attention.heads, attention.head_width, settings.whole("block_size", 256))
+    lightning = LightningAttention(attention.heads, attention.head_width, settings.whole("block_size"))
     routed = experts(settings, "num_local_experts", "intermediate_size")
     return decoder(settings, [Layer(lightning if kind == _LINEAR else attention, routed, 1) for kind in kinds])
 

@@ -6,7 +6,6 @@ A page is padded to as many tiles as it may have at most. One token of the promp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,29 +32,6 @@ _VISION, _PROJECTOR = "model.vision_model", "model.multi_modal_projector"
 _MULTIPLE = 8
 #: Tokens that the embedding knows besides those that can be written: ``MllamaTextModel``.
 _OTHER_TOKENS = 8
-#: Sizes where the configuration leaves them out, as transformers has them.
-_OF_VISION = {
-    "hidden_size": 1280,
-    "num_hidden_layers": 32,
-    "num_global_layers": 8,
-    "attention_heads": 16,
-    "intermediate_size": 5120,
-    "vision_output_dim": 7680,
-    "image_size": 448,
-    "patch_size": 14,
-    "max_num_tiles": 4,
-}
-_KEPT_LAYERS = [3, 7, 15, 23, 30]
-_OF_TEXT = {
-    "vocab_size": 128_256,
-    "hidden_size": 4096,
-    "num_hidden_layers": 40,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14_336,
-    "max_position_embeddings": 131_072,
-}
-_CROSS_ATTENTION_LAYERS = [3, 8, 13, 18, 23, 28, 33, 38]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +83,11 @@ class MllamaArchitecture(Sizes):
 
 
 def _read(settings: Settings) -> MllamaArchitecture:
-    sizes = _part(settings, "vision_config", _OF_VISION)
+    sizes = part(settings, "vision_config")
     sizes.split("hidden_size", "attention_heads")
     tiles = sizes.whole("max_num_tiles")
-    shapes = sizes.values.get("supported_aspect_ratios") or _grids(tiles)
-    kept = sizes.values.get("intermediate_layers_indices") or _KEPT_LAYERS
+    shapes = sizes.listed("supported_aspect_ratios", 1)
+    kept = sizes.indices("intermediate_layers_indices")
     hidden, outputs = sizes.whole("hidden_size"), sizes.whole("vision_output_dim")
     if outputs != hidden * (1 + len(kept)):
         raise StagemeterError(
@@ -134,24 +110,15 @@ def _read(settings: Settings) -> MllamaArchitecture:
     )
 
 
-def _part(settings: Settings, key: str, missing: Mapping[str, int]) -> Settings:
-    """A part of a configuration, and what it leaves out; all of it may be left out."""
-    if settings.values.get(key) is None:
-        return Settings(missing, settings.source)
-    given = part(settings, key)
-    return Settings({**missing, **given.values}, given.source)
-
-
 def _patches(image_size: int, patch_size: int) -> int:
     return (image_size // patch_size) ** 2 + 1
 
 
 def _decoder(settings: Settings, source: int) -> Decoder:
-    text = _part(settings, "text_config", _OF_TEXT)
+    text = part(settings, "text_config")
     number = text.whole("num_hidden_layers")
-    to_page = text.values.get("cross_attention_layers")
-    to_page = _CROSS_ATTENTION_LAYERS if to_page is None else to_page
-    if not isinstance(to_page, list) or any(not isinstance(index, int) for index in to_page) or 0 in to_page:
+    to_page = text.indices("cross_attention_layers")
+    if 0 in to_page:
         raise StagemeterError(
             f"{text.source}: cross_attention_layers is {to_page!r}; it must be a list of numbers of layers after the "
             "first one, whose cache tells transformers how long the text is"

@@ -14,7 +14,7 @@ from stagemeter.models.page_settings import PageSettings
 from stagemeter.models.pixel_limits import read_pixel_limits, resized_between
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import decoder, gated, grouped_query_attention
-from stagemeter.models.vision_language import VisionLanguageModules, part
+from stagemeter.models.vision_language import VisionLanguageModules, part, text_settings
 
 #: Pixels between which a page is resized: those of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
 #: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it; and those of transformers' class.
@@ -22,12 +22,10 @@ _PUBLISHED_PIXELS, _PIXELS_OF_CLASS = (147_384, 2_822_400), (384**2, 1536**2)
 
 
 def _read(settings: Settings) -> InterpolatedArchitecture:
-    sizes, text = part(settings, "vision_config"), part(settings, "text_config")
-    side = sizes.whole("image_size", 384) // sizes.whole("patch_size", 14)
-    vision = interpolated_vision(sizes, sizes.whole("spatial_merge_size", 2), side**2)
-    text.refuse("use_bias", True, "the decoder of PaddleOCR-VL has none")
-    tied = settings.flag("tie_word_embeddings", default=True)
-    said = Settings({"tie_word_embeddings": tied, **text.values}, text.source)
+    sizes, said = part(settings, "vision_config"), text_settings(settings)
+    side = sizes.whole("image_size") // sizes.whole("patch_size")
+    vision = interpolated_vision(sizes, sizes.whole("spatial_merge_size"), side**2)
+    said.refuse("use_bias", True, "the decoder of PaddleOCR-VL has none")
     layer = Layer(grouped_query_attention(said), gated(said), said.whole("num_hidden_layers"))
     return InterpolatedArchitecture(vision, decoder(said, [layer]))
 

@@ -21,12 +21,11 @@ _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 14 * 14 * 4 * 16384
 
 def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
-    # Early configurations hold the language model's settings beside the encoder's.
-    text = config.get("text_config") or {key: value for key, value in config.items() if key != "vision_config"}
-    decoder = text_decoder(Settings({**config, "text_config": {**text, "model_type": "qwen2"}}, source))
+    text = {**part(settings, "text_config").values, "model_type": "qwen2"}
+    decoder = text_decoder(Settings({**config, "text_config": text}, source))
     sizes, windowed = part(settings, "vision_config"), config["model_type"] == _WINDOWED
     width, layers = "hidden_size" if windowed else "embed_dim", sizes.whole("depth")
-    full = sizes.values.get("fullatt_block_indexes", []) if windowed else range(layers)
+    full = sizes.indices("fullatt_block_indexes") if windowed else range(layers)
     between = sizes.whole("intermediate_size") if windowed else sizes.whole(width) * sizes.whole("mlp_ratio")
     vision = native_vision(
         sizes,

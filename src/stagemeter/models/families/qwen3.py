@@ -6,6 +6,8 @@ Qwen 2 adds biases to queries, keys and values; Qwen 3 norms queries and keys in
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stagemeter.models.attention import GroupedQueryAttention
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
@@ -18,8 +20,8 @@ def _read(settings: Settings) -> Decoder:
     layers = settings.whole("num_hidden_layers")
     if settings.values["model_type"] != "qwen3_moe":
         return decoder(settings, [Layer(attention, gated(settings), layers)])
-    routed = experts(settings, "num_experts", "moe_intermediate_size")
-    step, dense = settings.whole("decoder_sparse_step", 1), settings.values.get("mlp_only_layers") or []
+    routed = experts(settings, "num_local_experts", "moe_intermediate_size")
+    step, dense = settings.whole("decoder_sparse_step"), settings.indices("mlp_only_layers")
     return decoder(
         settings,
         [
@@ -32,15 +34,9 @@ def _read(settings: Settings) -> Decoder:
 def _attention(settings: Settings) -> GroupedQueryAttention:
     if settings.values["model_type"] == "qwen2":
         return grouped_query_attention(settings, bias=True)
-    # Configurations of Qwen 3 that do not give it have heads of 128, whatever the model's width.
-    head_width = settings.whole("head_dim", 128)
-    bias = settings.flag("attention_bias", default=False)
-    return grouped_query_attention(
-        Settings({**settings.values, "head_dim": head_width}, settings.source),
-        bias=bias,
-        output_bias=bias,
-        norms=2 * head_width,
-    )
+    bias = settings.flag("attention_bias")
+    attention = grouped_query_attention(settings, bias=bias, output_bias=bias)
+    return replace(attention, norms=2 * attention.head_width)
 
 
 FAMILY = text_family(

@@ -23,7 +23,7 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
     text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder), decoder)
+    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, deep=False), decoder)
 
 
 FAMILY = native_family(

@@ -19,12 +19,7 @@ _NEXT, _DENSE, _EXPERTS = "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"
 
 
 def _read(settings: Settings) -> Decoder:
-    layers = settings.whole("num_hidden_layers")
-    interval = settings.whole("full_attention_interval", 4)
-    default = [FULL if (index + 1) % interval == 0 else _LINEAR for index in range(layers)]
-    kinds = settings.names("layer_types", default, (FULL, _LINEAR))
-    if len(kinds) != layers:
-        raise StagemeterError(f"{settings.source}: num_hidden_layers is {layers}, but layer_types holds {len(kinds)}")
+    kinds = settings.kinds("layer_types", (FULL, _LINEAR))
     if _LINEAR not in kinds:
         raise StagemeterError(f"{settings.source}: layer_types holds no {_LINEAR}, which makes this family")
     attention, states = _attention(settings), _states(settings)
@@ -38,18 +33,14 @@ def _read(settings: Settings) -> Decoder:
 
 
 def _attention(settings: Settings) -> GroupedQueryAttention:
-    head_width, bias = settings.whole("head_dim", 256), settings.flag("attention_bias", default=False)
+    bias = settings.flag("attention_bias")
     return grouped_query_attention(
-        Settings({**settings.values, "head_dim": head_width}, settings.source),
-        bias=bias,
-        output_bias=bias,
-        output_gate=True,
-        norms=2 * head_width,
+        settings, bias=bias, output_bias=bias, output_gate=True, norms=2 * settings.whole("head_dim")
     )
 
 
 def _states(settings: Settings) -> GatedDeltaNet:
-    keys, values = settings.whole("linear_num_key_heads", 16), settings.whole("linear_num_value_heads", 32)
+    keys, values = settings.whole("linear_num_key_heads"), settings.whole("linear_num_value_heads")
     if values % keys:
         raise StagemeterError(
             f"{settings.source}: linear_num_value_heads {values} cannot be split into linear_num_key_heads {keys}"
@@ -57,26 +48,29 @@ def _states(settings: Settings) -> GatedDeltaNet:
     return GatedDeltaNet(
         key_heads=keys,
         value_heads=values,
-        key_width=settings.whole("linear_key_head_dim", 128),
-        value_width=settings.whole("linear_value_head_dim", 128),
-        kernel=settings.whole("linear_conv_kernel_dim", 4),
+        key_width=settings.whole("linear_key_head_dim"),
+        value_width=settings.whole("linear_value_head_dim"),
+        kernel=settings.whole("linear_conv_kernel_dim"),
         fused=settings.values["model_type"] == _NEXT,
     )
 
 
 def _feed_forward(settings: Settings, index: int) -> GatedFeedForward | Experts:
     kind = settings.values["model_type"]
-    dense = settings.values.get("mlp_only_layers") or []
-    step = settings.whole("decoder_sparse_step", 1)
-    if kind == _DENSE or (kind == _NEXT and (index in dense or (index + 1) % step)):
+    if kind == _DENSE or (kind == _NEXT and _is_dense(settings, index)):
         return gated(settings)
     return experts(
         settings,
         "num_experts",
         "moe_intermediate_size",
-        shared_intermediate=settings.whole("shared_expert_intermediate_size", 512),
+        shared_intermediate=settings.whole("shared_expert_intermediate_size"),
         shared_gate=True,
     )
+
+
+def _is_dense(settings: Settings, index: int) -> bool:
+    """Whether a layer has no experts: it is named, or is none of every so many."""
+    return index in settings.indices("mlp_only_layers") or (index + 1) % settings.whole("decoder_sparse_step") != 0
 
 
 FAMILY = text_family(

@@ -30,11 +30,11 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
     settings = Settings(config, source)
     text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
     decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder), decoder)
+    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, deep=True), decoder)
 
 
-def later_vision(sizes: Settings, decoder: Decoder) -> NativeVision:
-    """Encoder of Qwen 3-VL and of Qwen 3.5, which hands on features of no other layers.
+def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> NativeVision:
+    """Encoder of Qwen 3-VL and of Qwen 3.5; only the former is `deep` and hands on features of other layers.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def later_vision(sizes: Settings, decoder: Decoder) -> NativeVision:
         norm_bias=True,
         patch_bias=True,
         positions=sizes.whole("num_position_embeddings"),
-        deep_mergers=len(sizes.values.get("deepstack_visual_indexes", ())),
+        deep_mergers=len(sizes.indices("deepstack_visual_indexes")) if deep else 0,
     )
 
 

@@ -33,9 +33,7 @@ class TrOCRArchitecture(EncoderDecoderArchitecture):
 
 def _read(settings: Settings) -> TrOCRArchitecture:
     sizes, text = part(settings, "encoder"), part(settings, "decoder")
-    encoder = vision_transformer(
-        sizes, class_token=True, patch_bias=True, attention_bias=sizes.flag("qkv_bias", default=True)
-    )
+    encoder = vision_transformer(sizes, class_token=True, patch_bias=True, attention_bias=sizes.flag("qkv_bias"))
     text.refuse("use_learned_position_embeddings", False, "positions that are not learned are not counted")
     source = text.whole("cross_attention_hidden_size", 0)
     if source not in (0, encoder.hidden) or (not source and text.whole("d_model") != encoder.hidden):
@@ -47,8 +45,7 @@ def _read(settings: Settings) -> TrOCRArchitecture:
         text,
         settings,
         encoder.hidden,
-        512,
-        norms=int(text.flag("layernorm_embedding", default=True)),
+        norms=int(text.flag("layernorm_embedding")),
         fused=False,
     )
     return TrOCRArchitecture(decoder, encoder)

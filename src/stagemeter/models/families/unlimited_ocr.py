@@ -13,7 +13,12 @@ from importlib import resources
 from typing import Any
 
 from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, architecture_from_config, has_window
+from stagemeter.models.deepseek_ocr_config import (
+    DeepseekOCRArchitecture,
+    architecture_from_config,
+    has_window,
+    is_unlimited,
+)
 from stagemeter.models.families.deepseek_ocr import FAMILY as DEEPSEEK_OCR
 from stagemeter.models.families.deepseek_ocr import language_model, page_inputs
 from stagemeter.models.family import Family, PageRules, PageViews, published_views
@@ -31,7 +36,7 @@ _LARGEST_VIEW = 8192
 
 
 def _takes(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") == "unlimited_ocr" and has_window(config)
+    return is_unlimited(config) and has_window(config)
 
 
 def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:

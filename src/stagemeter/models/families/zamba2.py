@@ -17,10 +17,6 @@ from stagemeter.models.state_space import StateSpace
 from stagemeter.models.text import decoder, text_family
 
 _STATES, _BOTH = "linear_attention", "hybrid"
-#: Names that older configurations have for the first of them.
-_OLDER = {"mamba": _STATES, "m": _STATES, "g": _BOTH}
-#: Which layers have a transformer where the configuration does not say, as transformers has it.
-_DEFAULT = [_STATES, *([_STATES] * 5 + [_BOTH]) * 7, *[_STATES] * 4, _BOTH, *[_STATES] * 3, _BOTH, *[_STATES] * 2]
 #: Longest sequence of a model for long contexts.
 _LONG = 16_384
 
@@ -30,32 +26,22 @@ def _read(settings: Settings) -> Decoder:
     kinds, states = _kinds(settings), _state_space(settings)
     shared = _shared_transformer(settings, replace(states, module=f"mamba_decoder.{states.module}"))
     layers = [Layer(shared if kind == _BOTH else states, None, 1, norms=1) for kind in kinds]
-    longest = _LONG if settings.flag("use_long_context", default=False) else None
+    longest = _LONG if settings.flag("use_long_context") else None
     values = {**settings.values, **({"max_position_embeddings": longest} if longest else {})}
-    made = decoder(Settings(values, settings.source), layers, tied=True)
-    return replace(made, shared_blocks=min(settings.whole("num_mem_blocks", 1), kinds.count(_BOTH)))
+    made = decoder(Settings(values, settings.source), layers)
+    return replace(made, shared_blocks=min(settings.whole("num_mem_blocks"), kinds.count(_BOTH)))
 
 
 def _kinds(settings: Settings) -> list[str]:
-    number = settings.whole("num_hidden_layers")
-    given = settings.values.get("layers_block_type")
-    if isinstance(given, list):
-        given = [_OLDER.get(kind, kind) for kind in given]
-    kinds = list(
-        Settings({"layers_block_type": given}, settings.source).names("layers_block_type", _DEFAULT, (_STATES, _BOTH))
-    )
-    if len(kinds) != number:
-        raise StagemeterError(
-            f"{settings.source}: num_hidden_layers is {number}, but layers_block_type holds {len(kinds)}"
-        )
+    kinds = settings.kinds("layers_block_type", (_STATES, _BOTH))
     if _STATES not in kinds or _BOTH not in kinds:
         raise StagemeterError(f"{settings.source}: layers_block_type holds one kind of layer; this family has both")
     return kinds
 
 
 def _state_space(settings: Settings) -> StateSpace:
-    heads, groups = settings.whole("n_mamba_heads"), settings.whole("mamba_ngroups", 1)
-    inner = settings.whole("mamba_expand", 2) * settings.whole("hidden_size")
+    heads, groups = settings.whole("n_mamba_heads"), settings.whole("mamba_ngroups")
+    inner = settings.whole("mamba_expand") * settings.whole("hidden_size")
     if inner % heads or heads % groups:
         raise StagemeterError(
             f"{settings.source}: mamba_expand times hidden_size, {inner}, cannot be split into n_mamba_heads {heads}, "
@@ -65,10 +51,10 @@ def _state_space(settings: Settings) -> StateSpace:
         heads=heads,
         head_width=inner // heads,
         groups=groups,
-        state_width=settings.whole("mamba_d_state", 64),
-        kernel=settings.whole("mamba_d_conv", 4),
-        block=settings.whole("chunk_size", 256),
-        bias=settings.flag("add_bias_linear", default=False),
+        state_width=settings.whole("mamba_d_state"),
+        kernel=settings.whole("mamba_d_conv"),
+        block=settings.whole("chunk_size"),
+        bias=settings.flag("add_bias_linear"),
         # Whatever use_conv_bias says.
         convolution_bias=True,
         module="mamba",
@@ -83,12 +69,12 @@ def _shared_transformer(settings: Settings, states: StateSpace) -> SharedTransfo
         )
     return SharedTransformer(
         heads=heads,
-        key_value_heads=settings.whole("num_key_value_heads", heads),
+        key_value_heads=settings.whole("num_key_value_heads"),
         head_width=2 * hidden // heads,
-        intermediate=settings.whole("intermediate_size", 4 * hidden),
-        bias=settings.flag("add_bias_linear", default=False),
-        rank=settings.whole("adapter_rank", 128),
-        attention_adapters=settings.flag("use_shared_attention_adapter", default=False),
+        intermediate=settings.whole("intermediate_size"),
+        bias=settings.flag("add_bias_linear"),
+        rank=settings.whole("adapter_rank"),
+        attention_adapters=settings.flag("use_shared_attention_adapter"),
         states=states,
     )
 

@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.errors import StagemeterError
-from stagemeter.models.build import build_from_code, build_from_settings
+from stagemeter.models.build import build_from_code, build_from_settings, class_name
 from stagemeter.models.decoder import ENDLESS
 from stagemeter.models.family import (
     Family,
@@ -75,21 +75,6 @@ def transformers_has(config: Mapping[str, Any]) -> bool:
     )
 
 
-def _class_name(config: Mapping[str, Any]) -> str:
-    """The class that a configuration names; else the one for its type that writes text, best of pictures."""
-    import transformers
-    from transformers.models.auto import modeling_auto
-
-    for name in config.get("architectures") or []:
-        if hasattr(transformers, name):
-            return str(name)
-    for kind in ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM"):
-        mapping: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
-        if config["model_type"] in mapping:
-            return str(mapping[config["model_type"]])
-    raise StagemeterError(f"transformers has no class of the type {config['model_type']!r} that writes text")
-
-
 def make_family(
     config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str, code: str | None = None
 ) -> tuple[Family[FoundModel], FoundModel]:
@@ -121,7 +106,11 @@ def make_family(
     from stagemeter.models.generic.passes import FoundModel
 
     known = KnownValues()
-    settings = dict(config) if code else {**config, "architectures": [_class_name(config)]}
+    settings = (
+        dict(config)
+        if code
+        else {**config, "architectures": [class_name(config.get("architectures"), config["model_type"])]}
+    )
     try:
         with known:
             model = build_from_code(code) if code else build_from_settings(settings)
