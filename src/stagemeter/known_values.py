@@ -78,13 +78,14 @@ class KnownValues:
     def forget(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take what is in the memory of some tensors for unknown, such as weights that are zeros before training."""
         for tensor in tensors:
-            self._known.pop(tensor.untyped_storage()._cdata, None)
+            if torch._C._has_storage(tensor):
+                self._known.pop(tensor.untyped_storage()._cdata, None)
 
     def value_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return the values of a tensor, sharing memory with what is kept; None where they are not known."""
         if tensor.device.type != "meta":
             return tensor if tensor.device.type == "cpu" and tensor.numel() <= _LARGEST else None
-        found = self._known.get(tensor.untyped_storage()._cdata)
+        found = self._known.get(tensor.untyped_storage()._cdata) if torch._C._has_storage(tensor) else None
         if found is None or found[1].dtype != tensor.dtype:
             return None
         with _disable_current_modes():
@@ -110,6 +111,8 @@ class KnownValues:
 
     def run_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator that torch dispatched, and keep or forget values."""
+        if isinstance(func, torch._ops.HigherOrderOperator):
+            return func(*args, **kwargs)  # What it gives is not known.
         packet = func._overloadpacket
         if packet is aten.copy_ and args[0].device.type == "cpu" and (value := self.value_of(args[1])) is not None:
             with _disable_current_modes():
@@ -247,6 +250,8 @@ def _is_array(tensor: torch.Tensor) -> bool:
 
 class KnownValuesMode(TorchDispatchMode):
     """Hands the operators that torch dispatches to what keeps values."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, known: KnownValues) -> None:
         super().__init__()

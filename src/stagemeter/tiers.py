@@ -18,7 +18,7 @@ from stagemeter.models.family import Family, Runner, Stage
 from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
-    from stagemeter.counting.counter import Counts
+    from stagemeter.counting.events import Counts
 
 #: Contexts at most so far apart are steps one after the other: there is none between them.
 _SHORTEST_LOOKED_INTO = 2

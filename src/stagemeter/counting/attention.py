@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import torch
 
+from stagemeter.counting.layouts import is_jagged
+from stagemeter.counting.transforms import is_transformed
 from stagemeter.known_values import onlookers
 
 _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
@@ -62,6 +64,38 @@ def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
     return all(more % fewer == 0 for more, fewer in zip(query.shape[:-2], key.shape[:-2], strict=True) if fewer)
 
 
+def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call attention; jagged operands that no kernel of torch takes as they lie in memory are copied first.
+
+    What attention costs does not depend on how its operands lie, while torch's kernels for jagged ones want each
+    sequence in one piece (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
+
+    Parameters
+    ----------
+    remarks : dict
+        Takes a remark where operands were copied.
+    args, kwargs
+        As ``scaled_dot_product_attention`` takes them.
+    """
+    attention = torch.nn.functional.scaled_dot_product_attention
+    jagged = [is_jagged(arg) for arg in args]
+    if not any(jagged):
+        return attention(*args, **kwargs)
+    try:
+        return attention(*args, **kwargs)
+    except RuntimeError as error:
+        whole = [
+            arg.transpose(1, 2).contiguous().transpose(1, 2) if nested else arg
+            for arg, nested in zip(args, jagged, strict=True)
+        ]
+        try:
+            out = attention(*whole, **kwargs)
+        except RuntimeError:
+            raise error from None
+        remarks["jagged attention"] = "torch has no kernel for operands that lie as these do: they were copied first"
+        return out
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -73,7 +107,9 @@ def _attention(
     looked_on = onlookers() > 1  # Another counter would miss what did not run.
     # No fused kernel has a gradient of the mask.
     masked_with_gradient = attn_mask is not None and attn_mask.requires_grad
-    if not _active or looked_on or masked_with_gradient or not is_regular(query, key, value):
+    # A function of ours has no rule for a batch or for a tangent.
+    by_itself = looked_on or masked_with_gradient or is_transformed()
+    if not _active or by_itself or not is_regular(query, key, value):
         out: torch.Tensor = _OPERATOR.decompose(query, key, value, attn_mask, *args, **kwargs)
         return out
     books = _active[-1]

@@ -14,6 +14,7 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from stagemeter.counting.formulas import Rule
+from stagemeter.counting.layouts import stored_elements
 
 #: Convolutions as Python calls them.
 CONVOLUTIONS = frozenset({
@@ -27,8 +28,8 @@ _PARTS = 3
 
 
 def real_numbers(tensor: torch.Tensor) -> int:
-    """Return how many real numbers a tensor holds: two for each complex element."""
-    return tensor.numel() * (2 if tensor.is_complex() else 1)
+    """Return how many real numbers a tensor stores: two for each complex element."""
+    return stored_elements(tensor) * (2 if tensor.is_complex() else 1)
 
 
 def has_complex(arguments: Any) -> bool:

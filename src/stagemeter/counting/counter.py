@@ -11,27 +11,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.jit._fuser import optimized_execution
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
-from stagemeter.cost import ZERO, Cost, total
-from stagemeter.counting.attention import booked_attention, is_regular
+from stagemeter.cost import Cost
+from stagemeter.counting import higher_order
+from stagemeter.counting.attention import booked_attention, is_regular, run_attention
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex, real_numbers
+from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.formulas import REAL_PRODUCTS, Rule, rule_of
 from stagemeter.counting.kernels import named_arguments
+from stagemeter.counting.layouts import (
+    NESTED_RULES,
+    Call,
+    calls,
+    is_by_sequence,
+    is_jagged,
+    is_plain,
+    of_stored,
+    shape_of,
+)
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
+from stagemeter.counting.scripts import is_script, unseen_products
+from stagemeter.counting.transforms import is_traced, is_transformed
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels
 from stagemeter.counting.zero_cost import is_zero_cost
 from stagemeter.known_values import onlookers
@@ -51,88 +64,6 @@ _CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
 _SAME_THING = frozenset({aten._to_copy, aten.clone})
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One operator that ran, or a module that was called.
-
-    Attributes
-    ----------
-    module : str
-        Name of the innermost module that was running, the empty string for the model itself.
-    operator : str
-        Name of the operator; empty if this says only that the module was called.
-    cost : Cost or None
-        None if the operator is neither known nor free.
-    again : bool
-        Whether activation checkpointing ran it again, in a backward pass.
-    """
-
-    module: str
-    operator: str
-    cost: Cost | None
-    again: bool = False
-
-
-@dataclass
-class Counts:
-    """What a counter saw, per module.
-
-    A module's numbers hold those of its children and its own: an operator belongs to the module that was running and
-    to every module whose name leads to it. A module that is shared, or called several times, keeps one name, the
-    first that leads to it, and its calls add up.
-
-    Attributes
-    ----------
-    by_module : dict
-        Name of a module to the costs of its operators by name; the empty string is the model.
-    unsupported : dict
-        Name of a module to the operators without a formula that ran in it, with their calls.
-    called : set of str
-        The modules that were called.
-    again : dict
-        Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
-    apart : dict
-        Name of a module to the cost of what is inside of it and is marked as counted apart, see `stagemeter.marks`; it
-        is in no other number. Modules without are left out.
-    """
-
-    by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
-    unsupported: dict[str, Counter[str]] = field(default_factory=dict)
-    called: set[str] = field(default_factory=set)
-    again: dict[str, Cost] = field(default_factory=dict)
-    apart: dict[str, Cost] = field(default_factory=dict)
-
-    def of(self, *modules: str) -> Cost:
-        """Cost of some modules, which must not contain one another.
-
-        Raises
-        ------
-        KeyError
-            If the counted model has no module of that name.
-        """
-        return total(cost for module in modules for cost in self.by_module[module].values())
-
-    def again_of(self, *modules: str) -> Cost:
-        """What of the cost of some modules activation checkpointing ran again."""
-        return total(self.again.get(module, ZERO) for module in modules)
-
-    def apart_of(self, *modules: str) -> Cost:
-        """Cost of what is inside of some modules and counted apart."""
-        return total(self.apart.get(module, ZERO) for module in modules)
-
-    def operators(self, *modules: str) -> dict[str, Cost]:
-        """Cost by operator of some modules, which must not contain one another."""
-        merged: dict[str, Cost] = {}
-        for module in modules:
-            for operator, cost in self.by_module[module].items():
-                merged[operator] = merged.get(operator, ZERO) + cost
-        return merged
-
-    def unsupported_of(self, *modules: str) -> Counter[str]:
-        """Calls by operator of some modules for which there is no formula."""
-        return sum((self.unsupported[module] for module in modules), Counter())
-
-
 class CostCounter:
     """Count what runs inside of a ``with`` block.
 
@@ -145,6 +76,9 @@ class CostCounter:
         once, and their costs are booked again for the others (see `stagemeter.counting.repeats`).
     rules : mapping, optional
         How some operators are counted here, in place of what is registered or beside it; see `rule_for`.
+    forgiving : bool
+        Whether an operator is listed as one without a formula where counting it fails, whatever the reason; see
+        `remarks`. Otherwise such an error is raised where the operator runs.
 
     Examples
     --------
@@ -162,8 +96,15 @@ class CostCounter:
     """
 
     def __init__(
-        self, model: nn.Module | None = None, walk_every_layer: bool = False, rules: Mapping[Any, Rule] | None = None
+        self,
+        model: nn.Module | None = None,
+        walk_every_layer: bool = False,
+        rules: Mapping[Any, Rule] | None = None,
+        forgiving: bool = False,
     ) -> None:
+        #: What is to be known of some operators, by name, such as why one with a formula is listed as without.
+        self.remarks: dict[str, str] = {}
+        self._forgiving = forgiving
         self._names = _canonical_names(model)
         self._apart = {name for module, name in self._names.items() if getattr(module, APART, False)}
         self._rules = dict(rules or {})
@@ -185,6 +126,8 @@ class CostCounter:
             if self._repeats is not None:
                 stack.enter_context(self._repeats.shared(self._events, self._names))
             stack.enter_context(booked_attention(self))
+            # Kernels that TorchScript fuses while it runs are none of the dispatcher's operators.
+            stack.enter_context(optimized_execution(False))
             stack.enter_context(_FunctionMode(self))
             stack.enter_context(_DispatchMode(self))
             self._exit = stack.pop_all()
@@ -197,32 +140,7 @@ class CostCounter:
 
     def counts(self) -> Counts:
         """Return what was counted since the block was entered or `restart` was called, added up per module."""
-        own: dict[tuple[str, str], Cost] = {}
-        counts = Counts()
-        for name in {*self._names.values(), ""}:
-            counts.by_module[name] = {}
-            counts.unsupported[name] = Counter()
-        for event in self._events:
-            if not event.operator:
-                counts.called.add(event.module)
-            elif event.cost is not None:
-                key = (event.module, event.operator)
-                own[key] = own[key] + event.cost if key in own else event.cost
-                if event.again:
-                    for name in _with_ancestors(event.module):
-                        counts.again[name] = counts.again.get(name, ZERO) + event.cost
-            else:
-                for name in _with_ancestors(event.module):
-                    counts.unsupported[name][event.operator] += 1
-        for (module, operator), cost in own.items():
-            if self._apart and not self._apart.isdisjoint(_with_ancestors(module)):
-                for name in _with_ancestors(module):
-                    counts.apart[name] = counts.apart.get(name, ZERO) + cost
-                continue
-            for name in _with_ancestors(module):
-                operators = counts.by_module[name]
-                operators[operator] = operators[operator] + cost if operator in operators else cost
-        return counts
+        return Counts.added_up(self._events, self._names.values(), self._apart)
 
     def restart(self) -> None:
         """Forget what was counted so far; what was learnt about layers that are alike is kept."""
@@ -241,16 +159,27 @@ class CostCounter:
             self._silent -= 1
             del self._events[before:]
 
-    def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def run_operator(
+        self, mode: TorchDispatchMode, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Run an operator that torch dispatched, and count it."""
         self.last_operator = func
         if func is aten._is_all_true.default and args[0].device.type == "meta":
             # Models assert things of values (torch._check_tensor_all). There are none here; the work they guard is
             # that of a run in which they hold.
             return torch.ones((), dtype=torch.bool)
-        if self._silent:
+        if self._silent or is_traced():
             return func(*args, **kwargs)
-        rule = self._rule_of(func._overloadpacket)
+        if higher_order.is_higher_order(func):
+            return self._run_higher_order(mode, func, args, kwargs)
+        packet = func._overloadpacket
+        rule = self._rule_of(packet)
+        nested = any(isinstance(value, torch.Tensor) and value.is_nested for value in args)
+        if nested:
+            rule = NESTED_RULES.get(packet, rule)
+            if any(map(is_jagged, args)) and (rule is None or not is_by_sequence(packet)):
+                # Jagged tensors are a class in Python: what it makes of the operator comes back here.
+                return NotImplemented
         if rule is not None:
             out = result_on_meta(func, args, kwargs)
             if out is None:
@@ -263,29 +192,32 @@ class CostCounter:
             if out is None:
                 out = func(*args, **kwargs)
             self._list_unseen(self._unseen.saw(func, args, kwargs, out))
-            if func._overloadpacket in _SAME_THING:
+            if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
                 written = Cost(kv_writes=args[0].numel())
                 self._events.append(Event(self._module(), "kv_cache_update", written))
             return out
-        with mode:
-            # An operator that is made of others is counted as what it is made of.
-            out = func.decompose(*args, **kwargs)
-        if out is not NotImplemented:
-            return out
-        self._events.append(Event(self._module(), str(func._overloadpacket), None))
+        if not nested:
+            with mode:
+                # An operator that is made of others is counted as what it is made of.
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        self._list(str(packet))
         out = func(*args, **kwargs)
         self._list_unseen(self._unseen.saw(func, args, kwargs, out))
         return out
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a Python function of torch, counting those that are counted as called."""
+        if higher_order.is_higher_order(func) and not is_transformed():
+            return higher_order.run_plainly(func, args, kwargs)
         if func in CONVOLUTIONS and has_complex((args, kwargs)):
             with self._complex_convolutions.running():
                 return func(*args, **kwargs)
         packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
-        rule = None if packet is None or self._silent else self._rule_of(packet)
+        rule = None if packet is None or self._silent or is_transformed() else self._rule_of(packet)
         if rule is None:
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
@@ -294,7 +226,7 @@ class CostCounter:
         if out is None:
             self._silent += 1
             try:
-                out = func(*args, **kwargs)
+                out = run_attention(self.remarks, args, kwargs) if rule.attention else func(*args, **kwargs)
             finally:
                 self._silent -= 1
         self._count(rule, packet.default, args, kwargs, out)
@@ -346,13 +278,16 @@ class CostCounter:
         """Follow which module is running, by hooks on all modules there are; the model itself is not touched."""
 
         def enter(module: nn.Module, args: Any) -> None:
-            if module in self._names:
+            if is_script(module) and not self._silent:
+                for kernel in unseen_products(module).elements():
+                    self._events.append(Event(self._names.get(module, self._module()), kernel, None))
+            if self._names and module in self._names:
                 self._running.append(module)
                 self._owners.mark(self._names[module])
                 self._events.append(Event(self._names[module], "", None))
 
         def leave(module: nn.Module, args: Any, out: Any) -> None:
-            if module in self._names:
+            if self._running and module is self._running[-1]:
                 self._running.pop()
                 self._owners.mark(self._module())
 
@@ -371,26 +306,80 @@ class CostCounter:
     def _rule_of(self, packet: Any) -> Rule | None:
         return self._rules.get(packet) or rule_of(packet)
 
+    def _run_higher_order(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Run an operator that takes functions, and count what they do."""
+        seen, has_functions = higher_order.seen_through(mode, args)
+        rule = higher_order.RULES.get(func.name())
+        if rule is not None:
+            out = func(*seen, **kwargs)
+            self._count(rule, aten.scaled_dot_product_attention.default, *higher_order.operands(func, args), out)
+            return out
+        if func.name() == "cond":
+            return self._run_either(func, args, seen)
+        if not higher_order.is_free(func) and (not has_functions or higher_order.has_stand_ins(args, kwargs)):
+            self._list(higher_order.name_of(func))
+            return func(*args, **kwargs)
+        return func(*seen, **kwargs)
+
+    def _run_either(self, func: Any, args: tuple[Any, ...], seen: tuple[Any, ...]) -> Any:
+        """Run ``cond`` where the predicate has no value, or is out of sight: counted if both branches cost the same."""
+        _, first, second, operands = seen
+        start = len(self._events)
+        out = first(*operands)
+        taken = self._events[start:]
+        second(*operands)
+        other = self._events[start + len(taken) :]
+        alike = _costs(taken) == _costs(other)
+        del self._events[start + len(taken) * alike :]
+        if alike:
+            return out
+        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+            self._list(higher_order.name_of(func))
+        # What torch says where it has to decide without a value.
+        return func(*args)
+
+    def _list(self, operator: str) -> None:
+        """List an operator that is in no number."""
+        self._events.append(Event(self._module(), operator, None))
+
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        try:
+            cost = self._cost(rule, operator, args, kwargs, out)
+        except LookupError as error:
+            # A formula, or a layout, says so of itself: what the count depends on is not known.
+            self._list_failure(operator, str(error))
+        except Exception as error:
+            if not self._forgiving:
+                raise
+            self._list_failure(operator, f"{type(error).__name__}: {error}")
+        else:
+            self._events.append(Event(self._module(), rule.name, cost, again=self._owners.runs_again()))
+
+    def _list_failure(self, operator: Any, reason: str) -> None:
+        name = str(operator._overloadpacket)
+        self.remarks.setdefault(name, reason)
+        self._list(name)
+
+    def _cost(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Cost:
         # A tensor that the result is put in is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         place = _position_of_result(operator)
         if place is not None and place < len(args):
             out, args = args[place], [*args[:place], *args[place + 1 :]]
-        shapes, named_shapes, out_shape = tree_map(_shape, (tuple(args), dict(kwargs), out))
-        if rule.by_name:
-            shapes, named_shapes = (), named_arguments(operator, args, kwargs)
-        try:
-            macs = rule.formula(*shapes, **named_shapes, out=out_shape)
+        packet = operator._overloadpacket
+        macs = macs_causal = 0
+        partial_reads: dict[int, int] = {}
+        by_name = [Call((), named_arguments(operator, args, kwargs), shape_of(out))] if rule.by_name else []
+        for call in by_name or calls(packet, args, kwargs, out):
+            dense = rule.formula(*call.args, **call.kwargs, out=call.out)
             if rule.causal_formula is not None:
-                macs_causal = rule.causal_formula(*shapes, **named_shapes, out=out_shape)
+                saved = dense - rule.causal_formula(*call.args, **call.kwargs, out=call.out)
             else:
-                macs_causal = macs - self._causal_saving(rule, operator, shapes, named_shapes, macs)
-        except LookupError:
-            # Its formula says so of itself: what it depends on is not known.
-            self._events.append(Event(self._module(), str(operator._overloadpacket), None))
-            return
-        partial_reads = rule.reads(*shapes, **named_shapes, out=out_shape) if rule.reads else {}
+                saved = self._causal_saving(rule, operator, call, dense)
+            partial_reads = rule.reads(*call.args, **call.kwargs, out=call.out) if rule.reads else {}
+            done = of_stored(packet, args, call.args, dense)
+            macs += done
+            macs_causal += done - saved
         factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
         # Cached keys and values are read as weights are: known by what they are stored in.
         reads = Counter[str]()
@@ -405,7 +394,7 @@ class CostCounter:
                         reads[kind] += elements
                     else:
                         reads["packed"] += stored
-        cost = Cost(
+        return Cost(
             macs=macs * factor,
             macs_causal=macs_causal * factor,
             activations=_written(out, rule.writes_first_only),
@@ -414,14 +403,14 @@ class CostCounter:
             kv_reads=reads["cache"],
             packed_weight_bytes=reads["packed"],
         )
-        self._events.append(Event(self._module(), rule.name, cost, again=self._owners.runs_again()))
 
-    def _causal_saving(self, rule: Rule, operator: Any, shapes: Any, named_shapes: Mapping[str, Any], macs: int) -> int:
+    def _causal_saving(self, rule: Rule, operator: Any, call: Call, macs: int) -> int:
         """Half of self-attention's products, where the attention is causal.
 
         Causal is what says so: attention called with ``is_causal``, or attention with a mask, or in products of its
         own, inside of a module whose ``is_causal`` is true, which is how transformers marks its attention modules.
         """
+        shapes, named_shapes, _ = call
         declared = bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
         if rule.attention:
             named = _argument(operator, "is_causal", shapes, named_shapes) is True
@@ -457,6 +446,8 @@ class _FunctionMode(TorchFunctionMode):
 class _DispatchMode(TorchDispatchMode):
     """Hands the operators that torch dispatches to the counter."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, counter: CostCounter) -> None:
         super().__init__()
         self._counter = counter
@@ -464,7 +455,7 @@ class _DispatchMode(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return self._counter.run_operator(self, func, args, kwargs or {})
+        return self._counter.run_operator(self, func, types, args, dict(kwargs or {}))
 
 
 def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:
@@ -507,6 +498,8 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
         return None
+    if not all(map(is_plain, tensors)):
+        return None
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return None
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -529,18 +522,11 @@ def _written(out: Any, first_only: bool) -> int:
     return sum(real_numbers(r) for r in results if r.is_floating_point() or r.is_complex())
 
 
-def _shape(value: Any) -> Any:
-    return value.shape if isinstance(value, torch.Tensor) else value
+def _costs(events: Sequence[Event]) -> Counter[Event]:
+    """What was done, in whatever order; not which modules were called."""
+    return Counter(event for event in events if event.operator)
 
 
 def _canonical_names(model: nn.Module | None) -> dict[nn.Module, str]:
     """Modules to names; a shared module has the first name that leads to it."""
     return {} if model is None else {module: name for name, module in model.named_modules()}
-
-
-def _with_ancestors(name: str) -> Iterator[str]:
-    """Yield a dotted name and all that lead to it, the empty one last."""
-    yield name
-    while name:
-        name = name.rpartition(".")[0]
-        yield name

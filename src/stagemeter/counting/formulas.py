@@ -228,7 +228,7 @@ def _mm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int
     return matrix_macs(left, right)
 
 
-@register_formula(aten.addmm, aten._addmm_activation, name="addmm")
+@register_formula(aten.addmm, aten._addmm_activation, aten._sparse_addmm, name="addmm")
 def _addmm(bias: Shape, left: Shape, right: Shape, *, out: Shape, **kwargs: Any) -> int:
     return matrix_macs(left, right)
 
@@ -241,6 +241,18 @@ def _bmm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> in
 @register_formula(aten.baddbmm, aten.addbmm)
 def _baddbmm(bias: Shape, left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
     return batched_matrix_macs(left, right)
+
+
+@register_formula(aten.sparse_sampled_addmm)
+def _sampled_addmm(sampled: Any, left: Shape, right: Shape, *, out: Any, **kwargs: Any) -> int:
+    # Only the elements that are stored are calculated; shapes of sparse operands say how many there are.
+    return int(sampled.stored) * left[-1]
+
+
+@register_formula(aten._sparse_semi_structured_mm, aten._sparse_semi_structured_linear, name="semi_structured_mm")
+def _semi_structured_mm(packed: Shape, metadata: Shape, dense: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+    # Two of each four elements of a row are stored.
+    return matrix_macs(packed, dense)
 
 
 @register_formula(aten._scaled_mm, aten._scaled_mm_v2, name="scaled_mm")

@@ -15,7 +15,7 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis, flop_count_tab
 from fvcore.nn.jit_analysis import Statistics
 from torch import nn
 
-from stagemeter.counting.counter import Counts
+from stagemeter.counting.events import Counts
 
 
 class CountedFlops(FlopCountAnalysis):

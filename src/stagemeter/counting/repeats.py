@@ -28,10 +28,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from stagemeter.counting.layouts import is_plain
+from stagemeter.counting.transforms import is_transformed
 from stagemeter.known_values import comparable_value, onlookers
 
 if TYPE_CHECKING:
-    from stagemeter.counting.counter import Event
+    from stagemeter.counting.events import Event
 
 #: Attribute that tells layers of a transformer apart without making them different.
 _LAYER_INDEX = "layer_idx"
@@ -124,12 +126,14 @@ class RepeatedLayers:
             return None  # Backward passes need the graph that a walk builds.
         if onlookers() > 1:
             return None  # Someone else looks on.
+        if is_transformed():
+            return None  # Shapes do not show the batch that a layer is mapped over.
         parts: list[Any] = [self._structures[layer]]
         flat, structure = tree_flatten((args, kwargs))
         for value in flat:
             if isinstance(value, torch.Tensor):
-                if value.device.type != "meta":
-                    return None  # Real values may decide what runs.
+                if value.device.type != "meta" or not is_plain(value):
+                    return None  # Values may decide what runs.
                 parts.append((value.shape, value.dtype, value.stride(), comparable_value(value)))
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))

@@ -27,7 +27,7 @@ def result_on_meta(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
         Its arguments.
     """
     make = _RESULTS.get(operator)
-    if make is None or type(args[0]) is not torch.Tensor or args[0].device.type != "meta":
+    if make is None or not args or type(args[0]) is not torch.Tensor or args[0].device.type != "meta":
         return None
     return make(*args, **kwargs)
 

@@ -118,8 +118,26 @@ _REDUCING = """
     _upsample_nearest_exact3d _upsample_nearest_exact3d_backward upsample_trilinear3d upsample_trilinear3d_backward
     _use_cudnn_ctc_loss _use_miopen_ctc_loss var var_mean _weight_norm_interface _weight_norm_interface_backward
 """
+#: Asking about tensors, and what arranges the elements of sparse and of nested ones.
+_LAYOUTS = """
+    ccol_indices _coalesce _coalesced_ col_indices crow_indices dense_dim dim _has_same_storage_numel indices _indices
+    is_coalesced is_contiguous is_same_size is_strides_like_format _jagged_to_padded_dense_forward _nested_from_padded
+    _nested_from_padded_and_nested_example _nested_from_padded_tensor _nested_select_backward _nested_sum_backward
+    _nested_tensor_from_mask_left_aligned _nested_tensor_from_tensor_list _nested_tensor_size
+    _nested_tensor_softmax_with_shape _nested_tensor_storage_offsets _nested_tensor_strides _nnz numel
+    _padded_dense_to_jagged_forward row_indices size _sparse_broadcast_to _sparse_compressed_tensor_unsafe
+    _sparse_compressed_tensor_with_dims _sparse_coo_tensor_unsafe _sparse_coo_tensor_with_dims
+    _sparse_coo_tensor_with_dims_and_tensors sparse_dim _sparse_log_softmax _sparse_log_softmax_backward_data
+    sparse_mask _sparse_mask_projection sparse_resize_ sparse_resize_and_clear_ _sparse_softmax
+    _sparse_softmax_backward_data _sparse_sum _sparse_sum_backward storage_offset stride sym_is_contiguous
+    sym_storage_offset _to_dense to_mkldnn _to_mkldnn to_padded_tensor _to_sparse _to_sparse_bsc _to_sparse_bsr
+    _to_sparse_csc _to_sparse_csr to_sparse_csr _validate_sparse_compressed_tensor_args
+    _validate_sparse_coo_tensor_args values _values
+"""
 #: Names in ``torch.ops.aten`` of what is free. Products over a list of tensors are not: `_foreach_mm` has a formula.
-ZERO_COST_NAMES: frozenset[str] = frozenset(f"{_MAKING} {_RANDOM} {_ARRANGING} {_ELEMENTWISE} {_REDUCING}".split())
+ZERO_COST_NAMES: frozenset[str] = frozenset(
+    f"{_MAKING} {_RANDOM} {_ARRANGING} {_ELEMENTWISE} {_REDUCING} {_LAYOUTS}".split()
+)
 
 #: Libraries of operators that do no arithmetic on tensors: bookkeeping, and moving tensors between processes; and
 #: ``prims``, ``rngprims``: torch's own elementwise work, sums and random numbers.
@@ -158,5 +176,9 @@ def is_zero_cost(operator: Any) -> bool:
     # In-place and out variants of an elementwise operator do not always carry its tag.
     functional = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
     if functional is not None and any(is_zero_cost(getattr(functional, o)) for o in functional.overloads()):
+        return True
+    # Views that are copied, which torch makes of views in a trace.
+    view = getattr(torch.ops.aten, name.removesuffix("_copy"), None) if name.endswith("_copy") else None
+    if view is not None and any(getattr(view, o).is_view for o in view.overloads()):
         return True
     return name in ZERO_COST_NAMES

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from stagemeter.cost import Cost
-from stagemeter.counting.counter import CostCounter, Counts
+from stagemeter.counting.counter import CostCounter
+from stagemeter.counting.events import Counts
 from stagemeter.counting.formulas import rule_for
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.assemble import in_words, module_report
@@ -136,6 +137,11 @@ class Counted:
         """Operators without a formula, and how often they ran."""
         return dict(self.counts.unsupported_of(""))
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of some operators, such as why one that has a formula is in `unsupported`."""
+        return [f"{operator}: {remark}" for operator, remark in self._counter.remarks.items()]
+
 
 @contextmanager
 def count(model: nn.Module | None = None) -> Iterator[Counted]:
@@ -158,6 +164,10 @@ def count(model: nn.Module | None = None) -> Iterator[Counted]:
     >>> counted.flops
     48
     """
-    # Every layer runs: the code in the block may look at what it did.
-    with CostCounter(model, walk_every_layer=True) as counter:
+    with (
+        # What is compiled runs as it was written: torch compiles nothing while a dispatch mode is on.
+        torch.compiler.set_stance("force_eager"),
+        # Every layer runs: the code in the block may look at what it did.
+        CostCounter(model, walk_every_layer=True, forgiving=True) as counter,
+    ):
         yield Counted(counter)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from stagemeter.counting.layouts import elements_of, is_plain
+
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
@@ -20,7 +22,8 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     model : torch.nn.Module
         The model. Gradients are out of its reach inside of the block, and are the same tensors after it.
     """
-    training = {module: module.training for module in model.modules()}
+    # Frozen modules of TorchScript have no flag; one that is set on them shows in Python alone.
+    training = {module: getattr(module, "training", None) for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
@@ -34,16 +37,38 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, flag in training.items():
-            module.training = flag
+            if flag is None:
+                vars(module).pop("training", None)
+            else:
+                module.training = flag
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
         for module, name, buffer, found in buffers:
             module._buffers[name] = buffer
             # Written to only if need be: a graph that is waiting for its backward pass may hold it. By value: batch
             # norm changes its statistics without a new version.
-            if found is not None and buffer is not None and not torch.equal(buffer, found):
+            if found is not None and buffer is not None and not _equal(buffer, found):
                 with torch.no_grad():
                     buffer.copy_(found)
+
+
+def _equal(buffer: torch.Tensor, found: torch.Tensor) -> bool:
+    """Whether two tensors of one layout hold the same, compared as they are stored."""
+    parts = [_parts(buffer), _parts(found)]
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(*parts, strict=True))
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if is_plain(tensor):
+        return [tensor]
+    with torch.no_grad():
+        if tensor.layout is torch.sparse_coo:
+            return [tensor._indices(), tensor._values()]
+        if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+            return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+        if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+            return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+        return [elements_of(tensor)]
 
 
 @contextmanager

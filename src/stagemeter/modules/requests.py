@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stagemeter.cost import Cost, total
-from stagemeter.counting.counter import Counts
+from stagemeter.counting.events import Counts
 from stagemeter.modules.run import Pass, count_from_shapes
 from stagemeter.modules.shapes import on_meta, tensors_of
 

@@ -12,9 +12,14 @@ from typing import Any
 import psutil
 import torch
 from torch import nn
+from torch.nested._internal.nested_tensor import NestedTensor
 
-from stagemeter.counting.counter import CostCounter, Counts
+from stagemeter.counting.counter import CostCounter
+from stagemeter.counting.events import Counts
 from stagemeter.counting.formulas import Rule
+from stagemeter.counting.higher_order import flex_attention_on_any_device
+from stagemeter.counting.layouts import is_sparse
+from stagemeter.counting.scripts import is_script
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
 from stagemeter.modules.masks import meta_tensors_are_symbols
@@ -214,6 +219,7 @@ def _attempt(
             torch.set_grad_enabled(wanted.train),
             warnings.catch_warnings(),
             meta_tensors_are_symbols(),
+            flex_attention_on_any_device(),
         ):
             # Hooks see a compiled module twice, once as its wrapper: the wrapper has no work of its own.
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
@@ -238,7 +244,13 @@ def obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
     """Say why a model cannot be counted from shapes alone, whatever it does; None where it can be tried."""
     if is_sharded(model):
         return "FSDP's wrapper cannot be copied"
-    kinds = {type(tensor).__name__ for tensor in tensors if type(tensor) not in (torch.Tensor, nn.Parameter)}
+    own = [*model.parameters(), *model.buffers()]
+    if any(map(is_script, model.modules())) and not (own and all(tensor.device.type == "meta" for tensor in own)):
+        return "weights of TorchScript stay where they are"
+    if any(is_sparse(tensor) for tensor in tensors):
+        return "places of the elements of a sparse tensor are values"
+    plain = (torch.Tensor, nn.Parameter, NestedTensor)
+    kinds = {type(tensor).__name__ for tensor in tensors if type(tensor) not in plain}
     return f"it holds tensors of a kind of their own ({', '.join(sorted(kinds))})" if kinds else None
 
 

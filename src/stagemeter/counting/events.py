@@ -1,0 +1,140 @@
+"""What a counter saw: events as they come, and their sums per module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from stagemeter.cost import ZERO, Cost, total
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One operator that ran, or a module that was called.
+
+    Attributes
+    ----------
+    module : str
+        Name of the innermost module that was running, the empty string for the model itself.
+    operator : str
+        Name of the operator; empty if this says only that the module was called.
+    cost : Cost or None
+        None if the operator is neither known nor free.
+    again : bool
+        Whether activation checkpointing ran it again, in a backward pass.
+    """
+
+    module: str
+    operator: str
+    cost: Cost | None
+    again: bool = False
+
+
+@dataclass
+class Counts:
+    """What a counter saw, per module.
+
+    A module's numbers hold those of its children and its own: an operator belongs to the module that was running and
+    to every module whose name leads to it. A module that is shared, or called several times, keeps one name, the
+    first that leads to it, and its calls add up.
+
+    Attributes
+    ----------
+    by_module : dict
+        Name of a module to the costs of its operators by name; the empty string is the model.
+    unsupported : dict
+        Name of a module to the operators without a formula that ran in it, with their calls.
+    called : set of str
+        The modules that were called.
+    again : dict
+        Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
+    apart : dict
+        Name of a module to the cost of what is inside of it and is marked as counted apart, see `stagemeter.marks`; it
+        is in no other number. Modules without are left out.
+    """
+
+    by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    unsupported: dict[str, Counter[str]] = field(default_factory=dict)
+    called: set[str] = field(default_factory=set)
+    again: dict[str, Cost] = field(default_factory=dict)
+    apart: dict[str, Cost] = field(default_factory=dict)
+
+    @classmethod
+    def added_up(cls, events: Iterable[Event], modules: Iterable[str], apart: set[str]) -> Self:
+        """Add events up per module.
+
+        Parameters
+        ----------
+        events : iterable of Event
+            In the order in which they happened.
+        modules : iterable of str
+            Names of all modules, those without an event too.
+        apart : set of str
+            Names of modules that are marked as counted apart.
+        """
+        counts = cls()
+        own: dict[tuple[str, str], Cost] = {}
+        for name in {*modules, ""}:
+            counts.by_module[name] = {}
+            counts.unsupported[name] = Counter()
+        for event in events:
+            if not event.operator:
+                counts.called.add(event.module)
+            elif event.cost is not None:
+                key = (event.module, event.operator)
+                own[key] = own[key] + event.cost if key in own else event.cost
+                if event.again:
+                    for name in with_ancestors(event.module):
+                        counts.again[name] = counts.again.get(name, ZERO) + event.cost
+            else:
+                for name in with_ancestors(event.module):
+                    counts.unsupported[name][event.operator] += 1
+        for (module, operator), cost in own.items():
+            if apart and not apart.isdisjoint(with_ancestors(module)):
+                for name in with_ancestors(module):
+                    counts.apart[name] = counts.apart.get(name, ZERO) + cost
+                continue
+            for name in with_ancestors(module):
+                operators = counts.by_module[name]
+                operators[operator] = operators[operator] + cost if operator in operators else cost
+        return counts
+
+    def of(self, *modules: str) -> Cost:
+        """Cost of some modules, which must not contain one another.
+
+        Raises
+        ------
+        KeyError
+            If the counted model has no module of that name.
+        """
+        return total(cost for module in modules for cost in self.by_module[module].values())
+
+    def again_of(self, *modules: str) -> Cost:
+        """What of the cost of some modules activation checkpointing ran again."""
+        return total(self.again.get(module, ZERO) for module in modules)
+
+    def apart_of(self, *modules: str) -> Cost:
+        """Cost of what is inside of some modules and counted apart."""
+        return total(self.apart.get(module, ZERO) for module in modules)
+
+    def operators(self, *modules: str) -> dict[str, Cost]:
+        """Cost by operator of some modules, which must not contain one another."""
+        merged: dict[str, Cost] = {}
+        for module in modules:
+            for operator, cost in self.by_module[module].items():
+                merged[operator] = merged.get(operator, ZERO) + cost
+        return merged
+
+    def unsupported_of(self, *modules: str) -> Counter[str]:
+        """Calls by operator of some modules for which there is no formula."""
+        return sum((self.unsupported[module] for module in modules), Counter())
+
+
+def with_ancestors(name: str) -> Iterator[str]:
+    """Yield a dotted name and all that lead to it, the empty one last."""
+    yield name
+    while name:
+        name = name.rpartition(".")[0]
+        yield name

@@ -1,0 +1,175 @@
+"""Higher-order operators of torch: attention with functions of scores, branches, loops and scans.
+
+Such an operator takes functions and calls them. What the functions do is counted where it runs, so that a branch counts
+if it is taken and the body of a loop as often as it is run. ``flex_attention`` has a formula of its own beside that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from stagemeter.counting.formulas import Rule
+from stagemeter.counting.kernels import attention_backward_macs, attention_macs
+from stagemeter.known_values import known_value
+
+#: Higher-order operators that do no arithmetic.
+_FREE = frozenset({"print"})
+
+
+def _flex_attention(query: Any, key: Any, value: Any, *args: Any, out: Any, **kwargs: Any) -> int:
+    return attention_macs(query, key, value)
+
+
+def _flex_attention_backward(
+    gradient: Any, query: Any, key: Any, value: Any, *args: Any, out: Any, **kwargs: Any
+) -> int:
+    return attention_backward_macs(query, key, value)
+
+
+#: Those with a formula, by name; dense as all attention is (torch/utils/flop_counter.py,
+#: ``_register_flex_attention_flops``).
+RULES: dict[str, Rule] = {
+    "flex_attention": Rule(_flex_attention, "flex_attention", writes_first_only=True, operands=3, attention=True),
+    "flex_attention_backward": Rule(_flex_attention_backward, "flex_attention_backward", operands=4),
+}
+
+
+def is_higher_order(operator: Any) -> bool:
+    """Whether an operator takes functions."""
+    return isinstance(operator, torch._ops.HigherOrderOperator)
+
+
+def is_free(operator: Any) -> bool:
+    """Whether a higher-order operator does no arithmetic, with its functions or without."""
+    return operator.name() in _FREE
+
+
+def name_of(operator: Any) -> str:
+    """Name under which a higher-order operator is listed where it cannot be counted."""
+    return f"higher_order.{operator.name()}"
+
+
+def seen_through(mode: TorchDispatchMode, args: Sequence[Any]) -> tuple[tuple[Any, ...], bool]:
+    """Arguments whose functions run with a mode on, and whether there are such functions."""
+    found = False
+
+    def seen(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, tuple) and any(map(_is_function, value)):
+            return tuple(map(seen, value))
+        if not _is_function(value):
+            return value
+        found = True
+
+        def with_mode(*args: Any, **kwargs: Any) -> Any:
+            with mode:
+                return value(*args, **kwargs)
+
+        return with_mode
+
+    return tuple(map(seen, args)), found
+
+
+def _is_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, (torch.Tensor, torch._ops.OperatorBase, type))
+
+
+def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of ``flex_attention``, or of its backward pass, as formulas of attention take them."""
+    query, key, value = args[:3]
+    if operator.name() == "flex_attention_backward":
+        out, gradient = args[3], args[5]
+        return (out if gradient is None else gradient, query, key, value), {}
+    block_mask = args[4]
+    hides = getattr(block_mask[-1], "__name__", "") != "noop_mask"
+    return (query, key, value), {"attn_mask": (query.shape[-2], key.shape[-2])} if hides else {}
+
+
+def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run branches, loops, scans and maps as Python would.
+
+    Their operators have gradients of operands alone, and none of what functions hold beside them, unless a compiler
+    looks into the functions first (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``); where operators are
+    counted nothing is compiled.
+
+    Parameters
+    ----------
+    operator : torch._ops.HigherOrderOperator
+        As it was called.
+    args, kwargs
+        Its arguments.
+    """
+    run = _PLAINLY.get(operator.name())
+    if run is None or kwargs or has_stand_ins(args, kwargs) or not _can_decide(operator, args):
+        return operator(*args, **kwargs)
+    return run(*args)
+
+
+def _can_decide(operator: Any, args: Sequence[Any]) -> bool:
+    """Whether a branch can be chosen; without a gradient both can be looked at instead."""
+    predicate = args[0]
+    if operator.name() != "cond" or not isinstance(predicate, torch.Tensor) or predicate.device.type != "meta":
+        return True
+    return torch.is_grad_enabled() or known_value(predicate) is not None
+
+
+def _cond(predicate: Any, first: Any, second: Any, given: Sequence[Any]) -> Any:
+    return first(*given) if predicate else second(*given)
+
+
+def _while_loop(condition: Any, body: Any, carried: Sequence[Any], given: Sequence[Any]) -> Any:
+    carried = tuple(carried)
+    while condition(*carried, *given):
+        carried = tuple(body(*carried, *given))
+    return carried
+
+
+def _scan(combine: Any, carried: Sequence[Any], given: Sequence[Any], others: Sequence[Any]) -> Any:
+    kept = len(carried)
+    made: list[Sequence[Any]] = []
+    for step in zip(*(tensor.unbind() for tensor in given), strict=True):
+        out = combine(*carried, *step, *others)
+        carried = out[:kept]
+        made.append(out[kept:])
+    return (*carried, *(None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True)))
+
+
+def _map(function: Any, given: Sequence[Any], others: Sequence[Any]) -> Any:
+    made = [function(*step, *others) for step in zip(*(tensor.unbind() for tensor in given), strict=True)]
+    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True)]
+
+
+#: What operators do, by name, with their arguments as torch hands them over: flat lists of tensors.
+_PLAINLY: dict[str, Callable[..., Any]] = {
+    "cond": _cond,
+    "while_loop": _while_loop,
+    "scan": _scan,
+    "map_impl": _map,
+}
+
+
+@contextmanager
+def flex_attention_on_any_device() -> Iterator[None]:
+    """Let ``flex_attention`` run where torch has no kernel for it: counting needs none, as on the meta device."""
+    # Imported late: it brings a compiler with it.
+    from torch.nn.attention import flex_attention as imported
+
+    module: Any = imported
+    found = module._validate_device
+    module._validate_device = lambda *operands: None
+    try:
+        yield
+    finally:
+        module._validate_device = found
+
+
+def has_stand_ins(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether operands are fake tensors, for which torch runs the body of a loop once, however often it would run."""
+    flat, _ = tree_flatten((list(args), dict(kwargs)))
+    return any(isinstance(value, torch._subclasses.FakeTensor) for value in flat)
