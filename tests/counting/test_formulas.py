@@ -515,7 +515,7 @@ def test_every_random_operator_of_torch_is_free_or_counted_or_made_of_products()
     recurrent = {"aten._cudnn_rnn", "aten._lstm_mps", "aten.gru", "aten.lstm", "aten.miopen_rnn"}
     recurrent |= {"aten.rnn_relu", "aten.rnn_tanh"}
     # The others choose a kernel, or work on nested tensors.
-    assert left == recurrent | {"aten._fused_sdp_choice", "aten._nested_tensor_softmax_with_shape"}
+    assert left == recurrent | {"aten._fused_sdp_choice"}
 
 
 BACKWARDS_WITHOUT_PRODUCTS = {

@@ -65,9 +65,9 @@ def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
 
 
 def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call attention; jagged operands that no kernel of torch takes as they lie in memory are copied first.
+    """Call attention; nested operands that no kernel of torch takes as they lie in memory are copied first.
 
-    What attention costs does not depend on how its operands lie, while torch's kernels for jagged ones want each
+    What attention costs does not depend on how its operands lie, while torch's kernels for nested ones want each
     sequence in one piece (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
 
     Parameters
@@ -78,22 +78,23 @@ def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str
         As ``scaled_dot_product_attention`` takes them.
     """
     attention = torch.nn.functional.scaled_dot_product_attention
-    jagged = [is_jagged(arg) for arg in args]
-    if not any(jagged):
+    if not any(isinstance(arg, torch.Tensor) and arg.is_nested for arg in args):
         return attention(*args, **kwargs)
     try:
         return attention(*args, **kwargs)
     except RuntimeError as error:
-        whole = [
-            arg.transpose(1, 2).contiguous().transpose(1, 2) if nested else arg
-            for arg, nested in zip(args, jagged, strict=True)
-        ]
         try:
-            out = attention(*whole, **kwargs)
+            out = attention(*map(_in_one_piece, args), **kwargs)
         except RuntimeError:
             raise error from None
-        remarks["jagged attention"] = "torch has no kernel for operands that lie as these do: they were copied first"
+        remarks["nested attention"] = "torch has no kernel for operands that lie as these do: they were copied first"
         return out
+
+
+def _in_one_piece(operand: Any) -> Any:
+    if is_jagged(operand):
+        return operand.transpose(1, 2).contiguous().transpose(1, 2)
+    return operand.contiguous() if isinstance(operand, torch.Tensor) and operand.is_nested else operand
 
 
 def _attention(

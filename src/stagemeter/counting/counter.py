@@ -78,7 +78,7 @@ class CostCounter:
         How some operators are counted here, in place of what is registered or beside it; see `rule_for`.
     forgiving : bool
         Whether an operator is listed as one without a formula where counting it fails, whatever the reason; see
-        `remarks`. Otherwise such an error is raised where the operator runs.
+        `Counts.remarks`. Otherwise such an error is raised where the operator runs.
 
     Examples
     --------
@@ -102,8 +102,7 @@ class CostCounter:
         rules: Mapping[Any, Rule] | None = None,
         forgiving: bool = False,
     ) -> None:
-        #: What is to be known of some operators, by name, such as why one with a formula is listed as without.
-        self.remarks: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
         self._forgiving = forgiving
         self._names = _canonical_names(model)
         self._apart = {name for module, name in self._names.items() if getattr(module, APART, False)}
@@ -140,7 +139,9 @@ class CostCounter:
 
     def counts(self) -> Counts:
         """Return what was counted since the block was entered or `restart` was called, added up per module."""
-        return Counts.added_up(self._events, self._names.values(), self._apart)
+        counts = Counts.added_up(self._events, self._names.values(), self._apart)
+        counts.remarks.update(self._remarks)
+        return counts
 
     def restart(self) -> None:
         """Forget what was counted so far; what was learnt about layers that are alike is kept."""
@@ -226,7 +227,7 @@ class CostCounter:
         if out is None:
             self._silent += 1
             try:
-                out = run_attention(self.remarks, args, kwargs) if rule.attention else func(*args, **kwargs)
+                out = run_attention(self._remarks, args, kwargs) if rule.attention else func(*args, **kwargs)
             finally:
                 self._silent -= 1
         self._count(rule, packet.default, args, kwargs, out)
@@ -357,7 +358,7 @@ class CostCounter:
 
     def _list_failure(self, operator: Any, reason: str) -> None:
         name = str(operator._overloadpacket)
-        self.remarks.setdefault(name, reason)
+        self._remarks.setdefault(name, reason)
         self._list(name)
 
     def _cost(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Cost:

@@ -53,6 +53,8 @@ class Counts:
     apart : dict
         Name of a module to the cost of what is inside of it and is marked as counted apart, see `stagemeter.marks`; it
         is in no other number. Modules without are left out.
+    remarks : dict
+        Operator to what is to be known of it, such as why one with a formula is listed as without.
     """
 
     by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Counts:
     called: set[str] = field(default_factory=set)
     again: dict[str, Cost] = field(default_factory=dict)
     apart: dict[str, Cost] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def added_up(cls, events: Iterable[Event], modules: Iterable[str], apart: set[str]) -> Self:

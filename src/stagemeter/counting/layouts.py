@@ -239,6 +239,14 @@ def _sequences(value: Any, count: int) -> Iterator[Any]:
     return repeat((1, *value.shape[1:]) if batched else tuple(value.shape), count)
 
 
+def nested_sizes(tensor: torch.Tensor) -> list[list[int]] | None:
+    """Return the sizes of each sequence of a nested tensor; None where they are not known."""
+    try:
+        return _sizes(tensor)
+    except LengthsUnknownError:
+        return None
+
+
 def _sizes(tensor: Any) -> list[list[int]]:
     """Sizes of each sequence of a nested tensor."""
     with _disable_current_modes():

@@ -140,7 +140,7 @@ class Counted:
     @property
     def notes(self) -> list[str]:
         """What is to be known of some operators, such as why one that has a formula is in `unsupported`."""
-        return [f"{operator}: {remark}" for operator, remark in self._counter.remarks.items()]
+        return [f"{operator}: {remark}" for operator, remark in self.counts.remarks.items()]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stagemeter.cost import ZERO
+from stagemeter.counting.layouts import is_sparse, nested_sizes, stored_elements
 from stagemeter.modules.report import ModuleReport, ModuleStage
 from stagemeter.modules.run import CountedPass
 from stagemeter.modules.shapes import tensors_of
@@ -71,7 +72,13 @@ def module_report(
         f"{name}: {_described(value)}" if name else _described(value)
         for name, value in [*(("", value) for value in args), *kwargs.items()]
     )
-    notes = [*counted.notes, *notes, *_remarks(model, stages, total, item_size, dtypes)]
+    remarks = (counted.backward or counted.forward).remarks
+    notes = [
+        *counted.notes,
+        *notes,
+        *(f"{operator}: {remark}" for operator, remark in remarks.items()),
+        *_remarks(model, stages, total, item_size, dtypes),
+    ]
     if mode == "inference" and any(isinstance(module, nn.TransformerEncoderLayer) for module in modules.values()):
         notes.append(_FUSED_ENCODER)
     return ModuleReport(
@@ -186,7 +193,7 @@ def in_words(operators: Mapping[str, int]) -> str:
 
 def _described(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]"
+        return f"{str(value.dtype).removeprefix('torch.')}{_described_shape(value)}"
     tensors = tensors_of(value)
     if not tensors:
         text = repr(value) if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
@@ -194,6 +201,19 @@ def _described(value: Any) -> str:
     shown = ", ".join(map(_described, tensors[:_MOST_SHOWN]))
     more = f", {len(tensors) - _MOST_SHOWN} more" if len(tensors) > _MOST_SHOWN else ""
     return f"{type(value).__name__}({shown}{more})"
+
+
+def _described_shape(tensor: torch.Tensor) -> str:
+    if tensor.is_nested:
+        sizes = nested_sizes(tensor)
+        if sizes is None:
+            return "[sequences of unknown lengths]"
+        shown = " + ".join(str(size) for size in sizes[:_MOST_SHOWN])
+        rows = sum(size[0] for size in sizes)
+        more = f" + {len(sizes) - _MOST_SHOWN} more, {rows} rows in all" if len(sizes) > _MOST_SHOWN else ""
+        return f"{shown}{more}"
+    stored = f" with {stored_elements(tensor)} stored" if is_sparse(tensor) else ""
+    return f"{list(tensor.shape)}{stored}"
 
 
 def _architecture(model: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from stagemeter.counting.layouts import is_sparse, stored_elements
 from stagemeter.errors import StagemeterError
 
 Tree = TypeVar("Tree")
@@ -105,10 +106,7 @@ def with_values(tree: Tree, device: torch.device | str) -> Tree:
     def stand_in(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "meta":
             return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-        made = torch.zeros(tensor.shape, dtype=tensor.dtype)
-        if tensor.is_floating_point():
-            made.normal_(0, _STAND_IN_DEVIATION, generator=generator)
-        return made.to(device).requires_grad_(tensor.requires_grad)
+        return _made_up(tensor, generator).to(device).requires_grad_(tensor.requires_grad)
 
     return _deepcopy(tree, {}, _Replacing(stand_in))
 
@@ -120,11 +118,34 @@ def with_weights(model: nn.Module) -> nn.Module:
     for tensor in [*model.parameters(), *model.buffers()]:
         if tensor.device.type != "meta":
             continue
-        made = torch.zeros(tensor.shape, dtype=tensor.dtype)
-        if tensor.is_floating_point():
-            made.normal_(0, _STAND_IN_DEVIATION, generator=generator)
+        made = _made_up(tensor, generator)
         known[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
     return copy.deepcopy(model, known)
+
+
+def _made_up(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Make values for a tensor that has none."""
+    if tensor.is_nested:
+        raise StagemeterError("nested tensor: the lengths of its sequences are values. Pass a real one.")
+    if is_sparse(tensor):
+        return _made_up_sparse(tensor, generator)
+    made = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    if tensor.is_floating_point():
+        made.normal_(0, _STAND_IN_DEVIATION, generator=generator)
+    return made
+
+
+def _made_up_sparse(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """As many stored elements as a tensor has, at the first places; one that was moved to meta has lost them."""
+    stored = stored_elements(tensor)
+    if not stored or tensor.dim() != 2 or tensor.layout in (torch.sparse_bsr, torch.sparse_bsc):
+        raise StagemeterError(
+            f"sparse tensor of shape {list(tensor.shape)}: without values its stored elements are not known. "
+            "Pass a real one."
+        )
+    places = torch.stack(torch.unravel_index(torch.arange(stored), tensor.shape))
+    values = torch.zeros(stored, dtype=tensor.dtype).normal_(0, _STAND_IN_DEVIATION, generator=generator)
+    return torch.sparse_coo_tensor(places, values, tensor.shape).coalesce().to_sparse(layout=tensor.layout)
 
 
 class _Replacing(TorchFunctionMode):
