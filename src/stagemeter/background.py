@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from multiprocessing.connection import wait
 from typing import ParamSpec, TypeVar
 
 from stagemeter.errors import StagemeterError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+#: ``PR_SET_PDEATHSIG`` of prctl(2): which signal a process gets when the thread that started it ends.
+_PARENT_DEATH_SIGNAL = 1
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @contextmanager
@@ -38,7 +48,8 @@ def in_background(
 
     Notes
     -----
-    The process is ended when the block is left, whether by its end, an error or an interrupt.
+    The process is ended when the block is left, whether by its end, an error or an interrupt, and when this process
+    is killed.
     """
     others = set(multiprocessing.active_children())
     # A fresh interpreter rather than a fork: threads that this process has by then would not survive one.
@@ -67,6 +78,31 @@ def _result(future: Future[Result]) -> Result:
 
 
 def _prepare(level: int) -> None:
+    end_with_parent()
     # Ctrl-C reaches all processes of a terminal; this one is ended by the one that started it, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+@cache
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, even by SIGKILL, which lets it tell nobody.
+
+    A worker that outlives its parent takes memory and cores from the next run, and has nobody to work for.
+    """
+    if sys.platform == "linux":
+        # The kernel's way reaches a worker that is inside of a long call, too, where no thread of ours would run.
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    sentinel = None if parent is None else parent.sentinel
+    threading.Thread(target=_follow, args=(os.getppid(), sentinel), daemon=True).start()
+
+
+def _follow(parent: int, sentinel: int | None) -> None:
+    if sentinel is not None:
+        # A pipe that the parent holds open: it can be read once the parent is gone, also if it was gone before.
+        wait([sentinel])
+    while sentinel is None and os.getppid() == parent:
+        # Workers of joblib have no such pipe.
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)

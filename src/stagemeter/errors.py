@@ -16,3 +16,7 @@ class TrackingError(RuntimeError):
 
     The command line prints the message alone and exits with code 3; the report's files are on disk by then.
     """
+
+
+class StagemeterWarning(UserWarning):
+    """Something was done, and not quite as it was asked for. The command line prints the message alone."""

@@ -15,7 +15,7 @@ from stagemeter import (
 )
 from stagemeter.counting.fvcore_view import CountedFlops
 from stagemeter.export.console import print_report
-from stagemeter.export.folder import write_report_files
+from stagemeter.export.folder import report_files, write_report_files
 from stagemeter.export.markdown import summary_markdown
 
 STAGES = ["sam", "clip", "projector", "prefill", "decode"]
@@ -139,26 +139,26 @@ def test_fvcore_table_needs_a_pass_of_the_whole_model(reports, tmp_path):
 
 
 def test_folder_gets_the_three_files(report, tmp_path):
-    files = write_report_files(report, tmp_path / "new" / "folder")
+    files = write_report_files(report_files(report), tmp_path / "new" / "folder")
     assert [path.name for path in files] == ["static_compute.json", "static_compute.md", "static_compute_fvcore.md"]
     assert sorted(files) == sorted((tmp_path / "new" / "folder").iterdir())
 
 
 def test_estimate_has_no_table_of_modules(reports, tmp_path):
-    files = write_report_files(reports["estimate"], tmp_path)
+    files = write_report_files(report_files(reports["estimate"]), tmp_path)
     assert [path.name for path in files] == ["static_compute.json", "static_compute.md"]
 
 
 def test_table_of_an_earlier_analysis_does_not_stay(report, reports, tmp_path):
-    write_report_files(report, tmp_path)
-    write_report_files(reports["estimate"], tmp_path)
+    write_report_files(report_files(report), tmp_path)
+    write_report_files(report_files(reports["estimate"]), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"static_compute.json", "static_compute.md"}
 
 
 def test_folder_in_place_of_the_file_is_refused(report, tmp_path):
     (tmp_path / "static_compute.json").mkdir()
     with pytest.raises(StagemeterError, match=r"static_compute\.json cannot be written"):
-        write_report_files(report, tmp_path)
+        write_report_files(report_files(report), tmp_path)
 
 
 def test_console_shows_every_stage_with_share_and_agreement(report, capsys):

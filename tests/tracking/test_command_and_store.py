@@ -199,10 +199,14 @@ def test_interrupted_command_leaves_its_run_killed(experiment, runs, tmp_path, k
         # A test session in the background of a shell ignores Ctrl-C, and its children would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
-    while not runs() and process.poll() is None and time.monotonic() < deadline:
+    parent, deadline = psutil.Process(process.pid), time.monotonic() + 120
+    # Two processes: the one that counts, and the one that Python watches shared memory with.
+    while len(parent.children()) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    children = psutil.Process(process.pid).children(recursive=True)
+    # Counting takes seconds, and so do imports before it: in the middle of both.
+    time.sleep(4)
+    children = parent.children(recursive=True)
+    assert runs() == [], "the store is asked once there is something to tell"
     process.send_signal(kind)
     _, err = process.communicate(timeout=60)
     assert process.returncode == cli.INTERRUPTED == 130

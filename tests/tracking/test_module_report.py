@@ -42,9 +42,9 @@ def test_every_number_is_in_the_run(reports, experiment, runs):
 def test_active_run_takes_it(reports, experiment):
     mlflow.set_experiment(experiment)
     with mlflow.start_run() as run:
-        mlflow.log_param("mode", "mine")
+        mlflow.log_param("learning_rate", 0.1)
         assert stagemeter.log_static_report(reports[0]) == run.info.run_id
-    assert mlflow.get_run(run.info.run_id).data.params["mode"] == "mine"
+    assert mlflow.get_run(run.info.run_id).data.params["learning_rate"] == "0.1"
 
 
 def test_two_are_compared_stage_by_stage(reports, experiment):

@@ -16,7 +16,7 @@ from stagemeter.capacity import roofline_section
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
-from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, write_report_files
+from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
@@ -99,38 +99,35 @@ def analyze_page(
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
-    work = partial(_count, config, folder, estimate, strict, _peak(device, config.dtype))
+    work = partial(_count, config, estimate, strict, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
-            return Outcome(*work(tell))
-    with _being_counted(work, estimate) as wait:
+            report, contents = work(tell)
+        return Outcome(report, write_report_files(contents, folder))
+    # MLflow prints a link to the run on stdout, which belongs to the report.
+    with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
         # MLflow is slow to import, and so is torch: each in a process of its own, at the same time.
         from stagemeter.tracking.labels import workload_name
         from stagemeter.tracking.log import log_static_report
-        from stagemeter.tracking.run import tracked_run
+        from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
         from stagemeter.tracking.store import run_messages
 
-        outcome: Outcome | None = None
+        require_choice(experiment)
+        default_name = workload_name(config.model, workload.to_dict())
+        # Written before the store is asked for anything: the work is not lost with the store.
+        with failure_recorded(run_name, default_name, experiment):
+            report, contents = wait()
+            outcome = Outcome(report, write_report_files(contents, folder))
+        tell("logging to MLflow")
         try:
-            default_name = workload_name(config.model, workload.to_dict())
-            # MLflow prints a link to the run on stdout, which belongs to the report.
-            with (
-                redirect_stdout(sys.stderr),
-                _status("counting") as tell,
-                tracked_run(run_name, default_name, experiment) as run,
-            ):
-                page = _drawn(config, model)
-                outcome = Outcome(*wait())
-                tell("logging to MLflow")
-                log_static_report(outcome.report, page, outcome.files)
-                outcome.run_id = run.run_id
+            with tracked_run(run_name, default_name, experiment) as run:
+                log_static_report(report, _drawn(config, model), contents)
         except TrackingError as error:
-            # The work is not lost with the store: it is in the files.
-            outcome = outcome or Outcome(*wait())
             files = ", ".join(str(path) for path in outcome.files)
             outcome.tracking_error = TrackingError(f"{error}, or use --no-track. Not logged, but written: {files}")
             return outcome
+    outcome.run_id = run.run_id
     outcome.messages += run_messages(run)
     return outcome
 
@@ -143,7 +140,8 @@ def _drawn(config: AnalysisConfig, model: ModelDescription) -> Image.Image | Non
     return draw_grid(page, plan_page(config, model.processor)) if model.family.views is None else page
 
 
-Counted = tuple[Report, list[Path]]
+#: A report, and the contents of its files by name.
+Counted = tuple[Report, dict[str, str]]
 
 
 @contextmanager
@@ -159,13 +157,12 @@ def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Call
 
 def _count(
     config: AnalysisConfig,
-    folder: Path,
     estimate: bool,
     strict: bool,
     peak: Peak | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
-    """Make the report and write its files, all that needs torch."""
+    """Make the report and the contents of its files, all that needs torch. Nothing is written: who asked does that."""
     from stagemeter.analyzer import analyze_model, estimate_model
 
     # Found again rather than handed over: what a family is made of cannot be sent to another process.
@@ -179,7 +176,7 @@ def _count(
         raise StagemeterError(f"{listed} ran and have no formula; without --strict they are listed in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
-    return report, write_report_files(report, folder)
+    return report, report_files(report)
 
 
 def _peak(device: str | None, dtype: str) -> Peak | None:

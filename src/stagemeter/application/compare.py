@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -17,6 +16,7 @@ from stagemeter.errors import StagemeterError
 from stagemeter.export.compare_html import comparison_page
 from stagemeter.export.compare_text import comparison_csv, comparison_markdown
 from stagemeter.export.files import require_writable, write_whole
+from stagemeter.export.json_file import json_text
 
 #: Files of a comparison.
 JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE = (f"comparison.{ending}" for ending in ("json", "md", "csv", "html"))
@@ -122,7 +122,7 @@ def compare_and_log(
     messages: list[str] = []
     if folder is not None or log:
         files = {
-            JSON_FILE: json.dumps(comparison, indent=2, ensure_ascii=False) + "\n",
+            JSON_FILE: json_text(comparison),
             MARKDOWN_FILE: comparison_markdown(comparison),
             CSV_FILE: comparison_csv(comparison),
             PAGE_FILE: comparison_page(comparison),

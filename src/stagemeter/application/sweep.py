@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stagemeter.background import end_with_parent
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
@@ -131,6 +132,7 @@ def _run(
     backend: str = LOCAL,
     jobs: int = -1,
     cluster: str | None = None,
+    keep_parts: bool = False,
 ) -> Swept:
     grids, parts = plan.grids, plan.parts
     if not estimate:
@@ -146,6 +148,8 @@ def _run(
         parts.leave()
         raise
     parts.merge()
+    if not keep_parts:
+        parts.remove()
     seconds = time.perf_counter() - start
     evaluated = sum(part.stop - part.start for part in pending)
     return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, verified)
@@ -183,20 +187,23 @@ def sweep_and_log(
 
     require_children(child_runs)
     plan = _plan(settings, Path(output), options.get("resume", False), options.get("backend", LOCAL))
-    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
     from stagemeter.tracking.sweep import log_sweep
 
-    swept: Swept | None = None
-    try:
-        # MLflow prints a link to the run on stdout, which belongs to the result.
-        with redirect_stdout(sys.stderr), tracked_run(run_name, _name(settings), experiment) as run:
-            swept = _run(plan, **options)
-            log_sweep(run, settings, swept.output, child_runs)
-    except TrackingError as error:
-        if swept is None:
-            raise
-        raise TrackingError(f"{error}. Not logged, but written: {swept.output}") from error
+    require_choice(experiment)
+    # MLflow prints a link to the run on stdout, which belongs to the result.
+    with redirect_stdout(sys.stderr):
+        # Until it is logged, the parts are kept: nobody else writes to the same table, and what is cut short goes on.
+        with failure_recorded(run_name, _name(settings), experiment):
+            swept = _run(plan, **options, keep_parts=True)
+        try:
+            with tracked_run(run_name, _name(settings), experiment) as run:
+                log_sweep(run, settings, swept.output, child_runs)
+        except TrackingError as error:
+            raise TrackingError(f"{error}. Not logged, but written: {swept.output}") from error
+        finally:
+            plan.parts.remove()
     return replace(swept, run_id=run.run_id, messages=run_messages(run))
 
 
@@ -216,7 +223,8 @@ def _evaluate(
                 advance(part.stop - part.start)
             return
         items = [(grids[part.grid], part) for part in pending]
-        for (_, part), content in map_parts(_work, items, backend, jobs, cluster):
+        work = _work_here if backend == LOCAL else _work
+        for (_, part), content in map_parts(work, items, backend, jobs, cluster):
             parts.write(part, content)
             advance(part.stop - part.start)
 
@@ -224,6 +232,11 @@ def _evaluate(
 def _work(item: tuple[Grid, Part]) -> bytes:
     grid, part = item
     return rows_parquet(grid, part.start, part.stop)
+
+
+def _work_here(item: tuple[Grid, Part]) -> bytes:
+    end_with_parent()
+    return _work(item)
 
 
 def _require_agreement(grid: Grid) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from stagemeter.addresses import redactor, secrets_of
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.compare import compare
 from stagemeter.cli.devices import devices
-from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end
+from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end, show_warnings_as_lines
 from stagemeter.cli.import_profile import import_profile
 from stagemeter.cli.mfu import mfu
 from stagemeter.cli.models import models
@@ -55,7 +56,8 @@ def main() -> None:
         signal.signal(number, _interrupt)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    prepare_streams()
+    prepare_streams(redactor(secrets_of(os.environ, sys.argv[1:])))
+    show_warnings_as_lines()
     try:
         code = cli.main(standalone_mode=False)
         # Here, where it can be told that the disk is full, and not when the interpreter ends.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.output import print_json, say, say_options
+from stagemeter.cli.output import print_json, say, say_options, store_options
 from stagemeter.cli.types import PATH, TEXT
 
 #: Exit code of a limit that is exceeded.
@@ -49,6 +49,7 @@ Examples:
 @click.option("--output-dir", type=PATH, help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]")
 @click.option("--log", is_flag=True, help="Log it as an MLflow run of its own.")
 @click.option("--run-name", type=TEXT, help="Name of that run.")
+@store_options
 @say_options
 def compare(
     runs: tuple[str, ...],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import traceback
+import warnings
+from typing import Any
 
 import click
 
-from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.errors import StagemeterError, StagemeterWarning, TrackingError
 from stagemeter.export.escape import printable
 
 #: Exit codes beside 0, and 1, which is the gate's (`stagemeter.cli.compare`): the user can mend it; the store cannot
@@ -22,6 +24,19 @@ _REPORT = (
     "Please report it, with the command and the traceback that -v shows, in the issues of the repository that "
     "Stagemeter came from"
 )
+
+
+def show_warnings_as_lines() -> None:
+    """Show warnings of our own as one line, without the place in the code that they are from."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **how: Any) -> None:
+        if issubclass(category, StagemeterWarning):
+            click.echo(f"warning: {printable(str(message))}", err=True)
+        else:
+            others(message, category, *place, **how)
+
+    warnings.showwarning = show
 
 
 def ending(error: BaseException) -> tuple[int, str]:

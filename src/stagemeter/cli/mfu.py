@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import click
 
-from stagemeter.cli.output import print_json, say, say_options
+from stagemeter.cli.output import print_json, say, say_options, store_options
 from stagemeter.cli.types import FRACTION, NUMBER, TEXT
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED
@@ -34,6 +34,7 @@ Examples:
 @click.option("--peak-gbps", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
 @click.option("--devices", type=NUMBER, help="Devices that did the work. [what the profiling run says, else 1]")
 @click.option("--figures", is_flag=True, help="With --experiment: draw a roofline for every run, too.")
+@store_options
 @say_options
 def mfu(
     profile_run: str | None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import TEXT
+from stagemeter.cli.types import FRACTION, TEXT
 from stagemeter.export.escape import printable
 
 if TYPE_CHECKING:
@@ -26,7 +27,24 @@ def run_options(command: Command) -> Command:
     """Give a command the options of the run that it logs."""
     for option in reversed(_RUN_OPTIONS):
         command = option(command)
-    return command
+    return store_options(command)
+
+
+def store_options(command: Command) -> Command:
+    """Give a command ``--store-timeout``."""
+    return click.option(
+        "--store-timeout",
+        type=FRACTION,
+        expose_value=False,
+        callback=_set_store_timeout,
+        help="Seconds that an MLflow server may answer nothing of use. [STAGEMETER_STORE_TIMEOUT, or 30]",
+    )(command)
+
+
+def _set_store_timeout(ctx: click.Context, param: click.Parameter, seconds: float | None) -> None:
+    # As its variable, which is looked at where the store is asked: processes that are started see it, too.
+    if seconds is not None:
+        os.environ["STAGEMETER_STORE_TIMEOUT"] = str(seconds)
 
 
 def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
@@ -36,6 +54,8 @@ def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -
     if not verbose:
         # What is counted does not depend on kernels that transformers advises to install.
         logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+        # Each time that MLflow asks again; what comes of it in the end is said.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def say_options(command: Command) -> Command:

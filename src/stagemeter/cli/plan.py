@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.output import print_json, say_options, store_options
 from stagemeter.cli.types import FRACTION, PATH, TEXT
 from stagemeter.cli.workload import workload_options, workload_settings
 from stagemeter.errors import StagemeterError
@@ -28,6 +28,7 @@ Examples:
 @click.option("--images", type=PATH, help="Folder of pictures, whose mean is taken.")
 @click.option("--pages", type=PATH, help="CSV of page sizes with the columns width and height, whose mean is taken.")
 @workload_options
+@store_options
 @say_options
 def plan(
     pages_per_day: float | None,

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from stagemeter.errors import StagemeterError
@@ -15,8 +16,15 @@ _IN_ASCII = {"µ": "u", "×": "x", "–": "-", "…": "...", "→": "->", "•":
 _HANDLER = "stagemeter.ascii"
 
 
-def prepare_streams() -> None:
-    """Put streams that forgive in the place of standard output and error, unless somebody else did so before."""
+def prepare_streams(redact: Callable[[str], str]) -> None:
+    """Put streams that forgive in the place of standard output and error, unless somebody else did so before.
+
+    Parameters
+    ----------
+    redact : callable
+        Takes out of a text what nobody is to read: of all that goes to standard error, whoever wrote it. What goes to
+        standard output is ours alone, and exact.
+    """
     codecs.register_error(_HANDLER, _in_ascii)
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
@@ -25,19 +33,31 @@ def prepare_streams() -> None:
             setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w"))))
         elif isinstance(stream, io.TextIOWrapper):
             if stream is getattr(sys, f"__{name}__"):
-                stream = _forgiving(stream, name)
+                stream = _forgiving(stream, name, redact if name == "stderr" else None)
                 setattr(sys, name, stream)
             stream.reconfigure(errors=_HANDLER)
 
 
-def _forgiving(stream: io.TextIOWrapper, name: str) -> io.TextIOWrapper:
+def _forgiving(stream: io.TextIOWrapper, name: str, redact: Callable[[str], str] | None) -> io.TextIOWrapper:
     stream.flush()
-    return io.TextIOWrapper(
+    forgiving = _Redacted(
         io.BufferedWriter(_Outlet(stream.fileno(), name)),
         encoding=stream.encoding,
         line_buffering=stream.line_buffering or name == "stderr",
         write_through=stream.write_through,
     )
+    forgiving.redact = redact
+    return forgiving
+
+
+class _Redacted(io.TextIOWrapper):
+    """Text from which something is taken out on its way."""
+
+    redact: Callable[[str], str] | None = None
+
+    def write(self, text: str, /) -> int:
+        # click offers bytes to see whether they are refused.
+        return super().write(self.redact(text) if self.redact and isinstance(text, str) else text)
 
 
 class _Outlet(io.RawIOBase):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.output import print_json, say_options, store_options
 from stagemeter.cli.types import TEXT, OutsidePath
 
 _EPILOG = """\b
@@ -19,6 +19,7 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=OutsidePath())
 @click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's own choice]")
+@store_options
 @say_options
 def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:
     """Bring reports that were made without a store into MLflow, each once, however often it is tried."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stagemeter.errors import StagemeterError
+from stagemeter.scratch import temporary_beside
 
 
 def write_whole(path: Path | str, content: str | bytes) -> Path:
@@ -32,7 +33,8 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
         If the file cannot be written.
     """
     target = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    # A name of a file can hold bytes that are no text: written as escapes.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(target) as temporary:
         temporary.write_bytes(data)
     return target
@@ -42,29 +44,37 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
 def replacing(target: Path) -> Iterator[Path]:
     """Write a file under another name, which takes the place of the target once the block is done, and only then.
 
+    What was written is on the disk before it takes the place of anything: no crash leaves half of it.
+
     Raises
     ------
     StagemeterError
         If the file cannot be written.
     """
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the last step is a renaming within one file system.
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(descriptor)
-        temporary = Path(name)
-        yield temporary
-        # A temporary file is its owner's alone; the result gets the mode that any new file would.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
+        with temporary_beside(target) as (temporary, descriptor):
+            yield temporary
+            # A temporary file is its owner's alone; the result gets the mode that any new file would.
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            os.fsync(descriptor)
+            temporary.replace(target)
+            _sync_folder(target.parent)
     except OSError as error:
         raise StagemeterError(f"{target} cannot be written: {error.strerror or error}; give another folder") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the new name of a file on the disk, too, where a folder can be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def require_writable(folder: Path, names: Iterable[str] = ()) -> None:

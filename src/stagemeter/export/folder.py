@@ -6,22 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.export.fvcore_table import write_static_compute_fvcore_table
-from stagemeter.export.json_file import write_static_compute_json
-from stagemeter.export.markdown import write_static_compute_markdown
+from stagemeter.errors import StagemeterError
+from stagemeter.export.files import write_whole
+from stagemeter.export.fvcore_table import fvcore_table
+from stagemeter.export.json_file import report_json
+from stagemeter.export.markdown import report_markdown
+from stagemeter.scratch import locked_folder
 
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
 FVCORE_FILE = "static_compute_fvcore.md"
 
 
-def write_report_files(report: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write the files of a report: JSON, Markdown, and fvcore's table where the whole model was run.
+def report_files(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contents of a report's files by name: JSON, Markdown, and fvcore's table of a model that was run."""
+    files = {JSON_FILE: report_json(report), MARKDOWN_FILE: report_markdown(report)}
+    if report["modules"]:
+        files[FVCORE_FILE] = fvcore_table(report)
+    return files
+
+
+def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write the files of a report into a folder, in which those of an earlier report are replaced.
+
+    Whenever this is cut short, and whoever else writes there, the files in the folder are of one report.
 
     Parameters
     ----------
-    report : mapping
-        A report.
+    files : mapping
+        See `report_files`.
     folder : Path
         Where to; it is made if it is missing.
 
@@ -35,12 +48,12 @@ def write_report_files(report: Mapping[str, Any], folder: Path) -> list[Path]:
     StagemeterError
         If a file cannot be written.
     """
-    files = [
-        write_static_compute_json(report, folder / JSON_FILE),
-        write_static_compute_markdown(report, folder / MARKDOWN_FILE),
-    ]
-    # A table of an earlier analysis must not stand beside this one's report.
-    (folder / FVCORE_FILE).unlink(missing_ok=True)
-    if report["modules"]:
-        files.append(write_static_compute_fvcore_table(report, folder / FVCORE_FILE))
-    return files
+    try:
+        with locked_folder(folder):
+            for name in (MARKDOWN_FILE, FVCORE_FILE):
+                (folder / name).unlink(missing_ok=True)
+            return [write_whole(folder / name, content) for name, content in files.items()]
+    except OSError as error:
+        raise StagemeterError(
+            f"{folder} cannot be written to: {error.strerror or error}; give another folder"
+        ) from error

@@ -5,12 +5,10 @@ from __future__ import annotations
 import gzip
 import resource
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times
 from stagemeter.profiling.routing import count_experts
+from stagemeter.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import torch
@@ -181,8 +180,8 @@ def trace(session: DeepSeekOCRSession, request: Request) -> bytes:
     with torch.profiler.profile(activities=activities) as profiler:
         session.run_inference(request.input_ids, request.model_kwargs, new_tokens)
         StageClock(session.device).synchronize()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
+    with scratch_folder() as folder:
+        path = folder / "trace.json"
         profiler.export_chrome_trace(str(path))
         return gzip.compress(path.read_bytes(), compresslevel=6)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.json_text import read_json
 from stagemeter.errors import StagemeterError
 from stagemeter.export.files import replacing, write_whole
+from stagemeter.scratch import hold, scratch_folder
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 from stagemeter.workload import stable_hash
@@ -79,6 +81,7 @@ class PartsFolder:
         self.output = output
         self.folder = output.with_name(f"{output.name}.parts")
         self._grids = grids
+        self._lock: int | None = None
         self.parts = list(_split(grids, rows_per_part))
         self._identity = {
             "sweep": stable_hash({"grids": [grid.hash for grid in grids]}),
@@ -119,8 +122,26 @@ class PartsFolder:
         """
         self.require_usable(resume)
         if not self.folder.exists():
-            write_whole(self.folder / _MANIFEST, json.dumps(self._identity, indent=2) + "\n")
+            self._make()
+        self._lock = os.open(self.folder / _MANIFEST, os.O_RDONLY)
+        if hold(self._lock) is False:
+            raise StagemeterError(
+                f"{self.folder}: another process evaluates this sweep. Wait for it, or give another --output"
+            )
         return [part for part in self.parts if not self._path(part).exists()]
+
+    def _make(self) -> None:
+        """Make the folder with what it is of in it, in one step: of two processes that try, one is refused."""
+        manifest = json.dumps(self._identity, indent=2) + "\n"
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(self.output.parent) as made:
+            write_whole(made / "parts" / _MANIFEST, manifest)
+            try:
+                (made / "parts").rename(self.folder)
+            except OSError as error:
+                raise StagemeterError(
+                    f"{self.folder} cannot be made: {error.strerror}. Another sweep may write to the same --output"
+                ) from error
 
     def write(self, part: Part, content: bytes) -> None:
         """Keep a part."""
@@ -128,6 +149,7 @@ class PartsFolder:
 
     def leave(self) -> None:
         """Keep whole parts alone: what was being written goes, and the folder with it if no part is in it."""
+        self._close()
         if not any(self._path(part).exists() for part in self.parts):
             shutil.rmtree(self.folder, ignore_errors=True)
             return
@@ -136,7 +158,7 @@ class PartsFolder:
             unfinished.unlink(missing_ok=True)
 
     def merge(self) -> None:
-        """Put the parts together in their order, and remove them once the table is there.
+        """Put the parts together in their order.
 
         Raises
         ------
@@ -152,7 +174,16 @@ class PartsFolder:
             raise StagemeterError(
                 f"{self.output} cannot be written: {error}; the parts are in {self.folder}"
             ) from error
+
+    def remove(self) -> None:
+        """Remove the parts, once the table is there and nobody needs them to go on."""
+        self._close()
         shutil.rmtree(self.folder)
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _write_together(self, path: Path) -> None:
         import pyarrow.parquet as pq

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -17,14 +15,16 @@ from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.errors import StagemeterError
 from stagemeter.export.module_files import MODULE_JSON_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
-from stagemeter.tracking.labels import HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.holding import params_of, require_room
+from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, REPORT_HASH, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.values import module_values, report_values
+from stagemeter.workload import stable_hash
 
 #: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
-COMPARISON = "comparison"
 #: Beyond this a double does not hold every whole number.
 _EXACT = 2**53
 #: Kinds of runs that can be compared.
@@ -113,7 +113,7 @@ def subject_of_run(run: Run) -> Subject:
         kind=kind,
         schema_version=tags.get(SCHEMA, "1.0"),
         values=values,
-        configuration={name: value for name, value in run.data.params.items() if name not in NOT_SETTINGS},
+        configuration={name: value for name, value in params_of(run).items() if name not in NOT_SETTINGS},
         environment=environment,
         run_id=run.info.run_id,
         link=run_link(run.info),
@@ -144,17 +144,17 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
     parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
     client = mlflow.MlflowClient()
     with store_errors():
+        document_hash = stable_hash(comparison)
+        require_room(run_id, COMPARISON, document_hash)
         tags = {
             KIND: COMPARISON,
+            REPORT_HASH: document_hash,
             SCHEMA: comparison["schema_version"],
             COMPARED_RUNS: ",".join(parts),
             MLFLOW_RUN_NOTE: files["comparison.md"],
         }
         client.log_batch(run_id, metrics=_metrics(comparison), tags=[RunTag(key, value) for key, value in tags.items()])
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_text(content, encoding="utf-8")
-            client.log_artifacts(run_id, folder)
+        log_files(run_id, files)
         for part in parts:
             listed = [name for name in client.get_run(part).data.tags.get(COMPARISONS, "").split(",") if name]
             client.set_tag(part, COMPARISONS, ",".join([*listed, run_id]))

@@ -9,6 +9,7 @@ from typing import Any
 
 #: Kinds of runs.
 KIND, STATIC, PROFILE, MODULE = "stagemeter.kind", "static", "profile", "module"
+COMPARISON, SWEEP, POINT = "comparison", "sweep", "sweep_point"
 MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
@@ -16,8 +17,10 @@ ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
 #: How long the requests were that the times of a serving engine are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
-#: Hash of all that a report holds: by it a report is known that was brought in before.
+#: Hash of all that a document holds: by it a report is known that was brought in before, and that it is the run's.
 REPORT_HASH = "stagemeter.report_hash"
+#: Params that a run had before and that say otherwise than what was logged to it, as JSON: values of the latter.
+PARAMS_OTHERWISE = "stagemeter.params_otherwise"
 #: What the names of packages and the properties of a machine are put behind.
 VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
 #: The accelerator of the machine that a run was started on, and its peak, as the plug-in tags every run.

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import io
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_RUN_NOTE
 
 from stagemeter.export.figures import flops_chart
-from stagemeter.export.folder import write_report_files
+from stagemeter.export.folder import report_files
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import stage_agreement, summary_markdown
 from stagemeter.modules.report import ModuleReport
 from stagemeter.report import request_total
+from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
 from stagemeter.tracking.module import log_module_report
-from stagemeter.tracking.store import missing_params, require_reachable, store_errors
+from stagemeter.tracking.store import require_reachable, store_errors
 from stagemeter.values import report_values, workload_params
 from stagemeter.workload import stable_hash
 
@@ -33,7 +35,9 @@ CHART_FILE, PAGE_FILE, TABLE_FILE = "flops_per_stage.png", "page.png", "stages.j
 
 
 def log_static_report(
-    report: Mapping[str, Any] | ModuleReport, page: Image.Image | None = None, files: Sequence[Path] | None = None
+    report: Mapping[str, Any] | ModuleReport,
+    page: Image.Image | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> str:
     """Log a static report to MLflow.
 
@@ -43,8 +47,8 @@ def log_static_report(
         What `DeepseekOCRStaticAnalyzer.generate_report` or `stagemeter.analyze` returned.
     page : PIL.Image.Image, optional
         Picture of the page as analyzed, where the report is of one.
-    files : sequence of Path, optional
-        The report's files, where they are written already. Default: they are written for this.
+    contents : mapping, optional
+        What is in the report's files, by name, where that was worked out already.
 
     Returns
     -------
@@ -53,8 +57,15 @@ def log_static_report(
 
     Raises
     ------
+    StagemeterError
+        If the active run holds another report.
     TrackingError
         If the store cannot be reached or refuses.
+
+    Warns
+    -----
+    StagemeterWarning
+        If the active run has params of other values, which MLflow keeps; the warning names both.
     """
     if isinstance(report, ModuleReport):
         name = f"{report.model} {report.mode}"
@@ -62,7 +73,7 @@ def log_static_report(
     else:
         metadata = report["metadata"]
         name = workload_name(metadata["model"], metadata["workload"])
-        log = partial(_log, report=report, page=page, files=files)
+        log = partial(_log, report=report, page=page, contents=contents)
     active = mlflow.active_run()
     if active is not None:
         with store_errors():
@@ -74,24 +85,32 @@ def log_static_report(
         return str(run.info.run_id)
 
 
-def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, files: Sequence[Path] | None) -> None:
-    client = mlflow.MlflowClient()
-    params = missing_params(
-        client, run_id, workload_params(report["metadata"]["config"], report["metadata"]["workload"])
+def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, contents: Mapping[str, str] | None) -> None:
+    document_hash = stable_hash(report)
+    run = require_room(run_id, STATIC, document_hash)
+    params, otherwise = missing_params(
+        run, workload_params(report["metadata"]["config"], report["metadata"]["workload"])
     )
-    client.log_batch(run_id, metrics=_metrics(report), params=params, tags=_tags(report))
-    mlflow.log_table(_stage_table(report), TABLE_FILE, run_id=run_id)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if files is None:
-            write_report_files(report, folder)
-        else:
-            for path in files:
-                shutil.copy(path, folder)
-        (folder / CHART_FILE).write_bytes(flops_chart(report))
-        if page is not None:
-            page.save(folder / PAGE_FILE)
-        client.log_artifacts(run_id, str(folder))
+    tags = [*_tags(report, document_hash), *otherwise, _tables_tag(run)]
+    mlflow.MlflowClient().log_batch(run_id, metrics=_metrics(report), params=params, tags=tags)
+    files: dict[str, str | bytes] = {**(report_files(report) if contents is None else contents)}
+    files |= {CHART_FILE: flops_chart(report), TABLE_FILE: json_text(_stage_table(report))}
+    if page is not None:
+        files[PAGE_FILE] = _png(page)
+    log_files(run_id, files)
+
+
+def _png(page: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    page.save(stream, format="png")
+    return stream.getvalue()
+
+
+def _tables_tag(run: Run) -> RunTag:
+    """The tag by which MLflow's pages find tables: what `mlflow.log_table` sets, which adds rows to a table there."""
+    listed = json.loads(run.data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+    table = {"path": TABLE_FILE, "type": "table"}
+    return RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([*(one for one in listed if one != table), table]))
 
 
 def _metrics(report: Mapping[str, Any]) -> list[Metric]:
@@ -101,11 +120,11 @@ def _metrics(report: Mapping[str, Any]) -> list[Metric]:
     return metrics + curve
 
 
-def _tags(report: Mapping[str, Any]) -> list[RunTag]:
+def _tags(report: Mapping[str, Any], document_hash: str) -> list[RunTag]:
     tags = workload_tags(STATIC, report["metadata"]) | {
         "stagemeter.config_hash": report["metadata"]["config_hash"],
         SCHEMA: report["schema_version"],
-        REPORT_HASH: stable_hash(report),
+        REPORT_HASH: document_hash,
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }
@@ -116,12 +135,12 @@ def _tags(report: Mapping[str, Any]) -> list[RunTag]:
 
 
 def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """One row per stage, as columns: what MLflow's table view shows and compares between runs."""
+    """One row per stage, as pandas splits a table: what MLflow's table view shows and compares between runs."""
     flops = request_total(report, "flops")
     macs = request_total(report, "macs")
     activations = request_total(report, "activations")
     stages = report["stages"]
-    return {
+    columns: dict[str, list[Any]] = {
         "stage": list(stages),
         "params": [stage["params"] for stage in stages.values()],
         "macs": [macs[name] for name in stages],
@@ -133,3 +152,5 @@ def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         "passes": [stage.get("steps", 1) for stage in stages.values()],
         "agreement": [stage_agreement(report, name) for name in stages],
     }
+    rows = zip(*columns.values(), strict=True)
+    return {"columns": list(columns), "data": [list(row) for row in rows]}

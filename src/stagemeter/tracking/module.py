@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.export.module_files import write_module_files
+from stagemeter.export.module_files import module_files
 from stagemeter.export.module_text import module_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
+from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import (
     ARCHITECTURE_HASH,
     KIND,
@@ -23,7 +23,6 @@ from stagemeter.tracking.labels import (
     VERSION,
     WORKLOAD_HASH,
 )
-from stagemeter.tracking.store import missing_params
 from stagemeter.values import as_params, module_params, module_values
 from stagemeter.workload import stable_hash
 
@@ -42,6 +41,8 @@ def log_module_report(run_id: str, report: ModuleReport) -> None:
         What `stagemeter.analyze` returned.
     """
     client, document = mlflow.MlflowClient(), report.to_dict()
+    document_hash = stable_hash(document)
+    params, otherwise = missing_params(require_room(run_id, MODULE, document_hash), as_params(module_params(document)))
     now = int(time.time() * 1000)
     tags = {
         KIND: MODULE,
@@ -49,7 +50,7 @@ def log_module_report(run_id: str, report: ModuleReport) -> None:
         SCHEMA: MODULE_SCHEMA_VERSION,
         WORKLOAD_HASH: report.workload_hash,
         ARCHITECTURE_HASH: report.architecture_hash,
-        REPORT_HASH: stable_hash(document),
+        REPORT_HASH: document_hash,
         MLFLOW_RUN_NOTE: module_markdown(report),
     }
     tags |= {f"{VERSION}{package}": version for package, version in report.versions.items()}
@@ -59,9 +60,7 @@ def log_module_report(run_id: str, report: ModuleReport) -> None:
     client.log_batch(
         run_id,
         metrics=metrics[:_MOST_METRICS],
-        params=missing_params(client, run_id, as_params(module_params(document))),
-        tags=[RunTag(name, value) for name, value in tags.items()],
+        params=params,
+        tags=[*(RunTag(name, value) for name, value in tags.items()), *otherwise],
     )
-    with tempfile.TemporaryDirectory() as folder:
-        write_module_files(report, Path(folder))
-        client.log_artifacts(run_id, folder)
+    log_files(run_id, module_files(report))

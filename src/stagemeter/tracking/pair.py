@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -17,6 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.errors import StagemeterError
+from stagemeter.export.json_file import json_text
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
@@ -25,6 +23,7 @@ from stagemeter.pairing import Pairing, counted_experts, pair
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
 from stagemeter.serving import engine_section
+from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
@@ -193,15 +192,11 @@ def _times(run: Run) -> dict[str, float]:
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
     client = mlflow.MlflowClient()
     run_id = profile.info.run_id
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / JSON_FILE).write_text(json.dumps(pairing, indent=2) + "\n", encoding="utf-8")
-        (folder / MARKDOWN_FILE).write_text(mfu_markdown(pairing), encoding="utf-8")
-        points = roofline_points(pairing) if figures else None
-        if points is not None:
-            (folder / PICTURE_FILE).write_bytes(roofline_picture(points))
-            (folder / PAGE_FILE).write_text(roofline_page(points), encoding="utf-8")
-        client.log_artifacts(run_id, str(folder))
+    files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
+    points = roofline_points(pairing) if figures else None
+    if points is not None:
+        files |= {PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
+    log_files(run_id, files)
     if points is None:
         _remove_figures(profile)
     # Last, and in one call: a pairing that was cut short is done again.

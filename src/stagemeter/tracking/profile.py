@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from stagemeter.export.json_file import json_text
 from stagemeter.export.profile_text import profile_markdown
-from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, SCHEMA, workload_tags
-from stagemeter.tracking.store import missing_params, store_errors
+from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.holding import missing_params, require_room
+from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, REPORT_HASH, SCHEMA, workload_tags
+from stagemeter.tracking.store import store_errors
 from stagemeter.values import profile_params, profile_values
+from stagemeter.workload import stable_hash
 
 #: Artifacts of a profiling run.
 JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
@@ -41,20 +43,21 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
 
     Raises
     ------
+    StagemeterError
+        If the run holds something else.
     TrackingError
         If the store cannot be reached or refuses.
     """
     with store_errors():
-        client = mlflow.MlflowClient()
-        params = missing_params(client, run_id, profile_params(document))
-        client.log_batch(run_id, metrics=_metrics(document), params=params, tags=_tags(document))
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            (folder / JSON_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-            (folder / MARKDOWN_FILE).write_text(profile_markdown(document), encoding="utf-8")
-            if trace is not None:
-                (folder / TRACE_FILE).write_bytes(trace)
-            client.log_artifacts(run_id, str(folder))
+        document_hash = stable_hash(document)
+        run = require_room(run_id, PROFILE, document_hash)
+        params, otherwise = missing_params(run, profile_params(document))
+        tags = [*_tags(document), RunTag(REPORT_HASH, document_hash), *otherwise]
+        mlflow.MlflowClient().log_batch(run_id, metrics=_metrics(document), params=params, tags=tags)
+        files: dict[str, str | bytes] = {JSON_FILE: json_text(document), MARKDOWN_FILE: profile_markdown(document)}
+        if trace is not None:
+            files[TRACE_FILE] = trace
+        log_files(run_id, files)
 
 
 def _metrics(document: Mapping[str, Any]) -> list[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ import mlflow
 from mlflow.entities import RunInfo, RunStatus
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from stagemeter.errors import StagemeterError
+from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.tracking.patience import patience_with
 from stagemeter.tracking.store import require_reachable, store_errors
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -45,10 +49,16 @@ def tracked_run(
     TrackingError
         If the store cannot be reached or refuses.
     """
+    require_choice(experiment)
     require_reachable()
+    with patience_with(mlflow.get_tracking_uri()):
+        yield from _in_run(name, default_name, experiment, system_metrics)
+
+
+def _in_run(name: str | None, default_name: str, experiment: str | None, system_metrics: bool) -> Iterator[RunInfo]:
     with store_errors():
         if experiment is not None:
-            _choose_experiment(experiment)
+            mlflow.set_experiment(experiment)
         if system_metrics and not mlflow.environment_variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.defined:
             # MLflow's own ten seconds would see nothing of most requests.
             settings: Any = mlflow
@@ -59,11 +69,12 @@ def tracked_run(
             if name is not None or _is_made_up(run.info.run_name or ""):
                 mlflow.MlflowClient().update_run(run.info.run_id, name=name or default_name)
         yield run.info
-    except KeyboardInterrupt:
-        _end(RunStatus.KILLED)
-        raise
-    except BaseException:
-        _end(RunStatus.FAILED)
+    except BaseException as error:
+        try:
+            with store_errors():
+                _end(RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED)
+        except TrackingError as trouble:
+            logger.warning("the run is not marked as ended: %s", trouble)
         raise
     else:
         with store_errors():
@@ -76,13 +87,39 @@ def _is_made_up(name: str) -> bool:
     return match is not None and match[1] in _GENERATOR_PREDICATES and match[2] in _GENERATOR_NOUNS
 
 
-def _choose_experiment(name: str) -> None:
-    if mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined:
-        # `mlflow run` opened the run already, and a run does not change its experiment.
+def require_choice(experiment: str | None) -> None:
+    """Refuse an experiment where there is none to choose; the store is not asked.
+
+    Raises
+    ------
+    StagemeterError
+        If `mlflow run` opened the run already: a run does not change its experiment.
+    """
+    opened = mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined
+    if experiment is not None and opened:
         raise StagemeterError(
-            f"--experiment {name!r}: this run belongs to `mlflow run` already; use its own --experiment-name"
+            f"--experiment {experiment!r}: this run belongs to `mlflow run` already; use its own --experiment-name"
         )
-    mlflow.set_experiment(name)
+
+
+@contextmanager
+def failure_recorded(name: str | None, default_name: str, experiment: str | None) -> Iterator[None]:
+    """Work before a run is opened: a run is made of what fails, FAILED or KILLED as by `tracked_run`.
+
+    Parameters
+    ----------
+    name, default_name, experiment
+        See `tracked_run`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        try:
+            with tracked_run(name, default_name, experiment):
+                raise
+        except TrackingError as trouble:
+            logger.warning("that it failed is not in the store: %s", trouble)
+            raise error from None
 
 
 def _end(status: int) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,11 @@ from stagemeter.export.folder import JSON_FILE as REPORT_FILE
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.report import SCHEMA_VERSION, report_fault
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, STATIC, WORKLOAD
+from stagemeter.scratch import scratch_folder
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
+from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
-from stagemeter.workload import Workload
+from stagemeter.workload import Workload, stable_hash
 
 #: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
 _PAGE = 1000
@@ -217,16 +218,18 @@ def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) 
     Raises
     ------
     StagemeterError
-        If it has none, or one that this version cannot read.
+        If it has none, one that this version cannot read, or another run's.
     """
     run_id = run.info.run_id
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             # Asked of the run, MLflow would look it up twice more.
             artifacts: Any = get_artifact_repository(run.info.artifact_uri)
-            path = artifacts.download_artifacts(file, folder)
+            path = artifacts.download_artifacts(file, str(folder))
             report: dict[str, Any] = read_json(Path(path), "report")
     except (MlflowException, OSError) as error:
+        if is_out_of_patience(mlflow.get_tracking_uri()):
+            raise
         raise StagemeterError(
             f"run {run_id} has no report {file} that can be read ({str(error).splitlines()[0]}): analyze again"
         ) from error
@@ -239,5 +242,17 @@ def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) 
         )
     fault = report_fault(report)
     if fault is not None:
-        raise StagemeterError(f"run {run_id}: its {REPORT_FILE} is damaged ({fault}): analyze again")
+        raise StagemeterError(f"run {run_id}: its {file} is damaged ({fault}): analyze again")
+    _require_own(run, file, report)
     return report
+
+
+def _require_own(run: Run, file: str, report: Mapping[str, Any]) -> None:
+    """Refuse a report that is not the one that the run's tags and metrics are of."""
+    logged, held = run.data.tags.get(REPORT_HASH), stable_hash(report)
+    # Runs of the first versions say no hash.
+    if logged is not None and logged != held:
+        raise StagemeterError(
+            f"run {run.info.run_id}: its {file} (hash {held}) is not the report that was logged to it (hash {logged}), "
+            "but another run's or changed since: analyze again"
+        )

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import mlflow
 import requests
-from mlflow.entities import Param, RunInfo
+from mlflow.entities import RunInfo
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
+from stagemeter.addresses import redactor, secrets_of, shown_address
 from stagemeter.errors import TrackingError
+from stagemeter.tracking.patience import (
+    VARIABLE,
+    OutOfPatienceError,
+    in_time,
+    is_out_of_patience,
+    patience_with,
+    store_timeout,
+)
 
 #: Seconds in which a tracking server has to answer that it is there.
 _PATIENCE = 5
+#: Stores that are opened when they are used.
+_FILES = ("sqlite:", "file:")
 
 
 @contextmanager
@@ -27,44 +42,69 @@ def store_errors() -> Iterator[None]:
     TrackingError
         With the store's address, what it answered, and what to do.
     """
-    try:
-        yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrackingError(
-            f"the MLflow store at {store_address()} refused: {reason}; see MLFLOW_TRACKING_URI"
-        ) from error
+    address = mlflow.get_tracking_uri()
+    with patience_with(address):
+        try:
+            yield
+        except (MlflowException, requests.RequestException, SQLAlchemyError, OSError, ModuleNotFoundError) as error:
+            if is_out_of_patience(address):
+                raise _silent(address) from error
+            raise TrackingError(
+                f"the MLflow store at {shown_address(address)} refused: {_reason(error)}; see MLFLOW_TRACKING_URI"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without what the store's address keeps secret."""
+    lines = str(error).strip().splitlines()
+    return redactor(secrets_of(os.environ, [mlflow.get_tracking_uri()]))(lines[0]) if lines else type(error).__name__
+
+
+def _silent(address: str) -> TrackingError:
+    return TrackingError(
+        f"the MLflow store at {shown_address(address)} answered nothing of use for {store_timeout():g} s: see whether "
+        f"it works, or give it longer by --store-timeout or {VARIABLE}"
+    )
 
 
 def require_reachable() -> None:
-    """Make sure that a tracking server answers, without the minutes that MLflow's own retries take.
+    """Make sure that a store answers, without the minutes that MLflow's own retries take.
 
     Raises
     ------
     TrackingError
-        If it does not. Stores that are files or databases are opened when they are used.
+        If it does not. Stores that are files are opened when they are used.
     """
-    uri = mlflow.get_tracking_uri()
-    if not uri.startswith(("http://", "https://")):
-        return
+    address = mlflow.get_tracking_uri()
+    shown = shown_address(address)
+    if address.startswith(("http://", "https://")):
+        health = f"{address.partition('?')[0].rstrip('/')}/health"
+        try:
+            answer = in_time(lambda: requests.get(health, timeout=_PATIENCE), min(2 * _PATIENCE, store_timeout()))
+        except (requests.RequestException, ValueError) as error:
+            raise TrackingError(
+                f"no MLflow server answers at {shown} ({type(error).__name__}): start one, or set MLFLOW_TRACKING_URI "
+                "to where one runs"
+            ) from error
+        if answer.status_code >= 500:
+            raise TrackingError(f"the MLflow server at {shown} answers {answer.status_code} {answer.reason}")
+    elif "://" in address and not address.startswith(_FILES):
+        _require_database(address, shown)
+
+
+def _require_database(address: str, shown: str) -> None:
+    """Connect to a database once: MLflow would try ten times, for minutes (``create_sqlalchemy_engine_with_retry``)."""
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_PATIENCE)
-    except requests.RequestException as error:
+        if make_url(address).get_backend_name() not in DATABASE_ENGINES:
+            return
+        engine = create_engine(address, poolclass=NullPool)
+        in_time(lambda: engine.connect().close(), store_timeout())
+    except OutOfPatienceError as error:
+        raise _silent(address) from error
+    except (SQLAlchemyError, ImportError, ValueError) as error:
         raise TrackingError(
-            f"no MLflow server answers at {_plain(uri)} ({type(error).__name__}): start one, or "
-            "set MLFLOW_TRACKING_URI to where one runs"
+            f"no connection to the MLflow store at {shown}: {_reason(error)}; see MLFLOW_TRACKING_URI"
         ) from error
-    if answer.status_code >= 500:
-        raise TrackingError(f"the MLflow server at {_plain(uri)} answers {answer.status_code} {answer.reason}")
-
-
-def missing_params(client: mlflow.MlflowClient, run_id: str, values: Mapping[str, str]) -> list[Param]:
-    """Those of some params that a run does not have yet.
-
-    ``mlflow run`` has logged its parameters, and a param cannot be logged again with another spelling.
-    """
-    known = client.get_run(run_id).data.params
-    return [Param(key, value) for key, value in values.items() if key not in known]
 
 
 def charts_link(experiment_id: str) -> tuple[str, str | None]:
@@ -90,22 +130,16 @@ def _pages() -> tuple[str, str | None]:
     """Where MLflow's pages are, and the command that serves them, if one is needed."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
-        return _plain(uri).rstrip("/"), None
-    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {_plain(uri)}"
+        return shown_address(uri).partition("?")[0].rstrip("/"), None
+    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {shown_address(uri)}"
 
 
 def store_address() -> str:
     """Return the address of the store as it can be shown: without a password."""
-    return _plain(mlflow.get_tracking_uri())
+    return shown_address(mlflow.get_tracking_uri())
 
 
 def run_link(run: RunInfo) -> str:
     """Return the page of a run, from wherever MLflow's pages are served."""
     # Without the type, MLflow 3 shows runs reached by a link in its view for generative AI.
     return f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"
-
-
-def _plain(uri: str) -> str:
-    """Hide the password in an address."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -19,13 +18,15 @@ from stagemeter.export.sweep_text import sweep_markdown
 from stagemeter.sweeping.build import SweepSettings
 from stagemeter.sweeping.children import child_rows
 from stagemeter.sweeping.summary import SweepSummary, summarize
-from stagemeter.tracking.labels import KIND, MODEL
-from stagemeter.tracking.store import missing_params, store_errors
+from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.holding import missing_params, require_room
+from stagemeter.tracking.labels import KIND, MODEL, POINT, REPORT_HASH, SWEEP
+from stagemeter.tracking.store import store_errors
+from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     import pandas
 
-SWEEP, POINT = "sweep", "sweep_point"
 PAGE_FILE = "charts.html"
 #: MLflow's limit on the length of a param.
 _LONGEST = 6000
@@ -56,19 +57,18 @@ def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: st
     client = mlflow.MlflowClient()
     with store_errors():
         given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
-        tags = {KIND: SWEEP, MODEL: settings.model or "deepseek-ocr", MLFLOW_RUN_NOTE: note}
+        document_hash = stable_hash(given)
+        params, otherwise = missing_params(require_room(run.run_id, SWEEP, document_hash), given)
+        model = settings.model or "deepseek-ocr"
+        tags = {KIND: SWEEP, REPORT_HASH: document_hash, MODEL: model, MLFLOW_RUN_NOTE: note}
         client.log_batch(
             run.run_id,
             metrics=_metrics(summary),
-            params=missing_params(client, run.run_id, given),
-            tags=[RunTag(name, value) for name, value in tags.items()],
+            params=params,
+            tags=[*(RunTag(name, value) for name, value in tags.items()), *otherwise],
         )
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary)
-            for name, chart in charts.items():
-                (folder / f"{name}.png").write_bytes(chart_picture(chart))
-            (folder / PAGE_FILE).write_text(charts_page(charts, run.run_name or "Sweep"), encoding="utf-8")
-            client.log_artifacts(run.run_id, str(folder))
+        pictures = {f"{name}.png": chart_picture(chart) for name, chart in charts.items()}
+        log_files(run.run_id, {**pictures, PAGE_FILE: charts_page(charts, run.run_name or "Sweep")})
         client.log_artifact(run.run_id, str(table))
         if child_runs is not None:
             _log_children(client, run, child_rows(table, child_runs))

@@ -1,0 +1,148 @@
+"""Temporary files that a killed process leaves to the next one, which removes them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows, where nobody can remove what somebody has open
+    fcntl = None  # type: ignore[assignment]
+
+#: Of folders for temporary files, so that they are known for ours.
+_PREFIX = "stagemeter-scratch-"
+_ENDING = ".tmp"
+
+
+def hold(descriptor: int, wait: bool = False) -> bool | None:
+    """Lock a file or folder until its descriptor is closed, by us or by the end of this process.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the open file or folder.
+    wait : bool
+        Whether to wait for who holds it.
+
+    Returns
+    -------
+    bool or None
+        Whether it is ours now; None where there are no locks: on Windows, and on some file systems.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def temporary_beside(target: Path) -> Iterator[tuple[Path, int]]:
+    """Make a file beside another one, and remove it at the end; files of this kind that dead processes left go first.
+
+    Yields
+    ------
+    path : Path
+        The file, empty. The block may rename it.
+    descriptor : int
+        Its descriptor, which is closed with the block.
+    """
+    beginning = f".{target.name}."
+    for found in target.parent.iterdir():
+        if found.name.startswith(beginning) and found.name.endswith(_ENDING):
+            _remove_if_nobodys(found)
+    descriptor, path = _new_file(target.parent, beginning)
+    try:
+        yield path, descriptor
+    finally:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+
+
+def _new_file(folder: Path, beginning: str) -> tuple[int, Path]:
+    while True:
+        descriptor, name = tempfile.mkstemp(dir=folder, prefix=beginning, suffix=_ENDING)
+        # Between the two steps another process can have taken it for nobody's, and removed it.
+        hold(descriptor, wait=True)
+        if fcntl is None or os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)
+
+
+@contextmanager
+def scratch_folder(place: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder, and remove it at the end; folders that dead processes left go first.
+
+    Parameters
+    ----------
+    place : Path, optional
+        The folder in which it is made. Default: the system's for temporary files.
+    """
+    inside = Path(tempfile.gettempdir()) if place is None else place
+    for found in inside.glob(f"{_PREFIX}*"):
+        _remove_if_nobodys(found)
+    descriptor, path = _new_folder(inside)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _new_folder(place: Path) -> tuple[int | None, Path]:
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        if fcntl is None:
+            return None, path
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        hold(descriptor, wait=True)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)
+
+
+def _remove_if_nobodys(path: Path) -> None:
+    """Remove a temporary file or folder whose maker has died. What belongs to another user stays."""
+    if fcntl is None:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        if os.fstat(descriptor).st_uid != os.getuid() or not hold(descriptor):
+            return
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep other processes from writing a set of files there at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        hold(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
