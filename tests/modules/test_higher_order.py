@@ -220,6 +220,35 @@ def test_associative_scans_count_what_they_combine():
     assert flops(combined, x) == counted
 
 
+def test_results_of_any_structure():
+    x, xs = torch.randn(4, 4), torch.randn(5, 4, 4)
+    with stagemeter.count() as counted:
+        assert set(torch.cond(x.sum() > 0, lambda x: {"y": x @ x}, lambda x: {"y": x @ x + 1}, (x,))) == {"y"}
+        (out,) = while_loop(
+            lambda s: s["i"] < 3, lambda s: ({"i": s["i"] + 1, "x": s["x"] @ x},), ({"i": torch.tensor(0), "x": x},)
+        )
+        assert set(out) == {"i", "x"}
+        carry, made = scan(lambda c, x: ({"c": c["c"] @ x}, {"y": c["c"] + 0, "z": x + 0}), {"c": x}, xs, reverse=True)
+        assert (carry["c"].shape, made["y"].shape, set(made)) == (x.shape, xs.shape, {"y", "z"})
+        assert mapped(lambda s, w: {"o": s["a"] @ w}, {"a": xs}, x)["o"].shape == xs.shape
+    assert counted.flops == (1 + 3 + 5 + 5) * 2 * 4**3
+    assert counted.unsupported == {}
+
+
+def test_what_functions_hold_beside_their_operands_trains():
+    weight, x = torch.randn(4, 4, requires_grad=True), torch.randn(4, 4)
+
+    def run():
+        torch.cond(x.sum() > 100, lambda x: x, lambda x: x @ weight, (x,)).sum().backward()
+        while_loop(lambda i, x: i < 2, lambda i, x: (i + 1, x @ weight), (torch.tensor(0), x))[1].sum().backward()
+
+    with stagemeter.count() as counted:
+        run()
+    # Three products, the gradient of the weight in each, and of x in the second step of the loop.
+    assert counted.flops == (3 + 3 + 1) * 2 * 4**3
+    assert weight.grad is not None
+
+
 def test_modules_inside_of_branches_keep_their_books():
     class Branching(nn.Module):
         def __init__(self):

@@ -91,6 +91,30 @@ def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str
         return out
 
 
+@contextmanager
+def nested_operands_are_tensors() -> Iterator[None]:
+    """Let torch's own layers run nested operands while a function mode is on.
+
+    Layers of ``torch.nn`` have one path for strided nested operands, the fused one, and leave it where an operand might
+    be of a class with functions of its own, which a function mode looks like (torch/nn/modules/activation.py,
+    ``MultiheadAttention.forward``).
+    """
+    overrides: Any = torch.overrides
+    found = overrides.has_torch_function
+
+    def has_torch_function(operands: Any) -> bool:
+        if any(type(operand) is torch.Tensor and operand.is_nested for operand in operands):
+            plain = (torch.Tensor, torch.nn.Parameter)
+            return any(isinstance(operand, torch.Tensor) and type(operand) not in plain for operand in operands)
+        return bool(found(operands))
+
+    overrides.has_torch_function = has_torch_function
+    try:
+        yield
+    finally:
+        overrides.has_torch_function = found
+
+
 def _in_one_piece(operand: Any) -> Any:
     if is_jagged(operand):
         return operand.transpose(1, 2).contiguous().transpose(1, 2)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stagemeter.cost import Cost
 from stagemeter.counting import higher_order
-from stagemeter.counting.attention import booked_attention, is_regular, run_attention
+from stagemeter.counting.attention import booked_attention, is_regular, nested_operands_are_tensors, run_attention
 from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex, real_numbers
 from stagemeter.counting.events import Counts, Event
@@ -44,7 +44,7 @@ from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.scripts import is_script, unseen_products
-from stagemeter.counting.transforms import is_traced, is_transformed
+from stagemeter.counting.transforms import is_traced, is_transformed, sizes_are_numbers
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels
 from stagemeter.counting.zero_cost import is_zero_cost
 from stagemeter.known_values import onlookers
@@ -127,6 +127,7 @@ class CostCounter:
             stack.enter_context(booked_attention(self))
             # Kernels that TorchScript fuses while it runs are none of the dispatcher's operators.
             stack.enter_context(optimized_execution(False))
+            stack.enter_context(nested_operands_are_tensors())
             stack.enter_context(_FunctionMode(self))
             stack.enter_context(_DispatchMode(self))
             self._exit = stack.pop_all()
@@ -185,14 +186,14 @@ class CostCounter:
             out = result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
-            self._list_unseen(self._unseen.saw(func, args, kwargs, out))
+            self._saw(func, args, kwargs, out)
             self._count(rule, func, args, kwargs, out)
             return out
         if is_zero_cost(func):
             out = None if onlookers() > 0 else result_on_meta(func, args, kwargs)
             if out is None:
                 out = func(*args, **kwargs)
-            self._list_unseen(self._unseen.saw(func, args, kwargs, out))
+            self._saw(func, args, kwargs, out)
             if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
@@ -207,7 +208,7 @@ class CostCounter:
                 return out
         self._list(str(packet))
         out = func(*args, **kwargs)
-        self._list_unseen(self._unseen.saw(func, args, kwargs, out))
+        self._saw(func, args, kwargs, out)
         return out
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -222,7 +223,9 @@ class CostCounter:
         if rule is None:
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
-        self._list_unseen(self._unseen.read((args, kwargs)))
+        if not all(isinstance(arg, torch.Tensor) for arg in args[: 3 if rule.attention else 2]):
+            return func(*args, **kwargs)  # Stand-ins for tensors, of a symbolic trace or of a class of the user's.
+        self._read((args, kwargs))
         out = _shape_of_result(rule, args)
         if out is None:
             self._silent += 1
@@ -298,6 +301,14 @@ class CostCounter:
             stack.callback(register_module_forward_hook(leave, always_call=True).remove)
             yield
 
+    def _saw(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        with sizes_are_numbers():
+            self._list_unseen(self._unseen.saw(func, args, kwargs, out))
+
+    def _read(self, arguments: Any) -> None:
+        with sizes_are_numbers():
+            self._list_unseen(self._unseen.read(arguments))
+
     def _list_unseen(self, kernels: int) -> None:
         self._events += [Event(self._module(), UNSEEN_KERNEL, None)] * kernels
 
@@ -345,7 +356,8 @@ class CostCounter:
 
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         try:
-            cost = self._cost(rule, operator, args, kwargs, out)
+            with sizes_are_numbers():
+                cost = self._cost(rule, operator, args, kwargs, out)
         except LookupError as error:
             # A formula, or a layout, says so of itself: what the count depends on is not known.
             self._list_failure(operator, str(error))
@@ -494,7 +506,7 @@ def _by_position(
 
 def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     """Result of a caught function where shapes are all there is, so that nothing needs to run; else None."""
-    if onlookers() > 1:
+    if onlookers() > 1 or torch._C._get_tracing_state() is not None:
         return None  # Someone else looks on, such as another counter, and would miss what did not run.
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):

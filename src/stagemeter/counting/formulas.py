@@ -223,12 +223,12 @@ def _linear(x: Shape, weight: Shape, bias: Shape | None = None, *, out: Shape) -
     return prod(x) * prod(weight[:-1])
 
 
-@register_formula(aten.mm)
+@register_formula(aten.mm, aten.hspmm, aten._sparse_sparse_matmul, name="mm")
 def _mm(left: Shape, right: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
     return matrix_macs(left, right)
 
 
-@register_formula(aten.addmm, aten._addmm_activation, aten._sparse_addmm, name="addmm")
+@register_formula(aten.addmm, aten._addmm_activation, aten._sparse_addmm, aten.sspaddmm, name="addmm")
 def _addmm(bias: Shape, left: Shape, right: Shape, *, out: Shape, **kwargs: Any) -> int:
     return matrix_macs(left, right)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from stagemeter.counting.formulas import Rule
 from stagemeter.counting.kernels import attention_backward_macs, attention_macs
@@ -124,28 +124,34 @@ def _cond(predicate: Any, first: Any, second: Any, given: Sequence[Any]) -> Any:
 
 
 def _while_loop(condition: Any, body: Any, carried: Sequence[Any], given: Sequence[Any]) -> Any:
-    carried = tuple(carried)
-    while condition(*carried, *given):
-        carried = tuple(body(*carried, *given))
-    return carried
+    out: Any = tuple(carried)
+    while condition(*tree_leaves(out), *given):
+        out = body(*tree_leaves(out), *given)
+    return out
 
 
 def _scan(combine: Any, carried: Sequence[Any], given: Sequence[Any], others: Sequence[Any]) -> Any:
-    kept = len(carried)
-    made: list[Sequence[Any]] = []
+    kept, leaves, structure = len(carried), list(carried), None
+    made: list[list[Any]] = []
     for step in zip(*(tensor.unbind() for tensor in given), strict=True):
-        out = combine(*carried, *step, *others)
-        carried = out[:kept]
-        made.append(out[kept:])
-    return (*carried, *(None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True)))
+        leaves, structure = tree_flatten(combine(*leaves[:kept], *step, *others))
+        made.append(leaves[kept:])
+    assert structure is not None  # torch refuses a scan of no steps.
+    return tree_unflatten([*leaves[:kept], *_stacked(made)], structure)
 
 
 def _map(function: Any, given: Sequence[Any], others: Sequence[Any]) -> Any:
-    made = [function(*step, *others) for step in zip(*(tensor.unbind() for tensor in given), strict=True)]
+    steps = zip(*(tensor.unbind() for tensor in given), strict=True)
+    made = [tree_flatten(function(*step, *others)) for step in steps]
+    return tree_unflatten(_stacked([leaves for leaves, _ in made]), made[0][1])
+
+
+def _stacked(made: Sequence[Sequence[Any]]) -> list[Any]:
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True)]
 
 
-#: What operators do, by name, with their arguments as torch hands them over: flat lists of tensors.
+#: What operators do, by name, with their arguments as torch hands them over: flat lists of tensors. What
+#: functions return may be of any structure, and so is the result.
 _PLAINLY: dict[str, Callable[..., Any]] = {
     "cond": _cond,
     "while_loop": _while_loop,

@@ -230,6 +230,44 @@ _register_kernels(aten._cudnn_attention_forward, heads_first=True)
 _register_kernels(aten._cudnn_attention_backward, heads_first=True, backward=True)
 
 
+@register_formula(aten._native_multi_head_attention, name="multi_head_attention", writes_first_only=True)
+def _multi_head_attention(
+    query: Shape,
+    key: Shape,
+    value: Shape,
+    width: int,
+    heads: int,
+    projections: Shape,
+    bias: Any,
+    projection: Shape,
+    *args: Any,
+    out: Any,
+    **kwargs: Any,
+) -> int:
+    # Projections of query, key and value are in one matrix, a third of it each.
+    rows = sum(prod(shape[:-1]) for shape in (query, key, value))
+    mixed = prod(query[:-1]) * (2 * key[-2] * width + prod(projection))
+    return rows * prod(projections) // 3 + mixed
+
+
+@register_formula(aten._transformer_encoder_layer_fwd, name="transformer_encoder_layer")
+def _encoder_layer(
+    x: Shape,
+    width: int,
+    heads: int,
+    projections: Shape,
+    bias: Any,
+    projection: Shape,
+    *args: Any,
+    out: Any,
+    **kwargs: Any,
+) -> int:
+    # Among the other arguments the matrices of the feed-forward network are the ones of two dimensions.
+    feed_forward = [shape for shape in args[8:12] if isinstance(shape, Sequence) and len(shape) > 1]
+    weights = sum(map(prod, (projections, projection, *feed_forward)))
+    return prod(x[:-1]) * (weights + 2 * x[-2] * width)
+
+
 @register_formula(aten._foreach_mm, name="mm")
 def _foreach_mm(left: Sequence[Shape], right: Sequence[Shape], *, out: Any) -> int:
     return sum(matrix_macs(one, other) for one, other in zip(left, right, strict=True))

@@ -26,11 +26,14 @@ aten = torch.ops.aten
 _FACTORS: dict[Any, tuple[int, int]] = {
     aten.linear: (0, 1),
     aten.mm: (0, 1),
+    aten.hspmm: (0, 1),
+    aten._sparse_sparse_matmul: (0, 1),
     aten.bmm: (0, 1),
     aten.mv: (0, 1),
     aten.addmm: (1, 2),
     aten._addmm_activation: (1, 2),
     aten._sparse_addmm: (1, 2),
+    aten.sspaddmm: (1, 2),
     aten.addmv: (1, 2),
     aten.baddbmm: (1, 2),
 }
@@ -42,7 +45,7 @@ _BY_SEQUENCE = frozenset({
     aten.bmm, aten.baddbmm, aten.matmul, aten.matmul_backward, aten.scaled_dot_product_attention,
     aten._scaled_dot_product_attention_math, aten._scaled_dot_product_efficient_attention,
     aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_for_cpu,
-    aten._scaled_dot_product_cudnn_attention,
+    aten._scaled_dot_product_cudnn_attention, aten._native_multi_head_attention, aten._transformer_encoder_layer_fwd,
 })  # fmt: skip
 _BY_ROW = frozenset({aten.linear, aten.linear_backward})
 #: Half of the elements of a 2:4 semi-structured matrix are stored.
@@ -141,7 +144,7 @@ def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
     nested = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.is_nested]
     if not nested:
         return [Call(*tree_map(shape_of, (tuple(args), dict(kwargs), out)))]
-    if packet in _BY_ROW:
+    if packet in _BY_ROW or _is_by_one_matrix(packet, args):
         return [Call(*tree_map(_rows, (tuple(args), dict(kwargs), out)))]
     if packet not in _BY_SEQUENCE:
         raise UncountableError(f"{packet} of nested tensors")
@@ -237,6 +240,11 @@ def _sequences(value: Any, count: int) -> Iterator[Any]:
         return iter([(1, *size) for size in _sizes(value)])
     batched = value.dim() > 2 and value.shape[0] == count
     return repeat((1, *value.shape[1:]) if batched else tuple(value.shape), count)
+
+
+def _is_by_one_matrix(packet: Any, args: Sequence[Any]) -> bool:
+    """Whether all sequences are multiplied by the same matrix."""
+    return packet is aten.matmul and isinstance(args[1], torch.Tensor) and args[1].dim() == len(("rows", "columns"))
 
 
 def nested_sizes(tensor: torch.Tensor) -> list[list[int]] | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch.autograd import forward_ad
 
@@ -20,3 +24,18 @@ def is_transformed() -> bool:
     gradients a function does more than its value takes. The operators that come of it are dispatched like all others.
     """
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or is_traced()
+
+
+@contextmanager
+def sizes_are_numbers() -> Iterator[None]:
+    """Have sizes as numbers inside of the block, which ``torch.jit.trace`` makes tensors of."""
+    tracing: Any = torch._C
+    state = tracing._get_tracing_state()
+    if state is None:
+        yield
+        return
+    tracing._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        tracing._set_tracing_state(state)

@@ -92,4 +92,4 @@ class UnseenKernels:
     def _is_unwritten(self, item: Any) -> bool:
         if not isinstance(item, torch.Tensor) or item.layout is not torch.strided or not item.numel():
             return False
-        return type(item) in _PLAIN and item.untyped_storage()._cdata in self._unwritten
+        return type(item) in _PLAIN and torch._C._has_storage(item) and item.untyped_storage()._cdata in self._unwritten

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from stagemeter.counting.scripts import is_script
 from stagemeter.errors import StagemeterError
 from stagemeter.modules.wrappers import plain_name
 
@@ -43,9 +44,10 @@ def resolve_stages(
         If a module is not there, stages contain one another, or a stage's name cannot be a metric's.
     """
     names = {module: name for name, module in model.named_modules()}
+    inside = _inside_of_scripts(model)
     every = {plain_name(name): module for name, module in model.named_modules(remove_duplicate=False) if name}
     if stages is None:
-        stages = {name: name for name, _ in model.named_children()}
+        stages = {} if is_script(model) else {name: name for name, _ in model.named_children()}
     resolved: dict[str, tuple[str, ...]] = {}
     notes = []
     for stage, given in stages.items():
@@ -58,10 +60,27 @@ def resolve_stages(
         if not wanted:
             raise StagemeterError(f"stage {stage!r} has no module: give the name of one")
         modules = [_find(every, stage, name) for name in wanted]
+        for module in modules:
+            if module in inside:
+                raise StagemeterError(
+                    f"stage {stage!r}: {names[module]!r} is inside of TorchScript, which calls its modules unseen. "
+                    f"Take {inside[module]!r}."
+                )
         resolved[stage] = tuple(names[module] for module in modules)
         notes += _shared(names, stage, modules)
     _require_apart(resolved)
     return resolved, notes
+
+
+def _inside_of_scripts(model: nn.Module) -> dict[nn.Module, str]:
+    """Modules inside of TorchScript, and what may be a stage instead."""
+    scripts = [(name, module) for name, module in model.named_modules() if is_script(module)]
+    inside: dict[nn.Module, str] = {}
+    for name, script in scripts:
+        for module in script.modules():
+            if module is not script:
+                inside.setdefault(module, name or "the model as a whole")
+    return inside
 
 
 def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
