@@ -19,7 +19,7 @@ from stagemeter.models.description import ModelDescription, describe_model, ship
 from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.registry import families
-from stagemeter.planning import limit_notes
+from stagemeter.page_planning import limit_notes
 from stagemeter.workload import Workload
 
 PAGE = Path(__file__).with_name("models.md")

@@ -16,15 +16,8 @@ from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, requi
 from stagemeter.models.description import ModelDescription, with_adapter
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import Family, all_parameters
-from stagemeter.planning import (
-    limit_notes,
-    load_picture,
-    plan_page,
-    plan_request,
-    plan_workload,
-    refuse_adapter,
-    tile_notes,
-)
+from stagemeter.page_planning import limit_notes, load_picture, plan_page, tile_notes
+from stagemeter.planning import plan_request, plan_workload, refuse_adapter
 from stagemeter.report import Report, StageAnalysisResult
 from stagemeter.tiers import (
     ANALYTIC,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -117,6 +117,7 @@ def build_report(
                 for name, result in results.items()
                 if result.source == "none"
             ),
+            *_free_stages(family, architecture, workload, results),
             *(
                 f"there is no formula for {_calls(operators)} of {name}: that work is in no number"
                 for name, operators in unsupported.items()
@@ -124,6 +125,20 @@ def build_report(
             *(f"disagreement: {line}" for line in difference),
         ],
     }
+
+
+def _free_stages(
+    family: Family[Any], architecture: Any, workload: Workload, results: Mapping[str, StageAnalysisResult]
+) -> Iterator[str]:
+    """Name the stages that a request runs, and that cost nothing all the same."""
+    for stage in family.stages:
+        result = results[stage.name]
+        runs = stage.cost is None or bool(stage.calls(architecture, workload))
+        if runs and result.source != "none" and not result.flops:
+            yield (
+                f"{stage.name} costs 0 FLOPs: it is called for this request and has no product. If it should have, a "
+                "setting of the model or of its pages is missing or makes them vanish"
+            )
 
 
 def _adapter(

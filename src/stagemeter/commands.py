@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.config import MODES, AnalysisConfig
 from stagemeter.models.deepseek_ocr_config import NAME, SMALL_NAME
+from stagemeter.models.page_settings import OPTIONS
 from stagemeter.workload import Workload
 
 
-def analyze_command(model: str, workload: Workload) -> str:
+def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> str:
     """Return the ``stagemeter analyze`` that counts a workload; what are defaults is left out.
 
     Parameters
@@ -19,6 +21,8 @@ def analyze_command(model: str, workload: Workload) -> str:
         As ``--model`` takes it.
     workload : Workload
         What is to be counted.
+    limits : mapping or None
+        Limits of pages that were asked for, by their names in a configuration.
     """
     words = ["stagemeter", "analyze"]
     if model == SMALL_NAME:
@@ -29,6 +33,9 @@ def analyze_command(model: str, workload: Workload) -> str:
     for option, value, default in _settings(workload, defaults):
         if value != default:
             words += [option, str(value)]
+    for name, option in OPTIONS.items():
+        if (limits or {}).get(name) is not None:
+            words += [option, str((limits or {})[name])]
     if workload.mode not in MODES and workload.image_size == workload.base_size and not workload.local_views:
         words.append("--no-crop")
     return shlex.join(words)

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
-from stagemeter.inputs.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, ViewPlan, plan_views
 from stagemeter.mfu import select_decode_context_len
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture
 from stagemeter.models.description import ModelDescription
 from stagemeter.models.family import Family, LanguageModel, PageViews, own_workload, text_workload
-from stagemeter.models.page_settings import OPTIONS, PUBLISHED, ProcessorFiles, ProcessorSettings
-from stagemeter.models.tile_limits import TileLimits, read_tile_limits
+from stagemeter.models.page_settings import ProcessorFiles
+from stagemeter.page_planning import own_views, plan_page, settings_of, size_of_page
 from stagemeter.workload import OWN, TEXT, Workload
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 #: Tokens of a prompt to a model that reads text alone, where no length is given.
 DEFAULT_TEXT_PROMPT = 1024
-
-
-def load_picture(config: AnalysisConfig) -> Image.Image:
-    """Load the picture of a configuration, or make the blank page of its size.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used.
-    """
-    from stagemeter.inputs.page import load_page, synthetic_page
-
-    if config.use_synthetic_inputs or config.sample_image_path is None:
-        return synthetic_page(config.image_w, config.image_h)
-    return load_page(config.sample_image_path)
 
 
 def refuse_adapter(config: AnalysisConfig, what: str) -> None:
@@ -58,26 +39,6 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
         raise StagemeterError(f"adapter {config.adapter}: {what} knows no adapters; analyze counts them. Leave it out")
 
 
-def plan_page(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ViewPlan:
-    """Decide which views DeepSeek-OCR makes of the page of a configuration.
-
-    Parameters
-    ----------
-    config : AnalysisConfig
-        The configuration.
-    files : ProcessorFiles or None
-        What its checkpoint says of how pages are prepared.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used, the page is larger than a picture may be, or limits contradict one another.
-    """
-    width, height = _page_size(config)
-    limits, _ = _tile_limits(config, files)
-    return plan_views(width, height, config.base_size, config.image_size, config.crop_mode, limits.fewest, limits.most)
-
-
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """Work out what a configuration asks of a model: pages and text, or text alone.
 
@@ -88,7 +49,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """
     family, architecture = model.family, model.architecture
     if not family.reads_pages:
-        _settings(config).refuse_unused(model.name, family.name)
+        settings_of(config).refuse_unused(model.name, family.name)
         if config.video_frames is not None:
             raise _no_video(config, model.name)
         return plan_text(config, family.decoder(architecture))
@@ -96,81 +57,9 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         return plan_workload(config, architecture, model.processor)
     if config.video_frames is not None and family.video is None:
         raise _no_video(config, model.name)
-    width, height = _page_size(config)
-    views, _ = _own_views(config, model, width, height)
+    width, height = size_of_page(config)
+    views, _ = own_views(config, model, width, height)
     return plan_own(config, (width, height), views, family, architecture)
-
-
-def _settings(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ProcessorSettings:
-    """Settings of a checkpoint's processors, and the options that go over them."""
-    asked = {option: value for option in OPTIONS if (value := getattr(config, option)) is not None}
-    return ProcessorSettings(files, asked)
-
-
-def _own_views(
-    config: AnalysisConfig, model: ModelDescription, width: int, height: int
-) -> tuple[PageViews, ProcessorSettings]:
-    """What the model's own processor makes of a page or a video, and the settings that decided it."""
-    family, architecture = model.family, model.architecture
-    settings = _settings(config, model.processor)
-    if family.rules is None:
-        settings.refuse_unused(model.name, family.name)
-        assert family.views is not None
-        if config.video_frames is None:
-            return family.views(architecture, width, height), settings
-        assert family.video is not None
-        return family.video(architecture, config.video_frames, width, height), settings
-    rules = family.rules(architecture, settings)
-    if config.video_frames is None:
-        views = rules.page(width, height)
-    else:
-        assert rules.video is not None
-        views = rules.video(config.video_frames, width, height)
-    settings.refuse_unused(model.name, family.name)
-    if views.image_tokens < 1 or views.global_views + views.local_views < 1:
-        raise StagemeterError(
-            f"a page of {width} x {height} pixels becomes no token of {model.name}: give a larger page, or other limits"
-        )
-    return views, settings
-
-
-def limit_notes(config: AnalysisConfig, model: ModelDescription) -> tuple[str, ...]:
-    """Say which limits decided the views of a page, and where each is from: an option, a file, or what is published."""
-    family = model.family
-    if not family.reads_pages:
-        return ()
-    if family.views is None:
-        return tile_notes(config, model.processor)
-    _, settings = _own_views(config, model, *_page_size(config))
-    note = settings.note(video=config.video_frames is not None)
-    return () if note is None else (note,)
-
-
-def _tile_limits(config: AnalysisConfig, files: ProcessorFiles | None) -> tuple[TileLimits, ProcessorSettings]:
-    """How few and how many tiles DeepSeek-OCR cuts a page into."""
-    settings = _settings(config, files)
-    if not config.crop_mode and config.max_tiles is not None:
-        raise StagemeterError(
-            f"max_tiles: {config.max_tiles} means nothing in mode {config.mode}, which cuts no tiles. Leave it out, or "
-            "take a mode that does, such as gundam"
-        )
-    limits = read_tile_limits(settings.image, most=MAX_TILES, fewest=MIN_TILES)
-    settings.refuse_unused("DeepSeek-OCR", "deepseek-ocr")
-    return limits, settings
-
-
-def tile_notes(config: AnalysisConfig, files: ProcessorFiles | None = None) -> tuple[str, ...]:
-    """Say how many tiles DeepSeek-OCR cuts a page into at most, and whose limit that is."""
-    if not config.crop_mode:
-        return ()
-    limits, settings = _tile_limits(config, files)
-    origin = settings.image.limits["max_tiles"].origin
-    if origin != PUBLISHED:
-        return (f"a page is cut into at most {limits.most} tiles, as {origin} says",)
-    return (
-        f"a page is cut into at most {limits.most} tiles, as the authors' transformers code does; their vLLM recipe "
-        f"cuts at most {RECIPE_TILES}: --max-tiles {RECIPE_TILES} counts that",
-    )
 
 
 def plan_own(
@@ -340,6 +229,8 @@ def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
 
 
 def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list[str]:
+    from stagemeter.inputs.page import page_count
+
     notes = []
     if workload.mode == OWN:
         notes.append(
@@ -354,18 +245,14 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
         notes.append(
             f"seq_len {workload.prompt_tokens:,} is longer than the {needed:,} tokens of the page and its text"
         )
+    further = 0 if config.sample_image_path is None else page_count(config.sample_image_path) - 1
+    if further:
+        notes.append(
+            f"the picture has {further:,} further page{'s' * (further > 1)}, left out: its first one is the page"
+        )
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
     return notes
-
-
-def _page_size(config: AnalysisConfig) -> tuple[int, int]:
-    from stagemeter.inputs.page import page_size, require_synthetic_size
-
-    if config.use_synthetic_inputs or config.sample_image_path is None:
-        require_synthetic_size(config.image_w, config.image_h)
-        return config.image_w, config.image_h
-    return page_size(config.sample_image_path)
 
 
 def _decode_context(config: AnalysisConfig, prompt_tokens: int, max_positions: int) -> int:

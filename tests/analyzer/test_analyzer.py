@@ -179,3 +179,26 @@ def test_the_tiers_agree_whatever_the_data_type_and_attention_of_the_session(dty
 def test_a_context_that_no_step_reaches_is_noted(small):
     report = small.generate_report(AnalysisConfig(**SMALL_PAGE, new_tokens=5, decode_context=2))
     assert any(note.startswith("no step of the request attends to 2 tokens") for note in report["notes"])
+
+
+def test_a_stage_that_runs_and_costs_nothing_is_named():
+    from dataclasses import replace
+
+    from stagemeter.assembly import build_report
+    from stagemeter.cost import ZERO
+    from stagemeter.models.description import describe_model
+    from stagemeter.planning import plan_request
+    from stagemeter.tiers import ANALYTIC, analytic_tier
+
+    model, config = describe_model("llava-1.5-7b"), AnalysisConfig()
+    stages = tuple(
+        replace(stage, cost=lambda sizes, values: ZERO) if stage.name == "projector" else stage
+        for stage in model.family.stages
+    )
+    family, workload = replace(model.family, stages=stages), plan_request(config, model)
+    for made, named in ((model.family, False), (family, True)):
+        tiers = {ANALYTIC: analytic_tier(made, model.architecture, workload)}
+        report = build_report(made, model.architecture, "m", config, workload, tiers, [])
+        assert (
+            any("projector costs 0 FLOPs: it is called for this request" in note for note in report["notes"]) == named
+        )

@@ -48,7 +48,7 @@ def test_corpus_counts_by_its_mean(plan, estimate, folder):
     assert "the mean of 4 pages" in found["assumptions"][0]
     (folder / "scans").mkdir()
     for number, size in enumerate(sizes):
-        Image.new("L", size).save(folder / "scans" / f"{number}.png")
+        Image.new("L", size, number).save(folder / "scans" / f"{number}.png")
     assert plan("--pages-per-day", 1000, "--images", "scans", "--mfu", 0.01, "--batch-size", 2) == found
 
 

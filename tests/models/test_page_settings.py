@@ -22,7 +22,8 @@ from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
 from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.page_settings import ProcessorFiles, ProcessorSettings
-from stagemeter.planning import limit_notes, plan_request
+from stagemeter.page_planning import limit_notes
+from stagemeter.planning import plan_request
 
 many = settings(max_examples=60, deadline=None)
 sides = st.integers(1, 4000)

@@ -45,6 +45,7 @@ EARLY = (
     "analyzer",
     "assembly",
     "tiers",
+    "page_planning",
     "planning",
     "session",
     "mfu",

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from stagemeter import StagemeterError
+from stagemeter import AnalysisConfig, StagemeterError
 from stagemeter.sweeping.build import SweepSettings, build_grids
-from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, PageSize, pages_of_folder, pages_of_table
 from stagemeter.sweeping.evaluate import evaluate_rows
 
 
@@ -18,7 +18,7 @@ def test_pictures_of_a_folder_by_name(tmp_path):
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
     (tmp_path / "notes.txt").write_text("no picture")
-    assert pages_of_folder(tmp_path) == [
+    assert pages_of_folder(tmp_path).pages == [
         PageSize(300, 200, "b.png"),
         PageSize(700, 900, "below/a.jpg"),
         PageSize(80, 50, "turned.jpg"),
@@ -27,6 +27,80 @@ def test_pictures_of_a_folder_by_name(tmp_path):
     rows = evaluate_rows(grid, 0, grid.size)
     assert rows["page"].tolist() == ["b.png", "below/a.jpg", "turned.jpg"] * 2
     assert rows["image_width"].tolist() == [300, 700, 80] * 2
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A folder of two pages, a copy of one of them, and much that is no page."""
+    folder = tmp_path / "scans"
+    (folder / "below").mkdir(parents=True)
+    page = Image.new("RGB", (300, 200))
+    page.save(folder / "a.png")
+    page.save(folder / "below" / "copy.png")
+    page.save(folder / "many.tiff", save_all=True, append_images=[Image.new("RGB", (9, 9))] * 3)
+    (folder / "first.pdf").write_bytes(b"%PDF-1.7")
+    (folder / "second.PDF").write_bytes(b"%PDF-1.7")
+    (folder / "notes.txt").write_text("no picture")
+    page.save(folder / ".hidden.png")
+    (folder / ".cache").mkdir()
+    page.save(folder / ".cache" / "b.png")
+    (tmp_path / "elsewhere").mkdir()
+    page.save(tmp_path / "elsewhere" / "c.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "nowhere.png").symlink_to(tmp_path / "nothing.png")
+    Image.new("RGB", (7, 8)).save(tmp_path / "outside.png")
+    (folder / "outside.png").symlink_to(tmp_path / "outside.png")
+    return folder
+
+
+def test_what_a_folder_leaves_out_is_counted_by_kind(mixed):
+    corpus = pages_of_folder(mixed)
+    assert [(page.name, page.width) for page in corpus.pages] == [
+        ("a.png", 300),
+        ("below/copy.png", 300),
+        ("many.tiff", 300),
+        ("outside.png", 7),
+    ]
+    left_out, copies = corpus.notes
+    assert sorted(left_out.removeprefix("left out of the pages: ").split("; ")) == [
+        "1 file that is no picture by its ending",
+        "2 PDFs, whose pages are to be rendered to pictures first",
+        "2 hidden files or folders",
+        "2 links to folders or to nothing",
+        "3 further pages of pictures of several pages",
+    ]
+    assert copies == "1 picture is a copy of another one, and counts like it"
+
+
+def test_a_folder_of_pages_alone_says_nothing(tmp_path):
+    Image.new("RGB", (7, 8)).save(tmp_path / "a.png")
+    assert pages_of_folder(tmp_path) == Corpus([PageSize(7, 8, "a.png")])
+
+
+def test_a_folder_of_pdfs_says_so(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+    with pytest.raises(StagemeterError, match=r"holds no picture that Pillow reads; left out of the pages: 1 PDF, "):
+        pages_of_folder(tmp_path)
+
+
+def test_pages_of_a_table_that_share_a_name_are_said(tmp_path):
+    file = tmp_path / "sizes.csv"
+    file.write_text("page,width,height\na,1,2\na,3,4\n")
+    assert pages_of_table(file).notes == ("1 page has the name of another one, and counts all the same",)
+
+
+def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
+    from stagemeter.application.plan import plan_devices
+    from stagemeter.application.sweep import sweep
+    from stagemeter.export.sweep_text import sweep_markdown
+    from stagemeter.sweeping.summary import summarize
+
+    swept = sweep({"images": mixed, "mode": "tiny"}, tmp_path / "sweep.parquet", estimate=True)
+    assert [note[:22] for note in swept.notes] == ["left out of the pages:", "1 picture is a copy of"]
+    text = sweep_markdown(summarize(swept.output), "sweep.parquet", "charts.html", swept.notes)
+    assert "2 PDFs, whose pages are to be rendered" in text
+    sizing = plan_devices(AnalysisConfig(mode="tiny"), 1000, "A100-80GB", images=mixed)
+    assert set(swept.notes) <= set(sizing.assumptions)
 
 
 def test_folders_that_are_none(tmp_path):
@@ -43,9 +117,9 @@ def test_folders_that_are_none(tmp_path):
 def test_table_of_sizes(tmp_path):
     file = tmp_path / "sizes.csv"
     file.write_text("page, width, height\none, 300, 200\ntwo, 700, 900\n")
-    assert pages_of_table(file) == [PageSize(300, 200, "one"), PageSize(700, 900, "two")]
+    assert pages_of_table(file) == Corpus([PageSize(300, 200, "one"), PageSize(700, 900, "two")])
     file.write_text("height,width\n200,300\n")
-    assert pages_of_table(file) == [PageSize(300, 200)]
+    assert pages_of_table(file) == Corpus([PageSize(300, 200)])
 
 
 @pytest.mark.parametrize(

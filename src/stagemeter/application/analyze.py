@@ -21,7 +21,8 @@ from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.inputs.page import draw_grid
 from stagemeter.models.description import ModelDescription, describe_model, with_adapter
-from stagemeter.planning import load_picture, plan_page, plan_request
+from stagemeter.page_planning import load_picture, plan_page
+from stagemeter.planning import plan_request
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.report import Report
 

@@ -13,9 +13,10 @@ from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.description import ModelDescription, describe_model
+from stagemeter.page_planning import limit_notes
 from stagemeter.planning import plan_request, refuse_adapter, require_runnable
 from stagemeter.sizing import PageCost, Sizing, devices_needed
-from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table
 from stagemeter.workload import Workload
 
 
@@ -59,7 +60,8 @@ def plan_devices(
         raise StagemeterError("--images and --pages exclude each other: give one of them")
     peak = device_peak(find_device(device), config.dtype)
     model = _model(config)
-    found = _pages(config, model, _sizes(images, pages))
+    corpus = _corpus(images, pages)
+    found = _pages(config, model, corpus)
     cost = _mean_cost(model, found, peak)
     source: str | None = None
     differences: Sequence[str] = ()
@@ -76,7 +78,8 @@ def plan_devices(
     if mfu is None and not model.weights_known:
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give --mfu X or --from-run RUN")
     sizing = devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size, differences)
-    return replace(sizing, assumptions=[*sizing.assumptions, *model.notes])
+    of_pages = (*(corpus.notes if corpus is not None else ()), *limit_notes(config, model))
+    return replace(sizing, assumptions=[*sizing.assumptions, *of_pages, *model.notes])
 
 
 def _model(config: AnalysisConfig) -> ModelDescription:
@@ -92,7 +95,7 @@ def _model(config: AnalysisConfig) -> ModelDescription:
     return model
 
 
-def _sizes(images: Path | None, pages: Path | None) -> list[PageSize] | None:
+def _corpus(images: Path | None, pages: Path | None) -> Corpus | None:
     if images is not None:
         return pages_of_folder(images)
     return None if pages is None else pages_of_table(pages)
@@ -106,11 +109,11 @@ class _Pages:
     count: int = 0
 
 
-def _pages(config: AnalysisConfig, model: ModelDescription, sizes: list[PageSize] | None) -> dict[Workload, _Pages]:
+def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | None) -> dict[Workload, _Pages]:
     """The different workloads of a corpus."""
     refuse_adapter(config, "plan")
     found: dict[Workload, _Pages] = {}
-    for size in [None] if sizes is None else sizes:
+    for size in [None] if corpus is None else corpus.pages:
         settings = config
         if size is not None:
             given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None}

@@ -14,9 +14,10 @@ from stagemeter.config import ProfileConfig
 from stagemeter.core.files import outside_path
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
-from stagemeter.models.description import load_architecture
+from stagemeter.models.description import describe_model, load_architecture
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.models.family import EXPERTS_READ
+from stagemeter.page_planning import with_tile_limit
 from stagemeter.planning import plan_workload, refuse_adapter, require_runnable
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import DECODE_TOTAL, Profile
@@ -115,6 +116,7 @@ def _plan(config: ProfileConfig) -> _Plan:
         from stagemeter.session import require_weights
 
         require_weights(outside_path(config.weights, "weights"))
+    config = with_tile_limit(config, describe_model(config.model).processor)
     workload = plan_workload(config, architecture)
     require_runnable(workload)
     if workload.kv_cache_dtype is not None:

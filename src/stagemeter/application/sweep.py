@@ -46,6 +46,8 @@ class Swept:
         MLflow run that it was logged to.
     messages : list of str
         What to tell the user at the end.
+    notes : tuple of str
+        What was left out of the pages, and which limits decided their views.
     """
 
     output: Path
@@ -55,6 +57,7 @@ class Swept:
     verified: int = 0
     run_id: str | None = None
     messages: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
 
 def sweep(
@@ -152,7 +155,8 @@ def _run(
         parts.remove()
     seconds = time.perf_counter() - start
     evaluated = sum(part.stop - part.start for part in pending)
-    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, verified)
+    notes = tuple(dict.fromkeys(note for grid in grids for note in grid.notes))
+    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, verified, notes=notes)
 
 
 def sweep_and_log(
@@ -199,7 +203,7 @@ def sweep_and_log(
             swept = _run(plan, **options, keep_parts=True)
         try:
             with tracked_run(run_name, _name(settings), experiment) as run:
-                log_sweep(run, settings, swept.output, child_runs)
+                log_sweep(run, settings, swept.output, child_runs, swept.notes)
         except TrackingError as error:
             raise TrackingError(f"{error}. Not logged, but written: {swept.output}") from error
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stagemeter.cli.output import print_json, say_options, store_options
-from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.types import FRACTION, PATH, TEXT, once
 from stagemeter.cli.workload import workload_options, workload_settings
 from stagemeter.errors import StagemeterError
 
@@ -20,13 +20,22 @@ Examples:
 """
 
 
+#: What to do for several values.
+_ONE_FOLDER = "pictures of all folders below it are taken, and a table holds any number of pages"
+
+
 @click.command(epilog=_EPILOG)
 @click.option("--pages-per-day", type=FRACTION, help="Pages a day.")
 @click.option("--device", type=TEXT, help="Device, see `stagemeter devices`.")
 @click.option("--mfu", type=FRACTION, help="Utilization of whole requests, such as 0.05. [that of the roofline]")
 @click.option("--from-run", type=TEXT, help="Profiling run that was paired, whose utilization is taken.")
-@click.option("--images", type=PATH, help="Folder of pictures, whose mean is taken.")
-@click.option("--pages", type=PATH, help="CSV of page sizes with the columns width and height, whose mean is taken.")
+@once("--images", type=PATH, instead=_ONE_FOLDER, help="Folder of pictures, whose mean is taken.")
+@once(
+    "--pages",
+    type=PATH,
+    instead=_ONE_FOLDER,
+    help="CSV of page sizes with the columns width and height, whose mean is taken.",
+)
 @workload_options
 @store_options
 @say_options

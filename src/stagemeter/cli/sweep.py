@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagemeter.cli.output import print_json, run_options, say, say_options
-from stagemeter.cli.types import NUMBER, PATH, TEXT
+from stagemeter.cli.types import NUMBER, PATH, TEXT, once
 from stagemeter.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -25,18 +25,30 @@ Values stand between commas; first..last:step is a range with both ends.
 """
 
 
+#: What to do for several values.
+_COMMAS, _ONE_FOLDER = "write several values between commas", "pictures of all folders below it are taken"
+
+
 @click.command(epilog=_EPILOG)
 @click.option("--grid", "grid_file", type=PATH, help="YAML file of the settings below; options given here win over it.")
-@click.option("--model", type=TEXT, help="Models. [deepseek-ocr]")
-@click.option("--mode", type=TEXT, help="Modes. [gundam]")
-@click.option("--page-size", type=TEXT, help="Page sizes in pixels. [1654x2339]")
-@click.option("--images", type=TEXT, help="Folder of pictures, whose sizes are the pages.")
-@click.option("--pages", type=TEXT, help="CSV of page sizes with the columns width, height and, if named, page.")
-@click.option("--batch-size", type=TEXT, help="Pages at once. [1]")
-@click.option("--text-tokens", type=TEXT, help="Tokens of the prompt besides the page's. [10]")
-@click.option("--new-tokens", type=TEXT, help="Tokens to generate. [512]")
-@click.option("--dtype", type=TEXT, help="Data types. [bfloat16]")
-@click.option("--device", type=TEXT, help="Devices to work out bounds for, see `stagemeter devices`. [none]")
+@once("--model", type=TEXT, instead=_COMMAS, help="Models. [deepseek-ocr]")
+@once("--mode", type=TEXT, instead=_COMMAS, help="Modes. [gundam]")
+@once("--page-size", type=TEXT, instead=_COMMAS, help="Page sizes in pixels. [1654x2339]")
+@once("--images", type=TEXT, instead=_ONE_FOLDER, help="Folder of pictures, whose sizes are the pages.")
+@once(
+    "--pages",
+    type=TEXT,
+    instead=_ONE_FOLDER,
+    help="CSV of page sizes with the columns width, height and, if named, page.",
+)
+@click.option("--min-pixels", type=TEXT, help="Pixels to which smaller pages are resized. [the processor's]")
+@click.option("--max-pixels", type=TEXT, help="Pixels to which larger pages are resized. [the processor's]")
+@click.option("--max-tiles", type=TEXT, help="Tiles of a page at most. [the processor's; DeepSeek-OCR: 9]")
+@once("--batch-size", type=TEXT, instead=_COMMAS, help="Pages at once. [1]")
+@once("--text-tokens", type=TEXT, instead=_COMMAS, help="Tokens of the prompt besides the page's. [10]")
+@once("--new-tokens", type=TEXT, instead=_COMMAS, help="Tokens to generate. [512]")
+@once("--dtype", type=TEXT, instead=_COMMAS, help="Data types. [bfloat16]")
+@once("--device", type=TEXT, instead=_COMMAS, help="Devices to work out bounds for, see `stagemeter devices`. [none]")
 @click.option("--seq-len", type=TEXT, help="Length at which to look at the language model, one for all. [the prompt's]")
 @click.option("--decode-context", type=TEXT, help="Tokens that the reported decode step attends to. [auto]")
 @click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="The table.")
@@ -109,6 +121,7 @@ def sweep(
                 "evaluated": swept.evaluated,
                 "verified": swept.verified,
                 "seconds": swept.seconds,
+                "notes": list(swept.notes),
             }
         )
     else:
@@ -127,4 +140,4 @@ def _say(swept: Swept) -> None:
     ]
     if swept.verified:
         lines.append(f"{swept.verified:,} of them counted again in full: equal")
-    print_lines(lines)
+    print_lines([*lines, *(f"note: {note}" for note in swept.notes)])

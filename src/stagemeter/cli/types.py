@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from stagemeter.core.files import outside_path
+from stagemeter.errors import StagemeterError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 #: How an MLflow project, whose parameters always have a value, says that an option is not given.
 _NOT_GIVEN = "none"
 
@@ -66,6 +69,27 @@ class OutsidePath(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert what was given on the command line."""
         return outside_path(value, "path" if param is None else param.opts[0])
+
+
+def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Make an option that is refused where it is given more than once: click would take the last one without a word.
+
+    Parameters
+    ----------
+    *names : str
+        As for ``click.option``.
+    instead : str
+        What to do for several values.
+    **attributes
+        As for ``click.option``.
+    """
+
+    def only_one(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
+        if len(values) > 1:
+            raise StagemeterError(f"{param.opts[0]}: given {len(values)} times. Give it once; {instead}")
+        return values[0] if values else None
+
+    return click.option(*names, multiple=True, callback=only_one, **attributes)
 
 
 TEXT = Optional(click.STRING)

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize
+from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
 from stagemeter.errors import StagemeterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+#: What to do where there are several pages.
+_SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
 _OPTIONS = (
     click.option("--config", "config_file", type=PATH, help="YAML file of settings; options given here win over it."),
     click.option(
@@ -33,9 +35,12 @@ _OPTIONS = (
     click.option("--min-pixels", type=NUMBER, help="Pixels to which smaller pages are resized. [the processor's]"),
     click.option("--max-pixels", type=NUMBER, help="Pixels to which larger pages are resized. [the processor's]"),
     click.option("--max-tiles", type=NUMBER, help="Tiles of a page at most. [the processor's; DeepSeek-OCR: 9]"),
-    click.option("--image", type=TEXT, help="Picture of the page."),
-    click.option(
-        "--page-size", type=Optional(PageSize()), help="Size of a blank page in pixels, in place of a picture."
+    once("--image", type=TEXT, instead=_SEVERAL, help="Picture of the page."),
+    once(
+        "--page-size",
+        type=Optional(PageSize()),
+        instead=_SEVERAL,
+        help="Size of a blank page in pixels, in place of a picture.",
     ),
     click.option(
         "--text-tokens",

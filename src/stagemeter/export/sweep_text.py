@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _PAGES = 20
 
 
-def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str) -> str:
+def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes: Sequence[str] = ()) -> str:
     """Say what a sweep comes to: ranges, the cheapest way to see a page, and what devices can do.
 
     Parameters
@@ -23,11 +24,15 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str) -> st
         What the sweep comes to.
     table_name, page_name : str
         Files that lie beside this text: the table, and the page of charts.
+    notes : sequence of str
+        What one should know of the pages.
     """
     document = new_document()
     document.new_paragraph(
         f"**{summary.rows:,} workloads.** Each row of `{table_name}` is one; `{page_name}` draws them."
     )
+    if notes:
+        document.new_list(list(notes))
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1
     for row in _rows(summary.ranges):

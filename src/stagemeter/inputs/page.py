@@ -120,6 +120,25 @@ def page_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return load_page(path).size
 
 
+def page_count(path: str | os.PathLike[str]) -> int:
+    """Count the pages of a picture: the frames of a TIFF, a GIF or another format that holds several.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A picture in any format that Pillow reads.
+
+    Raises
+    ------
+    StagemeterError
+        As `load_page`.
+    """
+    source = Path(path)
+    _require_filled_file(source)
+    with _readable(source), Image.open(source) as picture:
+        return int(getattr(picture, "n_frames", 1))
+
+
 def synthetic_page(width: int, height: int) -> Image.Image:
     """Make a page without content.
 

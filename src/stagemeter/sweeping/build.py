@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from stagemeter.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.config import DEFAULT_MODE, MODES, AnalysisConfig
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
 from stagemeter.models.description import ModelDescription, describe_model, require_family
+from stagemeter.models.page_settings import OPTIONS
+from stagemeter.page_planning import limit_notes
 from stagemeter.planning import plan_request
-from stagemeter.sweeping.corpus import PageSize, pages_of_folder, pages_of_sizes, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, PageSize, pages_of_folder, pages_of_sizes, pages_of_table
 from stagemeter.sweeping.evaluate import wide_columns
 from stagemeter.sweeping.grid import Grid, Page, Views
 from stagemeter.sweeping.ranges import numbers, sizes, words
@@ -38,8 +40,8 @@ class SweepSettings:
         A folder of pictures, or a CSV of page sizes, in place of sizes.
     batch_size, text_tokens, new_tokens : str or None
         Numbers and ranges.
-    seq_len, decode_context : str or None
-        A single value, as in an analysis.
+    seq_len, decode_context, min_pixels, max_pixels, max_tiles : str or None
+        A single value, as in an analysis. A limit of tiles is one of the modes that cut any.
     """
 
     model: str | None = None
@@ -54,6 +56,9 @@ class SweepSettings:
     device: str | None = None
     seq_len: str | None = None
     decode_context: str | None = None
+    min_pixels: str | None = None
+    max_pixels: str | None = None
+    max_tiles: str | None = None
 
 
 def read_settings(path: Path) -> SweepSettings:
@@ -103,7 +108,7 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
     StagemeterError
         If a value cannot be used, or the grid holds numbers that a table cannot.
     """
-    sizes_of_pages = _pages(settings)
+    corpus, limits = _pages(settings), _limits(settings)
     values: dict[str, Any] = {
         "batch_sizes": tuple(_numbers(settings.batch_size, "--batch-size", AnalysisConfig().batch_size)),
         "text_tokens": tuple(_numbers(settings.text_tokens, "--text-tokens", AnalysisConfig().text_tokens)),
@@ -121,8 +126,10 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
         described = _described(model)
         family, architecture = described.family, described.architecture
         found = (closed_forms or {}).get(model) or coefficients(family, architecture)
-        pages = _planned(modes, sizes_of_pages, described)
-        grids.append(Grid(model, family.name, architecture, found, pages, devices=peaks, **values, **fixed))
+        pages = _planned(modes, corpus.pages, described, limits)
+        notes = (*corpus.notes, *_limit_notes(modes, described, limits))
+        named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
+        grids.append(Grid(model, family.name, architecture, found, pages, **named))
     # A column is of one type in the whole table.
     wide = frozenset(name for grid in grids for name in wide_columns(grid))
     return [replace(grid, wide=wide) for grid in grids]
@@ -169,7 +176,34 @@ def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> 
     AnalysisConfig(**fixed)
 
 
-def _pages(settings: SweepSettings) -> list[PageSize]:
+def _limits(settings: SweepSettings) -> dict[str, int]:
+    """Limits of pages that were asked for."""
+    limits: dict[str, int] = {}
+    for name, option in OPTIONS.items():
+        text = getattr(settings, name)
+        if text is not None:
+            (limits[name],) = _single(numbers(text, option), option)
+    AnalysisConfig(**limits)
+    return limits
+
+
+def limits_of(mode: str, limits: Mapping[str, int], several: bool) -> dict[str, int]:
+    """Return the limits that mean something in a mode: of several modes, tiles are those of the ones that cut any."""
+    cuts = mode not in MODES or MODES[mode][2]
+    return {name: value for name, value in limits.items() if cuts or not several or name != "max_tiles"}
+
+
+def _limit_notes(modes: Sequence[str], model: ModelDescription, limits: Mapping[str, int]) -> tuple[str, ...]:
+    """Say which limits decide the views of pages, and where they are from."""
+    notes = (
+        note
+        for mode in modes
+        for note in limit_notes(AnalysisConfig(mode=mode, **limits_of(mode, limits, len(modes) > 1)), model)
+    )
+    return tuple(dict.fromkeys(notes))
+
+
+def _pages(settings: SweepSettings) -> Corpus:
     given = {
         option: value
         for option, value in (
@@ -190,7 +224,9 @@ def _pages(settings: SweepSettings) -> list[PageSize]:
     return pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])
 
 
-def _planned(modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescription) -> list[Page]:
+def _planned(
+    modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescription, limits: Mapping[str, int]
+) -> list[Page]:
     """Every page in every mode, or once where the model's own processor decides; of one size they are planned once."""
     if model.family.views is not None:
         modes = modes[:1]
@@ -200,7 +236,8 @@ def _planned(modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescri
         for page in pages:
             key = mode, page.width, page.height
             if key not in planned:
-                config = AnalysisConfig(mode=mode, image_w=page.width, image_h=page.height)
+                asked = limits_of(mode, limits, len(modes) > 1)
+                config = AnalysisConfig(mode=mode, image_w=page.width, image_h=page.height, **asked)
                 workload = plan_request(config, model)
                 planned[key] = Views(
                     **{field.name: getattr(workload, field.name) for field in fields(Views)},

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +35,37 @@ class PageSize:
     name: str | None = None
 
 
-def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> list[PageSize]:
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Pages, and what one should know of where they are from.
+
+    Attributes
+    ----------
+    pages : sequence of PageSize
+        The pages.
+    notes : tuple of str
+        What was left out, and which pages are there more than once.
+    """
+
+    pages: Sequence[PageSize]
+    notes: tuple[str, ...] = ()
+
+
+def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> Corpus:
     """Make pages of sizes alone."""
-    return [PageSize(width, height) for width, height in sizes]
+    return Corpus([PageSize(width, height) for width, height in sizes])
 
 
-def pages_of_folder(folder: Path, jobs: int = -1) -> list[PageSize]:
+def pages_of_folder(folder: Path, jobs: int = -1) -> Corpus:
     """Measure the pictures of a folder and of those below it, by name.
+
+    Hidden files and folders, links to folders, and files that Pillow has no format for by their ending are left out.
+    Of a picture of several pages the first is taken. A copy of another picture counts like it.
 
     Parameters
     ----------
     folder : Path
-        The folder. Files that Pillow has no format for by their ending are passed over.
+        The folder.
     jobs : int
         How many pictures are read at a time; -1 for as many as there are cores.
 
@@ -53,36 +75,102 @@ def pages_of_folder(folder: Path, jobs: int = -1) -> list[PageSize]:
         If there is no such folder, it holds no picture, or one cannot be read.
     """
     from joblib import Parallel, delayed
-    from PIL import Image
 
     if not folder.is_dir():
         raise StagemeterError(f"--images {folder}: is no folder")
-    Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
+    paths, left_out = _pictures(folder)
     if not paths:
-        raise StagemeterError(f"--images {folder}: holds no picture that Pillow reads")
-    measured: Sequence[PageSize | str] = Parallel(n_jobs=jobs, prefer="threads")(
+        found = "".join(f"; {line}" for line in _left_out(left_out))
+        raise StagemeterError(f"--images {folder}: holds no picture that Pillow reads{found}")
+    measured: Sequence[_Measured | str] = Parallel(n_jobs=jobs, prefer="threads")(
         delayed(_measure)(folder, path) for path in paths
     )
     broken = [found for found in measured if isinstance(found, str)]
     if broken:
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
         raise StagemeterError(f"--images {folder}: {'; '.join(broken[:_NAMED])}{more}: mend or remove them")
-    return [page for page in measured if isinstance(page, PageSize)]
+    read = [found for found in measured if isinstance(found, _Measured)]
+    left_out[_FURTHER] = sum(found.further for found in read)
+    copies = len(read) - len({found.content for found in read})
+    notes = _left_out(left_out)
+    if copies:
+        notes += (f"{_number(copies, 'picture is a copy', 'pictures are copies')} of another one, and counts like it",)
+    return Corpus([found.page for found in read], notes)
 
 
-def _measure(folder: Path, path: Path) -> PageSize | str:
-    from stagemeter.inputs.page import page_size
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A picture: the size of its first page, how many pages follow, and a digest of the file."""
+
+    page: PageSize
+    further: int
+    content: bytes
+
+
+#: Kinds of what is left out of a corpus, in words for one and for several.
+_PDF = (
+    "PDF, whose pages are to be rendered to pictures first",
+    "PDFs, whose pages are to be rendered to pictures first",
+)
+_OTHER = ("file that is no picture by its ending", "files that are no pictures by their endings")
+_HIDDEN = ("hidden file or folder", "hidden files or folders")
+_LINK = ("link to a folder or to nothing", "links to folders or to nothing")
+_FURTHER = ("further page of a picture of several pages", "further pages of pictures of several pages")
+
+
+def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
+    """Pictures of a folder by their endings, and how many other things there are, by kind."""
+    from PIL import Image
+
+    Image.init()
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    found: list[Path] = []
+    left_out = Counter[tuple[str, str]]()
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        for name in list(folders):
+            kind = _HIDDEN if name.startswith(".") else _LINK if (here / name).is_symlink() else None
+            if kind is not None:
+                left_out[kind] += 1
+                folders.remove(name)
+        for name in files:
+            path = here / name
+            if name.startswith("."):
+                left_out[_HIDDEN] += 1
+            elif not path.is_file():
+                left_out[_LINK if path.is_symlink() else _OTHER] += 1
+            elif path.suffix.lower() == ".pdf":
+                left_out[_PDF] += 1
+            elif path.suffix.lower() in endings:
+                found.append(path)
+            else:
+                left_out[_OTHER] += 1
+    return sorted(found), left_out
+
+
+def _left_out(left_out: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
+    """Say what was left out; nothing where nothing was."""
+    kinds = [_number(number, *kind) for kind, number in left_out.items() if number]
+    return (f"left out of the pages: {'; '.join(kinds)}",) if kinds else ()
+
+
+def _number(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
+
+
+def _measure(folder: Path, path: Path) -> _Measured | str:
+    from stagemeter.inputs.page import page_count, page_size
 
     try:
-        width, height = page_size(path)
+        (width, height), further = page_size(path), page_count(path) - 1
     except StagemeterError as error:
         return str(error)
-    return PageSize(width, height, str(path.relative_to(folder)))
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "blake2b").digest()
+    return _Measured(PageSize(width, height, str(path.relative_to(folder))), further, content)
 
 
-def pages_of_table(path: Path) -> list[PageSize]:
+def pages_of_table(path: Path) -> Corpus:
     """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``.
 
     Raises
@@ -112,4 +200,7 @@ def pages_of_table(path: Path) -> list[PageSize]:
         table[name] = sizes.astype("int64")
     names = table["page"].astype(str).tolist() if "page" in table.columns else [None] * len(table)
     rows = zip(table["width"].tolist(), table["height"].tolist(), names, strict=True)
-    return [PageSize(width, height, name) for width, height, name in rows]
+    pages = [PageSize(width, height, name) for width, height, name in rows]
+    again = len(pages) - len({page.name for page in pages}) if "page" in table.columns else 0
+    named = _number(again, "page has the name of another one, and counts", "pages have names of others, and count")
+    return Corpus(pages, (f"{named} all the same",) if again else ())

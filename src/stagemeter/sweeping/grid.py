@@ -76,6 +76,10 @@ class Grid:
         Length at which the language model is looked at; None: that of the prompt.
     decode_context : int or str
         As in a configuration.
+    limits : mapping
+        Limits of pages that were asked for, as in a configuration.
+    notes : sequence of str
+        What one should know of where the pages are from.
     wide : frozenset of str
         Columns whose numbers may not fit into 64 bits.
     """
@@ -93,6 +97,8 @@ class Grid:
     seq_len: int | None = None
     decode_context: int | str = "auto"
     wide: frozenset[str] = frozenset()
+    limits: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def family(self) -> Family[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stagemeter.capacity import roofline_section
 from stagemeter.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.sweeping.build import limits_of
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 from stagemeter.values import report_values
@@ -55,6 +56,7 @@ def differences(grid: Grid, row: int, count: Count) -> list[str]:
         dtype=found["dtype"],
         seq_len=grid.seq_len,
         decode_context=grid.decode_context,
+        **limits_of(found["mode"], grid.limits, several=True),
     )
     report = count(grid, config)
     if grid.devices:

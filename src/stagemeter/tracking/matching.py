@@ -79,7 +79,7 @@ class StaticRuns:
         self, profile: Run, measured: Workload, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]
     ) -> str:
         model = profile.data.tags.get(MODEL, "?")
-        command = analyze_command(model, measured)
+        command = analyze_command(model, measured, profile.data.params)
         start = (
             f"no static run counts the work of run {profile.info.run_id} ({profile.info.run_name}). "
             f"Count it: `{command}`"

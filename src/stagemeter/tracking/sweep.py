@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ PAGE_FILE = "charts.html"
 _LONGEST = 6000
 
 
-def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: str | None = None) -> None:
+def log_sweep(
+    run: RunInfo, settings: SweepSettings, table: Path, child_runs: str | None = None, notes: Sequence[str] = ()
+) -> None:
     """Log a sweep to a run.
 
     Parameters
@@ -45,6 +47,8 @@ def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: st
         The table, an artifact.
     child_runs : str or None
         See `stagemeter.sweeping.children.child_rows`.
+    notes : sequence of str
+        What one should know of its pages.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def log_sweep(run: RunInfo, settings: SweepSettings, table: Path, child_runs: st
     """
     summary = summarize(table)
     charts = sweep_charts(summary)
-    note = sweep_markdown(summary, table.name, PAGE_FILE)
+    note = sweep_markdown(summary, table.name, PAGE_FILE, notes)
     client = mlflow.MlflowClient()
     with store_errors():
         given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
