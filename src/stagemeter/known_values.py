@@ -37,6 +37,10 @@ _MADE_OF_NOTHING = frozenset({
     aten.new_ones, aten.new_zeros, aten.ones, aten.ones_like, aten.scalar_tensor, aten.tril_indices,
     aten.triu_indices, aten.zeros, aten.zeros_like,
 })  # fmt: skip
+#: What makes tensors of the form of others, with whatever was in the memory.
+_MADE_OF_SHAPES = frozenset({
+    aten.empty_like, aten.new_empty, aten.new_empty_strided, aten.resize, aten.resize_, aten.resize_as, aten.resize_as_,
+})  # fmt: skip
 #: What fills a tensor whatever was in it.
 _FILLING = frozenset({aten.fill_, aten.zero_})
 _INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
@@ -119,8 +123,11 @@ class KnownValues:
                 return args[0].copy_(value)
         if packet in _INDEXING:
             args = (args[0], self._whole_numbers(args[1]), *args[2:])
+        if packet is aten.masked_select and self.value_of(args[0]) is None and args[0].shape == args[1].shape:
+            # Elements by their places, which are known where the mask is.
+            func, args = aten.index.Tensor, (args[0], self._whole_numbers([args[1]]))
         tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
-        values = self._values((args, kwargs), tensors, packet)
+        values = self._values((args, kwargs), tensors, func)
         if values is None:
             args, kwargs = self._together(func, args, kwargs, tensors)
         if values is not None and _asks_for_values(func, args, kwargs):
@@ -161,9 +168,12 @@ class KnownValues:
             return value.item()
         return item
 
-    def _values(self, arguments: Any, tensors: Sequence[torch.Tensor], packet: Any) -> tuple[Any, Any] | None:
+    def _values(self, arguments: Any, tensors: Sequence[torch.Tensor], func: Any) -> tuple[Any, Any] | None:
         """The arguments with values in place of shapes; None where one has none."""
+        packet = func._overloadpacket
         if not tensors and packet not in _MADE_OF_NOTHING:
+            return None
+        if packet in _MADE_OF_SHAPES or torch.Tag.nondeterministic_seeded in func.tags:
             return None
         if any(type(tensor) is not torch.Tensor for tensor in tensors):
             return None  # Weights, and subclasses, which know better.
@@ -244,8 +254,9 @@ class KnownValues:
 
 
 def _is_array(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is on the CPU and no single number, which goes with every device."""
-    return tensor.device.type == "cpu" and tensor.dim() > 0
+    """Whether a tensor is on the CPU, no weight, and no single number, which goes with every device."""
+    weight = isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
+    return tensor.device.type == "cpu" and tensor.dim() > 0 and not weight
 
 
 class KnownValuesMode(TorchDispatchMode):

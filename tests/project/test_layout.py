@@ -68,6 +68,7 @@ WITH_TORCH = (
         f"stagemeter.modules.{name}"
         for name in (
             "analyze",
+            "arguments",
             "as_found",
             "assemble",
             "batch_costs",

@@ -2,7 +2,8 @@
 
 Norms cost nothing by convention, but torch's own kernels of them for the meta device are written in Python and take
 most of the time of a count: their results have the shape of their input. Grouped products it takes in bfloat16 alone
-there, while real devices take other data types, too. What does not fit together is left to torch, which says so.
+there, while real devices take other data types, too. The gradient of what is put where a mask says so has the shape of
+what was put, while torch looks at the mask. What does not fit together is left to torch, which says so.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ def _grouped_mm(
     return left.new_empty(shape)
 
 
+def _masked_scatter_backward(gradient: torch.Tensor, mask: torch.Tensor, sizes: Sequence[int]) -> Any:
+    return gradient.new_empty(tuple(sizes))
+
+
 _RESULTS: dict[Any, Callable[..., Any]] = {
+    aten.masked_scatter_backward.default: _masked_scatter_backward,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_group_norm.default: _group_norm,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import nn
 
 from stagemeter.errors import StagemeterError
+from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
@@ -59,7 +59,7 @@ class BatchCosts:
         Signature of a call to its arguments on the meta device, see `stagemeter.modules.calls.CallRecorder`.
     """
 
-    def __init__(self, bare: Mapping[Hashable, tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+    def __init__(self, bare: Mapping[Hashable, Arguments]) -> None:
         self._bare = bare
         self._models: dict[int, tuple[tuple[bool, ...], nn.Module]] = {}
         self._counted: dict[Hashable, tuple[int, int, frozenset[str]]] = {}
@@ -105,15 +105,15 @@ class BatchCosts:
         flags, bare = self._model(call.module)
         key = (call.signature, flags)
         if key not in self._counted:
-            args, kwargs = self._bare[call.signature]
-            shapes = {name: value for name, value in kwargs.items() if name not in _VALUES_ONLY}
-            self._counted[key] = _count(bare, args, shapes, call.train)
+            given = self._bare[call.signature]
+            shapes = {name: value for name, value in given.kwargs.items() if name not in _VALUES_ONLY}
+            self._counted[key] = _count(bare, Arguments(given.args, shapes, given.values), call.train)
         return self._counted[key]
 
     def _text(self, call: Call) -> Callable[[int], int]:
         """What one sequence costs by its length, without images or anything else that is not text."""
         flags, bare = self._model(call.module)
-        kwargs = self._bare[call.signature][1]
+        kwargs = self._bare[call.signature].kwargs
         labels = kwargs.get("labels")
         with_labels = isinstance(labels, torch.Tensor)
         of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
@@ -128,7 +128,7 @@ class BatchCosts:
                 if length not in counted:
                     ids = spec(1, length, dtype=torch.long)
                     shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {}) | ({MASK: ids} if masked else {})
-                    run, again, _ = _count(bare, (), shapes, call.train)
+                    run, again, _ = _count(bare, Arguments((), shapes), call.train)
                     counted[length] = run - again
                 return counted[length]
 
@@ -148,10 +148,8 @@ class BatchCosts:
         return kept
 
 
-def _count(
-    bare: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], train: bool
-) -> tuple[int, int, frozenset[str]]:
-    counted = count_from_shapes(bare, Pass(args, kwargs, train, None, {}))
+def _count(bare: nn.Module, given: Arguments, train: bool) -> tuple[int, int, frozenset[str]]:
+    counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, None, {}, given.values))
     passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
     run = sum(counts.of("").macs for counts in passes)
     again = 0 if counted.backward is None else counted.backward.again_of("").macs

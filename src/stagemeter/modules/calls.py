@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,13 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from stagemeter.modules.shapes import on_meta
+from stagemeter.modules.arguments import (
+    Arguments,
+    arguments_of,
+    arguments_with_values,
+    reads_more_than_text,
+    values_key,
+)
 
 #: Names that transformers gives to the token ids of a text, and to what says where sequences begin or end.
 TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q"
@@ -37,7 +44,7 @@ class Call:
     lengths : torch.Tensor or None
         What tells the real lengths of the sequences, see `real_lengths`; None where nothing does.
     samples : int
-        Sequences, or rows of the first tensor.
+        Sequences, or rows of the first tensor where the call is not of a text.
     """
 
     module: nn.Module
@@ -86,9 +93,15 @@ class CallRecorder:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.bare: dict[Hashable, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.bare: dict[Hashable, Arguments] = {}
         self.first_evaluation: float | None = None
         self._modules = list(dict.fromkeys(modules))
+        # What they are called with by place is known by the names of their parameters.
+        self._parameters = {
+            module: list(inspect.signature(module.forward).parameters)
+            for module in self._modules
+            if reads_more_than_text(module)
+        }
         self._calls: list[Call] = []
         self._running = _Running()
         self._blind = False
@@ -135,18 +148,24 @@ class CallRecorder:
         train = torch.is_grad_enabled() and called.training
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
-        signature = (id(module), train, call_signature(args, kwargs))
+        parameters = self._parameters.get(module)
+        values = () if parameters is None else values_key(parameters, args, kwargs)
+        signature = (id(module), train, call_signature(args, kwargs), values)
         if signature not in self.bare:
-            self.bare[signature] = on_meta((args, kwargs))
+            self.bare[signature] = (
+                arguments_of(args, kwargs) if parameters is None else arguments_with_values(args, kwargs, pixels=False)
+            )
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.dim()]
+        shape = _text_shape(kwargs)
+        samples = tensors[0].shape[0] if tensors else 0
         self._calls.append(
             Call(
                 module=module,
                 train=train,
                 signature=signature,
-                shape=_text_shape(kwargs),
+                shape=shape,
                 lengths=_lengths(kwargs),
-                samples=tensors[0].shape[0] if tensors else 0,
+                samples=samples if shape is None else shape[0],
             )
         )
 

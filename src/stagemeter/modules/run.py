@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -21,9 +22,19 @@ from stagemeter.counting.higher_order import flex_attention_on_any_device
 from stagemeter.counting.layouts import is_sparse
 from stagemeter.counting.scripts import is_script
 from stagemeter.errors import StagemeterError
+from stagemeter.known_values import KnownValues
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
 from stagemeter.modules.masks import meta_tensors_are_symbols
-from stagemeter.modules.shapes import on_meta, require_shapes, tensors_of, with_values, with_weights, without_weights
+from stagemeter.modules.shapes import (
+    Value,
+    on_meta,
+    on_meta_with_values,
+    require_shapes,
+    tensors_of,
+    with_values,
+    with_weights,
+    without_weights,
+)
 from stagemeter.modules.wrappers import is_sharded, plain_name
 
 #: What a model's output becomes before the backward pass: a tensor of one element.
@@ -46,6 +57,8 @@ class Pass:
         Makes a loss of the output; None: the output's own ``loss``, or else the sum of all of its tensors.
     rules : mapping
         How some operators are counted, in place of what is registered.
+    values : sequence
+        Values of tensors on the meta device among the arguments, for where the model asks for them.
     """
 
     args: tuple[Any, ...]
@@ -53,6 +66,7 @@ class Pass:
     train: bool
     loss: Loss | None
     rules: Mapping[Any, Rule]
+    values: Sequence[Value] = ()
 
 
 @dataclass(frozen=True)
@@ -136,12 +150,14 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     if reason is None:
         try:
             bare = without_weights(model)
-            args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
+            (args, kwargs), values = on_meta_with_values(
+                (wanted.args, dict(wanted.kwargs)), lambda tensor: True, copied=False
+            )
         except StagemeterError as error:
             reason = str(error)
         else:
             with random_numbers_left_alone(model):
-                counts, failure = _attempt(bare, args, kwargs, wanted)
+                counts, failure = _attempt_on_shapes(bare, replace(wanted, args=args, kwargs=kwargs, values=values))
             if failure is None:
                 return CountedPass(*counts, device="meta", notes=[])
             if not _have_values(tensors) and not failure.asks_for_values:
@@ -199,7 +215,7 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
         If the model fails on shapes alone, for whatever reason.
     """
     with random_numbers_left_alone(bare):
-        counts, failure = _attempt(bare, wanted.args, wanted.kwargs, wanted)
+        counts, failure = _attempt_on_shapes(bare, wanted)
     if failure is not None:
         raise StagemeterError(
             f"{failure.where} fails on shapes alone: {type(failure.error).__name__}: {failure.error}"
@@ -207,8 +223,23 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
     return CountedPass(*counts, device="meta", notes=[])
 
 
+def _attempt_on_shapes(bare: nn.Module, wanted: Pass) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
+    """Count a pass of a model without weights; where it asks for values, again with those that are known."""
+    # Copies: a pass fills the caches that it is called with.
+    args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
+    counts, failure = _attempt(bare, args, kwargs, wanted)
+    if failure is None or not failure.asks_for_values or not wanted.values:
+        return counts, failure
+    known = KnownValues()
+    # In one copy, so that tensors of arguments stay those whose values are known.
+    args, kwargs, tensors = on_meta((wanted.args, dict(wanted.kwargs), [tensor for tensor, _ in wanted.values]))
+    for tensor, (_, value) in zip(tensors, wanted.values, strict=True):
+        known.give(tensor, value)
+    return _attempt(bare, args, kwargs, wanted, known)
+
+
 def _attempt(
-    model: nn.Module, args: Any, kwargs: Any, wanted: Pass
+    model: nn.Module, args: Any, kwargs: Any, wanted: Pass, known: KnownValues | None = None
 ) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
     counter = CostCounter(model, rules=wanted.rules)
     empty = (Counts(), None)
@@ -224,7 +255,7 @@ def _attempt(
             # Hooks see a compiled module twice, once as its wrapper: the wrapper has no work of its own.
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
             model.train(wanted.train)
-            with counter:
+            with counter, known or nullcontext():
                 out = model(*args, **kwargs)
                 forward = counter.counts()
                 if not wanted.train:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -50,6 +50,47 @@ def on_meta(tree: Tree) -> Tree:
     Gradients are neither copied nor wanted. The memory of the tensors is not needed twice: only shapes are copied.
     """
     return _deepcopy(tree, {})
+
+
+#: A tensor on the meta device, and the values of the tensor that it stands for.
+Value = tuple[torch.Tensor, torch.Tensor]
+#: Elements of a tensor up to which its values go along.
+_LARGEST = 1 << 28
+
+
+def on_meta_with_values(
+    tree: Tree, wanted: Callable[[torch.Tensor], bool], copied: bool = True
+) -> tuple[Tree, list[Value]]:
+    """Copy anything with its tensors on the meta device, and keep the values that its tensors have.
+
+    Parameters
+    ----------
+    tree
+        Containers, caches, objects that hold tensors.
+    wanted : callable
+        Of which tensors the values are kept, where they have any.
+    copied : bool
+        Whether values are copied, so that they stay what they are whatever is written to the tensors later.
+
+    Returns
+    -------
+    tuple
+        The copy, and its tensors whose values are known with these, on the CPU.
+    """
+    values: list[Value] = []
+
+    def bare(tensor: torch.Tensor) -> torch.Tensor:
+        made = _bare(tensor)
+        if _has_plain_values(tensor) and wanted(tensor):
+            values.append((made, tensor.detach().to("cpu", copy=copied)))
+        return made
+
+    return _deepcopy(tree, {}, _Replacing(bare)), values
+
+
+def _has_plain_values(tensor: torch.Tensor) -> bool:
+    plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided and not tensor.is_quantized
+    return plain and tensor.device.type != "meta" and tensor.numel() <= _LARGEST
 
 
 def without_weights(model: nn.Module) -> nn.Module:

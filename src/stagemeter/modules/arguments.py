@@ -1,0 +1,123 @@
+"""Values of arguments that decide what a model costs, beside shapes: sizes of pictures, padding, lengths.
+
+A model of text costs what its shapes say. One that reads pictures or sound may split what it is given by the sizes in a
+tensor, or leave out pictures of zeros that pad a batch. Calls of such a model cost the same if these agree too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stagemeter.modules.shapes import Value, on_meta, on_meta_with_values
+
+#: Names that transformers gives to tensors with a number for each token, or for each sequence, of a text.
+_OF_TEXT = frozenset({
+    "attention_mask", "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "decoder_attention_mask",
+    "decoder_input_ids", "decoder_position_ids", "input_ids", "inputs", "labels", "max_length_k", "max_length_q",
+    "num_items_in_batch", "position_ids", "qformer_attention_mask", "qformer_input_ids",
+})  # fmt: skip
+#: Names of tensors that say of each token what it stands for.
+_TYPES = frozenset({"mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids"})
+#: Elements up to which values are compared one by one; of larger tensors, by how many of each row are not zero.
+_MOST_COMPARED = 1 << 12
+#: Dimensions of several pictures for each sequence, some of which may pad: batch, pictures, channels, height, width.
+_SEVERAL_PICTURES = 5
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of a call on the meta device.
+
+    Attributes
+    ----------
+    args, kwargs
+        The arguments.
+    values : sequence
+        Tensors among them whose values are known, with these.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    values: Sequence[Value] = ()
+
+
+def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+    """Take the shapes of a call's arguments, and nothing else."""
+    return Arguments(*on_meta((args, dict(kwargs))))
+
+
+def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixels: bool) -> Arguments:
+    """Take the shapes of a call's arguments, and the values of whole numbers among them.
+
+    Parameters
+    ----------
+    args, kwargs
+        The arguments.
+    pixels : bool
+        Whether to keep real numbers that are arguments themselves, such as pictures. Without them, it is kept which of
+        several pictures are zeros; the others are taken for ones.
+    """
+    direct = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+    kept = {id(value) for value in direct if pixels}
+
+    def wanted(tensor: torch.Tensor) -> bool:
+        return not _is_real(tensor) or id(tensor) in kept
+
+    (bare_args, bare_kwargs), values = on_meta_with_values((args, dict(kwargs)), wanted)
+    if not pixels:
+        bare = [value for value in (*bare_args, *bare_kwargs.values()) if isinstance(value, torch.Tensor)]
+        for tensor, shape in zip(direct, bare, strict=True):
+            if _holds_pictures(tensor):
+                seen = _pictures(tensor).cpu().to(tensor.dtype)
+                values.append((shape, seen[..., None, None, None].expand(tensor.shape)))
+    return Arguments(bare_args, bare_kwargs, values)
+
+
+def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
+    """What two calls of equal shapes have in common that cost the same, of a model that `reads_more_than_text`.
+
+    Parameters
+    ----------
+    names : iterable of str
+        What the parameters of the function are called, those of `args` first.
+    args, kwargs
+        The arguments.
+    """
+    named = [*zip(names, args, strict=False), *sorted(kwargs.items())]
+    tensors = {name: value for name, value in named if isinstance(value, torch.Tensor) and value.device.type != "meta"}
+    texts = {tensors[name].shape for name in tensors if name in _OF_TEXT}
+    key: list[Hashable] = []
+    for name, tensor in tensors.items():
+        if name in _TYPES:
+            key.append((name, *sorted(Counter(tensor.flatten().tolist()).items())))
+        elif _holds_pictures(tensor):
+            key.append((name, tuple(_pictures(tensor).flatten().tolist())))
+        elif not (_is_real(tensor) or name in _OF_TEXT or tensor.shape in texts):
+            compared = tensor if tensor.numel() <= _MOST_COMPARED else tensor.count_nonzero(-1)
+            key.append((name, tuple(compared.flatten().tolist())))
+    return tuple(key)
+
+
+def reads_more_than_text(model: nn.Module) -> bool:
+    """Whether a model of transformers takes pictures, films or sound beside text or beside one another."""
+    modalities = (getattr(module, "input_modalities", "") for module in model.modules())
+    return any(isinstance(found, (list, tuple)) and len(found) > 1 for found in modalities)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _holds_pictures(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dim() == _SEVERAL_PICTURES and tensor.device.type != "meta"
+
+
+def _pictures(tensor: torch.Tensor) -> torch.Tensor:
+    """Which pictures are no zeros: of each sequence, one truth value for each."""
+    return (tensor != 0).flatten(2).any(-1)
