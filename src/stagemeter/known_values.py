@@ -118,6 +118,9 @@ class KnownValues:
         if isinstance(func, torch._ops.HigherOrderOperator):
             return func(*args, **kwargs)  # What it gives is not known.
         packet = func._overloadpacket
+        if (wanted := kwargs.get("device")) is not None and torch.device(wanted).type not in ("cpu", "meta"):
+            # Where weights and caches were: what goes with them has no values either.
+            kwargs = {**kwargs, "device": torch.device("meta")}
         if packet is aten.copy_ and args[0].device.type == "cpu" and (value := self.value_of(args[1])) is not None:
             with _disable_current_modes():
                 return args[0].copy_(value)
@@ -128,10 +131,9 @@ class KnownValues:
             func, args = aten.index.Tensor, (args[0], self._whole_numbers([args[1]]))
         tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
         values = self._values((args, kwargs), tensors, func)
-        if values is None:
-            args, kwargs = self._together(func, args, kwargs, tensors)
         if values is not None and _asks_for_values(func, args, kwargs):
             return self._answer(func, *values)
+        args, kwargs = self._together(func, args, kwargs, tensors)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, values, out)
         return out

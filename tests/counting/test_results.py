@@ -81,3 +81,13 @@ def test_grouped_products(dtype):
         return [(out.shape, out.dtype) for out in outs], counter.counts().of("").macs
 
     assert run("meta") == run("cpu")
+
+
+@pytest.mark.parametrize("put", [(5, 3), (2, 3), (9,)])
+def test_gradient_of_what_is_put_by_a_mask_has_its_shape(put):
+    source = torch.empty(put, device="meta", requires_grad=True)
+    into, mask = torch.empty(4, 3, device="meta"), torch.empty(4, 1, device="meta", dtype=torch.bool)
+    with CostCounter() as counter:
+        into.masked_scatter(mask, source).sum().backward()
+    assert source.grad.shape == put
+    assert not counter.counts().unsupported_of("")

@@ -10,6 +10,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from brute_force import BruteForce
+from small_pictures import KINDS, grids, pictures, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
 import stagemeter
@@ -297,3 +299,78 @@ def test_images_of_the_batch_are_counted_beside_texts_at_their_real_lengths(tmp_
 
     logged = [entry for entry in history if "loss" in entry]
     assert sum(2 * entry["flops/train"] for entry in logged) == sum(map(step, lengths))
+
+
+def train_on_batches(model, tmp_path, batches):
+    """Train on batches as they are, each a step; return what was logged of each."""
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "out"), per_device_train_batch_size=1, max_steps=len(batches), logging_steps=1,
+        report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+        learning_rate=0.0,
+    )  # fmt: skip
+    given = iter(batches)
+    trainer = Trainer(
+        model, arguments, train_dataset=[{"index": index} for index in range(len(batches))],
+        data_collator=lambda items: dict(next(given)), callbacks=[StagemeterCallback(peak_tflops=PEAK)],
+    )  # fmt: skip
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def real_step(model, batch):
+    """FLOPs of a step on real numbers, product by product."""
+    model.train()
+    with BruteForce() as counted:
+        model(**batch).loss.backward()
+    return 2 * counted.macs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_that_reads_pictures_is_counted(kind, tmp_path, caplog):
+    model, batch = small_model(kind)
+    batch["labels"] = batch["input_ids"]
+    with caplog.at_level(logging.WARNING, logger="stagemeter"):
+        logged = train_on_batches(model, tmp_path, [batch, batch])
+    assert [entry["flops/train"] for entry in logged] == [real_step(model, batch)] * 2
+    for entry in logged:
+        assert entry["samples_per_second/train"] == pytest.approx(2000 / entry["step_ms/train"], rel=1e-9)
+    assert not [record for record in caplog.records if record.name.startswith("stagemeter")]
+
+
+def test_pictures_of_other_sizes_and_padding_views_are_other_work(tmp_path):
+    """Batches of equal shapes, and the same again: what values say decides."""
+    model, _ = small_model("qwen2_5_vl")
+    batches = [grids([[sides] * 2]) for sides in ((4, 6), (2, 12), (12, 2))]
+    for batch in batches:
+        batch["labels"] = batch["input_ids"]
+    flops = [entry["flops/train"] for entry in train_on_batches(model, tmp_path, [*batches, *batches])]
+    expected = [real_step(model, batch) for batch in batches]
+    assert flops == expected * 2
+    assert len(set(expected)) > 1
+    model, _ = small_model("smolvlm")
+    batches = [pictures(views) for views in ([[True, True]], [[True, False]])]
+    batches = [batch | {"labels": batch["input_ids"]} for batch in batches]
+    flops = [entry["flops/train"] for entry in train_on_batches(model, tmp_path, batches)]
+    assert flops == [real_step(model, batch) for batch in batches]
+    assert flops[0] > flops[1]
+
+
+def test_texts_with_pictures_count_at_their_real_lengths(tmp_path):
+    model, _ = small_model("qwen3_vl")
+    batch = grids([[(4, 4)], [(4, 4)]])
+    length = batch["input_ids"].shape[1] + 12
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        batch[name] = torch.nn.functional.pad(batch[name], (0, 12))
+    batch["attention_mask"][1, -12:] = 1
+    batch["input_ids"][1, -12:] = 7
+    batch["labels"] = batch["input_ids"]
+    (entry,) = train_on_batches(model, tmp_path, [batch])
+
+    def text(length):
+        ids = torch.full((1, length), 7)
+        return real_step(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids})
+
+    assert entry["flops/train"] == real_step(model, batch) - text(length) + text(length - 12)
+    assert entry["padding/train"] == pytest.approx(12 / (2 * length))

@@ -231,7 +231,7 @@ def small_model(kind: str, **options: Any) -> tuple[Any, dict[str, torch.Tensor]
     made = AutoConfig.for_model(kind, **config)
     maker = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForImageTextToText
     model = maker.from_config(made, attn_implementation=options.pop("attn_implementation", "eager"))
-    model.generation_config = GenerationConfig(pad_token_id=0)
+    model.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, decoder_start_token_id=1)
     batch = dict(batch)
     if "input_ids" in batch:
         batch["attention_mask"] = torch.ones_like(batch["input_ids"])

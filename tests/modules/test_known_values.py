@@ -38,6 +38,28 @@ def test_what_has_no_values_stays_a_shape():
             torch.empty(1, device=META).item()
 
 
+def test_memory_that_nobody_wrote_has_no_values():
+    known = KnownValues()
+    with known:
+        kept = given_on_meta(known, torch.ones(2, 3))
+        for made in (
+            torch.empty_like(kept), kept.new_empty(4), torch.rand_like(kept), torch.bernoulli(kept),
+            kept.new_empty_strided((2,), (1,)), nn.functional.dropout(kept, 0.5),
+        ):  # fmt: skip
+            assert known_value(made) is None
+        layer = nn.Linear(3, 2)
+        with pytest.raises(RuntimeError, match="meta"):
+            layer(kept)  # Weights are never moved to where the rest is.
+
+
+def test_elements_where_a_mask_is_true_are_as_many_as_it_says():
+    with KnownValues():
+        mask = torch.tensor([[True, False], [True, True]], device=META)
+        chosen = torch.masked_select(torch.empty(2, 2, device=META), mask)
+        assert (chosen.shape, chosen.device, known_value(chosen)) == ((3,), META, None)
+        assert torch.masked_select(torch.arange(4, device=META).view(2, 2), mask).tolist() == [0, 2, 3]
+
+
 def test_weights_are_no_zeros():
     known = KnownValues()
     with known, META:

@@ -63,7 +63,7 @@ WITH_TORCH = (
     "stagemeter.models.key_value_cache",
     "stagemeter.models.lightning_cache",
     f"{GENERIC}.passes",
-    *(f"stagemeter.integrations.{name}" for name in ("autolog", "lightning", "trainer", "watcher")),
+    *(f"stagemeter.integrations.{name}" for name in ("autolog", "boundaries", "lightning", "trainer", "watcher")),
     *(
         f"stagemeter.modules.{name}"
         for name in (
@@ -74,6 +74,7 @@ WITH_TORCH = (
             "batch_costs",
             "calls",
             "fvcore_analysis",
+            "request_costs",
             "requests",
             "run",
             "shapes",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 import logging
-import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,20 +14,12 @@ import torch
 from torch import nn
 
 from stagemeter.errors import StagemeterError
+from stagemeter.integrations.boundaries import Boundaries
 from stagemeter.integrations.peaks import check_peak, training_peak
+from stagemeter.modules.arguments import reads_more_than_text, values_key
 from stagemeter.modules.calls import call_signature
-from stagemeter.modules.requests import (
-    DECODE,
-    DECODE_TOTAL,
-    PREFILL,
-    TOTAL,
-    Request,
-    RequestCost,
-    RequestRecorder,
-    request_cost,
-    request_shapes,
-)
-from stagemeter.modules.shapes import without_weights
+from stagemeter.modules.request_costs import BareModels, RequestCost, request_cost, request_key, rest_of
+from stagemeter.modules.requests import DECODE, DECODE_TOTAL, TOTAL, Request, RequestRecorder
 from stagemeter.modules.stages import resolve_stages
 from stagemeter.tracking.training import log_to_active_run, run_is_active
 
@@ -54,7 +44,8 @@ class _Model:
 
     place: torch.device
     peak: float | None
-    bare: nn.Module | None = None
+    more_than_text: bool
+    bare: BareModels | None = None
     #: Calls that had the same arguments, by their shapes.
     seen: Counter[Hashable] = field(default_factory=Counter)
     #: Costs of requests, by the shapes of all their calls.
@@ -62,20 +53,9 @@ class _Model:
     logged: int = 0
 
 
-class _State(threading.local):
-    """What runs in this thread: nothing, or a request, whose calls are recorded where it is known by whom."""
-
-    inside = False
-    recorder: RequestRecorder | None = None
-    model: nn.Module | None = None
-
-
 _options: _Options | None = None
 _models: weakref.WeakKeyDictionary[nn.Module, _Model] = weakref.WeakKeyDictionary()
-_state = _State()
 _said: set[str] = set()
-#: What was put in place of which method, and what was there, or None for what was inherited.
-_patched: list[tuple[type, str, Any]] = []
 
 
 def autolog(
@@ -99,7 +79,7 @@ def autolog(
         nothing.
     stages : mapping, optional
         Name of a stage to the name of its module, or several, as in `analyze`. By default, of a forward pass the
-        children of the model; of ``generate`` no stages but ``prefill`` and ``decode``.
+        children of the model; of ``generate`` none. What a given ``vision`` leaves of the encoding is in ``prefill``.
     device, peak_tflops
         Peak for MFU, as in `StagemeterCallback`.
 
@@ -111,10 +91,13 @@ def autolog(
     Notes
     -----
     Metrics are ``flops/<stage>`` and, of calls that were timed, ``time_ms/<stage>``, ``tflops_per_second/<stage>`` and
-    ``mfu/<stage>``; of ``generate`` the stages are those that were given, ``prefill`` without them, ``decode`` (the
-    mean step), ``decode_total`` and ``total``. Steps number what was logged of a model. Training is for
-    `StagemeterCallback`: calls with gradients in training mode are left alone. An error in here is a warning, never one
-    of the model's.
+    ``mfu/<stage>``. Of ``generate`` the stages are those that were given; ``vision``, ``audio`` and ``encoder``, what
+    it encodes before the first forward pass; ``prefill``, all passes that read the prompt, without what is given;
+    ``decode`` (the mean step) and ``decode_total``; ``draft``, the passes of a draft model or of the first layers
+    alone (assisted generation); ``other``, further modules that it calls; and ``total``. What ``generate`` computes
+    apart from modules, such as the choice of a token, is in no number. Steps number what was logged of a model.
+    Training is for `StagemeterCallback`: calls with gradients in training mode are left alone. An error in here is a
+    warning, never one of the model's.
 
     Examples
     --------
@@ -130,45 +113,21 @@ def autolog(
     _said.clear()
     if disable:
         _options = None
-        _unpatch()
+        _boundaries.leave()
         return
     _options = _Options(log_every_n, silent, stages, device, peak_tflops)
-    if not _patched:
-        from transformers import PreTrainedModel
-        from transformers.generation.utils import GenerationMixin
-
-        _patch(PreTrainedModel, "__call__", generation=False)
-        _patch(GenerationMixin, "generate", generation=True)
+    _boundaries.watch()
 
 
-def _patch(owner: type, name: str, generation: bool) -> None:
-    found = getattr(owner, name)
-    _patched.append((owner, name, vars(owner).get(name)))
-
-    @functools.wraps(found)
-    def watched(model: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return found(model, *args, **kwargs)
-        call = functools.partial(found, model)
-        if _state.inside:
-            recorder = _state.recorder
-            if recorder is None or generation or model is not _state.model:
-                return call(*args, **kwargs)
-            return recorder.run(call, args, kwargs)
-        if _options is None or not _is_wanted(model, generation):
-            return call(*args, **kwargs)
-        return _observe(_options, call, model, args, kwargs, generation)
-
-    setattr(owner, name, watched)
+def _begin(
+    model: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], generation: bool
+) -> Any:
+    if _options is None or not _is_wanted(model, generation):
+        return call(*args, **kwargs)
+    return _observe(_options, call, model, args, kwargs, generation)
 
 
-def _unpatch() -> None:
-    while _patched:
-        owner, name, found = _patched.pop()
-        if found is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, found)
+_boundaries = Boundaries(_begin)
 
 
 def _is_wanted(model: Any, generation: bool) -> bool:
@@ -189,35 +148,32 @@ def _observe(
     timed = False
     try:
         known = _known(options, model)
-        signature = (generation, call_signature(args, kwargs))
+        signature = (generation, call_signature(args, kwargs), _values(known, model, args, kwargs, generation))
         number = known.seen[signature]
         known.seen[signature] += 1
         timed = number > 0 and (number - 1) % options.log_every_n == 0
         if number == 0 or timed:
             names = {} if generation and options.stages is None else resolve_stages(model, options.stages)[0]
             stages = {name: [model.get_submodule(place) for place in places] for name, places in names.items()}
-            recorder = RequestRecorder(stages, times=timed, place=known.place)
+            recorder = RequestRecorder(model, stages, times=timed, place=known.place)
     except Exception as error:
         _warn(options, error)
-    with _inside(recorder, model):
-        out = call(*args, **kwargs) if recorder is None or generation else recorder.run(call, args, kwargs)
+    with _boundaries.inside(recorder, generation):
+        alone = None if generation else recorder
+        out = call(*args, **kwargs) if alone is None else alone.run(model, "", call, args, kwargs)
     if recorder is not None and names is not None:
         try:
-            with _inside(None, None):  # Counting calls a copy of the model.
-                _log(options, known, model, names, recorder.request, generation, timed)
+            with _boundaries.inside(None):  # Counting calls a copy of the model.
+                _log(options, known, model, names, recorder.request, signature[-1], generation, timed)
         except Exception as error:
             _warn(options, error)
     return out
 
 
-@contextmanager
-def _inside(recorder: RequestRecorder | None, model: nn.Module | None) -> Iterator[None]:
-    """Let calls of models be, but for those of one that is recorded."""
-    _state.inside, _state.recorder, _state.model = True, recorder, model
-    try:
-        yield
-    finally:
-        _state.inside, _state.recorder, _state.model = False, None, None
+def _values(known: _Model, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], generation: bool) -> Hashable:
+    if not known.more_than_text:
+        return ()
+    return values_key(inspect.signature(model.generate if generation else model.forward).parameters, args, kwargs)
 
 
 def _known(options: _Options, model: nn.Module) -> _Model:
@@ -226,7 +182,9 @@ def _known(options: _Options, model: nn.Module) -> _Model:
         parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
         place = torch.device("cpu") if parameter is None else parameter.device
         dtype = "float32" if parameter is None else str(parameter.dtype).removeprefix("torch.")
-        known = _models[model] = _Model(place, training_peak(options.device, options.peak_tflops, place, dtype))
+        peak = training_peak(options.device, options.peak_tflops, place, dtype)
+        known = _models[model] = _Model(place, peak, reads_more_than_text(model))
+        _boundaries.watch_encoders(model)
     return known
 
 
@@ -236,25 +194,30 @@ def _log(
     model: nn.Module,
     names: Mapping[str, Sequence[str]],
     request: Request,
+    values: Hashable,
     generation: bool,
     timed: bool,
 ) -> None:
     if request.error is not None:
         raise request.error
-    key = (generation, tuple(names), request_shapes(request))
+    key = (generation, tuple(names), values, request_key(request))
     cost = known.costs.get(key)
     if cost is None:
         if known.bare is None:
-            known.bare = without_weights(model)
-        cost = known.costs[key] = request_cost(known.bare, names, request, generation)
+            known.bare = BareModels(model)
+        cost = request_cost(known.bare, names, request, generation)
+        if known.more_than_text or not cost.asked:
+            known.costs[key] = cost
         if cost.unsupported:
             _say(options, f"without a formula, and in no number: {', '.join(sorted(cost.unsupported))}")
+        for what in cost.missing:
+            _say(options, what)
     flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}
     if cost.steps:
         flops[DECODE] = flops[DECODE_TOTAL] / cost.steps
     metrics = {f"flops/{name}": value for name, value in flops.items()}
     if timed:
-        seconds = _seconds(request, generation)
+        seconds = _seconds(request, cost, names, generation)
         metrics |= {f"time_ms/{name}": 1000 * value for name, value in seconds.items()}
         rates = {name: flops[name] / value for name, value in seconds.items() if name in flops and value > 0}
         metrics |= {f"tflops_per_second/{name}": rate / 1e12 for name, rate in rates.items()}
@@ -264,13 +227,21 @@ def _log(
     known.logged += 1
 
 
-def _seconds(request: Request, generation: bool) -> dict[str, float]:
-    seconds = dict(request.stage_seconds) | {TOTAL: sum(request.seconds)}
-    if not generation:
-        return seconds
-    seconds[PREFILL] = request.seconds[0] - sum(request.stage_seconds.values())
-    steps = request.seconds[1:]
-    return seconds | ({DECODE_TOTAL: sum(steps), DECODE: sum(steps) / len(steps)} if steps else {})
+def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], generation: bool) -> dict[str, float]:
+    """Times of stages and of all that was counted."""
+    seconds = dict.fromkeys([*names, TOTAL], 0.0)
+    for place, call in enumerate(request.calls):
+        if place in cost.uncounted:
+            continue
+        seconds[TOTAL] += call.seconds
+        for name, spent in call.stage_seconds.items():
+            seconds[name] += spent
+        if generation:
+            stage = DECODE_TOTAL if call.role == DECODE else rest_of(call, names)
+            seconds[stage] = seconds.get(stage, 0.0) + call.seconds - sum(call.stage_seconds.values())
+    if cost.steps:
+        seconds[DECODE] = seconds[DECODE_TOTAL] / cost.steps
+    return {name: value for name, value in seconds.items() if name in (*names, *cost.stages, DECODE, TOTAL)}
 
 
 def _warn(options: _Options, error: Exception) -> None:

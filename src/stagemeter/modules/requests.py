@@ -1,46 +1,80 @@
-"""What a forward pass or a generation costs and takes, stage by stage."""
+"""What a forward pass or a generation is made of: calls of modules, with their arguments and times."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from stagemeter.cost import Cost, total
-from stagemeter.counting.events import Counts
-from stagemeter.modules.run import Pass, count_from_shapes
-from stagemeter.modules.shapes import on_meta, tensors_of
+from stagemeter.modules.arguments import Arguments, arguments_with_values
 
 PREFILL, DECODE, DECODE_TOTAL, TOTAL = "prefill", "decode", "decode_total", "total"
+#: What runs outside of the forward passes of the model that writes: encoders, a draft model, and what is neither.
+VISION, AUDIO, ENCODER, DRAFT, OTHER = "vision", "audio", "encoder", "draft", "other"
 
-#: Arguments of a call on the meta device.
-Bare = tuple[tuple[Any, ...], dict[str, Any]]
+#: Methods of transformers' models that encode something before the first forward pass.
+ENCODING_METHOD = re.compile(r"get_(\w+)_features")
+_MODALITIES = {"image": VISION, "video": VISION, "audio": AUDIO, "speech": AUDIO}
+#: Beginnings of the names that transformers gives to pictures and to sound (``main_input_name``).
+_MAIN_INPUTS = {
+    "pixel": VISION,
+    "image": VISION,
+    "flattened_patches": VISION,
+    "input_features": AUDIO,
+    "input_values": AUDIO,
+}
+
+
+@dataclass
+class RequestCall:
+    """A call of a module, or of a method of one, in a request.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        What was called.
+    method : str
+        Name of the method; empty for the module itself.
+    role : str
+        ``prefill``, ``decode``, or the stage that what runs beside the model's own passes is in.
+    given : Arguments
+        What it was called with.
+    depth : int or None
+        How many of the model's layers ran, where its configuration says it: some drafts are those of the first layers.
+    seconds : float
+        How long it took; zero unless times are wanted.
+    stage_seconds : dict
+        Of it, how long stages took that have a name.
+    """
+
+    module: nn.Module
+    method: str
+    role: str
+    given: Arguments
+    depth: int | None
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Request:
-    """A forward pass, or a generation: the calls of the model that it was made of.
+    """A forward pass, or a generation.
 
     Attributes
     ----------
-    bare : list
-        Arguments of each call on the meta device.
-    seconds : list of float
-        Of each call; empty unless they are wanted.
-    stage_seconds : dict
-        Of each stage, in the first call.
+    calls : list of RequestCall
+        What it is made of, in order; what a call calls is part of it.
     error : Exception or None
         What went wrong with noting arguments.
     """
 
-    bare: list[Bare] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    stage_seconds: dict[str, float] = field(default_factory=dict)
+    calls: list[RequestCall] = field(default_factory=list)
     error: Exception | None = None
 
 
@@ -49,43 +83,98 @@ class RequestRecorder:
 
     Parameters
     ----------
+    model : torch.nn.Module
+        The model that the request is made to.
     stages : mapping
-        Stages with a module or several, timed in the first call.
+        Stages with a module or several, timed wherever text is not decoded.
     times : bool
         Whether calls are timed.
     place : torch.device
         Where the model runs: waited for before a time is taken.
     """
 
-    def __init__(self, stages: Mapping[str, Sequence[nn.Module]], times: bool, place: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, stages: Mapping[str, Sequence[nn.Module]], times: bool, place: torch.device
+    ) -> None:
         self.request = Request()
+        self.model = model
+        self._own = set(model.modules())
         self._stages, self._times, self._place = stages, times, place
         self._running = False
+        self._prefilling = False
+        # Models of which ``generate`` runs, one inside of another, and whether what they write is a draft.
+        self._writers: list[tuple[nn.Module, bool]] = [(model, False)]
+        self._wrote: set[nn.Module] = set()
+        self._encoding = ""
 
-    def run(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of the model; one inside of another is part of that."""
+    def run(
+        self,
+        module: nn.Module,
+        method: str,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run one call of a module or of its method; one inside of another is part of that."""
         if self._running:
             return call(*args, **kwargs)
+        noted = None
         try:
-            self.request.bare.append(on_meta((args, kwargs)))
+            given = arguments_with_values(args, kwargs, pixels=True)
+            noted = RequestCall(module, method, self._role(module, method), given, depth_of(module))
+            self.request.calls.append(noted)
         except Exception as error:
             self.request.error = error
         self._running = True
         try:
-            if not self._times:
+            if not self._times or noted is None:
                 return call(*args, **kwargs)
-            with self._timed_stages() if not self.request.seconds else ExitStack():
+            with nullcontext() if noted.role == DECODE else self._timed_stages(noted.stage_seconds):
                 began = self._now()
                 out = call(*args, **kwargs)
-                self.request.seconds.append(self._now() - began)
+                noted.seconds = self._now() - began
             return out
         finally:
             self._running = False
 
     @contextmanager
-    def _timed_stages(self) -> Iterator[None]:
+    def writing(self, model: nn.Module, draft: bool) -> Iterator[None]:
+        """Take the passes of a model for those that write a text, as inside of its ``generate``, or a draft of one."""
+        self._writers.append((model, draft or model not in self._own))
+        try:
+            yield
+        finally:
+            self._writers.pop()
+
+    @contextmanager
+    def prefilling(self) -> Iterator[None]:
+        """Take passes inside of the block for prefills: a prompt may be read in several pieces."""
+        before, self._prefilling = self._prefilling, True
+        try:
+            yield
+        finally:
+            self._prefilling = before
+
+    def _role(self, module: nn.Module, method: str) -> str:
+        writer, draft = self._writers[-1]
+        if draft or module not in self._own:
+            return DRAFT if draft else OTHER
+        if module is writer and not method:
+            first = module not in self._wrote
+            self._wrote.add(module)
+            return PREFILL if first or self._prefilling else DECODE
+        if found := ENCODING_METHOD.fullmatch(method):
+            self._encoding = _MODALITIES.get(found[1], found[1])
+        elif (name := _encodes(module, writer)) is not None:
+            self._encoding = name
+        elif writer in self._wrote:
+            return OTHER
+        # What an encoder is followed by, such as a projector, is of its stage.
+        return self._encoding or ENCODER
+
+    @contextmanager
+    def _timed_stages(self, spent: dict[str, float]) -> Iterator[None]:
         began: dict[str, float] = {}
-        spent = self.request.stage_seconds
 
         def enter(name: str) -> None:
             began[name] = self._now()
@@ -94,14 +183,18 @@ class RequestRecorder:
             if name in began:
                 spent[name] = spent.get(name, 0.0) + self._now() - began.pop(name)
 
-        with ExitStack() as stack:
+        handles: list[Any] = []
+        try:
             for name, modules in self._stages.items():
                 for module in modules:
-                    before = module.register_forward_pre_hook(lambda m, args, name=name: enter(name))
-                    after = module.register_forward_hook(lambda m, args, out, name=name: leave(name), always_call=True)
-                    stack.callback(before.remove)
-                    stack.callback(after.remove)
+                    handles.append(module.register_forward_pre_hook(lambda m, args, name=name: enter(name)))
+                    handles.append(
+                        module.register_forward_hook(lambda m, args, out, name=name: leave(name), always_call=True)
+                    )
             yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _now(self) -> float:
         if self._place.type == "cuda":
@@ -109,101 +202,23 @@ class RequestRecorder:
         return time.perf_counter()
 
 
-@dataclass(frozen=True)
-class RequestCost:
-    """What a request costs.
-
-    Attributes
-    ----------
-    stages : dict of str to Cost
-        Cost of each stage. Of a generation ``prefill`` is what the stages leave of the first call, and ``decode_total``
-        all steps of decoding.
-    steps : int
-        Steps of decoding.
-    total : Cost
-        All of it.
-    unsupported : frozenset of str
-        Operators without a formula that ran: they are in no number.
-    """
-
-    stages: Mapping[str, Cost]
-    steps: int
-    total: Cost
-    unsupported: frozenset[str]
+def depth_of(module: nn.Module) -> int | None:
+    """How many layers a model of transformers runs by its configuration; None where it does not say."""
+    config: Any = getattr(module, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
+    return depth if isinstance(depth, int) else None
 
 
-def request_cost(
-    bare: nn.Module, stages: Mapping[str, Sequence[str]], request: Request, generation: bool
-) -> RequestCost:
-    """Count a request from shapes alone.
-
-    Parameters
-    ----------
-    bare : torch.nn.Module
-        The model without weights.
-    stages : mapping
-        Names of the modules of each stage.
-    request : Request
-        With arguments of its calls.
-    generation : bool
-        Whether the first call is a prefill, and the others are steps of decoding.
-
-    Raises
-    ------
-    StagemeterError
-        If the model fails on shapes alone.
-    """
-    unsupported: set[str] = set()
-
-    def count(number: int) -> Counts:
-        args, kwargs = request.bare[number]
-        # A copy: counting a call fills its cache.
-        args, kwargs = on_meta((args, kwargs))
-        counts = count_from_shapes(bare, Pass(args, kwargs, False, None, {})).forward
-        unsupported.update(counts.unsupported_of(""))
-        return counts
-
-    first = count(0)
-    costs = {name: first.of(*modules) for name, modules in stages.items()}
-    if not generation:
-        return RequestCost(costs, 0, first.of(""), frozenset(unsupported))
-    prefill = first.of("") + -1 * total(costs.values())
-    steps = len(request.bare) - 1
-    decode = total(_steps(lambda number: count(number).of(""), request.bare))
-    costs |= {PREFILL: prefill} | ({DECODE_TOTAL: decode} if steps else {})
-    return RequestCost(costs, steps, first.of("") + decode, frozenset(unsupported))
-
-
-def _steps(count: Callable[[int], Cost], calls: Sequence[Bare]) -> list[Cost]:
-    """Cost of each step of decoding.
-
-    Each step attends to one token more than the one before, so that costs are an arithmetic series, which three of them
-    tell. Where they do not lie on a line, as with sliding windows, every step is counted.
-    """
-    last = len(calls) - 1
-    if last < 1:
-        return []
-    if last <= 3:
-        return [count(number) for number in range(1, last + 1)]
-    middle = (last + 1) // 2
-    ends = {number: count(number) for number in (1, 2, middle, last)}
-    step = ends[2] + -1 * ends[1]
-    if all(ends[number] == ends[1] + (number - 1) * step for number in (middle, last)):
-        return [ends[1] + (number - 1) * step for number in range(1, last + 1)]
-    counted: dict[Any, Cost] = {}
-    costs = []
-    for number in range(1, last + 1):
-        shapes = _shapes(calls[number])
-        if shapes not in counted:
-            counted[shapes] = ends[number] if number in ends else count(number)
-        costs.append(counted[shapes])
-    return costs
-
-
-def request_shapes(request: Request) -> Hashable:
-    """What two requests have in common that cost the same: how many calls, and the shapes of the first and the last."""
-    return len(request.bare), _shapes(request.bare[0]), _shapes(request.bare[-1])
-
-
-def _shapes(call: Bare) -> Hashable:
-    return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors_of(call))
+def _encodes(module: nn.Module, writer: nn.Module) -> str | None:
+    """The stage of a module that encodes pictures, sound or a text; None where nothing says so."""
+    main = getattr(module, "main_input_name", "")
+    for beginning, stage in _MAIN_INPUTS.items():
+        if isinstance(main, str) and main.startswith(beginning):
+            return stage
+    if getattr(getattr(writer, "config", None), "is_encoder_decoder", False) is True:
+        encoder: Any = getattr(writer, "get_encoder", lambda: None)
+        if module is encoder():
+            return ENCODER
+    return None

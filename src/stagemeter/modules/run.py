@@ -59,6 +59,8 @@ class Pass:
         How some operators are counted, in place of what is registered.
     values : sequence
         Values of tensors on the meta device among the arguments, for where the model asks for them.
+    part, method : str
+        Name of the module that is called, and of its method; empty for the model, and for a call of the module itself.
     """
 
     args: tuple[Any, ...]
@@ -67,6 +69,8 @@ class Pass:
     loss: Loss | None
     rules: Mapping[Any, Rule]
     values: Sequence[Value] = ()
+    part: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,15 @@ class CountedPass:
         Where it was counted: ``meta``, from shapes alone, or a device on which it really ran.
     notes : list of str
         Why it had to run, and on which values.
+    asked : bool
+        Whether it was counted from shapes and from values of arguments, which it may depend on.
     """
 
     forward: Counts
     backward: Counts | None
     device: str
     notes: list[str]
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,9 +164,10 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
             reason = str(error)
         else:
             with random_numbers_left_alone(model):
-                counts, failure = _attempt_on_shapes(bare, replace(wanted, args=args, kwargs=kwargs, values=values))
+                given = replace(wanted, args=args, kwargs=kwargs, values=values)
+                counts, failure, asked = _attempt_on_shapes(bare, given)
             if failure is None:
-                return CountedPass(*counts, device="meta", notes=[])
+                return CountedPass(*counts, device="meta", notes=[], asked=asked)
             if not _have_values(tensors) and not failure.asks_for_values:
                 # Of its own accord, and as it would on any device.
                 raise failure.error
@@ -215,27 +223,27 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
         If the model fails on shapes alone, for whatever reason.
     """
     with random_numbers_left_alone(bare):
-        counts, failure = _attempt_on_shapes(bare, wanted)
+        counts, failure, asked = _attempt_on_shapes(bare, wanted)
     if failure is not None:
         raise StagemeterError(
             f"{failure.where} fails on shapes alone: {type(failure.error).__name__}: {failure.error}"
         ) from failure.error
-    return CountedPass(*counts, device="meta", notes=[])
+    return CountedPass(*counts, device="meta", notes=[], asked=asked)
 
 
-def _attempt_on_shapes(bare: nn.Module, wanted: Pass) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
+def _attempt_on_shapes(bare: nn.Module, wanted: Pass) -> tuple[tuple[Counts, Counts | None], _Failure | None, bool]:
     """Count a pass of a model without weights; where it asks for values, again with those that are known."""
     # Copies: a pass fills the caches that it is called with.
     args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
     counts, failure = _attempt(bare, args, kwargs, wanted)
     if failure is None or not failure.asks_for_values or not wanted.values:
-        return counts, failure
+        return counts, failure, False
     known = KnownValues()
     # In one copy, so that tensors of arguments stay those whose values are known.
     args, kwargs, tensors = on_meta((wanted.args, dict(wanted.kwargs), [tensor for tensor, _ in wanted.values]))
     for tensor, (_, value) in zip(tensors, wanted.values, strict=True):
         known.give(tensor, value)
-    return _attempt(bare, args, kwargs, wanted, known)
+    return *_attempt(bare, args, kwargs, wanted, known), True
 
 
 def _attempt(
@@ -256,7 +264,8 @@ def _attempt(
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
             model.train(wanted.train)
             with counter, known or nullcontext():
-                out = model(*args, **kwargs)
+                part = model.get_submodule(wanted.part)
+                out = (getattr(part, wanted.method) if wanted.method else part)(*args, **kwargs)
                 forward = counter.counts()
                 if not wanted.train:
                     return (forward, None), None

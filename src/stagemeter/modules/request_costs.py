@@ -1,0 +1,283 @@
+"""What a forward pass or a generation costs, stage by stage, from the shapes of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import gcd
+from typing import Any
+
+import torch
+from torch import nn
+
+from stagemeter.cost import QUANTITIES, ZERO, Cost, total
+from stagemeter.counting.events import Counts
+from stagemeter.errors import StagemeterError
+from stagemeter.modules.requests import DECODE, DECODE_TOTAL, DRAFT, OTHER, PREFILL, Request, RequestCall, depth_of
+from stagemeter.modules.run import Pass, count_from_shapes
+from stagemeter.modules.shapes import tensors_of, without_weights
+
+#: Names that transformers gives to the tokens that a pass adds.
+_NEW = ("input_ids", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
+#: Calls that are counted one by one before a line is looked for.
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class RequestCost:
+    """What a request costs.
+
+    Attributes
+    ----------
+    stages : dict of str to Cost
+        Cost of each stage. Of a generation ``prefill`` is what the stages leave of reading the prompt, and
+        ``decode_total`` all steps of decoding.
+    steps : int
+        Steps of decoding.
+    total : Cost
+        All of it.
+    unsupported : frozenset of str
+        Operators without a formula that ran: they are in no number.
+    missing : tuple of str
+        What of the request could not be counted, and why: it is in no number.
+    uncounted : frozenset of int
+        Places of these calls in the request.
+    asked : bool
+        Whether it may depend on values of arguments, beside their shapes.
+    """
+
+    stages: Mapping[str, Cost]
+    steps: int
+    total: Cost
+    unsupported: frozenset[str]
+    missing: tuple[str, ...] = ()
+    uncounted: frozenset[int] = frozenset()
+    asked: bool = False
+
+
+class BareModels:
+    """A model and those that help it, without weights.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model that requests are made to.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {module: name for name, module in model.named_modules()}
+        self._bare = without_weights(model)
+
+    def of(self, module: nn.Module, helpers: dict[nn.Module, nn.Module]) -> tuple[nn.Module, str]:
+        """A model without weights, and the name of a module in it; others are kept among the helpers of a request."""
+        name = self._names.get(module)
+        if name is not None:
+            return self._bare, name
+        if module not in helpers:
+            helpers[module] = without_weights(module)
+        return helpers[module], ""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Whether a module is part of the model."""
+        return module in self._names
+
+
+def request_cost(
+    models: BareModels, stages: Mapping[str, Sequence[str]], request: Request, generation: bool
+) -> RequestCost:
+    """Count a request from shapes alone.
+
+    Parameters
+    ----------
+    models : BareModels
+        The models without weights.
+    stages : mapping
+        Names of the modules of each stage.
+    request : Request
+        Its calls.
+    generation : bool
+        Whether it is a generation, and no single forward pass.
+
+    Raises
+    ------
+    StagemeterError
+        If the model fails on shapes alone.
+    """
+    unsupported: set[str] = set()
+    asked = False
+    helpers: dict[nn.Module, nn.Module] = {}
+
+    def count(call: RequestCall) -> Counts:
+        nonlocal asked
+        bare, name = models.of(call.module, helpers)
+        given = call.given
+        wanted = Pass(given.args, given.kwargs, False, None, {}, given.values, part=name, method=call.method)
+        with _of_depth(bare.get_submodule(name), call.depth):
+            counted = count_from_shapes(bare, wanted)
+        asked = asked or counted.asked
+        unsupported.update(counted.forward.unsupported_of(""))
+        return counted.forward
+
+    def cost_of(calls: Sequence[RequestCall]) -> Cost:
+        return _cost_of_all(lambda call: count(call).of(""), calls)
+
+    if not generation:
+        counts = count(request.calls[0])
+        costs = {name: counts.of(*modules) for name, modules in stages.items()}
+        return RequestCost(costs, 0, counts.of(""), frozenset(unsupported), asked=asked)
+    costs = {}
+    missing: dict[str, list[int]] = {}
+    groups: dict[tuple[bool, str], list[int]] = {}
+    for place, call in enumerate(request.calls):
+        if models.owns(call.module) and call.role not in (DECODE, DRAFT, OTHER):
+            counts = count(call)
+            parts = {name: counts.of(*modules) for name, modules in stages.items()}
+            rest = counts.of("") + -1 * total(parts.values())
+            for name, cost in [*parts.items(), (rest_of(call, stages), rest)]:
+                costs[name] = costs.get(name, ZERO) + cost
+        else:
+            groups.setdefault((models.owns(call.module), call.role), []).append(place)
+    for (owned, role), places in groups.items():
+        calls = [request.calls[place] for place in places]
+        stage = DECODE_TOTAL if role == DECODE else rest_of(calls[0], stages)
+        try:
+            costs[stage] = costs.get(stage, ZERO) + cost_of(calls)
+        except StagemeterError as error:
+            if owned:
+                raise
+            kinds = ", ".join(sorted({type(call.module).__name__ for call in calls}))
+            missing[f"passes of {kinds} ({role}) are in no number: {error}"] = places
+    return RequestCost(
+        stages={name: cost for name, cost in costs.items() if cost.macs or name in (PREFILL, *stages)},
+        steps=sum(call.role == DECODE for call in request.calls),
+        total=total(costs.values()),
+        unsupported=frozenset(unsupported),
+        missing=tuple(missing),
+        uncounted=frozenset(place for places in missing.values() for place in places),
+        asked=asked,
+    )
+
+
+@contextmanager
+def _of_depth(model: Any, depth: int | None) -> Iterator[None]:
+    """Let a model run as many layers as it did."""
+    usual = depth_of(model)
+    if depth is None or depth == usual:
+        yield
+        return
+    config = model.config.get_text_config(decoder=True)
+    config.num_hidden_layers = depth
+    try:
+        yield
+    finally:
+        config.num_hidden_layers = usual
+
+
+def rest_of(call: RequestCall, stages: Mapping[str, Any]) -> str:
+    """The stage of what the named ones leave of a call; a name that is given is not given twice."""
+    return PREFILL if call.role in stages else call.role
+
+
+def request_key(request: Request) -> Hashable:
+    """What two requests have in common that cost the same: modules, shapes and plain values of all their calls."""
+    return tuple(_Shaped(call).key for call in request.calls)
+
+
+class _Shaped:
+    """A call and its shapes."""
+
+    def __init__(self, call: RequestCall) -> None:
+        self.call = call
+        self._tensors = tensors_of((call.given.args, dict(call.given.kwargs)))
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """All sizes of all tensors, one after another."""
+        return tuple(size for tensor in self._tensors for size in tensor.shape)
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """What calls on one line agree in: everything but sizes, and as many new tokens."""
+        given = self.call.given
+        plain = tuple(
+            (name, value) for name, value in given.kwargs.items() if isinstance(value, (bool, int, float, str))
+        )
+        new = tuple(tuple(value.shape) for name, value in given.kwargs.items() if name in _NEW and _is_tensor(value))
+        kinds = tuple((tensor.dim(), tensor.dtype) for tensor in self._tensors)
+        return id(self.call.module), self.call.method, self.call.role, self.call.depth, plain, new, kinds
+
+    @property
+    def key(self) -> Hashable:
+        """What calls agree in that cost the same."""
+        return self.kind, self.sizes
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def _cost_of_all(count: Callable[[RequestCall], Cost], calls: Sequence[RequestCall]) -> Cost:
+    """Cost of some calls, of which those of equal shapes are counted once, and of others that lie on a line a few.
+
+    A step of decoding attends to one token more than the one before, so that its cost lies on a line, which some steps
+    tell. Where a sliding window is full, another line begins.
+    """
+    groups: dict[Hashable, dict[Hashable, _Shaped]] = {}
+    times: dict[Hashable, int] = {}
+    for call in calls:
+        shaped = _Shaped(call)
+        groups.setdefault(shaped.kind, {}).setdefault(shaped.key, shaped)
+        times[shaped.key] = times.get(shaped.key, 0) + 1
+    costs: dict[Hashable, Cost] = {}
+    for group in groups.values():
+        for line in _lines(list(group.values())):
+            costs |= _costs_on(count, line)
+    return total(costs[key] * number for key, number in times.items())
+
+
+def _lines(calls: Sequence[_Shaped]) -> Iterator[list[_Shaped]]:
+    """Cut calls where their sizes leave the line that they were on."""
+    line: list[_Shaped] = []
+    way: tuple[int, ...] | None = None
+    for call in calls:
+        step = _direction(line[-1], call) if line else None
+        if line and way is not None and step != way:
+            yield line
+            line, way, step = [], None, None
+        line.append(call)
+        way = step if way is None else way
+    if line:
+        yield line
+
+
+def _direction(before: _Shaped, after: _Shaped) -> tuple[int, ...]:
+    """Where sizes go from one call to another, without how far."""
+    change = [new - old for old, new in zip(before.sizes, after.sizes, strict=True)]
+    far = gcd(*change) or 1
+    return tuple(size // far for size in change)
+
+
+def _costs_on(count: Callable[[RequestCall], Cost], line: Sequence[_Shaped]) -> dict[Hashable, Cost]:
+    """Cost of each call on a line of sizes: of two, and of the others by these where two more say that it is a line."""
+    if len(line) > _FEW:
+        first, second, middle, last = line[0], line[1], line[(len(line) + 1) // 2], line[-1]
+        ends = {call.key: count(call.call) for call in (first, second, middle, last)}
+        moving = next(place for place, size in enumerate(first.sizes) if size != second.sizes[place])
+        near, far = ends[first.key], ends[second.key]
+
+        def between(call: _Shaped) -> Cost | None:
+            step, whole = (other.sizes[moving] - first.sizes[moving] for other in (call, second))
+            changes = [step * (getattr(far, name) - getattr(near, name)) for name in QUANTITIES]
+            if any(change % whole for change in changes):
+                return None
+            return near + Cost(*(change // whole for change in changes))
+
+        if between(middle) == ends[middle.key] and between(last) == ends[last.key]:
+            found = {call.key: between(call) for call in line}
+            whole = {key: cost for key, cost in found.items() if cost is not None}
+            if len(whole) == len(found):
+                return whole
+        return {call.key: ends.get(call.key) or count(call.call) for call in line}
+    return {call.key: count(call.call) for call in line}
