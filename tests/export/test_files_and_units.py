@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import stat
 import tempfile
@@ -9,10 +10,16 @@ import tempfile
 import pytest
 from PIL import Image
 
-from stagemeter import StagemeterError
-from stagemeter.export.figures import flops_chart
+from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model
+from stagemeter.capacity import roofline_section
+from stagemeter.export.charts import Chart, Series, chart_picture
+from stagemeter.export.figures import bar_chart, flops_chart
 from stagemeter.export.files import require_writable, write_whole
+from stagemeter.export.folder import write_report_files
 from stagemeter.export.units import describe_views, percentage, with_unit
+from stagemeter.hardware.lookup import device_peak, find_device
+from stagemeter.report import report_fault
+from stagemeter.values import report_values
 
 # Files
 
@@ -161,3 +168,27 @@ def test_chart_is_a_picture_with_something_on_it(reports, kind):
     assert picture.format == "PNG"
     assert picture.width > picture.height > 300
     assert len(picture.convert("RGB").getcolors(maxcolors=2**20)) > 10
+
+
+@pytest.mark.parametrize("largest", [2**63 - 1, 2**63, 2**64, 10**30])
+def test_pictures_take_any_integer(largest):
+    assert bar_chart({"prefill": largest, "decode": 1}, largest + 1, "FLOPs", "a request").startswith(b"\x89PNG")
+    for kind in ("lines", "points", "bars"):
+        chart = Chart("title", "x", "y", kind, [Series("some", [1, 2], [1, largest])])
+        assert chart_picture(chart).startswith(b"\x89PNG")
+
+
+def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):
+    """65 EFLOPs, 2**65.8: what no 64-bit integer holds."""
+    config = AnalysisConfig(model="llama-3.1-70b", text_tokens=131_072, batch_size=1024)
+    model = describe_model(config.model)
+    report = estimate_model(model, config)
+    one = estimate_model(model, config.model_copy(update={"batch_size": 1}))
+    assert report["total"]["flops"] == 1024 * one["total"]["flops"] > 2**63
+    peak = device_peak(find_device("H100-SXM"), "bfloat16")
+    report["roofline"] = roofline_section(report, model.family, model.architecture, peak)
+    assert report_fault(report) is None
+    written, *_ = write_report_files(report, tmp_path)
+    assert json.loads(written.read_text())["total"]["flops"] == report["total"]["flops"]
+    assert flops_chart(report).startswith(b"\x89PNG")
+    assert report_values(report)["flops/total"] == report["total"]["flops"]

@@ -83,17 +83,19 @@ def chart_picture(chart: Chart) -> bytes:
     else:
         for number, series in enumerate(chart.series):
             colour = _COLOURS[number % len(_COLOURS)]
+            # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
+            heights = [float(value) for value in series.y]
             if chart.kind == "bars":
                 width = 0.8 / len(chart.series)
                 left = [place + (number + 0.5) * width - 0.4 for place in range(len(series.x))]
-                axes.bar(left, series.y, width, color=colour, label=series.name)
+                axes.bar(left, heights, width, color=colour, label=series.name)
                 axes.set_xticks(range(len(series.x)), list(series.x))
             elif chart.kind == "lines":
-                axes.plot(series.x, series.y, color=colour, label=series.name, marker="o", markersize=3)
+                axes.plot(series.x, heights, color=colour, label=series.name, marker="o", markersize=3)
             elif series.joined:
-                axes.plot(series.x, series.y, color="#555555", label=series.name, linewidth=1, zorder=1)
+                axes.plot(series.x, heights, color="#555555", label=series.name, linewidth=1, zorder=1)
             else:
-                axes.scatter(series.x, series.y, color=colour, s=26, label=series.name, zorder=2)
+                axes.scatter(series.x, heights, color=colour, s=26, label=series.name, zorder=2)
         axes.legend(frameon=False)
         axes.grid(True, alpha=0.2)
         if chart.log:

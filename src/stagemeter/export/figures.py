@@ -60,11 +60,13 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    bars = axes.barh(list(flops), list(flops.values()), color=_COLOUR)
+    # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
+    lengths = [float(value) for value in flops.values()]
+    bars = axes.barh(list(flops), lengths, color=_COLOUR)
     shares = [f" {with_unit(value)} ({percentage(value, total)})" for value in flops.values()]
     axes.bar_label(bars, labels=shares, padding=2)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(flops.values()) * 1.22 or 1)
+    axes.set_xlim(0, max(lengths) * 1.22 or 1)
     axes.set_xlabel(what)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
     axes.spines[["top", "right"]].set_visible(False)

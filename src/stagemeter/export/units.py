@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_POWERS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+_POWERS = (
+    (10**24, "Y"),
+    (10**21, "Z"),
+    (10**18, "E"),
+    (10**15, "P"),
+    (10**12, "T"),
+    (10**9, "G"),
+    (10**6, "M"),
+    (10**3, "k"),
+)
 
 
 def with_unit(value: int | None, unit: str = "") -> str:

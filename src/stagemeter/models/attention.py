@@ -209,13 +209,14 @@ class Indexer:
     ----------
     heads, head_width : int
         Heads of its queries, which share one key, and their width.
-    packing : Packing or None
-        How its matrices are stored, if they are in fewer bits than the rest.
+    packing, weights_packing : Packing or None
+        How its matrices are stored, and the one that weighs its heads, if they are in fewer bits than the rest.
     """
 
     heads: int
     head_width: int
     packing: Packing | None = None
+    weights_packing: Packing | None = None
 
     def linear_layers(self, hidden: int, query_rank: int, rows: int) -> list[NamedLinear]:
         """Its projections over `rows` tokens: queries are made of the compressed ones."""
@@ -223,7 +224,7 @@ class Indexer:
         return [
             NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, packing=self.packing),
             NamedLinear("self_attn.indexer.wk", rows, hidden, self.head_width, packing=self.packing),
-            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, packing=self.packing),
+            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, packing=self.weights_packing),
         ]
 
     def scores(self, of: DecoderPass) -> list[Cost]:
@@ -343,9 +344,10 @@ class LatentAttention:
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         """The same with its matrices stored as `storage` says."""
-        indexer = self.indexer and replace(
-            self.indexer, packing=storage(*(layer.name for layer in self.indexer.linear_layers(1, 1, 1)))
-        )
+        indexer = self.indexer
+        if indexer is not None:
+            *projections, weights = (layer.name for layer in indexer.linear_layers(1, 1, 1))
+            indexer = replace(indexer, packing=storage(*projections), weights_packing=storage(weights))
         others = replace(self, indexer=None).linear_layers(1, NO_PASS)
         return replace(self, packing=storage(*(layer.name for layer in others)), indexer=indexer)
 

@@ -79,7 +79,7 @@ class DecoderModules:
 def decoder_stages(
     decoder_of: Callable[[Architecture], Decoder],
     modules: DecoderModules,
-    windows: bool = False,
+    windows: bool = True,
     keeps_everything: bool = False,
     causal: bool = True,
     prefill_variables: Mapping[str, str] = _NONE,
@@ -94,7 +94,7 @@ def decoder_stages(
     modules : DecoderModules
         Where its models have it.
     windows : bool
-        Whether there are models with sliding windows; their closed form has one more variable.
+        Whether a configuration may have a sliding window; the closed form has one more variable then.
     keeps_everything : bool
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool

@@ -58,7 +58,7 @@ def _windowed_from(settings: Settings) -> list[str]:
 
 
 def _window_if_used(settings: Settings) -> Any:
-    return settings.values.get("sliding_window") if settings.values.get("use_sliding_window") else None
+    return settings.values.get("sliding_window") if settings.flag("use_sliding_window", default=False) else None
 
 
 def _all_of(kind: str) -> Rule:

@@ -49,7 +49,6 @@ def page_family(
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
     valued: bool = False,
-    windows: bool = False,
     causal: bool = True,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
     prefill_title: str = PREFILL_TITLE,
@@ -85,7 +84,7 @@ def page_family(
         What one should know about how its numbers come about.
     valued : bool
         Whether the code asks for values: sizes of views, tokens that stand for them.
-    windows, causal, prefill_variables, prefill_title
+    causal, prefill_variables, prefill_title
         See `stagemeter.models.decoder_stages.decoder_stages`.
     head : str
         The output head.
@@ -136,7 +135,6 @@ def page_family(
             *decoder_stages(
                 lambda sizes: sizes.decoder,
                 DecoderModules(language, head),
-                windows=windows,
                 causal=causal,
                 prefill_variables=prefill_variables,
                 prefill_title=prefill_title,

@@ -142,7 +142,6 @@ def pixtral_family(
             *notes,
         ),
         valued=True,
-        windows=True,
     )
 
 

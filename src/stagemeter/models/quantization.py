@@ -25,6 +25,8 @@ _ROUTERS = re.compile(r"\.(gate|router|router\.proj)$")
 _PREFIXES = ("", "model.", "backbone.", "language_model.", "language_model.model.", "model.language_model.")
 _EXPERTS = re.compile(r"\.experts(\.|$)")
 _HEAD = "lm_head"
+#: What weighs the heads of DeepSeek-V3.2's indexer (``modeling_deepseek_v32.py``, ``_keep_in_fp32_modules``).
+_INDEXER_WEIGHTS = "indexer.weights_proj"
 _WHERE = "quantization_config"
 #: Of an expert, as checkpoints name one that transformers puts together with the others.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
@@ -150,8 +152,9 @@ def _fp8(settings: QuantizationSettings) -> Quantization:
     # Scales are in float32 unless they are powers of two; without blocks there is one per matrix.
     scale = _FLOAT8 if settings.word("scale_fmt") == "ue8m0" else _FLOAT32
     packing = Packing(8, scale, *settings.block("weight_block_size"))
-    # Without a list the output head is left as it is; with one, what it names.
-    return Quantization("fp8", (_Rule(packing),), settings.texts("modules_to_not_convert") or (_HEAD,))
+    # Without a list the output head is left as it is; with one, what it names; and always what stays in float32.
+    left_out = settings.texts("modules_to_not_convert") or (_HEAD,)
+    return Quantization("fp8", (_Rule(packing),), (*left_out, _INDEXER_WEIGHTS))
 
 
 def _mxfp4(settings: QuantizationSettings) -> Quantization:

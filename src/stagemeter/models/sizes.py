@@ -18,6 +18,7 @@ _LATER: dict[str, Any] = {
     "packing": None,
     "head_packing": None,
     "shared_packing": None,
+    "weights_packing": None,
     "shared_gate_packing": None,
     "fused": False,
     "module": "mlp",

@@ -34,7 +34,6 @@ def text_family(
     read: Callable[[Settings], Decoder],
     shipped: Mapping[str, str],
     notes: Sequence[str] = (),
-    windows: bool = False,
     prefill_variables: Mapping[str, str] = MappingProxyType({}),
     modules: DecoderModules = _MODULES,
     adapters: bool = True,
@@ -53,7 +52,7 @@ def text_family(
         Files in ``models/configs`` by the names that their models are asked for by.
     notes : sequence of str
         What one should know about how its numbers come about.
-    windows, prefill_variables
+    prefill_variables
         See `stagemeter.models.decoder_stages.decoder_stages`.
     modules : DecoderModules
         Where its models have the decoder.
@@ -61,7 +60,7 @@ def text_family(
         Whether low-rank adapters beside its layers are known.
     """
     configs = resources.files("stagemeter.models") / "configs"
-    stages = decoder_stages(lambda decoder: decoder, modules, windows, prefill_variables=prefill_variables)
+    stages = decoder_stages(lambda decoder: decoder, modules, prefill_variables=prefill_variables)
     return Family(
         name=name,
         title=title,
@@ -124,7 +123,7 @@ def grouped_query_attention(settings: Settings, **changes: Any) -> GroupedQueryA
         Configuration with ``num_attention_heads``, and ``num_key_value_heads`` and ``head_dim`` where they are neither
         missing nor null, which means what follows from the others.
     **changes
-        What the family does otherwise, see `GroupedQueryAttention`.
+        What the family does otherwise, see `GroupedQueryAttention`; its window, where the model's own class knows one.
 
     Raises
     ------
@@ -139,7 +138,33 @@ def grouped_query_attention(settings: Settings, **changes: Any) -> GroupedQueryA
         )
     # What is left of the division is no head's, as in transformers.
     head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
+    changes.setdefault("window", cached_window(settings))
     return GroupedQueryAttention(heads, key_value_heads, head_width, **changes)
+
+
+def cached_window(settings: Settings) -> int:
+    """Window of every layer of a model whose own class knows none; 0 where the configuration has none.
+
+    transformers' cache keeps as many tokens as a ``sliding_window`` says all the same, of any model whose
+    configuration has no ``layer_types``. A decode step attends to what is kept, a prefill to everything.
+    Source: transformers, ``cache_utils.py``, ``get_layer_types_and_kwargs``.
+    """
+    return 0 if settings.values.get("layer_types") is not None else settings.whole("sliding_window", 0)
+
+
+def refuse_window(settings: Settings) -> None:
+    """Refuse a window of layers of a kind whose cache is not counted with one, see `cached_window`.
+
+    Raises
+    ------
+    StagemeterError
+        If the configuration has one.
+    """
+    if cached_window(settings):
+        raise StagemeterError(
+            f"{settings.source}: sliding_window is {settings.values['sliding_window']}, and the cache of its layers is "
+            "not counted with one. Leave it out"
+        )
 
 
 def gated(settings: Settings, key: str = "intermediate_size") -> GatedFeedForward:

@@ -168,8 +168,6 @@ def vision_language_family(
         shipped=shipped,
         notes=notes,
         valued=valued_page is not None,
-        # Which windows there are follows from the language model, and any may be in it.
-        windows=True,
         causal=causal,
         other_parameters=other_parameters,
     )

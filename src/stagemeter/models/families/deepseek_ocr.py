@@ -182,7 +182,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             calls=_view_calls,
             run=_run_projector,
         ),
-        *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), keeps_everything=True),
+        *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), windows=False, keeps_everything=True),
     ),
     other_parameters=_other_parameters,
     architecture_from_sizes=architecture_from_sizes,

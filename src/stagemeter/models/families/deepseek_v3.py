@@ -8,12 +8,13 @@ from __future__ import annotations
 from stagemeter.models.attention import Indexer, LatentAttention
 from stagemeter.models.decoder import Decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, dense_then_experts, text_family
+from stagemeter.models.text import decoder, dense_then_experts, refuse_window, text_family
 
 _INDEXED = "deepseek_v32"
 
 
 def _read(settings: Settings) -> Decoder:
+    refuse_window(settings)
     indexed = settings.values["model_type"] == _INDEXED
     indexer = Indexer(settings.whole("index_n_heads"), settings.whole("index_head_dim")) if indexed else None
     attention = LatentAttention(

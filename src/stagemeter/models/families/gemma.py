@@ -40,6 +40,5 @@ FAMILY = text_family(
     title="Gemma 1, 2 and 3, text alone: sliding windows, tied embedding",
     model_types=("gemma", "gemma2", "gemma3_text"),
     read=_read,
-    windows=True,
     shipped={"gemma-2-9b": "gemma_2_9b.json", "gemma-3-1b": "gemma_3_1b.json"},
 )

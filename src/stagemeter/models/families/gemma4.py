@@ -276,7 +276,6 @@ FAMILY = page_family(
         "videos and sound are not counted; the audio encoder's parameters are listed apart",
     ),
     valued=True,
-    windows=True,
     prefill_variables=OF_SHARING,
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
 )

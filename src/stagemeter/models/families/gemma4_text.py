@@ -122,7 +122,6 @@ FAMILY = text_family(
     title="Gemma 4, text alone: windows, embeddings for each layer, shared keys and values",
     model_types=("gemma4_text",),
     read=_read,
-    windows=True,
     prefill_variables=OF_SHARING,
     shipped={},
     notes=(

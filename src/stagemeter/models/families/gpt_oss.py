@@ -34,6 +34,5 @@ FAMILY = text_family(
     title="GPT-OSS: sliding windows, attention sinks, mixture of experts",
     model_types=("gpt_oss",),
     read=_read,
-    windows=True,
     shipped={"gpt-oss-20b": "gpt_oss_20b.json", "gpt-oss-120b": "gpt_oss_120b.json"},
 )

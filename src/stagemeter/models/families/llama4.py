@@ -182,5 +182,4 @@ FAMILY = page_family(
         *TEXT.notes,
     ),
     valued=True,
-    windows=True,
 )

@@ -52,5 +52,4 @@ FAMILY = text_family(
         "nothing, and so is it counted: an engine that runs the chosen ones alone does num_experts_per_tok / "
         "num_local_experts of the experts' work",
     ),
-    windows=True,
 )

@@ -16,7 +16,9 @@ _LINEAR = "linear_attention"
 
 def _read(settings: Settings) -> Decoder:
     kinds = settings.kinds("layer_types", (FULL, _LINEAR))
-    attention = grouped_query_attention(settings, window=settings.whole("sliding_window", 0))
+    # A window masks what softmax attention computes, and what its cache keeps (`MiniMaxCache`) is everything.
+    settings.whole("sliding_window", 0)
+    attention = grouped_query_attention(settings, window=0)
     lightning = LightningAttention(attention.heads, attention.head_width, settings.whole("block_size"))
     routed = experts(settings, "num_local_experts", "intermediate_size")
     return decoder(settings, [Layer(lightning if kind == _LINEAR else attention, routed, 1) for kind in kinds])
@@ -27,7 +29,6 @@ FAMILY = text_family(
     title="MiniMax-01: lightning attention, softmax attention in every eighth layer, mixture of experts",
     model_types=("minimax",),
     read=_read,
-    windows=True,
     prefill_variables=OF_BLOCKS,
     shipped={"minimax-01": "minimax_01.json"},
     notes=(

@@ -23,6 +23,5 @@ FAMILY = text_family(
     title="Mistral and Mixtral: grouped-query attention, dense or mixture of experts",
     model_types=("mistral", "mixtral"),
     read=_read,
-    windows=True,
     shipped={"mistral-7b-v0.1": "mistral_7b_v0_1.json", "mixtral-8x7b": "mixtral_8x7b.json"},
 )

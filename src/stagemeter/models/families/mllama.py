@@ -21,7 +21,7 @@ from stagemeter.models.page_stages import page_stage
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.source_attention import SourceAttention
-from stagemeter.models.text import decoder, gated, grouped_query_attention
+from stagemeter.models.text import decoder, gated, grouped_query_attention, refuse_window
 from stagemeter.models.tiling import best_fit
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_language import part, square
@@ -123,6 +123,7 @@ def _decoder(settings: Settings, source: int) -> Decoder:
             f"{text.source}: cross_attention_layers is {to_page!r}; it must be a list of numbers of layers after the "
             "first one, whose cache tells transformers how long the text is"
         )
+    refuse_window(text)
     own = grouped_query_attention(text)
     page = SourceAttention(own.heads, own.key_value_heads, own.head_width, source, norms=2 * own.head_width)
     # Two factors of a layer's results, which a checkpoint holds.

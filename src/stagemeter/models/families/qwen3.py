@@ -11,22 +11,26 @@ from dataclasses import replace
 from stagemeter.models.attention import GroupedQueryAttention
 from stagemeter.models.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, experts, gated, grouped_query_attention, text_family
+from stagemeter.models.text import decoder, experts, gated, grouped_query_attention, text_family, windows_by_layer
 
 
 def _read(settings: Settings) -> Decoder:
-    settings.refuse("use_sliding_window", True, "layers with a sliding window are not part of this family")
     attention = _attention(settings)
     layers = settings.whole("num_hidden_layers")
+    # Without kinds of layers, as in mixtures of experts, a window is that of every layer.
+    windows = [attention.window] * layers
+    if settings.values.get("layer_types") is not None:
+        windows = windows_by_layer(settings)
+    kinds = [replace(attention, window=window) for window in windows]
     if settings.values["model_type"] != "qwen3_moe":
-        return decoder(settings, [Layer(attention, gated(settings), layers)])
+        return decoder(settings, [Layer(kind, gated(settings), 1) for kind in kinds])
     routed = experts(settings, "num_local_experts", "moe_intermediate_size")
     step, dense = settings.whole("decoder_sparse_step"), settings.indices("mlp_only_layers")
     return decoder(
         settings,
         [
-            Layer(attention, routed if index not in dense and (index + 1) % step == 0 else gated(settings), times=1)
-            for index in range(layers)
+            Layer(kind, routed if index not in dense and (index + 1) % step == 0 else gated(settings), times=1)
+            for index, kind in enumerate(kinds)
         ],
     )
 

@@ -78,7 +78,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = replace(
     shipped={"unlimited-ocr-default": resources.files("stagemeter.models") / "configs" / "unlimited_ocr_default.json"},
     stages=(
         *DEEPSEEK_OCR.stages[:3],
-        *decoder_stages(language_model, DecoderModules("model.language_model", "lm_head"), windows=True),
+        *decoder_stages(language_model, DecoderModules("model.language_model", "lm_head")),
     ),
     whole_passes=page_passes(language_model, page_inputs),
     notes=("a generated token attends to the whole prompt, and to the last generated ones as far as the window goes",),
