@@ -14,6 +14,10 @@ from stagemeter import AnalysisConfig, StagemeterError, describe_model
 from stagemeter.analyzer import analyze_model
 
 PROMPT, NEW = 9, 6
+#: What layers of transformers' caches keep.
+HELD = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
+#: Kinds whose layers are not counted with a window.
+REFUSED = ("deepseek_v3", "kimi_k25", "mllama")
 few = settings(
     max_examples=3,
     deadline=None,
@@ -48,8 +52,8 @@ def kept_by_transformers(config, folder):
         )
     cache = made.past_key_values
     own = [cache.linear_cache] if hasattr(cache, "linear_cache") else []
-    keys_and_values = [[layer.keys, layer.values] for layer in cache.layers if getattr(layer, "keys", None) is not None]
-    return sum(tensor.numel() for tensor in tensors([keys_and_values, own]))
+    held = [getattr(layer, name, None) for layer in cache.layers for name in HELD]
+    return sum(tensor.numel() for tensor in tensors([held, own]))
 
 
 def with_window(config, window):
@@ -66,13 +70,16 @@ def test_cache_is_what_transformers_keeps_where_a_configuration_has_a_window(tmp
     config = with_window(data.draw((TEXT | PAGES)[kind]), data.draw(st.integers(2, 20)))
     folder = tmp_path_factory.mktemp("window")
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    try:
-        model = describe_model(str(folder))
-    except StagemeterError as error:
-        assert "sliding_window" in str(error)
+    # PaliGemma 1: transformers fails on the masks of a page then; PaliGemma 2 says which layers have windows.
+    if kind in REFUSED or (kind == "paligemma" and config["text_config"]["model_type"] == "gemma"):
+        with pytest.raises(StagemeterError, match="sliding_window"):
+            describe_model(str(folder))
         return
-    asked = {"image_w": 50, "image_h": 40} if model.family.reads_pages else {"seq_len": PROMPT}
+    model = describe_model(str(folder))
+    asked = {"image_w": 300, "image_h": 200} if model.family.reads_pages else {"seq_len": PROMPT}
     report = analyze_model(model, AnalysisConfig(new_tokens=NEW, **asked))
-    assert report["agreement"]["equal"], report["agreement"]
+    # A page of one token, as small models have, is none to some of transformers' code.
+    assert not report["agreement"]["differences"]
+    assert {"decode"}.isdisjoint(report["agreement"]["incomplete_stages"])
     decoder = model.family.decoder(model.architecture)
     assert decoder.cached_elements(1, PROMPT + NEW - 1) == kept_by_transformers(config, folder)

@@ -211,7 +211,7 @@ def _vision_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[
     return [
         (embedding, 1),
         *_layers(sizes, values, tokens, patches, whole),
-        *(_window_operators(sizes, tokens * patches // 4) if sizes.merge_after else []),
+        *(_window_operators(sizes, tokens * (patches // 4)) if sizes.merge_after else []),
         *_layers(sizes, values, tokens, patches // 4, sizes.layers - whole),
     ]
 

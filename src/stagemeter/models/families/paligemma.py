@@ -7,6 +7,7 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 from __future__ import annotations
 
 from stagemeter.models.settings import Settings
+from stagemeter.models.text import refuse_window
 from stagemeter.models.vision_language import (
     Projector,
     VisionLanguageArchitecture,
@@ -20,6 +21,8 @@ from stagemeter.models.vision_language import (
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, text = part(settings, "vision_config"), part(settings, "text_config").values
+    # transformers' own code fails on the masks that it makes of a page then.
+    refuse_window(part(settings, "text_config"))
     # That attention is both ways goes without saying here.
     decoder = text_decoder(
         Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
