@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, logging
 
-from stagemeter.analyzer import estimate_model
+from stagemeter.analyzer import analyze_model, estimate_model
 from stagemeter.config import AnalysisConfig
+from stagemeter.core.bounds import require_bounded
 from stagemeter.errors import StagemeterError
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.configuration import FILE, complete
@@ -202,6 +203,22 @@ def test_saved_configuration_has_the_report_of_the_published_one(name, whole, tm
     assert report(tmp_path, nameless) == published
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["gemma-3-1b", "granite-docling-258m", "mamba2-default", "paddleocr-vl", "qwen3-30b-a3b"]
+)
+def test_saved_configuration_is_counted_in_three_ways_that_agree(name, tmp_path):
+    theirs = made(SHIPPED[name])
+    theirs.architectures = None
+    theirs.save_pretrained(tmp_path)
+    model = describe_model(str(tmp_path))
+    asked = {"image_w": 700, "image_h": 500, "text_tokens": 9} if model.family.reads_pages else {"seq_len": 100}
+    assert (
+        analyze_model(model, AnalysisConfig(model=str(tmp_path), new_tokens=6, **asked))["agreement"]["status"]
+        == "equal"
+    )
+
+
 @pytest.mark.parametrize("kind", WHOLE)
 def test_class_defaults_are_read_or_refused_in_a_line(kind, tmp_path):
     CONFIG_MAPPING[kind]().save_pretrained(tmp_path)
@@ -213,6 +230,26 @@ def test_class_defaults_are_read_or_refused_in_a_line(kind, tmp_path):
         describe(tmp_path, config)
     assert REFUSED[kind] in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["glm-4.1v-9b", "llama-3.2-11b-vision", "qwen2-vl-7b", "qwen2.5-vl-7b"])
+def test_width_of_heads_that_the_code_does_not_read_changes_nothing(name, tmp_path):
+    # Published parameters are those without it; transformers builds the same with it.
+    published = report(tmp_path, SHIPPED[name])
+    config = copy.deepcopy(SHIPPED[name])
+    config.get("text_config", config)["head_dim"] = 96
+    assert report(tmp_path, config) == published
+
+
+@pytest.mark.slow
+def test_width_of_heads_is_not_read_where_transformers_does_not_read_it(tmp_path):
+    config = copy.deepcopy(SHIPPED["qwen2-vl-7b"])
+    parameters = []
+    for width in (96, 128):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"head_dim": width}), encoding="utf-8")
+        built = build_without_weights(AutoConfig.from_pretrained(tmp_path))
+        parameters.append(sum(parameter.numel() for parameter in built.parameters()))
+    assert parameters[0] == parameters[1]
 
 
 @pytest.mark.slow
@@ -271,7 +308,12 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
             "config.json: per_layer_config gives single layers a intermediate_size of their own, which is not counted",
         ),
         ({"model_type": "llama", "per_layer_config": {"3": 7}}, "per_layer_config is {'3': 7}. Settings by numbers of"),
-        ({"model_type": "gemma4_text", "per_layer_config": {"x": {}}}, "per_layer_config has ['x']. Numbers of layers"),
+        ({"model_type": "gemma4_text", "per_layer_config": {"x": {}}}, "per_layer_config has 'x'. Numbers below"),
+        (
+            {"model_type": "gemma4_text", "per_layer_config": {"30": {}}},
+            "per_layer_config has '30'. Numbers below num_hidden_layers, 30, are needed",
+        ),
+        ({"model_type": "gemma4_text", "layer_types": 3}, "layer_types is 3; it must be a list"),
         (
             {"model_type": "gemma4_text", "per_layer_config": {"1": {"intermediate_size": 7}}},
             "per_layer_config gives layer 1 a intermediate_size of its own, which is not counted. Counted are head_dim",
@@ -290,6 +332,33 @@ def test_what_cannot_be_read_is_refused(config, message, tmp_path):
     with pytest.raises(StagemeterError) as refused:
         describe(tmp_path, config)
     assert message in str(refused.value)
+
+
+#: What no setting should be, or few.
+WRONG = (None, "x", -1, 0, 1.5, [], {}, True, [None], [[1, 2]], {"3": {"head_dim": 3}}, float("inf"), float("nan"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_wrong_values_are_read_or_refused_in_a_line(name):
+    # Not a word of a traceback: each setting in turn is each wrong value.
+    refusals = []
+    for path in settings_of(SHIPPED[name]):
+        for value in WRONG:
+            config = copy.deepcopy(SHIPPED[name])
+            holder = config
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = value
+            try:
+                require_bounded(config, name)
+                settings = complete(config, name)
+                taker = family_of(settings, name)
+                if taker is not None:
+                    taker.architecture_from_config(settings, name)
+            except StagemeterError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 50
+    assert not any("\n" in refusal for refusal in refusals)
 
 
 def test_parts_of_a_whole_that_is_not_known_are_completed():

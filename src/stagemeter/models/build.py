@@ -43,7 +43,7 @@ def class_name(architectures: Sequence[str] | None, kind: str) -> str:
     Parameters
     ----------
     architectures : sequence of str or None
-        Names of classes; the first that transformers has for the type is taken.
+        Names of classes; the first of this type that generates is taken. A decoder without its head does not.
     kind : str
         ``model_type``. Where no class is named, as in what transformers saves of a configuration alone, it is the one
         of this type that writes text, best of pictures.
@@ -57,8 +57,8 @@ def class_name(architectures: Sequence[str] | None, kind: str) -> str:
     from transformers.models.auto import modeling_auto
 
     for name in architectures or []:
-        made_for = getattr(getattr(transformers, str(name), None), "config_class", None)
-        if getattr(made_for, "model_type", None) == kind:
+        named: Any = getattr(transformers, str(name), None)
+        if getattr(getattr(named, "config_class", None), "model_type", None) == kind and named.can_generate():
             return str(name)
     for task in _TASKS:
         mapping: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")

@@ -10,6 +10,7 @@ Source: transformers 5.23, ``configuration_utils.py`` (``PreTrainedConfig``, ``S
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,10 @@ _TIED_BY_PART = (*_FLAT, "glm4v", "glm4v_moe", "glm_ocr", "llava", "llava_onevis
 _BOTH_WAYS, _BIDIRECTIONAL = "paligemma", "use_bidirectional_attention"
 #: The type whose layers may have sizes of their own.
 _LAYERS_DIFFER = "gemma4_text"
+#: Types whose layers have no head_dim, whatever a configuration says: ``modeling_*.py``, ``__init__`` of attention.
+_PLAIN_HEADS = ("glm4v_text", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text")
+#: How it numbers them.
+_NUMBER_OF_LAYER = re.compile(r"[0-9]{1,9}")
 
 
 def complete(config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -99,6 +104,8 @@ def _complete(kind: str, given: Mapping[str, Any], source: str) -> dict[str, Any
     for key in ("layer_types", "layers_block_type"):
         if isinstance(values.get(key), list):
             values[key] = [OLDER_KINDS.get(name, name) if isinstance(name, str) else name for name in values[key]]
+    if kind in _PLAIN_HEADS:
+        values.pop("head_dim", None)
     if kind in _TIED_BY_PART and not values[_TIED] and isinstance(values[_TEXT], Mapping):
         values[_TIED] = values[_TEXT].get(_TIED) or values[_TIED]
     if kind == _BOTH_WAYS and values[_TEXT].get(_BIDIRECTIONAL) is None:
@@ -140,12 +147,13 @@ def _is_known(value: Any) -> bool:
 
 def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source: str) -> None:
     """Put what is said of single layers under their plain numbers, or refuse it where nothing counts it."""
+    settings = Settings(values, source)
     if kind == _LAYERS_DIFFER:
-        if values["layer_types"]:
+        if isinstance(values["layer_types"], list) and values["layer_types"]:
             # The last layer attends to everything, whatever the configuration says.
             values["layer_types"] = [*values["layer_types"][:-1], "full_attention"]
         if _BY_LAYER not in given:
-            values[_BY_LAYER] = full_layers_of_gemma4(Settings(values, source))
+            values[_BY_LAYER] = full_layers_of_gemma4(settings)
     layers = values.get(_BY_LAYER) or {}
     if not isinstance(layers, Mapping) or not all(isinstance(sizes, Mapping) for sizes in layers.values()):
         raise StagemeterError(f"{source}: {_BY_LAYER} is {layers!r:.40}. Settings by numbers of layers are needed")
@@ -157,8 +165,14 @@ def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source:
                 "Leave it out to count all layers alike"
             )
         return
-    if not all(isinstance(index, int) or (isinstance(index, str) and index.isdecimal()) for index in layers):
-        raise StagemeterError(f"{source}: {_BY_LAYER} has {list(layers)!r:.60}. Numbers of layers are needed")
+    number = settings.whole("num_hidden_layers")
+    wrong = next(
+        (index for index in layers if not _NUMBER_OF_LAYER.fullmatch(str(index)) or int(index) >= number), None
+    )
+    if wrong is not None:
+        raise StagemeterError(
+            f"{source}: {_BY_LAYER} has {wrong!r:.40}. Numbers below num_hidden_layers, {number}, are needed"
+        )
     values[_BY_LAYER] = {str(int(index)): dict(sizes) for index, sizes in layers.items()}
 
 

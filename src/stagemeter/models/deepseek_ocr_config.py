@@ -160,7 +160,7 @@ architecture_from_sizes = sizes_reader(DeepseekOCRArchitecture)
 
 def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
     text, vision = config["language_config"], config["vision_config"]
-    if text.get("use_mla"):
+    if dict(text).get("use_mla"):
         raise StagemeterError("use_mla is true: multi-head latent attention is not part of DeepSeek-OCR")
     sam, clip = vision["width"]["sam_vit_b"], vision["width"]["clip-l-14-224"]
     first, second = sam["downsample_channels"]
@@ -255,7 +255,7 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
     """Refuse sizes that contradict one another, by name."""
     for part, sizes in asdict(architecture).items():
         for name, size in sizes.items():
-            numbers = size if isinstance(size, (tuple, list)) else (size,)
+            numbers = size if name in {"global_layers", "downsample_channels"} else (size,)
             smallest = 0 if name in {"global_layers", "dense_layers", "generated_window"} else 1
             if any(not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers):
                 raise StagemeterError(

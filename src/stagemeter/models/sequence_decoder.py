@@ -80,13 +80,13 @@ class SequenceDecoder:
         return PackedWeights(0, 0)
 
 
-def read_decoder(settings: Settings, whole: Settings, source_width: int, **changes: Any) -> SequenceDecoder:
+def read_decoder(settings: Settings, source_width: int, **changes: Any) -> SequenceDecoder:
     """Decoder of the sizes that configurations of mBART's kind give it.
 
     Parameters
     ----------
-    settings, whole : Settings
-        Configuration of the decoder and of the whole model, which may say whether the output head is tied.
+    settings : Settings
+        Configuration of the decoder, which says whether the output head is tied, whatever the whole model's says.
     source_width : int
         Width of the source.
     **changes
@@ -108,7 +108,7 @@ def read_decoder(settings: Settings, whole: Settings, source_width: int, **chang
         positions=positions + _OFFSET,
         max_positions=positions,
         source_width=source_width,
-        tied=settings.flag("tie_word_embeddings", whole.flag("tie_word_embeddings", default=True)),
+        tied=settings.flag("tie_word_embeddings"),
         **changes,
     )
 

@@ -154,7 +154,9 @@ class Settings:
         StagemeterError
             If the setting has that value.
         """
-        if self.values.get(key) == value:
+        held = self.values.get(key)
+        # Not a number is unequal to itself.
+        if held is value or held == value:
             raise StagemeterError(f"{self.source}: {key} is {value!r}: {why}")
 
     def _missing(self, key: str) -> StagemeterError:

@@ -35,7 +35,7 @@ def _read(settings: Settings) -> DonutArchitecture:
     width = text.whole("d_model")
     if width != encoder.outputs:
         raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
-    decoder = read_decoder(text, settings, encoder.outputs, norms=2, fused=True)
+    decoder = read_decoder(text, encoder.outputs, norms=2, fused=True)
     return DonutArchitecture(decoder, encoder)
 
 

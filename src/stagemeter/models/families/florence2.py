@@ -75,9 +75,7 @@ def _read(settings: Settings) -> Florence2Architecture:
         text.refuse("model_type", text.values.get("model_type"), "the language model of this family is 'bart'")
     for holder in (settings, text):
         holder.refuse("tie_word_embeddings", False, "encoder, decoder and output head share one embedding here")
-    decoder = read_decoder(
-        text, settings, text.whole("d_model"), norms=1, fused=True, text_in_source=True, head_on_last=True
-    )
+    decoder = read_decoder(text, text.whole("d_model"), norms=1, fused=True, text_in_source=True, head_on_last=True)
     if sizes.whole("projection_dim") != decoder.hidden:
         raise StagemeterError(
             f"{sizes.source}: projection_dim is {sizes.whole('projection_dim')}, and the encoder takes {decoder.hidden}"

@@ -81,7 +81,7 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
     if settings.whole("merger_times") != 1:
         settings.refuse("merger_times", settings.values["merger_times"], "this family merges tokens once")
     mode = settings.values["downsample_mode"]
-    if mode not in _PATCHES_OF_TOKEN:
+    if not isinstance(mode, str) or mode not in _PATCHES_OF_TOKEN:
         settings.refuse("downsample_mode", mode, f"it must be one of {', '.join(_PATCHES_OF_TOKEN)}")
     layers, after = sizes.whole("num_hidden_layers"), settings.whole("insert_layer_id", least=0) + 1
     if mode == "16x" and after > layers:

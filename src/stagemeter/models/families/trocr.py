@@ -43,7 +43,6 @@ def _read(settings: Settings) -> TrOCRArchitecture:
         )
     decoder = read_decoder(
         text,
-        settings,
         encoder.hidden,
         norms=int(text.flag("layernorm_embedding")),
         fused=False,
