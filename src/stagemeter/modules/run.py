@@ -264,7 +264,7 @@ def _attempt(
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
             model.train(wanted.train)
             with counter, known or nullcontext():
-                part = model.get_submodule(wanted.part)
+                part = model.get_submodule(wanted.part) if wanted.part else model  # TorchScript has no parts by name.
                 out = (getattr(part, wanted.method) if wanted.method else part)(*args, **kwargs)
                 forward = counter.counts()
                 if not wanted.train:
