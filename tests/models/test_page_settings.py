@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
+from huggingface_hub.errors import EntryNotFoundError
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,8 +22,10 @@ from transformers.image_utils import SizeDict
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError
+from stagemeter.models import description
 from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.page_settings import ProcessorFiles, ProcessorSettings
+from stagemeter.models.registry import families
 from stagemeter.page_planning import limit_notes
 from stagemeter.planning import plan_request
 
@@ -577,3 +581,109 @@ def test_frames_of_videos_share_a_budget_where_the_file_says_so(name):
         assert made[True].width * made[True].height <= int(600 * 28**2 * 0.9) * 2 // 8
     else:
         assert made[True].width * made[True].height <= 600 * 32**2
+
+
+KEYS = [
+    "min_pixels",
+    "max_pixels",
+    "size",
+    "crop_size",
+    "do_resize",
+    "do_center_crop",
+    "patch_size",
+    "merge_size",
+    "temporal_patch_size",
+    "max_patches",
+    "min_patches",
+    "crop_to_patches",
+    "image_grid_pinpoints",
+    "max_image_size",
+    "do_image_splitting",
+    "max_image_tiles",
+    "max_soft_tokens",
+    "pooling_kernel_size",
+    "tile_size",
+    "resize_to_max_canvas",
+    "do_pan_and_scan",
+    "pan_and_scan_min_crop_size",
+    "max_slice_nums",
+    "pan_and_scan_max_num_crops",
+    "pan_and_scan_min_ratio_to_activate",
+    "scale_resolution",
+    "slice_mode",
+    "small_image_upsize",
+    "downsample_mode",
+    "media_proc_cfg",
+    "do_pad",
+    "do_thumbnail",
+    "image_seq_length",
+    "cap_pixels_per_frame",
+    "max_video_tokens",
+    "image_processor_type",
+    "spatial_merge_size",
+]
+numbers = st.sampled_from([-1, 0, 1, 14, 16, 336, 448, 560, 768, 896, 1024, 10**6, 10**30, 0.5, math.inf, math.nan])
+atoms = st.none() | st.booleans() | numbers | st.text(max_size=3)
+anything = st.recursive(
+    atoms,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["height", "width", "shortest_edge", "longest_edge", "x"]), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+SEEING = sorted(name for family in families().values() if family.rules is not None for name in family.shipped)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(SEEING),
+    st.dictionaries(st.sampled_from(KEYS), anything, max_size=5),
+    st.dictionaries(st.sampled_from(KEYS), anything, max_size=2),
+    sides,
+    sides,
+    st.none() | st.integers(2, 9),
+)
+def test_whatever_a_file_holds_a_page_has_views_or_one_line_says_why_not(name, file, whole, width, height, frames):
+    files = ProcessorFiles(file, file, whole, FILE, "video_preprocessor_config.json", "processor_config.json")
+    model = replace(describe_model(name), processor=files)
+    workload, said = None, ""
+    try:
+        workload = plan_request(AnalysisConfig(image_w=width, image_h=height, video_frames=frames), model)
+    except StagemeterError as refused:
+        said = str(refused)
+    assert (workload is None) == bool(said)
+    assert "\n" not in said
+    assert len(said) < 500
+    assert workload is None or workload.image_tokens >= 1
+    assert workload is None or workload.global_views + workload.local_views >= 1
+
+
+def test_files_are_fetched_from_the_hub(monkeypatch, tmp_path):
+    """Source of the names: transformers, ``image_processing_base.py``."""
+    stored = {
+        "config.json": describe_model("qwen2.5-vl-7b").config,
+        FILE: {"max_pixels": 1_003_520},
+    }
+    asked = []
+
+    def fetch(repository, name):
+        asked.append(name)
+        if name not in stored:
+            raise StagemeterError(f"{repository} holds no {name}") from EntryNotFoundError(name)
+        (tmp_path / name).write_text(json.dumps(stored[name]))
+        return tmp_path / name
+
+    def absent(repository, name):
+        raise EntryNotFoundError(name)
+
+    monkeypatch.setattr(description, "_fetched", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", absent)
+    model = describe_model("someone/model")
+    assert plan_request(AnalysisConfig(), model).image_tokens == 1260
+    assert limit_notes(AnalysisConfig(), model)[0].endswith(f"from {FILE} of someone/model")
+    assert sorted(asked) == ["config.json", FILE, "processor_config.json", "video_preprocessor_config.json"]
+    stored["config.json"] = describe_model("qwen3-8b").config
+    asked.clear()
+    describe_model("someone/model")
+    assert asked == ["config.json"], "a model of text has no such files"
