@@ -583,6 +583,22 @@ def test_frames_of_videos_share_a_budget_where_the_file_says_so(name):
         assert made[True].width * made[True].height <= 600 * 32**2
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "key", "message"),
+    [
+        ("llava-1.5-7b", "vision_config", "image_size", "image_size is 3, and a view of it holds no patch"),
+        ("trocr-base", "encoder", "image_size", "image_size is 3, and a view of it holds no patch"),
+        ("llama-3.2-11b-vision", "vision_config", "image_size", "image_size is 3, and a view of it holds no patch"),
+        ("got-ocr2", "vision_config", "image_size", "image_size 3 cannot be split into patches"),
+    ],
+)
+def test_sizes_that_make_views_vanish_are_refused(name, part, key, message, tmp_path):
+    config = describe_model(name).config
+    (tmp_path / "config.json").write_text(json.dumps({**config, part: {**config[part], key: 3}}))
+    with pytest.raises(StagemeterError, match=message):
+        plan_request(AnalysisConfig(), describe_model(str(tmp_path)))
+
+
 KEYS = [
     "min_pixels",
     "max_pixels",

@@ -261,15 +261,32 @@ def vision_transformer(sizes: Settings, **changes: Any) -> VisionTransformer:
         If the sizes contradict one another.
     """
     sizes.split("hidden_size", "num_attention_heads")
+    patch_size, image_size = patch_and_view(sizes)
     return VisionTransformer(
         hidden=sizes.whole("hidden_size"),
         layers=sizes.whole("num_hidden_layers"),
         heads=sizes.whole("num_attention_heads"),
         intermediate=sizes.whole("intermediate_size"),
-        patch_size=square(sizes, "patch_size"),
-        image_size=square(sizes, "image_size"),
+        patch_size=patch_size,
+        image_size=image_size,
         **changes,
     )
+
+
+def patch_and_view(sizes: Settings) -> tuple[int, int]:
+    """Sides in pixels of a patch and of a view, ``patch_size`` and ``image_size``.
+
+    Raises
+    ------
+    StagemeterError
+        If a view holds no patch: it would be seen for nothing.
+    """
+    patch_size, image_size = square(sizes, "patch_size"), square(sizes, "image_size")
+    if image_size < patch_size:
+        raise StagemeterError(
+            f"{sizes.source}: image_size is {image_size}, and a view of it holds no patch of patch_size {patch_size}"
+        )
+    return patch_size, image_size
 
 
 def one_view(default: int, crops: bool) -> Callable[[VisionLanguageArchitecture, ProcessorSettings], PageRules]:

@@ -24,7 +24,7 @@ from stagemeter.models.source_attention import SourceAttention
 from stagemeter.models.text import decoder, gated, grouped_query_attention, refuse_window
 from stagemeter.models.tiling import best_fit
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, square
+from stagemeter.models.vision_language import part, patch_and_view
 from stagemeter.workload import Workload
 
 _VISION, _PROJECTOR = "model.vision_model", "model.multi_modal_projector"
@@ -94,7 +94,7 @@ def _read(settings: Settings) -> MllamaArchitecture:
             f"{sizes.source}: vision_output_dim is {outputs}, but one layer and {len(kept)} more that are {hidden} "
             f"wide make {hidden * (1 + len(kept))}"
         )
-    patch_size, image_size = square(sizes, "patch_size"), square(sizes, "image_size")
+    patch_size, image_size = patch_and_view(sizes)
     return MllamaArchitecture(
         hidden=hidden,
         heads=sizes.whole("attention_heads"),
