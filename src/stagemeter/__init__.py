@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from stagemeter.analyzer import estimate_model as estimate_model
     from stagemeter.analyzer import estimate_report as estimate_report
     from stagemeter.application.compare import compare_runs as compare_runs
+    from stagemeter.application.mfu import pair_experiment as pair_experiment
+    from stagemeter.application.mfu import pair_runs as pair_runs
     from stagemeter.application.sweep import sweep as sweep
     from stagemeter.counting.counter import CostCounter as CostCounter
     from stagemeter.counting.formulas import register_formula as register_formula
@@ -40,8 +42,6 @@ if TYPE_CHECKING:
     from stagemeter.report import report_schema as report_schema
     from stagemeter.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
-    from stagemeter.tracking.pair import pair_experiment as pair_experiment
-    from stagemeter.tracking.pair import pair_runs as pair_runs
 
 _HOMES = {
     "ActivationCountAnalysis": "stagemeter.modules.fvcore_analysis",
@@ -67,8 +67,8 @@ _HOMES = {
     "estimate_model": "stagemeter.analyzer",
     "estimate_report": "stagemeter.analyzer",
     "log_static_report": "stagemeter.tracking.log",
-    "pair_experiment": "stagemeter.tracking.pair",
-    "pair_runs": "stagemeter.tracking.pair",
+    "pair_experiment": "stagemeter.application.mfu",
+    "pair_runs": "stagemeter.application.mfu",
     "register_formula": "stagemeter.counting.formulas",
     "report_schema": "stagemeter.report",
     "spec": "stagemeter.modules.shapes",

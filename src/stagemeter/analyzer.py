@@ -276,7 +276,7 @@ def analyze_model(
     return _report(model.family, model.architecture, model.name, config, workload, tiers, built, notes, model.adapter)
 
 
-def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
+def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Workload | None = None) -> Report:
     """Report by closed forms alone: exact as the full analysis is, but not checked by running. Needs no torch.
 
     Parameters
@@ -285,6 +285,8 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
         The model.
     config : AnalysisConfig
         What to analyze.
+    workload : Workload, optional
+        What that comes to, where it is known already. Default: it is worked out.
 
     Raises
     ------
@@ -303,7 +305,8 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig) -> Report:
             f"{model.name} is of no family whose closed forms are known, so that there is nothing to estimate it by: "
             "count it, without --estimate"
         )
-    workload, model = plan_request(config, model), with_adapter(model, config.adapter)
+    workload = workload or plan_request(config, model)
+    model = with_adapter(model, config.adapter)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload, model.adapter)}
     return build_report(
         model.family,

@@ -1,4 +1,4 @@
-"""Commands to type, for messages that advise one."""
+"""From a workload back to the settings that ask for it: for messages that advise a command, and to count it."""
 
 from __future__ import annotations
 
@@ -9,52 +9,76 @@ from typing import Any
 from stagemeter.config import MODES, AnalysisConfig
 from stagemeter.models.deepseek_ocr_config import NAME, SMALL_NAME
 from stagemeter.models.page_settings import OPTIONS
-from stagemeter.workload import Workload
+from stagemeter.workload import OWN, TEXT, Workload
+
+#: Options of settings, where the option is not the setting's name.
+_WORDS = {"image_size": "--tile-size", "crop_mode": "--no-crop"}
+
+
+def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the settings by which a workload is asked for, those at their defaults left out.
+
+    Parameters
+    ----------
+    model : str
+        As the configuration has it.
+    workload : Workload
+        What is to be counted.
+    limits : mapping, optional
+        Limits under which the page became these views, as numbers or as the params of a run: they are no part of a
+        workload. Other names are passed over. Default: the model's own limits.
+
+    Returns
+    -------
+    dict
+        By name of a field of `AnalysisConfig`.
+    """
+    settings: dict[str, Any] = {"model": model}
+    if workload.mode == TEXT:
+        settings["seq_len"] = workload.prompt_tokens
+    else:
+        asked = {name: (limits or {}).get(name) for name in OPTIONS}
+        settings |= _page(workload) | {name: int(value) for name, value in asked.items() if value is not None}
+    settings |= {name: getattr(workload, name) for name in ("new_tokens", "batch_size", "dtype", "kv_cache_dtype")}
+    defaults = AnalysisConfig()
+    return {name: value for name, value in settings.items() if value != getattr(defaults, name)}
+
+
+def _page(workload: Workload) -> dict[str, Any]:
+    page = {
+        "image_w": workload.image_width,
+        "image_h": workload.image_height,
+        "text_tokens": workload.text_tokens,
+        "video_frames": workload.video_frames,
+    }
+    if workload.mode == OWN:
+        # Not every family's prompt is as long as its page and its text, so it is given whatever it is.
+        return page | {"seq_len": workload.prompt_tokens}
+    if workload.prompt_tokens != workload.image_tokens + workload.text_tokens:
+        page["seq_len"] = workload.prompt_tokens
+    if workload.mode in MODES:
+        return page | {"mode": workload.mode}
+    whole = workload.image_size == workload.base_size and not workload.local_views
+    sizes = {"base_size": workload.base_size, "image_size": workload.image_size}
+    return page | sizes | ({"crop_mode": False} if whole else {})
 
 
 def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> str:
     """Return the ``stagemeter analyze`` that counts a workload; what are defaults is left out.
 
-    Parameters
-    ----------
-    model : str
-        As ``--model`` takes it.
-    workload : Workload
-        What is to be counted.
-    limits : mapping or None
-        Limits of pages that were asked for, by their names in a configuration.
+    Parameters are those of `workload_config`.
     """
+    settings = workload_config(model, workload, limits)
     words = ["stagemeter", "analyze"]
-    if model == SMALL_NAME:
+    asked = settings.pop("model", NAME)
+    if asked == SMALL_NAME:
         words += ["--scale", "small"]
-    elif model != NAME:
-        words += ["--model", model]
-    defaults = AnalysisConfig()
-    for option, value, default in _settings(workload, defaults):
-        if value != default:
-            words += [option, str(value)]
-    for name, option in OPTIONS.items():
-        if (limits or {}).get(name) is not None:
-            words += [option, str((limits or {})[name])]
-    if workload.mode not in MODES and workload.image_size == workload.base_size and not workload.local_views:
-        words.append("--no-crop")
+    elif asked != NAME:
+        words += ["--model", asked]
+    if "image_w" in settings or "image_h" in settings:
+        size = settings.pop("image_w", workload.image_width), settings.pop("image_h", workload.image_height)
+        words += ["--page-size", "x".join(map(str, size))]
+    for name, value in settings.items():
+        option = _WORDS.get(name, f"--{name.replace('_', '-')}")
+        words += [option] if value is False else [option, str(value)]
     return shlex.join(words)
-
-
-def _settings(workload: Workload, defaults: AnalysisConfig) -> list[tuple[str, Any, Any]]:
-    """Options of a workload, each with its value and what it is by default."""
-    if workload.mode in MODES:
-        settings: list[tuple[str, Any, Any]] = [("--mode", workload.mode, defaults.mode)]
-    else:
-        settings = [("--base-size", workload.base_size, None), ("--tile-size", workload.image_size, None)]
-    page, default_page = ((workload.image_width, workload.image_height), (defaults.image_w, defaults.image_h))
-    prompt = workload.image_tokens + workload.text_tokens
-    return [
-        *settings,
-        ("--page-size", "x".join(map(str, page)), "x".join(map(str, default_page))),
-        ("--text-tokens", workload.text_tokens, defaults.text_tokens),
-        ("--seq-len", workload.prompt_tokens, prompt),
-        ("--new-tokens", workload.new_tokens, defaults.new_tokens),
-        ("--batch-size", workload.batch_size, defaults.batch_size),
-        ("--dtype", workload.dtype, defaults.dtype),
-    ]

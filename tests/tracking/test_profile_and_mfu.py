@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from stagemeter import DeepSeekOCRSession, cli, pair_runs
+from stagemeter.application.mfu import pair_experiment
 from stagemeter.application.profile import profile_page
 from stagemeter.config import ProfileConfig
 from stagemeter.errors import StagemeterError
@@ -22,7 +23,6 @@ from stagemeter.hardware import measure
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.description import load_architecture
 from stagemeter.tracking import peaks
-from stagemeter.tracking.pair import pair_experiment
 
 SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
@@ -384,15 +384,63 @@ def test_newest_of_several_equal_static_runs_is_taken(analyzed, imported, runs):
     assert pair_runs(imported(TIMES)["run_id"], peak_tflops=1)["static_run_id"] == newest
 
 
-def test_other_page_is_no_match_and_the_closest_are_named(imported, analyzed, command):
-    analyzed("--mode", "tiny", "--scale", "small")
-    profile = imported(TIMES, "--mode", "base", "--scale", "small", "--page-size", "500x500")["run_id"]
+def test_counts_that_are_not_there_are_made_and_logged(imported, analyzed, command, runs):
+    counted = analyzed("--mode", "tiny", "--scale", "small")
+    profile = imported(TIMES, "--base-size", 832, "--no-crop", "--scale", "small")["run_id"]
     code, out, err = command("mfu", "--profile-run", profile, "--peak-tflops", 1)
+    assert code == 0, err
+    assert "no static run counted this work: that run was made by closed form for it" in out
+    (made,) = [run for run in runs() if "stagemeter.counted_for" in run.data.tags]
+    assert made.info.status == "FINISHED"
+    assert made.data.tags["stagemeter.counted_for"] == profile
+    assert made.data.tags["stagemeter.kind"] == "static"
+    assert made.data.tags["stagemeter.profile_runs"] == profile
+    report = analyzed("--base-size", 832, "--no-crop", "--scale", "small")
+    assert made.data.tags["stagemeter.workload_hash"] == report["metadata"]["workload_hash"]
+    assert made.data.metrics["flops/total"] == report["total"]["flops"] != counted["total"]["flops"]
+    paired = run_of(profile)
+    assert paired.data.tags["stagemeter.static_run_id"] == made.info.run_id
+    assert "made by closed form" in Path(MlflowClient().download_artifacts(profile, "mfu.md")).read_text()
+
+
+def test_counts_are_made_once_and_found_again(imported, command, runs):
+    profiles = [imported(TIMES, "--scale", "small", "--base-size", 896, "--no-crop")["run_id"] for _ in range(2)]
+    pairings = [pair_runs(profile, peak_tflops=1) for profile in profiles]
+    assert len({pairing["static_run_id"] for pairing in pairings}) == 1
+    assert all(pairing["counts"]["made_for_pairing"] for pairing in pairings)
+    assert not pair_runs(profiles[0], peak_tflops=1)["changed"]
+    assert len([run for run in runs() if run.data.tags["stagemeter.kind"] == "static"]) == 1
+
+
+@pytest.fixture
+def orphan(imported, small_model):
+    """A profiling run of a model that is not there any more."""
+    run = imported(TIMES, "--model", small_model, "--mode", "base", "--page-size", "500x500")["run_id"]
+    (small_model / "config.json").rename(small_model / "gone.json")
+    return run
+
+
+def test_work_that_cannot_be_counted_is_named_and_the_closest_are(orphan, analyzed, command, small_model, runs):
+    (small_model / "gone.json").rename(small_model / "config.json")
+    analyzed("--mode", "tiny", "--model", small_model)
+    (small_model / "config.json").rename(small_model / "gone.json")
+    code, out, err = command("mfu", "--profile-run", orphan, "--peak-tflops", 1)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert "base_size (512, measured 1024)" in line
-    assert "stagemeter analyze" in line
-    assert "mfu/sam" not in run_of(profile).data.metrics
+    assert f"`stagemeter analyze --model {small_model} --page-size 500x500 --mode base`" in line
+    assert "It cannot be counted by closed form here" in line
+    assert "mfu/sam" not in run_of(orphan).data.metrics
+    assert not [run for run in runs() if "stagemeter.counted_for" in run.data.tags]
+
+
+def test_model_that_has_changed_is_not_counted(orphan, small_model, command):
+    config = json.loads((small_model / "gone.json").read_text())
+    config["language_config"]["hidden_size"] *= 2
+    (small_model / "config.json").write_text(json.dumps(config))
+    code, out, err = command("mfu", "--profile-run", orphan, "--peak-tflops", 1)
+    assert (code, out) == (2, "")
+    assert "its sizes are not those that were measured" in err
 
 
 def test_static_run_named_by_hand_is_evaluated_whatever_the_page(imported, analyzed, runs):
@@ -586,10 +634,12 @@ def test_kept_peak_counts_where_the_device_is_not_known(imported, analyzed, tmp_
 # A whole experiment
 
 
-def test_experiment_is_paired_at_once_and_those_that_cannot_be_are_named(imported, analyzed, experiment, command):
+def test_experiment_is_paired_at_once_and_those_that_cannot_be_are_named(
+    imported, analyzed, experiment, command, orphan
+):
     analyzed()
     paired = [imported({**TIMES, "sam": 30.0 + number})["run_id"] for number in range(3)]
-    alone = imported(TIMES, "--mode", "large")["run_id"]
+    alone = orphan
     told = []
     pairings, failures = pair_experiment(experiment, peak_tflops=312, on_run=lambda *done: told.append(done))
     assert {pairing["profile_run_id"] for pairing in pairings} == set(paired)

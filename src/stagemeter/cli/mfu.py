@@ -60,7 +60,7 @@ def mfu(
         return
     from rich.console import Console
 
-    from stagemeter.tracking.pair import pair_runs
+    from stagemeter.application.mfu import pair_runs
     from stagemeter.tracking.runs import find_run
     from stagemeter.tracking.store import run_messages, store_errors
 
@@ -91,7 +91,7 @@ def _pair_all(
     figures: bool,
     as_json: bool,
 ) -> None:
-    from stagemeter.tracking.pair import pair_experiment
+    from stagemeter.application.mfu import pair_experiment
 
     with redirect_stdout(sys.stderr), _progress() as on_run:
         pairings, failures = pair_experiment(experiment, device, tflops, gbps, figures, on_run, devices)

@@ -123,6 +123,8 @@ def _percent(share: float | None) -> str:
 def _facts(pairing: Mapping[str, Any]) -> list[str]:
     counts, peak = pairing["counts"], pairing["peak"]
     facts = [f"counts from the {counts['source']}{_run(pairing, 'static_run_id')}"]
+    if counts.get("made_for_pairing"):
+        facts.append("no static run counted this work: that run was made by closed form for it")
     facts += [
         f"{name}: counted at {counted}, measured at {measured}: evaluated at the latter"
         for name, (counted, measured) in counts["differences"].items()

@@ -10,7 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Run, RunStatus, RunTag
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_RUN_NOTE
 
 from stagemeter.export.figures import flops_chart
@@ -21,7 +22,7 @@ from stagemeter.modules.report import ModuleReport
 from stagemeter.report import request_total
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room
-from stagemeter.tracking.labels import REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
+from stagemeter.tracking.labels import COUNTED_FOR, REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
 from stagemeter.tracking.module import log_module_report
 from stagemeter.tracking.store import require_reachable, store_errors
 from stagemeter.values import report_values, workload_params
@@ -83,6 +84,28 @@ def log_static_report(
     with store_errors(), mlflow.start_run(run_name=name) as run:
         log(run.info.run_id)
         return str(run.info.run_id)
+
+
+def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
+    """Log a report that was made for a profiling run as a static run beside it, whatever run is active.
+
+    Returns
+    -------
+    mlflow.entities.Run
+        The static run. It is FAILED or KILLED if not all of it could be logged.
+    """
+    client, metadata = mlflow.MlflowClient(), report["metadata"]
+    name = f"{workload_name(metadata['model'], metadata['workload'])}, closed form"
+    tags = {**resolve_tags(), COUNTED_FOR: profile.info.run_id}
+    run_id = client.create_run(profile.info.experiment_id, tags=tags, run_name=name).info.run_id
+    try:
+        _log(run_id, report, None, None)
+    except BaseException as error:
+        status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+        client.set_terminated(run_id, RunStatus.to_string(status))
+        raise
+    client.set_terminated(run_id)
+    return client.get_run(run_id)
 
 
 def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, contents: Mapping[str, str] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from stagemeter.commands import analyze_command
 from stagemeter.errors import StagemeterError
 from stagemeter.pairing import differing_fields
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
+from stagemeter.tracking.log import log_counts
 from stagemeter.tracking.runs import architecture_of, load_report, measured_workload, static_runs, workload_of
 from stagemeter.workload import Workload
 
@@ -24,6 +25,10 @@ _SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_siz
 _NAMED = 3
 
 
+#: Makes a report of a model, the hash of its sizes, a workload, and the params of the run, for the limits of its page.
+Count = Callable[[str, str, Workload, Mapping[str, Any]], dict[str, Any]]
+
+
 class StaticRuns:
     """The static runs of a store, looked up once however many profiles are paired.
 
@@ -32,10 +37,12 @@ class StaticRuns:
     many : bool
         Whether many profiles will be paired. For one, the store is asked for the counts of its work first, and for all
         static runs only if there are none.
+    count : callable
+        Makes the report of a model, the hash of its sizes, a workload and the limits of its page.
     """
 
-    def __init__(self, many: bool) -> None:
-        self._many = many
+    def __init__(self, many: bool, count: Count) -> None:
+        self._many, self._count = many, count
         self._reports: dict[str, dict[str, Any]] = {}
 
     @cached_property
@@ -49,12 +56,12 @@ class StaticRuns:
         return self._reports[run.info.run_id]
 
     def matching(self, profile: Run) -> Run:
-        """Find the counts of a profile: of the same work, else of the same page and model.
+        """Find the counts of a profile: of the same work, else of the same page and model; else make them.
 
         Raises
         ------
         StagemeterError
-            If there are none; the message names the closest candidates and in what they differ.
+            If there are none and they cannot be made; the message names the closest candidates and in what they differ.
         """
         measured, architecture = measured_workload(profile), architecture_of(profile)
         if not self._many:
@@ -73,7 +80,15 @@ class StaticRuns:
         for difference, run in candidates:
             if set(difference) <= _SAME_PAGE:
                 return run
-        raise StagemeterError(self._no_match(profile, measured, candidates))
+        try:
+            report = self._count(profile.data.tags.get(MODEL, "?"), architecture, measured, profile.data.params)
+        except StagemeterError as error:
+            missing = self._no_match(profile, measured, candidates)
+            raise StagemeterError(f"{missing}. It cannot be counted by closed form here: {error}") from None
+        made = log_counts(report, profile)
+        self._reports[made.info.run_id] = report
+        self._all.insert(0, made)
+        return made
 
     def _no_match(
         self, profile: Run, measured: Workload, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]

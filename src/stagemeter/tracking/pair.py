@@ -24,8 +24,8 @@ from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
 from stagemeter.serving import engine_section
 from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.labels import KIND, MODEL, PROFILE, STATIC
-from stagemeter.tracking.matching import StaticRuns
+from stagemeter.tracking.labels import COUNTED_FOR, KIND, MODEL, PROFILE, STATIC
+from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
 from stagemeter.tracking.runs import (
     architecture_of,
@@ -58,48 +58,25 @@ _TIMED = tuple(stage for stage in STAGES if stage != "request")
 _LISTED = 100
 
 
-def pair_runs(
+def pair_profile(
     profile_run: str,
+    count: Count,
     static_run: str | None = None,
     device: str | None = None,
     peak_tflops: float | None = None,
     peak_gbps: float | None = None,
     devices: int | None = None,
 ) -> Pairing:
-    """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
+    """Pair a profiling run, and count its work where no static run does.
 
-    Parameters
-    ----------
-    profile_run : str
-        Id or name of the profiling run.
-    static_run : str, optional
-        Id or name of the static run. Default: the one of the same work, else of the same page and model.
-    device : str, optional
-        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the device that the
-        profiling run names.
-    peak_tflops, peak_gbps : float, optional
-        The peak itself, in place of a device: dense TFLOP/s and GB/s.
-    devices : int, optional
-        How many devices did the work. Default: what the profiling run says, else one.
-
-    Returns
-    -------
-    dict
-        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
-        ``changed``, whether anything was written.
-
-    Raises
-    ------
-    StagemeterError
-        If a run, its counts or a peak cannot be found.
-    TrackingError
-        If the store cannot be reached or refuses.
+    Parameters and errors are those of `stagemeter.application.mfu.pair_runs`; `count` makes the report of a model and a
+    workload.
     """
     require_reachable()
     with store_errors():
         profile = find_run(profile_run)
         require_profile(profile)
-        statics = StaticRuns(many=False)
+        statics = StaticRuns(many=False, count=count)
         static = find_run(static_run) if static_run is not None else statics.matching(profile)
         peak = find_peak(profile, device, peak_tflops, peak_gbps)
         pairing = pair_run(profile, static, statics, peak, devices=devices)
@@ -160,6 +137,7 @@ def pair_run(
                 "were more, or the workload is not that of the requests"
             )
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
+    pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
     # A picture that is asked for and not there yet is drawn.
     undrawn = figures and roofline_points(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
@@ -259,8 +237,9 @@ def _described(profile: Run, written: str) -> str:
     return replaced if earlier else f"{block}\n\n{note}"
 
 
-def pair_experiment(
+def pair_profiles(
     experiment: str,
+    count: Count,
     device: str | None = None,
     peak_tflops: float | None = None,
     peak_gbps: float | None = None,
@@ -268,42 +247,16 @@ def pair_experiment(
     on_run: Callable[[int, int], None] = lambda done, runs: None,
     devices: int | None = None,
 ) -> tuple[list[Pairing], dict[str, str]]:
-    """Pair all profiling runs of an experiment with their static runs.
+    """Pair all profiling runs of an experiment, and count the work of those that no static run counts.
 
-    Parameters
-    ----------
-    experiment : str
-        Name of the experiment.
-    device, peak_tflops, peak_gbps
-        See `pair_runs`; the same for all runs.
-    figures : bool
-        Whether to draw a roofline for each: drawing takes longer than pairing, and an interactive page that needs no
-        network has five megabytes.
-    on_run : callable
-        Told after every run how many are done, and how many there are.
-    devices : int, optional
-        See `pair_runs`.
-
-    Returns
-    -------
-    pairings : list of dict
-        Those that could be paired.
-    failures : dict
-        Why others could not, by id of the run.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such experiment, or no profiling run in it.
-    TrackingError
-        If the store cannot be reached or refuses.
+    Parameters and errors are those of `stagemeter.application.mfu.pair_experiment`; `count` is that of `pair_profile`.
     """
     require_reachable()
     with store_errors():
         profiles = list(search_runs([find_experiment(experiment)], f"tags.`{KIND}` = '{PROFILE}'"))
         if not profiles:
             raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")
-        statics, pairings, failures = StaticRuns(many=True), [], dict[str, str]()
+        statics, pairings, failures = StaticRuns(many=True, count=count), [], dict[str, str]()
         linked: dict[str, tuple[Run, list[str]]] = {}
         for done, profile in enumerate(profiles, start=1):
             run_id = profile.info.run_id

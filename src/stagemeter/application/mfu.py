@@ -1,0 +1,127 @@
+"""What the ``mfu`` command does from start to end: find counts or make them, pair, log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stagemeter.commands import workload_config
+from stagemeter.config import AnalysisConfig
+from stagemeter.errors import StagemeterError
+from stagemeter.models.description import describe_model
+from stagemeter.pairing import Pairing
+from stagemeter.report import Report
+from stagemeter.workload import Workload
+
+
+def pair_runs(
+    profile_run: str,
+    static_run: str | None = None,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    peak_gbps: float | None = None,
+    devices: int | None = None,
+) -> Pairing:
+    """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
+
+    Where no static run counts the work, one is made by closed form and logged as a run of its own.
+
+    Parameters
+    ----------
+    profile_run : str
+        Id or name of the profiling run.
+    static_run : str, optional
+        Id or name of the static run. Default: the one of the same work, else of the same page and model.
+    device : str, optional
+        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the device that the
+        profiling run names.
+    peak_tflops, peak_gbps : float, optional
+        The peak itself, in place of a device: dense TFLOP/s and GB/s.
+    devices : int, optional
+        How many devices did the work. Default: what the profiling run says, else one.
+
+    Returns
+    -------
+    dict
+        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
+        ``changed``, whether anything was written.
+
+    Raises
+    ------
+    StagemeterError
+        If a run, its counts or a peak cannot be found.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    from stagemeter.tracking.pair import pair_profile
+
+    return pair_profile(profile_run, count_work, static_run, device, peak_tflops, peak_gbps, devices)
+
+
+def pair_experiment(
+    experiment: str,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    peak_gbps: float | None = None,
+    figures: bool = False,
+    on_run: Callable[[int, int], None] = lambda done, runs: None,
+    devices: int | None = None,
+) -> tuple[list[Pairing], dict[str, str]]:
+    """Pair all profiling runs of an experiment with their static runs.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of the experiment.
+    device, peak_tflops, peak_gbps, devices
+        See `pair_runs`; the same for all runs.
+    figures : bool
+        Whether to draw a roofline for each: drawing takes longer than pairing, and an interactive page that needs no
+        network has five megabytes.
+    on_run : callable
+        Told after every run how many are done, and how many there are.
+
+    Returns
+    -------
+    pairings : list of dict
+        Those that could be paired.
+    failures : dict
+        Why others could not, by id of the run.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such experiment, or no profiling run in it.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    from stagemeter.tracking.pair import pair_profiles
+
+    return pair_profiles(experiment, count_work, device, peak_tflops, peak_gbps, figures, on_run, devices)
+
+
+def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:
+    """Count a workload by the closed forms of a model.
+
+    Parameters
+    ----------
+    model : str
+        The model, as a run names it.
+    architecture_hash : str
+        Hash of the sizes that it had.
+    workload : Workload
+        The work.
+    limits : mapping
+        Limits under which its page became its views, see `stagemeter.commands.workload_config`.
+
+    Raises
+    ------
+    StagemeterError
+        If the model cannot be found here, is another one by now, or has no closed forms.
+    """
+    from stagemeter.analyzer import estimate_model
+
+    described = describe_model(model)
+    if described.architecture.hash != architecture_hash:
+        raise StagemeterError(f"model {model}: its sizes are not those that were measured. Give the one that was")
+    return estimate_model(described, AnalysisConfig(**workload_config(model, workload, limits)), workload)
