@@ -3,9 +3,12 @@
 To write golden files anew after a wanted change, and then look at the difference::
 
     pytest tests/export --regenerate
+
+Mutations of files (``tests/fuzz``) are drawn by ``--fuzz-seed`` or STAGEMETER_FUZZ_SEED, which may be ``random``.
 """
 
 import os
+import random
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +27,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write golden files anew")
+    seed = os.environ.get("STAGEMETER_FUZZ_SEED", "16")
+    drawn = str(random.SystemRandom().randrange(10**9))
+    parser.addoption("--fuzz-seed", default=drawn if seed == "random" else seed, help="what mutations are drawn by")
+    parser.addoption("--fuzz-only", help="a single mutation, by its name")
+    parser.addoption("--fuzz-share", type=float, default=1.0, help="how many of the mutations to try")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many mutations of each kind ended how."""
+    kinds: dict[str, Counter[str]] = {}
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, (kind, outcomes) in getattr(report, "user_properties", ()):
+            if name == "fuzz" and report.when == "call":
+                kinds.setdefault(kind.partition("/")[0], Counter()).update(outcomes)
+    if kinds:
+        number = sum(outcomes.total() for outcomes in kinds.values())
+        said = "; ".join(
+            f"{kind} {', '.join(f'{count} {how}' for how, count in sorted(outcomes.items()))}"
+            for kind, outcomes in sorted(kinds.items())
+        )
+        seed = config.getoption("--fuzz-seed")
+        terminalreporter.write_line(f"{number} mutations (--fuzz-seed={seed}): {said}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
