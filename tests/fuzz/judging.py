@@ -150,6 +150,7 @@ def absurd_report(report: Any) -> list[str]:
             faults.append(f"{name}: flops are not two per MAC")
         if costs["flops_causal"] > costs["flops"]:
             faults.append(f"{name}: more causal FLOPs than dense ones")
+    faults += [f"{name}: costs no FLOPs" for name, costs in stages.items() if not costs["flops"]]
     if total["params"] != sum(stage["params"] for stage in stages.values()) + sum(report["other_params"].values()):
         faults.append("total: parameters are not those of the stages and others")
     if not 0 < total["weight_bytes"] <= 8 * total["params"]:

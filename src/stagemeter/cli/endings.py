@@ -20,6 +20,8 @@ BAD_INPUT, NO_STORE, BUG, INTERRUPTED = 2, 3, 70, 130
 _OF_THE_MACHINE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
+#: Characters of a message.
+_LONGEST = 3000
 _REPORT = (
     "Please report it, with the command and the traceback that -v shows, in the issues of the repository that "
     "Stagemeter came from"
@@ -57,10 +59,15 @@ def ending(error: BaseException) -> tuple[int, str]:
     return BUG, f"a bug in Stagemeter, {what}. {_REPORT}"
 
 
+def _shortened(message: str) -> str:
+    """Leave out the middle of a message that holds too much of a file."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+
+
 def end(error: BaseException) -> int:
     """Tell the user how a command ended, and return its exit code."""
     code, message = ending(error)
     if code == BUG and logging.getLogger().isEnabledFor(logging.INFO):
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
-    click.echo(f"error: {printable(message)}", err=True)
+    click.echo(f"error: {_shortened(printable(message))}", err=True)
     return code

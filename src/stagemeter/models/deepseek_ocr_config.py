@@ -12,6 +12,8 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.bounds import LARGEST_SIZE
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.models.language import DecoderArchitecture
 from stagemeter.models.sizes import Sizes, sizes_reader
@@ -131,7 +133,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
             )
     except KeyError as error:
         raise StagemeterError(f"{source} lacks the key {error.args[0]!r}, which DeepSeek-OCR needs") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         if isinstance(error, StagemeterError):
             raise
         raise StagemeterError(f"{source} is not laid out as DeepSeek-OCR's configuration is: {error}") from error
@@ -247,8 +249,12 @@ def _whole(settings: Mapping[str, Any], key: str) -> int:
     """Read a size that is calculated with before `_check` sees it."""
     value = settings[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StagemeterError(f"{key} of the language model is {value!r}; it must be a whole number, 1 or more")
+        raise StagemeterError(f"{key} of the language model is {shown(value)}; it must be a whole number, 1 or more")
     return value
+
+
+#: Sizes that are several numbers.
+_LISTS = frozenset({"global_layers", "downsample_channels"})
 
 
 def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
@@ -257,10 +263,13 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
         for name, size in sizes.items():
             numbers = size if name in {"global_layers", "downsample_channels"} else (size,)
             smallest = 0 if name in {"global_layers", "dense_layers", "generated_window"} else 1
-            if any(not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers):
-                raise StagemeterError(
-                    f"{source}: {part} {name} is {size!r}; it must be a whole number, {smallest} or more"
-                )
+            one = "a list of whole numbers" if name in _LISTS else "a whole number"
+            if isinstance(size, (tuple, list)) != (name in _LISTS) or any(
+                not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers
+            ):
+                raise StagemeterError(f"{source}: {part} {name} is {shown(size)}; it must be {one}, {smallest} or more")
+            if max(numbers, default=0) > LARGEST_SIZE:
+                raise StagemeterError(f"{source}: {part} {name} is {shown(size)}; it may be at most {LARGEST_SIZE}")
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
     for part, hidden, heads in (
         ("sam", sam.hidden, sam.heads),
@@ -274,6 +283,11 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
         raise StagemeterError(
             f"{source}: {decoder.experts_per_token} experts per token, but only {decoder.experts} experts"
         )
+    for part, tower in (("sam", sam), ("clip", clip)):
+        if tower.patch_size > tower.pretrain_size:
+            raise StagemeterError(
+                f"{source}: {part} patch_size is {tower.patch_size}, and {tower.pretrain_size} pixels hold none"
+            )
     if sam.downsample_channels[-1] != clip.hidden:
         raise StagemeterError(
             f"{source}: SAM's feature map has {sam.downsample_channels[-1]} channels, but CLIP takes {clip.hidden}"

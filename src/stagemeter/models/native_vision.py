@@ -142,6 +142,9 @@ def native_vision(
         raise StagemeterError(
             f"{sizes.source}: the encoder's tokens are {tokens} wide, and the decoder takes {decoder_width}"
         )
+    block = sizes.whole("patch_size") * sizes.whole("spatial_merge_size")
+    if window_size and window_size < block:
+        raise StagemeterError(f"{sizes.source}: window_size is {window_size}, less than a token of {block} pixels")
     return NativeVision(
         hidden=sizes.whole(width),
         layers=layers,

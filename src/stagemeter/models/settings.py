@@ -40,7 +40,7 @@ class Settings:
                 raise self._missing(key)
             return default
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a whole number, {least} or more")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a whole number, {least} or more")
         if value > most:
             raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it may be at most {most}")
         return value
@@ -57,7 +57,7 @@ class Settings:
         if value is None:
             raise self._missing(key)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < float("inf"):
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a number above 0")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a number above 0")
         return value
 
     def flag(self, key: str, default: bool | None = None) -> bool:
@@ -74,7 +74,7 @@ class Settings:
                 raise self._missing(key)
             return bool(default)
         if not isinstance(value, bool):
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be true or false")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be true or false")
         return value
 
     def names(self, key: str, known: Sequence[str]) -> Sequence[str]:
@@ -88,7 +88,7 @@ class Settings:
         value = self.listed(key)
         unknown = next((name for name in value if name not in known), None)
         if unknown is not None:
-            raise StagemeterError(f"{self.source}: {key} holds {unknown!r}; known are {', '.join(known)}")
+            raise StagemeterError(f"{self.source}: {key} holds {shown(unknown)}; known are {', '.join(known)}")
         return value
 
     def listed(self, key: str, least: int = 0) -> list[Any]:
@@ -104,8 +104,22 @@ class Settings:
             raise self._missing(key)
         if not isinstance(value, list) or len(value) < least:
             entries = f" of {least} or more entries" if least else ""
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a list{entries}")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a list{entries}")
         return value
+
+    def wholes(self, key: str, least: int = 1) -> tuple[int, ...]:
+        """Return a list of one or more whole numbers.
+
+        Raises
+        ------
+        StagemeterError
+            If it is missing, no list, empty, or holds anything else.
+        """
+        return tuple(Settings({key: value}, self.source).whole(key, least=least) for value in self.listed(key, 1))
+
+    def flags(self, key: str) -> tuple[bool, ...]:
+        """Return a list of switches; errors are those of `flag` and `listed`."""
+        return tuple(Settings({key: value}, self.source).flag(key) for value in self.listed(key, 1))
 
     def indices(self, key: str) -> list[int]:
         """Return a list of numbers of layers, the first of which is 0.
@@ -117,7 +131,7 @@ class Settings:
         """
         value = self.listed(key)
         if any(not isinstance(index, int) or isinstance(index, bool) for index in value):
-            raise StagemeterError(f"{self.source}: {key} is {value!r}; it must be a list of numbers of layers")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a list of numbers of layers")
         return value
 
     def kinds(self, key: str, known: Sequence[str]) -> list[str]:
@@ -157,7 +171,7 @@ class Settings:
         held = self.values.get(key)
         # Not a number is unequal to itself.
         if held is value or held == value:
-            raise StagemeterError(f"{self.source}: {key} is {value!r}: {why}")
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}: {why}")
 
     def _missing(self, key: str) -> StagemeterError:
         kind = self.values.get("model_type", "the architecture")

@@ -185,6 +185,8 @@ def pages_of_table(path: Path) -> Corpus:
         table = pandas.read_csv(io.StringIO(text), skipinitialspace=True)
     except (ValueError, OverflowError) as error:
         raise StagemeterError(f"--pages {path}: is not CSV: {str(error).splitlines()[0]}") from None
+    if not isinstance(table.index, pandas.RangeIndex):
+        raise StagemeterError(f"--pages {path}: a line has more columns than the header; write width,height[,page]")
     missing = [name for name in ("width", "height") if name not in table.columns]
     if missing or table.empty:
         what = f"lacks the column {missing[0]!r}" if missing else "holds no page"

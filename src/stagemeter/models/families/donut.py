@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.models.page_settings import PageSettings
 from stagemeter.models.sequence_decoder import read_decoder
@@ -41,8 +42,11 @@ def _read(settings: Settings) -> DonutArchitecture:
 
 def _encoder(sizes: Settings) -> SwinTransformer:
     size = sizes.values.get("image_size")
-    height, width = size if isinstance(size, list) and len(size) == 2 else (sizes.whole("image_size"),) * 2
-    depths, heads = (_numbers(sizes, name) for name in ("depths", "num_heads"))
+    sides = sizes.wholes("image_size") if isinstance(size, list) else (sizes.whole("image_size"),) * 2
+    if len(sides) != 2:
+        raise StagemeterError(f"{sizes.source}: image_size is {shown(size)}; it must be a height and a width")
+    height, width = sides
+    depths, heads = sizes.wholes("depths"), sizes.wholes("num_heads")
     if len(depths) != len(heads):
         raise StagemeterError(f"{sizes.source}: depths has {len(depths)} groups of layers, and num_heads {len(heads)}")
     sizes.refuse("use_absolute_embeddings", True, "learned positions of patches are not counted")
@@ -67,13 +71,6 @@ def _encoder(sizes: Settings) -> SwinTransformer:
                 f"{sizes.source}: layers of width {swin.hidden * 2**index} cannot be split into {number} heads"
             )
     return swin
-
-
-def _numbers(sizes: Settings, name: str) -> tuple[int, ...]:
-    value = sizes.values.get(name)
-    if not isinstance(value, list) or not value or not all(isinstance(number, int) and number > 0 for number in value):
-        raise StagemeterError(f"{sizes.source}: {name} is {value!r}; it must be a list of whole numbers, 1 or more")
-    return tuple(value)
 
 
 def _check(sizes: DonutArchitecture, image: PageSettings) -> None:

@@ -39,8 +39,8 @@ _BY_GROUP = (
     "patch_size",
     "patch_stride",
     "patch_padding",
-    "patch_prenorm",
 )
+_NORM_FIRST = "patch_prenorm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,8 @@ def _read(settings: Settings) -> Florence2Architecture:
 
 
 def _davit(sizes: Settings) -> DaViT:
-    lists = {name: sizes.listed(name, 1) for name in _BY_GROUP}
-    for name, found in lists.items():
-        if not all(isinstance(number, int) for number in found):
-            raise StagemeterError(
-                f"{sizes.source}: {name} is {found!r}; it must be a list, one entry per group of layers"
-            )
+    lists = {name: sizes.wholes(name, least=0 if name == "patch_padding" else 1) for name in _BY_GROUP}
+    lists |= {_NORM_FIRST: sizes.flags(_NORM_FIRST)}
     if len({len(found) for found in lists.values()}) > 1:
         lengths = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
         raise StagemeterError(f"{sizes.source}: there are not as many entries for each group of layers: {lengths}")

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from stagemeter.core.files import shown
@@ -97,8 +98,11 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = 
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            # A name may be of any bytes.
+            database.text_factory = partial(str, encoding="utf-8", errors="replace")
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        # SQLite's own messages quote what they found, whatever bytes those are.
         raise StagemeterError(
             f"{path}: is a damaged or cut off SQLite database ({error}); export or copy it again"
         ) from None

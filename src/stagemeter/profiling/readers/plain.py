@@ -165,7 +165,7 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
         raise StagemeterError(f"{where}: {name!r} is no name of a stage; known are {', '.join(STAGES)}")
     try:
         number = 0 if repeat is None else int(repeat)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or isinstance(repeat, (bool, float)):
         raise StagemeterError(f"{where}: {_REPEAT} is {repeat!r}, which is no whole number; number repeats from 0")

@@ -16,6 +16,8 @@ _NS_PER_MS = 10**6
 #: Decimals themselves end at 10^999999, which a sum must not reach.
 _LARGEST_EXPONENT = 1000
 _LONGEST = Decimal(LONGEST_MS)
+#: A picosecond: no work is done in less, and a rate per second stays a number.
+_SHORTEST = Decimal("1e-9")
 _LONGEST_NS = int(LONGEST_MS) * _NS_PER_MS
 #: Clocks count from some epoch. Nothing is a million years away from it.
 _FARTHEST_NS = 10_000 * _LONGEST_NS
@@ -60,9 +62,10 @@ def milliseconds(where: str, value: object) -> float:
     except ValueError:
         what = "time" if _NOT_FINITE.fullmatch(str(value).strip()) else "number"
         raise StagemeterError(f"{where}: {shown(value)} is no {what}; give milliseconds") from None
-    # A number may be so close to zero that it is zero as a float.
-    if number <= 0 or not float(min(number, _LONGEST)):
+    if number <= 0:
         raise StagemeterError(f"{where}: {shown(value)} is no time; give milliseconds above zero, or leave it out")
+    if number < _SHORTEST:
+        raise StagemeterError(f"{where}: {shown(value)} ms is no time of a stage, less than a picosecond; give ms")
     if number > _LONGEST:
         raise StagemeterError(f"{where}: {shown(value)} ms are more than a century; give milliseconds")
     return float(number)
