@@ -303,7 +303,7 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Wo
     if not model.family.has_closed_forms:
         raise StagemeterError(
             f"{model.name} is of no family whose closed forms are known, so that there is nothing to estimate it by: "
-            "count it, without --estimate"
+            f"{''.join(f'{note}. ' for note in model.notes)}Count it, without --estimate"
         )
     workload = workload or plan_request(config, model)
     model = with_adapter(model, config.adapter)

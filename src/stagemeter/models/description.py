@@ -30,6 +30,7 @@ from stagemeter.models.quantization import (
     read_quantization,
 )
 from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
+from stagemeter.models.settings import BeyondFamilyError
 
 #: A repository on the Hugging Face Hub: an owner and a name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -263,19 +264,26 @@ def _described(
     config = with_infinities(config)
     settings = complete(config, source)
     family = family_of(settings, source)
+    notes: tuple[str, ...] = ()
     if family is not None:
-        architecture = family.architecture_from_config(settings, source)
-        # Models that read text alone have no such files.
-        files = processor() if family.reads_pages else ProcessorFiles()
-        return _with_quantization(ModelDescription(model, family, architecture, config, source, processor=files))
+        try:
+            architecture = family.architecture_from_config(settings, source)
+        except BeyondFamilyError as error:
+            notes = (f"counted without the closed forms of the family {family.name}, since {error}",)
+        else:
+            # Models that read text alone have no such files.
+            files = processor() if family.reads_pages else ProcessorFiles()
+            return _with_quantization(ModelDescription(model, family, architecture, config, source, processor=files))
     from stagemeter.models.generic.family import make_family, transformers_has
 
     trusted = code if OWN_CODE in config and not transformers_has(config) else None
     if not transformers_has(config) and trusted is None:
         raise untaken(config, source)
-    return _with_quantization(
-        ModelDescription(model, *make_family(config, processor().image, source, trusted), config, source)
-    )
+    try:
+        made, found = make_family(config, processor().image, source, trusted)
+    except StagemeterError as error:
+        raise StagemeterError(". ".join([*notes, str(error)])) from error
+    return _with_quantization(ModelDescription(model, made, found, config, source, notes=notes))
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:
@@ -300,12 +308,12 @@ def _with_quantization(model: ModelDescription) -> ModelDescription:
             f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
             f"in the data type of the workload, since {error}"
         )
-        return replace(model, notes=(note,), weights_known=False)
+        return replace(model, notes=(*model.notes, note), weights_known=False)
     note = (
         f"weights quantized by {method} are read as the checkpoint stores them, scales included, in the decoder and "
         "its head; everything is calculated, and the rest is stored, in the data type of the workload"
     )
-    return replace(model, architecture=architecture, quantization=quantization, notes=(note,))
+    return replace(model, architecture=architecture, quantization=quantization, notes=(*model.notes, note))
 
 
 def _fetched(repository: str, name: str) -> Path:

@@ -147,11 +147,7 @@ def pixtral_family(
 
 def _read(settings: Settings) -> PixtralArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
-    kept = -1
-    if settings.values.get("vision_feature_layer", kept) != kept:
-        settings.refuse(
-            "vision_feature_layer", settings.values["vision_feature_layer"], "this family takes features of the last"
-        )
+    settings.require("vision_feature_layer", -1, "what it takes of its encoder")
     sizes.split("hidden_size", "num_attention_heads")
     return PixtralArchitecture(
         hidden=sizes.whole("hidden_size"),

@@ -11,6 +11,10 @@ from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 
 
+class BeyondFamilyError(StagemeterError):
+    """A setting that transformers runs and a family's closed forms do not know; the generic family counts it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a ``config.json`` holds, or a part of it.
@@ -172,6 +176,31 @@ class Settings:
         # Not a number is unequal to itself.
         if held is value or held == value:
             raise StagemeterError(f"{self.source}: {key} is {shown(value)}: {why}")
+
+    def require(self, key: str, known: Any, what: str) -> None:
+        """Leave a configuration to the generic family where a setting has another value than the one that is known.
+
+        Parameters
+        ----------
+        key : str
+            The setting; one that is missing or null has the value.
+        known : object
+            The value.
+        what : str
+            What the family takes.
+
+        Raises
+        ------
+        BeyondFamilyError
+            If it has another value of the same type.
+        StagemeterError
+            If a switch is neither true nor false, or a text is none.
+        """
+        value = self.flag(key, known) if isinstance(known, bool) else self.values.get(key)
+        if isinstance(known, str) and value is not None and not isinstance(value, str):
+            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a text")
+        if value is not None and value != known:
+            raise BeyondFamilyError(f"{self.source}: {key} is {shown(value)}, and {what} is known with {known!r} alone")
 
     def _missing(self, key: str) -> StagemeterError:
         kind = self.values.get("model_type", "the architecture")

@@ -26,7 +26,8 @@ from stagemeter.models.vision_language import (
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
-    sizes.refuse("vision_use_head", True, "Gemma 3's encoder has no pooling head")
+    sizes.require("model_type", "siglip_vision_model", "its encoder")
+    sizes.require("vision_use_head", False, "its encoder")
     vision = vision_transformer(sizes, class_token=False, patch_bias=True)
     tokens = settings.whole("mm_tokens_per_image")
     if math.isqrt(tokens) ** 2 != tokens or vision.side % math.isqrt(tokens):

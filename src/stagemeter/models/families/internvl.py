@@ -26,11 +26,12 @@ _SHUFFLE = 2
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
-    for key, kept in (("downsample_ratio", 0.5), ("vision_feature_layer", -1)):
-        if settings.values[key] != kept:
-            settings.refuse(key, settings.values[key], f"this family is made for {kept}")
-    for key, refused in (("use_qk_norm", True), ("use_mask_token", True), ("norm_type", "rms_norm")):
-        sizes.refuse(key, refused, "the encoder of 6 billion parameters is not part of this family")
+    if settings.values["downsample_ratio"] != 0.5:
+        settings.refuse("downsample_ratio", settings.values["downsample_ratio"], "this family is made for 0.5")
+    settings.require("vision_feature_layer", -1, "what it takes of its encoder")
+    # As the encoder of 6 billion parameters has them.
+    for key, known in (("use_qk_norm", False), ("use_mask_token", False), ("norm_type", "layer_norm")):
+        sizes.require(key, known, "its encoder")
     mean = sizes.flag("use_mean_pooling")
     vision = vision_transformer(
         sizes,

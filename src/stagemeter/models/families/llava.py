@@ -20,9 +20,9 @@ from stagemeter.models.vision_language import (
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
-    for key, kept in (("vision_feature_layer", -2), ("vision_feature_select_strategy", "default")):
-        if settings.values[key] != kept:
-            settings.refuse(key, settings.values[key], f"this family takes features as LLaVA 1.5 does, with {kept!r}")
+    sizes.require("model_type", "clip_vision_model", "its encoder")
+    settings.require("vision_feature_layer", -2, "what it takes of its encoder")
+    settings.require("vision_feature_select_strategy", "default", "what it takes of its encoder")
     vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
     bias = settings.flag("multimodal_projector_bias")
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=2, bias=bias)

@@ -59,12 +59,12 @@ def _read(settings: Settings) -> TiledArchitecture:
     sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
     layer, strategy = _FEATURES[kind]
     kept: dict[str, Any] = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
+    sizes.require("model_type", "siglip_vision_model" if kind == _ONEVISION else "clip_vision_model", "its encoder")
     if kind == _ONEVISION:
         kept["vision_aspect_ratio"] = _MOST_VIEWS
-        sizes.refuse("vision_use_head", True, "LLaVA-OneVision's encoder has no pooling head")
+        sizes.require("vision_use_head", False, "its encoder")
     for key, value in kept.items():
-        if settings.values[key] != value:
-            settings.refuse(key, settings.values[key], f"this family takes features with {value!r}")
+        settings.require(key, value, "what it takes of its encoder")
     clip = kind != _ONEVISION
     vision = vision_transformer(sizes, class_token=clip, patch_bias=not clip, outer_norms=2 if clip else 1)
     bias = settings.flag("multimodal_projector_bias")

@@ -27,7 +27,8 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     decoder = text_decoder(
         Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
     )
-    sizes.refuse("vision_use_head", True, "PaliGemma's encoder has no pooling head")
+    sizes.require("model_type", "siglip_vision_model", "its encoder")
+    sizes.require("vision_use_head", False, "its encoder")
     vision = vision_transformer(sizes, class_token=False, patch_bias=True)
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
     return VisionLanguageArchitecture(vision, projector, decoder)
