@@ -32,7 +32,7 @@ WHOLE = [kind for kind in TYPES if family_of(complete({"model_type": kind}, kind
 #: Defaults of transformers that make no model that could run, or none that this family counts, and what is said of it.
 REFUSED = {
     "deepseek_ocr2": "SAM's feature map has 896 channels, but the encoder takes 4096",
-    "gemma3": "vision_use_head is true",
+    "gemma3": "vision_use_head is True",
     "gemma4": "vision_config is null or missing, which makes a model that reads text alone",
     "glm_ocr": "the encoder's tokens are 1536 wide, and the decoder takes 1024",
     "idefics3": "a view has 7 patches per side, which scale_factor 2 cannot merge",
