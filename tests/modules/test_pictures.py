@@ -79,6 +79,19 @@ def test_checkpointing_computes_again_what_it_does_on_real_numbers(kind):
     assert total.flops_recomputed > 0
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_block_counts_a_step_on_any_device(kind, device):
+    model, batch = small_model(kind)
+    _, both = step(model, batch)
+    batch["labels"] = batch["input_ids"]
+    model.to(device)
+    with stagemeter.count(model) as counted:
+        model(**{name: value.to(device) for name, value in batch.items()}).loss.backward()
+    assert counted.macs == both
+    assert not counted.unsupported
+
+
 @settings(max_examples=5, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 5)), max_size=3), min_size=1, max_size=2))
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", pytest.param("glm4v", marks=pytest.mark.slow)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from stagemeter.counting.counter import CostCounter
 from stagemeter.counting.events import Counts
 from stagemeter.counting.formulas import rule_for
 from stagemeter.errors import StagemeterError
+from stagemeter.known_values import KnownValues
 from stagemeter.modules.assemble import in_words, module_report
 from stagemeter.modules.report import ModuleReport
 from stagemeter.modules.run import Loss, Pass, count_pass
@@ -150,7 +151,8 @@ def count(model: nn.Module | None = None) -> Iterator[Counted]:
     Parameters
     ----------
     model : torch.nn.Module, optional
-        A model whose modules get numbers of their own, in ``counts.by_module``.
+        A model whose modules get numbers of their own, in ``counts.by_module``. If it is on the meta device, values of
+        tensors that are made or moved there inside of the block, such as token ids, are known to it.
 
     Yields
     ------
@@ -169,5 +171,11 @@ def count(model: nn.Module | None = None) -> Iterator[Counted]:
         torch.compiler.set_stance("force_eager"),
         # Every layer runs: the code in the block may look at what it did.
         CostCounter(model, walk_every_layer=True, forgiving=True) as counter,
+        # On other devices tensors have their values.
+        KnownValues() if model is not None and _is_on_meta(model) else nullcontext(),
     ):
         yield Counted(counter)
+
+
+def _is_on_meta(model: nn.Module) -> bool:
+    return any(parameter.device.type == "meta" for parameter in model.parameters())
