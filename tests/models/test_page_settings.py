@@ -583,6 +583,20 @@ def test_frames_of_videos_share_a_budget_where_the_file_says_so(name):
         assert made[True].width * made[True].height <= 600 * 32**2
 
 
+@pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-1.6-mistral-7b"])
+def test_features_of_the_whole_processor_are_those_of_the_model(name):
+    file = {"crop_size": 336, "image_grid_pinpoints": [[336, 672]]}
+    whole = {"patch_size": 14, "num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
+    assert views(name, 500, 500, file, whole).image_tokens == views(name, 500, 500, file).image_tokens
+    for change, tokens in (
+        ({"vision_feature_select_strategy": "full"}, 577),
+        ({"num_additional_image_tokens": None}, 575),
+        ({"patch_size": 28}, 144),
+    ):
+        with pytest.raises(StagemeterError, match=f"processor_config.json: .*make {tokens} tokens .* makes 576"):
+            views(name, 500, 500, file, {**whole, **change})
+
+
 @pytest.mark.parametrize(
     ("name", "part", "key", "message"),
     [

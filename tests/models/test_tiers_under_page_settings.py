@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from small_vision_language_models import KINDS
 
 from stagemeter.config import AnalysisConfig
+from stagemeter.models.configuration import complete
 from stagemeter.models.description import ModelDescription
 from stagemeter.models.page_settings import ProcessorFiles
 from stagemeter.models.registry import family_of
@@ -68,8 +69,9 @@ def costs(tier):
 @given(st.data(), st.integers(30, 400), st.integers(30, 400))
 def test_tiers_agree_on_what_a_file_makes_of_a_page(kind, data, width, height):
     config = data.draw(KINDS[kind])
-    family = family_of(config, "a small configuration")
-    sizes = family.architecture_from_config(config, "small")
+    whole = complete(config, "small")
+    family = family_of(whole, "small")
+    sizes = family.architecture_from_config(whole, "small")
     file = FILES[kind](sizes)
     assume(kind != "lighton_ocr" or min(width, height) * 40 >= max(width, height) * sizes.block)
     files = ProcessorFiles(file, image_source="preprocessor_config.json")

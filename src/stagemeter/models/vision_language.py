@@ -18,6 +18,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.models.written_tokens import require_tokens
 from stagemeter.workload import Workload
 
 _VARIABLES = {"views": "views that pass through together: batch times views of a page"}
@@ -303,6 +304,7 @@ def one_view(default: int, crops: bool) -> Callable[[VisionLanguageArchitecture,
         for key in ("image_seq_length", "image_seq_len"):
             settings.image.require(key, needed=tokens, why="a view becomes")
             settings.whole.require(key, needed=tokens, why="a view becomes")
+        require_tokens(settings.whole, side, tokens)
         check = square_views(settings.image, side, default, crops)
 
         def page(width: int, height: int) -> PageViews:

@@ -26,6 +26,7 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
+from stagemeter.models.written_tokens import require_tokens
 from stagemeter.workload import Workload
 
 _ONEVISION = "llava_onevision"
@@ -94,6 +95,7 @@ def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
     image, side = settings.image, sizes.vision.image_size
     onevision = bool(sizes.most_views)
     square_views(image, side, default=384 if onevision else 224, crops=not onevision)
+    require_tokens(settings.whole, side, sizes.projector.tokens)
     if onevision:
         settings.whole.require("vision_aspect_ratio", needed=_MOST_VIEWS, why="config.json has")
     of_class = _CANVASES_OF_ONEVISION if onevision else _CANVASES_OF_NEXT
