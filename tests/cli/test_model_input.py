@@ -81,8 +81,8 @@ def test_missing_setting_is_the_default_of_transformers(estimate, folder, key):
         (GPT_OSS | {"layer_types": "full_attention"}, "layer_types is 'full_attention'; it must be a list"),
         (GPT_OSS | {"sliding_window": None}, "config.json: sliding_window is null, which gpt_oss needs"),
         (
-            LLAMA | {"model_type": "qwen2", "use_sliding_window": True},
-            "use_sliding_window is True: layers with a sliding window are not part of this family",
+            LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "x"},
+            "max_window_layers is 'x'; it must be a whole number, 0 or more",
         ),
     ],
 )

@@ -1,6 +1,6 @@
 """Configurations as transformers loads them: renamed settings, defaults, parts and what follows from them.
 
-Published configurations leave out what is a default, those that transformers saved do so too, under other names.
+Published configurations leave out what is a default. So do those that transformers saved, under other names.
 `complete` makes them alike, and everything after it reads what is there. ``defaults.json`` holds the defaults by model
 type: ``python docs/defaults.py`` writes it from transformers' classes, so that nothing here imports them.
 
@@ -33,10 +33,10 @@ _TIED_BY_PART = (*_FLAT, "glm4v", "glm4v_moe", "glm_ocr", "llava", "llava_onevis
 _BOTH_WAYS, _BIDIRECTIONAL = "paligemma", "use_bidirectional_attention"
 #: The type whose layers may have sizes of their own.
 _LAYERS_DIFFER = "gemma4_text"
-#: Types whose layers have no head_dim, whatever a configuration says: ``modeling_*.py``, ``__init__`` of attention.
-_PLAIN_HEADS = ("glm4v_text", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text")
 #: How it numbers them.
 _NUMBER_OF_LAYER = re.compile(r"[0-9]{1,9}")
+#: Types whose attention reads no head_dim. Source: transformers, ``modeling_*.py`` of each.
+_PLAIN_HEADS = ("glm4v_text", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text")
 
 
 def complete(config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source:
         own = sorted({key for sizes in layers.values() for key in sizes if sizes[key] != values.get(key)})
         if own:
             raise StagemeterError(
-                f"{source}: {_BY_LAYER} gives single layers a {own[0]} of their own, which is not counted for {kind}. "
+                f"{source}: {_BY_LAYER} gives single layers their own {own[0]}, which is not counted for {kind}. "
                 "Leave it out to count all layers alike"
             )
         return

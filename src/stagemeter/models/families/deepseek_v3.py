@@ -19,7 +19,7 @@ def _read(settings: Settings) -> Decoder:
     indexer = Indexer(settings.whole("index_n_heads"), settings.whole("index_head_dim")) if indexed else None
     attention = LatentAttention(
         heads=settings.whole("num_attention_heads"),
-        # Null: queries are not compressed, of which an indexer would be made.
+        # Null: queries are not compressed. An indexer needs compressed ones.
         query_rank=settings.whole("q_lora_rank", None if indexed else 0),
         key_value_rank=settings.whole("kv_lora_rank"),
         rotary_width=settings.whole("qk_rope_head_dim"),

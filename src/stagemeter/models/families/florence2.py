@@ -30,7 +30,7 @@ _VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 _ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"
 #: Side in pixels that every page is brought to, as the published processors have it (``preprocessor_config.json``).
 _IMAGE_SIZE = 768
-#: Settings of the DaViT that hold one number for each group of layers, and what they are where they are missing.
+#: Settings of the DaViT that hold one number for each group of layers.
 _BY_GROUP = (
     "embed_dim",
     "depths",

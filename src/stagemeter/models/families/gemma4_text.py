@@ -94,7 +94,7 @@ def _of_layer(settings: Settings, index: int) -> Mapping[str, Any]:
     other = next((key for key in sizes if key not in _OF_A_LAYER), None)
     if other is not None:
         raise StagemeterError(
-            f"{settings.source}: per_layer_config gives layer {index} a {other} of its own, which is not counted. "
+            f"{settings.source}: per_layer_config gives layer {index} its own {other}, which is not counted. "
             f"Counted are {' and '.join(_OF_A_LAYER)}"
         )
     return sizes
