@@ -51,6 +51,9 @@ GRID_COLOUR = (214, 39, 40)
 LABEL_COLOUR = (255, 255, 255)
 """A tile's number."""
 
+#: Formats that are programs: Pillow has Ghostscript run them.
+_PROGRAMS = frozenset({"EPS"})
+
 # What Pillow's readers are known to raise on damaged files, apart from the errors that are handled by name.
 _DECODING_ERRORS = (
     OSError,
@@ -92,6 +95,8 @@ def load_page(path: str | os.PathLike[str]) -> Image.Image:
     source = outside_path(path, "picture of a page")
     _require_filled_file(source)
     with _readable(source), Image.open(source) as picture:
+        if picture.format in _PROGRAMS:
+            raise UnidentifiedImageError(picture.format)
         picture.load()
         upright = ImageOps.exif_transpose(picture)
     return _to_rgb(upright, source)

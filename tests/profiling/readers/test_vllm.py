@@ -256,3 +256,9 @@ def test_address_at_which_nobody_answers(serve):
         scrape("http://127.0.0.1:9/metrics", 0.1)
     with pytest.raises(StagemeterError, match="interval of 0"):
         scrape("http://127.0.0.1:9/metrics", 0)
+
+
+def test_an_answer_without_an_end_is_refused(serve, monkeypatch):
+    monkeypatch.setattr("stagemeter.profiling.readers.vllm.LARGEST_FILE", 1000)
+    with pytest.raises(StagemeterError, match="has more than 0 MiB, too much for metrics"):
+        scrape(serve((200, "text/plain", "x" * 2000)), 0.01)

@@ -27,6 +27,7 @@ import math
 import time
 from pathlib import Path
 
+from stagemeter.core.files import LARGEST_FILE
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
@@ -164,7 +165,12 @@ def _fetch(url: str) -> str:
             kind = answer.headers.get("Content-Type", "text/plain")
             if not kind.startswith(("text/plain", "application/openmetrics-text")):
                 raise StagemeterError(f"{url}: answered with {kind}, not with metrics; vLLM's are at /metrics")
-            return answer.content.decode("utf-8", errors="replace")
+            content = bytearray()
+            for block in answer.iter_content(2**16):
+                content += block
+                if len(content) > LARGEST_FILE:
+                    raise StagemeterError(f"{url}: has more than {LARGEST_FILE // 2**20} MiB, too much for metrics")
+            return content.decode("utf-8", errors="replace")
     except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
         raise StagemeterError(f"{url}: is no address of a server; write http://HOST:PORT/metrics") from None
     except requests.Timeout:
