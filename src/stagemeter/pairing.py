@@ -269,10 +269,10 @@ def _mean_work(
 ) -> dict[str, Work]:
     """Put the mean over requests in place of the work at their mean length. Bytes stay those of the latter."""
     settled = dict(work)
-    for stage in (PREFILL, DECODE):
+    for stage in {PREFILL, DECODE} & work.keys():
         flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
         settled[stage] = replace(work[stage], flops=flops, flops_causal=causal)
-    if requests.lengths.cached:
+    if requests.lengths.cached and PREFILL in work:
         computed = max(1, requests.lengths.computed.total // requests.lengths.requests)
         least = work_at(report, replace(workload, prompt_tokens=computed))[PREFILL].least_bytes
         settled[PREFILL] = replace(settled[PREFILL], least_bytes=min(least, settled[PREFILL].least_bytes))

@@ -112,6 +112,13 @@ def test_other_device_and_work_of_a_run_are_in_the_headline(stagemeter, plan, pa
     assert corpus["differences"] == ["device H100-SXM", "mode tiny", "83 prompt tokens"]
 
 
+def test_devices_that_shared_a_request_are_in_the_headline(stagemeter, plan, paired):
+    run = paired("A100-SXM-40GB", "--mode", "base")
+    assert stagemeter("mfu", "--profile-run", run, "--device", "A100-SXM-40GB", "--devices", 2).code == 0
+    found = plan("--pages-per-day", 10, "--from-run", run, "--mode", "base")
+    assert found["differences"] == ["2 devices on each request"]
+
+
 def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     asked = ["--device", "A100-SXM-40GB", "--pages-per-day", 1e6]
     bound = plan(*asked[2:])

@@ -17,6 +17,8 @@ ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
 #: How long the requests were that the times of a serving engine are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
+#: How many devices a pairing was held against, and how that is known.
+DEVICES = "stagemeter.devices"
 #: The profiling run for which a static run was made, because there was none.
 COUNTED_FOR = "stagemeter.counted_for"
 #: Hash of all that a document holds: by it a report is known that was brought in before, and that it is the run's.

@@ -24,7 +24,7 @@ from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
 from stagemeter.serving import engine_section
 from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.labels import COUNTED_FOR, KIND, MODEL, PROFILE, STATIC
+from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import find_peak, peak_flags
 from stagemeter.tracking.runs import (
@@ -218,7 +218,7 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
         "stagemeter.peak_tflops": repr(peak["tflops"]),
         "stagemeter.peak_gbps": repr(peak["gbps"]),
         "stagemeter.peak_source": peak["source"],
-        "stagemeter.devices": f"{pairing['devices']['count']}, {pairing['devices']['source']}",
+        DEVICES: f"{pairing['devices']['count']}, {pairing['devices']['source']}",
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: _described(profile, written),
         PAIRING_HASH: fingerprint,

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 
 from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import GIVEN
-from stagemeter.tracking.labels import HARDWARE, KIND, MODEL, PROFILE
+from stagemeter.tracking.labels import DEVICES, HARDWARE, KIND, MODEL, PROFILE
 from stagemeter.tracking.peaks import same_device
 from stagemeter.tracking.runs import architecture_of, find_run, measured_workload
 from stagemeter.tracking.store import require_reachable, store_errors
@@ -46,6 +46,8 @@ class Utilization:
         What it was held against.
     workload : Workload
         What was measured.
+    devices : int
+        Devices that worked on a request together; the utilization is of one.
     """
 
     mfu: float
@@ -54,10 +56,12 @@ class Utilization:
     architecture_hash: str
     device: str
     workload: Workload
+    devices: int = 1
 
     def differences(self, device: str, planned: Collection[Workload]) -> list[str]:
         """In what the run was other work than all of what is planned, or on another device, in words."""
         found = [] if same_device(self.device, device) else [f"device {self.device}"]
+        found += [f"{self.devices} devices on each request"] if self.devices > 1 else []
         mine = self._fields(self.workload)
         others = [self._fields(workload) for workload in planned]
         return found + [
@@ -110,7 +114,13 @@ def utilization_of(name: str) -> Utilization:
         architecture_hash=architecture_of(run),
         device=device,
         workload=measured_workload(run),
+        devices=_devices_of_a_request(run),
     )
+
+
+def _devices_of_a_request(run: Run) -> int:
+    count, engines = run.data.tags.get(DEVICES, "1").partition(",")[0], run.data.metrics.get("engine/engines", 1)
+    return int(count) // max(1, int(engines)) if count.isdecimal() else 1
 
 
 def _known(run: Run, metric: str) -> bool:
