@@ -161,6 +161,9 @@ class Boundaries:
             return run(*args, **kwargs)
         return self._state.recorder.run(module, method, run, args, kwargs)
 
+    def _is_wanted(self) -> bool:
+        return self._state.recorder is not None and not self._state.recorder.running
+
     def _generating(self, found: Callable[..., Any]) -> Callable[..., Any]:
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
             run = functools.partial(found, model)
@@ -210,6 +213,9 @@ class Boundaries:
                 found = self._call = nn.Module.__call__
 
                 def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+                    # Of most calls nothing is wanted, and they should take no longer for it.
+                    if torch.compiler.is_compiling() or not self._is_wanted():
+                        return found(module, *args, **kwargs)
                     return self._record(module, "", functools.partial(found, module), args, kwargs)
 
                 nn.Module.__call__ = call  # type: ignore[method-assign]

@@ -91,6 +91,11 @@ class RequestRecorder:
         Whether calls are timed.
     place : torch.device
         Where the model runs: waited for before a time is taken.
+
+    Attributes
+    ----------
+    running : bool
+        Whether a call runs: what it calls is part of it.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class RequestRecorder:
         self.model = model
         self._own = set(model.modules())
         self._stages, self._times, self._place = stages, times, place
-        self._running = False
+        self.running = False
         self._prefilling = False
         # Models of which ``generate`` runs, one inside of another, and whether what they write is a draft.
         self._writers: list[tuple[nn.Module, bool]] = [(model, False)]
@@ -116,7 +121,7 @@ class RequestRecorder:
         kwargs: dict[str, Any],
     ) -> Any:
         """Run one call of a module or of its method; one inside of another is part of that."""
-        if self._running:
+        if self.running:
             return call(*args, **kwargs)
         noted = None
         try:
@@ -125,7 +130,7 @@ class RequestRecorder:
             self.request.calls.append(noted)
         except Exception as error:
             self.request.error = error
-        self._running = True
+        self.running = True
         try:
             if not self._times or noted is None:
                 return call(*args, **kwargs)
@@ -135,7 +140,7 @@ class RequestRecorder:
                 noted.seconds = self._now() - began
             return out
         finally:
-            self._running = False
+            self.running = False
 
     @contextmanager
     def writing(self, model: nn.Module, draft: bool) -> Iterator[None]:
