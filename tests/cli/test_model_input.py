@@ -84,6 +84,10 @@ def test_missing_setting_is_the_default_of_transformers(estimate, folder, key):
             LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "x"},
             "max_window_layers is 'x'; it must be a whole number, 0 or more",
         ),
+        (
+            LLAMA | {"model_type": "qwen2", "use_sliding_window": "yes"},
+            "use_sliding_window is 'yes'; it must be true or false",
+        ),
     ],
 )
 def test_contradiction_is_named(refused, config, message):

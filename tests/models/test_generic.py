@@ -269,3 +269,27 @@ def test_values_of_weights_are_never_taken_for_known(model_of):
     assert all(found.known.value_of(parameter.detach()) is None for parameter in found.model.parameters())
     assert all(parameter.device.type == "meta" for parameter in found.model.parameters())
     assert torch.get_default_device().type == "cpu"
+
+
+_SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+#: Decoders whose attention is causal, and whose class does not say so; with scores of their own, as ALiBi has.
+_SILENT = {
+    "bloom": {**_SIZES, "n_layer": 2, "n_head": 2},
+    "mpt": {"vocab_size": 99, "d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 64},
+    "xglm": {**_SIZES, "d_model": 32, "ffn_dim": 48, "attention_heads": 2, "num_layers": 2},
+    "codegen": {"vocab_size": 99, "n_embd": 32, "n_head": 4, "n_layer": 2, "rotary_dim": 8, "n_ctx": 64},
+    "falcon": {**_SIZES, "alibi": True},
+    "gpt_neox_japanese": _SIZES,
+}
+
+
+@pytest.mark.parametrize("kind", _SILENT)
+def test_causal_attention_is_halved_whether_its_class_says_so_or_not(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **_SILENT[kind]}), encoding="utf-8")
+    report = analyze_model(describe_model(str(tmp_path)), AnalysisConfig(seq_len=8, new_tokens=3))
+    assert report["agreement"]["equal"]
+    prefill, decode = report["stages"]["prefill"], report["stages"]["decode"]
+    # Scores and values of two layers: 8 tokens with 8, over a width of 32; two FLOPs for each.
+    attention = 2 * 2 * 8 * 8 * 32 * 2
+    assert prefill["flops"] - prefill["flops_causal"] == attention // 2
+    assert decode["flops"] == decode["flops_causal"]

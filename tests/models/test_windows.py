@@ -83,3 +83,13 @@ def test_cache_is_what_transformers_keeps_where_a_configuration_has_a_window(tmp
     assert {"decode"}.isdisjoint(report["agreement"]["incomplete_stages"])
     decoder = model.family.decoder(model.architecture)
     assert decoder.cached_elements(1, PROMPT + NEW - 1) == kept_by_transformers(config, folder)
+
+
+@pytest.mark.parametrize("window", ["128", True, 0, -1, 4.5, [], {}])
+@pytest.mark.parametrize(
+    "model", ["unlimited-ocr-default", "llama-3.1-8b", "minimax-m2", "minimax-01", "mistral-7b-v0.1", "deepseek-v3"]
+)
+def test_a_window_that_is_no_number_is_no_missing_window(tmp_path, model, window):
+    (tmp_path / "config.json").write_text(json.dumps(with_window(describe_model(model).config, window)))
+    with pytest.raises(StagemeterError, match=r"config\.json.*: sliding_window is .*it must be a whole number"):
+        describe_model(str(tmp_path))

@@ -435,9 +435,10 @@ class CostCounter:
             # A sequence of one token has no mask, and is halved like every other length.
             alone = declared and key_length == 1
             return macs // 2 if alone or ((named or masked) and query_length == key_length) else 0
-        if declared and rule.name == "bmm":
-            # Eager attention: scores are square, or a square matrix of probabilities meets the values.
-            left, right = shapes[0], shapes[1]
+        if declared and rule.name in ("bmm", "baddbmm"):
+            # Eager attention: scores are square, or a square matrix of probabilities meets the values. A bias, such as
+            # that of ALiBi, comes before them.
+            left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
             square = left[1] == right[2] or left[1] == left[2]
             return macs // 2 if square else 0
         return 0

@@ -16,6 +16,7 @@ from stagemeter.core.bounds import LARGEST_SIZE
 from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.models.language import DecoderArchitecture
+from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
 
@@ -98,7 +99,10 @@ def has_window(config: Mapping[str, Any]) -> bool:
     if not isinstance(text, Mapping):
         return False
     window, longest = text.get("sliding_window"), text.get("max_position_embeddings")
-    return isinstance(window, int) and isinstance(longest, int) and window < longest
+    if window is None or longest is None:
+        return False
+    # What is no number is no missing window: it is refused by name where the sizes are read.
+    return not isinstance(window, int) or not isinstance(longest, int) or window < longest
 
 
 def architecture_from_config(config: Mapping[str, Any], source: str, window: bool = False) -> DeepseekOCRArchitecture:
@@ -123,6 +127,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         if _OFFICIAL in names:
             architecture = _from_official(config)
         elif is_unlimited(config):
+            _require_lengths(config.get("text_config"), source)
             architecture = _from_transformers(config)
             if not window:
                 require_no_window(architecture, source)
@@ -189,6 +194,12 @@ def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
         ),
         decoder=_decoder_from(text, dense_layers=text["first_k_dense_replace"]),
     )
+
+
+def _require_lengths(text: Any, source: str) -> None:
+    if isinstance(text, Mapping):
+        for key in ("sliding_window", "max_position_embeddings"):
+            Settings(text, f"{source}, text_config").whole(key, 0)
 
 
 def _from_transformers(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:

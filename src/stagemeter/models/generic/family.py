@@ -240,12 +240,17 @@ class _Shares:
 
 def _shares(found: FoundModel) -> tuple[_Shares, FoundModel]:
     """Find out what each module does, by running the model once; with it the model, whose tail is known then."""
+    from stagemeter.models.generic.causality import causal_masks, declare_causal
     from stagemeter.models.generic.passes import called_in_step, order_of_calls
 
     parts, trial = found.parts, _trial(found)
     candidates = [name for name in (parts.vision, *parts.rest) if name]
     named = [name for name in (parts.encoder, parts.language, *parts.tail) if name]
-    order = order_of_calls(found, trial, [*named, *_with_inner(found.model, candidates)])
+    language = found.model.get_submodule(parts.language)
+    with causal_masks(language) as made:
+        order = order_of_calls(found, trial, [*named, *_with_inner(found.model, candidates)])
+    if made and not parts.encoder:
+        declare_causal(language)
     split = {name: _called(found.model, name, set(order)) for name in candidates}
     rest = [name for part in parts.rest for name in split[part].called]
     after = [name for name in order if order.index(name) > order.index(parts.language) and name in rest]
