@@ -15,7 +15,7 @@ from stagemeter.capacity import roofline_section
 from stagemeter.export.charts import Chart, Series, chart_picture
 from stagemeter.export.figures import bar_chart, flops_chart
 from stagemeter.export.files import require_writable, write_whole
-from stagemeter.export.folder import write_report_files
+from stagemeter.export.folder import report_files, write_report_files
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.report import report_fault
@@ -188,7 +188,7 @@ def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):
     peak = device_peak(find_device("H100-SXM"), "bfloat16")
     report["roofline"] = roofline_section(report, model.family, model.architecture, peak)
     assert report_fault(report) is None
-    written, *_ = write_report_files(report, tmp_path)
+    written, *_ = write_report_files(report_files(report), tmp_path)
     assert json.loads(written.read_text())["total"]["flops"] == report["total"]["flops"]
     assert flops_chart(report).startswith(b"\x89PNG")
     assert report_values(report)["flops/total"] == report["total"]["flops"]

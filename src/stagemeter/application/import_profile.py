@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stagemeter.config import AnalysisConfig
 from stagemeter.core.files import outside_path
-from stagemeter.errors import StagemeterError
+from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.models.description import describe_model
 from stagemeter.models.families.deepseek_ocr import FAMILY
 from stagemeter.pairing import differing_fields
@@ -87,7 +87,7 @@ def import_profile(
     StagemeterError
         If the source or the workload cannot be used. It is found out before a run is opened.
     TrackingError
-        If the store cannot be reached or refuses.
+        If the times are those of a run, and the store cannot be reached or refuses.
     """
     refuse_adapter(config, "import-profile")
     model = describe_model(config.model)
@@ -120,13 +120,18 @@ def import_profile(
     )
     from stagemeter.tracking.labels import profile_name
     from stagemeter.tracking.profile import log_profile
-    from stagemeter.tracking.run import tracked_run
+    from stagemeter.tracking.run import require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
 
+    require_choice(experiment)
     default_name = profile_name(config.model, workload.to_dict(), profile.hardware.get("device", "unknown device"))
     # MLflow prints a link to the run on stdout, which belongs to the result.
-    with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
-        log_profile(run.run_id, document)
+    try:
+        with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
+            log_profile(run.run_id, document)
+    except TrackingError as error:
+        # The times are printed all the same: the server that was scraped may not show them again.
+        return Profiled(document, None, [], error)
     return Profiled(document, run.run_id, run_messages(run))
 
 

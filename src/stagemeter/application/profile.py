@@ -76,7 +76,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     """
     plan = _plan(config)
     from stagemeter.tracking.labels import profile_name
-    from stagemeter.tracking.profile import log_profile
+    from stagemeter.tracking.profile import log_profile, require_unused
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
@@ -86,6 +86,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     try:
         # MLflow prints a link to the run on stdout, which belongs to the result.
         with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment, system_metrics=True) as run:
+            require_unused(run.run_id)
             try:
                 with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan), true_dtype(config.dtype):
                     session, request = _prepare(plan, tell)

@@ -47,10 +47,17 @@ def _set_store_timeout(ctx: click.Context, param: click.Parameter, seconds: floa
         os.environ["STAGEMETER_STORE_TIMEOUT"] = str(seconds)
 
 
+class _Lines(logging.Formatter):
+    """Messages without what a terminal would obey; tracebacks, which -v shows, as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record))
+
+
 def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("%(levelname)s %(name)s: %(message)s"))
     if not verbose:
         # What is counted does not depend on kernels that transformers advises to install.
         logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stagemeter.export.escape import html_text, picture_text
+
 _COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
 
 
@@ -82,20 +84,20 @@ def chart_picture(chart: Chart) -> bytes:
             axis.set_ticks(places, [f"{values[place]:,}" for place in places])
     else:
         for number, series in enumerate(chart.series):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour, name = _COLOURS[number % len(_COLOURS)], picture_text(series.name)
             # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
             heights = [float(value) for value in series.y]
             if chart.kind == "bars":
                 width = 0.8 / len(chart.series)
                 left = [place + (number + 0.5) * width - 0.4 for place in range(len(series.x))]
-                axes.bar(left, heights, width, color=colour, label=series.name)
-                axes.set_xticks(range(len(series.x)), list(series.x))
+                axes.bar(left, heights, width, color=colour, label=name)
+                axes.set_xticks(range(len(series.x)), [picture_text(str(value)) for value in series.x])
             elif chart.kind == "lines":
-                axes.plot(series.x, heights, color=colour, label=series.name, marker="o", markersize=3)
+                axes.plot(series.x, heights, color=colour, label=name, marker="o", markersize=3)
             elif series.joined:
-                axes.plot(series.x, heights, color="#555555", label=series.name, linewidth=1, zorder=1)
+                axes.plot(series.x, heights, color="#555555", label=name, linewidth=1, zorder=1)
             else:
-                axes.scatter(series.x, heights, color=colour, s=26, label=series.name, zorder=2)
+                axes.scatter(series.x, heights, color=colour, s=26, label=name, zorder=2)
         axes.legend(frameon=False)
         axes.grid(True, alpha=0.2)
         if chart.log:
@@ -108,7 +110,7 @@ def chart_picture(chart: Chart) -> bytes:
             axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel(chart.x_title)
     axes.set_ylabel(chart.y_title)
-    axes.set_title(chart.title, loc="left", fontsize=10)
+    axes.set_title(picture_text(chart.title), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
@@ -117,21 +119,23 @@ def chart_picture(chart: Chart) -> bytes:
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
     """Draw charts below one another on one HTML page, plotly's script of five megabytes in it once."""
-    from html import escape
-
     from plotly.offline import get_plotlyjs
 
     bodies = "\n".join(
-        f"<h2>{escape(chart.title)}</h2>\n"
+        f"<h2>{html_text(chart.title)}</h2>\n"
         + str(_interactive(chart).to_html(full_html=False, include_plotlyjs=False, div_id=name))
         for name, chart in charts.items()
     )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html_text(title)}</title>'
         "<style>body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }"
         "</style></head>\n"
-        f"<body><h1>{escape(title)}</h1>\n<script>{get_plotlyjs()}</script>\n{bodies}\n</body></html>\n"
+        f"<body><h1>{html_text(title)}</h1>\n<script>{get_plotlyjs()}</script>\n{bodies}\n</body></html>\n"
     )
+
+
+def _texts(values: Sequence[Any]) -> list[Any]:
+    return [html_text(value) if isinstance(value, str) else value for value in values]
 
 
 def _interactive(chart: Chart) -> Any:
@@ -140,23 +144,23 @@ def _interactive(chart: Chart) -> Any:
     figure = graph_objects.Figure()
     if chart.kind == "heat":
         figure.add_heatmap(
-            x=[str(value) for value in chart.x_values],
-            y=[str(value) for value in chart.y_values],
+            x=[html_text(str(value)) for value in chart.x_values],
+            y=[html_text(str(value)) for value in chart.y_values],
             z=chart.heat,
             colorscale="Viridis",
         )
     for number, series in enumerate(chart.series):
         colour = _COLOURS[number % len(_COLOURS)]
         if chart.kind == "bars":
-            figure.add_bar(x=list(series.x), y=list(series.y), name=series.name, marker={"color": colour})
+            figure.add_bar(x=_texts(series.x), y=list(series.y), name=html_text(series.name), marker={"color": colour})
         else:
             figure.add_scatter(
                 x=list(series.x),
                 y=list(series.y),
-                name=series.name,
+                name=html_text(series.name),
                 mode="lines" if series.joined else "lines+markers" if chart.kind == "lines" else "markers",
                 marker={"color": "#555555" if series.joined else colour},
-                text=list(series.labels) or None,
+                text=[html_text(label) for label in series.labels] or None,
             )
     scale = {"type": "log"} if chart.log else {}
     figure.update_layout(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 from stagemeter.comparing.compare import STEP, SUMS
 from stagemeter.export.compare_text import comparison_table, legend, setting_rows, shown, signed, title_of
+from stagemeter.export.escape import html_text, printable
 
 _COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
 #: Of subjects, so that they are not taken for stages.
@@ -33,7 +33,11 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=PackageLoader("stagemeter.export"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+        loader=PackageLoader("stagemeter.export"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        # Text alone: a chart is a page's part already.
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
     quantities = [
         {
@@ -65,12 +69,12 @@ def _bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any],
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
-    labels = [escape(subject["name"]) for subject in comparison["subjects"]]
+    labels = [html_text(subject["name"]) for subject in comparison["subjects"]]
     for index, row in enumerate(parts(quantity)):
         figure.add_bar(
             y=labels,
             x=[value or 0 for value in row["values"]],
-            name=escape(row["stage"]),
+            name=html_text(row["stage"]),
             orientation="h",
             marker={"color": _COLOURS[index % len(_COLOURS)]},
             customdata=[shown(name, value) for value in row["values"]],
@@ -91,9 +95,9 @@ def _differences(comparison: Mapping[str, Any], name: str, quantity: Mapping[str
             continue
         differences = [row["differences"][number] for row in rows]
         figure.add_bar(
-            y=[escape(row["stage"]) for row in rows],
+            y=[html_text(row["stage"]) for row in rows],
             x=[difference or 0 for difference in differences],
-            name=escape(subject["name"]),
+            name=html_text(subject["name"]),
             orientation="h",
             marker={"color": _SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)]},
             customdata=[signed(name, difference) for difference in differences],

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.document import (
+    add_header,
+    add_list,
+    add_paragraph,
+    add_table,
+    document_text,
+    new_document,
+    unbroken,
+)
+from stagemeter.export.escape import Marked, markdown_link, markdown_text, spreadsheet_cell
 from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import milliseconds, rate, with_unit
 
@@ -33,7 +42,7 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as Markdown, with links to the pages of its runs."""
     document = new_document()
     add_header(document, 1, "Comparison")
-    document.new_list(legend(comparison, links=True))
+    add_list(document, legend(comparison, links=True))
     for name, quantity in comparison["quantities"].items():
         add_header(document, 2, title_of(comparison, name))
         add_table(document, unbroken(comparison_rows(comparison, name, quantity)))
@@ -43,10 +52,10 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
         if len(rows) > 1:
             add_table(document, unbroken(rows), ["left"] * len(rows[0]))
         else:
-            document.new_paragraph("Nothing differs.")
+            add_paragraph(document, "Nothing differs.")
     if comparison["notes"]:
         add_header(document, 2, "Notes")
-        document.new_list(list(comparison["notes"]))
+        add_list(document, comparison["notes"])
     return document_text(document)
 
 
@@ -60,7 +69,8 @@ def comparison_csv(comparison: Mapping[str, Any]) -> str:
             columns = zip(comparison["subjects"], row["values"], row["differences"], row["ratios"], strict=True)
             for subject, *numbers in columns:
                 cells = ["" if number is None else repr(number) for number in numbers]
-                writer.writerow([name, row["stage"], subject["name"], subject["source"], *cells])
+                texts = map(spreadsheet_cell, (name, row["stage"], subject["name"], subject["source"]))
+                writer.writerow([*texts, *cells])
     return stream.getvalue()
 
 
@@ -154,12 +164,16 @@ def _with_ratio(name: str, row: Mapping[str, Any], number: int) -> Cell:
 
 def legend(comparison: Mapping[str, Any], links: bool = False) -> list[str]:
     """A line for each subject; with links in Markdown to the pages of runs."""
-    lines = []
+    lines: list[str] = []
     for number, subject in enumerate(comparison["subjects"]):
-        name = f"[{subject['name']}]({subject['link']})" if links and subject["link"] else subject["name"]
+        name = subject["name"]
         where = f"run {subject['source']}" if subject["run_id"] else subject["source"]
         is_baseline = ", the baseline" if number == comparison["baseline"] else ""
-        lines.append(f"{name}: {subject['kind']}, {where}{is_baseline}")
+        rest = f": {subject['kind']}, {where}{is_baseline}"
+        if links and subject["link"]:
+            lines.append(Marked(markdown_link(name, subject["link"]) + markdown_text(rest)))
+        else:
+            lines.append(f"{name}{rest}")
     return lines
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mdutils.mdutils import MdUtils
+
+from stagemeter.export.escape import markdown_text
 
 
 def new_document() -> MdUtils:
@@ -22,7 +24,17 @@ def document_text(document: MdUtils) -> str:
 
 def add_header(document: MdUtils, level: int, title: str) -> None:
     """Add a header without a table of contents."""
-    document.new_header(level=level, title=title, add_table_of_contents="n")
+    document.new_header(level=level, title=markdown_text(title), add_table_of_contents="n")
+
+
+def add_paragraph(document: MdUtils, text: str) -> None:
+    """Add a paragraph; what is Markdown already, a link or code, is `Marked`."""
+    document.new_paragraph(markdown_text(text))
+
+
+def add_list(document: MdUtils, lines: Iterable[str]) -> None:
+    """Add a list; a line that is Markdown already is `Marked`."""
+    document.new_list([markdown_text(line) for line in lines])
 
 
 def add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[str] | None = None) -> None:
@@ -32,7 +44,7 @@ def add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[
     document.new_table(
         columns=columns,
         rows=len(rows),
-        text=[cell for row in rows for cell in row],
+        text=[markdown_text(cell) for row in rows for cell in row],
         text_align=alignment or ["left", *["right"] * (columns - 1)],
     )
 

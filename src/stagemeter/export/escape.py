@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from html import escape
 
 #: Categories of Unicode that steer a terminal or the order of what is read: controls, formats, separators, surrogates.
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -31,24 +32,57 @@ def _shown(character: str) -> str:
     return " " if character.isspace() else character.encode("unicode_escape", "backslashreplace").decode()
 
 
-#: What Markdown takes for more than text, and HTML, which Markdown lets through.
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~$&!])")
+#: What Markdown takes for more than text: columns, code, links and pictures, HTML and its entities, bare addresses; and
+#: at the beginning headings, quotations, lists and rules. Underscores and stars, which change the look alone, stay.
+_MORE = (
+    r"\\(?=[!-/:-@\[-`{-~]|$)|[`|]|!(?=\[)|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|:(?=//)"
+    r"|^(?:#|>|[-+*=](?=[ =-])|~~~)"
+)
+_MARKDOWN, _IN_LINK = re.compile(f"({_MORE})"), re.compile(rf"({_MORE}|[\[\]])")
+
+
+class Marked(str):
+    """Text of our own that is Markdown already."""
+
+    __slots__ = ()
 
 
 def markdown_text(text: str) -> str:
-    r"""Return text that Markdown and MLflow's pages show as it is: no table, link, picture, code or HTML.
+    r"""Return text that Markdown and MLflow's pages show as it is: no column, code, link, picture or HTML.
 
     Examples
     --------
     >>> print(markdown_text("<b>|[a](b)"))
-    \<b\>\|\[a\](b)
+    \<b>\|[a\](b)
     """
-    return _MARKDOWN.sub(r"\\\1", printable(text))
+    return text if isinstance(text, Marked) else _MARKDOWN.sub(r"\\\1", printable(text))
+
+
+def markdown_link(text: str, target: str) -> Marked:
+    """Return a link of our own, whatever its text is."""
+    label = _IN_LINK.sub(r"\\\1", printable(text))
+    return Marked(f"[{label}]({target})")
+
+
+def markdown_code(text: str) -> Marked:
+    """Return text as code, in which a column's end alone can be escaped: an apostrophe stands for what ends code."""
+    return Marked("`" + printable(text).replace("`", "'").replace("|", r"\|") + "`")
+
+
+def html_text(text: str) -> str:
+    """Return text that a page shows as it is, also inside of a chart, where plotly knows some HTML."""
+    return escape(printable(text))
+
+
+def picture_text(text: str) -> str:
+    """Return text that matplotlib draws as it is, and does not take for a formula."""
+    return printable(text).replace("$", r"\$")
+
+
+#: Source: OWASP, "CSV Injection"; with the signs of full width, which some spreadsheets take for the same.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Return text that a spreadsheet does not take for a formula: an apostrophe goes before what would begin one.
-
-    Source of the characters: OWASP, "CSV Injection" (=, +, -, @, tab, carriage return).
-    """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    """Return text that a spreadsheet does not take for a formula: an apostrophe goes before what would begin one."""
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from stagemeter.export.escape import picture_text
 from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.report import request_total
 
@@ -62,7 +63,7 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     axes = figure.add_subplot()
     # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
     lengths = [float(value) for value in flops.values()]
-    bars = axes.barh(list(flops), lengths, color=_COLOUR)
+    bars = axes.barh([picture_text(name) for name in flops], lengths, color=_COLOUR)
     shares = [f" {with_unit(value)} ({percentage(value, total)})" for value in flops.values()]
     axes.bar_label(bars, labels=shares, padding=2)
     axes.invert_yaxis()
@@ -70,7 +71,7 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     axes.set_xlabel(what)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(picture_text(title), loc="left", fontsize=10)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()

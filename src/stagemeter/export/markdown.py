@@ -8,7 +8,8 @@ from typing import Any
 
 from mdutils.mdutils import MdUtils
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document
+from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
+from stagemeter.export.escape import markdown_code
 from stagemeter.export.files import write_whole
 from stagemeter.export.roofline_text import bounds_table, roofline_lines
 from stagemeter.export.units import describe_dtypes, describe_request, percentage, with_unit
@@ -47,12 +48,12 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     add_header(document, 1, f"Static analysis of {report['metadata']['model']}")
     _add_summary(document, report)
     add_header(document, 2, "Configuration")
-    document.new_list(_configuration(report))
+    add_list(document, _configuration(report))
     add_header(document, 2, "Stages in detail")
     for stage in report["stages"].values():
         _add_stage(document, stage)
     add_header(document, 2, "Notes")
-    document.new_list(list(report["notes"]))
+    add_list(document, report["notes"])
     return document_text(document)
 
 
@@ -65,14 +66,15 @@ def summary_markdown(report: Mapping[str, Any]) -> str:
 
 def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
     total, workload = report["total"], report["metadata"]["workload"]
-    document.new_paragraph(
+    add_paragraph(
+        document,
         f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
         f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
         f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
-        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token."
+        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token.",
     )
     add_table(document, _stage_rows(report))
-    document.new_paragraph(_agreement_line(report))
+    add_paragraph(document, _agreement_line(report))
     _add_roofline(document, report)
     _add_adapter(document, report)
     add_header(document, 2, "Totals of the request")
@@ -102,7 +104,7 @@ def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
         return
     add_header(document, 2, f"At best on {roofline['peak']['name']}")
     add_table(document, bounds_table(roofline))
-    document.new_list([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+    add_list(document, [*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
 
 
 def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
@@ -110,9 +112,10 @@ def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
     if adapter is None:
         return
     add_header(document, 2, "Adapter")
-    document.new_paragraph(
+    add_paragraph(
+        document,
         f"A low-rank adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
-        f"{adapter['params']:,} parameters. It is in no other number of this report."
+        f"{adapter['params']:,} parameters. It is in no other number of this report.",
     )
     rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]
     for name, numbers in {**adapter["stages"], "request": adapter["total"]}.items():
@@ -215,6 +218,6 @@ def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
     if stage["operators"]:
         top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
         rows = [["Operator", "FLOPs", "Share"]]
-        rows += [[f"`{name}`", f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
+        rows += [[markdown_code(name), f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
         add_table(document, rows, alignment=["left", "right", "right"])
-    document.new_list(list(stage["notes"]))
+    add_list(document, stage["notes"])

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.document import (
+    add_header,
+    add_list,
+    add_paragraph,
+    add_table,
+    document_text,
+    new_document,
+    unbroken,
+)
+from stagemeter.export.escape import Marked, markdown_text
 from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_lengths, milliseconds, rate, with_unit
 from stagemeter.profiling.devices import ASSUMED, Devices
@@ -34,10 +43,11 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     """Return a pairing as Markdown: the table, what is missing, and what it rests on."""
     document = new_document()
     add_header(document, 1, "Utilization by stage")
-    document.new_paragraph(_title(pairing))
+    add_paragraph(document, _title(pairing))
     add_table(document, [list(_COLUMNS), *unbroken(_rows(pairing))])
-    document.new_paragraph(
-        "Roofline: the least time that the work can take on the device. Of roofline: that time over the measured one."
+    add_paragraph(
+        document,
+        "Roofline: the least time that the work can take on the device. Of roofline: that time over the measured one.",
     )
     for title, lines in (
         ("Missing", [f"{stage}: {why}" for stage, why in pairing["missing"].items()]),
@@ -47,32 +57,32 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     ):
         if lines:
             add_header(document, 2, title)
-            document.new_list(list(lines))
+            add_list(document, lines)
     return document_text(document)
 
 
-def mfu_description(pairing: Mapping[str, Any], counts: str) -> str:
+def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     """Return the short form of a pairing for the description of a run: what matters first, in a narrow table.
 
     Parameters
     ----------
     pairing : mapping
         See `stagemeter.pairing.pair`.
-    counts : str
-        Link to the static run, in Markdown.
+    counts : Marked
+        Link to the static run.
     """
     document = new_document()
     total = pairing["stages"].get("total")
     whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
-    document.new_paragraph(f"{whole}Peak: {_peak(pairing)}. Counts: {counts}.")
+    add_paragraph(document, Marked(f"{whole}Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
     for line in _devices(pairing["devices"]):
-        document.new_paragraph(f"{line}.")
+        add_paragraph(document, f"{line}.")
     kept = [_COLUMNS.index(column) for column in _FEW_COLUMNS]
     add_table(document, unbroken([[row[index] for index in kept] for row in [_COLUMNS, *_rows(pairing)]]))
     lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
     lines += [f"warning: {flag}" for flag in pairing["flags"]]
     if lines:
-        document.new_list([*lines, *_engine(pairing)])
+        add_list(document, [*lines, *_engine(pairing)])
     return document_text(document)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document
+from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
 from stagemeter.export.terminal import plain_text
 from stagemeter.export.units import percentage, with_unit
 from stagemeter.modules.report import ModuleReport, ModuleStage
@@ -18,7 +18,7 @@ def module_markdown(report: ModuleReport) -> str:
     """Return the report as Markdown."""
     document = new_document()
     add_header(document, 1, f"{report.model}, {report.mode}")
-    document.new_paragraph(_called_with(report))
+    add_paragraph(document, _called_with(report))
     add_table(document, _table(report))
     add_header(document, 2, "Operators, in FLOPs")
     rows = [["Stage", "Operator", "FLOPs"]]
@@ -28,7 +28,7 @@ def module_markdown(report: ModuleReport) -> str:
     add_table(document, rows, ["left", "left", "right"])
     if report.notes:
         add_header(document, 2, "Notes")
-        document.new_list(list(report.notes))
+        add_list(document, report.notes)
     return document_text(document)
 
 

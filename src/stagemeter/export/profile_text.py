@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.document import (
+    add_header,
+    add_list,
+    add_paragraph,
+    add_table,
+    document_text,
+    new_document,
+    unbroken,
+)
 from stagemeter.export.terminal import print_lines, print_table
 from stagemeter.export.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 
@@ -20,13 +28,13 @@ _RATES = {
 def profile_markdown(document: Mapping[str, Any]) -> str:
     """Return a profile as Markdown: the table of times, what it ran on, notes."""
     text = new_document()
-    text.new_paragraph(_title(document))
+    add_paragraph(text, _title(document))
     add_table(text, unbroken(_rows(document)))
     add_header(text, 2, "Where the times come from")
-    text.new_list(_facts(document))
+    add_list(text, _facts(document))
     if document["notes"]:
         add_header(text, 2, "Notes")
-        text.new_list(list(document["notes"]))
+        add_list(text, document["notes"])
     return document_text(text)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.export.escape import html_text, picture_text
+
 _COLOURS = ("#2f6f9f", "#d1495b", "#66a182", "#edae49", "#6b4e9b", "#3d3d3d", "#8c8c8c")
 #: How far the ceilings reach beyond the outermost points, as a factor.
 _MARGIN = 4.0
@@ -66,10 +68,12 @@ def roofline_picture(points: Points) -> bytes:
     axes.loglog(*zip(*points.ceiling, strict=True), color="#444444", linewidth=1.5)
     for index, stage in enumerate(points.stages):
         colour = _COLOURS[index % len(_COLOURS)]
-        axes.scatter(points.intensity[index], points.tflops[index], color=colour, s=45, zorder=3, label=stage)
+        axes.scatter(
+            points.intensity[index], points.tflops[index], color=colour, s=45, zorder=3, label=picture_text(stage)
+        )
     axes.set_xlabel("arithmetic intensity, FLOPs per byte moved")
     axes.set_ylabel("TFLOP/s")
-    axes.set_title(points.title, loc="left", fontsize=10)
+    axes.set_title(picture_text(points.title), loc="left", fontsize=10)
     axes.grid(True, which="both", alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
@@ -96,11 +100,11 @@ def roofline_page(points: Points) -> str:
             y=[points.tflops[index]],
             mode="markers",
             marker={"size": 11, "color": _COLOURS[index % len(_COLOURS)]},
-            name=stage,
+            name=html_text(stage),
             hovertemplate="%{x:.4g} FLOPs per byte<br>%{y:.4g} TFLOP/s",
         )
     figure.update_layout(
-        title=points.title,
+        title=html_text(points.title),
         xaxis={"type": "log", "title": "arithmetic intensity, FLOPs per byte moved"},
         yaxis={"type": "log", "title": "TFLOP/s"},
         template="plotly_white",

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.export.document import add_header, add_table, document_text, new_document, unbroken
+from stagemeter.export.document import (
+    add_header,
+    add_list,
+    add_paragraph,
+    add_table,
+    document_text,
+    new_document,
+    unbroken,
+)
+from stagemeter.export.escape import Marked, markdown_code
 from stagemeter.export.units import with_unit
 
 if TYPE_CHECKING:
@@ -28,11 +37,11 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
         What one should know of the pages.
     """
     document = new_document()
-    document.new_paragraph(
-        f"**{summary.rows:,} workloads.** Each row of `{table_name}` is one; `{page_name}` draws them."
-    )
+    table, page = markdown_code(table_name), markdown_code(page_name)
+    drawn = f"**{summary.rows:,} workloads.** Each row of {table} is one; {page} draws them."
+    add_paragraph(document, Marked(drawn))
     if notes:
-        document.new_list(list(notes))
+        add_list(document, notes)
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1
     for row in _rows(summary.ranges):
@@ -41,11 +50,11 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
     add_table(document, unbroken(ranges))
     front = summary.pages[summary.pages["pareto"]]
     add_header(document, 2, "The cheapest way to see so much of a page")
-    table = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
+    pages = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
     for row in _rows(front.head(_PAGES)):
         seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
-        table.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
-    add_table(document, unbroken(table))
+        pages.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
+    add_table(document, unbroken(pages))
     if summary.devices is not None:
         add_header(document, 2, "Pages per hour at the roofline, at most")
         hours = [["Device", "Mode", "Pages per hour"]]

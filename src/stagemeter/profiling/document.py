@@ -26,7 +26,7 @@ class Profiled:
     ----------
     document : dict
         Times and workload.
-    run_id : str
+    run_id : str or None
         MLflow run that it was logged to.
     messages : list of str
         What to tell the user at the end.
@@ -35,7 +35,7 @@ class Profiled:
     """
 
     document: ProfileDocument
-    run_id: str
+    run_id: str | None
     messages: list[str]
     tracking_error: TrackingError | None = None
 

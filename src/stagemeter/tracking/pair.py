@@ -14,6 +14,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.errors import StagemeterError
+from stagemeter.export.escape import markdown_link
 from stagemeter.export.json_file import json_text
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
@@ -211,7 +212,7 @@ def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
 
 def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: bool) -> list[RunTag]:
     peak = pairing["peak"]
-    written = mfu_description(pairing, f"[{static.info.run_name}]({run_link(static.info)})")
+    written = mfu_description(pairing, markdown_link(static.info.run_name, run_link(static.info)))
     tags = {
         STATIC_RUN: static.info.run_id,
         "stagemeter.peak": peak["name"],

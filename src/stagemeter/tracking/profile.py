@@ -26,6 +26,20 @@ JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json
 TIMES_HEADER = "## Times"
 
 
+def require_unused(run_id: str) -> None:
+    """Refuse a run that holds something, before minutes are spent on what cannot be logged to it.
+
+    Raises
+    ------
+    StagemeterError
+        If it does.
+    TrackingError
+        If the store cannot be reached or refuses.
+    """
+    with store_errors():
+        require_room(run_id, PROFILE)
+
+
 def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
     """Log a profile to an MLflow run.
 

@@ -27,6 +27,7 @@ import math
 import time
 from pathlib import Path
 
+from stagemeter.addresses import shown_address
 from stagemeter.core.files import LARGEST_FILE
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.devices import devices_of
@@ -137,10 +138,11 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
     """
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"an interval of {interval!r} seconds is no time; give one above zero")
+    shown = shown_address(url)
     started = time.monotonic()
     first = _fetch(url)
     # A model that cannot be found is better told of before the waiting.
-    read_page(url, first, _WANTED, _REQUIRED, engine_model)
+    read_page(shown, first, _WANTED, _REQUIRED, engine_model)
     time.sleep(interval)
     between = time.monotonic()
     second = _fetch(url)
@@ -149,34 +151,40 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
         second,
         seconds=between - started,
         engine_model=engine_model,
-        names=(f"{url} (first scrape)", f"{url} (second scrape)"),
+        names=(f"{shown} (first scrape)", f"{shown} (second scrape)"),
     )
 
 
 def _fetch(url: str) -> str:
     import requests
+    from urllib3.exceptions import LocationValueError
 
+    # A password or a token of it is nobody's to read, wherever the message goes.
+    shown = shown_address(url)
     try:
         with requests.get(url, timeout=_TIMEOUT, stream=True) as answer:
             if answer.status_code != requests.codes.ok:
                 raise StagemeterError(
-                    f"{url}: answered {answer.status_code} {answer.reason}; vLLM's metrics are at /metrics"
+                    f"{shown}: answered {answer.status_code} {answer.reason}; vLLM's metrics are at /metrics"
                 )
             kind = answer.headers.get("Content-Type", "text/plain")
             if not kind.startswith(("text/plain", "application/openmetrics-text")):
-                raise StagemeterError(f"{url}: answered with {kind}, not with metrics; vLLM's are at /metrics")
+                raise StagemeterError(f"{shown}: answered with {kind}, not with metrics; vLLM's are at /metrics")
             content = bytearray()
             for block in answer.iter_content(2**16):
                 content += block
                 if len(content) > LARGEST_FILE:
-                    raise StagemeterError(f"{url}: has more than {LARGEST_FILE // 2**20} MiB, too much for metrics")
+                    raise StagemeterError(f"{shown}: has more than {LARGEST_FILE // 2**20} MiB, too much for metrics")
             return content.decode("utf-8", errors="replace")
-    except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
-        raise StagemeterError(f"{url}: is no address of a server; write http://HOST:PORT/metrics") from None
+    except StagemeterError:
+        raise
+    # What requests and urllib3 say of an address that is none is a ValueError, except where requests forgets one.
+    except (ValueError, LocationValueError):
+        raise StagemeterError(f"{shown}: is no address of a server; write http://HOST:PORT/metrics") from None
     except requests.Timeout:
-        raise StagemeterError(f"{url}: no answer within {_TIMEOUT:g} seconds; is the server running?") from None
+        raise StagemeterError(f"{shown}: no answer within {_TIMEOUT:g} seconds; is the server running?") from None
     except requests.RequestException as error:
-        raise StagemeterError(f"{url}: cannot be reached ({type(error).__name__}); is the server running?") from None
+        raise StagemeterError(f"{shown}: cannot be reached ({type(error).__name__}); is the server running?") from None
 
 
 def _total(grown: Growth, metric: str) -> float:
