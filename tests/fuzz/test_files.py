@@ -322,16 +322,11 @@ def test_report(fuzz, report, command):
     fuzz(f"report/{command}", 200, mutate, absurd_numbers)
 
 
-def test_profile(fuzz, report):
-    times = {"prefill": [3.0, 3.5], "decode": [1.0, 1.25]}
-    document = {
-        "schema_version": "1.0",
-        "metadata": {"model": "m", "workload": {}, "hardware": {"device": "H100"}},
-        "times_ms": times,
-        "time_ms": {stage: values[0] for stage, values in times.items()},
-        "metrics": {"engine/requests": 2},
-        "notes": [],
-    }
+def test_profile(fuzz, here):
+    (here / "times.csv").write_text(TIMES_CSV)
+    ended = run("import-profile", "times.csv", "--json", "--new-tokens", "4")
+    assert ended.code == 0, ended
+    document = json.loads(ended.out)
 
     def mutate(chance: random.Random, folder: Path) -> Callable[[], Ended]:
         (folder / "profile.json").write_text(json.dumps(document))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
+from stagemeter.core.files import shown
 from stagemeter.core.json_text import read_json
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
@@ -33,10 +35,23 @@ def read_subject(path: Path) -> Subject:
     if "times_ms" in document and "time_ms" in document:
         _require_schema(path, document, PROFILE_SCHEMA_VERSION)
         try:
-            return subject_of_profile(document, name, str(path))
-        except (LookupError, TypeError, AttributeError) as error:
+            return _sound(path, subject_of_profile(document, name, str(path)))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, StagemeterError):
+                raise
             raise StagemeterError(f"{path}: is a damaged profile ({error!r}); {_WAY_OUT}") from None
-    return subject_of_report(_require_report(path, document), name, str(path))
+    return _sound(path, subject_of_report(_require_report(path, document), name, str(path)))
+
+
+def _sound(path: Path, subject: Subject) -> Subject:
+    """Refuse numbers that cannot be compared, and names that are no text."""
+    for name, value in subject.values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise StagemeterError(f"{path}: {shown(name)} is {shown(value)}, which cannot be; {_WAY_OUT}")
+    for name, text in {**subject.configuration, **subject.environment}.items():
+        if not isinstance(text, str):
+            raise StagemeterError(f"{path}: {shown(name)} is {shown(text)}, which is no text; {_WAY_OUT}")
+    return subject
 
 
 def read_report(path: Path) -> Report:
