@@ -232,7 +232,7 @@ def test_settings_from_python():
         (["--backend", "mpi"], "known are loky"),
         (["--backend", "spark"], "pip install 'stagemeter[spark]'"),
         (["--grid", "nothing.yaml"], "nothing.yaml"),
-        (["--pages", "nothing.csv"], "cannot be read"),
+        (["--pages", "nothing.csv"], "no such table of pages"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
