@@ -133,6 +133,34 @@ def test_heads_that_lie_across_each_other():
     assert counted.flops == expected
 
 
+def test_causal_attention_within_sequences():
+    """Of which torch has no kernel on a CPU."""
+
+    def attend(x):
+        heads = x.unflatten(-1, [4, 8]).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        return x + mixed.transpose(1, 2).flatten(-2)
+
+    x = nested([5, 7], torch.jagged)
+    report = stagemeter.analyze(Calls(attend), x)
+    assert report.total.flops == 4 * 32 * (25 + 49)
+    assert report.total.cost.macs_causal == 2 * 32 * (25 + 49) // 2
+    with stagemeter.count() as counted:
+        out = attend(x)
+    assert counted.flops == report.total.flops
+    for sequence, made in zip(x.unbind(), out.unbind(), strict=True):
+        heads = sequence.unflatten(-1, [4, 8]).transpose(0, 1)
+        mixed = functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        torch.testing.assert_close(made, sequence + mixed.transpose(0, 1).flatten(-2))
+
+
+def test_what_no_way_takes_is_torchs_error():
+    query = nested([5, 7], torch.jagged).unflatten(-1, [4, 8]).transpose(1, 2)
+    key = nested([5, 7], torch.jagged, width=16).unflatten(-1, [4, 4]).transpose(1, 2)
+    with pytest.raises((RuntimeError, ValueError)), stagemeter.count():
+        functional.scaled_dot_product_attention(query, key, key)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_linear_layers_over_sequences_train(layout):
     model, x = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 8)), nested([5, 7], layout)

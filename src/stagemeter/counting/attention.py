@@ -65,15 +65,15 @@ def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
 
 
 def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call attention; nested operands that no kernel of torch takes as they lie in memory are copied first.
+    """Call attention; nested operands that no kernel of torch takes as they are go in copied, or sequence by sequence.
 
-    What attention costs does not depend on how its operands lie, while torch's kernels for nested ones want each
-    sequence in one piece (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
+    What attention costs does not depend on its kernel. Those for nested operands want each sequence in one piece, and
+    not all of them know causal attention (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
 
     Parameters
     ----------
     remarks : dict
-        Takes a remark where operands were copied.
+        Takes a remark where no kernel took the operands.
     args, kwargs
         As ``scaled_dot_product_attention`` takes them.
     """
@@ -83,12 +83,31 @@ def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str
     try:
         return attention(*args, **kwargs)
     except RuntimeError as error:
-        try:
-            out = attention(*map(_in_one_piece, args), **kwargs)
-        except RuntimeError:
-            raise error from None
-        remarks["nested attention"] = "torch has no kernel for operands that lie as these do: they were copied first"
-        return out
+        for run in (_copied, _by_sequence):
+            try:
+                out = run(args, kwargs)
+            except (RuntimeError, ValueError):
+                continue  # What torch said of the operands as they are is what is raised in the end.
+            remarks["nested attention"] = f"torch has no kernel here for the operands as they are: {_REMARKS[run]}"
+            return out
+        raise error
+
+
+def _copied(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    return torch.nn.functional.scaled_dot_product_attention(*map(_in_one_piece, args), **kwargs)
+
+
+def _by_sequence(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Attention of jagged operands ``(batch, heads, length, width)``, of one sequence after the other."""
+    attention = torch.nn.functional.scaled_dot_product_attention
+    query, key, value = args[:3]
+    parts = zip(query.unbind(), key.unbind(), value.unbind(), strict=True)
+    made = [attention(*part, *args[3:], **kwargs).transpose(0, 1) for part in parts]
+    return torch.nested.nested_tensor_from_jagged(torch.cat(made), query.offsets()).transpose(1, 2)
+
+
+#: How nested operands were run instead.
+_REMARKS = {_copied: "they were copied first", _by_sequence: "each sequence was run on its own"}
 
 
 @contextmanager
