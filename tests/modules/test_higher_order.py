@@ -149,6 +149,15 @@ def test_branches_that_cost_the_same_need_no_value():
     assert not report.unsupported
 
 
+def test_a_branch_in_sight_of_the_dispatcher_alone():
+    """As graphs of a compiler call it, with no function of Python to see."""
+    x = torch.ones(3, 5)
+    for sign, products in ((1, 2), (-1, 0)):
+        with stagemeter.count() as counted, torch._C.DisableTorchFunction():
+            torch.ops.higher_order.cond((sign * x).sum() > 0, wide, narrow, (sign * x,))
+        assert (counted.flops, counted.unsupported) == (products * 2 * 3 * 5 * 3, {})
+
+
 def test_a_predicate_of_python_decides():
     def on_shape(x):
         return torch.cond(x.shape[0] > 2, wide, narrow, (x,))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,20 +25,11 @@ from stagemeter.cost import Cost
 from stagemeter.counting import higher_order
 from stagemeter.counting.attention import booked_attention, is_regular, nested_operands_are_tensors, run_attention
 from stagemeter.counting.backward import NodeOwners
-from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex, real_numbers
+from stagemeter.counting.call_cost import CallCosts
+from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
 from stagemeter.counting.events import Counts, Event
-from stagemeter.counting.formulas import REAL_PRODUCTS, Rule, rule_of
-from stagemeter.counting.kernels import named_arguments
-from stagemeter.counting.layouts import (
-    NESTED_RULES,
-    Call,
-    calls,
-    is_by_sequence,
-    is_jagged,
-    is_plain,
-    of_stored,
-    shape_of,
-)
+from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged, is_plain
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
@@ -116,6 +106,7 @@ class CostCounter:
         self._events: list[Event] = []
         self._running: list[nn.Module] = []
         self._operands = Operands(model)
+        self._call_costs = CallCosts(self._operands, self._complex_convolutions)
         self._silent = 0
         self._exit = ExitStack()
 
@@ -315,6 +306,10 @@ class CostCounter:
     def _module(self) -> str:
         return self._names[self._running[-1]] if self._running else self._owners.running()
 
+    def _is_causal(self) -> bool:
+        """Whether the module that runs says of itself that its attention is causal."""
+        return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
+
     def _rule_of(self, packet: Any) -> Rule | None:
         return self._rules.get(packet) or rule_of(packet)
 
@@ -326,7 +321,7 @@ class CostCounter:
             out = func(*seen, **kwargs)
             self._count(rule, aten.scaled_dot_product_attention.default, *higher_order.operands(func, args), out)
             return out
-        if func.name() == "cond":
+        if func.name() == "cond" and higher_order.is_out_of_sight(args[0]):
             return self._run_either(func, args, seen)
         if not higher_order.is_free(func) and (not has_functions or higher_order.has_stand_ins(args, kwargs)):
             self._list(higher_order.name_of(func))
@@ -334,7 +329,7 @@ class CostCounter:
         return func(*seen, **kwargs)
 
     def _run_either(self, func: Any, args: tuple[Any, ...], seen: tuple[Any, ...]) -> Any:
-        """Run ``cond`` where the predicate has no value, or is out of sight: counted if both branches cost the same."""
+        """Run ``cond`` where the predicate has no value: counted if both branches cost the same."""
         _, first, second, operands = seen
         start = len(self._events)
         out = first(*operands)
@@ -357,7 +352,7 @@ class CostCounter:
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         try:
             with sizes_are_numbers():
-                cost = self._cost(rule, operator, args, kwargs, out)
+                cost = self._call_costs.of(rule, operator, args, kwargs, out, self._is_causal())
         except LookupError as error:
             # A formula, or a layout, says so of itself: what the count depends on is not known.
             self._list_failure(operator, str(error))
@@ -372,76 +367,6 @@ class CostCounter:
         name = str(operator._overloadpacket)
         self._remarks.setdefault(name, reason)
         self._list(name)
-
-    def _cost(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Cost:
-        # A tensor that the result is put in is not an operand.
-        kwargs = {name: value for name, value in kwargs.items() if name != "out"}
-        place = _position_of_result(operator)
-        if place is not None and place < len(args):
-            out, args = args[place], [*args[:place], *args[place + 1 :]]
-        packet = operator._overloadpacket
-        macs = macs_causal = 0
-        partial_reads: dict[int, int] = {}
-        by_name = [Call((), named_arguments(operator, args, kwargs), shape_of(out))] if rule.by_name else []
-        for call in by_name or calls(packet, args, kwargs, out):
-            dense = rule.formula(*call.args, **call.kwargs, out=call.out)
-            if rule.causal_formula is not None:
-                saved = dense - rule.causal_formula(*call.args, **call.kwargs, out=call.out)
-            else:
-                saved = self._causal_saving(rule, operator, call, dense)
-            partial_reads = rule.reads(*call.args, **call.kwargs, out=call.out) if rule.reads else {}
-            done = of_stored(packet, args, call.args, dense)
-            macs += done
-            macs_causal += done - saved
-        factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
-        # Cached keys and values are read as weights are: known by what they are stored in.
-        reads = Counter[str]()
-        operands = [*args, *kwargs.values()] if rule.operands is None else args[: rule.operands]
-        for position, argument in enumerate(operands):
-            for operand in argument if isinstance(argument, (list, tuple)) else (argument,):
-                if isinstance(operand, torch.Tensor) and (operand.is_floating_point() or operand.is_complex()):
-                    kind, elements = self._operands.read(operand)
-                    elements = partial_reads.get(position, elements)
-                    stored = self._operands.packed_bytes(operand, elements)
-                    if stored is None:
-                        reads[kind] += elements
-                    else:
-                        reads["packed"] += stored
-        return Cost(
-            macs=macs * factor,
-            macs_causal=macs_causal * factor,
-            activations=_written(out, rule.writes_first_only),
-            activation_reads=reads["activation"],
-            weight_reads=reads["weight"],
-            kv_reads=reads["cache"],
-            packed_weight_bytes=reads["packed"],
-        )
-
-    def _causal_saving(self, rule: Rule, operator: Any, call: Call, macs: int) -> int:
-        """Half of self-attention's products, where the attention is causal.
-
-        Causal is what says so: attention called with ``is_causal``, or attention with a mask, or in products of its
-        own, inside of a module whose ``is_causal`` is true, which is how transformers marks its attention modules.
-        """
-        shapes, named_shapes, _ = call
-        declared = bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
-        if rule.attention:
-            named = _argument(operator, "is_causal", shapes, named_shapes) is True
-            mask = _argument(operator, "attn_mask", shapes, named_shapes)
-            mask = _argument(operator, "attn_bias", shapes, named_shapes) if mask is None else mask
-            query_length, key_length = shapes[0][-2], shapes[1][-2]
-            # A mask of one row for several queries is not causal: the queries are heads that share keys, of one token.
-            masked = declared and mask is not None and len(mask) > 1 and mask[-2] == query_length
-            # A sequence of one token has no mask, and is halved like every other length.
-            alone = declared and key_length == 1
-            return macs // 2 if alone or ((named or masked) and query_length == key_length) else 0
-        if declared and rule.name in ("bmm", "baddbmm"):
-            # Eager attention: scores are square, or a square matrix of probabilities meets the values. A bias, such as
-            # that of ALiBi, comes before them.
-            left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
-            square = left[1] == right[2] or left[1] == left[2]
-            return macs // 2 if square else 0
-        return 0
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -470,27 +395,6 @@ class _DispatchMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return self._counter.run_operator(self, func, types, args, dict(kwargs or {}))
-
-
-def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:
-    """An argument by its name, which kernels have in different places: a tensor's as its shape; None if left out."""
-    if name in named_shapes:
-        return named_shapes[name]
-    position = _position_of(operator, name)
-    return shapes[position] if position is not None and position < len(shapes) else None
-
-
-@cache
-def _position_of(operator: Any, name: str) -> int | None:
-    names = [argument.name for argument in operator._schema.arguments]
-    return names.index(name) if name in names else None
-
-
-@cache
-def _position_of_result(operator: Any) -> int | None:
-    """Where an operator takes the tensor that its result is put in; None where it makes one."""
-    position = _position_of(operator, "out")
-    return position if position is not None and operator._schema.arguments[position].is_write else None
 
 
 def _by_position(
@@ -527,13 +431,6 @@ def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
     # What does not fit together is for torch to say.
     fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1] and len({t.dtype for t in tensors}) == 1
     return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None
-
-
-def _written(out: Any, first_only: bool) -> int:
-    if isinstance(out, torch.Tensor):
-        return real_numbers(out)
-    results = [r for r in (out[:1] if first_only else out) if isinstance(r, torch.Tensor)]
-    return sum(real_numbers(r) for r in results if r.is_floating_point() or r.is_complex())
 
 
 def _costs(events: Sequence[Event]) -> Counter[Event]:

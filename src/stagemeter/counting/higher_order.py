@@ -113,10 +113,9 @@ def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 def _can_decide(operator: Any, args: Sequence[Any]) -> bool:
     """Whether a branch can be chosen; without a gradient both can be looked at instead."""
-    predicate = args[0]
-    if operator.name() != "cond" or not isinstance(predicate, torch.Tensor) or predicate.device.type != "meta":
+    if operator.name() != "cond" or not is_out_of_sight(args[0]):
         return True
-    return torch.is_grad_enabled() or known_value(predicate) is not None
+    return torch.is_grad_enabled() or known_value(args[0]) is not None
 
 
 def _cond(predicate: Any, first: Any, second: Any, given: Sequence[Any]) -> Any:
@@ -173,6 +172,12 @@ def flex_attention_on_any_device() -> Iterator[None]:
         yield
     finally:
         module._validate_device = found
+
+
+def is_out_of_sight(predicate: Any) -> bool:
+    """Whether a predicate is a tensor without a value."""
+    fake = isinstance(predicate, torch._subclasses.FakeTensor)
+    return isinstance(predicate, torch.Tensor) and (fake or predicate.device.type == "meta")
 
 
 def has_stand_ins(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
