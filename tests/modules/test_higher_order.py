@@ -132,7 +132,6 @@ def test_the_branch_that_runs_counts(sign, products):
     assert flops_in_a_block(choose, x) == products * 2 * 3 * 5 * 3
     report = stagemeter.analyze(Calls(choose), x)
     assert report.total.flops == products * 2 * 3 * 5 * 3
-    assert report.counted_on == "cpu"
 
 
 def test_a_branch_that_made_up_values_choose_is_noted():
