@@ -95,7 +95,7 @@ def without_store(monkeypatch):
         yield types.SimpleNamespace(run_id="0" * 32)
 
     fake("profile", log_profile=lambda run_id, document: None)
-    fake("run", tracked_run=tracked_run)
+    fake("run", tracked_run=tracked_run, require_choice=lambda *_: None)
     fake("store", run_messages=lambda run: [])
     fake("upload", upload_report=lambda report, experiment: ("0" * 32, True))
 
