@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Calls
 from torch import nn
 from torch.nn import functional
 
@@ -13,17 +14,6 @@ LAYOUTS = [torch.jagged, torch.strided]
 lengths_of_sequences = st.lists(st.integers(1, 9), min_size=1, max_size=4)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
-
-
-class Calls(nn.Module):
-    """A function, called."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 class Attention(nn.Module):

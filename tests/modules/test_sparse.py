@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Calls
 from torch import nn
 from torch.nn import functional
 from torch.sparse import SparseSemiStructuredTensorCUTLASS
@@ -21,17 +22,6 @@ LAYOUTS = {
     "csc": lambda dense: dense.to_sparse_csc(),
     "bsr": lambda dense: dense.to_sparse_bsr((2, 2)),
 }
-
-
-class Calls(nn.Module):
-    """A function, called."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 class Graph(nn.Module):

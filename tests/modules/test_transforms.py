@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import Calls
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
@@ -11,17 +12,6 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import stagemeter
-
-
-class Calls(nn.Module):
-    """A function, called."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args):
-        return self.function(*args)
 
 
 def torchs(function, *args):

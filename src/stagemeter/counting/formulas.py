@@ -331,13 +331,28 @@ def _convolution(
     aten.slow_conv3d_forward,
     aten._conv_depthwise2d,
     aten.conv_depthwise3d,
+    aten._mps_convolution,
+    aten._nnpack_spatial_convolution,
+    aten.cudnn_convolution_add_relu,
+    aten.cudnn_convolution_relu,
+    aten.miopen_convolution_add_relu,
+    aten.miopen_convolution_relu,
+    aten.miopen_depthwise_convolution,
+    aten.slow_conv_dilated2d,
+    aten.slow_conv_dilated3d,
     name="convolution",
 )
 def _never_transposed_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
     return convolution_macs(out, weight)
 
 
-@register_formula(aten.cudnn_convolution_transpose, aten.miopen_convolution_transpose, name="convolution_transpose")
+@register_formula(
+    aten.cudnn_convolution_transpose,
+    aten.miopen_convolution_transpose,
+    aten.slow_conv_transpose2d,
+    aten.slow_conv_transpose3d,
+    name="convolution_transpose",
+)
 def _convolution_transpose(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
     return convolution_macs(x, weight)
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from stagemeter.counting.formulas import Shape, convolution_macs, matrix_macs, register_formula
+from stagemeter.counting.formulas import Shape, matrix_macs, register_formula
 from stagemeter.known_values import known_value
 
 aten = torch.ops.aten
@@ -282,27 +282,6 @@ def _mm_plus_mm(a: Shape, b: Shape, c: Shape, d: Shape, *, out: Shape) -> int:
 def _affine_grid(theta: Shape, size: Any, *args: Any, out: Shape) -> int:
     # Every place of the grid, in homogeneous coordinates, by a matrix: (positions, d + 1) by (d + 1, d).
     return prod(out) * theta[-1]
-
-
-@register_formula(
-    aten._mps_convolution,
-    aten._nnpack_spatial_convolution,
-    aten.cudnn_convolution_add_relu,
-    aten.cudnn_convolution_relu,
-    aten.miopen_convolution_add_relu,
-    aten.miopen_convolution_relu,
-    aten.miopen_depthwise_convolution,
-    aten.slow_conv_dilated2d,
-    aten.slow_conv_dilated3d,
-    name="convolution",
-)
-def _fused_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
-    return convolution_macs(out, weight)
-
-
-@register_formula(aten.slow_conv_transpose2d, aten.slow_conv_transpose3d, name="convolution_transpose")
-def _transposed_convolution(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
-    return convolution_macs(x, weight)
 
 
 @register_formula(aten.conv_tbc, name="convolution")
