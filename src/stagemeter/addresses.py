@@ -12,10 +12,14 @@ _OF_FILES = ("sqlite:", "file:")
 _SCHEME = r"\b[A-Za-z][A-Za-z0-9+.-]*://"
 #: Within other text, which ends an address by a blank, a quotation mark or a bracket.
 _USER = re.compile(rf"({_SCHEME})[^\s'\"<>#]*@")
-_QUERY = re.compile(rf"({_SCHEME}[^\s'\"<>?#]*)\?[^\s'\"<>#]*")
-#: Environment variables of MLflow that hold what nobody is to read.
-_SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "DATABRICKS_TOKEN")
-_ADDRESS_VARIABLES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+# What ends a sentence does not belong to it.
+_QUERY = re.compile(rf"({_SCHEME}[^\s'\"<>?#]*)\?[^\s'\"<>#]*?(?=[.,:;)\]]*(?:[\s'\"<>#]|$))")
+#: An address whose scheme is missing or has too few slashes, with a user and a password.
+_BARE = re.compile(r"((?:--[\w-]+=)?(?:[A-Za-z][\w+.-]*:/|/*))(?!/)([^/\s@:=]+:.+)@(?=[\w.\[-]+[^@]*$)")
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+#: Environment variables that hold what nobody is to read, and those that hold addresses, of any program.
+_SECRET_VARIABLES = re.compile(r"(?i)(?:^|_)(?:password|passwd|token|secret|(?:secret|access|api)_key)$")
+_ADDRESS_VARIABLES = re.compile(r"(?i)_(?:ur[il]|proxy)$")
 #: Shorter words stand in too many other places to be taken out of them.
 _SHORTEST, _SHORTEST_USER = 3, 8
 
@@ -32,7 +36,8 @@ def shown_address(address: str) -> str:
     """
     scheme, found, rest = address.partition("://")
     if not found:
-        return address
+        bare = _bare(address)
+        return address if bare is None else f"{bare[1]}{_HIDDEN}@{address[bare.end() :]}"
     hidden = ""
     if not address.startswith(_OF_FILES):
         # A password can hold any character, written as it is: up to the last sign.
@@ -43,24 +48,35 @@ def shown_address(address: str) -> str:
 
 
 def secrets_of(environment: Mapping[str, str], words: Iterable[str]) -> set[str]:
-    """Find what must not be shown: in the variables of a store, and in addresses among the words of a command."""
-    found = {environment.get(name, "") for name in _SECRET_VARIABLES}
-    for address in [*(environment.get(name, "") for name in _ADDRESS_VARIABLES), *words]:
+    """Find what must not be shown: in the environment, and in addresses among the words of a command."""
+    found = {value for name, value in environment.items() if _SECRET_VARIABLES.search(name)}
+    for address in [*(value for name, value in environment.items() if _ADDRESS_VARIABLES.search(name)), *words]:
         found |= _secrets_in(address)
     return {secret for secret in found if len(secret) >= _SHORTEST}
 
 
 def _secrets_in(address: str) -> set[str]:
     _, found, rest = address.partition("://")
-    if not found or address.startswith(_OF_FILES):
+    if not found:
+        bare = _bare(address)
+        # The first word may be a scheme that stands before the user.
+        return set() if bare is None else _user_secrets(bare[2]) | set(bare[2].split(":")[1:])
+    if address.startswith(_OF_FILES):
         return set()
     user, at, place = rest.rpartition("@")
-    secrets: set[str] = set()
-    if at:
-        name, _, password = user.partition(":")
-        secrets |= {password, *([name] if not password or len(name) >= _SHORTEST_USER else [])}
     query = place.partition("?")[2].partition("#")[0]
-    secrets |= {query, *(value for _, value in parse_qsl(query))}
+    secrets = {query, *(value for _, value in parse_qsl(query))}
+    return secrets | {unquote(secret) for secret in secrets} | (_user_secrets(user) if at else set())
+
+
+def _bare(address: str) -> re.Match[str] | None:
+    """Find user and password in an address without ``://``; a path of a file has none."""
+    return None if address.startswith(_OF_FILES) or _DRIVE.match(address) else _BARE.match(address)
+
+
+def _user_secrets(user: str) -> set[str]:
+    name, _, password = user.partition(":")
+    secrets = {password, *([name] if not password or len(name) >= _SHORTEST_USER else [])}
     return secrets | {unquote(secret) for secret in secrets}
 
 

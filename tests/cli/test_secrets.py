@@ -29,6 +29,13 @@ PASSWORD, TOKEN, QUERY = "pass-w0rd-x", "tok_3n4m5k6j", "que-ry-9z8"
         ("http://[::1", "http://[::1"),
         ("http://", "http://"),
         ("databricks", "databricks"),
+        ("me:secret@host:5000/mlflow", "***@host:5000/mlflow"),
+        ("http:/me:secret@host", "http:/***@host"),
+        ("//me:secret@host", "//***@host"),
+        ("postgresql:me:se/cret@host/db", "***@host/db"),
+        ("sqlite:me:x@host/db", "sqlite:me:x@host/db"),
+        ("/home/me@work/12:30", "/home/me@work/12:30"),
+        (r"C:\runs\me@work", r"C:\runs\me@work"),
     ],
 )
 def test_address_as_it_is_shown(address, shown):
@@ -55,6 +62,41 @@ def test_text_of_others_is_cleaned():
     )
     for secret in (TOKEN, PASSWORD, QUERY, "bearer-1234", "a:b", "e=f"):
         assert secret not in said
+
+
+@pytest.mark.parametrize("beginning", ["", "http:/", "//", "postgresql:", "--source="])
+def test_address_with_a_mistake_in_its_beginning_is_cleaned(beginning):
+    address = f"{beginning}{TOKEN}:{PASSWORD}@host:8000/metrics"
+    for redact in (
+        redactor(secrets_of({}, [address])),
+        redactor(secrets_of({"MLFLOW_TRACKING_URI": address}, [])),
+    ):
+        said = redact(f"error: {address}: no such file; {PASSWORD!r}")
+        assert TOKEN not in said
+        assert PASSWORD not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MLFLOW_TRACKING_PASSWORD", PASSWORD),
+        ("DATABRICKS_TOKEN", PASSWORD),
+        ("DATABRICKS_CLIENT_SECRET", PASSWORD),
+        ("AWS_SECRET_ACCESS_KEY", PASSWORD),
+        ("HF_TOKEN", PASSWORD),
+        ("https_proxy", f"http://me:{PASSWORD}@proxy:3128"),
+        ("MLFLOW_S3_ENDPOINT_URL", f"https://me:{PASSWORD}@host"),
+    ],
+)
+def test_secrets_of_the_environment_are_cleaned(name, value):
+    redact = redactor(secrets_of({name: value, "TOKENIZERS_PARALLELISM": "false"}, []))
+    assert redact(f"cannot use {PASSWORD}, false") == "cannot use ***, false"
+
+
+def test_what_ends_a_sentence_does_not_belong_to_the_query():
+    redact = redactor(set())
+    assert redact("error: http://host/?a=b: gone") == "error: http://host/?***: gone"
+    assert redact("(http://host/?a=b:c).") == "(http://host/?***)."
 
 
 def test_password_as_it_is_quoted_in_an_address_is_cleaned_in_both_spellings():
