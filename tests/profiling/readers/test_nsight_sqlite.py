@@ -293,3 +293,21 @@ def test_times_that_are_none_are_refused(export: Export) -> None:
     export.range("prefill", 50, 0)
     with pytest.raises(StagemeterError, match=r"NVTX range 1, 'prefill': runs from 50000 to 0, which is no time"):
         read_profile(export.close(), steps=3)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "CREATE TABLE StringIds (id, value); CREATE VIEW NVTX_EVENTS AS WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL "
+        "SELECT x + 1 FROM r) SELECT x AS start, x AS end, 'a' AS text, 59 AS eventType, 1 AS globalTid FROM r",
+        "CREATE TABLE StringIds (id, value); CREATE TABLE NVTX_EVENTS (start, end, text, textId, eventType, globalTid);"
+        "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r LIMIT 5000) INSERT INTO StringIds "
+        "SELECT 1, 'a' FROM r; INSERT INTO NVTX_EVENTS SELECT 1, 2, NULL, 1, 59, 1 FROM StringIds",
+    ],
+)
+def test_work_without_end_is_refused(statements: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(statements)
+    with pytest.raises(StagemeterError, match="more work than a database of its size"):
+        read_profile(path, steps=3)

@@ -141,3 +141,10 @@ def test_values_that_are_no_times(tmp_path, text, message):
 def test_decode_time_of_a_request_without_steps_is_refused(tmp_path):
     with pytest.raises(StagemeterError, match="there is no decode step"):
         read(tmp_path, '{"decode": 1.0}', steps=0)
+
+
+def test_advised_option_is_one_word_of_a_shell(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    path.write_text('{"a $(reboot) b": 1}')
+    with pytest.raises(StagemeterError, match=r"--map 'prefill=a \$\(reboot\) b'"):
+        read_profile(path, steps=1)

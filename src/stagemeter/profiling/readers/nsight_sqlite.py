@@ -51,6 +51,9 @@ _COLUMNS: dict[str, set[str]] = {
     **{table: {"start", "end", "correlationId"} for table in _GPU_TABLES},
     "TARGET_INFO_GPU": set(),
 }
+#: Steps of SQLite's virtual machine for each byte of a database, and for a small one; an export of Nsight Systems takes
+#: few a byte. Views without end and rows that all join one another take any number.
+_STEPS_A_BYTE, _FEWEST_STEPS, _STEPS_AT_A_TIME = 50, 20_000_000, 10_000
 #: Divides a thread's number off.
 _THREADS = 0x1000000
 
@@ -100,12 +103,29 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             # A name may be of any bytes.
             database.text_factory = partial(str, encoding="utf-8", errors="replace")
+            _bound(database, path.stat().st_size)
             yield database
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise StagemeterError(
+                f"{path}: takes far more work than a database of its size needs; export the report again"
+            ) from None
         # SQLite's own messages quote what they found, whatever bytes those are.
         raise StagemeterError(
             f"{path}: is a damaged or cut off SQLite database ({error}); export or copy it again"
         ) from None
+
+
+def _bound(database: sqlite3.Connection, size: int) -> None:
+    """Interrupt what is asked of a database of `size` bytes once all of it took more steps than such a size needs."""
+    left = max(_FEWEST_STEPS, _STEPS_A_BYTE * size)
+
+    def is_over() -> bool:
+        nonlocal left
+        left -= _STEPS_AT_A_TIME
+        return left < 0
+
+    database.set_progress_handler(is_over, _STEPS_AT_A_TIME)
 
 
 def _tables(path: Path, database: sqlite3.Connection) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -236,7 +237,7 @@ def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str,
         if stage is None:
             raise StagemeterError(
                 f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, STAGES)}; "
-                f"or map it, as --map prefill={entry.name}"
+                f"or map it, as --map {shlex.quote(f'prefill={entry.name}')}"
             )
         given = repeats.setdefault(entry.name, set())
         if entry.repeat in given:
