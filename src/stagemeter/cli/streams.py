@@ -6,7 +6,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from stagemeter.errors import StagemeterError
@@ -35,7 +35,13 @@ def prepare_streams(redact: Callable[[str], str]) -> None:
             if stream is getattr(sys, f"__{name}__"):
                 stream = _forgiving(stream, name, redact if name == "stderr" else None)
                 setattr(sys, name, stream)
-            stream.reconfigure(errors=_HANDLER)
+            stream.reconfigure(encoding="ascii" if _asks_for_ascii(os.environ) else None, errors=_HANDLER)
+
+
+def _asks_for_ascii(environment: Mapping[str, str]) -> bool:
+    """Whether the locale is set to C, in whose place Python takes UTF-8 (PEP 540), and nobody told Python otherwise."""
+    told = "PYTHONIOENCODING" in environment or "PYTHONUTF8" in environment or "utf8" in sys._xoptions
+    return environment.get("LC_ALL") in ("C", "POSIX") and not told
 
 
 def _forgiving(stream: io.TextIOWrapper, name: str, redact: Callable[[str], str] | None) -> io.TextIOWrapper:
