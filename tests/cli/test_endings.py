@@ -131,7 +131,7 @@ def test_closed_streams_are_no_error(redirection):
         {"LC_ALL": "POSIX"},
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     ],
-    ids=["encoding", "locale"],
+    ids=["encoding", "C", "POSIX", "locale"],
 )
 def test_ascii_terminal_gets_ascii(environment, report_files):
     command = ("analyze", "--estimate", "--no-track", "--mode", "tiny", "--device", "H100-SXM")
