@@ -13,6 +13,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import stagemeter
+from stagemeter.errors import StagemeterError
+from stagemeter.modules import step_limit
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -176,6 +178,70 @@ def test_a_loop_counts_as_often_as_it_runs(steps):
 
     x = torch.randn(4, 4)
     assert flops(loop, x) == flops_in_a_block(loop, x) == steps * 2 * 4**3
+
+
+class Refining(nn.Module):
+    """Adds a small step until a sum is large enough, which no sum of made-up values ever is."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.step, self.loop = nn.Linear(4, 4), loop
+
+    def forward(self, x):
+        return self.loop(self.step, x)
+
+
+def loop_of_torch(step, x):
+    return while_loop(lambda x: x.sum() > -1e9, lambda x: (step(x).clone(),), (x,))
+
+
+def loop_of_python(step, x):
+    while x.sum() > -1e9:
+        x = step(x)
+    return x
+
+
+def loop_until_none_is_left(step, x):
+    while len((x < 1e9).nonzero()):
+        x = step(x)
+    return x
+
+
+def loop_in_sight_of_the_dispatcher_alone(step, x):
+    with torch._C.DisableTorchFunction():
+        return torch.ops.higher_order.while_loop(lambda x: x.sum() > -1e9, lambda x: (x + 0 * x,), (x,), ())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    "loop", [loop_of_torch, loop_of_python, loop_until_none_is_left, loop_in_sight_of_the_dispatcher_alone]
+)
+def test_a_loop_that_made_up_values_never_end_is_refused(monkeypatch, loop, device):
+    monkeypatch.setattr(step_limit, "MOST_READ", 50)
+    with pytest.raises(StagemeterError, match=r"more than 50 values .* made up: a loop .* Pass real tensors"):
+        stagemeter.analyze(Refining(loop).to(device), stagemeter.spec(2, 4))
+
+
+def test_real_values_may_be_read_without_limit(monkeypatch):
+    monkeypatch.setattr(step_limit, "MOST_READ", 50)
+
+    def loop(step, x):
+        return while_loop(lambda i, x: i < 60, lambda i, x: (i + 1, step(x)), (torch.tensor(0), x))
+
+    report = stagemeter.analyze(Refining(loop), torch.ones(2, 4))
+    assert report.total.flops == 60 * 2 * 2 * 4 * 4
+
+
+def test_the_limit_is_one_of_each_call(monkeypatch):
+    monkeypatch.setattr(step_limit, "MOST_READ", 50)
+
+    def few(step, x):
+        return step(x) if x.sum() > -1e9 else x
+
+    model = nn.Sequential(*[Refining(few) for _ in range(60)])
+    report = stagemeter.analyze(model, stagemeter.spec(2, 4))
+    assert report.total.flops == 60 * 2 * 2 * 4 * 4
+    assert any("made up" in note for note in report.notes)
 
 
 @settings(max_examples=5, deadline=None)

@@ -79,6 +79,7 @@ WITH_TORCH = (
             "run",
             "shapes",
             "stages",
+            "step_limit",
             "throughput",
             "wrappers",
         )

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stagemeter.modules.as_found import left_as_found
 from stagemeter.modules.run import asks_for_values
 from stagemeter.modules.shapes import tensors_of, with_values, with_weights
+from stagemeter.modules.step_limit import steps_limited
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +196,8 @@ def _trace(model: nn.Module, inputs: Any, aliases: Mapping[Any, str]) -> Any:
         filled = with_weights(model)
         others = dict(filled.named_modules(remove_duplicate=False))
         renamed = {others[name]: aliases[module] for name, module in model.named_modules(remove_duplicate=False)}
-        return _record(filled, with_values(given, "cpu"), renamed)
+        with steps_limited("the inputs or the weights"):
+            return _record(filled, with_values(given, "cpu"), renamed)
 
 
 def _record(model: nn.Module, inputs: tuple[Any, ...], aliases: Mapping[Any, str]) -> _Graph:

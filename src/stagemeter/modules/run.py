@@ -35,6 +35,7 @@ from stagemeter.modules.shapes import (
     with_weights,
     without_weights,
 )
+from stagemeter.modules.step_limit import steps_limited
 from stagemeter.modules.wrappers import is_sharded, plain_name
 
 #: What a model's output becomes before the backward pass: a tensor of one element.
@@ -184,14 +185,15 @@ def _count_really(
     if not valued:
         _require_memory(tensors, wanted.train, reason)
     args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
-    if valued:
-        with left_as_found(model):
-            counts, again = _attempt(model, args, kwargs, wanted)
-    else:
-        with random_numbers_left_alone(model):
-            counts, again = _attempt(with_weights(model), args, kwargs, wanted)
     have = (("the inputs", _have_values(tensors_of(wanted.args, wanted.kwargs))), ("the weights", valued))
     made_up = " and ".join(what for what, there in have if not there)
+    with steps_limited(made_up):
+        if valued:
+            with left_as_found(model):
+                counts, again = _attempt(model, args, kwargs, wanted)
+        else:
+            with random_numbers_left_alone(model):
+                counts, again = _attempt(with_weights(model), args, kwargs, wanted)
     if again is not None:
         if not made_up or failure is None:
             raise again.error

@@ -1,0 +1,89 @@
+"""A limit on loops of a model whose end depends on values that are made up: such a loop may never end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stagemeter.counting.higher_order import is_higher_order, seen_through
+from stagemeter.errors import StagemeterError
+
+#: Values that one call of a module may read. A loop reads one in each step, a router of experts a few for each expert.
+MOST_READ = 10_000
+
+
+@contextmanager
+def steps_limited(made_up: str) -> Iterator[None]:
+    """Refuse a call of a module that reads values without end.
+
+    Values that modules inside of it read are theirs, so that the depth of a model does not matter.
+
+    Parameters
+    ----------
+    made_up : str
+        Tensors whose values are made up, in the words of the message; empty for none, and then there is no limit.
+
+    Raises
+    ------
+    StagemeterError
+        If a call reads more than `MOST_READ` values.
+    """
+    if not made_up:
+        yield
+        return
+    limit = _Limit(made_up)
+    with ExitStack() as stack:
+        stack.callback(register_module_forward_pre_hook(lambda module, args: limit.read.append(0)).remove)
+        leave = register_module_forward_hook(lambda module, args, out: limit.leave(), always_call=True)
+        stack.callback(leave.remove)
+        stack.enter_context(limit)
+        yield
+
+
+class _Limit(TorchDispatchMode):
+    """Counts the values that are read in each call of a module that runs."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, made_up: str) -> None:
+        super().__init__()
+        self._made_up = made_up
+        self.read = [0]
+
+    def leave(self) -> None:
+        """Go back to the call that the innermost one was made in."""
+        # A call in which a hook failed before this one's was never entered.
+        if len(self.read) > 1:
+            self.read.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if is_higher_order(func):
+            if func.name() == "while_loop":
+                # It reads what its condition returns where no mode sees that.
+                args = (self._counted(args[0]), *args[1:])
+            args, _ = seen_through(self, args)
+        elif {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
+            self._count()
+        return func(*args, **(kwargs or {}))
+
+    def _counted(self, condition: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            self._count()
+            return condition(*args)
+
+        return counted
+
+    def _count(self) -> None:
+        self.read[-1] += 1
+        if self.read[-1] > MOST_READ:
+            raise StagemeterError(
+                f"more than {MOST_READ:,} values were read in one call of a module, and values of {self._made_up} are "
+                "made up: a loop whose end depends on them may never end. Pass real tensors to a model with weights."
+            )
