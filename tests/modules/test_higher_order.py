@@ -10,7 +10,7 @@ from torch._higher_order_ops import associative_scan, scan, while_loop
 from torch._higher_order_ops import map as mapped
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import stagemeter
 from stagemeter.errors import StagemeterError
@@ -104,6 +104,31 @@ def test_llama_with_flex_attention_trains(llama):
     assert report.total.flops_forward == 2 * (weights + 2 * 2 * attention // 2)
     assert report.total.flops_backward == 2 * (2 * weights + 5 * 2 * attention // 2)
     assert not report.unsupported
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_flex_attention_that_checkpointing_runs_again(llama, reentrant):
+    tokens = 16
+    report = stagemeter.analyze(llama, torch.randint(0, 64, (1, tokens)), mode="train")
+    llama.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    again = stagemeter.analyze(llama, torch.randint(0, 64, (1, tokens)), mode="train")
+    layer = 2 * (tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * tokens**2 * 32)
+    # What nothing needs is not run again: the last product of a layer.
+    last = 0 if reentrant else 2 * tokens * 64 * 32
+    assert again.total.flops_recomputed == 2 * (layer - last)
+    assert again.total.flops - again.total.flops_recomputed == report.total.flops
+
+
+def test_a_window_is_dense_in_flex_attention():
+    config = MistralConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=64, sliding_window=8,
+    )  # fmt: skip
+    config._attn_implementation = "flex_attention"
+    tokens = 16
+    layer = tokens * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * tokens**2 * 32
+    report = stagemeter.analyze(MistralForCausalLM(config), torch.randint(0, 64, (1, tokens)))
+    assert (report.total.flops, report.unsupported) == (2 * (2 * layer + tokens * 32 * 64), {})
 
 
 def wide(x):
@@ -343,3 +368,41 @@ def test_functions_of_attention_beside_others():
         functional.scaled_dot_product_attention(x, x, x)
 
     assert flops_in_a_block(both) == 2 * 2 * 2 * 2 * 4 * 4 * 8
+
+
+def squared_or_not(x):
+    return torch.cond(x.sum() > 0, lambda x: x @ x, lambda x: x + 1, (x,))
+
+
+def repeated_product(xs, weight):
+    return scan(lambda carry, x: (carry @ x, carry.clone()), weight, xs)[0]
+
+
+def relative_attention(x):
+    return flex_attention(x, x, x, score_mod=relative)
+
+
+def three_steps(x):
+    return while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x @ x), (torch.tensor(0), x))[1]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("function", "shapes", "products"),
+    [
+        (squared_or_not, [(4, 4)], 2 * 4**3),
+        (repeated_product, [(3, 4, 4), (4, 4)], 3 * 2 * 4**3),
+        (three_steps, [(4, 4)], 3 * 2 * 4**3),
+        (relative_attention, [(1, 2, 8, 4)], 2 * 2 * 2 * 8 * 8 * 4),
+    ],
+)
+def test_exported_programs(function, shapes, products, strict):
+    args = tuple(torch.ones(shape) for shape in shapes)
+    program = torch.export.export(Calls(function), args, strict=strict)
+    module = program.module()
+    for model in (program, module):
+        report = stagemeter.analyze(model, args)
+        assert (report.total.flops, report.unsupported) == (products, {})
+    assert flops_in_a_block(module, *args) == products
+    with pytest.raises(NotImplementedError):
+        module.train()  # Left as it was found.

@@ -105,6 +105,7 @@ class CostCounter:
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
         self._running: list[nn.Module] = []
+        self._again: list[bool] = []
         self._operands = Operands(model)
         self._call_costs = CallCosts(self._operands, self._complex_convolutions)
         self._silent = 0
@@ -278,12 +279,14 @@ class CostCounter:
                     self._events.append(Event(self._names.get(module, self._module()), kernel, None))
             if self._names and module in self._names:
                 self._running.append(module)
+                self._again.append(self._runs_again())
                 self._owners.mark(self._names[module])
                 self._events.append(Event(self._names[module], "", None))
 
         def leave(module: nn.Module, args: Any, out: Any) -> None:
             if self._running and module is self._running[-1]:
                 self._running.pop()
+                self._again.pop()
                 self._owners.mark(self._module())
 
         with ExitStack() as stack:
@@ -305,6 +308,10 @@ class CostCounter:
 
     def _module(self) -> str:
         return self._names[self._running[-1]] if self._running else self._owners.running()
+
+    def _runs_again(self) -> bool:
+        """Whether checkpointing runs this again; functions with a backward pass of their own run without gradients."""
+        return (bool(self._again) and self._again[-1]) or self._owners.runs_again()
 
     def _is_causal(self) -> bool:
         """Whether the module that runs says of itself that its attention is causal."""
@@ -361,7 +368,7 @@ class CostCounter:
                 raise
             self._list_failure(operator, f"{type(error).__name__}: {error}")
         else:
-            self._events.append(Event(self._module(), rule.name, cost, again=self._owners.runs_again()))
+            self._events.append(Event(self._module(), rule.name, cost, again=self._runs_again()))
 
     def _list_failure(self, operator: Any, reason: str) -> None:
         name = str(operator._overloadpacket)

@@ -36,7 +36,7 @@ from stagemeter.modules.shapes import (
     without_weights,
 )
 from stagemeter.modules.step_limit import steps_limited
-from stagemeter.modules.wrappers import is_sharded, plain_name
+from stagemeter.modules.wrappers import is_sharded, plain_name, set_training
 
 #: What a model's output becomes before the backward pass: a tensor of one element.
 Loss = Callable[[Any], torch.Tensor]
@@ -264,7 +264,7 @@ def _attempt(
         ):
             # Hooks see a compiled module twice, once as its wrapper: the wrapper has no work of its own.
             warnings.filterwarnings("ignore", message=".*there are global hooks on modules")
-            model.train(wanted.train)
+            set_training(model, wanted.train)
             with counter, known or nullcontext():
                 part = model.get_submodule(wanted.part) if wanted.part else model  # TorchScript has no parts by name.
                 out = (getattr(part, wanted.method) if wanted.method else part)(*args, **kwargs)

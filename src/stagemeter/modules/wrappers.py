@@ -34,6 +34,9 @@ def unwrapped(model: Any) -> nn.Module:
         If it is no module.
     """
     if isinstance(model, torch.export.ExportedProgram):
+        if _attends_by_function(model.graph_module):
+            # torch cannot run the functions of scores of an unflattened program: all is one module then.
+            return model.module(check_guards=False)
         return torch.export.unflatten(model)
     if not isinstance(model, nn.Module):
         raise StagemeterError(
@@ -47,6 +50,26 @@ def unwrapped(model: Any) -> nn.Module:
             inner = wrapped
         else:
             return inner
+
+
+def _attends_by_function(graph: torch.fx.GraphModule) -> bool:
+    """Whether a graph, or a graph inside of it, holds ``flex_attention``."""
+    graphs = (module.graph for module in graph.modules() if isinstance(module, torch.fx.GraphModule))
+    return any(node.target is torch.ops.higher_order.flex_attention for found in graphs for node in found.nodes)
+
+
+def set_training(model: nn.Module, train: bool) -> None:
+    """Set a model to training or to inference; modules of an exported program refuse to be, and stay as exported."""
+    refusing = {
+        module: vars(module).pop("train")
+        for module in model.modules()
+        if isinstance(module, torch.fx.GraphModule) and "train" in vars(module)
+    }
+    try:
+        model.train(train)
+    finally:
+        for module, refuses in refusing.items():
+            vars(module)["train"] = refuses
 
 
 def is_sharded(model: nn.Module) -> bool:
