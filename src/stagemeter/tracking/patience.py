@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from stagemeter.core import waiting
 from stagemeter.errors import StagemeterError
 
 #: Seconds, and the environment variable that says otherwise; ``--store-timeout`` sets it.
@@ -43,34 +44,9 @@ class OutOfPatienceError(requests.exceptions.Timeout):
 
 
 def in_time(function: Callable[[], Result], seconds: float) -> Result:
-    """Call a function that cannot be told to give up, and go on without it when the time is over.
-
-    Raises
-    ------
-    OutOfPatienceError
-        If it is; the function is left alone in a thread that ends with the process.
-    """
-    outcome: list[Callable[[], Result]] = []
-
-    def work() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            failure = error
-            outcome.append(lambda: _raised(failure))
-        else:
-            outcome.append(lambda: result)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
-    return outcome[0]()
-
-
-def _raised(error: BaseException) -> Any:
-    raise error
+    """Call a function that asks a store, and raise `OutOfPatienceError` where it takes longer."""
+    late = OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
+    return waiting.in_time(function, seconds, late)
 
 
 class _Patience:

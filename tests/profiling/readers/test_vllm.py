@@ -1,7 +1,9 @@
 """A serving engine at work: two scrapes of vLLM's metrics, saved or fetched from a real server."""
 
+import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 
@@ -132,6 +134,8 @@ def test_engine_model_is_chosen_where_there_are_several():
             AFTER + "process_start_time_seconds 200\n",
             "the server started after",
         ),
+        (BEFORE, scraped(102.5, 93126, 52224, 13.0, 408.0), "is 102.5, which is no number of requests"),
+        (BEFORE, scraped(1e30, 93126, 52224, 13.0, 408.0), "is 1e\\+30, which is no number of requests"),
         (BEFORE, scraped(102, 1826, 52224, 13.0, 408.0), "0 prompt tokens a request"),
     ],
 )
@@ -262,3 +266,23 @@ def test_an_answer_without_an_end_is_refused(serve, monkeypatch):
     monkeypatch.setattr("stagemeter.profiling.readers.vllm.LARGEST_FILE", 1000)
     with pytest.raises(StagemeterError, match="has more than 0 MiB, too much for metrics"):
         scrape(serve((200, "text/plain", "x" * 2000)), 0.01)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"])
+def test_a_server_that_drips_is_given_up(beginning, monkeypatch):
+    monkeypatch.setattr("stagemeter.profiling.readers.vllm._WHOLE_TIMEOUT", 0.3)
+    over = threading.Event()
+
+    class Handler(BaseRequestHandler):
+        def handle(self):
+            with contextlib.suppress(OSError):
+                self.request.sendall(beginning or b"HTTP/1.1 200 OK\r\n")
+                while not over.wait(0.05):
+                    self.request.sendall(b"X: y\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(StagemeterError, match="no whole answer within"):
+            scrape(f"http://127.0.0.1:{server.server_address[1]}/metrics", 0.1)
+        over.set()
+        server.shutdown()

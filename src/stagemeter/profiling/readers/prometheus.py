@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.readers.mapping import near
 
+#: Endings of what counts requests, and the largest whole number that a page, which has doubles, holds exactly.
+_NUMBERS, _LARGEST_NUMBER = ("_count", "_bucket"), 2**53
 _STARTED, _CREATED = "process_start_time_seconds", "_created"
 _MODEL, _ENGINE = "model_name", "engine"
 #: Labels that tell series of one metric apart, beside model and engine.
@@ -123,6 +125,8 @@ def _of_model(
         for (metric, _), value in values.items():
             if not 0 <= value < math.inf:
                 raise StagemeterError(f"{name}: {metric} is {value}; scrape again")
+            if metric.endswith(_NUMBERS) and (value != int(value) or value > _LARGEST_NUMBER):
+                raise StagemeterError(f"{name}: {metric} is {value:g}, which is no number of requests; scrape again")
     return engines
 
 

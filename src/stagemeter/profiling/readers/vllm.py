@@ -29,6 +29,7 @@ from pathlib import Path
 
 from stagemeter.addresses import shown_address
 from stagemeter.core.files import LARGEST_FILE
+from stagemeter.core.waiting import in_time
 from stagemeter.errors import StagemeterError
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
@@ -50,7 +51,7 @@ _WANTED = frozenset((*_REQUIRED, *LENGTHS, *_CREATED, _FLOPS, _DRAFTS))
 _COUNTED = {"engine/prompt_tokens": PROMPT_TOKENS, "engine/generation_tokens": NEW_TOKENS}
 
 #: Seconds to wait for a server's answer.
-_TIMEOUT = 10.0
+_TIMEOUT, _WHOLE_TIMEOUT = 10.0, 30.0
 
 
 def is_prometheus(text: str) -> bool:
@@ -156,11 +157,17 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
 
 
 def _fetch(url: str) -> str:
+    # A password or a token of it is nobody's to read, wherever the message goes.
+    shown = shown_address(url)
+    # The timeout of requests is that of a single read, which a server that drips never exceeds.
+    late = StagemeterError(f"{shown}: no whole answer within {_WHOLE_TIMEOUT:g} seconds; is the server at work?")
+    return in_time(lambda: _answer(url, shown), _WHOLE_TIMEOUT, late)
+
+
+def _answer(url: str, shown: str) -> str:
     import requests
     from urllib3.exceptions import LocationValueError
 
-    # A password or a token of it is nobody's to read, wherever the message goes.
-    shown = shown_address(url)
     try:
         with requests.get(url, timeout=_TIMEOUT, stream=True) as answer:
             if answer.status_code != requests.codes.ok:
