@@ -40,6 +40,16 @@ def compressed(weights, ignore=("lm_head",), targets=("Linear",), form="pack-qua
     }
 
 
+def gptq(**dynamic):
+    return {"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": dynamic}
+
+
+def two_groups(first, second, stored=FLOAT8):
+    whole = compressed(INT4, targets=first)
+    groups = whole["config_groups"] | {"group_1": {"weights": stored, "targets": second}}
+    return whole | {"config_groups": groups}
+
+
 SMALL_LLAMA = {
     **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
     **{"vocab_size": 99, "max_position_embeddings": 256},
@@ -182,6 +192,39 @@ def test_modules_are_left_out_by_name(module, packed):
     assert (read_quantization({"quantization_config": stored}).packing_of(module) is not None) is packed
 
 
+@pytest.mark.parametrize(
+    ("stored", "module", "packing"),
+    [
+        # AutoAWQ leaves out what has the text anywhere in its name.
+        ({"quant_method": "awq", "modules_to_not_convert": ["mlp"]}, "layers.1.mlp.up_proj", None),
+        (
+            {"quant_method": "awq", "modules_to_not_convert": ["mlp"]},
+            "layers.1.self_attn.q_proj",
+            Packing(4, 20, 1, 128),
+        ),
+        ({"quant_method": "awq", "modules_to_not_convert": ["k_pro"]}, "layers.1.self_attn.k_proj", None),
+        # vLLM's name of the setting.
+        ({"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]}, "layers.1.mlp.up_proj", None),
+        ({"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]}, "layers.2.mlp.up_proj", Packing(8, 32)),
+        # GPTQModel's rules for single modules: the first pattern that takes one.
+        (gptq(**{"-:.*down": {}}), "layers.0.mlp.down_proj", None),
+        (gptq(**{"-:.*down": {}}), "layers.0.mlp.up_proj", Packing(4, 20, 1, 64)),
+        (gptq(**{"+:.*down": {"bits": 8}}), "layers.0.mlp.down_proj", Packing(8, 24, 1, 64)),
+        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.1.mlp.down_proj", Packing(4, 20, 1, 32)),
+        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.0.mlp.down_proj", Packing(4, 20, 1, 64)),
+        (gptq(**{"-:.*mlp": {}, ".*down": {"bits": 8}}), "layers.0.mlp.down_proj", None),
+        # compressed-tensors: a name over a pattern, a pattern over a class, in whatever order they stand.
+        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.down_proj", Packing(8, 16, 1)),
+        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.up_proj", Packing(4, 16, 1, 8)),
+        (two_groups(["re:.*down_proj"], ["model.layers.0.mlp.down_proj"]), "layers.0.mlp.down_proj", Packing(8, 16, 1)),
+        (two_groups(["Linear"], ["re:.*down_proj"], None), "layers.0.mlp.down_proj", None),
+    ],
+    ids=repr,
+)
+def test_each_method_names_modules_in_its_own_way(stored, module, packing):
+    assert read_quantization({"quantization_config": stored}).packing_of(module) == packing
+
+
 def test_generic_models_are_counted_by_the_counter(described):
     config = {
         "model_type": "olmo2",
@@ -210,6 +253,9 @@ def test_generic_models_are_counted_by_the_counter(described):
         ({"bits": 4}, "a method that it does not name"),
         (compressed(["W4A16"]) | {"config_groups": {"W4A16": ["Linear"]}}, "what the preset W4A16 stores"),
         (compressed({**INT4, "strategy": "spiral"}), "'spiral' is not known here"),
+        (compressed(INT4, form="marlin-24"), "what the format marlin-24 stores is not known here"),
+        (compressed(INT4, targets=["Linear", "Embedding"]), "modules are of the class Embedding is not known here"),
+        (compressed(INT4) | {"sparsity_config": {"format": "sparse-24-bitmask"}}, "the sparsity format sparse-24-bit"),
         ({"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp"]}, "not stored alike in all layers"),
     ],
     ids=str,
@@ -263,6 +309,11 @@ WRONG = [
         for method in ("fp8", "mxfp4", "awq")
         for value in NO_TEXTS
     ),
+    *(({"quant_method": "fp8", "ignored_layers": value},) for value in NO_TEXTS),
+    *((gptq() | {"bits": value},) for value in (1, 5, 6, 16)),
+    *((gptq() | {"dynamic": value},) for value in (*NO_OBJECT, [])),
+    *((gptq(**{"+:.*": value}),) for value in (*NO_OBJECT, [], {"bits": 5}, {"group_size": 0})),
+    *((compressed(INT4) | {"sparsity_config": value},) for value in (*NO_OBJECT, {"format": 5})),
     *(
         ({"quant_method": method, name: value},)
         for method, name in (("awq", "bits"), ("awq", "w_bit"), ("gptq", "bits"))

@@ -3,7 +3,8 @@
 Sources, of the settings and of what they mean: transformers 5.23, ``utils/quantization_config.py``,
 ``quantizers/quantizers_utils.py`` (``should_convert_module``), ``integrations/finegrained_fp8.py`` (``FP8Linear``,
 ``FP8Experts``) and ``integrations/mxfp4.py``; compressed-tensors, ``quantization/quant_args.py`` and
-``utils/match.py``; the tensors that AutoAWQ (``qweight``, ``qzeros``, ``scales``) and AutoGPTQ (the same) write.
+``utils/match.py``; the tensors that AutoAWQ (``qweight``, ``qzeros``, ``scales``) and AutoGPTQ (the same) write;
+GPTQModel, ``quantization/config.py`` (``dynamic_get``); vLLM, ``quantization/fp8.py`` (``ignored_layers``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ _HEAD = "lm_head"
 #: What weighs the heads of DeepSeek-V3.2's indexer (``modeling_deepseek_v32.py``, ``_keep_in_fp32_modules``).
 _INDEXER_WEIGHTS = "indexer.weights_proj"
 _WHERE = "quantization_config"
+#: Names of classes, and the one whose modules are linear layers.
+_CLASS, _LINEAR = re.compile(r"[A-Z]\w*"), "Linear"
+#: Formats of compressed-tensors that store what is read here (``config/format.py``).
+_FORMATS = (
+    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
+    *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
+)
 #: Of an expert, as checkpoints name one that transformers puts together with the others.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
 
@@ -38,9 +46,9 @@ class UnknownStorageError(StagemeterError):
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Some modules by name, and how they are stored."""
+    """Some modules by name, and how they are stored; None as the rest of the model."""
 
-    packing: Packing
+    packing: Packing | None
     of: tuple[str, ...] | None = None
     experts_only: bool = False
 
@@ -153,7 +161,7 @@ def _fp8(settings: QuantizationSettings) -> Quantization:
     scale = _FLOAT8 if settings.word("scale_fmt") == "ue8m0" else _FLOAT32
     packing = Packing(8, scale, *settings.block("weight_block_size"))
     # Without a list the output head is left as it is; with one, what it names; and always what stays in float32.
-    left_out = settings.texts("modules_to_not_convert") or (_HEAD,)
+    left_out = settings.texts("modules_to_not_convert") or settings.texts("ignored_layers") or (_HEAD,)
     return Quantization("fp8", (_Rule(packing),), (*left_out, _INDEXER_WEIGHTS))
 
 
@@ -167,40 +175,72 @@ def _awq(settings: QuantizationSettings) -> Quantization:
     bits = settings.bits("bits", settings.bits("w_bit", 4))
     zero = bits if settings.flag("zero_point", True) else 0
     group = settings.group("group_size", settings.group("q_group_size", 128))
-    left_out = settings.texts("modules_to_not_convert")
+    # AutoAWQ leaves out what has a text anywhere in its name (exclude_layers_to_not_quantize).
+    left_out = tuple(f"re:.*{re.escape(text)}" for text in settings.texts("modules_to_not_convert"))
     return Quantization("awq", (_Rule(Packing(bits, _FLOAT16 + zero, 1, group)),), (*left_out, _HEAD))
 
 
 def _gptq(settings: QuantizationSettings) -> Quantization:
     # Zero points are stored, symmetric or not. Which group an input is in is stored as well, and read by kernels only
     # where inputs were reordered; it is not counted.
-    bits = settings.bits("bits")
-    packing = Packing(bits, _FLOAT16 + bits, 1, settings.group("group_size", 128))
+    packing = _with_zero_points(settings.gptq_bits("bits"), settings.group("group_size", 128))
     of = settings.nested_texts("modules_in_block_to_quantize") or None
-    return Quantization("gptq", (_Rule(packing, of),), () if settings.flag("lm_head", False) else (_HEAD,))
+    rules = (*_dynamic(settings), _Rule(packing, of))
+    return Quantization("gptq", rules, () if settings.flag("lm_head", False) else (_HEAD,))
+
+
+def _with_zero_points(bits: int, group: int) -> Packing:
+    return Packing(bits, _FLOAT16 + bits, 1, group)
+
+
+def _dynamic(settings: QuantizationSettings) -> list[_Rule]:
+    """Rules of GPTQModel for single modules: ``-:`` before a pattern leaves them as they are."""
+    if settings.values.get("dynamic") is None:
+        return []
+    named = settings.part("dynamic")
+    rules = []
+    for pattern in named.values:
+        own = named.part(pattern)
+        packing = _with_zero_points(
+            own.gptq_bits("bits", settings.gptq_bits("bits")),
+            own.group("group_size", settings.group("group_size", 128) or -1),
+        )
+        of = (f"re:{pattern.removeprefix('-:').removeprefix('+:')}",)
+        rules.append(_Rule(None if pattern.startswith("-:") else packing, of))
+    return rules
 
 
 def _compressed_tensors(settings: QuantizationSettings) -> Quantization:
     form = settings.word("format") or ""
+    if settings.values.get("sparsity_config"):
+        sparsity = settings.part("sparsity_config").word("format")
+        if sparsity not in (None, "dense"):
+            raise UnknownStorageError(f"what the sparsity format {sparsity} stores is not known here")
     groups = settings.part("config_groups")
     rules = [rule for name in groups.values for rule in _rules(groups, name, form)]
+    # A module's name goes over a pattern, and that over its class (utils/match.py, match_targets).
+    rules.sort(key=lambda rule: 2 if rule.of is None else rule.of[0].startswith("re:"))
     return Quantization("compressed-tensors", tuple(rules), settings.texts("ignore"))
 
 
 def _rules(groups: QuantizationSettings, name: str, form: str) -> list[_Rule]:
-    """The rule of one group of modules; none where their weights stay as they are."""
+    """The rules of one group of modules."""
     if isinstance(groups.values[name], list):
         raise UnknownStorageError(f"what the preset {name} stores is not known here")
     group = groups.part(name)
     targets = group.texts("targets", needed=True)
-    if group.values.get("weights") is None:
-        return []
-    packing = _compressed(group.part("weights"), group.word("format") or form)
-    return [_Rule(packing, tuple(target for target in targets if target != "Linear") or None)]
+    whole = None if group.values.get("weights") is None else group.part("weights")
+    packing = None if whole is None else _compressed(whole, group.word("format") or form)
+    other = next((target for target in targets if _CLASS.fullmatch(target) and target != _LINEAR), None)
+    if other is not None:
+        raise UnknownStorageError(f"which modules are of the class {other} is not known here")
+    return [_Rule(packing, None if target == _LINEAR else (target,)) for target in targets]
 
 
 def _compressed(weights: QuantizationSettings, form: str) -> Packing:
     bits = weights.bits("num_bits")
+    if form and form not in _FORMATS:
+        raise UnknownStorageError(f"what the format {form} stores is not known here")
     strategy = weights.word("strategy")
     symmetric = weights.flag("symmetric", True)
     if form.startswith("nvfp4"):

@@ -16,6 +16,8 @@ _MOST_VALUES = 2**31 - 1
 _ALL = -1
 #: Rows and columns.
 _SIDES = 2
+#: What GPTQ stores a value in. Source: transformers, ``GPTQConfig.post_init``.
+_GPTQ_BITS = (2, 3, 4, 8)
 
 
 class QuantizationSettings(Settings):
@@ -39,6 +41,13 @@ class QuantizationSettings(Settings):
     def bits(self, key: str, default: int | None = None) -> int:
         """Return a number of bits: 1 to 32."""
         return self._limited(key, self.whole(key, default), _MOST_BITS)
+
+    def gptq_bits(self, key: str, default: int | None = None) -> int:
+        """Return a number of bits that GPTQ has."""
+        value = self.whole(key, default)
+        if value not in _GPTQ_BITS:
+            raise self._error(key, "2, 3, 4 or 8")
+        return value
 
     def group(self, key: str, default: int | None = None) -> int:
         """Return how many inputs share a scale; 0, as `Packing` has it, for all of them, which is written as -1."""
