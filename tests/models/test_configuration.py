@@ -322,6 +322,15 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
             {"model_type": "llama", "num_attention_heads": 5},
             "hidden_size 4096 cannot be split into num_attention_heads",
         ),
+        (
+            SHIPPED["paligemma-3b"] | {"projection_dim": 1024},
+            "projection_dim is 1024, and the decoder takes 2048",
+        ),
+        (
+            json.loads(families()["deepseek-ocr"].shipped["deepseek-ocr"].read_text(encoding="utf-8"))
+            | {"tie_word_embeddings": True},
+            "tie_word_embeddings is true, and DeepSeek-OCR is counted with an output head of its own",
+        ),
         ({"model_type": "mamba2", "expand": {"__float__": "Infinity"}}, "expand is inf; it must be a number above 0"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": ["x"]}, "it must be a list of numbers of layers"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is 3; it must be a list"),

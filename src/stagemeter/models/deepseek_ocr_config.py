@@ -123,6 +123,11 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         If it describes another architecture, lacks a key, or contradicts itself.
     """
     names = config.get("architectures") or []
+    if config.get("tie_word_embeddings"):
+        raise StagemeterError(
+            f"{source}: tie_word_embeddings is true, and DeepSeek-OCR is counted with an output head of its own. "
+            "Leave it out"
+        )
     try:
         if _OFFICIAL in names:
             architecture = _from_official(config)
@@ -203,8 +208,6 @@ def _require_lengths(text: Any, source: str) -> None:
 
 
 def _from_transformers(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
-    if config.get("tie_word_embeddings"):
-        raise StagemeterError("tie_word_embeddings is true: DeepSeek-OCR has an output head of its own")
     text, vision = config["text_config"], config["vision_config"]
     sam, clip = vision["sam_config"], vision["encoder_config"]
     first, second = sam["downsample_channels"]

@@ -6,6 +6,7 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 
 from __future__ import annotations
 
+from stagemeter.errors import StagemeterError
 from stagemeter.models.settings import Settings
 from stagemeter.models.text import refuse_window
 from stagemeter.models.vision_language import (
@@ -29,6 +30,12 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     )
     sizes.require("model_type", "siglip_vision_model", "its encoder")
     sizes.require("vision_use_head", False, "its encoder")
+    # Above the parts, whose own settings transformers writes over (PaliGemmaConfig.__post_init__).
+    if settings.whole("projection_dim") != decoder.hidden:
+        raise StagemeterError(
+            f"{settings.source}: projection_dim is {settings.whole('projection_dim')}, and the decoder takes "
+            f"{decoder.hidden}"
+        )
     vision = vision_transformer(sizes, class_token=False, patch_bias=True)
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
     return VisionLanguageArchitecture(vision, projector, decoder)
