@@ -559,7 +559,11 @@ def test_image_tokens_of_internvl(width, height):
             "use_head is 'no'; it must be true or false",
         ),
         ("llava-1.5-7b", {"vision_config": 7}, "vision_config: it is 7. An object of settings is needed"),
-        ("llava-1.5-7b", {"text_config": {"model_type": "gpt2"}}, "(model_type 'gpt2'), which no family takes"),
+        (
+            "llava-1.5-7b",
+            {"text_config": {"model_type": "gpt2"}},
+            "model_type is 'gpt2', a decoder that no family takes",
+        ),
         ("gemma-3-4b", {"mm_tokens_per_image": 250}, "mm_tokens_per_image 250 is no square"),
         ("internvl3-1b", {"downsample_ratio": 0.25}, "downsample_ratio is 0.25: this family is made for 0.5"),
     ],
@@ -584,6 +588,7 @@ def small(kind, **changed):
         "gemma3": ("Gemma3ForConditionalGeneration", "gemma3_text", "siglip_vision_model"),
     }[kind]
     extra = {"head_dim": 16, "sliding_window": 8} if kind == "gemma3" else {}
+    extra |= changed.pop("text", {})
     vision_config = {"model_type": vision, "vision_use_head": False, **encoder, **changed.pop("vision", {})}
     tiles = {} if kind in ("llava", "gemma3") else {"image_grid_pinpoints": [[16, 32], [32, 16]]}
     return {
@@ -611,6 +616,8 @@ BEYOND = {
     "tiles, several layers": small("llava_next", vision_feature_layer=[-2, -1]),
     "OneVision with its head": small("llava_onevision", vision={"vision_use_head": True}),
     "OneVision, another layer": small("llava_onevision", vision_feature_layer=-2),
+    "a decoder of no family": small("llava", text={"model_type": "phi3", "pad_token_id": None}),
+    "tiles, a decoder of no family": small("llava_next", text={"model_type": "olmo2", "pad_token_id": None}),
     "Gemma 3 with its head": small("gemma3", vision={"vision_use_head": True}),
 }
 

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.cost import Cost
-from stagemeter.errors import StagemeterError
 from stagemeter.models.adapter import Adapter
 from stagemeter.models.attention import DecoderPass
 from stagemeter.models.decoder import (
@@ -24,6 +23,7 @@ from stagemeter.models.decoder import (
 from stagemeter.models.delta_net import GatedDeltaNet
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.models.lightning import LightningAttention
+from stagemeter.models.settings import BeyondFamilyError
 from stagemeter.models.shared_transformer import SharedTransformer
 from stagemeter.models.source_attention import SourceAttention
 from stagemeter.models.state_space import StateSpace
@@ -250,13 +250,13 @@ def require_known(decoder: Decoder, prefill_variables: Mapping[str, str], source
 
     Raises
     ------
-    StagemeterError
+    BeyondFamilyError
         If there is such a layer; the message says of what kind.
     """
     for layer in decoder.layers:
         kind, needed = layer.attention.kind, layer.attention.prefill_variables(1)
         if not needed.keys() <= prefill_variables.keys():
-            raise StagemeterError(
+            raise BeyondFamilyError(
                 f"{source}: its language model has layers of the kind {kind!r}, which this family does not know"
             )
 

@@ -265,10 +265,12 @@ def _described(
     settings = complete(config, source)
     family = family_of(settings, source)
     notes: tuple[str, ...] = ()
+    beyond = None
     if family is not None:
         try:
             architecture = family.architecture_from_config(settings, source)
         except BeyondFamilyError as error:
+            beyond = error
             notes = (f"counted without the closed forms of the family {family.name}, since {error}",)
         else:
             # Models that read text alone have no such files.
@@ -278,7 +280,7 @@ def _described(
 
     trusted = code if OWN_CODE in config and not transformers_has(config) else None
     if not transformers_has(config) and trusted is None:
-        raise untaken(config, source)
+        raise beyond or untaken(config, source)
     try:
         made, found = make_family(config, processor().image, source, trusted)
     except StagemeterError as error:

@@ -14,7 +14,7 @@ from stagemeter.models.family import Family, PageRules, PageViews, Variables
 from stagemeter.models.page_family import page_family
 from stagemeter.models.page_settings import PageSettings, ProcessorSettings
 from stagemeter.models.page_stages import page_stage
-from stagemeter.models.settings import Settings
+from stagemeter.models.settings import BeyondFamilyError, Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
@@ -188,16 +188,19 @@ def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: boo
 
     Raises
     ------
+    BeyondFamilyError
+        If no family takes it, or one that has more in it than a decoder.
     StagemeterError
-        If there is none, or no family takes it.
+        If there is none, or its settings cannot be.
     """
-    from stagemeter.models.registry import family_of, untaken
+    from stagemeter.models.registry import family_of
 
     text = part(settings, key) if tied_by_part else text_settings(settings, key)
     family = family_of(text.values, text.source)
-    if family is None:
-        raise untaken(text.values, text.source)
-    decoder: Decoder = family.architecture_from_config(text.values, text.source)
+    decoder = None if family is None else family.architecture_from_config(text.values, text.source)
+    if not isinstance(decoder, Decoder):
+        kind = text.values.get("model_type")
+        raise BeyondFamilyError(f"{text.source}: model_type is {kind!r}, a decoder that no family takes")
     return decoder
 
 
