@@ -121,6 +121,9 @@ def laughs(form, first, levels):
         ('a: !!float "x"', "holds a value that is none"),
         ('a: !!timestamp "x"', "holds a value that is none"),
         ("a: !!bool 5", "holds a value that is none"),
+        ("a: 010", "'010' is a number to base 8 or 60 in YAML"),
+        ("a: 60:30", "'60:30' is a number to base 8 or 60 in YAML"),
+        ("a: 1:30.5", "'1:30.5' is a number to base 8 or 60 in YAML"),
         (f"a: {'9' * 5000}", "holds a value that is none"),
         (f"a: {DEEP}", "is nested more than 64 levels deep"),
         (

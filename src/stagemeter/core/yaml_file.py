@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from stagemeter.errors import StagemeterError
 LARGEST_YAML = 2**19
 #: Values in all; what an alias stands for counts each time.
 MOST_VALUES = 50_000
+_OCTAL = re.compile(r"[-+]?0[0-9_]+$")
 
 
 def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
@@ -102,6 +104,17 @@ def _loader() -> Any:
             made: Mapping[Any, Any] = super().construct_mapping(node, deep)
             return dict(made)
 
+        def construct_number(self, node: yaml.ScalarNode) -> int | float:
+            """Make a number of what everybody reads as the same one: YAML 1.1 takes 010 for 8, and 1:30 for 90."""
+            text = self.construct_scalar(node)
+            if ":" in text or _OCTAL.match(text):
+                raise StagemeterError(f"{shown(text)} is a number to base 8 or 60 in YAML; write it in plain digits")
+            is_whole = node.tag == "tag:yaml.org,2002:int"
+            number: int | float = (self.construct_yaml_int if is_whole else self.construct_yaml_float)(node)
+            return number
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_number)
     return Loader
 
 
