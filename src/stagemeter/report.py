@@ -98,16 +98,29 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
+#: What the total of a report has of each stage.
+_SUMMED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
+
+
 def report_fault(report: Any) -> str | None:
-    """Say where something is not a report of the published schema; None where it is one."""
+    """Say where something is not a report of the published schema, or does not add up; None where it is and does."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
     fault = best_match(Draft202012Validator(report_schema()).iter_errors(report))
     if fault is None:
-        return None
+        return _sum_fault(report)
     message = fault.message if len(fault.message) <= _LONGEST_FAULT else f"{fault.message[:_LONGEST_FAULT]}..."
     return f"at {fault.json_path}: {message}"
+
+
+def _sum_fault(report: Mapping[str, Any]) -> str | None:
+    """Say where the total is not the sum of the stages: somebody changed a number, or mixed two reports."""
+    for quantity in _SUMMED:
+        added, said = sum(request_total(report, quantity).values()), report["total"][quantity]
+        if added != said:
+            return f"at $.total.{quantity}: {said} is not the sum of the stages, {added}"
+    return None
 
 
 def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:

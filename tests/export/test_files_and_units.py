@@ -192,3 +192,12 @@ def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):
     assert json.loads(written.read_text())["total"]["flops"] == report["total"]["flops"]
     assert flops_chart(report).startswith(b"\x89PNG")
     assert report_values(report)["flops/total"] == report["total"]["flops"]
+
+
+@pytest.mark.parametrize("quantity", ["macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written"])
+def test_a_total_that_is_not_the_sum_of_the_stages_is_a_fault(quantity):
+    config = AnalysisConfig(mode="tiny")
+    report = estimate_model(describe_model(config.model), config)
+    assert report_fault(report) is None
+    report["stages"]["decode"][f"{quantity}_total"] += 2
+    assert report_fault(report).startswith(f"at $.total.{quantity}: ")
