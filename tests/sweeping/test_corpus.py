@@ -128,6 +128,7 @@ def test_table_of_sizes(tmp_path):
         ("", "is not CSV"),
         ("width,height\n", "holds no page"),
         ("width,size\n1,2\n", "lacks the column 'height'"),
+        ("width,height, width\n1,2,3\n", "has the column 'width' more than once"),
         ("width,height\n1,2\n3,0\n", "line 3: height is 0"),
         ("width,height\n1.5,2\n", "line 2: width is 1.5"),
         ("width,height\nwide,2\n", "line 2: width is 'wide'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import os
@@ -187,6 +188,10 @@ def pages_of_table(path: Path) -> Corpus:
         raise StagemeterError(f"--pages {path}: is not CSV: {str(error).splitlines()[0]}") from None
     if not isinstance(table.index, pandas.RangeIndex):
         raise StagemeterError(f"--pages {path}: a line has more columns than the header; write width,height[,page]")
+    header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
+    twice = [name for name in ("width", "height", "page") if header.count(name) > 1]
+    if twice:
+        raise StagemeterError(f"--pages {path}: has the column {twice[0]!r} more than once; keep one of them")
     missing = [name for name in ("width", "height") if name not in table.columns]
     if missing or table.empty:
         what = f"lacks the column {missing[0]!r}" if missing else "holds no page"
