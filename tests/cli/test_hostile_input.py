@@ -145,7 +145,7 @@ def laughs(form, first, levels):
         ("a: *b", "is not YAML"),
         ("\x00", "is not YAML"),
     ],
-    ids=range(16),
+    ids=range(19),
 )
 def test_settings_that_are_hostile(refused, folder, content, said):
     (folder / "mine.yaml").write_text(content)
