@@ -197,6 +197,8 @@ def test_settings_from_a_file_and_over_it(tmp_path):
     for text, message in (
         ("modes: tiny", "modes: no such setting"),
         ("mode: {a: 1}", "no number, text or list"),
+        ("mode: ''", "mode: is empty"),
+        ("mode: [' ']", "mode: is empty"),
         ("mode: []", "no number"),
     ):
         file.write_text(text)

@@ -81,7 +81,10 @@ def _text(path: Path, name: str, value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in parts):
         raise StagemeterError(f"{path}: {name}: {value!r} is no number, text or list of them")
-    return ",".join(map(str, parts))
+    text = ",".join(map(str, parts))
+    if not text.strip():
+        raise StagemeterError(f"{path}: {name}: is empty. Give a value, or leave the line out")
+    return text
 
 
 def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None]) -> SweepSettings:
