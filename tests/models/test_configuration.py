@@ -335,9 +335,65 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         ({"model_type": "qwen3_moe", "mlp_only_layers": ["x"]}, "it must be a list of numbers of layers"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is 3; it must be a list"),
         ({"model_type": "qwen3_next", "layer_types": 3}, "layer_types is 3; it must be a list"),
+        *[
+            ({"model_type": "mllama", "vision_config": {"model_type": "mllama_vision_model", key: value}}, message)
+            for key, value, message in (
+                ("supported_aspect_ratios", ["x"], "config.json, vision_config: supported_aspect_ratios is ['x']; it"),
+                ("supported_aspect_ratios", [[1, 1], [1]], "supported_aspect_ratios is [[1, 1], [1]]; it must list"),
+                ("supported_aspect_ratios", [[1, -1]], "supported_aspect_ratios is [[1, -1]]; it must list"),
+                ("intermediate_layers_indices", [3, -1], "intermediate_layers_indices is [3, -1]; it must be a list"),
+                ("intermediate_layers_indices", [3, 99], "intermediate_layers_indices is [3, 99], but there are 32"),
+            )
+        ],
+        (
+            {
+                "model_type": "mllama",
+                "text_config": {"model_type": "mllama_text_model", "cross_attention_layers": [-1]},
+            },
+            "config.json, text_config: cross_attention_layers is [-1]; it must be a list of numbers of layers",
+        ),
+        ({"model_type": "minimax_m2", "use_qk_norm": "x"}, "config.json: use_qk_norm is 'x'; it must be true or false"),
+        (
+            {"model_type": "got_ocr2", "vision_config": {"qkv_bias": 0}},
+            "config.json, vision_config: qkv_bias is 0; it must be true or false",
+        ),
+        (
+            {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": 5e-324}},
+            "config.json, vision_config: pixel_shuffle_ratio 5e-324 does not divide",
+        ),
+        (
+            {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": True}},
+            "config.json, vision_config: pixel_shuffle_ratio is True; it must be a number above 0",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused(config, message, tmp_path):
+    with pytest.raises(StagemeterError) as refused:
+        describe(tmp_path, config)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("language_config", "n_routed_experts"), "x", "language_config: n_routed_experts is 'x'; it must be a whole"),
+        (("language_config", "first_k_dense_replace"), "1", "language_config: first_k_dense_replace is '1'; it must"),
+        (("language_config", "use_mla"), [], "language_config: use_mla is []; it must be true or false"),
+        (("vision_config", "image_size"), -1, "vision_config: image_size is -1; it must be a whole number"),
+        (
+            ("vision_config", "width", "sam_vit_b", "downsample_channels"),
+            [512],
+            "vision_config, width, sam_vit_b: downsample_channels is [512]; it must hold two numbers",
+        ),
+        (("vision_config", "width", "sam_vit_b"), 3, "vision_config, width lacks the settings 'sam_vit_b'"),
+    ],
+)
+def test_settings_of_deepseek_ocr_are_refused_by_their_names(path, value, message, tmp_path):
+    config = json.loads(families()["deepseek-ocr"].shipped["deepseek-ocr"].read_text(encoding="utf-8"))
+    holder = config
+    for key in path[:-1]:
+        holder = holder[key]
+    holder[path[-1]] = value
     with pytest.raises(StagemeterError) as refused:
         describe(tmp_path, config)
     assert message in str(refused.value)

@@ -107,7 +107,8 @@ def _complete(kind: str, given: Mapping[str, Any], source: str) -> dict[str, Any
     if kind in _PLAIN_HEADS:
         values.pop("head_dim", None)
     if kind in _TIED_BY_PART and not values[_TIED] and isinstance(values[_TEXT], Mapping):
-        values[_TIED] = values[_TEXT].get(_TIED) or values[_TIED]
+        of_part = values[_TEXT].get(_TIED)
+        values[_TIED] = values[_TIED] if of_part is None else of_part
     if kind == _BOTH_WAYS and values[_TEXT].get(_BIDIRECTIONAL) is None:
         values[_TEXT] = {**values[_TEXT], _BIDIRECTIONAL: True}
     _layers(kind, values, given, source)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.core.bounds import LARGEST_SIZE
 from stagemeter.core.files import shown
 from stagemeter.errors import StagemeterError
 from stagemeter.models.language import DecoderArchitecture
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import ClipArchitecture, SamArchitecture
+from stagemeter.models.vision_language import part
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -123,30 +123,23 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         If it describes another architecture, lacks a key, or contradicts itself.
     """
     names = config.get("architectures") or []
-    if config.get("tie_word_embeddings"):
+    settings = Settings(config, source)
+    if settings.flag("tie_word_embeddings", default=False):
         raise StagemeterError(
             f"{source}: tie_word_embeddings is true, and DeepSeek-OCR is counted with an output head of its own. "
             "Leave it out"
         )
-    try:
-        if _OFFICIAL in names:
-            architecture = _from_official(config)
-        elif is_unlimited(config):
-            _require_lengths(config.get("text_config"), source)
-            architecture = _from_transformers(config)
-            if not window:
-                require_no_window(architecture, source)
-        else:
-            raise StagemeterError(
-                f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
-                f"this is for {_OFFICIAL}"
-            )
-    except KeyError as error:
-        raise StagemeterError(f"{source} lacks the key {error.args[0]!r}, which DeepSeek-OCR needs") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, StagemeterError):
-            raise
-        raise StagemeterError(f"{source} is not laid out as DeepSeek-OCR's configuration is: {error}") from error
+    if _OFFICIAL in names:
+        architecture = _from_official(settings)
+    elif is_unlimited(config):
+        architecture = _from_transformers(settings)
+        if not window:
+            require_no_window(architecture, source)
+    else:
+        raise StagemeterError(
+            f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
+            f"this is for {_OFFICIAL}"
+        )
     _check(architecture, source)
     return architecture
 
@@ -170,137 +163,116 @@ def require_no_window(architecture: DeepseekOCRArchitecture, source: str) -> Non
 architecture_from_sizes = sizes_reader(DeepseekOCRArchitecture)
 
 
-def _from_official(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
-    text, vision = config["language_config"], config["vision_config"]
-    if dict(text).get("use_mla"):
-        raise StagemeterError("use_mla is true: multi-head latent attention is not part of DeepSeek-OCR")
-    sam, clip = vision["width"]["sam_vit_b"], vision["width"]["clip-l-14-224"]
-    first, second = sam["downsample_channels"]
+def _from_official(settings: Settings) -> DeepseekOCRArchitecture:
+    text, vision = part(settings, "language_config"), part(settings, "vision_config")
+    text.refuse("use_mla", True, "multi-head latent attention is not part of DeepSeek-OCR")
+    widths = part(vision, "width")
+    sam, clip = part(widths, "sam_vit_b"), part(widths, "clip-l-14-224")
     return DeepseekOCRArchitecture(
         sam=SamArchitecture(
-            hidden=sam["width"],
-            layers=sam["layers"],
-            heads=sam["heads"],
-            intermediate=_FEED_FORWARD_RATIO * sam["width"],
+            hidden=sam.whole("width"),
+            layers=sam.whole("layers"),
+            heads=sam.whole("heads"),
+            intermediate=_FEED_FORWARD_RATIO * sam.whole("width"),
             patch_size=_SAM_PATCH_SIZE,
             window_size=_SAM_WINDOW_SIZE,
-            global_layers=tuple(sam["global_attn_indexes"]),
-            pretrain_size=vision["image_size"],
+            global_layers=tuple(sam.indices("global_attn_indexes")),
+            pretrain_size=vision.whole("image_size"),
             neck=_SAM_NECK,
-            downsample_channels=(first, second),
+            downsample_channels=_channels(sam),
         ),
         clip=ClipArchitecture(
-            hidden=clip["width"],
-            layers=clip["layers"],
-            heads=clip["heads"],
-            intermediate=_FEED_FORWARD_RATIO * clip["width"],
-            patch_size=clip["patch_size"],
-            pretrain_size=clip["image_size"],
+            hidden=clip.whole("width"),
+            layers=clip.whole("layers"),
+            heads=clip.whole("heads"),
+            intermediate=_FEED_FORWARD_RATIO * clip.whole("width"),
+            patch_size=clip.whole("patch_size"),
+            pretrain_size=clip.whole("image_size"),
         ),
-        decoder=_decoder_from(text, dense_layers=text["first_k_dense_replace"]),
+        decoder=_decoder_from(text, text.whole("first_k_dense_replace", least=0)),
     )
 
 
-def _require_lengths(text: Any, source: str) -> None:
-    if isinstance(text, Mapping):
-        for key in ("sliding_window", "max_position_embeddings"):
-            Settings(text, f"{source}, text_config").whole(key, 0)
-
-
-def _from_transformers(config: Mapping[str, Any]) -> DeepseekOCRArchitecture:
-    text, vision = config["text_config"], config["vision_config"]
-    sam, clip = vision["sam_config"], vision["encoder_config"]
-    first, second = sam["downsample_channels"]
+def _from_transformers(settings: Settings) -> DeepseekOCRArchitecture:
+    text, vision = part(settings, "text_config"), part(settings, "vision_config")
+    sam, clip = part(vision, "sam_config"), part(vision, "encoder_config")
+    lengths = {key: text.whole(key, 0) for key in ("sliding_window", "max_position_embeddings")}
     return DeepseekOCRArchitecture(
         sam=SamArchitecture(
-            hidden=sam["hidden_size"],
-            layers=sam["num_hidden_layers"],
-            heads=sam["num_attention_heads"],
-            intermediate=sam["mlp_dim"],
-            patch_size=sam["patch_size"],
-            window_size=sam["window_size"],
-            global_layers=tuple(sam["global_attn_indexes"]),
-            pretrain_size=sam["image_size"],
-            neck=sam["output_channels"],
-            downsample_channels=(first, second),
+            hidden=sam.whole("hidden_size"),
+            layers=sam.whole("num_hidden_layers"),
+            heads=sam.whole("num_attention_heads"),
+            intermediate=sam.whole("mlp_dim"),
+            patch_size=sam.whole("patch_size"),
+            window_size=sam.whole("window_size"),
+            global_layers=tuple(sam.indices("global_attn_indexes")),
+            pretrain_size=sam.whole("image_size"),
+            neck=sam.whole("output_channels"),
+            downsample_channels=_channels(sam),
         ),
         clip=ClipArchitecture(
-            hidden=clip["hidden_size"],
-            layers=clip["num_hidden_layers"],
-            heads=clip["num_attention_heads"],
-            intermediate=clip["intermediate_size"],
-            patch_size=clip["patch_size"],
-            pretrain_size=clip["image_size"],
+            hidden=clip.whole("hidden_size"),
+            layers=clip.whole("num_hidden_layers"),
+            heads=clip.whole("num_attention_heads"),
+            intermediate=clip.whole("intermediate_size"),
+            patch_size=clip.whole("patch_size"),
+            pretrain_size=clip.whole("image_size"),
         ),
         decoder=_decoder_from(
             text,
-            dense_layers=list(text["mlp_layer_types"]).count("dense"),
-            generated_window=text["sliding_window"] if has_window(config) else 0,
+            dense_layers=text.listed("mlp_layer_types").count("dense"),
+            generated_window=lengths["sliding_window"] if has_window(settings.values) else 0,
         ),
     )
 
 
-def _decoder_from(text: Mapping[str, Any], dense_layers: int, generated_window: int = 0) -> DecoderArchitecture:
+def _channels(sam: Settings) -> tuple[int, int]:
+    """Channels of the two strided convolutions behind SAM."""
+    channels = sam.wholes("downsample_channels")
+    if len(channels) != 2:
+        raise StagemeterError(f"{sam.source}: downsample_channels is {shown(list(channels))}; it must hold two numbers")
+    return channels[0], channels[1]
+
+
+def _decoder_from(text: Settings, dense_layers: int, generated_window: int = 0) -> DecoderArchitecture:
+    layers = text.whole("num_hidden_layers")
     return DecoderArchitecture(
-        hidden=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=text["num_attention_heads"],
-        key_value_heads=text["num_key_value_heads"],
-        head_width=_whole(text, "hidden_size") // _whole(text, "num_attention_heads"),
-        intermediate=text["intermediate_size"],
-        dense_layers=min(dense_layers, _whole(text, "num_hidden_layers")),
-        experts=text["n_routed_experts"],
-        experts_per_token=text["num_experts_per_tok"],
-        shared_experts=text["n_shared_experts"],
-        expert_intermediate=text["moe_intermediate_size"],
-        vocabulary=text["vocab_size"],
-        max_positions=text["max_position_embeddings"],
+        hidden=text.whole("hidden_size"),
+        layers=layers,
+        heads=text.whole("num_attention_heads"),
+        key_value_heads=text.whole("num_key_value_heads"),
+        head_width=text.whole("hidden_size") // text.whole("num_attention_heads"),
+        intermediate=text.whole("intermediate_size"),
+        dense_layers=min(dense_layers, layers),
+        experts=text.whole("n_routed_experts"),
+        experts_per_token=text.whole("num_experts_per_tok"),
+        shared_experts=text.whole("n_shared_experts"),
+        expert_intermediate=text.whole("moe_intermediate_size"),
+        vocabulary=text.whole("vocab_size"),
+        max_positions=text.whole("max_position_embeddings"),
         generated_window=generated_window,
     )
 
 
-def _whole(settings: Mapping[str, Any], key: str) -> int:
-    """Read a size that is calculated with before `_check` sees it."""
-    value = settings[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StagemeterError(f"{key} of the language model is {shown(value)}; it must be a whole number, 1 or more")
-    return value
-
-
-#: Sizes that are several numbers.
-_LISTS = frozenset({"global_layers", "downsample_channels"})
-
-
 def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
     """Refuse sizes that contradict one another, by name."""
-    for part, sizes in asdict(architecture).items():
-        for name, size in sizes.items():
-            numbers = size if name in {"global_layers", "downsample_channels"} else (size,)
-            smallest = 0 if name in {"global_layers", "dense_layers", "generated_window"} else 1
-            one = "a list of whole numbers" if name in _LISTS else "a whole number"
-            if isinstance(size, (tuple, list)) != (name in _LISTS) or any(
-                not isinstance(n, int) or isinstance(n, bool) or n < smallest for n in numbers
-            ):
-                raise StagemeterError(f"{source}: {part} {name} is {shown(size)}; it must be {one}, {smallest} or more")
-            if max(numbers, default=0) > LARGEST_SIZE:
-                raise StagemeterError(f"{source}: {part} {name} is {shown(size)}; it may be at most {LARGEST_SIZE}")
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
-    for part, hidden, heads in (
+    for name, hidden, heads in (
         ("sam", sam.hidden, sam.heads),
         ("clip", clip.hidden, clip.heads),
         ("decoder", decoder.hidden, decoder.heads),
         ("decoder attention", decoder.heads, decoder.key_value_heads),
     ):
         if hidden % heads:
-            raise StagemeterError(f"{source}: {part} of width {hidden} cannot be split into {heads} heads")
+            raise StagemeterError(f"{source}: {name} of width {hidden} cannot be split into {heads} heads")
     if decoder.experts_per_token > decoder.experts:
         raise StagemeterError(
             f"{source}: {decoder.experts_per_token} experts per token, but only {decoder.experts} experts"
         )
-    for part, tower in (("sam", sam), ("clip", clip)):
+    for name, tower in (("sam", sam), ("clip", clip)):
         if tower.patch_size > tower.pretrain_size:
             raise StagemeterError(
-                f"{source}: {part} patch_size is {tower.patch_size}, and {tower.pretrain_size} pixels hold none"
+                f"{source}: {name} patch_size is {tower.patch_size}, and {tower.pretrain_size} pixels hold none"
             )
     if sam.downsample_channels[-1] != clip.hidden:
         raise StagemeterError(

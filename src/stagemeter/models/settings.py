@@ -125,8 +125,15 @@ class Settings:
         """Return a list of switches; errors are those of `flag` and `listed`."""
         return tuple(Settings({key: value}, self.source).flag(key) for value in self.listed(key, 1))
 
-    def indices(self, key: str) -> list[int]:
+    def indices(self, key: str, layers: int | None = None) -> list[int]:
         """Return a list of numbers of layers, the first of which is 0.
+
+        Parameters
+        ----------
+        key : str
+            The setting.
+        layers : int or None
+            How many layers there are, where a number above is an error and not one that means no layer.
 
         Raises
         ------
@@ -134,8 +141,11 @@ class Settings:
             If it is missing, no list, or holds anything else.
         """
         value = self.listed(key)
-        if any(not isinstance(index, int) or isinstance(index, bool) for index in value):
-            raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a list of numbers of layers")
+        for index in value:
+            if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+                raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be a list of numbers of layers")
+            if layers is not None and index >= layers:
+                raise StagemeterError(f"{self.source}: {key} is {shown(value)}, but there are {layers} layers")
         return value
 
     def kinds(self, key: str, known: Sequence[str]) -> list[str]:
@@ -170,9 +180,9 @@ class Settings:
         Raises
         ------
         StagemeterError
-            If the setting has that value.
+            If the setting has that value, or is no switch where the value is one.
         """
-        held = self.values.get(key)
+        held = self.flag(key, not value) if isinstance(value, bool) else self.values.get(key)
         # Not a number is unequal to itself.
         if held is value or held == value:
             raise StagemeterError(f"{self.source}: {key} is {shown(value)}: {why}")

@@ -62,8 +62,8 @@ class Llama4Architecture(Sizes):
 def _read(settings: Settings) -> Llama4Architecture:
     sizes = part(settings, "vision_config")
     vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
-    ratio = sizes.values["pixel_shuffle_ratio"]
-    merge = round(1 / ratio) if isinstance(ratio, (int, float)) and 0 < ratio <= 1 else 0
+    ratio = sizes.number("pixel_shuffle_ratio")
+    merge = round(1 / ratio) if 1 / vision.side <= ratio <= 1 else 0
     inputs, width = sizes.whole("projector_input_dim"), sizes.whole("projector_output_dim")
     if not merge or vision.side % merge or merge * ratio != 1:
         raise StagemeterError(f"{sizes.source}: pixel_shuffle_ratio {ratio!r} does not divide {vision.side} patches")

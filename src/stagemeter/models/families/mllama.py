@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.core.files import shown
 from stagemeter.cost import Cost
 from stagemeter.errors import StagemeterError
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, product, repeated, self_attention
@@ -87,7 +88,11 @@ def _read(settings: Settings) -> MllamaArchitecture:
     sizes.split("hidden_size", "attention_heads")
     tiles = sizes.whole("max_num_tiles")
     shapes = sizes.listed("supported_aspect_ratios", 1)
-    kept = sizes.indices("intermediate_layers_indices")
+    if any(not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_side, shape)) for shape in shapes):
+        raise StagemeterError(
+            f"{sizes.source}: supported_aspect_ratios is {shown(shapes)}; it must list rows and columns of tiles"
+        )
+    kept = sizes.indices("intermediate_layers_indices", sizes.whole("num_hidden_layers"))
     hidden, outputs = sizes.whole("hidden_size"), sizes.whole("vision_output_dim")
     if outputs != hidden * (1 + len(kept)):
         raise StagemeterError(
@@ -108,6 +113,10 @@ def _read(settings: Settings) -> MllamaArchitecture:
         kept=len(kept),
         decoder=_decoder(settings, tiles * _patches(image_size, patch_size)),
     )
+
+
+def _is_side(tiles: Any) -> bool:
+    return isinstance(tiles, int) and not isinstance(tiles, bool) and tiles > 0
 
 
 def _patches(image_size: int, patch_size: int) -> int:
