@@ -57,7 +57,7 @@ def in_background(
         max_workers=1,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_prepare,
-        initargs=(logging.getLogger().getEffectiveLevel(),),
+        initargs=(logging.getLogger().getEffectiveLevel(), os.getpid()),
     )
     try:
         yield partial(_result, executor.submit(function, *args, **kwargs))
@@ -77,25 +77,30 @@ def _result(future: Future[Result]) -> Result:
         ) from None
 
 
-def _prepare(level: int) -> None:
-    end_with_parent()
+def _prepare(level: int, parent: int) -> None:
+    end_with_parent(parent)
     # Ctrl-C reaches all processes of a terminal; this one is ended by the one that started it, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 @cache
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """Have this process end when the one that started it does, even by SIGKILL, which lets it tell nobody.
 
     A worker that outlives its parent takes memory and cores from the next run, and has nobody to work for.
+
+    Parameters
+    ----------
+    parent : int
+        Id of the process that started this one. It may be gone before this is called.
     """
     if sys.platform == "linux":
         # The kernel's way reaches a worker that is inside of a long call, too, where no thread of ours would run.
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    sentinel = None if parent is None else parent.sentinel
-    threading.Thread(target=_follow, args=(os.getppid(), sentinel), daemon=True).start()
+    started_by = multiprocessing.parent_process()
+    sentinel = None if started_by is None else started_by.sentinel
+    threading.Thread(target=_follow, args=(parent, sentinel), daemon=True).start()
 
 
 def _follow(parent: int, sentinel: int | None) -> None:

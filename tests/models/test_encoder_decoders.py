@@ -161,7 +161,7 @@ def test_a_page_of_donut_by_hand():
         ("trocr-base", "decoder", {"use_learned_position_embeddings": False}, "positions that are not learned"),
         ("donut-base", "decoder", {"d_model": 512}, "d_model is 512, and the encoder's tokens are 1024 wide"),
         ("donut-base", "encoder", {"depths": [2, 2, 14]}, "depths has 3 groups of layers, and num_heads 4"),
-        ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'; it must be a list of whole numbers"),
+        ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'; it must be a list of 1 or more entries"),
         ("donut-base", "encoder", {"mlp_ratio": "4"}, "mlp_ratio is '4'; it must be a number above 0"),
         ("donut-base", "encoder", {"window_size": 70}, "60 x 80 patches are less than a window of 70"),
         ("donut-base", "encoder", {"use_absolute_embeddings": True}, "learned positions of patches are not counted"),

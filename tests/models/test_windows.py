@@ -15,7 +15,7 @@ from stagemeter.analyzer import analyze_model
 
 PROMPT, NEW = 9, 6
 #: What layers of transformers' caches keep.
-HELD = ("keys", "values", "indexer_keys", "conv_states", "recurrent_states")
+HELD = ("keys", "values", "prefill_keys", "prefill_values", "indexer_keys", "conv_states", "recurrent_states")
 #: Kinds whose layers are not counted with a window.
 REFUSED = ("deepseek_v3", "kimi_k25", "mllama")
 few = settings(
@@ -82,7 +82,7 @@ def test_cache_is_what_transformers_keeps_where_a_configuration_has_a_window(tmp
     assert not report["agreement"]["differences"]
     assert {"decode"}.isdisjoint(report["agreement"]["incomplete_stages"])
     decoder = model.family.decoder(model.architecture)
-    assert decoder.cached_elements(1, PROMPT + NEW - 1) == kept_by_transformers(config, folder)
+    assert decoder.cached_elements(1, PROMPT + NEW - 1, PROMPT) == kept_by_transformers(config, folder)
 
 
 @pytest.mark.parametrize("window", ["128", True, 0, -1, 4.5, [], {}])

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagemeter.background import end_with_parent
 from stagemeter.config import AnalysisConfig
 from stagemeter.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
@@ -227,8 +226,7 @@ def _evaluate(
                 advance(part.stop - part.start)
             return
         items = [(grids[part.grid], part) for part in pending]
-        work = _work_here if backend == LOCAL else _work
-        for (_, part), content in map_parts(work, items, backend, jobs, cluster):
+        for (_, part), content in map_parts(_work, items, backend, jobs, cluster):
             parts.write(part, content)
             advance(part.stop - part.start)
 
@@ -236,11 +234,6 @@ def _evaluate(
 def _work(item: tuple[Grid, Part]) -> bytes:
     grid, part = item
     return rows_parquet(grid, part.start, part.stop)
-
-
-def _work_here(item: tuple[Grid, Part]) -> bytes:
-    end_with_parent()
-    return _work(item)
 
 
 def _require_agreement(grid: Grid) -> None:

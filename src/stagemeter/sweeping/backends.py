@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from stagemeter.background import end_with_parent
 from stagemeter.errors import StagemeterError
 
 Item = TypeVar("Item")
@@ -49,7 +50,11 @@ def map_parts(
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
     workers = cpu_count() if jobs < 1 else jobs
-    with _opened(backend, workers, cluster) as failures, parallel_config(backend=backend, n_jobs=workers):
+    # Workers of this machine end with this process, also where it is killed.
+    options: dict[str, Any] = {}
+    if backend == LOCAL:
+        options = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    with _opened(backend, workers, cluster) as failures, parallel_config(backend=backend, n_jobs=workers, **options):
         # In waves, so that what is done and not yet written does not grow with the number of parts.
         wave = workers * _AHEAD
         for start in range(0, len(items), wave):
