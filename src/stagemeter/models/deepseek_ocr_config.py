@@ -123,6 +123,11 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         If it describes another architecture, lacks a key, or contradicts itself.
     """
     names = config.get("architectures") or []
+    if not (_OFFICIAL in names or is_unlimited(config)):
+        raise StagemeterError(
+            f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
+            f"this is for {_OFFICIAL}"
+        )
     settings = Settings(config, source)
     if settings.flag("tie_word_embeddings", default=False):
         raise StagemeterError(
@@ -131,15 +136,10 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         )
     if _OFFICIAL in names:
         architecture = _from_official(settings)
-    elif is_unlimited(config):
+    else:
         architecture = _from_transformers(settings)
         if not window:
             require_no_window(architecture, source)
-    else:
-        raise StagemeterError(
-            f"{source} describes {', '.join(map(str, names)) or config.get('model_type', 'no architecture')}; "
-            f"this is for {_OFFICIAL}"
-        )
     _check(architecture, source)
     return architecture
 
