@@ -67,12 +67,12 @@ def _class_of(spec: Any) -> type[PreTrainedConfig]:
 
 
 def _any(spec: Any) -> bool:
-    """Whether a part may be of any type, which its settings name."""
+    """Tell whether the settings of a part may name any type."""
     return not issubclass(spec.config_class, PreTrainedConfig)
 
 
 def entry(config: type[PreTrainedConfig]) -> dict[str, Any]:
-    """What the table says of a class."""
+    """Return the entry of a class in the table."""
     made, kind = config(), config.model_type
     derived = {**DERIVED.get(kind, {}), **ALWAYS.get(kind, {})}
     known = [field for field in dataclasses.fields(config) if field.name not in _BASE | _parts(config).keys()]
