@@ -44,7 +44,7 @@ def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
     ijson.JSONError, ValueError
         If it is not JSON.
     """
-    import ijson  # type: ignore[import-untyped]
+    import ijson
 
     with _numbers_of_any_length():
         # With floats it would be faster by a third, and refuse whole numbers beyond 64 bits, such as hashes.

@@ -155,7 +155,7 @@ def stream_items(path: Path, prefix: str) -> Iterator[Any]:
 
 
 def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
-    import ijson  # type: ignore[import-untyped]
+    import ijson
 
     try:
         yield from stream_values(stream, prefix, str(path))
