@@ -1,5 +1,6 @@
 """Profiles in a real store: run here or brought in, paired with their counts, and paired again."""
 
+import itertools
 import json
 import math
 import signal
@@ -412,9 +413,16 @@ def test_counts_are_made_once_and_found_again(imported, command, runs):
     assert len([run for run in runs() if run.data.tags["stagemeter.kind"] == "static"]) == 1
 
 
+# A vocabulary for each model that disappears: a store is shared, and a run of another test could count its work.
+VOCABULARIES = itertools.count(1001)
+
+
 @pytest.fixture
 def orphan(imported, small_model):
-    """A profiling run of a model that is not there any more."""
+    """A profiling run of a model that is not there any more, and that no other test counts."""
+    config = json.loads((small_model / "config.json").read_text())
+    config["language_config"]["vocab_size"] = next(VOCABULARIES)
+    (small_model / "config.json").write_text(json.dumps(config))
     run = imported(TIMES, "--model", small_model, "--mode", "base", "--page-size", "500x500")["run_id"]
     (small_model / "config.json").rename(small_model / "gone.json")
     return run
