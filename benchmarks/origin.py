@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.inputs.tiling import ViewPlan, choose_grid, plan_views
+from stagemeter.analysis.requests import plan_workload
 from stagemeter.models.closed_form import stage_cost
-from stagemeter.models.deepseek_ocr_config import published_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.planning import plan_workload
+from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.families.deepseek_ocr.tiling import ViewPlan, choose_grid, plan_views
 
 SAM = "model.vision_tower.sam_encoder"
 

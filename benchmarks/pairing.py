@@ -27,11 +27,11 @@ def fill(experiment: str, runs: int) -> None:
     import mlflow
 
     from stagemeter import AnalysisConfig, estimate_report, log_static_report
-    from stagemeter.models.description import load_architecture
+    from stagemeter.core.workload import Workload
+    from stagemeter.models.lookup import load_architecture
     from stagemeter.profiling.document import profile_document
     from stagemeter.profiling.profile import Profile
     from stagemeter.tracking.profile import log_profile
-    from stagemeter.workload import Workload
 
     architecture = load_architecture("deepseek-ocr")
     config = AnalysisConfig()

@@ -54,9 +54,9 @@ def engine(repeats: int) -> Figure:
     from torch.utils.flop_counter import FlopCounterMode
 
     from stagemeter import AnalysisConfig, DeepSeekOCRSession
-    from stagemeter.models.families.deepseek_ocr import FAMILY
-    from stagemeter.planning import plan_workload
-    from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+    from stagemeter.analysis.requests import plan_workload
+    from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+    from stagemeter.models.families.deepseek_ocr.family import FAMILY
 
     session = DeepSeekOCRSession.from_config()
     workload = plan_workload(AnalysisConfig(), session.architecture)

@@ -28,9 +28,9 @@ def fill(experiment: str, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from stagemeter import AnalysisConfig, estimate_report
-    from stagemeter.models.description import load_architecture
+    from stagemeter.core.metrics import report_values, workload_params
+    from stagemeter.models.lookup import load_architecture
     from stagemeter.tracking.labels import STATIC, workload_tags
-    from stagemeter.values import report_values, workload_params
 
     client = mlflow.MlflowClient()
     architecture = load_architecture("deepseek-ocr")

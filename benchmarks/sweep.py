@@ -26,7 +26,7 @@ def sweep(batches: int, tokens: int) -> list[str]:
 def one_by_one(seconds: float) -> float:
     """Seconds that a workload takes that is analyzed on its own, by closed forms too."""
     from stagemeter import AnalysisConfig, estimate_report
-    from stagemeter.models.description import load_architecture
+    from stagemeter.models.lookup import load_architecture
 
     architecture = load_architecture("deepseek-ocr")
     start, done = time.perf_counter(), 0

@@ -65,7 +65,7 @@ def look_at(name: str, kind: str, debug: bool = False) -> Found:
     import transformers
     from reduced_configs import page_settings, reduced_configs
 
-    from stagemeter.errors import StagemeterError
+    from stagemeter.core.errors import StagemeterError
     from stagemeter.models.generic.family import make_family
 
     model_class, why, refusal = getattr(transformers, kind), "", ""
@@ -110,10 +110,10 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
     from real_request import real_request_macs
     from reduced_configs import WRITERS
 
-    from stagemeter.config import AnalysisConfig
-    from stagemeter.models.description import ModelDescription
-    from stagemeter.planning import plan_request
-    from stagemeter.tiers import extracted_tier, isolated_tier
+    from stagemeter.analysis.config import AnalysisConfig
+    from stagemeter.analysis.requests import plan_request
+    from stagemeter.analysis.tiers import extracted_tier, isolated_tier
+    from stagemeter.models.lookup import ModelDescription
 
     request = AnalysisConfig(
         model=name, image_w=WIDTH, image_h=HEIGHT, text_tokens=TEXT, new_tokens=2, batch_size=BATCH

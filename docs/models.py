@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.config import AnalysisConfig
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.pages import limit_notes
+from stagemeter.core.workload import Workload
 from stagemeter.export.units import with_unit
-from stagemeter.models.description import ModelDescription, describe_model, shipped_models
 from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
+from stagemeter.models.lookup import ModelDescription, describe_model, shipped_models
 from stagemeter.models.registry import families
-from stagemeter.page_planning import limit_notes
-from stagemeter.workload import Workload
 
 PAGE = Path(__file__).with_name("models.md")
 HEAD = """# Models

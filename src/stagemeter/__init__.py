@@ -9,29 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stagemeter.analyzer import AnalysisConfig as AnalysisConfig
-    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
-    from stagemeter.analyzer import StageAnalysisResult as StageAnalysisResult
-    from stagemeter.analyzer import analyze_model as analyze_model
-    from stagemeter.analyzer import estimate_model as estimate_model
-    from stagemeter.analyzer import estimate_report as estimate_report
+    from stagemeter.analysis.analyzer import AnalysisConfig as AnalysisConfig
+    from stagemeter.analysis.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
+    from stagemeter.analysis.analyzer import StageAnalysisResult as StageAnalysisResult
+    from stagemeter.analysis.analyzer import analyze_model as analyze_model
+    from stagemeter.analysis.analyzer import estimate_model as estimate_model
+    from stagemeter.analysis.analyzer import estimate_report as estimate_report
     from stagemeter.application.compare import compare_runs as compare_runs
     from stagemeter.application.mfu import pair_experiment as pair_experiment
     from stagemeter.application.mfu import pair_runs as pair_runs
     from stagemeter.application.sweep import sweep as sweep
+    from stagemeter.core.errors import StagemeterError as StagemeterError
+    from stagemeter.core.errors import TrackingError as TrackingError
+    from stagemeter.core.report import report_schema as report_schema
     from stagemeter.counting.counter import CostCounter as CostCounter
     from stagemeter.counting.formulas import register_formula as register_formula
     from stagemeter.counting.formulas import unregister_formula as unregister_formula
-    from stagemeter.errors import StagemeterError as StagemeterError
-    from stagemeter.errors import TrackingError as TrackingError
     from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
     from stagemeter.integrations.autolog import autolog as autolog
     from stagemeter.integrations.lightning import LightningStagemeterCallback as LightningStagemeterCallback
     from stagemeter.integrations.trainer import StagemeterCallback as StagemeterCallback
-    from stagemeter.models.description import ModelDescription as ModelDescription
-    from stagemeter.models.description import describe_model as describe_model
+    from stagemeter.models.lookup import ModelDescription as ModelDescription
+    from stagemeter.models.lookup import describe_model as describe_model
     from stagemeter.modules.analyze import analyze as analyze
     from stagemeter.modules.analyze import count as count
     from stagemeter.modules.fvcore_analysis import ActivationCountAnalysis as ActivationCountAnalysis
@@ -39,38 +40,37 @@ if TYPE_CHECKING:
     from stagemeter.modules.report import ModuleReport as ModuleReport
     from stagemeter.modules.report import ModuleStage as ModuleStage
     from stagemeter.modules.shapes import spec as spec
-    from stagemeter.report import report_schema as report_schema
-    from stagemeter.session import DeepSeekOCRSession as DeepSeekOCRSession
+    from stagemeter.profiling.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
 
 _HOMES = {
     "ActivationCountAnalysis": "stagemeter.modules.fvcore_analysis",
     "FlopCountAnalysis": "stagemeter.modules.fvcore_analysis",
-    "AnalysisConfig": "stagemeter.analyzer",
+    "AnalysisConfig": "stagemeter.analysis.analyzer",
     "CostCounter": "stagemeter.counting.counter",
-    "DeepSeekOCRSession": "stagemeter.session",
-    "DeepseekOCRStaticAnalyzer": "stagemeter.analyzer",
+    "DeepSeekOCRSession": "stagemeter.profiling.session",
+    "DeepseekOCRStaticAnalyzer": "stagemeter.analysis.analyzer",
     "LightningStagemeterCallback": "stagemeter.integrations.lightning",
-    "ModelDescription": "stagemeter.models.description",
+    "ModelDescription": "stagemeter.models.lookup",
     "ModuleReport": "stagemeter.modules.report",
     "ModuleStage": "stagemeter.modules.report",
-    "StageAnalysisResult": "stagemeter.analyzer",
+    "StageAnalysisResult": "stagemeter.analysis.analyzer",
     "StagemeterCallback": "stagemeter.integrations.trainer",
-    "StagemeterError": "stagemeter.errors",
-    "TrackingError": "stagemeter.errors",
+    "StagemeterError": "stagemeter.core.errors",
+    "TrackingError": "stagemeter.core.errors",
     "analyze": "stagemeter.modules.analyze",
-    "analyze_model": "stagemeter.analyzer",
+    "analyze_model": "stagemeter.analysis.analyzer",
     "autolog": "stagemeter.integrations.autolog",
     "compare_runs": "stagemeter.application.compare",
     "count": "stagemeter.modules.analyze",
-    "describe_model": "stagemeter.models.description",
-    "estimate_model": "stagemeter.analyzer",
-    "estimate_report": "stagemeter.analyzer",
+    "describe_model": "stagemeter.models.lookup",
+    "estimate_model": "stagemeter.analysis.analyzer",
+    "estimate_report": "stagemeter.analysis.analyzer",
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.application.mfu",
     "pair_runs": "stagemeter.application.mfu",
     "register_formula": "stagemeter.counting.formulas",
-    "report_schema": "stagemeter.report",
+    "report_schema": "stagemeter.core.report",
     "spec": "stagemeter.modules.shapes",
     "sweep": "stagemeter.application.sweep",
     "unregister_formula": "stagemeter.counting.formulas",

@@ -184,11 +184,11 @@ def test_a_context_that_no_step_reaches_is_noted(small):
 def test_a_stage_that_runs_and_costs_nothing_is_named():
     from dataclasses import replace
 
-    from stagemeter.assembly import build_report
-    from stagemeter.cost import ZERO
-    from stagemeter.models.description import describe_model
-    from stagemeter.planning import plan_request
-    from stagemeter.tiers import ANALYTIC, analytic_tier
+    from stagemeter.analysis.build_report import build_report
+    from stagemeter.analysis.requests import plan_request
+    from stagemeter.analysis.tiers import ANALYTIC, analytic_tier
+    from stagemeter.core.cost import ZERO
+    from stagemeter.models.lookup import describe_model
 
     model, config = describe_model("llava-1.5-7b"), AnalysisConfig()
     stages = tuple(

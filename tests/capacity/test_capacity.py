@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
-from stagemeter.capacity import largest_batch, memory_need, roofline_section
+from stagemeter.analysis.requests import plan_workload
+from stagemeter.core.report import report_fault, request_total
+from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import bound
-from stagemeter.models.deepseek_ocr_config import published_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.planning import plan_workload
-from stagemeter.report import report_fault, request_total
-from stagemeter.workload import Workload
+from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.utilization.memory import largest_batch, memory_need, roofline_section
 
 ARCHITECTURE = published_architecture()
 A100 = device_peak(find_device("A100-SXM-80GB"), "bfloat16")

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
+from stagemeter.analysis.advice import analyze_command, workload_config
+from stagemeter.analysis.config import MODES, load_config
+from stagemeter.analysis.requests import plan_request
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.workload import workload_settings
-from stagemeter.commands import analyze_command, workload_config
-from stagemeter.config import MODES, load_config
-from stagemeter.models.description import shipped_models
 from stagemeter.models.generic.shipped import shipped_without_family
-from stagemeter.planning import plan_request
+from stagemeter.models.lookup import shipped_models
 
 #: Parameters of the command that say nothing of the workload.
 OTHERS = ("config_file", "estimate", "strict", "device", "output_dir", "experiment", "run_name", "no_track", "as_json")

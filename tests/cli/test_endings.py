@@ -12,8 +12,8 @@ import pytest
 
 from stagemeter.cli import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, cli
 from stagemeter.cli.endings import ending
-from stagemeter.errors import StagemeterError, TrackingError
-from stagemeter.models.description import describe_model
+from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.models.lookup import describe_model
 
 FULL = Path("/dev/full")
 

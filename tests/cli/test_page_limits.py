@@ -7,10 +7,10 @@ import pandas
 import pytest
 from PIL import Image
 
-from stagemeter.commands import analyze_command
-from stagemeter.config import AnalysisConfig
-from stagemeter.models.description import describe_model
-from stagemeter.planning import plan_request
+from stagemeter.analysis.advice import analyze_command
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.models.lookup import describe_model
 
 ESTIMATE = ("analyze", "--estimate", "--no-track", "--new-tokens", "1")
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagemeter.addresses import redactor, secrets_of, shown_address
+from stagemeter.core.addresses import redactor, secrets_of, shown_address
 
 PASSWORD, TOKEN, QUERY = "pass-w0rd-x", "tok_3n4m5k6j", "que-ry-9z8"
 

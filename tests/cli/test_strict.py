@@ -2,10 +2,10 @@
 
 import pytest
 
+from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.analyze import analyze_page
-from stagemeter.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterError
 from stagemeter.counting import formulas
-from stagemeter.errors import StagemeterError
 
 PAGE = {"model": "deepseek-ocr-small", "mode": "tiny", "new_tokens": 2}
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from stagemeter import AnalysisConfig, StagemeterError
-from stagemeter.config import MODES, ProfileConfig, load_config
+from stagemeter.analysis.config import MODES, ProfileConfig, load_config
 
 CONF = Path(__file__).parents[2] / "conf" / "static_analysis"
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter.core import json_stream
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_stream import stream_values
 from stagemeter.core.json_text import DEEPEST
-from stagemeter.errors import StagemeterError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(alphabet='a1[]{}"\\,\n'),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.patterns import LONGEST, SECONDS, matches_beginning, matches_whole, require_pattern
-from stagemeter.errors import StagemeterError
 
 NAMES = ["lm_head", "model.layers.0.self_attn.q_proj", "layers.11.mlp.experts.7.gate_proj", "visual.blocks.3.mlp"]
 PUBLISHED = [

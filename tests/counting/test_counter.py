@@ -7,7 +7,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import CostCounter
-from stagemeter.cost import total
+from stagemeter.core.cost import total
 
 
 def count(model, *inputs, **options):

@@ -11,7 +11,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import CostCounter
-from stagemeter.known_values import KnownValues
+from stagemeter.counting.known_values import KnownValues
 
 aten = torch.ops.aten
 quick = settings(max_examples=20, deadline=None)

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from stagemeter import AnalysisConfig, StageAnalysisResult, report_schema
-from stagemeter.cost import QUANTITIES
-from stagemeter.report import SCHEMA_VERSION
-from stagemeter.workload import Workload
+from stagemeter.core.cost import QUANTITIES
+from stagemeter.core.report import SCHEMA_VERSION
+from stagemeter.core.workload import Workload
 
 KINDS = [
     "tiled",

@@ -33,7 +33,7 @@ def bounded_memory():
 @pytest.fixture
 def without_generic(monkeypatch):
     """What no family takes is refused: transformers and torch are left out of this."""
-    from stagemeter.errors import StagemeterError
+    from stagemeter.core.errors import StagemeterError
     from stagemeter.models.generic import family
 
     def refuse(*_: object, **__: object) -> None:

@@ -104,7 +104,7 @@ def without_store(monkeypatch):
 def small_grids(monkeypatch):
     """Grids that would take long for their size alone are refused."""
     from stagemeter.application import sweep
-    from stagemeter.errors import StagemeterError
+    from stagemeter.core.errors import StagemeterError
 
     build = sweep.build_grids
 

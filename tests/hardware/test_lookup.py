@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.devices import DEVICES
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
 

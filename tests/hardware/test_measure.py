@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware import measure
 from stagemeter.hardware.machine import describe_machine
 from stagemeter.hardware.measure import Trial, best_rates, measure_peak

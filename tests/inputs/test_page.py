@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stagemeter.errors import StagemeterError
-from stagemeter.inputs.page import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.families.deepseek_ocr.page import (
     draw_grid,
     global_view,
     load_page,
@@ -27,7 +27,7 @@ from stagemeter.inputs.page import (
     synthetic_page,
     tiles,
 )
-from stagemeter.inputs.tiling import ViewPlan, plan_views
+from stagemeter.models.families.deepseek_ocr.tiling import ViewPlan, plan_views
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION_TAG = 0x0112
@@ -413,7 +413,7 @@ def test_drawing_refuses_the_plan_of_another_page() -> None:
 def test_reading_a_page_does_not_import_torch(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "page.png")
     program = (
-        "import sys; from stagemeter.inputs.page import load_page; load_page(sys.argv[1]); "
+        "import sys; from stagemeter.models.families.deepseek_ocr.page import load_page; load_page(sys.argv[1]); "
         "sys.exit(int('torch' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "page.png")], check=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagemeter.errors import StagemeterError
-from stagemeter.inputs.prompt import build_prompt
-from stagemeter.inputs.tiling import ViewPlan, plan_views
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.families.deepseek_ocr.prompt import build_prompt
+from stagemeter.models.families.deepseek_ocr.tiling import ViewPlan, plan_views
 
 IMAGE = 128815
 

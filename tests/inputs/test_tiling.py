@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagemeter.errors import StagemeterError
-from stagemeter.inputs.tiling import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.families.deepseek_ocr.tiling import (
     ViewPlan,
     choose_grid,
     global_view_tokens,
@@ -196,7 +196,7 @@ def test_other_functions_refuse_bad_numbers() -> None:
 
 def test_planning_needs_neither_torch_nor_pillow() -> None:
     program = (
-        "import sys, stagemeter.inputs.tiling, stagemeter.inputs.prompt; "
+        "import sys, stagemeter.models.families.deepseek_ocr.tiling, stagemeter.models.families.deepseek_ocr.prompt; "
         "sys.exit(', '.join({'torch', 'PIL', 'numpy', 'transformers', 'mlflow'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

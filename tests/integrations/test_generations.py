@@ -14,7 +14,7 @@ from small_pictures import KINDS, grids, small_model
 from torch import nn
 
 import stagemeter
-from stagemeter.cost import Cost, total
+from stagemeter.core.cost import Cost, total
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.request_costs import _cost_of_all
 from stagemeter.modules.requests import DECODE, RequestCall

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from small_text_models import KINDS
 from torch.utils.flop_counter import FlopCounterMode
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
-from stagemeter.models.description import describe_model, with_adapter
-from stagemeter.values import report_values
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.metrics import report_values
+from stagemeter.models.lookup import describe_model, with_adapter
 
 ATTENTION = r".*layers\.\d+\.self_attn\.[kqo].*_proj"
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, logging
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.config import AnalysisConfig
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.bounds import require_bounded
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.configuration import FILE, complete
-from stagemeter.models.description import describe_model
 from stagemeter.models.family import all_parameters
+from stagemeter.models.lookup import describe_model
 from stagemeter.models.registry import families, family_of
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "defaults.py"

@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, Florence2ForConditionalGeneration, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
-from stagemeter.models.description import describe_model, with_adapter
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.family import all_parameters
-from stagemeter.planning import plan_request
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.models.lookup import describe_model, with_adapter
 
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 

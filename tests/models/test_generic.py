@@ -13,16 +13,16 @@ from transformers import DynamicCache
 from transformers.models.auto import modeling_auto
 
 from stagemeter import AnalysisConfig, StagemeterError, analyze_model, describe_model, estimate_model
-from stagemeter.capacity import roofline_section
-from stagemeter.cost import total
+from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.tiers import isolated_tier
+from stagemeter.core.cost import total
+from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.generic import family
 from stagemeter.models.generic.family import make_family
-from stagemeter.pairing import pair
-from stagemeter.planning import plan_request
-from stagemeter.tiers import isolated_tier
-from stagemeter.workload import Workload
+from stagemeter.utilization.memory import roofline_section
+from stagemeter.utilization.pairing import pair
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
-from stagemeter.models.deepseek_ocr_config import published_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.models.language import decoder_cost
-from stagemeter.models.vision import ViewGroup
-from stagemeter.planning import plan_workload
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.models.decoder.language import decoder_cost
+from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.vision.sam import ViewGroup
 
 TRUTH = json.loads((Path(__file__).parent / "ground_truth.json").read_text())
 ARCHITECTURE = published_architecture()

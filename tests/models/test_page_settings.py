@@ -20,14 +20,14 @@ from transformers import (
 )
 from transformers.image_utils import SizeDict
 
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
-from stagemeter.models import description
-from stagemeter.models.description import ModelDescription, describe_model
-from stagemeter.models.page_settings import ProcessorFiles, ProcessorSettings
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.pages import limit_notes
+from stagemeter.analysis.requests import plan_request
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models import lookup as description
+from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.pages.settings import ProcessorFiles, ProcessorSettings
 from stagemeter.models.registry import families
-from stagemeter.page_planning import limit_notes
-from stagemeter.planning import plan_request
 
 many = settings(max_examples=60, deadline=None)
 sides = st.integers(1, 4000)

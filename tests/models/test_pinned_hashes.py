@@ -8,7 +8,7 @@ import json
 import pytest
 
 from stagemeter import AnalysisConfig, describe_model
-from stagemeter.planning import plan_request
+from stagemeter.analysis.requests import plan_request
 
 PAGE = {"image_w": 1654, "image_h": 2339, "new_tokens": 512}
 #: DeepSeek-OCR's modes, a processor's own views, text alone, experts with latent attention, a video.

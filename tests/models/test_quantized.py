@@ -11,16 +11,16 @@ from transformers import AutoModelForCausalLM, FineGrainedFP8Config
 from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear
 from transformers.models.auto import AutoConfig
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.capacity import roofline_section
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.report import report_fault
+from stagemeter.core.weight_storage import Packing
 from stagemeter.hardware.lookup import device_peak, find_device
-from stagemeter.models.description import describe_model
-from stagemeter.models.packed_decoder import pack_modules, packed_weights
+from stagemeter.models.decoder.quantized import pack_modules, packed_weights
+from stagemeter.models.lookup import describe_model
 from stagemeter.models.quantization import UnknownStorageError, read_quantization
-from stagemeter.packing import Packing
-from stagemeter.report import report_fault
+from stagemeter.utilization.memory import roofline_section
 
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
@@ -417,8 +417,8 @@ def test_unquantized_weights_have_no_note(described):
 
 
 def test_copies_of_a_packed_weight_stay_packed():
+    from stagemeter.core.marks import PACKING
     from stagemeter.counting.operands import Operands
-    from stagemeter.marks import PACKING
 
     model = torch.nn.Linear(64, 32, bias=False, device="meta")
     setattr(model, PACKING, Packing(4, 16, 1, 32))

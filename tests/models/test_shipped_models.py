@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from small_text_models import SOLVED
 
-from stagemeter.analyzer import analyze_model
+from stagemeter.analysis.analyzer import analyze_model
+from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.models import shipped_model_rows
-from stagemeter.config import AnalysisConfig
-from stagemeter.models.decoder import ENDLESS
-from stagemeter.models.description import describe_model, shipped_models
+from stagemeter.core.report import report_fault
+from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.family import all_parameters
 from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.lookup import describe_model, shipped_models
 from stagemeter.models.registry import families
-from stagemeter.report import report_fault
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 

@@ -12,14 +12,14 @@ from small_text_models import KINDS, SOLVED
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stagemeter.config import AnalysisConfig
-from stagemeter.cost import total
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_text
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
 from stagemeter.models.configuration import complete
 from stagemeter.models.family import all_parameters
 from stagemeter.models.registry import family_of
-from stagemeter.planning import plan_text
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 #: What lightning attention saves, although it follows from the number of a layer.

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import DeepSeekOCRSession
-from stagemeter.config import MODES, AnalysisConfig
-from stagemeter.cost import total
-from stagemeter.mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
+from stagemeter.analysis.config import MODES, AnalysisConfig
+from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.deepseek_ocr_config import DeepseekOCRArchitecture, published_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.models.language import DecoderArchitecture
-from stagemeter.models.vision import ClipArchitecture, SamArchitecture
-from stagemeter.planning import plan_workload
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.models.decoder.language import DecoderArchitecture
+from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, published_architecture
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.vision.sam import ClipArchitecture, SamArchitecture
+from stagemeter.utilization.stage_mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
 
 few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 

@@ -5,13 +5,13 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from small_vision_language_models import KINDS
 
-from stagemeter.config import AnalysisConfig
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.models.configuration import complete
-from stagemeter.models.description import ModelDescription
-from stagemeter.models.page_settings import ProcessorFiles
+from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.pages.settings import ProcessorFiles
 from stagemeter.models.registry import family_of
-from stagemeter.planning import plan_request
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
 
 
 def tiled(sizes):

@@ -45,18 +45,18 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_of_videos
 from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
 
-from stagemeter.analyzer import analyze_model, estimate_model
-from stagemeter.config import AnalysisConfig
-from stagemeter.cost import total
-from stagemeter.errors import StagemeterError
+from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.core.cost import total
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.configuration import complete
-from stagemeter.models.description import ModelDescription, describe_model
 from stagemeter.models.family import all_parameters
-from stagemeter.models.native_vision import resized
+from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.pages.tiling import tile_grid
 from stagemeter.models.registry import families, family_of
-from stagemeter.models.tiling import tile_grid
-from stagemeter.planning import plan_request
-from stagemeter.tiers import analytic_tier, extracted_tier, isolated_tier
+from stagemeter.models.vision.native_vision import resized
 
 FAMILIES = families()
 VIDEO_TOKEN = IMAGE_TOKEN + 1

@@ -10,7 +10,7 @@ from test_tiers_agree import architectures, plan, workloads
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
 from stagemeter.counting.counter import CostCounter
-from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
 
 SMALL = json.loads((Path(__file__).parents[1] / "session" / "small_config.json").read_text())
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stagemeter.counting.counter import CostCounter
-from stagemeter.known_values import KnownValues, known_value
+from stagemeter.counting.known_values import KnownValues, known_value
 
 META = torch.device("meta")
 

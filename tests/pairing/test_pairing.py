@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, estimate_report
-from stagemeter.config import MODES
-from stagemeter.cost import CACHE_ITEM_SIZES, ITEM_SIZES
+from stagemeter.analysis.config import MODES
+from stagemeter.core.cost import CACHE_ITEM_SIZES, ITEM_SIZES
+from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
-from stagemeter.mfu import compute_stage_mfu
 from stagemeter.models.closed_form import evaluate_workload
-from stagemeter.models.description import load_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.pairing import differing_fields, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.devices import ONE_DEVICE
-from stagemeter.serving import engine_section
-from stagemeter.workload import Workload
+from stagemeter.utilization.pairing import differing_fields, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.utilization.serving import engine_section
+from stagemeter.utilization.stage_mfu import compute_stage_mfu
 
 A100 = Peak("A100", "bfloat16", 312e12, 2039e9, "test")
 ARCHITECTURE = load_architecture("deepseek-ocr")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.models.description import load_architecture
+from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling import harness
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.harness import TRACED_STEPS, Request, measure, peak_memory

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.inputs.prompt import vary_text
-from stagemeter.models.description import load_architecture
+from stagemeter.models.families.deepseek_ocr.prompt import vary_text
+from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.harness import Request
 from stagemeter.profiling.routing import count_experts
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
 
 

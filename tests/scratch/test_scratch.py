@@ -7,13 +7,13 @@ import tempfile
 
 import pytest
 
+from stagemeter.core.scratch import hold, locked_folder, scratch_folder, temporary_beside
 from stagemeter.export.files import write_whole
-from stagemeter.scratch import hold, locked_folder, scratch_folder, temporary_beside
 
 LEAVE = """
 import os, sys, tempfile
 from pathlib import Path
-from stagemeter.scratch import scratch_folder, temporary_beside
+from stagemeter.core.scratch import scratch_folder, temporary_beside
 tempfile.tempdir = sys.argv[1]
 with scratch_folder() as folder, temporary_beside(Path(sys.argv[1]) / "report.json"):
     (folder / "inside").write_text("x")

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagemeter.analyzer import estimate_model
-from stagemeter.config import AnalysisConfig
-from stagemeter.mixed_lengths import LanguageForms, RequestsWork, requests_work
+from stagemeter.analysis.analyzer import estimate_model
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import evaluate_workload
-from stagemeter.models.description import describe_model
+from stagemeter.models.lookup import describe_model
 from stagemeter.models.registry import family_named
-from stagemeter.planning import plan_request
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.readers import read_scrape_files
-from stagemeter.workload import Workload
+from stagemeter.utilization.mixed_lengths import LanguageForms, RequestsWork, requests_work
 
 RECORDED = Path(__file__).parent / "recorded"
 SCENARIOS = json.loads((RECORDED / "scenarios.json").read_text(encoding="utf-8"))

@@ -52,8 +52,8 @@ for stage, data in report['stages'].items():
 """
 
 NEW_HOMES = {
-    "llm_perf_opt.runners.dsocr_session": "stagemeter.session",
-    "llm_perf_opt.runners.dsocr_analyzer": "stagemeter.analyzer",
+    "llm_perf_opt.runners.dsocr_session": "stagemeter.profiling.session",
+    "llm_perf_opt.runners.dsocr_analyzer": "stagemeter.analysis.analyzer",
     "llm_perf_opt.profiling.export": "stagemeter.export",
 }
 

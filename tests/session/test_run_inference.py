@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.models.description import load_architecture
-from stagemeter.scopes import scoped_modules
+from stagemeter.models.lookup import load_architecture
+from stagemeter.profiling.scopes import scoped_modules
 
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, dtype="float32")
 PLAIN = AnalysisConfig(base_size=128, crop_mode=False, image_w=100, image_h=150, dtype="float32")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
-from stagemeter.config import MODES
-from stagemeter.models.description import load_architecture
+from stagemeter.analysis.config import MODES
+from stagemeter.models.lookup import load_architecture
 from stagemeter.sweeping import verify
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.evaluate import evaluate_rows, wide_columns

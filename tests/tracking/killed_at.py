@@ -30,11 +30,11 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 
 from stagemeter import estimate_report  # noqa: E402
+from stagemeter.analysis.config import AnalysisConfig  # noqa: E402
 from stagemeter.application.analyze import analyze_page  # noqa: E402
-from stagemeter.config import AnalysisConfig  # noqa: E402
-from stagemeter.errors import StagemeterError  # noqa: E402
+from stagemeter.core.errors import StagemeterError  # noqa: E402
 from stagemeter.export.folder import report_files  # noqa: E402
-from stagemeter.models.description import load_architecture  # noqa: E402
+from stagemeter.models.lookup import load_architecture  # noqa: E402
 from stagemeter.tracking.runs import load_report, search_runs  # noqa: E402
 
 #: Calls before and after which everything can end: what writes, and what talks to the store.

@@ -8,8 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from stagemeter import StagemeterError, compare_runs, estimate_report, log_static_report
-from stagemeter.config import AnalysisConfig
-from stagemeter.models.description import load_architecture
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.models.lookup import load_architecture
 from stagemeter.tracking.runs import find_run
 
 ARCHITECTURE = load_architecture("deepseek-ocr")

@@ -10,7 +10,7 @@ from torch import nn
 
 import stagemeter
 from stagemeter import compare_runs
-from stagemeter.values import module_values
+from stagemeter.core.metrics import module_values
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from torch import nn
 
 import stagemeter
 from stagemeter import StagemeterError, estimate_report, log_static_report, pair_runs
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterWarning
-from stagemeter.models.description import load_architecture
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterWarning
+from stagemeter.core.workload import Workload
+from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.tracking.compare import subject_of_run
@@ -19,7 +20,6 @@ from stagemeter.tracking.holding import missing_params
 from stagemeter.tracking.labels import PARAMS_OTHERWISE
 from stagemeter.tracking.profile import log_profile
 from stagemeter.tracking.runs import find_run, load_report
-from stagemeter.workload import Workload
 
 
 def estimate(mode: str) -> dict:

@@ -16,13 +16,13 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from stagemeter import DeepSeekOCRSession, cli, pair_runs
+from stagemeter.analysis.config import ProfileConfig
 from stagemeter.application.mfu import pair_experiment
 from stagemeter.application.profile import profile_page
-from stagemeter.config import ProfileConfig
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware import measure
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.description import load_architecture
+from stagemeter.models.lookup import load_architecture
 from stagemeter.tracking import peaks
 
 SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
@@ -558,7 +558,7 @@ def test_damaged_run_is_named_and_stops_no_other(imported, analyzed, experiment,
     code, out, err = command("mfu", "--experiment", experiment, "--peak-tflops", 312, "--json")
     assert code == 0, err
     assert [pairing["profile_run_id"] for pairing in json.loads(out)["pairings"]] == [sound]
-    assert f"not paired: run {damaged}: its tag stagemeter.workload is damaged" in err
+    assert f"not paired: run {damaged}: its tag stagemeter.core.workload is damaged" in err
 
 
 def test_run_without_a_model_is_named_and_stops_no_other(imported, analyzed, experiment):

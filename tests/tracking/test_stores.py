@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stagemeter.cli import main
-from stagemeter.values import report_values
+from stagemeter.core.metrics import report_values
 
 pytestmark = pytest.mark.slow
 PROGRAMS = Path("/usr/lib/postgresql")

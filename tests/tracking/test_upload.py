@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from stagemeter import AnalysisConfig, StagemeterError, TrackingError, estimate_report, write_static_compute_json
 from stagemeter.application.analyze import analyze_page
 from stagemeter.application.upload import upload
-from stagemeter.models.description import load_architecture
+from stagemeter.models.lookup import load_architecture
 
 ARCHITECTURE = load_architecture("deepseek-ocr")
 

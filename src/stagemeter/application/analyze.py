@@ -11,20 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagemeter.background import in_background
-from stagemeter.capacity import roofline_section
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.pages import load_picture, plan_page
+from stagemeter.analysis.requests import plan_request
+from stagemeter.core.background import in_background
+from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.report import Report
 from stagemeter.export.files import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.inputs.page import draw_grid
-from stagemeter.models.description import ModelDescription, describe_model, with_adapter
-from stagemeter.page_planning import load_picture, plan_page
-from stagemeter.planning import plan_request
+from stagemeter.models.families.deepseek_ocr.page import draw_grid
+from stagemeter.models.lookup import ModelDescription, describe_model, with_adapter
 from stagemeter.profiling.target import AUTO, choose_device
-from stagemeter.report import Report
+from stagemeter.utilization.memory import roofline_section
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -164,7 +164,7 @@ def _count(
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Make the report and the contents of its files, all that needs torch. Nothing is written: who asked does that."""
-    from stagemeter.analyzer import analyze_model, estimate_model
+    from stagemeter.analysis.analyzer import analyze_model, estimate_model
 
     # Found again rather than handed over: what a family is made of cannot be sent to another process.
     model = describe_model(config.model, config.trust_remote_code)

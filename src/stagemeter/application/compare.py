@@ -12,7 +12,7 @@ from stagemeter.comparing.compare import Comparison, compare
 from stagemeter.comparing.files import read_subject
 from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.export.compare_html import comparison_page
 from stagemeter.export.compare_text import comparison_csv, comparison_markdown
 from stagemeter.export.files import require_writable, write_whole

@@ -9,17 +9,17 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stagemeter.config import AnalysisConfig
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_measured, plan_request, refuse_adapter, require_runnable
+from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
-from stagemeter.errors import StagemeterError, TrackingError
-from stagemeter.models.description import describe_model
-from stagemeter.models.families.deepseek_ocr import FAMILY
-from stagemeter.pairing import differing_fields
-from stagemeter.planning import plan_measured, plan_request, refuse_adapter, require_runnable
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
+from stagemeter.utilization.pairing import differing_fields
 
 #: What only some sources look at: attributes of `Source`, and the options that set them.
 _OF_SCRAPES = {"interval": "--interval", "engine_model": "--engine-model"}

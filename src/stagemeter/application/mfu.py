@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stagemeter.commands import workload_config
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
-from stagemeter.models.description import describe_model
-from stagemeter.pairing import Pairing
-from stagemeter.report import Report
-from stagemeter.workload import Workload
+from stagemeter.analysis.advice import workload_config
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.report import Report
+from stagemeter.core.workload import Workload
+from stagemeter.models.lookup import describe_model
+from stagemeter.utilization.pairing import Pairing
 
 
 def pair_runs(
@@ -43,7 +43,7 @@ def pair_runs(
     Returns
     -------
     dict
-        See `stagemeter.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
+        See `stagemeter.utilization.pairing.pair`; with ``profile_run_id``, ``profile_run_name``, ``static_run_id`` and
         ``changed``, whether anything was written.
 
     Raises
@@ -112,14 +112,14 @@ def count_work(model: str, architecture_hash: str, workload: Workload, limits: M
     workload : Workload
         The work.
     limits : mapping
-        Limits under which its page became its views, see `stagemeter.commands.workload_config`.
+        Limits under which its page became its views, see `stagemeter.analysis.advice.workload_config`.
 
     Raises
     ------
     StagemeterError
         If the model cannot be found here, is another one by now, or has no closed forms.
     """
-    from stagemeter.analyzer import estimate_model
+    from stagemeter.analysis.analyzer import estimate_model
 
     described = describe_model(model)
     if described.architecture.hash != architecture_hash:

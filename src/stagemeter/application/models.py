@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stagemeter.models.decoder import ENDLESS
-from stagemeter.models.description import ModelDescription, describe_model, shipped_models
+from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.family import all_parameters
 from stagemeter.models.generic.shipped import ShippedModel, shipped_without_family
+from stagemeter.models.lookup import ModelDescription, describe_model, shipped_models
 
 
 def shipped_model_rows() -> list[dict[str, Any]]:

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stagemeter.capacity import roofline_section
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.pages import limit_notes
+from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.description import ModelDescription, describe_model
-from stagemeter.page_planning import limit_notes
-from stagemeter.planning import plan_request, refuse_adapter, require_runnable
-from stagemeter.sizing import PageCost, Sizing, devices_needed
+from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table
-from stagemeter.workload import Workload
+from stagemeter.utilization.fleet import PageCost, Sizing, devices_needed
+from stagemeter.utilization.memory import roofline_section
 
 
 def plan_devices(
@@ -128,7 +128,7 @@ def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | Non
 
 
 def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: Peak) -> PageCost:
-    from stagemeter.analyzer import estimate_model
+    from stagemeter.analysis.analyzer import estimate_model
 
     whole = sum(same.count for same in pages.values())
     flops = seconds = 0.0

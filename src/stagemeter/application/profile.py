@@ -9,24 +9,24 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stagemeter.capacity import memory_need
-from stagemeter.config import ProfileConfig
+from stagemeter.analysis.config import ProfileConfig
+from stagemeter.analysis.pages import with_tile_limit
+from stagemeter.analysis.requests import plan_workload, refuse_adapter, require_runnable
+from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
-from stagemeter.errors import StagemeterError, TrackingError
-from stagemeter.models.deepseek_ocr_config import NAME, DeepseekOCRArchitecture
-from stagemeter.models.description import describe_model, load_architecture
-from stagemeter.models.families.deepseek_ocr import FAMILY
+from stagemeter.core.workload import Workload
+from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture
+from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.family import EXPERTS_READ
-from stagemeter.page_planning import with_tile_limit
-from stagemeter.planning import plan_workload, refuse_adapter, require_runnable
+from stagemeter.models.lookup import describe_model, load_architecture
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import DECODE_TOTAL, Profile
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
-from stagemeter.workload import Workload
+from stagemeter.utilization.memory import memory_need
 
 if TYPE_CHECKING:
     from stagemeter.profiling.harness import Repeat, Request
-    from stagemeter.session import DeepSeekOCRSession
+    from stagemeter.profiling.session import DeepSeekOCRSession
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _plan(config: ProfileConfig) -> _Plan:
     if config.weights not in (RANDOM, config.model) and load_architecture(config.weights) != architecture:
         raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
     if config.weights != RANDOM:
-        from stagemeter.session import require_weights
+        from stagemeter.profiling.session import require_weights
 
         require_weights(outside_path(config.weights, "weights"))
     config = with_tile_limit(config, describe_model(config.model).processor)
@@ -135,10 +135,10 @@ def _plan(config: ProfileConfig) -> _Plan:
 
 def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSession, Request]:
     """Build the model and the inputs of the request."""
-    from stagemeter.analyzer import DeepseekOCRStaticAnalyzer
-    from stagemeter.inputs.prompt import vary_text
+    from stagemeter.analysis.analyzer import DeepseekOCRStaticAnalyzer
+    from stagemeter.models.families.deepseek_ocr.prompt import vary_text
     from stagemeter.profiling.harness import Request
-    from stagemeter.session import DeepSeekOCRSession
+    from stagemeter.profiling.session import DeepSeekOCRSession
 
     config, workload = plan.config, plan.workload
     tell("weights")

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagemeter.config import AnalysisConfig
-from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.export.files import require_writable
-from stagemeter.models.description import ModelDescription, describe_model
+from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.grid import Grid
@@ -255,7 +255,7 @@ def _verify(grids: list[Grid], count: int, seed: int) -> int:
 
 
 def _count(grid: Grid, config: AnalysisConfig) -> dict[str, Any]:
-    from stagemeter.analyzer import analyze_model
+    from stagemeter.analysis.analyzer import analyze_model
 
     model, built = _model(grid.model)
     return analyze_model(model, config, built=built)

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from stagemeter.addresses import redactor, secrets_of
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.compare import compare
 from stagemeter.cli.devices import devices
@@ -23,6 +22,7 @@ from stagemeter.cli.profile import profile
 from stagemeter.cli.streams import prepare_streams
 from stagemeter.cli.sweep import sweep
 from stagemeter.cli.upload import upload
+from stagemeter.core.addresses import redactor, secrets_of
 
 __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 

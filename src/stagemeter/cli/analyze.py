@@ -69,7 +69,7 @@ def analyze(
 
     No weights and no GPU are needed. The report goes to --output-dir and to MLflow.
     """
-    from stagemeter.config import AnalysisConfig, load_config
+    from stagemeter.analysis.config import AnalysisConfig, load_config
 
     config = load_config(config_file, workload_settings(**options), AnalysisConfig)
     if not config.enabled:

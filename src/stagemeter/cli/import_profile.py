@@ -63,7 +63,7 @@ def import_profile(
     SOURCE is a trace, an export or a table of times; two scrapes of vLLM's metrics; or their address. What was
     measured is said with the options of `analyze`.
     """
-    from stagemeter.config import AnalysisConfig, load_config
+    from stagemeter.analysis.config import AnalysisConfig, load_config
 
     config = load_config(config_file, workload_settings(**options), AnalysisConfig)
     from stagemeter.application.import_profile import Source

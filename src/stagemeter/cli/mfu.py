@@ -10,7 +10,7 @@ import click
 
 from stagemeter.cli.output import print_json, say, say_options, store_options
 from stagemeter.cli.types import FRACTION, NUMBER, TEXT
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED
 
 _EPILOG = """\b

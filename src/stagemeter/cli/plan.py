@@ -10,7 +10,7 @@ import click
 from stagemeter.cli.output import print_json, say_options, store_options
 from stagemeter.cli.types import FRACTION, PATH, TEXT, once
 from stagemeter.cli.workload import workload_options, workload_settings
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
 Examples:
@@ -55,8 +55,8 @@ def plan(
         raise StagemeterError(
             "give --pages-per-day N and --device NAME; `stagemeter devices` lists those that are known"
         )
+    from stagemeter.analysis.config import AnalysisConfig, load_config
     from stagemeter.application.plan import plan_devices
-    from stagemeter.config import AnalysisConfig, load_config
 
     config = load_config(config_file, workload_settings(**options), AnalysisConfig)
     sizing = plan_devices(config, pages_per_day, device, mfu=mfu, from_run=from_run, images=images, pages=pages)

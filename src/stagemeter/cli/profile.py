@@ -42,7 +42,7 @@ def profile(
 
     The times pair with the counts of `stagemeter analyze` through `stagemeter mfu`.
     """
-    from stagemeter.config import ProfileConfig, load_config
+    from stagemeter.analysis.config import ProfileConfig, load_config
 
     config = load_config(config_file, workload_settings(**options), ProfileConfig)
     if not config.enabled:

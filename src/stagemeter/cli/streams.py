@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: What characters of ours become where the terminal does not know them; others are written as their escapes.
 _IN_ASCII = {"µ": "u", "×": "x", "–": "-", "…": "...", "→": "->", "•": "*", "━": "-", "\u00a0": " "}

@@ -9,7 +9,7 @@ import click
 
 from stagemeter.cli.output import print_json, run_options, say, say_options
 from stagemeter.cli.types import NUMBER, PATH, TEXT, once
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     from stagemeter.application.sweep import Swept

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
-from stagemeter.errors import StagemeterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 #: How an MLflow project, whose parameters always have a value, says that an option is not given.

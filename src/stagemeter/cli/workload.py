@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def workload_settings(
     StagemeterError
         If options contradict one another.
     """
-    from stagemeter.models.deepseek_ocr_config import NAME, SMALL_NAME
+    from stagemeter.models.families.deepseek_ocr.configuration import NAME, SMALL_NAME
 
     if image is not None and page_size is not None:
         width, height = page_size

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagemeter.comparing.subject import MODULE, PROFILE, STATIC, Subject
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.0"

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import read_json
-from stagemeter.errors import StagemeterError
+from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
-from stagemeter.report import SCHEMA_VERSION, Report, report_fault
 
 _WAY_OUT = "give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from stagemeter.comparing.compare import QUANTITIES
 from stagemeter.comparing.subject import Subject
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 _LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d+)?)(?P<percent>%?)")
 

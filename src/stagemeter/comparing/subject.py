@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagemeter.values import profile_params, profile_values, report_values, workload_params
+from stagemeter.core.metrics import profile_params, profile_values, report_values, workload_params
 
 #: Kinds of subjects, and how they are called.
 STATIC, PROFILE, MODULE = "static", "profile", "module"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 
 #: Layers of one kind. DeepNet, the deepest published, has 1,000 (Wang et al. 2022, arXiv:2203.00555).
 MOST_LAYERS = 10_000

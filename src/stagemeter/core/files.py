@@ -8,7 +8,7 @@ import reprlib
 import stat
 from pathlib import Path
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: Bytes of the largest file that is read as a whole. Published configurations and reports have less than 2 MiB.
 LARGEST_FILE = 64 * 2**20

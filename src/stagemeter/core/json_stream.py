@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import DEEPEST
-from stagemeter.errors import StagemeterError
 
 #: Digits of a whole number. Python converts longer ones in a time that grows with their square.
 MOST_DIGITS = 10_000

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
-from stagemeter.errors import StagemeterError
 
 #: Lists and objects within one another. Published configurations have up to 6, reports up to 9.
 DEEPEST = 64

@@ -8,8 +8,8 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 
 #: Characters of an expression.
 LONGEST = 4096

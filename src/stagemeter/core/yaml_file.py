@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
 from stagemeter.core.json_text import DEEPEST
-from stagemeter.errors import StagemeterError
 
 #: Bytes. PyYAML reads about 100 KB a second.
 LARGEST_YAML = 2**19

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
+from stagemeter.counting.known_values import onlookers
 from stagemeter.counting.layouts import is_jagged
 from stagemeter.counting.transforms import is_transformed
-from stagemeter.known_values import onlookers
 
 _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stagemeter.cost import Cost
+from stagemeter.core.cost import Cost
 from stagemeter.counting.complex_numbers import ComplexConvolutions, has_complex, real_numbers
 from stagemeter.counting.formulas import REAL_PRODUCTS, Rule
 from stagemeter.counting.kernels import named_arguments

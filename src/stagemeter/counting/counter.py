@@ -21,7 +21,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stagemeter.cost import Cost
+from stagemeter.core.cost import Cost
+from stagemeter.core.marks import APART
 from stagemeter.counting import higher_order
 from stagemeter.counting.attention import booked_attention, is_regular, nested_operands_are_tensors, run_attention
 from stagemeter.counting.backward import NodeOwners
@@ -29,6 +30,7 @@ from stagemeter.counting.call_cost import CallCosts
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.formulas import Rule, rule_of
+from stagemeter.counting.known_values import onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged, is_plain
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
@@ -37,8 +39,6 @@ from stagemeter.counting.scripts import is_script, unseen_products
 from stagemeter.counting.transforms import is_traced, is_transformed, sizes_are_numbers
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels
 from stagemeter.counting.zero_cost import is_zero_cost
-from stagemeter.known_values import onlookers
-from stagemeter.marks import APART
 
 aten = torch.ops.aten
 

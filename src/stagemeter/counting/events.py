@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from stagemeter.cost import ZERO, Cost, total
+from stagemeter.core.cost import ZERO, Cost, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Counts:
     again : dict
         Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
     apart : dict
-        Name of a module to the cost of what is inside of it and is marked as counted apart, see `stagemeter.marks`; it
-        is in no other number. Modules without are left out.
+        Name of a module to the cost of what is inside of it and is marked as counted apart, see
+        `stagemeter.core.marks`; it is in no other number. Modules without are left out.
     remarks : dict
         Operator to what is to be known of it, such as why one with a formula is listed as without.
     """

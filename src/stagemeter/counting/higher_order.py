@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from stagemeter.counting.formulas import Rule
 from stagemeter.counting.kernels import attention_backward_macs, attention_macs
-from stagemeter.known_values import known_value
+from stagemeter.counting.known_values import known_value
 
 #: Higher-order operators that do no arithmetic.
 _FREE = frozenset({"print"})

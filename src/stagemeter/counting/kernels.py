@@ -20,7 +20,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from stagemeter.counting.formulas import Shape, matrix_macs, register_formula
-from stagemeter.known_values import known_value
+from stagemeter.counting.known_values import known_value
 
 aten = torch.ops.aten
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from stagemeter.core.weight_storage import packed_parameters
 from stagemeter.counting.complex_numbers import real_numbers
 from stagemeter.counting.layouts import elements_of
-from stagemeter.packing import packed_parameters
 
 
 class Operands:

@@ -28,9 +28,9 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from stagemeter.counting.known_values import comparable_value, onlookers
 from stagemeter.counting.layouts import is_plain
 from stagemeter.counting.transforms import is_transformed
-from stagemeter.known_values import comparable_value, onlookers
 
 if TYPE_CHECKING:
     from stagemeter.counting.events import Event

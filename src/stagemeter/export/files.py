@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stagemeter.errors import StagemeterError
-from stagemeter.scratch import temporary_beside
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.scratch import temporary_beside
 
 
 def write_whole(path: Path | str, content: str | bytes) -> Path:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.scratch import locked_folder
 from stagemeter.export.files import write_whole
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import report_json
 from stagemeter.export.markdown import report_markdown
-from stagemeter.scratch import locked_folder
 
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"

@@ -55,7 +55,7 @@ def fvcore_table(report_or_counts: Any) -> str:
 
 def _table_of_report(report: Mapping[str, Any]) -> str:
     """Let fvcore print a hollow model: modules of the names and sizes that the report lists, with nothing inside."""
-    from stagemeter.cost import Cost
+    from stagemeter.core.cost import Cost
     from stagemeter.counting.events import Counts
     from stagemeter.counting.fvcore_view import module_table
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from mdutils.mdutils import MdUtils
 
+from stagemeter.core.report import request_total
 from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
 from stagemeter.export.escape import markdown_code
 from stagemeter.export.files import write_whole
 from stagemeter.export.roofline_text import bounds_table, roofline_lines
 from stagemeter.export.units import describe_dtypes, describe_request, percentage, with_unit
-from stagemeter.report import request_total
 
 _TOP_OPERATORS = 3
 _TIERS = ("isolated", "extracted", "analytic")

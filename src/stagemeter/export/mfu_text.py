@@ -67,7 +67,7 @@ def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     Parameters
     ----------
     pairing : mapping
-        See `stagemeter.pairing.pair`.
+        See `stagemeter.utilization.pairing.pair`.
     counts : Marked
         Link to the static run.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.devices import DEVICES, Device
 from stagemeter.hardware.roofline import Peak
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     import torch

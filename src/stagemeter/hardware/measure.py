@@ -17,8 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.cost import ITEM_SIZES
-from stagemeter.errors import StagemeterError
+from stagemeter.core.cost import ITEM_SIZES
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.machine import device_name, memory_bytes, torch_device, usable_cores
 from stagemeter.hardware.roofline import Peak
 
@@ -115,7 +115,7 @@ def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> M
     device : str
         As torch writes it: ``cpu``, ``cuda`` or ``cuda:1``.
     dtype : str
-        Data type of the products, one of `stagemeter.cost.ITEM_SIZES`.
+        Data type of the products, one of `stagemeter.core.cost.ITEM_SIZES`.
     progress : callable, optional
         Told what is measured, and for how long.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.integrations.boundaries import Boundaries
 from stagemeter.integrations.peaks import check_peak, training_peak
 from stagemeter.modules.arguments import reads_more_than_text, values_key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.machine import device_name
 from stagemeter.hardware.measure import measure_peak

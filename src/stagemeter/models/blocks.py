@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from stagemeter.cost import Cost, total
-from stagemeter.packing import Packing
+from stagemeter.core.cost import Cost, total
+from stagemeter.core.weight_storage import Packing
 
 #: The cost of an operator, and how many times it runs.
 Operator = tuple[Cost, int]

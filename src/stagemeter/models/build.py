@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

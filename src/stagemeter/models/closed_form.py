@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, cast
 
-from stagemeter.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
-from stagemeter.models.adapter import Adapter
+from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
+from stagemeter.core.workload import Workload
 from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
-from stagemeter.workload import Workload
+from stagemeter.models.lora import Adapter
 
 
 def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
@@ -86,8 +86,8 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
     -------
     dict
         ``architecture``, the sizes that variables follow from, and ``stages``. Of each stage: ``variables``, what they
-        mean, and ``quantities``: per field of `stagemeter.cost.Cost` a list of terms, each a ``coefficient`` and the
-        ``powers`` of the variables it is multiplied with. A quantity is the sum of its terms over the calls that a
+        mean, and ``quantities``: per field of `stagemeter.core.cost.Cost` a list of terms, each a ``coefficient`` and
+        the ``powers`` of the variables it is multiplied with. A quantity is the sum of its terms over the calls that a
         workload makes. See `evaluate`.
     """
     return {

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.derived_settings import ALWAYS, DERIVED, OLDER_KINDS, full_layers_of_gemma4
 from stagemeter.models.settings import Settings
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from typing import Any, Generic, Protocol, TypeVar
 
-from stagemeter.cost import Cost
-from stagemeter.models.adapter import Adapter
-from stagemeter.models.page_settings import ProcessorSettings
+from stagemeter.core.cost import Cost
+from stagemeter.core.weight_storage import PackedWeights
+from stagemeter.core.workload import OWN, TEXT, Workload
+from stagemeter.models.lora import Adapter
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
-from stagemeter.packing import PackedWeights
-from stagemeter.workload import OWN, TEXT, Workload
 
 Architecture = TypeVar("Architecture")
 

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.patterns import matches_beginning
-from stagemeter.errors import StagemeterError
+from stagemeter.core.weight_storage import Packing
 from stagemeter.models.quantization_settings import QuantizationSettings
-from stagemeter.packing import Packing
 
 _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
 #: Modules that are no linear layers in transformers, whatever a configuration says of them: routers.

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models import families as built_in
 from stagemeter.models.family import Family
 
@@ -32,7 +32,8 @@ def families() -> dict[str, Family[Any]]:
     """
     found: dict[str, Family[Any]] = {}
     for module in pkgutil.iter_modules(built_in.__path__):
-        family = importlib.import_module(f"{built_in.__name__}.{module.name}").FAMILY
+        place = f"{built_in.__name__}.{module.name}" + (".family" if module.ispkg else "")
+        family = importlib.import_module(place).FAMILY
         found[family.name] = family
     for entry_point in entry_points(group=ENTRY_POINTS):
         package = entry_point.dist.name if entry_point.dist is not None else entry_point.value

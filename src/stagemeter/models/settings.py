@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.bounds import LARGEST_SIZE
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 
 
 class BeyondFamilyError(StagemeterError):

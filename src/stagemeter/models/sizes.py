@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stagemeter.workload import stable_hash
+from stagemeter.core.workload import stable_hash
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

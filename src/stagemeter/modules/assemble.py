@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagemeter.cost import ZERO
+from stagemeter.core.cost import ZERO
+from stagemeter.core.versions import package_versions
+from stagemeter.core.workload import stable_hash
 from stagemeter.counting.layouts import is_sparse, nested_sizes, stored_elements
 from stagemeter.modules.report import ModuleReport, ModuleStage
 from stagemeter.modules.run import CountedPass
 from stagemeter.modules.shapes import tensors_of
 from stagemeter.modules.wrappers import is_sharded
-from stagemeter.versions import package_versions
-from stagemeter.workload import stable_hash
 
 #: Tensors of a container that are shown one by one.
 _MOST_SHOWN = 10

@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagemeter.cost import ZERO, Cost
+from stagemeter.core.cost import ZERO, Cost
 
 #: Changes with every change of the document's keys or of what they mean.
 MODULE_SCHEMA_VERSION = "1.0"

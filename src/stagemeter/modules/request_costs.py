@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagemeter.cost import QUANTITIES, ZERO, Cost, total
+from stagemeter.core.cost import QUANTITIES, ZERO, Cost, total
+from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.events import Counts
-from stagemeter.errors import StagemeterError
 from stagemeter.modules.requests import DECODE, DECODE_TOTAL, DRAFT, OTHER, PREFILL, Request, RequestCall, depth_of
 from stagemeter.modules.run import Pass, count_from_shapes
 from stagemeter.modules.shapes import tensors_of, without_weights

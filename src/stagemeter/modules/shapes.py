@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.layouts import is_sparse, stored_elements
-from stagemeter.errors import StagemeterError
 
 Tree = TypeVar("Tree")
 

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.scripts import is_script
-from stagemeter.errors import StagemeterError
 from stagemeter.modules.wrappers import plain_name
 
 #: What a metric of MLflow may be called; a slash would make a section of its own.

@@ -10,8 +10,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.higher_order import is_higher_order, seen_through
-from stagemeter.errors import StagemeterError
 
 #: Values that one call of a module may read. A loop reads one in each step, a router of experts a few for each expert.
 MOST_READ = 10_000

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.modules.batch_costs import BatchCost, BatchCosts
 from stagemeter.modules.calls import CallRecorder
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: Names that wrappers put between a module and what they wrap: torch.compile, FSDP, activation checkpointing.
 _WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})

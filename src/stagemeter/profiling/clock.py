@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.profiling.ranges import TimeRange, own_times
-from stagemeter.scopes import annotate
+from stagemeter.profiling.scopes import annotate
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: How the number is known.
 GIVEN, SEEN, ASSUMED = "as given", "one for each engine in the metrics", "assumed, as nothing says more"

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from stagemeter.errors import TrackingError
+from stagemeter.core.errors import TrackingError
+from stagemeter.core.versions import package_versions
+from stagemeter.core.workload import Workload
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, TOTAL, VISION, Profile, spread
-from stagemeter.versions import package_versions
-from stagemeter.workload import Workload
 
 #: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.1"

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.models.families.deepseek_ocr import VISION_MODULES
+from stagemeter.core.scratch import scratch_folder
+from stagemeter.models.families.deepseek_ocr.family import VISION_MODULES
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times
 from stagemeter.profiling.routing import count_experts
-from stagemeter.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import torch
 
-    from stagemeter.session import DeepSeekOCRSession
+    from stagemeter.profiling.session import DeepSeekOCRSession
 
 #: At most how many decode steps a trace shows: they are all alike, and a trace of hundreds cannot be looked at.
 TRACED_STEPS = 8

@@ -8,12 +8,12 @@ from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.models.families.deepseek_ocr import EXPERTS_MODULE, VISION_MODULES
-from stagemeter.scopes import annotate
+from stagemeter.models.families.deepseek_ocr.family import EXPERTS_MODULE, VISION_MODULES
+from stagemeter.profiling.scopes import annotate
 
 if TYPE_CHECKING:
     from stagemeter.profiling.harness import Request
-    from stagemeter.session import DeepSeekOCRSession
+    from stagemeter.profiling.session import DeepSeekOCRSession
 
 
 def count_experts(

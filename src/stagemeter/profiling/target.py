@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stagemeter.cost import ITEM_SIZES
-from stagemeter.errors import StagemeterError
+from stagemeter.core.cost import ITEM_SIZES
+from stagemeter.core.errors import StagemeterError
 from stagemeter.export.units import with_unit
 from stagemeter.hardware.machine import torch_device
 

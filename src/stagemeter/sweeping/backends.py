@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from stagemeter.background import end_with_parent
-from stagemeter.errors import StagemeterError
+from stagemeter.core.background import end_with_parent
+from stagemeter.core.errors import StagemeterError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from stagemeter.config import DEFAULT_MODE, MODES, AnalysisConfig
+from stagemeter.analysis.config import DEFAULT_MODE, MODES, AnalysisConfig
+from stagemeter.analysis.pages import limit_notes
+from stagemeter.analysis.requests import plan_request
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
-from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
-from stagemeter.models.description import ModelDescription, describe_model, require_family
-from stagemeter.models.page_settings import OPTIONS
-from stagemeter.page_planning import limit_notes
-from stagemeter.planning import plan_request
+from stagemeter.models.lookup import ModelDescription, describe_model, require_family
+from stagemeter.models.pages.settings import OPTIONS
 from stagemeter.sweeping.corpus import Corpus, PageSize, pages_of_folder, pages_of_sizes, pages_of_table
 from stagemeter.sweeping.evaluate import wide_columns
 from stagemeter.sweeping.grid import Grid, Page, Views

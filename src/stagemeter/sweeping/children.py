@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.sweeping.pareto import on_front, pixels_seen
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagemeter.config import LONGEST_SIDE
+from stagemeter.analysis.config import LONGEST_SIDE
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
-from stagemeter.errors import StagemeterError
 
 #: How many files a message names.
 _NAMED = 3
@@ -160,7 +160,7 @@ def _number(number: int, one: str, several: str) -> str:
 
 
 def _measure(folder: Path, path: Path) -> _Measured | str:
-    from stagemeter.inputs.page import page_count, page_size
+    from stagemeter.models.families.deepseek_ocr.page import page_count, page_size
 
     try:
         (width, height), further = page_size(path), page_count(path) - 1

@@ -12,16 +12,16 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.capacity import held_by_stage
-from stagemeter.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
-from stagemeter.errors import StagemeterError
+from stagemeter.core.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate
 from stagemeter.models.family import bytes_read_of_weights, weight_bytes
-from stagemeter.pairing import aggregates
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
-from stagemeter.workload import Workload
+from stagemeter.utilization.memory import held_by_stage
+from stagemeter.utilization.pairing import aggregates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -235,7 +235,7 @@ def _all_steps(grid: Grid, workload: Workload) -> Cost:
 
 
 def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:
-    """Bytes of memory that are needed at least, see `stagemeter.capacity.memory_need`."""
+    """Bytes of memory that are needed at least, see `stagemeter.utilization.memory.memory_need`."""
     held = held_by_stage(grid.family, grid.architecture, workload, item_size, item_size)
     most = reduce(larger, (memory.most for memory in held.values()))
     return bytes_read_of_weights(grid.family, grid.architecture, item_size) + most
@@ -260,7 +260,7 @@ def _decode_context(grid: Grid, prompt: Any, new_tokens: Any) -> Any:
 def _bounds(
     grid: Grid, workload: Workload, request: Mapping[str, Cost], item_size: Any, peaks: tuple[Any, Any, Any]
 ) -> dict[str, Any]:
-    """Bounds of every stage and sum, by the arithmetic of `stagemeter.capacity`, in its order."""
+    """Bounds of every stage and sum, by the arithmetic of `stagemeter.utilization.memory`, in its order."""
     import numpy as np
 
     peak_flops, peak_bytes, memory = peaks

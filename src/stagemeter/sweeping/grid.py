@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from stagemeter.core.workload import stable_hash
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.family import Family
 from stagemeter.models.registry import family_named
-from stagemeter.workload import stable_hash
 
 #: The axes of a grid from the one that changes last to the one that changes with every row.
 AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")

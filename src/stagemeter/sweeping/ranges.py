@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 _RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)(?::(?P<step>\d+))?")
 _SIZE = re.compile(r"(?P<width>\d+)[xX](?P<height>\d+)")

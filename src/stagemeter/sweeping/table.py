@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import read_json
-from stagemeter.errors import StagemeterError
+from stagemeter.core.scratch import hold, scratch_folder
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.files import replacing, write_whole
-from stagemeter.scratch import hold, scratch_folder
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
-from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from stagemeter.capacity import roofline_section
-from stagemeter.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.analysis.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.core.metrics import report_values
+from stagemeter.core.workload import OWN, Workload
 from stagemeter.sweeping.build import limits_of
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
-from stagemeter.values import report_values
-from stagemeter.workload import OWN, Workload
+from stagemeter.utilization.memory import roofline_section
 
 Count = Callable[[Grid, AnalysisConfig], dict[str, Any]]
 

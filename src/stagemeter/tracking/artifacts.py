@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import mlflow
 
-from stagemeter.scratch import scratch_folder
+from stagemeter.core.scratch import scratch_folder
 
 
 def log_files(run_id: str, contents: Mapping[str, str | bytes]) -> None:

@@ -12,7 +12,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.comparing.subject import NOT_SETTINGS, Subject
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.metrics import module_values, report_values
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.module_files import MODULE_JSON_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.tracking.artifacts import log_files
@@ -20,8 +22,6 @@ from stagemeter.tracking.holding import params_of, require_room
 from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, REPORT_HASH, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
-from stagemeter.values import module_values, report_values
-from stagemeter.workload import stable_hash
 
 #: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import mlflow
 from mlflow.entities import Param, Run, RunTag
 
-from stagemeter.errors import StagemeterError, StagemeterWarning
+from stagemeter.core.errors import StagemeterError, StagemeterWarning
 from stagemeter.tracking.labels import KIND, PARAMS_OTHERWISE, REPORT_HASH
 
 _WAY_OUT = "Log it to a run of its own: end this run first, or open a nested one, mlflow.start_run(nested=True)"

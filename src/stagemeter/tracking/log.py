@@ -14,19 +14,19 @@ from mlflow.entities import Metric, Run, RunStatus, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_RUN_NOTE
 
+from stagemeter.core.metrics import report_values, workload_params
+from stagemeter.core.report import request_total
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.figures import flops_chart
 from stagemeter.export.folder import report_files
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import stage_agreement, summary_markdown
 from stagemeter.modules.report import ModuleReport
-from stagemeter.report import request_total
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import COUNTED_FOR, REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
 from stagemeter.tracking.module import log_module_report
 from stagemeter.tracking.store import require_reachable, store_errors
-from stagemeter.values import report_values, workload_params
-from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,13 +9,13 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from stagemeter.commands import analyze_command
-from stagemeter.errors import StagemeterError
-from stagemeter.pairing import differing_fields
+from stagemeter.analysis.advice import analyze_command
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
 from stagemeter.tracking.log import log_counts
 from stagemeter.tracking.runs import architecture_of, load_report, measured_workload, static_runs, workload_of
-from stagemeter.workload import Workload
+from stagemeter.utilization.pairing import differing_fields
 
 logger = logging.getLogger(__name__)
 

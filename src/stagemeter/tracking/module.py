@@ -8,6 +8,8 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from stagemeter.core.metrics import as_params, module_params, module_values
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.module_files import module_files
 from stagemeter.export.module_text import module_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
@@ -23,8 +25,6 @@ from stagemeter.tracking.labels import (
     VERSION,
     WORKLOAD_HASH,
 )
-from stagemeter.values import as_params, module_params, module_values
-from stagemeter.workload import stable_hash
 
 #: Metrics that a server takes at a time (mlflow/utils/validation.py, ``MAX_METRICS_PER_BATCH``).
 _MOST_METRICS = 1000

@@ -13,17 +13,15 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.escape import markdown_link
 from stagemeter.export.json_file import json_text
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
-from stagemeter.mixed_lengths import requests_work
-from stagemeter.pairing import Pairing, counted_experts, pair
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES
-from stagemeter.serving import engine_section
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
@@ -38,7 +36,9 @@ from stagemeter.tracking.runs import (
     search_runs,
 )
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
-from stagemeter.workload import stable_hash
+from stagemeter.utilization.mixed_lengths import requests_work
+from stagemeter.utilization.pairing import Pairing, counted_experts, pair
+from stagemeter.utilization.serving import engine_section
 
 #: Artifacts of a paired run.
 JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"

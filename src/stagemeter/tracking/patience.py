@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import requests
 
 from stagemeter.core import waiting
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: Seconds, and the environment variable that says otherwise; ``--store-timeout`` sets it.
 DEFAULT, VARIABLE = 30.0, "STAGEMETER_STORE_TIMEOUT"

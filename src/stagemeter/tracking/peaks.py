@@ -8,13 +8,13 @@ from functools import cache
 import mlflow
 from mlflow.entities import Run
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import parse_json
-from stagemeter.errors import StagemeterError
 from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
-from stagemeter.pairing import peak_dict, peak_of_dict
 from stagemeter.tracking.labels import HARDWARE
 from stagemeter.tracking.runs import measured_workload
+from stagemeter.utilization.pairing import peak_dict, peak_of_dict
 
 _MEASURED_PEAK = "stagemeter.measured_peak"
 _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"

@@ -11,14 +11,14 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from stagemeter.core.metrics import profile_params, profile_values
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.profile_text import profile_markdown
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, REPORT_HASH, SCHEMA, workload_tags
 from stagemeter.tracking.store import store_errors
-from stagemeter.values import profile_params, profile_values
-from stagemeter.workload import stable_hash
 
 #: Artifacts of a profiling run.
 JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"

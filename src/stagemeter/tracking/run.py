@@ -12,7 +12,7 @@ import mlflow
 from mlflow.entities import RunInfo, RunStatus
 from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
 
-from stagemeter.errors import StagemeterError, TrackingError
+from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.tracking.patience import patience_with
 from stagemeter.tracking.store import require_reachable, store_errors
 

@@ -11,7 +11,7 @@ import os
 from mlflow.tracking.context.abstract_context import RunContextProvider
 
 # Imported with MLflow, which takes seconds, and not when a run starts.
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.accelerator import accelerator_name
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK

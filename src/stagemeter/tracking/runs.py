@@ -13,19 +13,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from stagemeter.core.cost import ITEM_SIZES
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json, read_json
-from stagemeter.cost import ITEM_SIZES
-from stagemeter.errors import StagemeterError
+from stagemeter.core.report import SCHEMA_VERSION, report_fault
+from stagemeter.core.scratch import scratch_folder
+from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.export.folder import JSON_FILE as REPORT_FILE
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.report import SCHEMA_VERSION, report_fault
-from stagemeter.scratch import scratch_folder
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
-from stagemeter.workload import Workload, stable_hash
 
 #: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
 _PAGE = 1000

@@ -16,8 +16,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from stagemeter.addresses import redactor, secrets_of, shown_address
-from stagemeter.errors import TrackingError
+from stagemeter.core.addresses import redactor, secrets_of, shown_address
+from stagemeter.core.errors import TrackingError
 from stagemeter.tracking.patience import (
     VARIABLE,
     OutOfPatienceError,

@@ -12,6 +12,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunInfo, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from stagemeter.core.workload import stable_hash
 from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.sweep_charts import sweep_charts
 from stagemeter.export.sweep_text import sweep_markdown
@@ -22,7 +23,6 @@ from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import KIND, MODEL, POINT, REPORT_HASH, SWEEP
 from stagemeter.tracking.store import store_errors
-from stagemeter.workload import stable_hash
 
 if TYPE_CHECKING:
     import pandas

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import mlflow
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import STAGES
 from stagemeter.profiling.readers.plain import profile_of_times

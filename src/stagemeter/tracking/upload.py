@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import mlflow
 
-from stagemeter.report import Report
+from stagemeter.core.report import Report
+from stagemeter.core.workload import stable_hash
 from stagemeter.tracking.labels import KIND, REPORT_HASH, STATIC, WORKLOAD_HASH, workload_name
 from stagemeter.tracking.log import log_static_report
 from stagemeter.tracking.run import tracked_run
 from stagemeter.tracking.runs import all_experiments, search_runs
 from stagemeter.tracking.store import require_reachable, store_errors
-from stagemeter.workload import stable_hash
 
 
 def upload_report(report: Report, experiment: str | None = None) -> tuple[str, bool]:

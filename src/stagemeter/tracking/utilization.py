@@ -9,13 +9,13 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import GIVEN
 from stagemeter.tracking.labels import DEVICES, HARDWARE, KIND, MODEL, PROFILE
 from stagemeter.tracking.peaks import same_device
 from stagemeter.tracking.runs import architecture_of, find_run, measured_workload
 from stagemeter.tracking.store import require_reachable, store_errors
-from stagemeter.workload import Workload
 
 #: The machine's, where many requests shared it, comes before that of one request alone.
 _OF_MACHINE, _OF_REQUEST = "mfu/engine", "mfu/total"

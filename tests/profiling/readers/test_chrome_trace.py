@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from traced_requests import PEAK_MEMORY, REQUESTS, STEPS
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers import NameMapping, read_profile
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from traced_requests import PEAK_MEMORY
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers import read_profile
 
 TABLE = "stage,time_ms\nsam,1.5\n"

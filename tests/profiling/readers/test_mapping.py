@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers.mapping import STAGES, NameMapping, StageNames, near
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers import NameMapping, read_profile
 
 #: Ten requests of 4 new tokens; nanoseconds. The layout is that of ``nsys stats --report nvtx_pushpop_sum``.

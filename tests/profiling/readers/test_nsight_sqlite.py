@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers import NameMapping, read_profile
 
 SCHEMA = """

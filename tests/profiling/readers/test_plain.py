@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile

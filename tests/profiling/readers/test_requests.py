@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.ranges import TimeRange
 from stagemeter.profiling.readers.repeats import Repeats, split_repeats
 

@@ -7,7 +7,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers import read_profile, read_scrape_files, read_scrapes, scrape
 
 MODEL = "deepseek-ai/DeepSeek-OCR"

@@ -9,30 +9,30 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.attention import GroupedQueryAttention
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage, page_tokens
+from stagemeter.models.builders.text import DENSE, SPARSE, decoder, experts, gated, grouped_query_attention
+from stagemeter.models.builders.vision_language import part, text_settings
+from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_stage, page_tokens
-from stagemeter.models.sam_settings import sam_architecture
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tile_limits import read_tile_limits
+from stagemeter.models.pages.tiling import tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.text import DENSE, SPARSE, decoder, experts, gated, grouped_query_attention
-from stagemeter.models.tile_limits import read_tile_limits
-from stagemeter.models.tiling import tile_grid
-from stagemeter.models.vision import (
+from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
     SamArchitecture,
     ViewGroup,
     sam_operators,
     sam_parameters,
 )
-from stagemeter.models.vision_language import part, text_settings
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam_settings import sam_architecture
 
 _TOWER = "model.vision_tower"
 _SAM, _ENCODER = f"{_TOWER}.sam_encoder", f"{_TOWER}.vision_encoder"

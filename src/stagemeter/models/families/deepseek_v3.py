@@ -5,10 +5,10 @@ Source: DeepSeek-V3, arXiv 2412.19437; transformers, ``modeling_deepseek_v3.py``
 
 from __future__ import annotations
 
-from stagemeter.models.attention import Indexer, LatentAttention
-from stagemeter.models.decoder import Decoder
+from stagemeter.models.builders.text import decoder, dense_then_experts, refuse_window, text_family
+from stagemeter.models.decoder.attention import Indexer, LatentAttention
+from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, dense_then_experts, refuse_window, text_family
 
 _INDEXED = "deepseek_v32"
 

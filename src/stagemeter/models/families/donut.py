@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
-from stagemeter.models.page_settings import PageSettings
-from stagemeter.models.sequence_decoder import read_decoder
+from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.builders.vision_language import part
+from stagemeter.models.decoder.encoder_decoder import read_decoder
+from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.swin import SwinTransformer, swin_operators, swin_parameters
-from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.vision_language import part
+from stagemeter.models.vision.swin import SwinTransformer, swin_operators, swin_parameters
 
 
 @dataclass(frozen=True, slots=True)

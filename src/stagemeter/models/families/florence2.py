@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, encoder_layer, linear, repeated
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
-from stagemeter.models.decoder_stages import DecoderModules, empty
+from stagemeter.models.builders.page_stages import page_stage, with_values
+from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture
+from stagemeter.models.builders.vision_language import part, square_views
+from stagemeter.models.decoder.encoder_decoder import read_decoder
+from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
+from stagemeter.models.decoder.stages import DecoderModules, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, published_views
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_stage, with_values
-from stagemeter.models.sequence_decoder import read_decoder
-from stagemeter.models.sequence_stages import sequence_arguments, sequence_stages
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import sizes_reader
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture
-from stagemeter.models.vision_language import part, square_views
-from stagemeter.workload import Workload
+from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
+from stagemeter.models.vision.sam import CHANNELS
 
 _VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 _ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"

@@ -7,9 +7,9 @@ the scores between them, and so it is counted. Source: transformers, ``modeling_
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.builders.text import decoder, gated, grouped_query_attention, text_family, windows_by_layer
+from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, gated, grouped_query_attention, text_family, windows_by_layer
 
 
 def _read(settings: Settings) -> Decoder:

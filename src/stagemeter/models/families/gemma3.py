@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.family import PageRules, PageViews
-from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
-from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     one_view,
@@ -22,6 +19,9 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
+from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:

@@ -10,20 +10,20 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, product, repeated, self_attention
-from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import OF_SHARING, empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage, page_tokens
+from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import OF_SHARING, empty
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_stage, page_tokens
-from stagemeter.models.pixel_limits import whole_blocks
+from stagemeter.models.pages.pixel_limits import whole_blocks
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, text_decoder
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam import CHANNELS
 
 _VISION, _PROJECTOR = "model.vision_tower", "model.embed_vision"
 #: Tokens of a page at most, as the processor has it by default, and what else it may be.

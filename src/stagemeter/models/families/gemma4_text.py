@@ -10,20 +10,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.attention import GroupedQueryAttention
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import OF_SHARING
-from stagemeter.models.feed_forward import Experts, ExpertsBeside, GatedFeedForward
-from stagemeter.models.per_layer import PerLayerEmbedding, PerLayerInput
-from stagemeter.models.settings import Settings
-from stagemeter.models.text import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.text import (
     decoder,
     gated,
     grouped_query_attention,
     text_family,
     windows_by_layer,
 )
+from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import Experts, ExpertsBeside, GatedFeedForward
+from stagemeter.models.decoder.per_layer_embeddings import PerLayerEmbedding, PerLayerInput
+from stagemeter.models.decoder.stages import OF_SHARING
+from stagemeter.models.settings import Settings
 
 #: Norms of a layer as wide as the model; one with experts has three more.
 _NORMS, _MORE_NORMS = 4, 3

@@ -5,13 +5,13 @@ Source: transformers, ``modeling_glm4v.py``, ``modeling_glm4v_moe.py``, ``image_
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family
-from stagemeter.models.feed_forward import GatedFeedForward
-from stagemeter.models.native_vision import native_vision
+from stagemeter.models.builders.downsampled_language import DownsampledArchitecture, downsampled_family
+from stagemeter.models.builders.text import decoder, dense_then_experts, grouped_query_attention
+from stagemeter.models.builders.vision_language import part, text_settings
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, dense_then_experts, grouped_query_attention
-from stagemeter.models.vision_language import part, text_settings
+from stagemeter.models.vision.native_vision import native_vision
 
 _EXPERTS = "glm4v_moe"
 #: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published models).

@@ -5,14 +5,14 @@ Source: transformers, ``modeling_glm_ocr.py``, ``image_processing_pil_glm46v.py`
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Layer
-from stagemeter.models.downsampled_language import DownsampledArchitecture, downsampled_family
-from stagemeter.models.feed_forward import GatedFeedForward
-from stagemeter.models.native_vision import native_vision
+from stagemeter.models.builders.downsampled_language import DownsampledArchitecture, downsampled_family
+from stagemeter.models.builders.text import decoder, grouped_query_attention
+from stagemeter.models.builders.vision_language import part, text_settings
+from stagemeter.models.decoder.decoder import Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, grouped_query_attention
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, text_settings
+from stagemeter.models.vision.native_vision import native_vision
+from stagemeter.models.vision.sam import CHANNELS
 
 #: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published model).
 _PIXELS = (12_544, 9_633_792)

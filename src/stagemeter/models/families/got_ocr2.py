@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_stage
-from stagemeter.models.sam_settings import sam_architecture
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.tile_limits import read_tile_limits, tiles_and_page
-from stagemeter.models.vision import (
+from stagemeter.models.vision.sam import (
     CHANNELS,
     VIEW_VARIABLES,
     SamArchitecture,
@@ -31,8 +32,7 @@ from stagemeter.models.vision import (
     sam_encoder,
     sam_encoder_parameters,
 )
-from stagemeter.models.vision_language import part, text_decoder
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam_settings import sam_architecture
 
 _SAM, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.family import PageRules, PageViews
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_tokens
-from stagemeter.models.settings import Settings
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.builders.page_stages import page_tokens
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     VisionLanguageModules,
@@ -23,7 +20,10 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
-from stagemeter.workload import Workload
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision.sam import CHANNELS
 
 #: How many times longer than a view the longer side of a page is made, as the published processors have it.
 _LONGEST = 4

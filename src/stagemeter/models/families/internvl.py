@@ -5,11 +5,7 @@ Source: transformers, ``modeling_internvl.py``, ``modeling_qianfan_ocr.py``, ``i
 
 from __future__ import annotations
 
-from stagemeter.models.family import PageRules
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.settings import Settings
-from stagemeter.models.tile_limits import read_tile_limits, tiles_and_page
-from stagemeter.models.vision_language import (
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     part,
@@ -17,6 +13,10 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
+from stagemeter.models.family import PageRules
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
+from stagemeter.models.settings import Settings
 
 #: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
 _MOST_TILES = 12

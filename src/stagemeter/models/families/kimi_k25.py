@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from stagemeter.models.interpolated_language import InterpolatedArchitecture, interpolated_family
-from stagemeter.models.interpolated_vision import InterpolatedVision, interpolated_vision, require_width
-from stagemeter.models.page_settings import MOST_PIXELS, PageSettings
-from stagemeter.models.pixel_limits import whole_blocks
+from stagemeter.models.builders.interpolated_language import InterpolatedArchitecture, interpolated_family
+from stagemeter.models.builders.vision_language import VisionLanguageModules, part, text_decoder
+from stagemeter.models.pages.pixel_limits import whole_blocks
+from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import VisionLanguageModules, part, text_decoder
+from stagemeter.models.vision.interpolated_vision import InterpolatedVision, interpolated_vision, require_width
 
 #: Patches of a page at most, and along one side, as the processor has it by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512

@@ -5,8 +5,8 @@ Source: transformers, ``modeling_lighton_ocr.py``, ``processing_lighton_ocr.py``
 
 from __future__ import annotations
 
-from stagemeter.models.pixtral import pixtral_family
-from stagemeter.models.vision_language import VisionLanguageModules
+from stagemeter.models.builders.vision_language import VisionLanguageModules
+from stagemeter.models.vision.pixtral import pixtral_family
 
 FAMILY = pixtral_family(
     name="lighton-ocr",

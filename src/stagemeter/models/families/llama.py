@@ -5,10 +5,10 @@ Source: transformers, ``modeling_llama.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.builders.text import decoder, grouped_query_attention, text_family
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, grouped_query_attention, text_family
 
 
 def _read(settings: Settings) -> Decoder:

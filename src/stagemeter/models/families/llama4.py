@@ -9,22 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage, page_tokens
+from stagemeter.models.builders.vision_language import part, text_decoder, vision_transformer
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
-from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
+from stagemeter.models.pages.tiling import best_fit, tile_grids
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.tiling import best_fit, tile_grids
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, text_decoder, vision_transformer
-from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision.vit import VisionTransformer, transformer_operators, transformer_parameters
 
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
 #: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).

@@ -5,10 +5,10 @@ Source: transformers, ``modeling_llama4.py``, ``configuration_llama4.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.feed_forward import GatedFeedForward
+from stagemeter.models.builders.text import FULL, decoder, experts, grouped_query_attention, text_family
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import FULL, decoder, experts, grouped_query_attention, text_family
 
 _CHUNKED, _MODULE = "chunked_attention", "feed_forward"
 

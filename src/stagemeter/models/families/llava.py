@@ -6,8 +6,7 @@ A page is shrunk and cropped to the one view that the encoder takes. Source: tra
 
 from __future__ import annotations
 
-from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import (
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     one_view,
@@ -16,6 +15,7 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
+from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:

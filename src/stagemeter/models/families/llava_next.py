@@ -10,14 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.decoder_stages import empty
-from stagemeter.models.family import PageRules, PageViews
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_tokens
-from stagemeter.models.settings import Settings
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.builders.page_stages import page_tokens
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     part,
@@ -26,8 +22,12 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
-from stagemeter.models.written_tokens import require_tokens
-from stagemeter.workload import Workload
+from stagemeter.models.decoder.stages import empty
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.written_tokens import require_tokens
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision.sam import CHANNELS
 
 _ONEVISION = "llava_onevision"
 #: How features are taken, which differs between the two: layer, and whether the class token is kept.

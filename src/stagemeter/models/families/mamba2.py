@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.decoder import ENDLESS, Decoder, Layer
-from stagemeter.models.decoder_stages import OF_SCANS, DecoderModules
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.text import decoder, text_family
+from stagemeter.models.decoder.decoder import ENDLESS, Decoder, Layer
+from stagemeter.models.decoder.mamba2 import StateSpace
+from stagemeter.models.decoder.stages import OF_SCANS, DecoderModules
 from stagemeter.models.settings import Settings
-from stagemeter.models.state_space import StateSpace
-from stagemeter.models.text import decoder, text_family
 
 #: What is counted of state-space models, and what is not, for the reports of all families that have them.
 SCAN_NOTE = (

@@ -9,20 +9,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
-from stagemeter.models.decoder import Decoder
-from stagemeter.models.decoder_stages import OF_STATES, empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage, page_tokens
+from stagemeter.models.builders.vision_language import part, square, text_decoder
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import OF_STATES, empty
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import MOST_TILES, ProcessorSettings
-from stagemeter.models.page_stages import page_stage, page_tokens
+from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, square, text_decoder
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam import CHANNELS
 
 _VISION, _MERGER = "model.vision_tower", "model.merger"
 #: Most slices of a page, and the side of a square that has as many pixels as a view is brought to, by default.

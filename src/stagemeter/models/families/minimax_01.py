@@ -5,11 +5,11 @@ Source: transformers, ``modeling_minimax.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import OF_BLOCKS
-from stagemeter.models.lightning import LightningAttention
+from stagemeter.models.builders.text import FULL, decoder, experts, grouped_query_attention, text_family
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.lightning import LightningAttention
+from stagemeter.models.decoder.stages import OF_BLOCKS
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import FULL, decoder, experts, grouped_query_attention, text_family
 
 _LINEAR = "linear_attention"
 

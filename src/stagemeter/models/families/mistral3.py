@@ -5,8 +5,8 @@ Source: transformers, ``modeling_mistral3.py``, ``processing_pixtral.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.pixtral import pixtral_family
-from stagemeter.models.vision_language import VisionLanguageModules
+from stagemeter.models.builders.vision_language import VisionLanguageModules
+from stagemeter.models.vision.pixtral import pixtral_family
 
 FAMILY = pixtral_family(
     name="mistral3",

@@ -5,9 +5,9 @@ Source: transformers, ``modeling_mistral.py``, ``modeling_mixtral.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.builders.text import decoder, experts, gated, grouped_query_attention, text_family
+from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, experts, gated, grouped_query_attention, text_family
 
 
 def _read(settings: Settings) -> Decoder:

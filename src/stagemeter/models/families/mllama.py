@@ -9,24 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.cost import Cost
-from stagemeter.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, product, repeated, self_attention
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import empty
+from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.text import decoder, gated, grouped_query_attention, refuse_window
+from stagemeter.models.builders.vision_language import part, patch_and_view
+from stagemeter.models.decoder.cross_attention import SourceAttention
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, PageViews, Variables
-from stagemeter.models.page_family import page_family
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_stage
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tiling import best_fit
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.source_attention import SourceAttention
-from stagemeter.models.text import decoder, gated, grouped_query_attention, refuse_window
-from stagemeter.models.tiling import best_fit
-from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision_language import part, patch_and_view
-from stagemeter.workload import Workload
+from stagemeter.models.vision.sam import CHANNELS
 
 _VISION, _PROJECTOR = "model.vision_model", "model.multi_modal_projector"
 #: Patches of a tile are padded to a multiple of this.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagemeter.models.decoder import Layer
-from stagemeter.models.interpolated_language import InterpolatedArchitecture, interpolated_family
-from stagemeter.models.interpolated_vision import InterpolatedVision, interpolated_vision
-from stagemeter.models.page_settings import PageSettings
-from stagemeter.models.pixel_limits import read_pixel_limits, resized_between
+from stagemeter.models.builders.interpolated_language import InterpolatedArchitecture, interpolated_family
+from stagemeter.models.builders.text import decoder, gated, grouped_query_attention
+from stagemeter.models.builders.vision_language import VisionLanguageModules, part, text_settings
+from stagemeter.models.decoder.decoder import Layer
+from stagemeter.models.pages.pixel_limits import read_pixel_limits, resized_between
+from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, gated, grouped_query_attention
-from stagemeter.models.vision_language import VisionLanguageModules, part, text_settings
+from stagemeter.models.vision.interpolated_vision import InterpolatedVision, interpolated_vision
 
 #: Pixels between which a page is resized: those of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
 #: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it; and those of transformers' class.

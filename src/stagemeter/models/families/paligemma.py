@@ -6,10 +6,9 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 
 from __future__ import annotations
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.settings import Settings
-from stagemeter.models.text import refuse_window
-from stagemeter.models.vision_language import (
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.text import refuse_window
+from stagemeter.models.builders.vision_language import (
     Projector,
     VisionLanguageArchitecture,
     one_view,
@@ -18,6 +17,7 @@ from stagemeter.models.vision_language import (
     vision_language_family,
     vision_transformer,
 )
+from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:

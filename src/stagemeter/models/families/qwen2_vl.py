@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.models.native_language import NativeArchitecture, native_family
-from stagemeter.models.native_vision import native_vision
+from stagemeter.models.builders.native_language import NativeArchitecture, native_family
+from stagemeter.models.builders.vision_language import part, text_decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import part, text_decoder
+from stagemeter.models.vision.native_vision import native_vision
 
 _WINDOWED = "qwen2_5_vl"
 #: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).

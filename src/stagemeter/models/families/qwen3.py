@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stagemeter.models.attention import GroupedQueryAttention
-from stagemeter.models.decoder import Decoder, Layer
+from stagemeter.models.builders.text import (
+    decoder,
+    experts,
+    gated,
+    grouped_query_attention,
+    text_family,
+    windows_by_layer,
+)
+from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import decoder, experts, gated, grouped_query_attention, text_family, windows_by_layer
 
 
 def _read(settings: Settings) -> Decoder:

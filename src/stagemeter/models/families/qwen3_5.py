@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.models.decoder_stages import OF_STATES
+from stagemeter.models.builders.native_language import NativeArchitecture, native_family
+from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.decoder.stages import OF_STATES
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
-from stagemeter.models.native_language import NativeArchitecture, native_family
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import part, text_decoder
 
 #: Kinds of language models by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}

@@ -5,14 +5,14 @@ Source: transformers, ``modeling_qwen3_next.py``, ``modeling_qwen3_5.py``, ``mod
 
 from __future__ import annotations
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.attention import GroupedQueryAttention
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import OF_STATES
-from stagemeter.models.delta_net import GatedDeltaNet
-from stagemeter.models.feed_forward import Experts, GatedFeedForward
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.text import FULL, decoder, experts, gated, grouped_query_attention, text_family
+from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
+from stagemeter.models.decoder.stages import OF_STATES
 from stagemeter.models.settings import Settings
-from stagemeter.models.text import FULL, decoder, experts, gated, grouped_query_attention, text_family
 
 _LINEAR = "linear_attention"
 _NEXT, _DENSE, _EXPERTS = "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"

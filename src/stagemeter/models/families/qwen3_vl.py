@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.models.decoder import Decoder
-from stagemeter.models.native_language import NativeArchitecture, VideoProcessor, native_family
-from stagemeter.models.native_vision import NativeVision, native_vision
+from stagemeter.models.builders.native_language import NativeArchitecture, VideoProcessor, native_family
+from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision_language import part, text_decoder
+from stagemeter.models.vision.native_vision import NativeVision, native_vision
 
 #: Kinds of language models by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}

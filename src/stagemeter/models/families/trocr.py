@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.page_settings import PageSettings
-from stagemeter.models.sequence_decoder import read_decoder
+from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.builders.vision_language import part, vision_transformer
+from stagemeter.models.decoder.encoder_decoder import read_decoder
+from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.vision_language import part, vision_transformer
-from stagemeter.models.vision_transformer import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.models.vision.vit import VisionTransformer, transformer_operators, transformer_parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,20 @@ from functools import partial
 from importlib import resources
 from typing import Any
 
-from stagemeter.models.decoder_stages import DecoderModules, decoder_stages
-from stagemeter.models.deepseek_ocr_config import (
+from stagemeter.models.builders.page_stages import page_passes
+from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
+from stagemeter.models.families.deepseek_ocr.configuration import (
     DeepseekOCRArchitecture,
     architecture_from_config,
     has_window,
     is_unlimited,
 )
-from stagemeter.models.families.deepseek_ocr import FAMILY as DEEPSEEK_OCR
-from stagemeter.models.families.deepseek_ocr import language_model, page_inputs
+from stagemeter.models.families.deepseek_ocr.family import FAMILY as DEEPSEEK_OCR
+from stagemeter.models.families.deepseek_ocr.family import language_model, page_inputs
 from stagemeter.models.family import Family, PageRules, PageViews, published_views
-from stagemeter.models.page_settings import ProcessorSettings
-from stagemeter.models.page_stages import page_passes
-from stagemeter.models.tile_limits import read_tile_limits
-from stagemeter.models.tiling import tile_grid
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tile_limits import read_tile_limits
+from stagemeter.models.pages.tiling import tile_grid
 
 #: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
 _VIEW, _TILE = 1024, 640

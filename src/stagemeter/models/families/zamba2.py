@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stagemeter.errors import StagemeterError
-from stagemeter.models.decoder import Decoder, Layer
-from stagemeter.models.decoder_stages import OF_SCANS
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.text import decoder, text_family
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.mamba2 import StateSpace
+from stagemeter.models.decoder.shared_transformer import SharedTransformer
+from stagemeter.models.decoder.stages import OF_SCANS
 from stagemeter.models.families.mamba2 import SCAN_NOTE
 from stagemeter.models.settings import Settings
-from stagemeter.models.shared_transformer import SharedTransformer
-from stagemeter.models.state_space import StateSpace
-from stagemeter.models.text import decoder, text_family
 
 _STATES, _BOTH = "linear_attention", "hybrid"
 #: Longest sequence of a model for long contexts.

@@ -8,9 +8,11 @@ from fractions import Fraction
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.weight_storage import PackedWeights
+from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_code, build_from_settings, class_name
-from stagemeter.models.decoder import ENDLESS
+from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.family import (
     Family,
     PageViews,
@@ -20,8 +22,6 @@ from stagemeter.models.family import (
     own_workload,
     text_workload,
 )
-from stagemeter.packing import PackedWeights
-from stagemeter.workload import Workload
 
 if TYPE_CHECKING:
     from stagemeter.models.generic.passes import FoundModel
@@ -55,7 +55,7 @@ class FoundLanguageModel:
 
     def packed(self) -> PackedWeights:
         """Weights of its marked modules."""
-        from stagemeter.models.packed_decoder import packed_weights
+        from stagemeter.models.decoder.quantized import packed_weights
 
         return packed_weights(self.model)
 
@@ -101,7 +101,7 @@ def make_family(
     StagemeterError
         If the model cannot be built or used; the message says why.
     """
-    from stagemeter.known_values import KnownValues
+    from stagemeter.counting.known_values import KnownValues
     from stagemeter.models.generic.parts import find_parts
     from stagemeter.models.generic.passes import FoundModel
 

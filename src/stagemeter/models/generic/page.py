@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 #: Settings of image processors that are sizes of the vision tower, by the names that configurations give them.
 _OF_THE_TOWER = {

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     from torch import nn

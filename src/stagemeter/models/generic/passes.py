@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
-from stagemeter.errors import StagemeterError
-from stagemeter.known_values import KnownValues
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload, stable_hash
+from stagemeter.counting.known_values import KnownValues
+from stagemeter.models.decoder.kv_cache import RecordedCache, recorded
 from stagemeter.models.family import CacheRecorder
 from stagemeter.models.generic.page import Page, make_page, taken_by
 from stagemeter.models.generic.parts import Parts, image_features
-from stagemeter.models.key_value_cache import RecordedCache, recorded
-from stagemeter.workload import Workload, stable_hash
 
 #: A token of text, in every vocabulary.
 _TEXT_TOKEN = 3

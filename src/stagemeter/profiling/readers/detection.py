@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.chrome_trace import (
     EVENTS_OF_LIST,

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import LARGEST_FILE, decode, require_file
-from stagemeter.errors import StagemeterError
 
 _GZIP = b"\x1f\x8b"
 

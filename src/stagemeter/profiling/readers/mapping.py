@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.yaml_file import read_yaml
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, VISION
 from stagemeter.profiling.ranges import listed
 

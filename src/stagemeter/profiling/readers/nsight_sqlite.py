@@ -29,8 +29,8 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
 from stagemeter.profiling.readers.clocks import choose_clock

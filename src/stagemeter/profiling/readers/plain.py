@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
 from stagemeter.profiling.readers.aggregates import settle

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers.mapping import near
 
 #: Endings of what counts requests, and the largest whole number that a page, which has doubles, holds exactly.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION
 from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
 from stagemeter.profiling.readers.aggregates import Settled, settle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 
 
 @dataclass(frozen=True, slots=True)

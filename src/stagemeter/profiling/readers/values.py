@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.ranges import TimeRange
 

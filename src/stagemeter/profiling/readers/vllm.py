@@ -27,10 +27,10 @@ import math
 import time
 from pathlib import Path
 
-from stagemeter.addresses import shown_address
+from stagemeter.core.addresses import shown_address
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import LARGEST_FILE
 from stagemeter.core.waiting import in_time
-from stagemeter.errors import StagemeterError
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, Profile

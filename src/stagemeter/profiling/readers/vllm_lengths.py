@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from stagemeter.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.length_sums import Interval, mean_pair_sums, pair_sums
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.readers.prometheus import Growth

@@ -1,0 +1,368 @@
+"""From counts to the report: tiers merged per stage, compared, and added up. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.lora_section import adapter_notes, adapter_section
+from stagemeter.analysis.requests import workload_notes
+from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
+from stagemeter.core.cost import QUANTITIES, ZERO, item_sizes
+from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult
+from stagemeter.core.versions import package_versions
+from stagemeter.core.workload import Workload, stable_hash
+from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
+from stagemeter.models.family import Family, Stage, StageParameters, weight_bytes
+from stagemeter.models.lora import Adapter, AdapterFound
+
+Tiers = Mapping[str, Tier]
+
+#: Settings that say how to count, not what.
+_NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
+#: Settings that came later: not given, they leave the hashes of before as they were.
+_LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
+#: At most how many contexts the decode curve is given at.
+_CURVE_POINTS = 17
+_CONVENTIONS = (
+    "FLOPs are two per multiply-accumulate; attention is counted dense, flops_causal halves causal self-attention; "
+    "elementwise work, norms, softmax and gathers are zero by convention"
+)
+
+
+def build_report(
+    family: Family[Any],
+    architecture: Any,
+    model_name: str,
+    config: AnalysisConfig,
+    workload: Workload,
+    tiers: Tiers,
+    modules: Sequence[Mapping[str, Any]],
+    model_notes: Sequence[str] = (),
+    adapter: Adapter | None = None,
+    found: AdapterFound | None = None,
+) -> Report:
+    """Put the report together.
+
+    Parameters
+    ----------
+    family : Family
+        Stages.
+    architecture : object
+        Sizes of the model.
+    model_name : str
+        Name of the model in the report.
+    config : AnalysisConfig
+        What was asked for.
+    workload : Workload
+        What it comes to.
+    tiers : mapping
+        Counts by tier; those that did not run are absent.
+    modules : sequence of mapping
+        Parameters, multiply-accumulates and activations of single modules over one forward pass.
+    model_notes : sequence of str
+        What one should know about the model.
+    adapter : Adapter or None
+        The adapter beside its layers, counted apart.
+    found : AdapterFound or None
+        What it is in the model; None where none was built.
+
+    Returns
+    -------
+    dict
+        See ``report.schema.json``.
+    """
+    results = stage_results(family, architecture, config, workload, tiers)
+    other = family.other_parameters(architecture)
+    difference, unsupported = differences(family, tiers), _unsupported(results, tiers)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metadata": {
+            "model": model_name,
+            "family": family.name,
+            "architecture_hash": architecture.hash,
+            "workload": workload.to_dict(),
+            "workload_hash": workload.hash,
+            "config": config.model_dump(),
+            "config_hash": stable_hash(
+                {
+                    key: value
+                    for key, value in config.model_dump().items()
+                    if key not in _NOT_HASHED and (value is not None or key not in _LATER)
+                }
+            ),
+            "versions": package_versions(),
+        },
+        "total": _total(results, other, family, architecture, workload),
+        "stages": {name: result.to_dict() for name, result in results.items()},
+        "other_params": other,
+        "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
+        "agreement": _agreement(tiers, difference),
+        "unsupported_ops": unsupported,
+        "closed_form": coefficients(family, architecture) if family.has_closed_forms else None,
+        "decode_curve": _decode_curve(family.stage("decode"), architecture, workload, tiers),
+        "roofline": None,
+        "modules": [dict(module) for module in modules],
+        "notes": [
+            _CONVENTIONS,
+            *workload_notes(config, workload, family, architecture),
+            *family.notes,
+            *model_notes,
+            *(adapter_notes(adapter, found) if adapter is not None else ()),
+            *(
+                f"the totals lack {name}, which was left out"
+                for name, result in results.items()
+                if result.source == "none"
+            ),
+            *_free_stages(family, architecture, workload, results),
+            *(
+                f"there is no formula for {_calls(operators)} of {name}: that work is in no number"
+                for name, operators in unsupported.items()
+            ),
+            *(f"disagreement: {line}" for line in difference),
+        ],
+    }
+
+
+def _free_stages(
+    family: Family[Any], architecture: Any, workload: Workload, results: Mapping[str, StageAnalysisResult]
+) -> Iterator[str]:
+    """Name the stages that a request runs, and that cost nothing all the same."""
+    for stage in family.stages:
+        result = results[stage.name]
+        runs = stage.cost is None or bool(stage.calls(architecture, workload))
+        if runs and result.source != "none" and not result.flops:
+            yield (
+                f"{stage.name} costs 0 FLOPs: it is called for this request and has no product. If it should have, a "
+                "setting of the model or of its pages is missing or makes them vanish"
+            )
+
+
+def _adapter(
+    adapter: Adapter,
+    found: AdapterFound | None,
+    results: Mapping[str, StageAnalysisResult],
+    tiers: Tiers,
+    workload: Workload,
+) -> dict[str, Any]:
+    counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
+    return adapter_section(adapter, found, counts, workload)
+
+
+def stage_results(
+    family: Family[Any],
+    architecture: Any,
+    config: AnalysisConfig,
+    workload: Workload,
+    tiers: Tiers,
+) -> dict[str, StageAnalysisResult]:
+    """Merge the tiers: each stage's numbers are from the first of isolated, extracted, analytic that has them."""
+    allowed = [name for name in TIERS if name in tiers and (name != ANALYTIC or _may_report_closed_form(config, tiers))]
+    return {
+        stage.name: _result(stage, stage.parameters(architecture), workload, tiers, allowed) for stage in family.stages
+    }
+
+
+def _may_report_closed_form(config: AnalysisConfig, tiers: Tiers) -> bool:
+    # Where nothing but the closed form was asked for it is no fallback.
+    return config.use_analytic_fallback or set(tiers) == {ANALYTIC}
+
+
+def _result(
+    stage: Stage[Any], parameters: StageParameters, workload: Workload, tiers: Tiers, allowed: Sequence[str]
+) -> StageAnalysisResult:
+    counts = {name: tier.stages[stage.name] for name, tier in tiers.items() if stage.name in tier.stages}
+    source = next((name for name in allowed if name in counts), None)
+    result = StageAnalysisResult(
+        stage_name=stage.name,
+        params=parameters.total,
+        params_active=parameters.active,
+        params_unused=parameters.unused,
+        flops_isolated=_flops(counts, ISOLATED),
+        flops_extracted=_flops(counts, EXTRACTED),
+        flops_analytic=_flops(counts, ANALYTIC),
+        notes=_stage_notes(stage, parameters, tiers, source),
+    )
+    if source is not None:
+        result = _with_cost(result, counts[source], source, workload)
+    if stage.whole_pass == "decode":
+        result = _with_steps(result, counts, source, workload)
+    return result
+
+
+def _flops(counts: Mapping[str, StageCount], tier: str) -> int | None:
+    return counts[tier].cost.flops if tier in counts else None
+
+
+def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, workload: Workload) -> StageAnalysisResult:
+    cost, sizes = count.cost, item_sizes(workload.dtype, workload.kv_cache_dtype)
+    return replace(
+        result,
+        source=source,
+        macs=cost.macs,
+        flops=cost.flops,
+        flops_causal=cost.flops_causal,
+        activations=cost.activations,
+        bytes_read=cost.bytes_read(*sizes),
+        bytes_written=cost.bytes_written(*sizes),
+        kv_bytes_read=cost.kv_reads * sizes[1],
+        kv_bytes_written=cost.kv_writes * sizes[1],
+        operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
+    )
+
+
+def _with_steps(
+    result: StageAnalysisResult, counts: Mapping[str, StageCount], source: str | None, workload: Workload
+) -> StageAnalysisResult:
+    # A tier that only looked at one step has no sum; the closed form does.
+    tiers = [source, ANALYTIC] if source is not None else []
+    request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    return replace(
+        result,
+        context=workload.decode_context,
+        steps=workload.decode_steps,
+        macs_total=request.macs,
+        flops_total=request.flops,
+        flops_causal_total=request.flops_causal,
+        activations_total=request.activations,
+        bytes_read_total=request.bytes_read(*sizes),
+        bytes_written_total=request.bytes_written(*sizes),
+    )
+
+
+def _stage_notes(stage: Stage[Any], parameters: StageParameters, tiers: Tiers, source: str | None) -> list[str]:
+    notes = [f"{stage.title}"]
+    if parameters.unused:
+        notes.append(f"{parameters.unused:,} of its parameters are in the checkpoint and are never used")
+    borrowed = [module for module in stage.modules if module not in stage.owns]
+    if borrowed:
+        notes.append(f"also runs {', '.join(borrowed)}, whose parameters are listed under another stage")
+    for name, tier in tiers.items():
+        if stage.name in tier.failures:
+            notes.append(f"not counted by the {name} tier: {tier.failures[stage.name]}")
+        unsupported = tier.stages[stage.name].unsupported if stage.name in tier.stages else {}
+        if unsupported:
+            notes.append(f"the {name} tier has no formula for {_calls(unsupported)}: its numbers leave them out")
+    if source is None:
+        notes.append("left out: it could not be counted by running it, and use_analytic_fallback is false")
+    elif source == ANALYTIC and len(tiers) > 1:
+        notes.append("reported by its closed form, since it could not be counted by running it")
+    return notes
+
+
+def _calls(operators: Mapping[str, int]) -> str:
+    return ", ".join(f"{operator} ({count:,} calls)" for operator, count in sorted(operators.items()))
+
+
+def differences(family: Family[Any], tiers: Tiers) -> list[str]:
+    """Every quantity in which two tiers that counted a stage differ, in words."""
+    found = []
+    for stage in family.stages:
+        counts = [(name, tiers[name].stages[stage.name]) for name in TIERS if _counted(tiers, name, stage.name)]
+        for (first_name, first), (other_name, other) in pairwise(counts):
+            pairs = [("", first.cost, other.cost)]
+            if first.request_cost is not None and other.request_cost is not None:
+                pairs.append((" of the whole request", first.request_cost, other.request_cost))
+            pairs.append((" of the adapter", first.adapter, other.adapter))
+            if first.request_adapter is not None and other.request_adapter is not None:
+                pairs.append((" of the adapter, whole request", first.request_adapter, other.request_adapter))
+            for what, left, right in pairs:
+                found += [
+                    f"{stage.name} {quantity}{what}: {first_name} {getattr(left, quantity):,}, "
+                    f"{other_name} {getattr(right, quantity):,}"
+                    for quantity in QUANTITIES
+                    if getattr(left, quantity) != getattr(right, quantity)
+                ]
+    for tier in tiers.values():
+        for name, counts_of_pass in tier.passes.items():
+            stages = [tier.stages[stage.name].cost for stage in family.stages if stage.whole_pass == name]
+            outside = counts_of_pass.of("").macs - sum(cost.macs for cost in stages)
+            if outside:
+                found.append(f"{outside:,} macs of the {name} pass of the whole model belong to no stage")
+    return found
+
+
+def _counted(tiers: Tiers, tier: str, stage: str) -> bool:
+    return tier in tiers and stage in tiers[tier].stages
+
+
+def _agreement(tiers: Tiers, difference: Sequence[str]) -> dict[str, Any]:
+    compared = [name for name in TIERS if name in tiers and tiers[name].stages]
+    incomplete = sorted({stage for tier in tiers.values() for stage in tier.failures})
+    if difference:
+        status = "different"
+    elif len(compared) < 2:
+        status = "not compared"
+    else:
+        status = "incomplete" if incomplete else "equal"
+    return {
+        "status": status,
+        "equal": status == "equal",
+        "tiers": compared,
+        "incomplete_stages": incomplete,
+        "differences": list(difference),
+    }
+
+
+def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> dict[str, dict[str, int]]:
+    found = {}
+    for name, result in results.items():
+        if result.source in tiers and (calls := tiers[result.source].stages[name].unsupported):
+            found[name] = dict(sorted(calls.items()))
+    return found
+
+
+def _total(
+    results: Mapping[str, StageAnalysisResult],
+    other: Mapping[str, int],
+    family: Family[Any],
+    architecture: Any,
+    workload: Workload,
+) -> dict[str, int]:
+    stages = results.values()
+    params = sum(stage.params for stage in stages) + sum(other.values())
+    item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
+
+    def request(quantity: str) -> int:
+        """Sum over the whole request: all decode steps, one pass of everything else."""
+        whole = [getattr(stage, f"{quantity}_total", None) for stage in stages]
+        return sum(
+            getattr(stage, quantity) if value is None else value for stage, value in zip(stages, whole, strict=True)
+        )
+
+    cached_tokens = workload.prompt_tokens + workload.decode_steps
+    return {
+        "params": params,
+        "params_active": sum(stage.params_active for stage in stages) + sum(other.values()),
+        "macs": request("macs"),
+        "flops": request("flops"),
+        "flops_causal": request("flops_causal"),
+        "flops_forward": sum(stage.flops for stage in stages if stage.context is None),
+        "activations": request("activations"),
+        "bytes_read": request("bytes_read"),
+        "bytes_written": request("bytes_written"),
+        "weight_bytes": weight_bytes(family, architecture, item_size),
+        "kv_cache_bytes": family.decoder(architecture).cache_of(workload, cached_tokens) * cache_item_size,
+    }
+
+
+def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[dict[str, int]]:
+    """FLOPs of a decode step over the contexts of the request: by closed form, or from the steps that were counted."""
+    if stage.cost is None:
+        counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None
+        steps = {} if counted is None else counted.steps
+        return [{"context": context, "flops": steps[context].flops} for context in sorted(steps)]
+    first, last = decode_span(workload)
+    points = min(_CURVE_POINTS, last - first + 1)
+    contexts = {first + (last - first) * index // max(1, points - 1) for index in range(points)}
+    return [
+        {
+            "context": context,
+            "flops": stage_cost(stage, architecture, replace(workload, decode_context=context)).flops,
+        }
+        for context in sorted(contexts)
+    ]

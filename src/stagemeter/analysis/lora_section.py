@@ -1,0 +1,79 @@
+"""What a report says of a low-rank adapter: its costs by stage, apart from those of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.analysis.tiers import StageCount
+from stagemeter.core.cost import Cost, item_sizes, total
+from stagemeter.core.workload import Workload
+from stagemeter.models.lora import Adapter, AdapterFound
+
+
+def adapter_section(
+    adapter: Adapter, found: AdapterFound | None, counts: Mapping[str, StageCount], workload: Workload
+) -> dict[str, Any]:
+    """Put the section together.
+
+    Parameters
+    ----------
+    adapter : Adapter
+        The adapter.
+    found : AdapterFound or None
+        What it is in the model; None where none was built.
+    counts : mapping
+        By stage, the count that is reported.
+    workload : Workload
+        The request.
+
+    Returns
+    -------
+    dict
+        ``adapter`` of a report, see ``report.schema.json``.
+    """
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    requests = {name: count.request_adapter or Cost() for name, count in counts.items()}
+    # A pass over the prompt reads each of its matrices once.
+    params = counts["prefill"].adapter.weight_reads if found is None else found.params
+    targets = [adapter.targets] if isinstance(adapter.targets, str) else list(adapter.targets)
+    return {
+        "source": adapter.source,
+        "rank": adapter.rank,
+        "targets": targets,
+        "params": params,
+        "weight_bytes": params * sizes[0],
+        "stages": {
+            name: _numbers(count.adapter, sizes) | {"flops_request": requests[name].flops}
+            for name, count in counts.items()
+            if count.adapter.macs
+        },
+        "total": _numbers(total(requests.values()), sizes),
+    }
+
+
+def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
+    """What one should know about an adapter before reading its numbers."""
+    if found is None:
+        return [
+            "no model was built: whether the adapter names experts or layers outside of the decoder was not looked at"
+        ]
+    notes = []
+    if found.outside:
+        notes.append(
+            f"{adapter.source} names {len(found.outside):,} modules that are no linear layers of the decoder, such as "
+            f"{found.outside[0]}: what it would cost there is not counted"
+        )
+    if found.nowhere:
+        notes.append(f"{adapter.source} names {', '.join(found.nowhere)}, which the model does not have")
+    return notes
+
+
+def _numbers(cost: Cost, sizes: tuple[int, int]) -> dict[str, int]:
+    return {
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "activations": cost.activations,
+        "bytes_read": cost.bytes_read(*sizes),
+        "bytes_written": cost.bytes_written(*sizes),
+    }

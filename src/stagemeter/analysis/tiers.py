@@ -1,0 +1,262 @@
+"""The three ways of counting a stage: isolated, extracted, analytic."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.core.cost import ZERO, Cost
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.closed_form import adapter_cost, decode_contexts, decode_span, decode_total, stage_cost
+from stagemeter.models.family import Family, Runner, Stage
+from stagemeter.models.lora import Adapter
+
+if TYPE_CHECKING:
+    from stagemeter.counting.events import Counts
+
+#: Contexts at most so far apart are steps one after the other: there is none between them.
+_SHORTEST_LOOKED_INTO = 2
+#: Steps that are counted at most to find out how the cost of a step grows.
+_MOST_STEPS = 64
+
+logger = logging.getLogger(__name__)
+
+ISOLATED, EXTRACTED, ANALYTIC = "isolated", "extracted", "analytic"
+#: In the order in which they are preferred.
+TIERS = (ISOLATED, EXTRACTED, ANALYTIC)
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """One stage, counted in one way.
+
+    Attributes
+    ----------
+    cost : Cost
+        One pass; of ``decode`` one step at the workload's context.
+    request_cost : Cost or None
+        The stage's part of the whole request, where this tier gives it; of ``decode`` all steps.
+    operators : dict
+        Cost by operator; empty for closed forms.
+    unsupported : Counter
+        Operators without a formula, with their calls.
+    steps : dict
+        Of ``decode``, steps that were counted, by the context they attend to.
+    adapter, request_adapter : Cost or None
+        Like `cost` and `request_cost`, of what an adapter adds.
+    """
+
+    cost: Cost
+    request_cost: Cost | None = None
+    operators: Mapping[str, Cost] = field(default_factory=dict)
+    unsupported: Counter[str] = field(default_factory=Counter)
+    steps: Mapping[int, Cost] = field(default_factory=dict)
+    adapter: Cost = ZERO
+    request_adapter: Cost | None = ZERO
+
+
+@dataclass
+class Tier:
+    """What one way of counting gave.
+
+    Attributes
+    ----------
+    name : str
+        Name of the tier.
+    stages : dict
+        Counts by stage.
+    failures : dict
+        Why a stage has no count.
+    passes : dict
+        Counts per module of each pass of the whole model, where the tier makes such passes.
+    """
+
+    name: str
+    stages: dict[str, StageCount] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    passes: dict[str, Counts] = field(default_factory=dict)
+
+
+#: Counts what a runner runs at a workload.
+PassCounter = Callable[[Runner, Workload], "Counts"]
+
+
+@contextmanager
+def pass_counter(model: Any, architecture: Any, walk_every_layer: bool = False) -> Iterator[PassCounter]:
+    """Count several passes of one model, each on its own.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    architecture : object
+        Its sizes.
+    walk_every_layer : bool
+        See `stagemeter.counting.counter.CostCounter`.
+
+    Yields
+    ------
+    callable
+        Takes what to run and the workload to run it at; returns its counts.
+    """
+    import torch
+
+    from stagemeter.counting.counter import CostCounter
+
+    with torch.no_grad(), CostCounter(model, walk_every_layer) as counter:
+
+        def count(run: Runner, workload: Workload) -> Counts:
+            counter.restart()
+            run(model, architecture, workload, counter)
+            return counter.counts()
+
+        yield count
+
+
+def isolated_tier(
+    stages: Iterable[Stage[Any]], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
+) -> Tier:
+    """Count stages by running the modules of each alone, on inputs of the shapes that the workload has."""
+    tier = Tier(ISOLATED)
+    with pass_counter(model, architecture, walk_every_layer) as count:
+        for stage in stages:
+            _attempt(tier, stage.name, partial(_isolated, stage, architecture, workload, count))
+    return tier
+
+
+def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: PassCounter) -> StageCount:
+    counts = count(stage.run, workload)
+    cost = request_cost = counts.of(*stage.modules)
+    adapter = request_adapter = counts.apart_of(*stage.modules)
+    steps = {}
+    if stage.whole_pass == "decode":
+        steps, beside = {workload.decode_context: cost}, {workload.decode_context: adapter}
+
+        def step(context: int) -> Cost:
+            if context not in steps:
+                one = count(stage.run, replace(workload, decode_context=context))
+                steps[context], beside[context] = one.of(*stage.modules), one.apart_of(*stage.modules)
+            return steps[context]
+
+        for context in decode_contexts(stage, architecture, workload):
+            step(context)
+        if stage.cost is None:
+            # Nobody says where the cost of a step bends: it is looked for.
+            find_bends(step, *decode_span(workload))
+        request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
+    operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
+    return StageCount(cost, request_cost, operators, unsupported, steps, adapter, request_adapter)
+
+
+def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
+    """Count steps until those between two that were counted grow evenly, as far as the one in the middle says.
+
+    Parameters
+    ----------
+    step : callable
+        Cost of a decode step by its context; keeps what it counted.
+    first, last : int
+        Contexts between which to look.
+
+    Raises
+    ------
+    StagemeterError
+        If the cost of a step changes its growth too often to be added up from few steps.
+    """
+    left = [(first, last)]
+    counted = 0
+    while left:
+        start, end = left.pop()
+        middle = (start + end) // 2
+        if end - start < _SHORTEST_LOOKED_INTO:
+            continue
+        counted += 1
+        if counted > _MOST_STEPS:
+            raise StagemeterError(
+                f"the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of context, and "
+                f"{_MOST_STEPS} steps between them do not show how; ask for fewer new tokens"
+            )
+        here, ahead = middle - start, end - middle
+        # Compared without fractions.
+        if step(start) * ahead + step(end) * here != step(middle) * (end - start):
+            left += [(start, middle), (middle, end)]
+
+
+def extracted_tier(
+    family: Family[Any], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
+) -> Tier:
+    """Count passes of the whole model and split them by module."""
+    tier = Tier(EXTRACTED)
+    with pass_counter(model, architecture, walk_every_layer) as count:
+        for name, run in family.whole_passes.items():
+            stages = [stage for stage in family.stages if stage.whole_pass == name]
+            try:
+                tier.passes[name] = count(run, workload)
+            except Exception as error:  # Reported per stage, and the other passes and tiers go on.
+                for stage in stages:
+                    _fail(tier, stage.name, error)
+                continue
+            for stage in stages:
+                tier.stages[stage.name] = _extracted(stage, tier.passes[name])
+    return tier
+
+
+def _extracted(stage: Stage[Any], counts: Counts) -> StageCount:
+    cost = counts.of(*stage.modules)
+    return StageCount(
+        cost=cost,
+        # A pass of the whole model shows one decode step, not all of them.
+        request_cost=None if stage.whole_pass == "decode" else cost,
+        operators=counts.operators(*stage.modules),
+        unsupported=counts.unsupported_of(*stage.modules),
+        adapter=counts.apart_of(*stage.modules),
+        request_adapter=None if stage.whole_pass == "decode" else counts.apart_of(*stage.modules),
+    )
+
+
+def analytic_tier(family: Family[Any], architecture: Any, workload: Workload, adapter: Adapter | None = None) -> Tier:
+    """Evaluate the closed form of every stage."""
+    tier = Tier(ANALYTIC)
+    for stage in family.stages:
+        _attempt(tier, stage.name, partial(_analytic, stage, architecture, workload, adapter))
+    return tier
+
+
+def _analytic(stage: Stage[Any], architecture: Any, workload: Workload, adapter: Adapter | None) -> StageCount:
+    cost, request_cost = _of_request(stage, architecture, workload, partial(stage_cost, stage, architecture))
+    beside, request_beside = _of_request(
+        stage, architecture, workload, partial(adapter_cost, stage, architecture, adapter)
+    )
+    return StageCount(cost, request_cost, adapter=beside, request_adapter=request_beside)
+
+
+def _of_request(
+    stage: Stage[Any], architecture: Any, workload: Workload, cost_at: Callable[[Workload], Cost]
+) -> tuple[Cost, Cost]:
+    """Cost of a stage's pass, and of all passes of a request."""
+    cost = cost_at(workload)
+    if stage.whole_pass != "decode":
+        return cost, cost
+    contexts = decode_contexts(stage, architecture, workload)
+    steps = {context: cost_at(replace(workload, decode_context=context)) for context in contexts}
+    return cost, decode_total(steps, workload)
+
+
+def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:
+    """Count one stage; a failure is kept with its reason and does not take the other stages along."""
+    try:
+        tier.stages[stage] = count()
+    except Exception as error:
+        _fail(tier, stage, error)
+
+
+def _fail(tier: Tier, stage: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}"
+    tier.failures[stage] = reason
+    logger.warning("%s: could not be counted by the %s tier: %s", stage, tier.name, reason)

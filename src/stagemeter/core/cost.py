@@ -1,0 +1,151 @@
+"""What a piece of work costs: exact integers that add, and multiply by a count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+#: Bytes per element of the data types that a workload can name.
+ITEM_SIZES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+#: The same of a key-value cache, which engines also keep in fewer bits than they calculate in.
+CACHE_ITEM_SIZES: dict[str, int] = {**ITEM_SIZES, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]:
+    """Bytes per element of weights and activations, and of the key-value cache.
+
+    Parameters
+    ----------
+    dtype : str
+        Data type of weights and activations, and of the cache unless something else is said.
+    kv_cache_dtype : str or None
+        Data type of the cache where it is another one.
+    """
+    return ITEM_SIZES[dtype], CACHE_ITEM_SIZES[kv_cache_dtype or dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of some counted operators.
+
+    Every field but one is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
+    `bytes_written`. Of weights that are packed the bytes are what there is to count. Elementwise work, norms, softmax
+    and gathers are zero by convention, so they appear in no field.
+
+    Attributes
+    ----------
+    macs : int
+        Multiply-accumulates, attention counted dense.
+    macs_causal : int
+        The same with causal self-attention halved; equal to `macs` where nothing is causal.
+    activations : int
+        Elements written by the counted operators (fvcore's definition of activations).
+    activation_reads : int
+        Elements read by the counted operators that are neither weights nor cached keys and values.
+    weight_reads : int
+        Weight elements read by the counted operators, packed ones left out. Of a mixture of experts, at most those of
+        as many experts as there are tokens times experts per token.
+    kv_reads : int
+        Elements of the key-value cache that attention reads.
+    kv_writes : int
+        Elements appended to the key-value cache.
+    packed_weight_bytes : int
+        Bytes read of weights that are stored in fewer bits, see `stagemeter.core.weight_storage.Packing`.
+    """
+
+    macs: int = 0
+    macs_causal: int = 0
+    activations: int = 0
+    activation_reads: int = 0
+    weight_reads: int = 0
+    kv_reads: int = 0
+    kv_writes: int = 0
+    packed_weight_bytes: int = 0
+
+    # Written out, since counting adds costs by the ten thousand.
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.macs + other.macs,
+            self.macs_causal + other.macs_causal,
+            self.activations + other.activations,
+            self.activation_reads + other.activation_reads,
+            self.weight_reads + other.weight_reads,
+            self.kv_reads + other.kv_reads,
+            self.kv_writes + other.kv_writes,
+            self.packed_weight_bytes + other.packed_weight_bytes,
+        )
+
+    def __mul__(self, count: int) -> Cost:
+        return Cost(*(getattr(self, name) * count for name in QUANTITIES))
+
+    __rmul__ = __mul__
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations: two per multiply-accumulate."""
+        return 2 * self.macs
+
+    @property
+    def flops_causal(self) -> int:
+        """Floating-point operations with causal self-attention halved."""
+        return 2 * self.macs_causal
+
+    def bytes_read(self, item_size: int, cache_item_size: int | None = None) -> int:
+        """Bytes that the counted operators read: weights, cached keys and values, activations.
+
+        Parameters
+        ----------
+        item_size : int
+            Bytes per element, see `ITEM_SIZES`.
+        cache_item_size : int, optional
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
+        """
+        of_cache = item_size if cache_item_size is None else cache_item_size
+        elements = self.weight_reads + self.activation_reads
+        return elements * item_size + self.kv_reads * of_cache + self.packed_weight_bytes
+
+    def bytes_written(self, item_size: int, cache_item_size: int | None = None) -> int:
+        """Bytes that the counted operators write: activations, and keys and values appended to the cache.
+
+        Parameters
+        ----------
+        item_size : int
+            Bytes per element, see `ITEM_SIZES`.
+        cache_item_size : int, optional
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
+        """
+        of_cache = item_size if cache_item_size is None else cache_item_size
+        return self.activations * item_size + self.kv_writes * of_cache
+
+
+#: The names of the fields of `Cost`, in order.
+QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))
+
+ZERO = Cost()
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """Sum of some costs; zero for none."""
+    return sum(costs, start=ZERO)
+
+
+def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
+    """Sum of a cost that changes by the same amount from each step to the next.
+
+    Decoding is such a series: each step attends to one token more than the one before.
+
+    Parameters
+    ----------
+    first, last : Cost
+        The first and the last step.
+    steps : int
+        How many steps there are, both ends included.
+
+    Returns
+    -------
+    Cost
+        ``steps * (first + last) / 2``, which is a whole number for any arithmetic series of integers, and zero for no
+        step.
+    """
+    doubled = (first + last) * steps
+    return Cost(*(getattr(doubled, name) // 2 for name in QUANTITIES))

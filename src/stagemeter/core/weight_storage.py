@@ -1,0 +1,100 @@
+"""How the matrix of a layer is stored in fewer bits than the model calculates in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.core.marks import PACKING
+
+_BITS_OF_A_BYTE = 8
+#: Dimensions of what holds the matrices of all experts of a layer.
+_OF_EXPERTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The values of a matrix in few bits each, and what numbers a block of them shares.
+
+    Attributes
+    ----------
+    bits : int
+        Bits of a value.
+    scale_bits : int
+        Bits of the scale that the values of a block share, and of the zero point if there is one.
+    block_outputs, block_inputs : int
+        Rows and columns of a block, for a matrix of one row per output; 0 stands for all of them.
+    matrix_bits : int
+        Bits of what the whole matrix shares.
+    """
+
+    bits: int
+    scale_bits: int
+    block_outputs: int = 0
+    block_inputs: int = 0
+    matrix_bits: int = 0
+
+    def matrix_bytes(self, outputs: int, inputs: int) -> int:
+        """Bytes of a matrix: its values, and the scales and zero points of its blocks, the last ones filled or not."""
+        blocks = _blocks(outputs, self.block_outputs) * _blocks(inputs, self.block_inputs)
+        bits = outputs * inputs * self.bits + blocks * self.scale_bits + self.matrix_bits
+        return -(-bits // _BITS_OF_A_BYTE)
+
+
+#: How modules of a layer are stored, given their names in it, such as ``mlp.up_proj``; they are stored alike.
+Storage = Callable[..., Packing | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """Weights of a model that are stored in fewer bits than it calculates in.
+
+    Attributes
+    ----------
+    elements : int
+        How many there are.
+    stored_bytes : int
+        What they take, scales and zero points included.
+    """
+
+    elements: int
+    stored_bytes: int
+
+    def checkpoint_bytes(self, parameters: int, item_size: int) -> int:
+        """Bytes of all parameters of a model, those that are not packed at `item_size` bytes each."""
+        return (parameters - self.elements) * item_size + self.stored_bytes
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block) if block else 1
+
+
+def packed_parameters(module: Any) -> dict[Any, int]:
+    """Bytes that parameters of a marked module take as they are stored, by parameter; none of a module without mark.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged. What
+        has fewer dimensions, such as a bias, is not packed.
+    """
+    packing = getattr(module, PACKING, None)
+    if packing is None:
+        return {}
+    stored = {}
+    own = dict(module.named_parameters(recurse=False))
+    for name, parameter in own.items():
+        if parameter.ndim == _OF_EXPERTS or name == "weight":
+            outputs, inputs = parameter.shape[-2:]
+            if parameter.ndim == _OF_EXPERTS and _inputs_first(own):
+                outputs, inputs = inputs, outputs
+            stored[parameter] = parameter.shape[:-2].numel() * packing.matrix_bytes(outputs, inputs)
+    return stored
+
+
+def _inputs_first(parameters: Mapping[str, Any]) -> bool:
+    """Whether matrices of experts are of (inputs, outputs): those that make gate and input of those that come back."""
+    made, back = parameters.get("gate_up_proj"), parameters.get("down_proj")
+    # Gate and input are twice as wide as what comes back takes in.
+    return made is not None and back is not None and bool(made.shape[-2] != 2 * back.shape[-1])

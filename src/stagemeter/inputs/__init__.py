@@ -1,1 +1,0 @@
-"""From a page to what the model reads: views (`tiling`), pixels (`page`) and token ids (`prompt`)."""

@@ -1,0 +1,141 @@
+"""What families that read pages have in common: stages made of operators, and passes of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import Operator, sum_of, working_set
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import whole_pass
+from stagemeter.models.family import CacheRecorder, Runner, Stage, StageParameters, Variables
+
+Architecture = TypeVar("Architecture")
+
+
+def page_stage(
+    name: str,
+    title: str,
+    modules: tuple[str, ...],
+    operators: Callable[[Architecture, Variables], list[Operator]],
+    parameters: Callable[[Architecture], int],
+    variables: Mapping[str, str],
+    calls: Callable[[Architecture, Workload], list[Variables]],
+    run: Callable[[Any, Architecture, Workload], None],
+    unused: Callable[[Architecture], int] = lambda sizes: 0,
+) -> Stage[Architecture]:
+    """Make a stage that works on the pages of a batch.
+
+    Parameters
+    ----------
+    name, title : str
+        Name of the stage, and what it does in a few words.
+    modules : tuple of str
+        The modules that run in it and whose parameters belong to it.
+    operators : callable
+        Operators of one call from its variables.
+    parameters : callable
+        Parameters by closed form.
+    variables : mapping
+        The variables and what they mean.
+    calls : callable
+        The variables of each call that a workload makes.
+    run : callable
+        Runs the modules, given the model and its sizes, on inputs of the shapes that a workload has.
+    unused : callable
+        Parameters that no pass reads.
+    """
+
+    def by_use(sizes: Architecture) -> StageParameters:
+        total, idle = parameters(sizes), unused(sizes)
+        return StageParameters(total=total, active=total - idle, unused=idle)
+
+    return Stage(
+        name=name,
+        title=title,
+        modules=modules,
+        owns=modules,
+        parameters=by_use,
+        variables=variables,
+        calls=calls,
+        cost=lambda sizes, values: sum_of(operators(sizes, values)),
+        working_set=lambda sizes, values: working_set(operators(sizes, values)),
+        run=lambda model, sizes, workload, recorder: run(model, sizes, workload),
+    )
+
+
+def with_values(run: Runner) -> Runner:
+    """Run something whose code asks which tokens stand for a page, or which views are padding: values are known."""
+
+    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        from stagemeter.counting.known_values import KnownValues
+
+        with KnownValues():
+            run(model, sizes, workload, recorder)
+
+    return run_with_values
+
+
+def page_tokens(model: Any, workload: Workload) -> Any:
+    """The prompts of a batch, of which the first tokens stand for the page; made where values are known."""
+    import torch
+
+    text = [0] * (workload.prompt_tokens - workload.image_tokens)
+    kind = "image" if workload.video_frames is None else "video"
+    row = [getattr(model.config, f"{kind}_token_id")] * workload.image_tokens + text
+    return torch.tensor([row] * workload.batch_size, device=model.device)
+
+
+def page_passes(
+    decoder_of: Callable[[Architecture], Decoder],
+    page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
+    keeps_everything: bool = False,
+    see: Callable[[Any, Mapping[str, Any]], None] | None = None,
+    step_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
+) -> dict[str, Runner]:
+    """Make the passes of the whole model: over a page and its prompt, and over one new token.
+
+    Parameters
+    ----------
+    decoder_of : callable
+        The decoder of an architecture.
+    page_of : callable
+        What the model takes of the pages of a batch beside the tokens: pixels and the like.
+    keeps_everything : bool
+        See `decoder_stages`.
+    see : callable, optional
+        Runs what comes before the decoder on a page; by default what makes its embeddings in transformers.
+    step_of : callable
+        What the model takes besides one new token.
+    """
+
+    def run(
+        model: Any,
+        sizes: Architecture,
+        workload: Workload,
+        recorder: CacheRecorder,
+        tokens: int,
+        cached: int,
+        page: Mapping[str, Any],
+    ) -> None:
+        decoder = decoder_of(sizes)
+        whole_pass(model, decoder, workload, tokens, cached, recorder, page, keeps_everything)
+
+    def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        page = page_of(model, sizes, workload)
+        if workload.prompt_tokens < workload.image_tokens:
+            # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
+            if see is not None:
+                see(model, page)
+            else:
+                features = "get_image_features" if workload.video_frames is None else "get_video_features"
+                getattr(model.model, features)(**page)
+            page = {}
+        run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
+
+    def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        step = step_of(model, sizes, workload)
+        run(model, sizes, workload, recorder, 1, workload.decode_context - 1, step)
+
+    return {"forward": forward, "decode": decode}

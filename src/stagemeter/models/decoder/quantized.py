@@ -1,0 +1,75 @@
+"""Which parts of a decoder are stored in fewer bits: in its sizes, and on the modules of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stagemeter.core.marks import PACKING
+from stagemeter.core.weight_storage import PackedWeights, Packing, packed_parameters
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.quantization import Quantization
+
+_HEAD = "lm_head"
+
+
+def packed_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
+    """Sizes of a decoder whose parts are stored as a checkpoint's configuration says.
+
+    Raises
+    ------
+    StagemeterError
+        If a part is not stored alike in all layers.
+    """
+    layers = sum(layer.times for layer in decoder.layers)
+
+    def storage(*modules: str) -> Packing | None:
+        return quantization.packing_of_part(layers, *modules)
+
+    return decoder.stored_as(storage, quantization.packing_of)
+
+
+def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:
+    """Mark the modules of a model whose matrices are stored in fewer bits, for whoever counts what they read.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, whose own parameters stay as they are.
+    quantization : Quantization
+        How its checkpoint stores them.
+    decoder, head : sequence of str
+        Names of the modules that hold the decoder's layers, and of the output head.
+    """
+    from torch import nn
+
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for name, module in model.named_modules():
+        inner = _HEAD if name in head else _inner(name, decoder)
+        linear = is_plain_linear(module) and id(module.weight) not in embeddings
+        if inner is None or not (linear or inner.endswith(".experts")):
+            continue
+        packing = quantization.packing_of(inner, name)
+        if packing is not None:
+            setattr(module, PACKING, packing)
+
+
+def is_plain_linear(module: Any) -> bool:
+    """Whether a module is a linear layer and no more; a router can be one with work of its own."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def packed_weights(model: Any) -> PackedWeights:
+    """Weights of the marked modules of a model."""
+    stored = {parameter: size for module in model.modules() for parameter, size in packed_parameters(module).items()}
+    return PackedWeights(sum(parameter.numel() for parameter in stored), sum(stored.values()))
+
+
+def _inner(name: str, holders: Sequence[str]) -> str | None:
+    """Name of a module inside of the first of some that holds it; the empty name holds all."""
+    for holder in holders:
+        if not holder or name.startswith(f"{holder}."):
+            return name.removeprefix(f"{holder}.")
+    return None

@@ -1,0 +1,148 @@
+"""Layers of a state-space model and, before it, a transformer whose weights several such layers share. Closed forms.
+
+Source: Zamba2, arXiv 2411.15242, figure 2; transformers, ``modeling_zamba2.py``, ``Zamba2HybridLayer``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from stagemeter.core.cost import Cost
+from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
+from stagemeter.models.decoder.mamba2 import StateSpace
+
+_SHARED = "shared_transformer"
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTransformer:
+    """A transformer over the layer's input beside the embedding of its tokens, a projection, and a state-space model.
+
+    Attributes
+    ----------
+    heads, key_value_heads, head_width : int
+        Query heads, the key and value heads that they share, and the width of each.
+    intermediate : int
+        Width of the gated feed-forward network.
+    bias : bool
+        Whether the feed-forward network adds biases.
+    rank : int
+        Width that low-rank layers of its own, which each layer has beside the shared ones, compress to.
+    attention_adapters : bool
+        Whether queries, keys and values have such layers, too; the feed-forward network has.
+    states : StateSpace
+        The state-space model.
+    window, keeps_prompt : int, bool
+        Always 0 and false: all tokens are attended to.
+    attention_packing, packing : Packing or None
+        How the matrices of attention, and the others of the transformer, are stored, if they are in fewer bits than the
+        rest.
+    kind : str
+        Tells the kinds apart in a report.
+    """
+
+    heads: int
+    key_value_heads: int
+    head_width: int
+    intermediate: int
+    bias: bool
+    rank: int
+    attention_adapters: bool
+    states: StateSpace
+    window: Literal[0] = 0
+    keeps_prompt: Literal[False] = False
+    attention_packing: Packing | None = None
+    packing: Packing | None = None
+    kind: Literal["shared_transformer"] = "shared_transformer"
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """The linear layers of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        return [
+            *self._attention_layers(hidden, of),
+            *self._other_layers(hidden, of),
+            *self.states.linear_layers(hidden, of),
+        ]
+
+    def _attention_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        rows, inputs, packing = of.batch * of.tokens, 2 * hidden, self.attention_packing
+        width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
+        name = f"{_SHARED}.self_attn"
+        beside = [
+            layer
+            for projection in ("qkv" if self.attention_adapters else "")
+            for layer in self._low_rank(f"{name}.linear_{projection}_adapter_list", rows, inputs, inputs, packing)
+        ]
+        return [
+            NamedLinear(f"{name}.q_proj", rows, inputs, width, packing=packing),
+            NamedLinear(f"{name}.k_proj", rows, inputs, key_value_width, packing=packing),
+            NamedLinear(f"{name}.v_proj", rows, inputs, key_value_width, packing=packing),
+            NamedLinear(f"{name}.o_proj", rows, width, hidden, packing=packing),
+            *beside,
+        ]
+
+    def _other_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        rows, both, name = of.batch * of.tokens, 2 * self.intermediate, f"{_SHARED}.feed_forward"
+        return [
+            NamedLinear(f"{name}.gate_up_proj", rows, hidden, both, self.bias, self.packing),
+            NamedLinear(f"{name}.down_proj", rows, self.intermediate, hidden, self.bias, self.packing),
+            *self._low_rank(f"{name}.gate_up_proj_adapter_list", rows, hidden, both, self.packing),
+            NamedLinear("linear", rows, hidden, hidden, packing=self.packing),
+        ]
+
+    def _low_rank(self, name: str, rows: int, before: int, after: int, packing: Packing | None) -> list[NamedLinear]:
+        """The two layers that one layer has beside a shared one; which of a list they are does not matter."""
+        return [
+            NamedLinear(f"{name}.0.0", rows, before, self.rank, packing=packing),
+            NamedLinear(f"{name}.0.1", rows, self.rank, after, packing=packing),
+        ]
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        attention = cached_attention(
+            of.batch, of.tokens, of.context, self.heads, self.key_value_heads, self.head_width, of.causal
+        )
+        transformer = [*self._attention_layers(hidden, of), *self._other_layers(hidden, of)]
+        return [*(layer.cost for layer in transformer), attention, *self.states.operators(hidden, of)]
+
+    def stored_as(self, storage: Storage) -> SharedTransformer:
+        """The same with its matrices stored as `storage` says."""
+        attention, others = self._attention_layers(1, NO_PASS), self._other_layers(1, NO_PASS)
+        return replace(
+            self,
+            attention_packing=storage(*(layer.name for layer in attention)),
+            packing=storage(*(layer.name for layer in others)),
+            states=self.states.stored_as(storage),
+        )
+
+    def parameters(self, hidden: int) -> int:
+        """Parameters that one layer has for itself: low-rank layers, the projection, and the state-space model."""
+        low_rank = 3 * 4 * hidden * self.rank * self.attention_adapters
+        low_rank += (hidden + 2 * self.intermediate) * self.rank
+        return low_rank + hidden**2 + self.states.parameters(hidden)
+
+    def shared_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Linear layers in one pass whose weights several layers share."""
+        return [*self._attention_layers(hidden, of)[:4], *self._other_layers(hidden, of)[:2]]
+
+    def shared_parameters(self, hidden: int) -> int:
+        """Parameters that several layers share: attention, feed-forward network and norms."""
+        attention = hidden * (2 * (self.heads + 2 * self.key_value_heads) + self.heads) * self.head_width
+        feed_forward = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
+        return attention + feed_forward + 3 * hidden
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the keys and values of some tokens, and of what the state-space model keeps."""
+        shape = (batch, self.key_value_heads, tokens, self.head_width)
+        return (shape, shape, *self.states.cached_shapes(batch, tokens))
+
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Elements that the cache of one layer holds of some tokens."""
+        keys_and_values = 2 * batch * tokens * self.key_value_heads * self.head_width
+        return keys_and_values + self.states.cached_elements(batch, tokens)
+
+    def prefill_variables(self, tokens: int) -> dict[str, int]:
+        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
+        return self.states.prefill_variables(tokens)

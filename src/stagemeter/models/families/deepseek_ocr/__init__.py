@@ -1,0 +1,1 @@
+"""DeepSeek-OCR: its family, configuration, tiling, page and prompt."""

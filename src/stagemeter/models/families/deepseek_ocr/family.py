@@ -1,0 +1,190 @@
+"""DeepSeek-OCR: stages, closed forms and inputs.
+
+The model is built from transformers' ``unlimited_ocr``, which is the same architecture; transformers has no
+``deepseek_ocr`` of its own. The one difference is a patch embedding of CLIP's that the checkpoint holds and nothing
+uses: its parameters are counted here and marked unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import Operator, linear
+from stagemeter.models.build import build_without_weights
+from stagemeter.models.builders.page_stages import page_passes, page_stage
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.families.deepseek_ocr.configuration import (
+    NAME,
+    SHIPPED,
+    DeepseekOCRArchitecture,
+    architecture_from_config,
+    architecture_from_sizes,
+    is_deepseek_ocr,
+    transformers_config,
+)
+from stagemeter.models.family import Family, Variables
+from stagemeter.models.vision.sam import (
+    VIEW_VARIABLES,
+    ViewGroup,
+    clip_operators,
+    clip_parameters,
+    sam_operators,
+    sam_parameters,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_SAM = "model.vision_tower.sam_encoder"
+_CLIP = "model.vision_tower.vision_encoder"
+_PROJECTOR = "model.multi_modal_projector"
+_DECODER = "model.language_model"
+_HEAD = "lm_head"
+#: The stages that run inside of the first forward pass, before its prefill, and the module that each is.
+VISION_MODULES = {"sam": _SAM, "clip": _CLIP, "projector": _PROJECTOR}
+#: What the modules that hold a layer's experts are named; they are called with the experts that each token chose.
+EXPERTS_MODULE = ".mlp.experts"
+
+
+def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:
+    """The groups of equal views that pass through the encoders: global views, and local ones if there are any."""
+    sides = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
+    sam = architecture.sam
+    return [
+        ViewGroup.of(workload.batch_size * views, side, sam.patch_size, sam.window_size)
+        for views, side in sides
+        if views
+    ]
+
+
+def _view_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[Variables]:
+    return [asdict(group) for group in view_groups(architecture, workload)]
+
+
+def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> Any:
+    # The sizes say all; the official checkpoint's configuration is none that transformers knows.
+    return build_without_weights(transformers_config(architecture))
+
+
+def _projector_operators(architecture: DeepseekOCRArchitecture, variables: Variables) -> list[Operator]:
+    group = ViewGroup(**variables)
+    rows = group.views * group.quarter_grid**2
+    return [(linear(rows, architecture.projector_inputs, architecture.decoder.hidden, bias=True), 1)]
+
+
+def _other_parameters(architecture: DeepseekOCRArchitecture) -> dict[str, int]:
+    hidden = architecture.decoder.hidden
+    return {"image_newline": hidden, "view_separator": hidden}
+
+
+def _run_sam(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
+    for pixels in page_pixels(model, workload):
+        model.get_submodule(_SAM)(pixels)
+
+
+def _run_clip(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
+    for views, side, channels in _feature_maps(model, workload):
+        model.get_submodule(_CLIP)(empty(model, views, channels, side, side))
+
+
+def _run_projector(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
+    width = model.get_submodule(_PROJECTOR).in_features
+    for views, side, _ in _feature_maps(model, workload):
+        model.get_submodule(_PROJECTOR)(empty(model, views, side * side, width))
+
+
+def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
+    """What the whole model takes of the pages of a batch."""
+    pixels = page_pixels(model, workload)
+    page: dict[str, Any] = {"pixel_values": pixels[0]}
+    if workload.local_views:
+        page["pixel_values_local"] = pixels[1]
+        page["num_local_patches"] = [workload.local_views] * workload.batch_size
+        page["patches_grid"] = [list(workload.tile_grid)] * workload.batch_size
+    return page
+
+
+def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
+    """Empty pixels of a batch of pages, global views first, on the model's device.
+
+    Returns
+    -------
+    list of torch.Tensor
+        One tensor of shape ``(views, 3, side, side)`` per group of views.
+    """
+    groups = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
+    return [empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
+
+
+def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
+    """Views, side and channels of SAM's feature maps."""
+    sam = model.config.vision_config.sam_config
+    shapes = []
+    for pixels in page_pixels(model, workload):
+        group = ViewGroup.of(pixels.shape[0], pixels.shape[-1], sam.patch_size, sam.window_size)
+        shapes.append((group.views, group.quarter_grid, sam.downsample_channels[-1]))
+    return shapes
+
+
+def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
+    """The decoder of an architecture."""
+    return architecture.decoder.decoder
+
+
+_VARIABLES = VIEW_VARIABLES | {
+    "views": "views of one size that pass through together: batch times global views, or batch times local views",
+    "side": "side of a view in pixels: base_size for global views, image_size for local ones",
+}
+
+FAMILY: Family[DeepseekOCRArchitecture] = Family(
+    name=NAME,
+    title="DeepSeek-OCR: SAM and CLIP encoders, mixture-of-experts decoder",
+    reads_pages=True,
+    views=None,
+    takes=is_deepseek_ocr,
+    architecture_from_config=architecture_from_config,
+    build=_build,
+    shipped=SHIPPED,
+    decoder=language_model,
+    stages=(
+        page_stage(
+            name="sam",
+            title="SAM encoder, every view",
+            modules=(_SAM,),
+            operators=lambda sizes, values: sam_operators(sizes.sam, ViewGroup(**values)),
+            parameters=lambda sizes: sam_parameters(sizes.sam),
+            variables=_VARIABLES,
+            calls=_view_calls,
+            run=_run_sam,
+        ),
+        page_stage(
+            name="clip",
+            title="CLIP encoder over SAM's feature maps, every view",
+            modules=(_CLIP,),
+            operators=lambda sizes, values: clip_operators(sizes.clip, ViewGroup(**values)),
+            parameters=lambda sizes: clip_parameters(sizes.clip),
+            variables=_VARIABLES,
+            calls=_view_calls,
+            run=_run_clip,
+            unused=lambda sizes: sizes.clip.unused_parameters,
+        ),
+        page_stage(
+            name="projector",
+            title="projection of the features to the decoder's width",
+            modules=(_PROJECTOR,),
+            operators=_projector_operators,
+            parameters=lambda sizes: (sizes.projector_inputs + 1) * sizes.decoder.hidden,
+            variables=_VARIABLES,
+            calls=_view_calls,
+            run=_run_projector,
+        ),
+        *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), windows=False, keeps_everything=True),
+    ),
+    other_parameters=_other_parameters,
+    architecture_from_sizes=architecture_from_sizes,
+    whole_passes=page_passes(language_model, page_inputs, keeps_everything=True),
+)

@@ -1,0 +1,149 @@
+"""Low-rank adapters: which layers of a decoder they stand beside, and what they cost.
+
+Source: LoRA, arXiv 2106.09685, section 4.1: beside a matrix of ``inputs`` by ``outputs`` stand two of ``inputs`` by
+``rank`` and ``rank`` by ``outputs``, whose product is added to it. The settings, and which layers they name, are those
+of ``adapter_config.json`` as PEFT reads it (``peft/tuners/lora/config.py``, ``peft/tuners/tuners_utils.py``,
+``check_target_module_exists``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import outside_path, shown
+from stagemeter.core.json_text import read_json_object
+from stagemeter.core.patterns import matches_whole, require_pattern
+
+#: The file of an adapter's settings.
+FILE = "adapter_config.json"
+#: Settings that would make another adapter of it, with what they are where they do not.
+_NOT_COUNTED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (False, None),
+    "rank_pattern": ({}, None),
+    "layers_to_transform": ([], None),
+    "exclude_modules": ([], None),
+    "target_parameters": ([], None),
+    "modules_to_save": ([], None),
+    "layer_replication": ([], None),
+    "trainable_token_indices": ([], None),
+    "alora_invocation_tokens": ([], None),
+    "lora_bias": (False, None),
+    "use_qalora": (False, None),
+    "use_bdlora": (None,),
+}
+_ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A low-rank adapter.
+
+    Attributes
+    ----------
+    rank : int
+        Width between its two matrices.
+    targets : str or tuple of str
+        The layers that it stands beside: ends of their names, or one regular expression for whole names, or
+        ``all-linear`` for all but the output head.
+    source : str
+        Where that is from.
+    """
+
+    rank: int
+    targets: str | tuple[str, ...]
+    source: str
+
+    @property
+    def all_linear(self) -> bool:
+        """Whether it stands beside every linear layer but the output head."""
+        return self.targets == _ALL_LINEAR
+
+    def takes(self, module: str, head: str) -> bool:
+        """Whether it stands beside a linear layer.
+
+        Parameters
+        ----------
+        module, head : str
+            Names of the layer and of the output head in the whole model.
+        """
+        if self.all_linear:
+            return module != head
+        if isinstance(self.targets, str):
+            return matches_whole(self.targets, module, f"{self.source}: target_modules")
+        return any(module == target or module.endswith(f".{target}") for target in self.targets)
+
+    def takes_part(self, modules: Collection[str], head: str) -> bool:
+        """The same of layers that are alike.
+
+        Raises
+        ------
+        StagemeterError
+            If it stands beside some of them only.
+        """
+        taken = {self.takes(module, head) for module in modules}
+        if len(taken) > 1:
+            raise StagemeterError(f"{self.source}: target_modules names {next(iter(modules))} in some layers only")
+        return taken == {True}
+
+    def no_target(self, known: Sequence[str]) -> StagemeterError:
+        """The error where it stands beside nothing."""
+        return StagemeterError(
+            f"{self.source}: target_modules {self.targets!r} names no linear layer of the decoder; there are "
+            f"{', '.join(sorted(set(known)))}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFound:
+    """What an adapter is in a model that was built.
+
+    Attributes
+    ----------
+    params : int
+        Its parameters.
+    outside : tuple of str
+        Modules that it names and that it is not counted beside, as they are no linear layers of the decoder.
+    nowhere : tuple of str
+        Names that it gives and that no module has.
+    """
+
+    params: int
+    outside: tuple[str, ...]
+    nowhere: tuple[str, ...]
+
+
+def read_adapter(path: str) -> Adapter:
+    """Read the settings of an adapter.
+
+    Parameters
+    ----------
+    path : str
+        A folder that holds an ``adapter_config.json``, or such a file. Its weights are not needed.
+
+    Raises
+    ------
+    StagemeterError
+        If it cannot be read, is no low-rank adapter, or one of a kind that is not counted.
+    """
+    given = outside_path(path, "--adapter")
+    file = given / FILE if given.is_dir() else given
+    if not file.exists():
+        raise StagemeterError(f"there is no {file}: give an adapter's folder, or its {FILE}")
+    settings = read_json_object(file)
+    if settings.get("peft_type") != "LORA":
+        raise StagemeterError(f"{file}: peft_type is {shown(settings.get('peft_type'))}; 'LORA' alone is counted")
+    rank, targets = settings.get("r"), settings.get("target_modules")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise StagemeterError(f"{file}: r is {rank!r}; it must be a whole number, 1 or more")
+    for name, plain in _NOT_COUNTED.items():
+        if settings.get(name) not in plain:
+            raise StagemeterError(f"{file}: {name} is {settings[name]!r}: such adapters are not counted")
+    if isinstance(targets, str):
+        require_pattern(targets, f"{file}: target_modules")
+        return Adapter(rank, targets, str(file))
+    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
+        raise StagemeterError(f"{file}: target_modules is {targets!r}; it must be a list of names, or one expression")
+    return Adapter(rank, tuple(targets), str(file))

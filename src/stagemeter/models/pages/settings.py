@@ -1,0 +1,361 @@
+"""Settings of a checkpoint's image processor: read, checked, and remembered with where each is from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from stagemeter.core.errors import StagemeterError
+
+#: Settings of a request that are limits of pages, and the options that give them.
+OPTIONS = {"min_pixels": "--min-pixels", "max_pixels": "--max-pixels", "max_tiles": "--max-tiles"}
+#: Most tiles of a page that a setting may ask for; published processors have up to 36.
+MOST_TILES = 1024
+#: Most pixels that a setting may ask for, more than any page has, and the longest side in pixels.
+MOST_PIXELS, LONGEST_SIDE = 10**10, 100_000
+#: Where a value is from that neither a file nor an option gives.
+PUBLISHED, OF_CLASS = "the family's published values", "transformers' defaults"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorFiles:
+    """What a checkpoint says of how its pages and videos are prepared.
+
+    Attributes
+    ----------
+    image, video, whole : mapping
+        Settings of the image processor, of the video processor, and of the processor that holds both.
+    image_source, video_source, whole_source : str or None
+        The files that they are from; None where there is none.
+    """
+
+    image: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    image_source: str | None = None
+    video_source: str | None = None
+    whole_source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A value that decides what a page becomes, and where it is from."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A value, where it is from, and what a message calls it."""
+
+    value: Any
+    origin: str
+    name: str
+
+
+@dataclass(slots=True)
+class _Asked:
+    """Options of a request, and those of them that a rule has asked for."""
+
+    options: Mapping[str, int] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+
+#: Heights and widths in pixels.
+Canvases = tuple[tuple[int, int], ...]
+
+
+class PageSettings:
+    """Settings of one processor: options over its file, and that over the family's published values.
+
+    Without a file, published values hold. What a file leaves out has the default of transformers' class. Every value
+    that decides what a page becomes is kept in `limits`.
+
+    Parameters
+    ----------
+    values : mapping
+        What the file holds.
+    source : str or None
+        The file; None where there is none.
+    asked : object, optional
+        The options of the request.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str | None, asked: _Asked | None = None) -> None:
+        self.values = values
+        self.source = source
+        self.limits: dict[str, Limit] = {}
+        self._asked = asked or _Asked()
+
+    def number(
+        self,
+        *keys: str,
+        published: int,
+        default: int | None = None,
+        least: int = 1,
+        most: int = LONGEST_SIDE,
+        option: str | None = None,
+        name: str | None = None,
+    ) -> int:
+        """Return a whole number that decides what a page becomes.
+
+        Parameters
+        ----------
+        *keys : str
+            Names that files give it, the one that wins first; ``size.longest_edge`` is a key within another one.
+        published : int
+            Its value without a file.
+        default : int or None
+            Its value in a file that leaves it out; None: the published one.
+        least, most : int
+            Between which it must be.
+        option : str or None
+            The option that goes over the file.
+        name : str or None
+            What it is called as a limit; None: as the first key.
+
+        Raises
+        ------
+        StagemeterError
+            If it is no whole number, or out of range.
+        """
+        found = self._find(keys, published, default, option)
+        value = found.value
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self._refuse(found, f"it must be a whole number from {least:,} to {most:,}")
+        self.limits[name or keys[0]] = Limit(value, found.origin)
+        return value
+
+    def ratio(self, key: str, published: float) -> float:
+        """Return a number above zero that decides what a page becomes.
+
+        Raises
+        ------
+        StagemeterError
+            If it is none.
+        """
+        found = self._find((key,), published)
+        value = found.value
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            self._refuse(found, "it must be a number above 0")
+        self.limits[key] = Limit(value, found.origin)
+        return float(value)
+
+    def flag(self, key: str, published: bool, default: bool | None = None) -> bool:
+        """Return a switch; it counts as a limit where it is not as published.
+
+        Raises
+        ------
+        StagemeterError
+            If it is neither true nor false.
+        """
+        found = self._find((key,), published, default)
+        if not isinstance(found.value, bool):
+            self._refuse(found, "it must be true or false")
+        if found.value != published:
+            self.limits[key] = Limit(found.value, found.origin)
+        return bool(found.value)
+
+    def canvases(self, key: str, published: Canvases, default: Canvases, side: int) -> Canvases:
+        """Return heights and widths in pixels that are multiples of a view's side.
+
+        Raises
+        ------
+        StagemeterError
+            If they are none.
+        """
+        found = self._find((key,), published, default)
+        given = found.value
+        whole = isinstance(given, (list, tuple)) and 0 < len(given) <= MOST_TILES
+        if not whole or not all(_is_canvas(canvas, side) for canvas in given):
+            self._refuse(found, f"it must be a list of heights and widths that are multiples of the view's {side}")
+        self.limits[key] = Limit(f"{len(given)} canvases", found.origin)
+        return tuple((height, width) for height, width in given)
+
+    def require(self, *keys: str, needed: Any, default: Any = None, why: str = "the encoder is made for") -> None:
+        """Refuse a setting that contradicts the model.
+
+        Parameters
+        ----------
+        *keys : str
+            As in `number`.
+        needed : object
+            What it must be; a size may be written for both sides.
+        default : object
+            Its value in a file that leaves it out; None: what is needed.
+        why : str
+            What needs it, in words that stand before the value.
+
+        Raises
+        ------
+        StagemeterError
+            If it is another one.
+        """
+        found = self._find(keys, needed, default)
+        if _one_number(found.value) != _one_number(needed) or isinstance(found.value, bool) != isinstance(needed, bool):
+            self._refuse(found, f"{why} {needed!r}")
+
+    def side(self, *keys: str, published: int, default: int | None = None, needed: int | None = None) -> int:
+        """Return the side in pixels of a square, which may be written as one edge, or as height and width.
+
+        Parameters
+        ----------
+        *keys, published, default
+            As in `number`.
+        needed : int or None
+            What it must be; None for any side.
+
+        Raises
+        ------
+        StagemeterError
+            If it is no side of a square, or not what is needed.
+        """
+        found = self._find(keys, published, default)
+        value = _one_number(found.value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LONGEST_SIDE:
+            self._refuse(found, "it must be the side of a square in pixels")
+        if needed is not None and value != needed:
+            self._refuse(found, f"the encoder takes views of {needed} x {needed} pixels")
+        if needed is None:
+            self.limits[keys[0]] = Limit(value, found.origin)
+        return int(value)
+
+    def has(self, key: str) -> bool:
+        """Whether the file holds a key, other than null."""
+        return self._in_file(key) is not None
+
+    def refuse(self, key: str, why: str) -> NoReturn:
+        """Refuse what the file says of a key.
+
+        Raises
+        ------
+        StagemeterError
+            Always.
+        """
+        self._refuse(_Found(self._in_file(key), str(self.source), f"{self.source}: {key}"), why)
+
+    def require_order(self, lower: str, upper: str) -> None:
+        """Refuse a lower limit above the upper one.
+
+        Raises
+        ------
+        StagemeterError
+            If it is above.
+        """
+        least, most = self.limits[lower], self.limits[upper]
+        if least.value > most.value:
+            raise StagemeterError(
+                f"{lower} {least.value:,} of {least.origin} is more than {upper} {most.value:,} of {most.origin}: "
+                "give limits that leave something between them"
+            )
+
+    def _find(self, keys: tuple[str, ...], published: Any, default: Any = None, option: str | None = None) -> _Found:
+        if option is not None:
+            self._asked.taken.add(option)
+            if option in self._asked.options:
+                return _Found(self._asked.options[option], OPTIONS[option], option)
+        for key in keys:
+            value = self._in_file(key)
+            if value is not None:
+                return _Found(value, str(self.source), f"{self.source}: {key}")
+        for parent, _, edge in (key.rpartition(".") for key in keys):
+            if parent in _SIZES and self.has(parent):
+                # A size that is given is given in full.
+                self.refuse(parent, f"it must hold {edge}")
+        if self.source is None:
+            return _Found(published, PUBLISHED, keys[0])
+        value = published if default is None else default
+        return _Found(value, OF_CLASS, f"{self.source} lacks {keys[0]}, which transformers takes as {value!r}:")
+
+    def _in_file(self, key: str) -> Any:
+        value: Any = self.values
+        for name in key.split("."):
+            if not isinstance(value, Mapping):
+                return None
+            value = value.get(name)
+        return value
+
+    def _refuse(self, found: _Found, why: str) -> NoReturn:
+        if found.name.endswith(":"):
+            raise StagemeterError(f"{found.name} {why}")
+        shown = repr(found.value)
+        shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+        raise StagemeterError(f"{found.name} is {shown}; {why}")
+
+
+#: Settings that hold several numbers, none of which has a default once one is given.
+_SIZES = ("size", "max_image_size")
+#: How much of a value a message shows.
+_LONGEST_SHOWN = 80
+
+
+class ProcessorSettings:
+    """Settings of a checkpoint's processors and the options of a request.
+
+    Parameters
+    ----------
+    files : ProcessorFiles
+        What the checkpoint says.
+    options : mapping
+        Settings of the request that go over it, by their names in `OPTIONS`.
+    """
+
+    def __init__(self, files: ProcessorFiles | None = None, options: Mapping[str, int] | None = None) -> None:
+        files = files or ProcessorFiles()
+        self._asked = _Asked(options or {})
+        self.image = PageSettings(files.image, files.image_source, self._asked)
+        self.video = PageSettings(files.video, files.video_source, self._asked)
+        self.whole = PageSettings(files.whole, files.whole_source, self._asked)
+
+    def refuse_unused(self, model: str, family: str) -> None:
+        """Refuse options that no rule of a family has asked for.
+
+        Raises
+        ------
+        StagemeterError
+            If there is one.
+        """
+        for option, value in self._asked.options.items():
+            if option not in self._asked.taken:
+                known = ", ".join(sorted(self._asked.taken))
+                instead = f"it has {known} alone" if known else "it has no such limit"
+                if family == "generic":
+                    instead = "a processor of transformers prepares its pages, by its preprocessor_config.json"
+                raise StagemeterError(
+                    f"{option}: {value:,} means nothing to {model}, of the family {family}: {instead}. Leave it out"
+                )
+
+    def note(self, video: bool = False) -> str | None:
+        """Say which limits decided what a page or a video becomes, and where each is from; None if none did."""
+        limits = (self.video if video and self.video.limits else self.image).limits
+        by_origin: dict[str, list[str]] = {}
+        for name, limit in limits.items():
+            value = f"{limit.value:,}" if type(limit.value) is int else str(limit.value)
+            by_origin.setdefault(limit.origin, []).append(f"{name} {value}")
+        if not by_origin:
+            return None
+        said = "; ".join(f"{', '.join(values)}, from {origin}" for origin, values in by_origin.items())
+        return f"limits of {'videos' if video else 'pages'}: {said}"
+
+
+def _is_canvas(canvas: Any, side: int) -> bool:
+    return (
+        isinstance(canvas, (list, tuple))
+        and len(canvas) == 2
+        and all(type(edge) is int and 0 < edge <= LONGEST_SIDE and edge % side == 0 for edge in canvas)
+    )
+
+
+def _one_number(value: Any) -> Any:
+    """A size that is written for both sides, or as one edge, as one number; anything else as it is."""
+    if isinstance(value, Mapping):
+        # Files of older versions hold edges that are null.
+        sides: Any = [side for side in value.values() if side is not None]
+    else:
+        sides = value
+    if isinstance(sides, (list, tuple)) and sides and all(type(side) is int for side in sides):
+        return sides[0] if len(set(sides)) == 1 else value
+    return value

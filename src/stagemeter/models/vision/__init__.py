@@ -1,0 +1,1 @@
+"""Vision encoders: sizes, parameters and closed forms, one file a kind."""

@@ -1,0 +1,138 @@
+"""DaViT: vision transformers whose layers attend within windows, and then among channels. Sizes and closed forms.
+
+Source: DaViT, arXiv 2204.03645; transformers, ``modeling_florence2.py``, ``Florence2VisionBackbone``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stagemeter.core.cost import Cost
+from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
+from stagemeter.models.vision.sam import CHANNELS
+
+#: Elements of the filters that stand before attention and feed-forward networks, each channel by itself.
+_FILTER = 9
+
+
+@dataclass(frozen=True, slots=True)
+class DaViTGroup:
+    """Layers of one width.
+
+    Attributes
+    ----------
+    width, depth, heads, channel_groups : int
+        Width, layers, attention heads within windows, and groups of channels that attend to one another.
+    filter_size, stride, padding : int
+        Of the convolution before them.
+    norm_before : bool
+        Whether a norm stands before that convolution, and not behind it.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    channel_groups: int
+    filter_size: int
+    stride: int
+    padding: int
+    norm_before: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DaViT:
+    """Sizes of such a vision transformer over square pictures of one size.
+
+    Attributes
+    ----------
+    groups : tuple of DaViTGroup
+        Layers by their widths.
+    window_size : int
+        Side of a window.
+    ratio : float
+        How many times wider feed-forward networks are.
+    attention_bias : bool
+        Whether the projections of queries, keys and values add a bias; that of the output always does.
+    image_size : int
+        Side of a picture in pixels.
+    """
+
+    groups: tuple[DaViTGroup, ...]
+    window_size: int
+    ratio: float
+    attention_bias: bool
+    image_size: int
+
+    @property
+    def outputs(self) -> int:
+        """Width of what comes out."""
+        return self.groups[-1].width
+
+    @property
+    def side(self) -> int:
+        """Side of what comes out of a picture."""
+        *_, (_, _, _, side) = self.sides()
+        return side
+
+    def sides(self) -> Iterator[tuple[DaViTGroup, int, int, int]]:
+        """Yield each group of layers, the width and side of what it takes, and the side that it works on."""
+        channels, taken = CHANNELS, self.image_size
+        for group in self.groups:
+            side = (taken + 2 * group.padding - group.filter_size) // group.stride + 1
+            yield group, channels, taken, side
+            channels, taken = group.width, side
+
+
+def davit_operators(davit: DaViT, views: int) -> list[Operator]:
+    """Operators of one pass of some pictures; windows at the edges are filled up."""
+    operators: list[Operator] = []
+    for group, channels, taken, side in davit.sides():
+        embedding = convolution(
+            positions=views * side**2,
+            input_elements=views * taken**2 * channels,
+            inputs=channels,
+            outputs=group.width,
+            kernel_area=group.filter_size**2,
+            bias=True,
+        )
+        operators += [(embedding, 1), *repeated(_layer(davit, group, views, side), group.depth)]
+    return operators
+
+
+def _layer(davit: DaViT, group: DaViTGroup, views: int, side: int) -> list[Cost]:
+    """Operators of a layer: attention within windows, then among channels, each with a feed-forward network."""
+    width, window = group.width, davit.window_size
+    rows, inside = views * side**2, views * (-(-side // window) * window) ** 2
+    macs = rows * width * _FILTER
+    by_channel = Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=rows * width,
+        activation_reads=rows * width,
+        weight_reads=width * (_FILTER + 1),
+    )
+    # Among channels, a channel is as wide as there are places in a picture.
+    channels = width // group.channel_groups
+    return [
+        *[by_channel] * 4,
+        linear(inside, width, 3 * width, davit.attention_bias),
+        self_attention(inside, window**2, group.heads, width // group.heads),
+        linear(inside, width, width, bias=True),
+        linear(rows, width, 3 * width, davit.attention_bias),
+        self_attention(views * channels, channels, group.channel_groups, side**2),
+        linear(rows, width, width, bias=True),
+        *feed_forward(rows, width, int(davit.ratio * width)) * 2,
+    ]
+
+
+def davit_parameters(davit: DaViT) -> int:
+    """Parameters: weights, biases and norms."""
+    total = 0
+    for group, channels, _, _ in davit.sides():
+        width, between = group.width, int(davit.ratio * group.width)
+        total += (channels * group.filter_size**2 + 1) * width + 2 * (channels if group.norm_before else width)
+        attention = 4 * width**2 + width + 3 * width * davit.attention_bias
+        filters_and_norms = 2 * width * (_FILTER + 1) + 4 * width
+        total += 2 * group.depth * (attention + filters_and_norms + 2 * width * between + between + width)
+    return total

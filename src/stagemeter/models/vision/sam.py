@@ -1,0 +1,267 @@
+"""Vision encoders: sizes, parameters and closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stagemeter.core.cost import Cost
+from stagemeter.models.blocks import (
+    Operator,
+    convolution,
+    encoder_layer,
+    feed_forward,
+    linear,
+    repeated,
+    self_attention,
+)
+
+#: Colour channels of a page.
+CHANNELS = 3
+#: Side of the filters of SAM's neck and of the two convolutions that shrink its feature map.
+_NECK_KERNEL = 3
+
+
+#: The variables of closed forms over groups of views, see `ViewGroup`.
+VIEW_VARIABLES = {
+    "views": "views of one size that pass through together: batch times the views of a page",
+    "side": "side of a view in pixels",
+    "grid": "side // patch_size, patches per side",
+    "padded_grid": "grid rounded up to a multiple of window_size",
+    "half_grid": "grid / 2 rounded up",
+    "quarter_grid": "half_grid / 2 rounded up, tokens per side",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SamArchitecture:
+    """SAM's image encoder (ViTDet) with the two strided convolutions that DeepSeek-OCR adds to it.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate : int
+        Width, depth, attention heads and width of the feed-forward network.
+    patch_size, window_size : int
+        Side of a patch in pixels, and of an attention window in patches.
+    global_layers : tuple of int
+        Layers whose attention spans the whole view; the others attend within windows.
+    pretrain_size : int
+        Side in pixels of the view that position embeddings are stored for.
+    neck : int
+        Channels of the neck.
+    downsample_channels : tuple of int
+        Channels of the two strided convolutions; each halves the side of the feature map.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    patch_size: int
+    window_size: int
+    global_layers: tuple[int, ...]
+    pretrain_size: int
+    neck: int
+    downsample_channels: tuple[int, int]
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+
+@dataclass(frozen=True, slots=True)
+class ClipArchitecture:
+    """CLIP's vision transformer, fed with SAM's feature map in place of its own patches.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate : int
+        Width, depth, attention heads and width of the feed-forward network.
+    patch_size, pretrain_size : int
+        Side in pixels of a patch of the convolution that is never used, and of the view that position embeddings are
+        stored for.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    patch_size: int
+    pretrain_size: int
+
+    @property
+    def unused_parameters(self) -> int:
+        """Parameters of the patch embedding: in the checkpoint, but SAM's feature map takes its place."""
+        return CHANNELS * self.patch_size**2 * self.hidden
+
+
+@dataclass(frozen=True, slots=True)
+class ViewGroup:
+    """Views of one size that pass through the encoders together.
+
+    Attributes
+    ----------
+    views : int
+        How many.
+    side : int
+        Side of a view in pixels.
+    grid : int
+        Patches per side, a remainder of pixels dropped.
+    padded_grid : int
+        Patches per side, padded to whole attention windows.
+    half_grid, quarter_grid : int
+        Side of the feature map after one and two strided convolutions; the latter is the tokens per side.
+    """
+
+    views: int
+    side: int
+    grid: int
+    padded_grid: int
+    half_grid: int
+    quarter_grid: int
+
+    @classmethod
+    def of(cls, views: int, side: int, patch_size: int, window_size: int) -> ViewGroup:
+        """Work out the grids from the side of a view."""
+        grid = side // patch_size
+        return cls(
+            views=views,
+            side=side,
+            grid=grid,
+            padded_grid=_ceil_divide(grid, window_size) * window_size,
+            half_grid=_ceil_divide(grid, 2),
+            quarter_grid=_ceil_divide(_ceil_divide(grid, 2), 2),
+        )
+
+
+def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of one call of SAM's encoder and the two strided convolutions behind it.
+
+    Sources: segment-anything, ``image_encoder.py`` (windows, decomposed relative positions, neck); transformers,
+    ``modeling_unlimited_ocr.py``, ``UnlimitedOcrSamVisionEncoder``.
+    """
+    return [*sam_encoder(sam, group), *sam_downsampling(sam, group)]
+
+
+def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> list[Operator]:
+    """Operators of one call of SAM's own encoder, its neck included.
+
+    Parameters
+    ----------
+    sam : SamArchitecture
+        Sizes.
+    group : ViewGroup
+        The views.
+    fused : bool
+        Whether attention runs as one operator; else its scores are written and read.
+    """
+    patches = group.views * group.grid**2
+    embedding = convolution(
+        positions=patches,
+        input_elements=group.views * CHANNELS * group.side**2,
+        inputs=CHANNELS,
+        outputs=sam.hidden,
+        kernel_area=sam.patch_size**2,
+        bias=True,
+    )
+    # The grid is padded to whole windows for attention; (padded grid / window)^2 windows of window^2 patches.
+    padded_patches = group.views * group.padded_grid**2
+    windowed = _sam_attention(sam, padded_patches, sam.window_size, fused)
+    whole = _sam_attention(sam, patches, group.grid, fused)
+    global_layers = len(sam.global_layers)
+    return [
+        (embedding, 1),
+        *repeated(windowed, sam.layers - global_layers),
+        *repeated(whole, global_layers),
+        *repeated(feed_forward(patches, sam.hidden, sam.intermediate), sam.layers),
+        (convolution(patches, patches * sam.hidden, sam.hidden, sam.neck, kernel_area=1), 1),
+        (convolution(patches, patches * sam.neck, sam.neck, sam.neck, kernel_area=_NECK_KERNEL**2), 1),
+    ]
+
+
+def sam_downsampling(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of the two strided convolutions behind SAM's neck."""
+    patches = group.views * group.grid**2
+    half = group.views * group.half_grid**2
+    quarter = group.views * group.quarter_grid**2
+    first, second = sam.downsample_channels
+    area = _NECK_KERNEL**2
+    return [
+        (convolution(half, patches * sam.neck, sam.neck, first, kernel_area=area), 1),
+        (convolution(quarter, half * first, first, second, kernel_area=area), 1),
+    ]
+
+
+def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -> list[Cost]:
+    """Attention of one layer over `patches` patches in square sequences of `side` by `side`."""
+    # Decomposed relative positions: each query meets one vector per row, and one per column, of its sequence. They
+    # are gathered from a table of (side, side, head width) that is read once, however many sequences there are.
+    relative_positions = Cost(
+        macs=patches * side * sam.hidden,
+        macs_causal=patches * side * sam.hidden,
+        activations=patches * side * sam.heads,
+        activation_reads=patches * sam.hidden + side**2 * sam.head_width,
+    )
+    attention = self_attention(patches, side**2, sam.heads, sam.head_width, biased=fused)
+    scores = patches * side**2 * sam.heads
+    return [
+        linear(patches, sam.hidden, 3 * sam.hidden, bias=True),
+        *[relative_positions] * 2,
+        attention if fused else attention + Cost(activations=scores, activation_reads=scores),
+        linear(patches, sam.hidden, sam.hidden, bias=True),
+    ]
+
+
+def sam_parameters(sam: SamArchitecture) -> int:
+    """Parameters of SAM's encoder and of the two strided convolutions behind it."""
+    return sam_encoder_parameters(sam) + sam_downsampling_parameters(sam)
+
+
+def sam_encoder_parameters(sam: SamArchitecture) -> int:
+    """Parameters of SAM's own encoder: weights, biases, norms, absolute and relative positions, and the neck."""
+    grid = sam.pretrain_size // sam.patch_size
+    width, intermediate = sam.hidden, sam.intermediate
+    embedding = CHANNELS * sam.patch_size**2 * width + width + grid**2 * width
+    layer = 4 * width + _linear_parameters(width, 3 * width) + _linear_parameters(width, width)
+    layer += _linear_parameters(width, intermediate) + _linear_parameters(intermediate, width)
+    relative_positions = sum(
+        2 * (2 * (grid if index in sam.global_layers else sam.window_size) - 1) * sam.head_width
+        for index in range(sam.layers)
+    )
+    neck = width * sam.neck + _NECK_KERNEL**2 * sam.neck**2 + 4 * sam.neck
+    return embedding + layer * sam.layers + relative_positions + neck
+
+
+def sam_downsampling_parameters(sam: SamArchitecture) -> int:
+    """Parameters of the two strided convolutions behind SAM's neck."""
+    first, second = sam.downsample_channels
+    return _NECK_KERNEL**2 * (sam.neck * first + first * second)
+
+
+def clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
+    """Operators of one call of CLIP's encoder over SAM's feature map and a class token.
+
+    Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrVisionEncoder``.
+    """
+    tokens = group.quarter_grid**2 + 1
+    rows = group.views * tokens
+    layer = encoder_layer(rows, tokens, clip.hidden, clip.heads, clip.intermediate)
+    return repeated(layer, clip.layers)
+
+
+def clip_parameters(clip: ClipArchitecture) -> int:
+    """Parameters of CLIP's encoder, the unused patch embedding of the checkpoint included."""
+    width = clip.hidden
+    positions = (clip.pretrain_size // clip.patch_size) ** 2 + 1
+    embedding = width + positions * width + clip.unused_parameters + 2 * width
+    layer = 4 * width + 4 * _linear_parameters(width, width)
+    layer += _linear_parameters(width, clip.intermediate) + _linear_parameters(clip.intermediate, width)
+    return embedding + layer * clip.layers
+
+
+def _linear_parameters(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def _ceil_divide(number: int, divisor: int) -> int:
+    return -(-number // divisor)

@@ -1,0 +1,115 @@
+"""Swin transformers: attention within shifted windows, patches merged between groups of layers.
+
+Source: Swin Transformer, arXiv 2103.14030; transformers, ``modeling_donut_swin.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stagemeter.core.cost import Cost
+from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
+from stagemeter.models.vision.sam import CHANNELS
+
+
+@dataclass(frozen=True, slots=True)
+class SwinTransformer:
+    """Sizes of a Swin transformer over pictures of one size.
+
+    Attributes
+    ----------
+    hidden : int
+        Width of the first group of layers; each group is twice as wide as the one before.
+    depths, heads : tuple of int
+        Layers and attention heads of each group.
+    window_size : int
+        Side of a window in patches.
+    patch_size : int
+        Side of a patch in pixels.
+    width, height : int
+        Size of a picture in pixels.
+    ratio : float
+        How many times wider feed-forward networks are.
+    attention_bias : bool
+        Whether the projections of queries, keys and values add a bias; that of the output always does.
+    """
+
+    hidden: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window_size: int
+    patch_size: int
+    width: int
+    height: int
+    ratio: float
+    attention_bias: bool
+
+    @property
+    def outputs(self) -> int:
+        """Width of the tokens that come out."""
+        return self.hidden << (len(self.depths) - 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that come out of one picture."""
+        *_, (_, _, columns, rows) = self.groups()
+        return columns * rows
+
+    def groups(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield layers and heads of each group, and the columns and rows of patches that it works on."""
+        columns, rows = self.width // self.patch_size, self.height // self.patch_size
+        for depth, heads in zip(self.depths, self.heads, strict=True):
+            yield depth, heads, columns, rows
+            columns, rows = -(-columns // 2), -(-rows // 2)
+
+
+def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
+    """Operators of one pass of some pictures; windows at the edges are filled up."""
+    columns, rows = swin.width // swin.patch_size, swin.height // swin.patch_size
+    embedding = convolution(
+        positions=views * columns * rows,
+        input_elements=views * CHANNELS * swin.width * swin.height,
+        inputs=CHANNELS,
+        outputs=swin.hidden,
+        kernel_area=swin.patch_size**2,
+        bias=True,
+    )
+    operators: list[Operator] = [(embedding, 1)]
+    for index, (depth, heads, columns, rows) in enumerate(swin.groups()):
+        width = swin.hidden * 2**index
+        if index:
+            # Four patches of the group before, side by side.
+            operators.append((linear(views * columns * rows, 2 * width, width), 1))
+        operators += repeated(_layer(swin, views, columns, rows, width, heads), depth)
+    return operators
+
+
+def _layer(swin: SwinTransformer, views: int, columns: int, rows: int, width: int, heads: int) -> list[Cost]:
+    side = swin.window_size
+    length = side**2
+    inside = views * -(-columns // side) * -(-rows // side) * length
+    scores = inside * length * heads
+    patches = views * columns * rows
+    return [
+        *[linear(inside, width, width, swin.attention_bias)] * 3,
+        self_attention(inside, length, heads, width // heads) + Cost(activations=scores, activation_reads=scores),
+        linear(inside, width, width, bias=True),
+        *feed_forward(patches, width, int(swin.ratio * width)),
+    ]
+
+
+def swin_parameters(swin: SwinTransformer) -> int:
+    """Parameters: weights, biases, norms, and a table of relative positions for each layer."""
+    embedding = (CHANNELS * swin.patch_size**2 + 1) * swin.hidden + 2 * swin.hidden
+    total = embedding
+    for index, (depth, heads) in enumerate(zip(swin.depths, swin.heads, strict=True)):
+        width = swin.hidden * 2**index
+        if index:
+            # The merging layer and the norm before it, both of four patches of half the width.
+            total += 2 * width * width + 4 * width
+        attention = 4 * width**2 + width + 3 * width * swin.attention_bias + (2 * swin.window_size - 1) ** 2 * heads
+        between = int(swin.ratio * width)
+        layer = attention + 2 * width * between + between + width + 4 * width
+        total += depth * layer
+    return total

@@ -1,0 +1,176 @@
+"""How many devices a number of pages a day needs, and what the answer rests on. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.hardware.roofline import Peak
+
+SECONDS_PER_DAY = 86_400
+#: Where the speed is from.
+ROOFLINE, UTILIZATION, MEASURED = "roofline", "mfu", "measured"
+#: What rounding may add to a utilization that is the roofline's own.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class PageCost:
+    """What a page costs in the mean of a corpus.
+
+    Attributes
+    ----------
+    pages : int
+        Pages that the mean is over.
+    flops : float
+        FLOPs per page.
+    roofline_seconds : float
+        Seconds per page at the device's roofline: not less, whichever experts run.
+    largest_batch : int or None
+        Largest batch that may fit into the device's memory, of the page that needs most; None where not known.
+    """
+
+    pages: int
+    flops: float
+    roofline_seconds: float | None
+    largest_batch: int | None
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """How many devices are needed.
+
+    Attributes
+    ----------
+    devices : int
+        Whole devices; at the roofline, at least so many.
+    seconds_per_page, pages_per_day_and_device : float
+        Of one device that never waits.
+    mfu : float
+        Utilization that this is.
+    basis : str
+        ``mfu`` or ``measured``, or ``roofline``, which no run reaches.
+    differences : sequence of str
+        In what the run that the utilization is from was other work, or on another device.
+    assumptions : sequence of str
+        What the answer rests on.
+    """
+
+    devices: int
+    seconds_per_page: float
+    pages_per_day_and_device: float
+    mfu: float
+    basis: str
+    differences: Sequence[str]
+    assumptions: Sequence[str]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields as JSON knows them."""
+        return {**asdict(self), "differences": list(self.differences), "assumptions": list(self.assumptions)}
+
+
+def devices_needed(
+    pages_per_day: float,
+    cost: PageCost,
+    peak: Peak,
+    mfu: float | None,
+    source: str | None,
+    batch: int,
+    differences: Sequence[str] = (),
+) -> Sizing:
+    """Work out how many devices are needed.
+
+    Parameters
+    ----------
+    pages_per_day : float
+        Pages a day.
+    cost : PageCost
+        What a page costs.
+    peak : Peak
+        The device.
+    mfu : float or None
+        Utilization of whole requests; None: the roofline's, at which no run arrives.
+    source : str or None
+        The run that the utilization is of; None where it was given.
+    batch : int
+        Pages at once.
+    differences : sequence of str
+        In what that run was other work, or on another device.
+
+    Raises
+    ------
+    StagemeterError
+        If a number is impossible, the utilization is above the roofline's, or nothing is known to work it out from.
+    """
+    if not 0 < pages_per_day < math.inf:
+        raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")
+    if mfu is not None and not 0 < mfu <= 1:
+        raise StagemeterError(
+            f"{_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1, such as --mfu 0.05"
+        )
+    if cost.largest_batch == 0:
+        raise StagemeterError(f"--device {peak.name}: not even one of these pages fits. Give a device of more memory")
+    if cost.largest_batch is not None and batch > cost.largest_batch:
+        raise StagemeterError(
+            f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these pages can; give "
+            "a smaller --batch-size"
+        )
+    basis = UTILIZATION if source is None else MEASURED
+    if mfu is None:
+        if cost.roofline_seconds is None:
+            raise StagemeterError(f"the bandwidth of {peak.name} is not known: give --mfu X or --from-run RUN")
+        basis, seconds = ROOFLINE, cost.roofline_seconds
+    else:
+        _require_below_roofline(mfu, cost, peak, source)
+        seconds = cost.flops / (mfu * peak.flops_per_second)
+    per_day = SECONDS_PER_DAY / seconds
+    return Sizing(
+        devices=math.ceil(pages_per_day / per_day),
+        seconds_per_page=seconds,
+        pages_per_day_and_device=per_day,
+        mfu=cost.flops / (seconds * peak.flops_per_second),
+        basis=basis,
+        differences=differences,
+        assumptions=_assumptions(cost, peak, mfu, source, batch),
+    )
+
+
+def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | None, batch: int) -> list[str]:
+    mean = "one page" if cost.pages == 1 else f"the mean of {cost.pages:,} pages"
+    lines = [
+        f"a page costs {cost.flops:,.0f} FLOPs, {mean}, {batch} at once",
+        f"peak of {peak.name}, {peak.dtype}: {peak.flops_per_second / 1e12:,.5g} TFLOP/s, {peak.source}",
+        "every device works day and night on nothing else: loading, rendering, waiting and failures come on top",
+    ]
+    if mfu is None:
+        lines.append("every stage runs at the roofline, with as few experts read as can be: at least so many devices")
+    elif source is None:
+        lines.append(f"an MFU of {100 * mfu:.3g} % of whole requests, as given")
+    else:
+        lines.append(f"the MFU of {source}, {100 * mfu:.3g} % of whole requests, holds here, too")
+    if mfu is not None and cost.roofline_seconds is not None:
+        most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
+        lines.append(f"at the roofline it would be {100 * most:.3g} % at this batch")
+    return lines
+
+
+def _roofline_mfu(flops: float, seconds: float, peak: Peak) -> float:
+    return flops / (seconds * peak.flops_per_second)
+
+
+def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str | None) -> None:
+    """Refuse a utilization that would promise fewer devices than the roofline's "at least"."""
+    if cost.roofline_seconds is None:
+        return
+    most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
+    if mfu > most * (1 + _ROUNDING):
+        raise StagemeterError(
+            f"{_given(mfu, source)} is above the {100 * most:.3g} % of {peak.name}'s roofline for these pages at this "
+            "batch. Give the --batch-size and the pages that the utilization was measured at, or a lower --mfu"
+        )
+
+
+def _given(mfu: float, source: str | None) -> str:
+    return f"--mfu {mfu:g}" if source is None else f"--from-run: the MFU of {source}, {100 * mfu:.3g} %"

@@ -1,0 +1,291 @@
+"""What a device could do with a report's workload at best: bounds on time and throughput, and whether it fits.
+
+The bounds on time are the roofline's, see `stagemeter.hardware.roofline`. The memory is a lower bound too:
+
+- the weights, all that any pass reads;
+- the key-value cache: what it holds before a stage begins, and what it holds when the stage has ended;
+- the working set of a stage: operands and result of its most demanding operator. They are there at the same time.
+
+What else a process takes (results that later operators wait for, the allocator's reserve, the driver's context) comes
+on top, so what does not fit by this cannot fit, and what fits by this still may not. That holds for passes that run
+whole and in unfused operators, as transformers runs them: an engine that cuts a prompt into chunks, or sends views
+through the encoders a few at a time, needs less for them. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from stagemeter.core.cost import item_sizes
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.hardware.roofline import Peak, bound, bound_by
+from stagemeter.models.blocks import larger
+from stagemeter.models.family import Family, bytes_read_of_weights
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
+from stagemeter.utilization.pairing import Work, aggregates, peak_dict, work_of_report
+
+_NOTES = (
+    "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
+    "bytes are those of operators that are not fused with one another",
+    "memory is a lower bound: weights, key-value cache, and the operands and result of one operator; the allocator's "
+    "reserve, the driver's context and what else is alive are not in it, so what does not fit by this cannot fit, and "
+    "what fits by this still may not",
+    "which experts tokens choose is not known before they run: the bounds have all choose the same, and beside them is "
+    "what it comes to where every expert that so many tokens can reach is read",
+)
+
+_WEIGHTS_NOT_KNOWN = (
+    "how the checkpoint stores its weights is not known here, so that nothing is said about what fits: bytes and times "
+    "are those of the same architecture with every weight in the data type of the workload"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a workload needs of a device's memory at least, in bytes.
+
+    Attributes
+    ----------
+    weights : int
+        Weights that some pass reads, as the checkpoint stores them.
+    kv_cache : int
+        Key-value cache at the end of the request.
+    working_sets : dict of str to int
+        Operands and result of the most demanding operator, by stage; of stages without a closed form not known, and
+        not in what is needed.
+    needed : int
+        The most that is there at any one time: weights, the cache of that time, and a working set.
+    stage : str
+        Stage in which it is.
+    """
+
+    weights: int
+    kv_cache: int
+    working_sets: dict[str, int]
+    needed: int
+    stage: str
+
+
+def roofline_section(
+    report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak, weights_known: bool = True
+) -> dict[str, Any]:
+    """Work out what a device could do with a report's workload at best.
+
+    Parameters
+    ----------
+    report : mapping
+        A static report.
+    family : Family
+        The family of its model.
+    architecture : object
+        Sizes of its model.
+    peak : Peak
+        The device. Where its bandwidth is not known, nothing is said about memory's part of the time; where the size
+        of its memory is not known, nothing is said about what fits.
+    weights_known : bool
+        Whether it is known how the checkpoint stores its weights. Otherwise nothing is said about what fits either.
+
+    Returns
+    -------
+    dict
+        ``peak``: the device. ``bounds``: by stage, and for ``vision``, ``forward`` (vision and prefill) and ``total``,
+        ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two, of sums the sum over stages) and
+        ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where every expert that the
+        tokens can reach is read, not only the fewest that they must; ``decode`` is the mean step, ``decode_total`` all
+        steps. What lacks a count is left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
+        ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
+        or there are no pages, and all None where the workload does not fit;
+        ``throughput_every_expert``: the same where every expert is read. ``memory``: see `MemoryNeed`; with it
+        ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
+
+    Raises
+    ------
+    StagemeterError
+        If the peak is of another data type than the workload.
+    """
+    workload = Workload.from_dict(report["metadata"]["workload"])
+    if peak.dtype != workload.dtype:
+        raise StagemeterError(
+            f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
+        )
+    bounds = _bounds(family, work_of_report(report), workload, peak)
+    memory = _memory(family, architecture, workload, peak.memory_bytes, weights_known)
+    # What does not fit has no throughput.
+    rated = {} if memory["fits"] is False else bounds
+    return {
+        "peak": peak_dict(peak),
+        "bounds": bounds,
+        "throughput": _throughput(rated, workload, "roofline_ms"),
+        "throughput_every_expert": _throughput(rated, workload, "roofline_ms_every_expert"),
+        "memory": memory,
+        "notes": [*_NOTES, *(() if weights_known else (_WEIGHTS_NOT_KNOWN,))],
+    }
+
+
+def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
+    """Work out what a workload needs of a device's memory at least, by closed form."""
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    weights = bytes_read_of_weights(family, architecture, sizes[0])
+    held = held_by_stage(family, architecture, workload, *sizes)
+    if not workload.decode_steps:
+        held = {name: memory for name, memory in held.items() if name != DECODE}
+    fullest = max(held, key=lambda name: held[name].most)
+    return MemoryNeed(
+        weights=weights,
+        kv_cache=held[DECODE if DECODE in held else PREFILL].cache,
+        working_sets={name: memory.working_set for name, memory in held.items() if memory.working_set is not None},
+        needed=weights + held[fullest].most,
+        stage=fullest,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HeldByStage:
+    """What is in memory beside the weights while a stage runs, in bytes.
+
+    Attributes
+    ----------
+    cache : int
+        Key-value cache when the stage has ended.
+    working_set : int or None
+        Operands and result of its most demanding operator; None where there is no closed form.
+    most : int
+        The most of both that is there at any one time.
+    """
+
+    cache: int
+    working_set: int | None
+    most: int
+
+
+def held_by_stage(
+    family: Family[Any], architecture: Any, workload: Workload, item_size: int, cache_item_size: int
+) -> dict[str, HeldByStage]:
+    """Work out what is in memory beside the weights, by stage; of a workload of arrays, as a sweep has them, arrays.
+
+    Where there is no decode step, ``decode`` holds what the prefill left.
+    """
+    decoder, prompt, steps = family.decoder(architecture), workload.prompt_tokens, workload.decode_steps
+    some_steps = 1 * (steps > 0)
+    cached, held = 0, {}
+    for stage in family.stages:
+        demand = None
+        if stage.working_set is not None:
+            each = (stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+            demand = reduce(larger, each) * item_size * (some_steps if stage.name == DECODE else 1)
+        # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
+        before_last = cached
+        if stage.name == DECODE:
+            before_last = decoder.cache_of(workload, prompt + steps - some_steps) * cache_item_size
+            cached = decoder.cache_of(workload, prompt + steps) * cache_item_size
+        elif stage.name == PREFILL:
+            cached = decoder.cache_of(workload, prompt) * cache_item_size
+        most = larger(before_last + (0 if demand is None else demand), cached)
+        held[stage.name] = HeldByStage(cached, demand, most)
+    return held
+
+
+def largest_batch(needed: Callable[[int], int], available: int) -> int:
+    """Find the largest batch that fits.
+
+    Parameters
+    ----------
+    needed : callable
+        Bytes that a batch needs; more for a larger one.
+    available : int
+        Bytes that there are.
+
+    Returns
+    -------
+    int
+        0 if not even a batch of one fits.
+    """
+    if needed(1) > available:
+        return 0
+    fits, too_large = 1, 2
+    while needed(too_large) <= available:
+        fits, too_large = too_large, 2 * too_large
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        fits, too_large = (middle, too_large) if needed(middle) <= available else (fits, middle)
+    return fits
+
+
+def _memory(
+    family: Family[Any], architecture: Any, workload: Workload, device: int | None, known: bool
+) -> dict[str, Any]:
+    """What a workload needs and whether a device of some bytes has it; not said where the weights are not known."""
+    available = device if known else None
+
+    def needed(batch: int) -> int:
+        return memory_need(family, architecture, replace(workload, batch_size=batch)).needed
+
+    need = memory_need(family, architecture, workload)
+    return {
+        "weights_bytes": need.weights,
+        "kv_cache_bytes": need.kv_cache,
+        "working_set_bytes": need.working_sets,
+        "needed_bytes": need.needed,
+        "needed_in": need.stage,
+        "device_bytes": device,
+        "fits": None if available is None else need.needed <= available,
+        "largest_batch_size": None if available is None else largest_batch(needed, available),
+    }
+
+
+def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
+    """Bounds of every stage that has a count, and of every sum that lacks none, in the order of a request."""
+    steps = workload.decode_steps
+    together = aggregates(stage.name for stage in family.stages)
+    vision, forward = together.get(VISION, []), together[FORWARD]
+    rows: dict[str, Sequence[str]] = {
+        **{stage: [stage] for stage in vision},
+        **({VISION: vision} if vision else {}),
+        PREFILL: [PREFILL],
+        FORWARD: forward,
+        **({DECODE: [DECODE], DECODE_TOTAL: [DECODE]} if steps else {}),
+        TOTAL: [*forward, *([DECODE] if steps else [])],
+    }
+    return {
+        name: _bound([work[stage] for stage in stages], peak, steps if name == DECODE else 1)
+        for name, stages in rows.items()
+        if all(stage in work for stage in stages)
+    }
+
+
+def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
+    least = [bound(part.flops, part.least_bytes, peak) for part in parts]
+    most = [bound(part.flops, part.moved_bytes, peak) for part in parts]
+    known = peak.bytes_per_second is not None
+
+    def per_pass(times: Iterable[float | None]) -> float | None:
+        # Stages run one after another: each takes its own bound, whatever sets it.
+        return sum(time or 0.0 for time in times) / passes if known else None
+
+    return {
+        "compute_ms": sum(part.compute_ms for part in least) / passes,
+        "memory_ms": per_pass(part.memory_ms for part in least),
+        "roofline_ms": per_pass(part.ms for part in least),
+        "bound_by": bound_by(least, most),
+        "memory_ms_every_expert": per_pass(part.memory_ms for part in most),
+        "roofline_ms_every_expert": per_pass(part.ms for part in most),
+    }
+
+
+def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload, quantity: str) -> dict[str, float | None]:
+    def per_second(amount: int, name: str) -> float | None:
+        milliseconds = bounds[name][quantity] if name in bounds else None
+        return None if milliseconds is None else 1e3 * amount / milliseconds
+
+    pages = workload.batch_size
+    pages_per_second = per_second(pages, TOTAL) if workload.global_views else None
+    return {
+        "first_token_ms": bounds[FORWARD][quantity] if FORWARD in bounds else None,
+        "decode_tokens_per_second": per_second(pages * workload.decode_steps, DECODE_TOTAL),
+        "tokens_per_second": per_second(pages * workload.new_tokens, TOTAL),
+        "pages_per_hour": None if pages_per_second is None else 3600 * pages_per_second,
+    }

@@ -1,0 +1,257 @@
+"""The work of requests of many lengths, by closed form: an estimate from their means, between bounds.
+
+With S tokens computed of a prompt of P, a prefill costs h + a S + q S P where attention is counted dense, and a decode
+step that attends to c tokens h + a + q c. So the sum over requests needs the sum of S P and of all c, of which a
+serving engine's histograms give bounds. Where a closed form is no such polynomial, such as with padding or with a
+window that some requests reach, bounds are those of the ends of each bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from stagemeter.core.cost import Cost, total
+from stagemeter.core.workload import Workload
+from stagemeter.models.closed_form import evaluate
+from stagemeter.models.family import Family
+from stagemeter.models.registry import family_named
+from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
+from stagemeter.profiling.lengths import RequestLengths
+from stagemeter.profiling.profile import DECODE, PREFILL
+
+QUANTITIES = ("flops", "flops_causal")
+#: Lengths at which a polynomial is compared with the closed form that it stands for.
+_CHECKS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """Work of some requests.
+
+    Attributes
+    ----------
+    estimate : int
+        By the mean lengths, or the nearest that is possible.
+    least, most : int
+        Bounds.
+    """
+
+    estimate: int
+    least: int
+    most: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is open."""
+        return self.least == self.most
+
+
+@dataclass(frozen=True)
+class LanguageForms:
+    """Closed forms of prefill and decode of one request, at any length.
+
+    Attributes
+    ----------
+    report : mapping
+        A static report with a closed form.
+    workload : Workload
+        A request of it.
+    quantity : str
+        ``flops`` or ``flops_causal``.
+    """
+
+    report: Mapping[str, Any]
+    workload: Workload
+    quantity: str
+
+    @cached_property
+    def _family(self) -> Family[Any]:
+        return family_named(self.report["metadata"]["family"])
+
+    @cached_property
+    def _architecture(self) -> Any:
+        return self._family.architecture_from_sizes(self.report["closed_form"]["architecture"])
+
+    def _cost(self, stage: str, workload: Workload) -> int:
+        calls = self._family.stage(stage).calls(self._architecture, replace(workload, batch_size=1))
+        cost: Cost = total(evaluate(self.report["closed_form"], stage, variables) for variables in calls)
+        return int(getattr(cost, self.quantity))
+
+    def prefill(self, tokens: int) -> int:
+        """FLOPs of a prefill of as many tokens, none from a cache."""
+        return self._cost(PREFILL, replace(self.workload, prompt_tokens=tokens)) if tokens > 0 else 0
+
+    def step(self, context: int) -> int:
+        """FLOPs of a decode step that attends to as many tokens, itself included."""
+        return self._cost(DECODE, replace(self.workload, decode_context=context))
+
+    def bends(self, first: int, last: int) -> list[int]:
+        """Contexts from the first to the last between which the cost of a step grows evenly; both are among them."""
+        request = replace(self.workload, prompt_tokens=max(1, first - 1), new_tokens=max(2, last - first + 2))
+        found = self._family.stage(DECODE).bends(self._architecture, request)
+        return sorted({first, last, *(bend for bend in found if first < bend < last)})
+
+
+def language_work(
+    report: Mapping[str, Any], workload: Workload, lengths: RequestLengths, quantity: str = "flops"
+) -> dict[str, Estimated]:
+    """Work of prefill and of all decode steps of requests of many lengths.
+
+    Parameters
+    ----------
+    report : mapping
+        A static report of the model; its closed form is not None.
+    workload : Workload
+        What all requests have in common: page, data type.
+    lengths : RequestLengths
+        How long they were.
+    quantity : str
+        ``flops`` or ``flops_causal``.
+
+    Returns
+    -------
+    dict
+        ``prefill`` and ``decode``, summed over the requests.
+    """
+    forms = LanguageForms(report, workload, quantity)
+    bounds, means = pair_sums(lengths), mean_pair_sums(lengths)
+    return {
+        PREFILL: _estimated(_prefill(forms, lengths, bounds), _prefill(forms, lengths, means, bounded=False)),
+        DECODE: _estimated(_decode(forms, lengths, bounds), _decode(forms, lengths, means)),
+    }
+
+
+@dataclass(frozen=True)
+class RequestsWork:
+    """Work of the language model over requests of many lengths.
+
+    Attributes
+    ----------
+    lengths : RequestLengths
+        How long they were.
+    parts : mapping
+        By quantity, ``flops`` and ``flops_causal``, and stage, ``prefill`` and ``decode``: summed over the requests.
+    """
+
+    lengths: RequestLengths
+    parts: Mapping[str, Mapping[str, Estimated]]
+
+    def total(self, quantity: str) -> Estimated:
+        """Both stages together."""
+        parts = self.parts[quantity].values()
+        return Estimated(*(sum(getattr(part, end) for part in parts) for end in ("estimate", "least", "most")))
+
+    def mean(self, quantity: str, stage: str) -> int:
+        """The estimate for one request, to the nearest whole number."""
+        return round(Fraction(self.parts[quantity][stage].estimate, self.lengths.requests))
+
+    def flags(self) -> list[str]:
+        """Say how far the work of the requests is open."""
+        flags, work, lengths = [], self.total("flops"), self.lengths
+        if not work.exact:
+            below, above = (100 * (end / work.estimate - 1) for end in (work.least, work.most))
+            flags.append(
+                f"FLOPs are an estimate from the mean lengths of {lengths.requests} requests: by the engine's "
+                f"histograms, those of the language model are {below:+.1f} % to {above:+.1f} % off at most"
+            )
+        if lengths.cached:
+            flags.append(
+                f"{lengths.cached} of {lengths.prompt.total} prompt tokens came from a cache: FLOPs are without them, "
+                "and bytes, GB/s and MBU of the prefill are at most what is given, those of whole prompts"
+            )
+        return flags
+
+
+def requests_work(report: Mapping[str, Any], workload: Workload, lengths: RequestLengths | None) -> RequestsWork | None:
+    """Work of requests of many lengths; None where nothing is known of them, or the report has no closed form.
+
+    Parameters are those of `language_work`.
+    """
+    if lengths is None or report["closed_form"] is None:
+        return None
+    parts = {quantity: language_work(report, workload, lengths, quantity) for quantity in QUANTITIES}
+    return RequestsWork(lengths, parts)
+
+
+def _estimated(bounds: Interval, means: Interval) -> Estimated:
+    middle = bounds.nearest(Fraction(means.least + means.most, 2))
+    return Estimated(round(middle), int(bounds.least // 1), int(-(-bounds.most // 1)))
+
+
+def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, bounded: bool = True) -> Interval:
+    count, whole, computed = lengths.requests, lengths.prompt, lengths.computed
+    longest = ends(whole)[1]
+    polynomial = _quadratic(forms.prefill, longest)
+    if polynomial is None:
+        if not bounded:
+            return known(count * forms.prefill(max(1, round(computed.total / count))))
+        # Tokens from a cache are attended to, so that a part costs at least what it would alone.
+        least = monotone(computed if lengths.cached else whole, forms.prefill).least
+        return Interval(least, monotone(whole, forms.prefill).most)
+    constant, linear, square = polynomial
+    alone = known(count * constant + linear * computed.total) + sums.computed * square
+    if not lengths.cached:
+        return alone
+    grown = _attended(forms, longest)
+    if grown is None:
+        # What a token costs depends on its context in another way, as with latents that are expanded anew.
+        all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
+        return Interval(alone.least, all_of_it.most)
+    # Tokens from the cache are attended to without a mask: S (P - S) pairs more.
+    return alone + sums.prompt * grown + sums.computed * -grown
+
+
+def pair_sums_of_whole(lengths: RequestLengths) -> Interval:
+    """Bounds on the sum of squares of whole prompts."""
+    return pair_sums(replace(lengths, computed=lengths.prompt)).prompt
+
+
+def _attended(forms: LanguageForms, longest: int) -> int | None:
+    """FLOPs for each further token of the context that a token attends to; None where it is not one number.
+
+    A decode step is a prefill of one token over a cache, and shows it.
+    """
+    dense = replace(forms, quantity="flops")
+    polynomial = _quadratic(dense.prefill, longest)
+    if polynomial is None:
+        return None
+    _, _, square = polynomial
+    points = [1, *_spread(2, max(3, longest))]
+    alike = all(dense.step(point) == dense.prefill(1) + square * (point - 1) for point in points)
+    return square if alike else None
+
+
+def _decode(forms: LanguageForms, lengths: RequestLengths, sums: PairSums) -> Interval:
+    steps = lengths.new.total - lengths.requests
+    if not steps:
+        return known(0)
+    (shortest, longest), most_new = ends(lengths.prompt), ends(lengths.new)[1]
+    points = forms.bends(shortest + 1, max(shortest + 1, longest + most_new - 1))
+    costs = {point: forms.step(point) for point in points}
+    first, last = points[0], points[-1]
+    slope = (costs[last] - costs[first]) // (last - first) if last > first else 0
+    # Between its bends the cost of a step grows evenly, so it lies between two parallels that touch it there.
+    apart = [cost - slope * point for point, cost in costs.items()]
+    return Interval(min(apart) * steps, max(apart) * steps) + sums.decode * slope
+
+
+def _quadratic(work: Callable[[int], int], longest: int) -> tuple[int, int, int] | None:
+    """Constant, linear and square coefficients of a polynomial of whole numbers; None if it is none up to a length."""
+    first, second, third = (work(tokens) for tokens in (1, 2, 3))
+    square, odd = divmod(third - 2 * second + first, 2)
+    linear = second - first - 3 * square
+    constant = first - linear - square
+    fits = not odd and all(
+        work(tokens) == constant + linear * tokens + square * tokens**2 for tokens in _spread(4, max(4, longest))
+    )
+    return (constant, linear, square) if fits else None
+
+
+def _spread(first: int, last: int) -> Sequence[int]:
+    """Some numbers from the first to the last, odd and even, both ends among them."""
+    step = (last - first) / _CHECKS
+    return sorted({first, last, *(first + round(step * number) for number in range(_CHECKS))})

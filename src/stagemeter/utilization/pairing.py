@@ -1,0 +1,456 @@
+"""Times and counts become utilization: MFU, MBU and roofline bounds of every stage. Needs no torch.
+
+Definitions, with F the FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and
+writes, t its time, P and W the device's peak rates of arithmetic and of memory:
+
+- MFU = F / (t P), model FLOPs utilization: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022,
+  appendix B. F is what the model's mathematics need, not what a kernel happens to execute.
+- MBU = B / (t W), the same of memory: "LLM Inference Performance Engineering: Best Practices", Databricks, 2023.
+- The roofline bound is max(F / P, B / W), see `stagemeter.hardware.roofline`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from stagemeter.core.cost import ITEM_SIZES, item_sizes
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.report import request_total
+from stagemeter.core.workload import Workload
+from stagemeter.hardware.roofline import Peak, bound, bound_by
+from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
+from stagemeter.models.family import EXPERTS_READ, Family
+from stagemeter.models.registry import family_named
+from stagemeter.profiling.devices import ONE_DEVICE, Devices
+from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
+from stagemeter.utilization.mixed_lengths import RequestsWork
+
+#: Changes with every change of the pairing's keys or of what they mean.
+SCHEMA_VERSION = "1.1"
+#: What the reasons of stages without a count begin with.
+NO_COUNT = "no count"
+
+Pairing = dict[str, Any]
+
+#: An MFU beyond which seconds were probably given for milliseconds.
+_OTHER_UNIT = 100
+
+_ASSUMPTIONS = (
+    "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
+    "mfu counts attention dense, mfu_causal with causal self-attention halved",
+    "the peak is the dense one, without structured sparsity",
+    "bytes are those of operators that are not fused with one another: a kernel that fuses several moves fewer, and "
+    "what stays in a cache is not moved, so that MBU can come out above what the memory delivered",
+    "bytes of experts are of those that ran, where a profile counted them or it cannot be otherwise; else a warning "
+    "says between which bounds they are",
+    "rates and utilization are of one device; several that work on a request are taken to share its work evenly",
+    "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage has to do in one request.
+
+    Attributes
+    ----------
+    flops, flops_causal : int
+        Floating-point operations, attention dense and with causal self-attention halved.
+    moved_bytes : int
+        Bytes read and written; at most, where it depends on which experts the tokens choose.
+    least_bytes : int
+        The same at least.
+    """
+
+    flops: int
+    flops_causal: int
+    moved_bytes: int
+    least_bytes: int
+
+
+def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
+    """Work of each stage as a report has it: of ``decode`` all steps. Stages without a count are left out."""
+    quantities = {
+        name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
+    }
+    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]))
+    work = {}
+    for stage, found in report["stages"].items():
+        if found["source"] != "none":
+            moved = quantities["bytes_read"][stage] + quantities["bytes_written"][stage]
+            flops, causal = quantities["flops"][stage], quantities["flops_causal"][stage]
+            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0))
+    return work
+
+
+def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
+    """Work of each stage at another workload, by the closed form that a report carries: of ``decode`` all steps."""
+    if report["closed_form"] is None:
+        counted = Workload.from_dict(report["metadata"]["workload"])
+        raise StagemeterError(
+            f"the static report of {report['metadata']['model']} has no closed form, and its workload is another one "
+            f"({', '.join(differing_fields(counted, workload))} differ): analyze the workload that was measured"
+        )
+    costs = evaluate_workload(report["closed_form"], _family(report), workload)
+    costs[DECODE] = costs.pop(DECODE_TOTAL)
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    spared = _spared_bytes(report, workload)
+    work = {}
+    for stage, cost in costs.items():
+        moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
+        work[stage] = Work(cost.flops, cost.flops_causal, moved, moved - spared.get(stage, 0))
+    return work
+
+
+def _spared_bytes(
+    report: Mapping[str, Any],
+    workload: Workload,
+    experts_read: Mapping[str, float] | None = None,
+) -> dict[str, int]:
+    """Bytes by which a stage moves fewer than counted: where so many experts run, or the fewest that can.
+
+    Raises
+    ------
+    StagemeterError
+        If so many cannot have run.
+    """
+    closed_form = report["closed_form"]
+    if closed_form is None:
+        return {}
+    family = _family(report)
+    architecture = family.architecture_from_sizes(closed_form["architecture"])
+    spared = {}
+    for stage in family.stages:
+        if stage.experts is None:
+            continue
+        possible = stage.experts(architecture, workload)
+        if experts_read is None:
+            ran: float = possible.fewest
+        elif stage.name in experts_read:
+            ran = experts_read[stage.name]
+        else:
+            continue
+        if not possible.fewest <= ran <= possible.most:
+            raise StagemeterError(
+                f"experts_read/{stage.name} is {ran:g}, and a pass over so many tokens reads {possible.fewest} to "
+                f"{possible.most} experts of a layer"
+            )
+        of_one = bytes_of_an_expert(closed_form, stage.name, ITEM_SIZES[workload.dtype])
+        passes = workload.decode_steps if stage.name == DECODE else 1
+        # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
+        spared[stage.name] = round(of_one * passes * (possible.most - ran))
+    return spared
+
+
+def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
+    """How many experts of a layer each stage read, as far as the metrics of a profile say."""
+    prefix = f"{EXPERTS_READ}/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def with_experts(
+    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float]
+) -> dict[str, Work]:
+    """Settle the bytes of stages whose experts were counted.
+
+    Parameters
+    ----------
+    work : mapping
+        Work by stage of that workload.
+    report : mapping
+        A static report of the same architecture.
+    workload : Workload
+        What was measured.
+    experts_read : mapping
+        By stage, how many experts of a layer a pass read: mean over layers and passes.
+
+    Raises
+    ------
+    StagemeterError
+        If so many cannot have run.
+    """
+    spared = _spared_bytes(report, workload, experts_read)
+    settled = dict(work)
+    for stage in spared.keys() & work.keys():
+        moved = work[stage].moved_bytes - spared[stage]
+        settled[stage] = replace(work[stage], moved_bytes=moved, least_bytes=moved)
+    return settled
+
+
+def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[str, Work], str]:
+    """Work of each stage at a workload, and whether it is what a report counted or what its closed form gives."""
+    if Workload.from_dict(report["metadata"]["workload"]).hash == workload.hash:
+        return work_of_report(report), "static report"
+    return work_at(report, workload), "closed form of the static report"
+
+
+def pair(
+    report: Mapping[str, Any],
+    times_ms: Mapping[str, float],
+    workload: Workload,
+    peak: Peak,
+    experts_read: Mapping[str, float] | None = None,
+    devices: Devices = ONE_DEVICE,
+    requests: RequestsWork | None = None,
+) -> Pairing:
+    """Pair the times of a workload with its counts.
+
+    Parameters
+    ----------
+    report : mapping
+        A static report of the same architecture. Where it is of another workload, its closed form is evaluated.
+    times_ms : mapping
+        Own milliseconds by stage, see `stagemeter.profiling.profile.Profile`.
+    workload : Workload
+        What was measured.
+    peak : Peak
+        What it ran on.
+    experts_read : mapping, optional
+        By stage, how many experts of a layer a pass read, see `with_experts`. Where it is not known, ``bytes``,
+        ``gbps`` and ``mbu`` are what they are at most, ``bytes_least``, ``roofline_ms`` and ``roofline_fraction`` at
+        least, and a flag says so.
+    devices : Devices
+        How many there were. Rates and utilization are of one of those that worked on a request together.
+    requests : RequestsWork, optional
+        Work of the requests that the times are means over, where their lengths differed.
+
+    Returns
+    -------
+    dict
+        ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: ``time_ms``,
+        ``flops``, ``flops_causal``, ``bytes``, ``bytes_least``, ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``,
+        ``gbps``, ``roofline_ms``, ``roofline_fraction`` and ``bound_by``; what needs a bandwidth is None without one.
+        ``missing``: why others have none. ``counts``: where the counts are from. ``devices``: ``count``, ``engines``,
+        ``per_request`` and ``source``. ``peak``, of one device, ``flags`` and ``assumptions``.
+
+    Raises
+    ------
+    StagemeterError
+        If so many experts cannot have been read.
+    """
+    counted = Workload.from_dict(report["metadata"]["workload"])
+    work, source = counted_work(report, workload)
+    if experts_read:
+        work = with_experts(work, report, workload, experts_read)
+    if requests is not None:
+        work = _mean_work(work, report, workload, requests)
+    rows, missing = _rows(list(report["stages"]), work, times_ms, workload.decode_steps, peak, devices.per_request)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": report["metadata"]["model"],
+        "workload": workload.to_dict(),
+        "workload_hash": workload.hash,
+        "counts": {
+            "source": source,
+            "differences": differing_fields(counted, workload),
+            "experts_read": dict(experts_read or {}),
+            # Of the whole request, so of decode all steps.
+            "flops": {stage: part.flops for stage, part in work.items()},
+            "flops_causal": {stage: part.flops_causal for stage, part in work.items()},
+        },
+        "peak": peak_dict(peak),
+        "devices": {**asdict(devices), "per_request": devices.per_request},
+        "stages": rows,
+        "missing": missing,
+        "flags": [
+            *_disagreements(report),
+            *(requests.flags() if requests is not None else ()),
+            *_unsettled(rows, cached=requests is not None and requests.lengths.cached > 0),
+            *_flags(rows),
+        ],
+        "assumptions": list(_ASSUMPTIONS),
+    }
+
+
+def _mean_work(
+    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, requests: RequestsWork
+) -> dict[str, Work]:
+    """Put the mean over requests in place of the work at their mean length. Bytes stay those of the latter."""
+    settled = dict(work)
+    for stage in {PREFILL, DECODE} & work.keys():
+        flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
+        settled[stage] = replace(work[stage], flops=flops, flops_causal=causal)
+    if requests.lengths.cached and PREFILL in work:
+        computed = max(1, requests.lengths.computed.total // requests.lengths.requests)
+        least = work_at(report, replace(workload, prompt_tokens=computed))[PREFILL].least_bytes
+        settled[PREFILL] = replace(settled[PREFILL], least_bytes=min(least, settled[PREFILL].least_bytes))
+    return settled
+
+
+def differing_fields(counted: Workload, measured: Workload) -> dict[str, list[Any]]:
+    """Fields in which two workloads are different work, with the value of each."""
+    mine, other = counted.hashed_fields(), measured.hashed_fields()
+    return {name: [mine[name], other[name]] for name in mine if mine[name] != other[name]}
+
+
+def peak_dict(peak: Peak) -> dict[str, Any]:
+    """A peak as plain data, in the units that people use."""
+    return {
+        "name": peak.name,
+        "dtype": peak.dtype,
+        "tflops": peak.flops_per_second / 1e12,
+        "gbps": None if peak.bytes_per_second is None else peak.bytes_per_second / 1e9,
+        "source": peak.source,
+    }
+
+
+def _family(report: Mapping[str, Any]) -> Family[Any]:
+    return family_named(report["metadata"]["family"])
+
+
+def aggregates(stages: Iterable[str]) -> dict[str, list[str]]:
+    """The stages that can have been timed as one, by the name they have together."""
+    vision = [stage for stage in stages if stage not in (PREFILL, DECODE)]
+    return {**({VISION: vision} if vision else {}), FORWARD: [*vision, PREFILL]}
+
+
+def _rows(
+    stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Work out every stage that has both a time and a count, then the sums, and say why others are missing."""
+    requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
+    if DECODE_TOTAL in requests:
+        requests[DECODE] = requests.pop(DECODE_TOTAL)
+    elif DECODE in times_ms:
+        requests[DECODE] = times_ms[DECODE] * steps
+    rows: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+    together = aggregates(stages)
+    for stage in stages:
+        passes = steps if stage == DECODE else 1
+        if not passes:
+            missing[stage] = "the request has no decode step"
+        elif stage not in work:
+            missing[stage] = f"{NO_COUNT}: the static report could not count it"
+        elif stage not in requests:
+            missing[stage] = _why_no_time(stage, times_ms, together)
+        else:
+            rows[stage] = _row([work[stage]], requests[stage], peak, passes, devices)
+    parts = [*together[FORWARD], *([DECODE] if steps else [])]
+    timed = [name for name in (FORWARD, VISION) if name in together and (name == VISION or name in times_ms)]
+    sums = {**{name: together[name] for name in timed}, TOTAL: parts}
+    for name, summands in sums.items():
+        time = _time_of_sum(summands, requests, times_ms, together)
+        uncounted = [stage for stage in summands if stage not in work]
+        if uncounted:
+            missing[name] = f"{NO_COUNT} of {', '.join(uncounted)}"
+        elif time is None:
+            missing[name] = f"no time of {', '.join(stage for stage in summands if stage not in requests)}"
+        else:
+            rows[name] = _row([work[stage] for stage in summands], time, peak, 1, devices)
+    return rows, missing
+
+
+def _time_of_sum(
+    stages: Iterable[str],
+    requests: Mapping[str, float],
+    times_ms: Mapping[str, float],
+    aggregates: Mapping[str, list[str]],
+) -> float | None:
+    """Time of several stages together: the sum of theirs, with those that were timed as one in place of their parts."""
+    if all(stage in requests for stage in stages):
+        return sum(requests[stage] for stage in stages)
+    left, time = list(stages), 0.0
+    for together in (FORWARD, VISION):
+        parts = aggregates.get(together, [])
+        if parts and together in times_ms and all(stage in left for stage in parts):
+            time += times_ms[together]
+            left = [stage for stage in left if stage not in parts]
+    if not all(stage in requests for stage in left):
+        return None
+    return time + sum(requests[stage] for stage in left)
+
+
+def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[str, list[str]]) -> str:
+    for together, stages in aggregates.items():
+        if stage in stages and together in times_ms:
+            return f"no time of its own: it was timed as part of {together}"
+    return "no time: it was not measured"
+
+
+def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices: int) -> dict[str, Any]:
+    """One line of the table: work and time per pass, rates and utilization per device."""
+    parts = list(works)
+    flops = sum(part.flops for part in parts)
+    causal = sum(part.flops_causal for part in parts)
+    moved = sum(part.moved_bytes for part in parts)
+    # As if the devices shared the work evenly, and what they tell one another took no time.
+    least = [bound(part.flops / devices, part.least_bytes / devices, peak) for part in parts]
+    most = [bound(part.flops / devices, part.moved_bytes / devices, peak) for part in parts]
+    roofline_ms = sum(part.ms for part in least)
+    seconds = time_ms / 1e3 * devices
+    known = peak.bytes_per_second is not None
+    return {
+        "time_ms": time_ms / passes,
+        "passes": passes,
+        "flops": _per_pass(flops, passes),
+        "flops_causal": _per_pass(causal, passes),
+        "bytes": _per_pass(moved, passes),
+        "bytes_least": _per_pass(sum(part.least_bytes for part in parts), passes),
+        "mfu": flops / (seconds * peak.flops_per_second),
+        "mfu_causal": causal / (seconds * peak.flops_per_second),
+        "mbu": moved / (seconds * peak.bytes_per_second) if peak.bytes_per_second is not None else None,
+        "tflops": flops / seconds / 1e12,
+        "gbps": moved / seconds / 1e9,
+        "roofline_ms": roofline_ms / passes if known else None,
+        "roofline_fraction": roofline_ms / time_ms if known else None,
+        "bound_by": bound_by(least, most),
+    }
+
+
+def _per_pass(total: int, passes: int) -> int | float:
+    # Exact where it comes out even.
+    return total // passes if total % passes == 0 else total / passes
+
+
+def _disagreements(report: Mapping[str, Any]) -> list[str]:
+    """What the static report says against its own counts."""
+    flags = [f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]]
+    return flags + [
+        f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
+        for stage, operators in report["unsupported_ops"].items()
+    ]
+
+
+def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What cannot be: nothing runs faster than its device can."""
+    flags = []
+    for stage, row in rows.items():
+        above = [name for name in ("mfu", "mbu", "roofline_fraction") if row[name] is not None and row[name] > 1]
+        if not above:
+            continue
+        values = ", ".join(f"{name} {row[name]:.3f}" for name in above)
+        if row["mfu"] > _OTHER_UNIT:
+            why = "is its time in milliseconds?"
+        elif "mfu" in above:
+            why = "the time, the workload or the peak is not that of this run"
+        else:
+            why = "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic"
+        flags.append(f"{stage}: above 1: {values}: {why}")
+    return flags
+
+
+def _unsettled(rows: Mapping[str, Mapping[str, Any]], cached: bool) -> list[str]:
+    """Which bytes are known between bounds only, for want of the experts that ran."""
+    open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
+    stages = [stage for stage in open_rows if not cached or stage == DECODE]
+    if not stages:
+        return []
+    return [
+        f"{', '.join(stages)}: which experts ran is not known, so that bytes, GB/s and MBU are at most what is given, "
+        "and the roofline at least"
+    ]
+
+
+def peak_of_dict(values: Mapping[str, Any]) -> Peak:
+    """Undo `peak_dict`."""
+    gbps = values["gbps"]
+    return Peak(
+        name=values["name"],
+        dtype=values["dtype"],
+        flops_per_second=values["tflops"] * 1e12,
+        bytes_per_second=None if gbps is None else gbps * 1e9,
+        source=values["source"],
+    )

@@ -1,0 +1,80 @@
+"""A serving engine's requests, whose lengths differ: their work, and the utilization of the devices. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.profiling.devices import Devices
+from stagemeter.profiling.profile import DECODE, PREFILL
+from stagemeter.utilization.mixed_lengths import QUANTITIES, RequestsWork
+from stagemeter.utilization.pairing import NO_COUNT, Pairing
+
+#: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
+_ENGINE_EXPLANATION = (
+    "vLLM estimates attention, feed-forward network and output head of the language model and leaves the vision "
+    "encoders out (vllm/v1/metrics/perf.py); it estimates what it scheduled on one GPU of each engine, a prompt that "
+    "is cut into chunks chunk by chunk, and ours is the work of the requests that finished"
+)
+
+
+def engine_section(
+    pairing: Pairing,
+    metrics: Mapping[str, float],
+    devices: Devices,
+    work: RequestsWork | None = None,
+) -> dict[str, Any] | None:
+    """Work out the utilization of a serving engine's devices, and set its own estimate of the work beside ours.
+
+    Parameters
+    ----------
+    pairing : dict
+        See `stagemeter.utilization.pairing.pair`.
+    metrics : mapping
+        Metrics of the profile. Those that matter begin with ``engine/``.
+    devices : Devices
+        The devices of all engines.
+    work : RequestsWork, optional
+        Work of the language model over all requests. Without, it is that of as many requests of the mean length, and
+        nothing bounds it.
+
+    Returns
+    -------
+    dict or None
+        None where the profile is not of a serving engine, or a stage has no count. ``flops``, ``flops_causal``: work of
+        all requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, and the same of it: that work over
+        the seconds that were looked at, whatever overlapped, for each device. ``engine_flops``, ``engine_mfu``: the
+        engine's own estimate. ``explanation`` says what that leaves out.
+    """
+    seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
+    uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())
+    if not seconds or not requests or uncounted:
+        return None
+    rate = devices.count * seconds * pairing["peak"]["tflops"] * 1e12
+    vision = requests * sum(
+        number for stage, number in pairing["counts"]["flops"].items() if stage not in (PREFILL, DECODE)
+    )
+    section: dict[str, Any] = {"requests": requests, "seconds": seconds, "devices": devices.count}
+    for quantity in QUANTITIES:
+        mfu = quantity.replace("flops", "mfu")
+        if work is None:
+            section[quantity] = requests * sum(pairing["counts"][quantity].values())
+        else:
+            language = work.total(quantity)
+            ends = (("", language.estimate), ("_least", language.least), ("_most", language.most))
+            for end, flops in ends:
+                section |= {f"{quantity}{end}": vision + flops, f"{mfu}{end}": (vision + flops) / rate}
+        section[mfu] = section[quantity] / rate
+    section["vision_flops"] = vision
+    estimate = metrics.get("engine/estimated_flops")
+    if estimate:
+        # Of each engine it is the work of one of its devices.
+        theirs, ours = estimate * devices.per_request, section["flops"]
+        section |= {
+            "engine_flops": theirs,
+            "engine_mfu": theirs / rate,
+            "difference": theirs / ours - 1,
+            "difference_language_only": theirs / (ours - vision) - 1,
+            "explanation": _ENGINE_EXPLANATION,
+        }
+    return section

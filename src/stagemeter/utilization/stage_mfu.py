@@ -1,0 +1,363 @@
+"""Closed forms of the language model's work, exact for gated, grouped-query and mixture-of-experts decoders.
+
+The functions keep the names and the leading parameters that they had in the system Stagemeter starts from; what that
+one left out (gates, key and value projections, experts, output head) are keyword parameters here. They need no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
+
+from stagemeter.core.workload import Workload
+from stagemeter.models.decoder.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
+
+
+class DecoderSizes(TypedDict, total=False):
+    """Sizes of a decoder beyond width, feed-forward width and depth. Those left out describe a plain dense decoder.
+
+    Attributes
+    ----------
+    n_heads, n_key_value_heads, head_width : int
+        Attention heads, the key and value heads they share, and their width. Default: heads that together are as wide
+        as the model, each with its own keys and values.
+    n_dense_layers : int
+        How many layers are dense, the others route tokens to experts; default all, or none where experts are given.
+    n_experts, n_experts_per_token, n_shared_experts, d_expert : int
+        Routed experts, how many of them a token uses, experts that every token uses, and the width of one expert.
+    vocabulary : int
+        Tokens that the output head tells apart; default 0, which leaves the head out.
+    """
+
+    n_heads: int
+    n_key_value_heads: int
+    head_width: int
+    n_dense_layers: int
+    n_experts: int
+    n_experts_per_token: int
+    n_shared_experts: int
+    d_expert: int
+    vocabulary: int
+
+
+def estimate_prefill_flops_total(
+    d_model: int, d_ff: int, n_layers: int, seq_len: int, *, batch_size: int = 1, **sizes: Unpack[DecoderSizes]
+) -> int:
+    """FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
+
+    Parameters
+    ----------
+    d_model, d_ff, n_layers : int
+        Width, width of the gated feed-forward network, and depth.
+    seq_len : int
+        Tokens of the prompt.
+    batch_size : int
+        Prompts.
+    **sizes
+        See `DecoderSizes`.
+
+    Returns
+    -------
+    int
+        Exact; two FLOPs per multiply-accumulate, attention dense.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than one, or sizes contradict one another.
+
+    Examples
+    --------
+    DeepSeek-OCR's decoder layers over a page of 913 tokens:
+
+    >>> estimate_prefill_flops_total(
+    ...     1280,
+    ...     6848,
+    ...     12,
+    ...     913,
+    ...     n_heads=10,
+    ...     n_dense_layers=1,
+    ...     n_experts=64,
+    ...     n_experts_per_token=6,
+    ...     n_shared_experts=2,
+    ...     d_expert=896,
+    ... )
+    797349048320
+    """
+    decoder = _decoder(d_model, d_ff, n_layers, **sizes)
+    _at_least(1, seq_len=seq_len, batch_size=batch_size)
+    experts_read = decoder.experts_read(batch_size * seq_len).most
+    layers = decoder_cost(decoder, batch_size, seq_len, seq_len, experts_read, causal=True)
+    return (layers + output_head_cost(decoder, batch_size)).flops
+
+
+def estimate_decode_flops_per_token(
+    d_model: int, d_ff: int, n_layers: int, ctx_len: int, **sizes: Unpack[DecoderSizes]
+) -> int:
+    """FLOPs of one decode step of one sequence.
+
+    Parameters
+    ----------
+    d_model, d_ff, n_layers : int
+        Width, width of the gated feed-forward network, and depth.
+    ctx_len : int
+        Tokens attended to, the new one included.
+    **sizes
+        See `DecoderSizes`.
+
+    Returns
+    -------
+    int
+        Exact; two FLOPs per multiply-accumulate.
+
+    Raises
+    ------
+    ValueError
+        If a size is less than one, or sizes contradict one another.
+
+    Examples
+    --------
+    >>> estimate_decode_flops_per_token(
+    ...     1280,
+    ...     6848,
+    ...     12,
+    ...     914,
+    ...     n_heads=10,
+    ...     n_dense_layers=1,
+    ...     n_experts=64,
+    ...     n_experts_per_token=6,
+    ...     n_shared_experts=2,
+    ...     d_expert=896,
+    ... )
+    873390080
+    """
+    decoder = _decoder(d_model, d_ff, n_layers, **sizes)
+    _at_least(1, ctx_len=ctx_len)
+    return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1).most).flops
+
+
+def select_decode_context_len(
+    mode: str, fixed: int | None, prefill_len: int, new_tokens: int, model_window: int | None
+) -> int:
+    """Choose the context at which a decode step is looked at.
+
+    Parameters
+    ----------
+    mode : str
+        ``auto``: the middle of the generation, ``prefill_len + new_tokens // 2``. ``fixed``: `fixed`. ``max``:
+        `model_window`, or the end of the request, ``prefill_len + new_tokens``, where there is none.
+    fixed : int or None
+        The context for ``fixed``.
+    prefill_len, new_tokens : int
+        Tokens of the prompt, and tokens generated.
+    model_window : int or None
+        Longest sequence the model was made for.
+
+    Returns
+    -------
+    int
+        At least 2: a decode step attends to itself and to what came before.
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown, or ``fixed`` comes without a context of two or more.
+    """
+    if mode == "auto":
+        return max(2, prefill_len + new_tokens // 2)
+    if mode == "max":
+        return model_window or prefill_len + new_tokens
+    if mode == "fixed":
+        if fixed is None or fixed < 2:
+            raise ValueError(f"a decode step attends to itself and to what came before: 2 or more, not {fixed!r}")
+        return fixed
+    raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
+
+
+@dataclass(frozen=True, slots=True)
+class StageMFU:
+    """Model FLOPs utilization of the stages of a request.
+
+    Attributes
+    ----------
+    decode, prefill, vision : float or None
+        FLOPs over what the device could have done in the stage's time; None where the stage has no work or no time.
+    model_level : float
+        That of all stages together which have a time: their FLOPs over the sum of their times.
+    source : str
+        Where the FLOPs are from: ``static report``, ``closed form of the static report``, or ``closed forms``.
+    """
+
+    decode: float | None
+    prefill: float | None
+    vision: float | None
+    model_level: float
+    source: str
+
+
+def compute_stage_mfu(
+    prefill_ms: float,
+    decode_ms: float | None,
+    vision_ms: float | None,
+    prefill_len: int,
+    new_tokens: int,
+    d_model: int | None = None,
+    d_ff: int | None = None,
+    n_layers: int | None = None,
+    peak_tflops: float | None = None,
+    ctx_len_mode: str = "auto",
+    ctx_len_fixed: int | None = None,
+    model_window: int | None = None,
+    vision_flops: float | None = None,
+    *,
+    static_report: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    **sizes: Unpack[DecoderSizes],
+) -> StageMFU:
+    """Model FLOPs utilization of a request whose times are known.
+
+    Parameters
+    ----------
+    prefill_ms, decode_ms, vision_ms : float
+        Own time of the prefill, of all decode steps together, and of the vision stages together, in milliseconds;
+        0 or None for a stage that was not timed.
+    prefill_len, new_tokens : int
+        Tokens of the prompt, and tokens generated. The prefill yields the first, so `decode_ms` is the time of
+        ``new_tokens - 1`` steps.
+    d_model, d_ff, n_layers : int, optional
+        Sizes of the decoder, where there is no report.
+    peak_tflops : float
+        Dense peak of the device in TFLOP/s.
+    ctx_len_mode, ctx_len_fixed, model_window
+        At which context a decode step is counted, see `select_decode_context_len`. ``auto`` counts every step at the
+        context that it has.
+    vision_flops : float, optional
+        FLOPs of the vision stages for the whole batch, where there is no report.
+    static_report : mapping, optional
+        A static report. Its counts are preferred; where it is of another prompt, number of tokens or batch, its closed
+        form is evaluated at the ones given.
+    batch_size : int, optional
+        Requests at once. Default: those of the report, one without a report.
+    **sizes
+        See `DecoderSizes`; where there is no report.
+
+    Raises
+    ------
+    ValueError
+        If the peak or the time of the prefill is not a positive number, another time is negative or not finite, or
+        there is neither a report nor the sizes of a decoder, or both.
+    """
+    for name, value in (("prefill_ms", prefill_ms), ("peak_tflops", peak_tflops)):
+        if value is None or not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; it must be a positive number")
+    for name, value in (("decode_ms", decode_ms), ("vision_ms", vision_ms)):
+        if value is not None and not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; it must be a positive number, or 0 or None if it was not timed")
+    if batch_size is None:
+        batch_size = static_report["metadata"]["workload"]["batch_size"] if static_report is not None else 1
+    _at_least(1, prefill_len=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
+    if static_report is not None:
+        if sizes or any(value is not None for value in (d_model, d_ff, n_layers, vision_flops)):
+            raise ValueError("static_report has the sizes and the vision FLOPs: give it or them, not both")
+        work, source = _reported_work(static_report, prefill_len, new_tokens, batch_size)
+        if ctx_len_mode != "auto":
+            raise ValueError("ctx_len_mode: a report counts every step at the context it has; leave it at 'auto'")
+    else:
+        if d_model is None or d_ff is None or n_layers is None:
+            raise ValueError("give either static_report, or d_model, d_ff and n_layers")
+        context = select_decode_context_len(ctx_len_mode, ctx_len_fixed, prefill_len, new_tokens, model_window)
+        exact = ctx_len_mode == "auto"
+        contexts = (prefill_len + 1, prefill_len + new_tokens - 1) if exact else (context, context)
+        # The cost of a step grows evenly with its context: all together cost as many times the mean of both ends.
+        ends = [estimate_decode_flops_per_token(d_model, d_ff, n_layers, max(1, end), **sizes) for end in contexts]
+        prefill = estimate_prefill_flops_total(d_model, d_ff, n_layers, prefill_len, batch_size=batch_size, **sizes)
+        decode = batch_size * (new_tokens - 1) * sum(ends) / 2
+        work, source = {"vision": vision_flops or 0.0, "prefill": prefill, "decode": decode}, "closed forms"
+    times = {"vision": vision_ms or 0.0, "prefill": prefill_ms, "decode": decode_ms or 0.0}
+    # A time without work, or work without a time, would pass for low or for high utilization.
+    timed = [stage for stage, time in times.items() if time > 0 and work[stage]]
+    peak = float(peak_tflops or 0) * 1e12
+
+    def utilization(stage: str) -> float | None:
+        return work[stage] / (times[stage] / 1e3 * peak) if work[stage] and stage in timed else None
+
+    return StageMFU(
+        decode=utilization("decode"),
+        prefill=utilization("prefill"),
+        vision=utilization("vision"),
+        model_level=sum(work[stage] for stage in timed) / (sum(times[stage] for stage in timed) / 1e3 * peak),
+        source=source,
+    )
+
+
+def _reported_work(
+    report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
+) -> tuple[dict[str, float], str]:
+    """FLOPs of vision, prefill and all decode steps by a report, and where in it they are from."""
+    from stagemeter.profiling.profile import AGGREGATES, VISION
+    from stagemeter.utilization.pairing import counted_work
+
+    counted = Workload.from_dict(report["metadata"]["workload"])
+    measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
+    work, source = counted_work(report, measured)
+    lacking = [stage for stage in (*AGGREGATES[VISION], "prefill", "decode") if stage not in work]
+    if lacking:
+        raise ValueError(f"the static report has no count of {', '.join(lacking)}")
+    return {
+        "vision": sum(work[stage].flops for stage in AGGREGATES[VISION]),
+        "prefill": work["prefill"].flops,
+        "decode": work["decode"].flops,
+    }, source
+
+
+def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> DecoderArchitecture:
+    unknown = set(sizes) - set(DecoderSizes.__annotations__)
+    if unknown:
+        known = ", ".join(DecoderSizes.__annotations__)
+        raise TypeError(f"unknown sizes {', '.join(sorted(unknown))}; known are {known}")
+    heads = sizes.get("n_heads", 1)
+    key_value_heads = sizes.get("n_key_value_heads", heads)
+    experts, experts_per_token = sizes.get("n_experts", 0), sizes.get("n_experts_per_token", 0)
+    expert_intermediate = sizes.get("d_expert", 0)
+    # A decoder with experts has them in every layer, unless it is said how many layers are dense.
+    dense_layers = sizes.get("n_dense_layers", 0 if experts else n_layers)
+    _at_least(1, d_model=d_model, d_ff=d_ff, n_layers=n_layers, n_heads=heads, n_key_value_heads=key_value_heads)
+    _at_least(
+        0,
+        n_dense_layers=dense_layers,
+        n_shared_experts=sizes.get("n_shared_experts", 0),
+        vocabulary=sizes.get("vocabulary", 0),
+    )
+    _at_least(1, head_width=sizes.get("head_width", 1))
+    if "head_width" not in sizes and d_model % heads:
+        raise ValueError(f"a width of {d_model} cannot be split into {heads} heads: give head_width")
+    if heads % key_value_heads:
+        raise ValueError(f"{heads} heads cannot share {key_value_heads} key and value heads")
+    if dense_layers > n_layers:
+        raise ValueError(f"{dense_layers} dense layers of {n_layers} layers")
+    if dense_layers < n_layers:
+        _at_least(1, n_experts=experts, n_experts_per_token=experts_per_token, d_expert=expert_intermediate)
+    if experts_per_token > experts:
+        raise ValueError(f"{experts_per_token} experts per token, but only {experts} experts")
+    return DecoderArchitecture(
+        hidden=d_model,
+        layers=n_layers,
+        heads=heads,
+        key_value_heads=key_value_heads,
+        head_width=sizes.get("head_width", d_model // heads),
+        intermediate=d_ff,
+        dense_layers=dense_layers,
+        experts=experts,
+        experts_per_token=experts_per_token,
+        shared_experts=sizes.get("n_shared_experts", 0),
+        expert_intermediate=expert_intermediate,
+        vocabulary=sizes.get("vocabulary", 0),
+        max_positions=0,
+    )
+
+
+def _at_least(smallest: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < smallest:
+            raise ValueError(f"{name} is {size!r}; it must be a whole number, {smallest} or more")
