@@ -160,7 +160,7 @@ def test_page_size_wins_over_the_picture_of_the_file(estimate, folder):
 
 
 def test_model_folder_needs_its_config_alone(estimate, folder, request):
-    small = request.config.rootpath / "tests" / "session" / "small_config.json"
+    small = request.config.rootpath / "tests" / "profiling" / "session" / "small_config.json"
     (folder / "small").mkdir()
     (folder / "small" / "config.json").write_text(small.read_text())
     report = estimate("--model", "small")

@@ -9,7 +9,7 @@ import pytest
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer, estimate_report
 
 HERE = Path(__file__).parent
-SMALL = json.loads((HERE.parent / "session" / "small_config.json").read_text())
+SMALL = json.loads((HERE.parent / "profiling" / "session" / "small_config.json").read_text())
 #: 2 x 3 tiles of 64 px beside a global view of 128 px.
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, new_tokens=4)
 

@@ -12,7 +12,7 @@ from stagemeter import AnalysisConfig, DeepSeekOCRSession
 from stagemeter.counting.counter import CostCounter
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 
-SMALL = json.loads((Path(__file__).parents[1] / "session" / "small_config.json").read_text())
+SMALL = json.loads((Path(__file__).parents[1] / "profiling" / "session" / "small_config.json").read_text())
 
 few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 

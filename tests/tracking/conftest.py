@@ -17,7 +17,7 @@ from mlflow.tracking import fluent
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer, cli
 
 ROOT = Path(__file__).parents[2]
-SMALL = ROOT / "tests" / "session" / "small_config.json"
+SMALL = ROOT / "tests" / "profiling" / "session" / "small_config.json"
 #: 2 x 3 tiles of 64 px beside a global view of 128 px.
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, new_tokens=40)
 

@@ -89,7 +89,7 @@ def test_example_prints_totals_and_every_stage(finished_example):
 
 
 def test_the_docs_show_the_example_that_is_run_here():
-    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
     shown = text.partition("## The origin's example")[2].partition("```python\n")[2].partition("```")[0]
     run = ORIGIN_EXAMPLE
     for old, new in NEW_HOMES.items():
