@@ -9,7 +9,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["reference", "models"])
+@pytest.mark.parametrize("name", ["models"])
 def test_page_is_current(name):
     script = DOCS / f"{name}.py"
     made = runpy.run_path(str(script))["page"]()
