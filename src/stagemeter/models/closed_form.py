@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
+from stagemeter.core.polynomial import Polynomial, variables
 from stagemeter.core.workload import Workload
 from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
 from stagemeter.models.lora import Adapter
@@ -184,21 +185,19 @@ def _value(term: Mapping[str, Any], variables: Variables) -> int:
 
 
 def _terms(stage: Stage[Any], architecture: Any) -> dict[str, list[dict[str, Any]]]:
-    # The closed forms only add and multiply, so symbols pass through them like numbers do.
-    import sympy
-
+    # The closed forms only add and multiply, so polynomials pass through them as integers do.
     names = list(stage.variables)
-    symbols = sympy.symbols(names)
-    cost = _formula(stage)(architecture, dict(zip(names, symbols, strict=True)))
+    cost: Any = _formula(stage)(architecture, cast(Variables, dict(zip(names, variables(len(names)), strict=True))))
     terms = {}
     for quantity in QUANTITIES:
-        polynomial = sympy.Poly(getattr(cost, quantity), *symbols)
+        value = getattr(cost, quantity)
+        coefficients = value.terms if isinstance(value, Polynomial) else {(0,) * len(names): value}
         terms[quantity] = [
             {
-                "coefficient": int(coefficient),
+                "coefficient": coefficient,
                 "powers": {name: power for name, power in zip(names, powers, strict=True) if power},
             }
-            for powers, coefficient in polynomial.terms()
+            for powers, coefficient in sorted(coefficients.items(), reverse=True)
             if coefficient
         ]
     return terms
