@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import load_picture, plan_page
 from stagemeter.analysis.requests import plan_request
-from stagemeter.core.background import in_background
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
 from stagemeter.export.files import require_writable
@@ -152,6 +151,8 @@ def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Call
     if estimate or "torch" in sys.modules:
         yield work
     else:
+        from stagemeter.core.background import in_background
+
         with in_background(work) as wait:
             yield wait
 

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from stagemeter.core.errors import StagemeterError
@@ -272,6 +271,7 @@ def pixel_tensor(images: Sequence[Image.Image], dtype: torch.dtype) -> torch.Ten
     StagemeterError
         There are no views, they differ in size, they are not square RGB pictures, or `dtype` holds no fractions.
     """
+    import numpy
     import torch
 
     _require_equal_views(images)
@@ -373,6 +373,8 @@ def _to_rgb(picture: Image.Image, source: Path) -> Image.Image:
 
 def _scale_16_bit(picture: Image.Image, source: Path) -> Image.Image:
     """Map 0..65535 to 0..255; Pillow's own conversion from mode I clips everything above 255 to white."""
+    import numpy
+
     levels = numpy.asarray(picture).astype(numpy.int64)
     darkest, brightest = int(levels.min()), int(levels.max())
     if darkest < 0 or brightest > LARGEST_16_BIT:
