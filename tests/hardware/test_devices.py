@@ -3,16 +3,17 @@
 import ast
 import json
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.export.devices import COLUMNS, device_rows, print_devices
-from stagemeter.hardware.devices import DEVICES
+from stagemeter.hardware.devices import known_devices
 
 ROOT = Path(__file__).parents[2]
-every_device = pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
+every_device = pytest.mark.parametrize("device", known_devices(), ids=lambda device: device.name)
 
 #: Dense bfloat16 TFLOP/s as the design has them, from datasheets; vendors' headline numbers are twice as high.
 DENSE_BFLOAT16 = {
@@ -39,6 +40,8 @@ def test_numbers_are_positive_and_have_a_source(device):
     assert all(rate > 0 for rate in [*device.peak_tflops.values(), *device.sparse_tflops.values()])
     assert device.bandwidth_gbps > 0
     assert device.memory_gb > 0
+    assert device.address is None or device.address.startswith("https://")
+    assert date.fromisoformat(device.entered) <= date.today()
     assert re.search(r"datasheet|whitepaper|white paper|documentation|specification", device.source)
 
 
@@ -66,17 +69,21 @@ def test_data_types_are_known_and_in_order(device):
 
 @pytest.mark.parametrize(("name", "tflops"), DENSE_BFLOAT16.items())
 def test_dense_bfloat16(name, tflops):
-    (device,) = (device for device in DEVICES if device.name == name)
+    (device,) = (device for device in known_devices() if device.name == name)
     assert device.peak_tflops["bfloat16"] == tflops
 
 
+def test_only_the_h20_has_no_document_of_its_vendor():
+    assert [device.name for device in known_devices() if device.address is None] == ["H20"]
+
+
 def test_devices_without_bfloat16_have_no_rate_for_it():
-    without = {device.name for device in DEVICES if "bfloat16" not in device.peak_tflops}
+    without = {device.name for device in known_devices() if "bfloat16" not in device.peak_tflops}
     assert without == {"V100-SXM2-16GB", "V100-SXM2-32GB", "V100-PCIe-16GB", "V100-PCIe-32GB", "T4"}
 
 
 def test_geforce_accumulates_in_float32():
-    for device in DEVICES:
+    for device in known_devices():
         if device.name.startswith("RTX"):
             # Tensor cores of GeForce are four times as fast as the others only when they accumulate in float16.
             assert device.peak_tflops["float16"] == pytest.approx(2 * device.peak_tflops["float32"], rel=0.01)
@@ -84,7 +91,7 @@ def test_geforce_accumulates_in_float32():
 
 
 def test_sources_say_what_was_halved():
-    for device in DEVICES:
+    for device in known_devices():
         if device.sparse_tflops and "halved" not in device.source:
             assert "printed" in device.source, device.name
 
@@ -97,7 +104,7 @@ def test_table_has_a_line_per_device(capsys):
     out = capsys.readouterr().out
     lines = [line.split() for line in out.splitlines()[1:]]
     assert lines[0] == list(COLUMNS)
-    assert [line[0] for line in lines[1:]] == [device.name for device in DEVICES]
+    assert [line[0] for line in lines[1:]] == [device.name for device in known_devices()]
     assert next(line for line in lines if line[0] == "T4")[1:6] == ["–", "65", "8.1", "320", "16"]
     assert next(line for line in lines if line[0] == "MI300X")[1] == "1,307.4"
 
@@ -105,7 +112,7 @@ def test_table_has_a_line_per_device(capsys):
 def test_json_is_alone_on_stdout_and_complete(capsys):
     print_devices(as_json=True)
     known = json.loads(capsys.readouterr().out)
-    assert [device["name"] for device in known] == [device.name for device in DEVICES]
+    assert [device["name"] for device in known] == [device.name for device in known_devices()]
     (h100,) = (device for device in known if device["name"] == "H100-SXM")
     assert h100["peak_tflops"]["bfloat16"] == 989
     assert h100["sparse_tflops"]["bfloat16"] == 1979
@@ -116,7 +123,7 @@ def test_table_in_the_docs_is_the_one_in_the_code():
     text = (ROOT / "docs" / "hardware.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     header = next(index for index, row in enumerate(rows) if row == list(COLUMNS))
-    assert rows[header + 2 : header + 2 + len(DEVICES)] == device_rows()
+    assert rows[header + 2 : header + 2 + len(known_devices())] == device_rows()
 
 
 # What it needs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stagemeter.export.json_file import print_json
-from stagemeter.hardware.devices import DEVICES, Device
+from stagemeter.hardware.devices import known_devices
 
 #: What of a device is shown besides its name and its source: column, and data type where it is a rate.
 _RATES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
@@ -37,7 +36,7 @@ def print_devices(as_json: bool = False) -> None:
     console.print(table)
 
 
-def device_rows(devices: Sequence[Device] = DEVICES) -> list[list[str]]:
+def device_rows() -> list[list[str]]:
     """Cells of the table by device, in the order of `COLUMNS`; a dash where a device has no such rate."""
     return [
         [
@@ -47,11 +46,11 @@ def device_rows(devices: Sequence[Device] = DEVICES) -> list[list[str]]:
             _number(device.memory_gb),
             device.source,
         ]
-        for device in devices
+        for device in known_devices()
     ]
 
 
-def devices_document(devices: Sequence[Device] = DEVICES) -> list[dict[str, Any]]:
+def devices_document() -> list[dict[str, Any]]:
     """All that is known of each device, as plain data."""
     return [
         {
@@ -65,7 +64,7 @@ def devices_document(devices: Sequence[Device] = DEVICES) -> list[dict[str, Any]
             "aliases": list(device.aliases),
             "reported_names": list(device.reported_names),
         }
-        for device in devices
+        for device in known_devices()
     ]
 
 

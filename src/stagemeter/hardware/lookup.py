@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import cache
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.hardware.devices import DEVICES, Device
+from stagemeter.hardware.devices import Device, known_devices
 from stagemeter.hardware.roofline import Peak
 
 #: What stands in place of a device's name for a peak that is measured on this machine.
@@ -43,7 +44,7 @@ def find_device(name: str, way_out: str = "") -> Device:
     >>> find_device("NVIDIA A100-SXM4-80GB").name
     'A100-SXM-80GB'
     """
-    device = _BY_KEY.get(_key(name))
+    device = _by_key().get(_key(name))
     if device is not None:
         return device
     candidates = _candidates(name)
@@ -133,13 +134,15 @@ def _candidates(name: str) -> list[str]:
     words = set(_words(name))
     if not words:
         return []
-    return [device.name for device in DEVICES if any(words <= set(_words(known)) for known in device.names)]
+    return [device.name for device in known_devices() if any(words <= set(_words(known)) for known in device.names)]
 
 
 def _similar(name: str) -> list[str]:
-    keys = difflib.get_close_matches(_key(name), _BY_KEY, n=_SIMILAR)
-    return list(dict.fromkeys(_BY_KEY[key].name for key in keys))
+    keys = difflib.get_close_matches(_key(name), _by_key(), n=_SIMILAR)
+    return list(dict.fromkeys(_by_key()[key].name for key in keys))
 
 
-# Two names of one device may have the same key; those of two devices never do, which a test holds.
-_BY_KEY: dict[str, Device] = {_key(name): device for device in DEVICES for name in device.names}
+@cache
+def _by_key() -> dict[str, Device]:
+    # Two names of one device may have the same key; those of two devices never do, which a test holds.
+    return {_key(name): device for device in known_devices() for name in device.names}
