@@ -15,8 +15,8 @@ from typing import Any
 from stagemeter.analysis.analyzer import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
+from stagemeter.core.units import with_unit
 from stagemeter.core.workload import Workload
-from stagemeter.export.units import with_unit
 from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.lookup import ModelDescription, describe_model, shipped_models

@@ -8,7 +8,7 @@ import tempfile
 import pytest
 
 from stagemeter.core.scratch import hold, locked_folder, scratch_folder, temporary_beside
-from stagemeter.export.files import write_whole
+from stagemeter.core.writing import write_whole
 
 LEAVE = """
 import os, sys, tempfile

@@ -13,11 +13,11 @@ from PIL import Image
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model
 from stagemeter.core.metrics import report_values
 from stagemeter.core.report import report_fault
+from stagemeter.core.units import describe_views, percentage, with_unit
+from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.charts import Chart, Series, chart_picture
 from stagemeter.export.figures import bar_chart, flops_chart
-from stagemeter.export.files import require_writable, write_whole
 from stagemeter.export.folder import report_files, write_report_files
-from stagemeter.export.units import describe_views, percentage, with_unit
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.utilization.memory import roofline_section
 

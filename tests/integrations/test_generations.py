@@ -15,9 +15,10 @@ from torch import nn
 
 import stagemeter
 from stagemeter.core.cost import Cost, total
+from stagemeter.core.stage_names import DECODE
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.request_costs import _cost_of_all
-from stagemeter.modules.requests import DECODE, RequestCall
+from stagemeter.modules.requests import RequestCall
 
 pytestmark = pytest.mark.slow
 MODULE_CALL = nn.Module.__call__

@@ -16,7 +16,7 @@ from stagemeter.analysis.pages import load_picture, plan_page
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
-from stagemeter.export.files import require_writable
+from stagemeter.core.writing import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak

@@ -13,9 +13,9 @@ from stagemeter.comparing.files import read_subject
 from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.compare_html import comparison_page
 from stagemeter.export.compare_text import comparison_csv, comparison_markdown
-from stagemeter.export.files import require_writable, write_whole
 from stagemeter.export.json_file import json_text
 
 #: Files of a comparison.

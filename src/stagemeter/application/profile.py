@@ -14,13 +14,14 @@ from stagemeter.analysis.pages import with_tile_limit
 from stagemeter.analysis.requests import plan_workload, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
+from stagemeter.core.stage_names import DECODE_TOTAL
 from stagemeter.core.workload import Workload
 from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.family import EXPERTS_READ
 from stagemeter.models.lookup import describe_model, load_architecture
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
-from stagemeter.profiling.profile import DECODE_TOTAL, Profile
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
 from stagemeter.utilization.memory import memory_need
 

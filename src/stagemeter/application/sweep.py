@@ -13,7 +13,7 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError, TrackingError
-from stagemeter.export.files import require_writable
+from stagemeter.core.writing import require_writable
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from stagemeter.core.errors import StagemeterError, StagemeterWarning, TrackingError
-from stagemeter.export.escape import printable
+from stagemeter.core.escape import printable
 
 #: Exit codes beside 0, and 1, which is the gate's (`stagemeter.cli.compare`): the user can mend it; the store cannot
 #: be reached; a bug (``EX_SOFTWARE`` of sysexits.h); interrupted.

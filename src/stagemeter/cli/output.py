@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stagemeter.cli.types import FRACTION, TEXT
-from stagemeter.export.escape import printable
+from stagemeter.core.escape import printable
 
 if TYPE_CHECKING:
     from stagemeter.profiling.document import Profiled

@@ -70,6 +70,6 @@ def plan(
         f"{sizing.pages_per_day_and_device:,.0f} pages a day each, {sizing.seconds_per_page:.4g} s a page, "
         f"MFU {100 * sizing.mfu:.3g} %{measured}"
     )
-    from stagemeter.export.terminal import print_lines
+    from stagemeter.core.terminal import print_lines
 
     print_lines([answer, *(f"assumed: {line}" for line in sizing.assumptions)])

@@ -131,7 +131,7 @@ def sweep(
 
 
 def _say(swept: Swept) -> None:
-    from stagemeter.export.terminal import print_lines
+    from stagemeter.core.terminal import print_lines
 
     per_second = swept.evaluated / swept.seconds
     lines = [

@@ -30,6 +30,6 @@ def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> No
         reports = [{"path": str(one.path), "run_id": one.run_id, "new": one.new} for one in uploaded]
         print_json({"reports": reports})
         return
-    from stagemeter.export.terminal import print_lines
+    from stagemeter.core.terminal import print_lines
 
     print_lines(f"{one.path}: {'logged as' if one.new else 'is there already,'} run {one.run_id}" for one in uploaded)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.comparing.compare import STEP, SUMS
+from stagemeter.core.escape import html_text, printable
 from stagemeter.export.compare_text import comparison_table, legend, setting_rows, shown, signed, title_of
-from stagemeter.export.escape import html_text, printable
 
 _COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
 #: Of subjects, so that they are not taken for stages.

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.core.escape import Marked, markdown_link, markdown_text, spreadsheet_cell
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.document import (
     add_header,
     add_list,
@@ -17,9 +20,6 @@ from stagemeter.export.document import (
     new_document,
     unbroken,
 )
-from stagemeter.export.escape import Marked, markdown_link, markdown_text, spreadsheet_cell
-from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import milliseconds, rate, with_unit
 
 #: Up to how many subjects stand side by side; more stand below one another.
 _SIDE_BY_SIDE = 4

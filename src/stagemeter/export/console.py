@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.core.report import request_total
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import describe_dtypes, describe_views, percentage, with_unit
 from stagemeter.export.markdown import stage_agreement
 from stagemeter.export.roofline_text import bounds_table, peak_title, roofline_lines
-from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_dtypes, describe_views, percentage, with_unit
 
 
 def print_report(report: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mdutils.mdutils import MdUtils
 
-from stagemeter.export.escape import markdown_text
+from stagemeter.core.escape import markdown_text
 
 
 def new_document() -> MdUtils:

@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from stagemeter.core.escape import picture_text
 from stagemeter.core.report import request_total
-from stagemeter.export.escape import picture_text
-from stagemeter.export.units import describe_views, percentage, with_unit
+from stagemeter.core.units import describe_views, percentage, with_unit
 
 _COLOUR = "#2f6f9f"
 

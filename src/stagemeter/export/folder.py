@@ -8,7 +8,7 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.scratch import locked_folder
-from stagemeter.export.files import write_whole
+from stagemeter.core.writing import write_whole
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import report_json
 from stagemeter.export.markdown import report_markdown

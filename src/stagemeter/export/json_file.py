@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.export.files import write_whole
+from stagemeter.core.writing import write_whole
 
 _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]")
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from mdutils.mdutils import MdUtils
 
+from stagemeter.core.escape import markdown_code
 from stagemeter.core.report import request_total
+from stagemeter.core.units import describe_dtypes, describe_request, percentage, with_unit
+from stagemeter.core.writing import write_whole
 from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
-from stagemeter.export.escape import markdown_code
-from stagemeter.export.files import write_whole
 from stagemeter.export.roofline_text import bounds_table, roofline_lines
-from stagemeter.export.units import describe_dtypes, describe_request, percentage, with_unit
 
 _TOP_OPERATORS = 3
 _TIERS = ("isolated", "extracted", "analytic")

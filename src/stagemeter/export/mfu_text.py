@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stagemeter.core.escape import Marked, markdown_text
+from stagemeter.core.stage_names import stage_label
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import describe_lengths, milliseconds, rate, with_unit
 from stagemeter.export.document import (
     add_header,
     add_list,
@@ -14,9 +18,6 @@ from stagemeter.export.document import (
     new_document,
     unbroken,
 )
-from stagemeter.export.escape import Marked, markdown_text
-from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_lengths, milliseconds, rate, with_unit
 from stagemeter.profiling.devices import ASSUMED, Devices
 
 _COLUMNS = (
@@ -108,7 +109,7 @@ def _peak(pairing: Mapping[str, Any]) -> str:
 def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
     return [
         [
-            "decode, a step" if stage == "decode" else stage,
+            stage_label(stage),
             milliseconds(row["time_ms"]),
             with_unit(round(row["flops"])),
             rate(row["tflops"]),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import with_unit
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import with_unit
 
 
 def print_models(models: Sequence[Mapping[str, Any]]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.stage_names import stage_label
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 from stagemeter.export.document import (
     add_header,
     add_list,
@@ -14,8 +17,6 @@ from stagemeter.export.document import (
     new_document,
     unbroken,
 )
-from stagemeter.export.terminal import print_lines, print_table
-from stagemeter.export.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 
 _RATES = {
     "tokens_per_second/prefill": "tokens/s in the prefill",
@@ -62,7 +63,7 @@ def _rows(document: Mapping[str, Any]) -> list[list[str]]:
         counted = stage in deciles_of and stage != "decode"
         rows.append(
             [
-                "decode, a step" if stage == "decode" else stage,
+                stage_label(stage),
                 milliseconds(time),
                 *([milliseconds(deciles[name]) if deciles else "" for name in ("p10", "p90")] if repeated else []),
                 percentage(time, whole) if whole and counted else "",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.export.escape import html_text, picture_text
+from stagemeter.core.escape import html_text, picture_text
 
 _COLOURS = ("#2f6f9f", "#d1495b", "#66a182", "#edae49", "#6b4e9b", "#3d3d3d", "#8c8c8c")
 #: How far the ceilings reach beyond the outermost points, as a factor.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.export.units import milliseconds, rate, with_unit
+from stagemeter.core.stage_names import stage_label
+from stagemeter.core.units import milliseconds, rate, with_unit
 
 _RATES = {
     "decode_tokens_per_second": "decode tokens/s",
@@ -30,7 +31,7 @@ def bounds_table(roofline: Mapping[str, Any]) -> list[list[str]]:
         cells.append(row["bound_by"] if row["roofline_ms"] is not None else "–")
         if depends:
             cells.append(milliseconds(row["roofline_ms_every_expert"]))
-        rows.append(["decode, a step" if name == "decode" else name, *cells])
+        rows.append([stage_label(name), *cells])
     return rows
 
 

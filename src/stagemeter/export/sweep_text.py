@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.escape import Marked, markdown_code
+from stagemeter.core.units import with_unit
 from stagemeter.export.document import (
     add_header,
     add_list,
@@ -14,8 +16,6 @@ from stagemeter.export.document import (
     new_document,
     unbroken,
 )
-from stagemeter.export.escape import Marked, markdown_code
-from stagemeter.export.units import with_unit
 
 if TYPE_CHECKING:
     from stagemeter.sweeping.summary import SweepSummary

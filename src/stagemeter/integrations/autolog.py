@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, TOTAL
 from stagemeter.integrations.boundaries import Boundaries
 from stagemeter.integrations.peaks import check_peak, training_peak
 from stagemeter.modules.arguments import reads_more_than_text, values_key
 from stagemeter.modules.calls import call_signature
 from stagemeter.modules.request_costs import BareModels, RequestCost, request_cost, request_key, rest_of
-from stagemeter.modules.requests import DECODE, DECODE_TOTAL, TOTAL, Request, RequestRecorder
+from stagemeter.modules.requests import Request, RequestRecorder
 from stagemeter.modules.stages import resolve_stages
 from stagemeter.tracking.training import log_to_active_run, run_is_active
 

@@ -204,7 +204,7 @@ class ModuleReport:
         }
 
     def __str__(self) -> str:
-        # Late, and the one place where a report knows how it is shown: print(report) is how people look at one.
-        from stagemeter.export.module_text import module_text
+        # Late, since rich takes a while to import.
+        from stagemeter.modules.text import module_text
 
         return module_text(self)

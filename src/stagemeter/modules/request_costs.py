@@ -14,8 +14,9 @@ from torch import nn
 
 from stagemeter.core.cost import QUANTITIES, ZERO, Cost, total
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, OTHER, PREFILL
 from stagemeter.counting.events import Counts
-from stagemeter.modules.requests import DECODE, DECODE_TOTAL, DRAFT, OTHER, PREFILL, Request, RequestCall, depth_of
+from stagemeter.modules.requests import DRAFT, Request, RequestCall, depth_of
 from stagemeter.modules.run import Pass, count_from_shapes
 from stagemeter.modules.shapes import tensors_of, without_weights
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from stagemeter.core.stage_names import DECODE, OTHER, PREFILL, VISION
 from stagemeter.modules.arguments import Arguments, arguments_with_values
 
-PREFILL, DECODE, DECODE_TOTAL, TOTAL = "prefill", "decode", "decode_total", "total"
 #: What runs outside of the forward passes of the model that writes: encoders, a draft model, and what is neither.
-VISION, AUDIO, ENCODER, DRAFT, OTHER = "vision", "audio", "encoder", "draft", "other"
+AUDIO, ENCODER, DRAFT = "audio", "encoder", "draft"
 
 #: Methods of transformers' models that encode something before the first forward pass.
 ENCODING_METHOD = re.compile(r"get_(\w+)_features")

@@ -8,9 +8,10 @@ from statistics import median
 from typing import Any
 
 from stagemeter.core.errors import TrackingError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, TOTAL, VISION
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload
-from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, TOTAL, VISION, Profile, spread
+from stagemeter.profiling.profile import AGGREGATES, Profile, spread
 
 #: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.1"

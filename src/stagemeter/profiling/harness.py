@@ -13,9 +13,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.scratch import scratch_folder
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
 from stagemeter.models.families.deepseek_ocr.family import VISION_MODULES
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL
 from stagemeter.profiling.ranges import own_times
 from stagemeter.profiling.routing import count_experts
 

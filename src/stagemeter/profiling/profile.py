@@ -7,20 +7,14 @@ from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
+from stagemeter.core.stage_names import FORWARD, PREFILL, VISION
 from stagemeter.profiling.lengths import RequestLengths
 
-PREFILL = "prefill"
-#: One decode step, and all steps of a request.
-DECODE, DECODE_TOTAL = "decode", "decode_total"
-#: Several stages that were timed as one: sam, clip and projector; and those with the prefill.
-VISION, FORWARD = "vision", "forward"
 #: The stages that make up an aggregate.
 AGGREGATES: dict[str, tuple[str, ...]] = {
     VISION: ("sam", "clip", "projector"),
-    FORWARD: ("sam", "clip", "projector", "prefill"),
+    FORWARD: ("sam", "clip", "projector", PREFILL),
 }
-#: The whole request: the sum of the times of its stages.
-TOTAL = "total"
 #: A century. A longer time is of a wrong unit or from a damaged file.
 LONGEST_MS = 100 * 365.25 * 86_400e3
 

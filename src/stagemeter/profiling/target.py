@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.core.errors import StagemeterError
-from stagemeter.export.units import with_unit
+from stagemeter.core.units import with_unit
 from stagemeter.hardware.machine import torch_device
 
 #: What ``--device`` says for the first GPU where there is one, else the CPU.

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate
 from stagemeter.models.family import bytes_read_of_weights, weight_bytes
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION
 from stagemeter.sweeping.grid import AXES, Grid, Views
 from stagemeter.utilization.memory import held_by_stage
-from stagemeter.utilization.pairing import aggregates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,7 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import read_json
 from stagemeter.core.scratch import hold, scratch_folder
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.files import replacing, write_whole
+from stagemeter.core.writing import replacing, write_whole
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 

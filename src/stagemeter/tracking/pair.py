@@ -14,8 +14,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.escape import markdown_link
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.escape import markdown_link
 from stagemeter.export.json_file import json_text
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
 from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points

@@ -21,12 +21,12 @@ from typing import Any
 
 from stagemeter.core.cost import item_sizes
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.blocks import larger
 from stagemeter.models.family import Family, bytes_read_of_weights
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
-from stagemeter.utilization.pairing import Work, aggregates, peak_dict, work_of_report
+from stagemeter.utilization.pairing import Work, peak_dict, work_of_report
 
 _NOTES = (
     "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "

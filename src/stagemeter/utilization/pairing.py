@@ -18,13 +18,13 @@ from typing import Any
 from stagemeter.core.cost import ITEM_SIZES, item_sizes
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import request_total
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound, bound_by
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
 from stagemeter.models.family import EXPERTS_READ, Family
 from stagemeter.models.registry import family_named
 from stagemeter.profiling.devices import ONE_DEVICE, Devices
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION
 from stagemeter.utilization.mixed_lengths import RequestsWork
 
 #: Changes with every change of the pairing's keys or of what they mean.
@@ -298,12 +298,6 @@ def peak_dict(peak: Peak) -> dict[str, Any]:
 
 def _family(report: Mapping[str, Any]) -> Family[Any]:
     return family_named(report["metadata"]["family"])
-
-
-def aggregates(stages: Iterable[str]) -> dict[str, list[str]]:
-    """The stages that can have been timed as one, by the name they have together."""
-    vision = [stage for stage in stages if stage not in (PREFILL, DECODE)]
-    return {**({VISION: vision} if vision else {}), FORWARD: [*vision, PREFILL]}
 
 
 def _rows(

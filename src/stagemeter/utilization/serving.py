@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.profiling.devices import Devices
-from stagemeter.profiling.profile import DECODE, PREFILL
 from stagemeter.utilization.mixed_lengths import QUANTITIES, RequestsWork
 from stagemeter.utilization.pairing import NO_COUNT, Pairing
 

@@ -295,7 +295,8 @@ def _reported_work(
     report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
 ) -> tuple[dict[str, float], str]:
     """FLOPs of vision, prefill and all decode steps by a report, and where in it they are from."""
-    from stagemeter.profiling.profile import AGGREGATES, VISION
+    from stagemeter.core.stage_names import VISION
+    from stagemeter.profiling.profile import AGGREGATES
     from stagemeter.utilization.pairing import counted_work
 
     counted = Workload.from_dict(report["metadata"]["workload"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from stagemeter.profiling.profile import AGGREGATES, FORWARD, VISION
+from stagemeter.core.stage_names import FORWARD, PREFILL, VISION
+from stagemeter.profiling.profile import AGGREGATES
 from stagemeter.profiling.ranges import listed
-from stagemeter.profiling.readers.mapping import PREFILL, VISION_STAGES
+from stagemeter.profiling.readers.mapping import VISION_STAGES
 
 
 @dataclass(frozen=True, slots=True)

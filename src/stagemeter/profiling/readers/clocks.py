@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stagemeter.profiling.profile import FORWARD
+from stagemeter.core.stage_names import FORWARD, PREFILL
 from stagemeter.profiling.ranges import TimeRange, listed
-from stagemeter.profiling.readers.mapping import PREFILL, STAGES
+from stagemeter.profiling.readers.mapping import STAGES
 
 
 @dataclass(frozen=True, slots=True)

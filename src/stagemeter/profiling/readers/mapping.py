@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.core.yaml_file import read_yaml
-from stagemeter.profiling.profile import AGGREGATES, DECODE, DECODE_TOTAL, FORWARD, VISION
+from stagemeter.profiling.profile import AGGREGATES
 from stagemeter.profiling.ranges import listed
 
-#: The decoder over the prompt; a request begins with it, or with the vision stages before it.
-PREFILL = "prefill"
-#: The whole request. Its range is its wall time, and what lies in it belongs to it.
-REQUEST = "request"
 #: The stages of a page's way through the vision encoder.
 VISION_STAGES = AGGREGATES[VISION]
 #: What a range can stand for.

@@ -24,10 +24,11 @@ from pathlib import Path
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION, Profile
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES, NameMapping, StageNames
+from stagemeter.profiling.readers.mapping import STAGES, VISION_STAGES, NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 

@@ -20,10 +20,11 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, Profile
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.mapping import REQUEST, STAGES, NameMapping, StageNames, near
+from stagemeter.profiling.readers.mapping import STAGES, NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, VISION
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
 from stagemeter.profiling.readers.aggregates import Settled, settle
-from stagemeter.profiling.readers.mapping import PREFILL, REQUEST, STAGES, VISION_STAGES
+from stagemeter.profiling.readers.mapping import STAGES, VISION_STAGES
 from stagemeter.profiling.readers.steps import count_steps
 
 _NS_PER_MS = 1e6

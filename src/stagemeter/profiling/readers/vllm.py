@@ -30,10 +30,11 @@ from pathlib import Path
 from stagemeter.core.addresses import shown_address
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import LARGEST_FILE
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD
 from stagemeter.core.waiting import in_time
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.profiling.profile import DECODE, DECODE_TOTAL, FORWARD, Profile
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.files import read_text, require_filled_file
 from stagemeter.profiling.readers.prometheus import Growth, growth, read_page
 from stagemeter.profiling.readers.values import milliseconds

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stagemeter.export.escape import printable
+from stagemeter.core.escape import printable
 
 _WIDEST = 10_000
 
