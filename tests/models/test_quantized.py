@@ -15,9 +15,9 @@ from stagemeter.analysis.analyzer import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import report_fault
-from stagemeter.core.weight_storage import Packing
+from stagemeter.core.weight_storage import QuantizedMatrix
 from stagemeter.hardware.lookup import device_peak, find_device
-from stagemeter.models.decoder.quantized import pack_modules, packed_weights
+from stagemeter.models.decoder.quantized import mark_quantized, quantized_weights
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.quantization import UnknownStorageError, read_quantization
 from stagemeter.utilization.memory import roofline_section
@@ -94,7 +94,7 @@ def test_three_ways_of_counting_are_equal(tmp_path_factory, kind, data):
     assert report["agreement"]["equal"], report["agreement"]
     # What the marked modules of the model take is what the sizes say.
     decoder = model.family.decoder(model.architecture)
-    assert decoder.packed() == packed_weights(model.build())
+    assert decoder.quantized_weights() == quantized_weights(model.build())
 
 
 @pytest.mark.slow
@@ -104,9 +104,9 @@ def test_decoder_of_a_model_that_reads_pages(described):
     report = analyze_model(model, AnalysisConfig(image_w=700, image_h=500, new_tokens=3))
     assert report["agreement"]["equal"], report["agreement"]
     # All layers of 576 x 576 twice, 576 x 192 twice and 576 x 1536 three times, and neither the tower nor the head.
-    packed = model.family.decoder(model.architecture).packed()
-    assert packed.elements == 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536)
-    assert packed.stored_bytes * 8 == packed.elements * (4 + (16 + 4) / 16)
+    quantized = model.family.decoder(model.architecture).quantized_weights()
+    assert quantized.elements == 30 * 576 * (2 * 576 + 2 * 192 + 3 * 1536)
+    assert quantized.stored_bytes * 8 == quantized.elements * (4 + (16 + 4) / 16)
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3_moe", "deepseek_v3", "mixtral"])
@@ -120,12 +120,12 @@ def test_fp8_is_stored_as_transformers_stores_it(kind, data):
         mine, theirs = (
             AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **plain)) for _ in range(2)
         )
-    pack_modules(mine, read_quantization({"quantization_config": stored}), ["model"], ["lm_head"])
+    mark_quantized(mine, read_quantization({"quantization_config": stored}), ["model"], ["lm_head"])
     theirs = replace_with_fp8_linear(theirs, ["lm_head"], FineGrainedFP8Config(weight_block_size=(8, 16)))
     eight_bits = [p.numel() for p in theirs.parameters() if p.element_size() == 1]
     scales = [p.numel() * p.element_size() for name, p in theirs.named_parameters() if name.endswith("scale_inv")]
-    packed = packed_weights(mine)
-    assert (packed.elements, packed.stored_bytes) == (sum(eight_bits), sum(eight_bits) + sum(scales))
+    quantized = quantized_weights(mine)
+    assert (quantized.elements, quantized.stored_bytes) == (sum(eight_bits), sum(eight_bits) + sum(scales))
 
 
 #: ``total_size`` of the published index of the checkpoint, as quoted in public repositories.
@@ -141,15 +141,15 @@ def test_checkpoints_take_the_bytes_that_are_published(name):
 def test_scales_are_as_many_as_those_published():
     # MiniMax-M2's checkpoint holds 228,703,644,928 parameters by its metadata, 13,880,064 of them scales.
     model = describe_model("minimax-m2")
-    packed = model.family.decoder(model.architecture).packed()
-    assert packed.stored_bytes - packed.elements == 4 * 13_880_064
+    quantized = model.family.decoder(model.architecture).quantized_weights()
+    assert quantized.stored_bytes - quantized.elements == 4 * 13_880_064
 
 
 def test_one_matrix_by_hand():
     """What each method writes for a matrix of 256 outputs and 512 inputs, tensor by tensor."""
 
     def stored(settings, module="layers.0.mlp.up_proj"):
-        return read_quantization({"quantization_config": settings}).packing_of(module).matrix_bytes(256, 512)
+        return read_quantization({"quantization_config": settings}).storage_of(module).matrix_bytes(256, 512)
 
     groups = 512 // 128
     # AutoAWQ: qweight int32 (512, 256 / 8), qzeros int32 (groups, 256 / 8), scales float16 (groups, 256).
@@ -169,13 +169,13 @@ def test_one_matrix_by_hand():
 
 
 def test_blocks_that_are_not_filled_have_a_scale_too():
-    packing = Packing(8, 32, 128, 128)
-    assert packing.matrix_bytes(129, 128) == 129 * 128 + 2 * 4
-    assert packing.matrix_bytes(1, 1) == 1 + 4
+    quantized = QuantizedMatrix(8, 32, 128, 128)
+    assert quantized.matrix_bytes(129, 128) == 129 * 128 + 2 * 4
+    assert quantized.matrix_bytes(1, 1) == 1 + 4
 
 
 @pytest.mark.parametrize(
-    ("module", "packed"),
+    ("module", "quantized"),
     [
         ("layers.0.self_attn.q_proj", False),
         ("layers.11.self_attn.q_proj", True),
@@ -186,43 +186,51 @@ def test_blocks_that_are_not_filled_have_a_scale_too():
         ("lm_head", False),
     ],
 )
-def test_modules_are_left_out_by_name(module, packed):
+def test_modules_are_left_out_by_name(module, quantized):
     left_out = ["lm_head", "model.layers.0.self_attn", "layers.1.self_attn.q_proj"]
     stored = {"quant_method": "fp8", "modules_to_not_convert": left_out}
-    assert (read_quantization({"quantization_config": stored}).packing_of(module) is not None) is packed
+    assert (read_quantization({"quantization_config": stored}).storage_of(module) is not None) is quantized
 
 
 @pytest.mark.parametrize(
-    ("stored", "module", "packing"),
+    ("stored", "module", "quantized"),
     [
         # AutoAWQ leaves out what has the text anywhere in its name.
         ({"quant_method": "awq", "modules_to_not_convert": ["mlp"]}, "layers.1.mlp.up_proj", None),
         (
             {"quant_method": "awq", "modules_to_not_convert": ["mlp"]},
             "layers.1.self_attn.q_proj",
-            Packing(4, 20, 1, 128),
+            QuantizedMatrix(4, 20, 1, 128),
         ),
         ({"quant_method": "awq", "modules_to_not_convert": ["k_pro"]}, "layers.1.self_attn.k_proj", None),
         # vLLM's name of the setting.
         ({"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]}, "layers.1.mlp.up_proj", None),
-        ({"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]}, "layers.2.mlp.up_proj", Packing(8, 32)),
+        (
+            {"quant_method": "fp8", "ignored_layers": ["model.layers.1.mlp"]},
+            "layers.2.mlp.up_proj",
+            QuantizedMatrix(8, 32),
+        ),
         # GPTQModel's rules for single modules: the first pattern that takes one.
         (gptq(**{"-:.*down": {}}), "layers.0.mlp.down_proj", None),
-        (gptq(**{"-:.*down": {}}), "layers.0.mlp.up_proj", Packing(4, 20, 1, 64)),
-        (gptq(**{"+:.*down": {"bits": 8}}), "layers.0.mlp.down_proj", Packing(8, 24, 1, 64)),
-        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.1.mlp.down_proj", Packing(4, 20, 1, 32)),
-        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.0.mlp.down_proj", Packing(4, 20, 1, 64)),
+        (gptq(**{"-:.*down": {}}), "layers.0.mlp.up_proj", QuantizedMatrix(4, 20, 1, 64)),
+        (gptq(**{"+:.*down": {"bits": 8}}), "layers.0.mlp.down_proj", QuantizedMatrix(8, 24, 1, 64)),
+        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.1.mlp.down_proj", QuantizedMatrix(4, 20, 1, 32)),
+        (gptq(**{r".*\.1\..*down": {"group_size": 32}}), "layers.0.mlp.down_proj", QuantizedMatrix(4, 20, 1, 64)),
         (gptq(**{"-:.*mlp": {}, ".*down": {"bits": 8}}), "layers.0.mlp.down_proj", None),
         # compressed-tensors: a name over a pattern, a pattern over a class, in whatever order they stand.
-        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.down_proj", Packing(8, 16, 1)),
-        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.up_proj", Packing(4, 16, 1, 8)),
-        (two_groups(["re:.*down_proj"], ["model.layers.0.mlp.down_proj"]), "layers.0.mlp.down_proj", Packing(8, 16, 1)),
+        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.down_proj", QuantizedMatrix(8, 16, 1)),
+        (two_groups(["Linear"], ["re:.*down_proj"]), "layers.0.mlp.up_proj", QuantizedMatrix(4, 16, 1, 8)),
+        (
+            two_groups(["re:.*down_proj"], ["model.layers.0.mlp.down_proj"]),
+            "layers.0.mlp.down_proj",
+            QuantizedMatrix(8, 16, 1),
+        ),
         (two_groups(["Linear"], ["re:.*down_proj"], None), "layers.0.mlp.down_proj", None),
     ],
     ids=repr,
 )
-def test_each_method_names_modules_in_its_own_way(stored, module, packing):
-    assert read_quantization({"quantization_config": stored}).packing_of(module) == packing
+def test_each_method_names_modules_in_its_own_way(stored, module, quantized):
+    assert read_quantization({"quantization_config": stored}).storage_of(module) == quantized
 
 
 def test_generic_models_are_counted_by_the_counter(described):
@@ -365,7 +373,7 @@ def test_any_value_of_any_setting_is_read_or_refused(method, data):
     except StagemeterError:
         return
     for rule in () if found is None else found.rules:
-        assert rule.packing.matrix_bytes(256, 512) > 0
+        assert rule.quantized.matrix_bytes(256, 512) > 0
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -416,15 +424,15 @@ def test_unquantized_weights_have_no_note(described):
         read_quantization({"quantization_config": {"quant_method": "quip"}})
 
 
-def test_copies_of_a_packed_weight_stay_packed():
-    from stagemeter.core.marks import PACKING
+def test_copies_of_a_quantized_weight_stay_quantized():
+    from stagemeter.core.module_attributes import QUANTIZED
     from stagemeter.counting.operands import Operands
 
     model = torch.nn.Linear(64, 32, bias=False, device="meta")
-    setattr(model, PACKING, Packing(4, 16, 1, 32))
+    setattr(model, QUANTIZED, QuantizedMatrix(4, 16, 1, 32))
     operands = Operands(model)
     copy = model.weight.detach().clone()
-    assert operands.packed_bytes(copy, copy.numel()) is None
+    assert operands.quantized_bytes(copy, copy.numel()) is None
     operands.follow(model.weight, copy)
-    assert operands.packed_bytes(copy, copy.numel()) == 32 * 32 + 2 * 32 * 2
+    assert operands.quantized_bytes(copy, copy.numel()) == 32 * 32 + 2 * 32 * 2
     assert operands.read(copy) == ("weight", 32 * 64)

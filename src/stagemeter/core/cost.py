@@ -29,8 +29,8 @@ class Cost:
     """The cost of some counted operators.
 
     Every field but one is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
-    `bytes_written`. Of weights that are packed the bytes are what there is to count. Elementwise work, norms, softmax
-    and gathers are zero by convention, so they appear in no field.
+    `bytes_written`. Quantized weights are counted in bytes. Elementwise work, norms, softmax and gathers are zero by
+    convention, so they appear in no field.
 
     Attributes
     ----------
@@ -43,14 +43,14 @@ class Cost:
     activation_reads : int
         Elements read by the counted operators that are neither weights nor cached keys and values.
     weight_reads : int
-        Weight elements read by the counted operators, packed ones left out. Of a mixture of experts, at most those of
+        Weight elements read by the counted operators, without quantized ones. In a mixture of experts, at most those of
         as many experts as there are tokens times experts per token.
     kv_reads : int
         Elements of the key-value cache that attention reads.
     kv_writes : int
         Elements appended to the key-value cache.
     packed_weight_bytes : int
-        Bytes read of weights that are stored in fewer bits, see `stagemeter.core.weight_storage.Packing`.
+        Bytes read of weights that are stored in fewer bits, see `stagemeter.core.weight_storage.QuantizedMatrix`.
     """
 
     macs: int = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.marks import PACKING
+from stagemeter.core.module_attributes import QUANTIZED
 
 _BITS_OF_A_BYTE = 8
 #: Dimensions of what holds the matrices of all experts of a layer.
@@ -14,7 +14,7 @@ _OF_EXPERTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
+class QuantizedMatrix:
     """The values of a matrix in few bits each, and what numbers a block of them shares.
 
     Attributes
@@ -43,11 +43,11 @@ class Packing:
 
 
 #: How modules of a layer are stored, given their names in it, such as ``mlp.up_proj``; they are stored alike.
-Storage = Callable[..., Packing | None]
+Storage = Callable[..., QuantizedMatrix | None]
 
 
 @dataclass(frozen=True, slots=True)
-class PackedWeights:
+class QuantizedWeights:
     """Weights of a model that are stored in fewer bits than it calculates in.
 
     Attributes
@@ -62,7 +62,7 @@ class PackedWeights:
     stored_bytes: int
 
     def checkpoint_bytes(self, parameters: int, item_size: int) -> int:
-        """Bytes of all parameters of a model, those that are not packed at `item_size` bytes each."""
+        """Bytes of all parameters of a model, those that are not quantized at `item_size` bytes each."""
         return (parameters - self.elements) * item_size + self.stored_bytes
 
 
@@ -70,17 +70,17 @@ def _blocks(size: int, block: int) -> int:
     return -(-size // block) if block else 1
 
 
-def packed_parameters(module: Any) -> dict[Any, int]:
+def quantized_parameters(module: Any) -> dict[Any, int]:
     """Bytes that parameters of a marked module take as they are stored, by parameter; none of a module without mark.
 
     Parameters
     ----------
     module : torch.nn.Module
         A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged. What
-        has fewer dimensions, such as a bias, is not packed.
+        has fewer dimensions, such as a bias, is not quantized.
     """
-    packing = getattr(module, PACKING, None)
-    if packing is None:
+    quantized = getattr(module, QUANTIZED, None)
+    if quantized is None:
         return {}
     stored = {}
     own = dict(module.named_parameters(recurse=False))
@@ -89,7 +89,7 @@ def packed_parameters(module: Any) -> dict[Any, int]:
             outputs, inputs = parameter.shape[-2:]
             if parameter.ndim == _OF_EXPERTS and _inputs_first(own):
                 outputs, inputs = inputs, outputs
-            stored[parameter] = parameter.shape[:-2].numel() * packing.matrix_bytes(outputs, inputs)
+            stored[parameter] = parameter.shape[:-2].numel() * quantized.matrix_bytes(outputs, inputs)
     return stored
 
 

@@ -81,11 +81,11 @@ class CallCosts:
                 if isinstance(operand, torch.Tensor) and (operand.is_floating_point() or operand.is_complex()):
                     kind, elements = self._operands.read(operand)
                     elements = partial_reads.get(position, elements)
-                    stored = self._operands.packed_bytes(operand, elements)
+                    stored = self._operands.quantized_bytes(operand, elements)
                     if stored is None:
                         reads[kind] += elements
                     else:
-                        reads["packed"] += stored
+                        reads["quantized"] += stored
         return Cost(
             macs=macs * factor,
             macs_causal=macs_causal * factor,
@@ -93,7 +93,7 @@ class CallCosts:
             activation_reads=reads["activation"],
             weight_reads=reads["weight"],
             kv_reads=reads["cache"],
-            packed_weight_bytes=reads["packed"],
+            packed_weight_bytes=reads["quantized"],
         )
 
 

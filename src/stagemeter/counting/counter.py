@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.marks import APART
+from stagemeter.core.module_attributes import COUNTED_APART
 from stagemeter.counting import higher_order
 from stagemeter.counting.attention import booked_attention, is_regular, nested_operands_are_tensors, run_attention
 from stagemeter.counting.backward import NodeOwners
@@ -95,7 +95,7 @@ class CostCounter:
         self._remarks: dict[str, str] = {}
         self._forgiving = forgiving
         self._names = _canonical_names(model)
-        self._apart = {name for module, name in self._names.items() if getattr(module, APART, False)}
+        self._apart = {name for module, name in self._names.items() if getattr(module, COUNTED_APART, False)}
         self._rules = dict(rules or {})
         self._owners = NodeOwners()
         self._complex_convolutions = ComplexConvolutions()

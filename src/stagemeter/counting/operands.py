@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from stagemeter.core.weight_storage import packed_parameters
+from stagemeter.core.weight_storage import quantized_parameters
 from stagemeter.counting.complex_numbers import real_numbers
 from stagemeter.counting.layouts import elements_of
 
@@ -25,14 +25,14 @@ class Operands:
     def __init__(self, model: nn.Module | None) -> None:
         # The storages are kept, so that none is freed and its address given to another while counting.
         self._kinds: dict[int, tuple[str, int, Any]] = {}
-        self._packed: dict[int, int] = {}
+        self._quantized: dict[int, int] = {}
         self._states: dict[int, Any] = {}
         for parameter in model.parameters() if model is not None else ():
             if not is_lazy(parameter):
                 self._mark(parameter, "weight", real_numbers(parameter))
         for module in model.modules() if model is not None else ():
-            for parameter, stored in packed_parameters(module).items():
-                self._packed[parameter.untyped_storage()._cdata] = stored
+            for parameter, stored in quantized_parameters(module).items():
+                self._quantized[parameter.untyped_storage()._cdata] = stored
 
     def mark_cache(self, tensor: torch.Tensor) -> None:
         """Take a tensor for cached keys or values from now on."""
@@ -56,8 +56,8 @@ class Operands:
         if kind != "activation":
             self._mark(copy, kind, elements)
             old, new = _storage(source), _storage(copy)
-            if old is not None and new is not None and old._cdata in self._packed:
-                self._packed[new._cdata] = self._packed[old._cdata]
+            if old is not None and new is not None and old._cdata in self._quantized:
+                self._quantized[new._cdata] = self._quantized[old._cdata]
 
     def read(self, tensor: torch.Tensor) -> tuple[str, int]:
         """What a tensor is, and how many different elements are read when all of it is; two of a complex number.
@@ -73,10 +73,10 @@ class Operands:
         kind, elements, _ = self._kinds.get(storage._cdata, ("activation", stored, None))
         return kind, min(numbers, elements)
 
-    def packed_bytes(self, tensor: torch.Tensor, elements: int) -> int | None:
-        """Bytes that some elements of a weight take as they are stored; None if it is not packed."""
+    def quantized_bytes(self, tensor: torch.Tensor, elements: int) -> int | None:
+        """Bytes that some elements of a weight take as they are stored; None if it is not quantized."""
         storage = _storage(tensor)
-        stored = None if storage is None else self._packed.get(storage._cdata)
+        stored = None if storage is None else self._quantized.get(storage._cdata)
         # Matrices of experts are of one size, so a whole number of them takes a whole number of bytes.
         return None if stored is None else stored * elements // self._kinds[storage._cdata][1]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from stagemeter.core.cost import Cost, total
-from stagemeter.core.weight_storage import Packing
+from stagemeter.core.weight_storage import QuantizedMatrix
 
 #: The cost of an operator, and how many times it runs.
 Operator = tuple[Cost, int]
@@ -45,7 +45,7 @@ def working_set(operators: Iterable[Operator]) -> int:
     return reduce(larger, (cost.activation_reads + cost.activations for cost, _ in operators))
 
 
-def linear(rows: int, inputs: int, outputs: int, bias: bool = False, packing: Packing | None = None) -> Cost:
+def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: QuantizedMatrix | None = None) -> Cost:
     """Cost of a linear layer.
 
     Parameters
@@ -56,11 +56,11 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False, packing: Pa
         Width before and after.
     bias : bool
         Whether a bias is added; it is read with the weights, and adding it is not counted.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrix is stored, if it is in fewer bits than the rest.
     """
     macs = rows * inputs * outputs
-    return matrix_reads(inputs, outputs, packing) + Cost(
+    return matrix_reads(inputs, outputs, quantized) + Cost(
         macs=macs,
         macs_causal=macs,
         activations=rows * outputs,
@@ -77,7 +77,7 @@ class NamedLinear:
     ----------
     name : str
         Its name in a layer of the decoder, as transformers has it, such as ``mlp.up_proj``.
-    rows, inputs, outputs, bias, packing
+    rows, inputs, outputs, bias, quantized
         See `linear`.
     cached : bool
         Whether what it reads is from the key-value cache.
@@ -88,18 +88,18 @@ class NamedLinear:
     inputs: int
     outputs: int
     bias: bool = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     cached: bool = False
 
     @property
     def cost(self) -> Cost:
         """Its cost."""
-        cost = linear(self.rows, self.inputs, self.outputs, self.bias, self.packing)
+        cost = linear(self.rows, self.inputs, self.outputs, self.bias, self.quantized)
         return replace(cost, activation_reads=0, kv_reads=cost.activation_reads) if self.cached else cost
 
     def adapter(self, rank: int) -> Cost:
         """Cost of a low-rank adapter beside it: one product into its rank and one out of it."""
-        return replace(self, outputs=rank, bias=False, packing=None).cost + linear(self.rows, rank, self.outputs)
+        return replace(self, outputs=rank, bias=False, quantized=None).cost + linear(self.rows, rank, self.outputs)
 
 
 def product(number: int, rows: int, between: int, columns: int) -> Cost:
@@ -113,11 +113,11 @@ def product(number: int, rows: int, between: int, columns: int) -> Cost:
     )
 
 
-def matrix_reads(inputs: int, outputs: int, packing: Packing | None, matrices: int = 1) -> Cost:
+def matrix_reads(inputs: int, outputs: int, quantized: QuantizedMatrix | None, matrices: int = 1) -> Cost:
     """Cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
-    if packing is None:
+    if quantized is None:
         return Cost(weight_reads=matrices * inputs * outputs)
-    return Cost(packed_weight_bytes=matrices * packing.matrix_bytes(outputs, inputs))
+    return Cost(packed_weight_bytes=matrices * quantized.matrix_bytes(outputs, inputs))
 
 
 def convolution(
@@ -233,13 +233,13 @@ def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = F
 
 
 def gated_layers(
-    module: str, rows: int, hidden: int, intermediate: int, bias: bool = False, packing: Packing | None = None
+    module: str, rows: int, hidden: int, intermediate: int, bias: bool = False, quantized: QuantizedMatrix | None = None
 ) -> list[NamedLinear]:
     """Layers of a gated feed-forward network that is a module of that name."""
     return [
-        NamedLinear(f"{module}.gate_proj", rows, hidden, intermediate, bias, packing),
-        NamedLinear(f"{module}.up_proj", rows, hidden, intermediate, bias, packing),
-        NamedLinear(f"{module}.down_proj", rows, intermediate, hidden, bias, packing),
+        NamedLinear(f"{module}.gate_proj", rows, hidden, intermediate, bias, quantized),
+        NamedLinear(f"{module}.up_proj", rows, hidden, intermediate, bias, quantized),
+        NamedLinear(f"{module}.down_proj", rows, intermediate, hidden, bias, quantized),
     ]
 
 
@@ -251,7 +251,7 @@ def mixture_of_experts(
     experts_per_token: int,
     experts_read: int,
     bias: bool = False,
-    packing: Packing | None = None,
+    quantized: QuantizedMatrix | None = None,
 ) -> list[Cost]:
     """Operators of routing each row to some of many gated experts, the router included, shared experts not.
 
@@ -267,20 +267,20 @@ def mixture_of_experts(
         How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
     bias : bool
         Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the experts' matrices are stored, if they are in fewer bits than the rest. The router never is.
     """
     routed = rows * experts_per_token
     return [
         linear(rows, hidden, experts, bias),
-        _grouped_linear(routed, hidden, 2 * intermediate, experts_read, packing),
-        _grouped_linear(routed, intermediate, hidden, experts_read, packing),
+        _grouped_linear(routed, hidden, 2 * intermediate, experts_read, quantized),
+        _grouped_linear(routed, intermediate, hidden, experts_read, quantized),
     ]
 
 
-def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int, packing: Packing | None) -> Cost:
+def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int, quantized: QuantizedMatrix | None) -> Cost:
     """Cost of one layer of many experts: each row meets the weights of one."""
     macs = rows * inputs * outputs
-    return matrix_reads(inputs, outputs, packing, experts_read) + Cost(
+    return matrix_reads(inputs, outputs, quantized, experts_read) + Cost(
         macs=macs, macs_causal=macs, activations=rows * outputs, activation_reads=rows * inputs
     )

@@ -123,7 +123,7 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     missing = [name for name in stages[stage]["variables"] if name not in variables]
     if missing:
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
-    # A report from before weights could be packed says nothing of them.
+    # A report from before weights could be quantized says nothing of them.
     quantities = stages[stage]["quantities"]
     return Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
 
@@ -160,7 +160,7 @@ def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: An
     stage : str
         Name of the stage.
     item_size : int or array of int
-        Bytes of a weight that is not packed.
+        Bytes of a weight that is not quantized.
     """
     quantities = closed_form["stages"][stage]["quantities"]
 

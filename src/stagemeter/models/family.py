@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, Generic, Protocol, TypeVar
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import PackedWeights
+from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.models.lora import Adapter
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -44,7 +44,7 @@ class LanguageModel(Protocol):
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache of a workload's sequences when they have some tokens."""
 
-    def packed(self) -> PackedWeights:
+    def quantized_weights(self) -> QuantizedWeights:
         """Weights that are stored in fewer bits than the model calculates in."""
 
 
@@ -271,7 +271,7 @@ class Family(Generic[Architecture]):
         prompt is what its decoder begins with.
     video : callable or None
         What the frames of a video of some number, width and height become; None where videos are not counted.
-    packed : callable or None
+    quantized : callable or None
         Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
         are counted like those of others.
     rules : callable or None
@@ -295,7 +295,7 @@ class Family(Generic[Architecture]):
     notes: tuple[str, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
     video: Callable[[Architecture, int, int, int], PageViews] | None = None
-    packed: Callable[[Architecture, Quantization], Architecture] | None = None
+    quantized: Callable[[Architecture, Quantization], Architecture] | None = None
     rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
 
     @property
@@ -326,16 +326,16 @@ def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
     family, architecture
         The model.
     item_size : int
-        Bytes of a weight that is not packed.
+        Bytes of a weight that is not quantized.
     """
-    packed = family.decoder(architecture).packed()
-    return packed.checkpoint_bytes(all_parameters(family, architecture), item_size)
+    quantized = family.decoder(architecture).quantized_weights()
+    return quantized.checkpoint_bytes(all_parameters(family, architecture), item_size)
 
 
 def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int) -> int:
     """Bytes of those weights of a checkpoint that some pass reads: what a device holds at least."""
     unused = sum(stage.parameters(architecture).unused for stage in family.stages)
-    # What no pass reads is never packed.
+    # What no pass reads is never quantized.
     return weight_bytes(family, architecture, item_size) - unused * item_size
 
 

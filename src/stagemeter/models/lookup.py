@@ -89,9 +89,9 @@ class ModelDescription:
         model = self.family.build(self.architecture, self.config)
         decoder, head = self.family.stage("prefill").owns, self.family.stage("decode").owns
         if self.quantization is not None:
-            from stagemeter.models.decoder.quantized import pack_modules
+            from stagemeter.models.decoder.quantized import mark_quantized
 
-            pack_modules(model, self.quantization, decoder, head)
+            mark_quantized(model, self.quantization, decoder, head)
         if self.adapter is not None:
             from stagemeter.models.lora_modules import adapt
 
@@ -302,9 +302,9 @@ def _with_quantization(model: ModelDescription) -> ModelDescription:
     method = settings.word("quant_method") or "a method that it does not name"
     try:
         quantization = read_quantization(model.config, model.source)
-        if quantization is None or model.family.packed is None:
+        if quantization is None or model.family.quantized is None:
             raise UnknownStorageError(f"quantized checkpoints of {model.family.name} are not known here")
-        architecture = model.family.packed(model.architecture, quantization)
+        architecture = model.family.quantized(model.architecture, quantization)
     except UnknownStorageError as error:
         note = (
             f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "

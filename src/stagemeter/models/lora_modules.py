@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stagemeter.core.marks import APART
+from stagemeter.core.module_attributes import COUNTED_APART
 from stagemeter.models.decoder.quantized import is_plain_linear
 from stagemeter.models.lora import Adapter, AdapterFound
 
@@ -54,7 +54,7 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
             nn.Linear(module.in_features, adapter.rank, bias=False, device=device, dtype=dtype),
             nn.Linear(adapter.rank, module.out_features, bias=False, device=device, dtype=dtype),
         )
-        setattr(beside, APART, True)
+        setattr(beside, COUNTED_APART, True)
         kind: Any = type(module)
         if kind not in kinds:
             kinds[kind] = _adapted(kind)
@@ -84,7 +84,7 @@ def find_adapter(model: Any, adapter: Adapter, head: Sequence[str]) -> AdapterFo
         Names of the output head.
     """
     modules = dict(model.named_modules())
-    beside = [module for module in modules.values() if getattr(module, APART, False)]
+    beside = [module for module in modules.values() if getattr(module, COUNTED_APART, False)]
     output = next((name for name in modules if name in head), "")
     outside = tuple(
         name

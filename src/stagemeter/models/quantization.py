@@ -16,7 +16,7 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.patterns import matches_beginning
-from stagemeter.core.weight_storage import Packing
+from stagemeter.core.weight_storage import QuantizedMatrix
 from stagemeter.models.quantization_settings import QuantizationSettings
 
 _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
@@ -48,7 +48,7 @@ class UnknownStorageError(StagemeterError):
 class _Rule:
     """Some modules by name, and how they are stored; None as the rest of the model."""
 
-    packing: Packing | None
+    quantized: QuantizedMatrix | None
     of: tuple[str, ...] | None = None
     experts_only: bool = False
 
@@ -71,7 +71,7 @@ class Quantization:
     rules: tuple[_Rule, ...]
     left_out: tuple[str, ...]
 
-    def packing_of(self, module: str, name: str | None = None) -> Packing | None:
+    def storage_of(self, module: str, name: str | None = None) -> QuantizedMatrix | None:
         """How the matrix of a linear layer or of experts is stored; None as the rest of the model.
 
         Parameters
@@ -91,10 +91,10 @@ class Quantization:
             if rule.experts_only and not _EXPERTS.search(module):
                 continue
             if rule.of is None or any(_matches(pattern, known) for pattern in rule.of for known in names):
-                return rule.packing
+                return rule.quantized
         return None
 
-    def packing_of_part(self, layers: int, *modules: str) -> Packing | None:
+    def storage_of_part(self, layers: int, *modules: str) -> QuantizedMatrix | None:
         """How the same modules of every layer are stored.
 
         Raises
@@ -102,7 +102,7 @@ class Quantization:
         UnknownStorageError
             If they are not all stored alike.
         """
-        found = {self.packing_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
+        found = {self.storage_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
         if len(found) > 1:
             raise UnknownStorageError(f"{' and '.join(modules)} are not stored alike in all layers")
         return found.pop()
@@ -159,15 +159,15 @@ def quantization_settings(config: Mapping[str, Any], source: str) -> Quantizatio
 def _fp8(settings: QuantizationSettings) -> Quantization:
     # Scales are in float32 unless they are powers of two; without blocks there is one per matrix.
     scale = _FLOAT8 if settings.word("scale_fmt") == "ue8m0" else _FLOAT32
-    packing = Packing(8, scale, *settings.block("weight_block_size"))
+    quantized = QuantizedMatrix(8, scale, *settings.block("weight_block_size"))
     # Without a list the output head is left as it is; with one, what it names; and always what stays in float32.
     left_out = settings.texts("modules_to_not_convert") or settings.texts("ignored_layers") or (_HEAD,)
-    return Quantization("fp8", (_Rule(packing),), (*left_out, _INDEXER_WEIGHTS))
+    return Quantization("fp8", (_Rule(quantized),), (*left_out, _INDEXER_WEIGHTS))
 
 
 def _mxfp4(settings: QuantizationSettings) -> Quantization:
     # OCP Microscaling Formats 1.0: four bits each, and eight bits for 32 of them.
-    rule = _Rule(Packing(4, 8, 1, 32), experts_only=True)
+    rule = _Rule(QuantizedMatrix(4, 8, 1, 32), experts_only=True)
     return Quantization("mxfp4", (rule,), settings.texts("modules_to_not_convert"))
 
 
@@ -177,20 +177,20 @@ def _awq(settings: QuantizationSettings) -> Quantization:
     group = settings.group("group_size", settings.group("q_group_size", 128))
     # AutoAWQ leaves out what has a text anywhere in its name (exclude_layers_to_not_quantize).
     left_out = tuple(f"re:.*{re.escape(text)}" for text in settings.texts("modules_to_not_convert"))
-    return Quantization("awq", (_Rule(Packing(bits, _FLOAT16 + zero, 1, group)),), (*left_out, _HEAD))
+    return Quantization("awq", (_Rule(QuantizedMatrix(bits, _FLOAT16 + zero, 1, group)),), (*left_out, _HEAD))
 
 
 def _gptq(settings: QuantizationSettings) -> Quantization:
     # Zero points are stored, symmetric or not. Which group an input is in is stored as well, and read by kernels only
     # where inputs were reordered; it is not counted.
-    packing = _with_zero_points(settings.gptq_bits("bits"), settings.group("group_size", 128))
+    quantized = _with_zero_points(settings.gptq_bits("bits"), settings.group("group_size", 128))
     of = settings.nested_texts("modules_in_block_to_quantize") or None
-    rules = (*_dynamic(settings), _Rule(packing, of))
+    rules = (*_dynamic(settings), _Rule(quantized, of))
     return Quantization("gptq", rules, () if settings.flag("lm_head", False) else (_HEAD,))
 
 
-def _with_zero_points(bits: int, group: int) -> Packing:
-    return Packing(bits, _FLOAT16 + bits, 1, group)
+def _with_zero_points(bits: int, group: int) -> QuantizedMatrix:
+    return QuantizedMatrix(bits, _FLOAT16 + bits, 1, group)
 
 
 def _dynamic(settings: QuantizationSettings) -> list[_Rule]:
@@ -201,12 +201,12 @@ def _dynamic(settings: QuantizationSettings) -> list[_Rule]:
     rules = []
     for pattern in named.values:
         own = named.part(pattern)
-        packing = _with_zero_points(
+        quantized = _with_zero_points(
             own.gptq_bits("bits", settings.gptq_bits("bits")),
             own.group("group_size", settings.group("group_size", 128) or -1),
         )
         of = (f"re:{pattern.removeprefix('-:').removeprefix('+:')}",)
-        rules.append(_Rule(None if pattern.startswith("-:") else packing, of))
+        rules.append(_Rule(None if pattern.startswith("-:") else quantized, of))
     return rules
 
 
@@ -230,14 +230,14 @@ def _rules(groups: QuantizationSettings, name: str, form: str) -> list[_Rule]:
     group = groups.part(name)
     targets = group.texts("targets", needed=True)
     whole = None if group.values.get("weights") is None else group.part("weights")
-    packing = None if whole is None else _compressed(whole, group.word("format") or form)
+    quantized = None if whole is None else _compressed(whole, group.word("format") or form)
     other = next((target for target in targets if _CLASS.fullmatch(target) and target != _LINEAR), None)
     if other is not None:
         raise UnknownStorageError(f"which modules are of the class {other} is not known here")
-    return [_Rule(packing, None if target == _LINEAR else (target,)) for target in targets]
+    return [_Rule(quantized, None if target == _LINEAR else (target,)) for target in targets]
 
 
-def _compressed(weights: QuantizationSettings, form: str) -> Packing:
+def _compressed(weights: QuantizationSettings, form: str) -> QuantizedMatrix:
     bits = weights.bits("num_bits")
     if form and form not in _FORMATS:
         raise UnknownStorageError(f"what the format {form} stores is not known here")
@@ -245,19 +245,19 @@ def _compressed(weights: QuantizationSettings, form: str) -> Packing:
     symmetric = weights.flag("symmetric", True)
     if form.startswith("nvfp4"):
         # Sixteen values share a scale in eight bits, and all of a matrix one in 32.
-        return Packing(bits, _FLOAT8, 1, weights.group("group_size", 16), _FLOAT32)
+        return QuantizedMatrix(bits, _FLOAT8, 1, weights.group("group_size", 16), _FLOAT32)
     if form.startswith("mxfp"):
-        return Packing(bits, 8, 1, weights.group("group_size", 32))
+        return QuantizedMatrix(bits, 8, 1, weights.group("group_size", 32))
     # Scales are of the data type that the model was in, which has 16 bits.
     scale = _FLOAT16 + (0 if symmetric else bits)
     if strategy == "tensor":
-        return Packing(bits, scale)
+        return QuantizedMatrix(bits, scale)
     if strategy == "channel":
-        return Packing(bits, scale, 1)
+        return QuantizedMatrix(bits, scale, 1)
     if strategy == "group":
-        return Packing(bits, scale, 1, weights.group("group_size"))
+        return QuantizedMatrix(bits, scale, 1, weights.group("group_size"))
     if strategy == "block":
-        return Packing(bits, scale, *weights.block("block_structure", needed=True))
+        return QuantizedMatrix(bits, scale, *weights.block("block_structure", needed=True))
     raise UnknownStorageError(f"the strategy {strategy!r} is not known here")
 
 

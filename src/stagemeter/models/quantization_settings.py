@@ -50,7 +50,7 @@ class QuantizationSettings(Settings):
         return value
 
     def group(self, key: str, default: int | None = None) -> int:
-        """Return how many inputs share a scale; 0, as `Packing` has it, for all of them, which is written as -1."""
+        """Return how many inputs share a scale; 0 for all of them, which configurations write as -1."""
         if self.values.get(key) == _ALL and not isinstance(self.values[key], float):
             return 0
         return self._limited(key, self.whole(key, default), _MOST_VALUES)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind")
 #: Sizes that came later, with what they are where nothing changed: hashes from before them still hold.
 _LATER: dict[str, Any] = {
-    "packing": None,
-    "head_packing": None,
-    "shared_packing": None,
-    "weights_packing": None,
-    "shared_gate_packing": None,
+    "quantized": None,
+    "head_quantized": None,
+    "shared_quantized": None,
+    "weights_quantized": None,
+    "shared_gate_quantized": None,
     "fused": False,
     "module": "mlp",
     "every_one": False,
@@ -36,9 +36,19 @@ _LATER: dict[str, Any] = {
     "text_in_source": False,
     "head_on_last": False,
     "head_everywhere": False,
-    "attention_packing": None,
+    "attention_quantized": None,
     "other_tokens": 0,
 }
+#: Fields that had another name in reports of earlier versions, and still have it in hashes.
+_RENAMED: dict[str, str] = {
+    "attention_quantized": "attention_packing",
+    "head_quantized": "head_packing",
+    "quantized": "packing",
+    "shared_gate_quantized": "shared_gate_packing",
+    "shared_quantized": "shared_packing",
+    "weights_quantized": "weights_packing",
+}
+_CURRENT = {before: name for name, before in _RENAMED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ def _as_told(sizes: Any) -> Any:
     """Sizes without those that came later and say only that nothing changed."""
     if isinstance(sizes, Mapping):
         told = {name: size for name, size in sizes.items() if name not in _LATER or size != _LATER[name]}
-        return {name: _as_told(size) for name, size in told.items()}
+        return {_RENAMED.get(name, name): _as_told(size) for name, size in told.items()}
     return tuple(map(_as_told, sizes)) if isinstance(sizes, tuple) else sizes
 
 
@@ -68,4 +78,11 @@ def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:
 
         return TypeAdapter(kind)
 
-    return lambda sizes: adapter().validate_python(sizes)
+    return lambda sizes: adapter().validate_python(_with_current_names(sizes))
+
+
+def _with_current_names(sizes: Any) -> Any:
+    """Return plain data of a report, which may be of an earlier version, with today's names."""
+    if isinstance(sizes, Mapping):
+        return {_CURRENT.get(name, name): _with_current_names(size) for name, size in sizes.items()}
+    return [_with_current_names(size) for size in sizes] if isinstance(sizes, (list, tuple)) else sizes

@@ -12,7 +12,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.builders.page_stages import page_passes, with_values
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.quantized import packed_decoder
+from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import PREFILL_TITLE, DecoderModules, decoder_stages, require_known
 from stagemeter.models.family import Family, PageRules, PageViews, Stage, published_views
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -113,10 +113,10 @@ def page_family(
         assert of_video is not None
         return of_video(frames, width, height)
 
-    def packed(sizes: Architecture, quantization: Quantization) -> Architecture:
+    def quantized(sizes: Architecture, quantization: Quantization) -> Architecture:
         # Any data class with a decoder will do, which no type says.
         whole: Any = sizes
-        return cast(Architecture, replace(whole, decoder=packed_decoder(sizes.decoder, quantization)))
+        return cast(Architecture, replace(whole, decoder=quantized_decoder(sizes.decoder, quantization)))
 
     return Family(
         name=name,
@@ -144,5 +144,5 @@ def page_family(
         architecture_from_sizes=sizes_reader(sizes),
         whole_passes=passes,
         notes=tuple(notes),
-        packed=packed,
+        quantized=quantized,
     )

@@ -15,7 +15,7 @@ from stagemeter.models.build import build_from_settings
 from stagemeter.models.decoder.attention import GroupedQueryAttention, LatentAttention
 from stagemeter.models.decoder.decoder import ENDLESS, Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
-from stagemeter.models.decoder.quantized import packed_decoder
+from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, whole_pass
 from stagemeter.models.family import CacheRecorder, Family
 from stagemeter.models.settings import Settings
@@ -76,7 +76,7 @@ def text_family(
         architecture_from_sizes=decoder_from_sizes,
         whole_passes={"forward": _run_forward, "decode": _run_decode},
         notes=tuple(notes),
-        packed=packed_decoder,
+        quantized=quantized_decoder,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
 
 
@@ -116,7 +116,7 @@ class GroupedQueryAttention:
     shared : bool
         Whether keys and values are those of an earlier layer, and there are no projections of them. Nothing that comes
         after needs more of a prompt than its last token, and such layers run on no other.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -135,7 +135,7 @@ class GroupedQueryAttention:
     fused: bool = True
     keys_are_values: bool = False
     shared: bool = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["grouped_query"] = "grouped_query"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -143,12 +143,12 @@ class GroupedQueryAttention:
         rows = of.batch * of.tokens
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         return [
-            NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.packing),
+            NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.quantized),
             *(
-                NamedLinear(f"self_attn.{name}", rows, hidden, key_value_width, self.bias, self.packing)
+                NamedLinear(f"self_attn.{name}", rows, hidden, key_value_width, self.bias, self.quantized)
                 for name in ("k_proj", "v_proj")[: self._key_value_projections]
             ),
-            NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.packing),
+            NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.quantized),
         ]
 
     @property
@@ -174,7 +174,7 @@ class GroupedQueryAttention:
 
     def stored_as(self, storage: Storage) -> GroupedQueryAttention:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases, norms and sinks."""
@@ -209,22 +209,22 @@ class Indexer:
     ----------
     heads, head_width : int
         Heads of its queries, which share one key, and their width.
-    packing, weights_packing : Packing or None
+    quantized, weights_quantized : QuantizedMatrix or None
         How its matrices are stored, and the one that weighs its heads, if they are in fewer bits than the rest.
     """
 
     heads: int
     head_width: int
-    packing: Packing | None = None
-    weights_packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
+    weights_quantized: QuantizedMatrix | None = None
 
     def linear_layers(self, hidden: int, query_rank: int, rows: int) -> list[NamedLinear]:
         """Its projections over `rows` tokens: queries are made of the compressed ones."""
         width = self.heads * self.head_width
         return [
-            NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, packing=self.packing),
-            NamedLinear("self_attn.indexer.wk", rows, hidden, self.head_width, packing=self.packing),
-            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, packing=self.weights_packing),
+            NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, quantized=self.quantized),
+            NamedLinear("self_attn.indexer.wk", rows, hidden, self.head_width, quantized=self.quantized),
+            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, quantized=self.weights_quantized),
         ]
 
     def scores(self, of: DecoderPass) -> list[Cost]:
@@ -272,7 +272,7 @@ class LatentAttention:
         What chooses the tokens that are attended to, if not all are.
     window, keeps_prompt : int, bool
         Always 0 and false: all tokens are attended to.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -288,36 +288,36 @@ class LatentAttention:
     indexer: Indexer | None = None
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["latent"] = "latent"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         """The projections of one layer in one pass; see `Attention`."""
-        rows, packing = of.batch * of.tokens, self.packing
+        rows, quantized = of.batch * of.tokens, self.quantized
         query_width, value_width = self._widths
         queries = (
             [
-                NamedLinear("self_attn.q_a_proj", rows, hidden, self.query_rank, self.bias, packing),
-                NamedLinear("self_attn.q_b_proj", rows, self.query_rank, query_width, packing=packing),
+                NamedLinear("self_attn.q_a_proj", rows, hidden, self.query_rank, self.bias, quantized),
+                NamedLinear("self_attn.q_b_proj", rows, self.query_rank, query_width, quantized=quantized),
             ]
             if self.query_rank
-            else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, packing=packing)]
+            else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, quantized=quantized)]
         )
         compressed = self.key_value_rank + self.rotary_width
         expanded = self.heads * (self.plain_width + self.value_width)
         return [
             *queries,
-            NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, packing),
+            NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
             # The expansion reads the compressed vectors of the whole context; what is rotated is only copied.
             NamedLinear(
                 "self_attn.kv_b_proj",
                 of.batch * of.context,
                 self.key_value_rank,
                 expanded,
-                packing=packing,
+                quantized=quantized,
                 cached=True,
             ),
-            NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, packing),
+            NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, quantized),
             *(self.indexer.linear_layers(hidden, self.query_rank, rows) if self.indexer else []),
         ]
 
@@ -347,9 +347,9 @@ class LatentAttention:
         indexer = self.indexer
         if indexer is not None:
             *projections, weights = (layer.name for layer in indexer.linear_layers(1, 1, 1))
-            indexer = replace(indexer, packing=storage(*projections), weights_packing=storage(weights))
+            indexer = replace(indexer, quantized=storage(*projections), weights_quantized=storage(weights))
         others = replace(self, indexer=None).linear_layers(1, NO_PASS)
-        return replace(self, packing=storage(*(layer.name for layer in others)), indexer=indexer)
+        return replace(self, quantized=storage(*(layer.name for layer in others)), indexer=indexer)
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, biases and the norms of what is compressed."""

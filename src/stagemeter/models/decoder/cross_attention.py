@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 
@@ -28,7 +28,7 @@ class SourceAttention:
         Parameters of the norms of queries and keys.
     window, keeps_prompt : int, bool
         Always 0 and false: all of the source is attended to.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -41,7 +41,7 @@ class SourceAttention:
     norms: int
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["source"] = "source"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -49,18 +49,18 @@ class SourceAttention:
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         of_source = ("k_proj", "v_proj") if of.causal else ()
         return [
-            NamedLinear("cross_attn.q_proj", rows, hidden, width, packing=self.packing),
+            NamedLinear("cross_attn.q_proj", rows, hidden, width, quantized=self.quantized),
             *(
                 NamedLinear(
                     f"cross_attn.{name}",
                     of.batch * self.source,
                     hidden,
                     self.key_value_heads * self.head_width,
-                    packing=self.packing,
+                    quantized=self.quantized,
                 )
                 for name in of_source
             ),
-            NamedLinear("cross_attn.o_proj", rows, width, hidden, packing=self.packing),
+            NamedLinear("cross_attn.o_proj", rows, width, hidden, quantized=self.quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -76,7 +76,7 @@ class SourceAttention:
     def stored_as(self, storage: Storage) -> SourceAttention:
         """The same with its matrices stored as `storage` says."""
         prefill = replace(NO_PASS, causal=True)
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, prefill))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, prefill))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections and norms."""

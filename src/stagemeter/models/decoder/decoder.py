@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import PackedWeights, Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, Storage
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
 from stagemeter.models.decoder.attention import DecoderPass, GroupedQueryAttention, LatentAttention
@@ -124,7 +124,7 @@ class Decoder(Sizes):
         The layers by kind; the order of kinds does not matter to what they cost.
     tied : bool
         Whether the output head's weights are the embedding's.
-    head_packing : Packing or None
+    head_quantized : QuantizedMatrix or None
         How the output head's matrix is stored, if it is in fewer bits than the rest.
     per_layer_embedding : PerLayerEmbedding or None
         What makes the inputs that layers take of their token, if they take any.
@@ -141,7 +141,7 @@ class Decoder(Sizes):
     max_positions: int
     layers: tuple[Layer, ...]
     tied: bool = False
-    head_packing: Packing | None = None
+    head_quantized: QuantizedMatrix | None = None
     per_layer_embedding: PerLayerEmbedding | None = None
     other_tokens: int = 0
     shared_blocks: int = 0
@@ -210,17 +210,17 @@ class Decoder(Sizes):
         return replace(
             self,
             layers=tuple(layer.stored_as(storage) for layer in self.layers),
-            head_packing=None if self.tied else outside("lm_head"),
-            per_layer_embedding=embedding and replace(embedding, packing=outside(embedding.projection(1, 1).name)),
+            head_quantized=None if self.tied else outside("lm_head"),
+            per_layer_embedding=embedding and replace(embedding, quantized=outside(embedding.projection(1, 1).name)),
         )
 
-    def packed(self) -> PackedWeights:
+    def quantized_weights(self) -> QuantizedWeights:
         """Weights that are stored in fewer bits: what a pass that uses all experts reads of them."""
         experts = max((layer.experts.experts for layer in self.layers if layer.experts), default=0)
         whole = DecoderPass(1, 1, 1, 1, experts, causal=False)
-        unpacked = self.stored_as(lambda *modules: None, lambda *modules: None)
-        packed, plain = (pass_cost(decoder, whole) + _read_again(decoder, whole) * -1 for decoder in (self, unpacked))
-        return PackedWeights(plain.weight_reads - packed.weight_reads, packed.packed_weight_bytes)
+        plain = self.stored_as(lambda *modules: None, lambda *modules: None)
+        mine, all_plain = (pass_cost(decoder, whole) + _read_again(decoder, whole) * -1 for decoder in (self, plain))
+        return QuantizedWeights(all_plain.weight_reads - mine.weight_reads, mine.packed_weight_bytes)
 
 
 #: Longest sequence of a model that has no limit.
@@ -265,7 +265,7 @@ def head_operator(decoder: Decoder, positions: int) -> Operator:
 
 
 def _head(name: str, decoder: Decoder, positions: int) -> NamedLinear:
-    return NamedLinear(name, positions, decoder.hidden, decoder.vocabulary, packing=decoder.head_packing)
+    return NamedLinear(name, positions, decoder.hidden, decoder.vocabulary, quantized=decoder.head_quantized)
 
 
 def adapter_cost(decoder: Decoder, of: DecoderPass, adapter: Adapter, module: str, head: str) -> Cost:

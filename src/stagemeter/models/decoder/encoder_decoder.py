@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import PackedWeights
+from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear, Operator, cached_attention, repeated, sum_of
 from stagemeter.models.lora import Adapter
@@ -75,9 +75,9 @@ class SequenceDecoder:
         """Elements of the keys and values of some tokens of each sequence, its own or of the source."""
         return 2 * self.layers * batch * tokens * self.hidden
 
-    def packed(self) -> PackedWeights:
+    def quantized_weights(self) -> QuantizedWeights:
         """No weights are stored in fewer bits."""
-        return PackedWeights(0, 0)
+        return QuantizedWeights(0, 0)
 
 
 def read_decoder(settings: Settings, source_width: int, **changes: Any) -> SequenceDecoder:

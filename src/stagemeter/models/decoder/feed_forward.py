@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, gated_layers, mixture_of_experts
 
 
@@ -33,7 +33,7 @@ class GatedFeedForward:
         Width between the projections.
     bias : bool
         Whether each adds a bias.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How its matrices are stored, if they are in fewer bits than the rest.
     fused : bool
         Whether gate and up projection are one layer.
@@ -45,17 +45,19 @@ class GatedFeedForward:
 
     intermediate: int
     bias: bool = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     fused: bool = False
     module: str = "mlp"
     kind: Literal["gated"] = "gated"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """All that there is of one layer over `rows` tokens."""
-        layers = gated_layers(self.module, rows, hidden, self.intermediate, self.bias, self.packing)
+        layers = gated_layers(self.module, rows, hidden, self.intermediate, self.bias, self.quantized)
         if not self.fused:
             return layers
-        both = NamedLinear(f"{self.module}.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.packing)
+        both = NamedLinear(
+            f"{self.module}.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.quantized
+        )
         return [both, layers[-1]]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
@@ -64,7 +66,7 @@ class GatedFeedForward:
 
     def stored_as(self, storage: Storage) -> GatedFeedForward:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, 1))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
         """Parameters of one layer; one token uses all."""
@@ -93,7 +95,7 @@ class Experts:
         Whether every expert runs on every token, and the results of those that were not chosen are scaled to nothing.
     module : str
         Its name in a layer; empty where router and experts are the layer's own.
-    packing, shared_packing, shared_gate_packing : Packing or None
+    quantized, shared_quantized, shared_gate_quantized : QuantizedMatrix or None
         How the matrices of experts, of shared experts and of their gate are stored, if they are in fewer bits than the
         rest.
     kind : str
@@ -109,9 +111,9 @@ class Experts:
     choice_bias: bool = False
     every_one: bool = False
     module: str = "mlp"
-    packing: Packing | None = None
-    shared_packing: Packing | None = None
-    shared_gate_packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
+    shared_quantized: QuantizedMatrix | None = None
+    shared_gate_quantized: QuantizedMatrix | None = None
     kind: Literal["experts"] = "experts"
 
     @property
@@ -121,14 +123,16 @@ class Experts:
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """Those of shared experts and of their gate, over `rows` tokens."""
-        shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, packing=self.shared_packing)
-        gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, packing=self.shared_gate_packing)
+        shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, quantized=self.shared_quantized)
+        gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, quantized=self.shared_gate_quantized)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
         """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
         used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
-        routed = mixture_of_experts(rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.packing)
+        routed = mixture_of_experts(
+            rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.quantized
+        )
         return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
     def stored_as(self, storage: Storage) -> Experts:
@@ -137,9 +141,9 @@ class Experts:
         gate = [names.pop()] if self.shared_gate else []
         return replace(
             self,
-            packing=storage(f"{self.module}.experts".lstrip(".")),
-            shared_packing=storage(*names) if names else None,
-            shared_gate_packing=storage(*gate) if gate else None,
+            quantized=storage(f"{self.module}.experts".lstrip(".")),
+            shared_quantized=storage(*names) if names else None,
+            shared_gate_quantized=storage(*gate) if gate else None,
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, larger, product
 from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 
@@ -37,7 +37,7 @@ class GatedDeltaNet:
         queries, keys and values have layers of their own.
     window, keeps_prompt : int, bool
         Always 0 and false: a state holds all tokens.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -51,7 +51,7 @@ class GatedDeltaNet:
     fused: bool
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["gated_delta"] = "gated_delta"
 
     @property
@@ -71,7 +71,7 @@ class GatedDeltaNet:
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
-        rows, packing = of.batch * of.tokens, self.packing
+        rows, quantized = of.batch * of.tokens, self.quantized
         inputs = (
             {"in_proj_qkvz": self.convolved + self.values, "in_proj_ba": 2 * self.value_heads}
             if self.fused
@@ -84,10 +84,10 @@ class GatedDeltaNet:
         )
         return [
             *(
-                NamedLinear(f"linear_attn.{name}", rows, hidden, width, packing=packing)
+                NamedLinear(f"linear_attn.{name}", rows, hidden, width, quantized=quantized)
                 for name, width in inputs.items()
             ),
-            NamedLinear("linear_attn.out_proj", rows, self.values, hidden, packing=packing),
+            NamedLinear("linear_attn.out_proj", rows, self.values, hidden, quantized=quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -117,7 +117,7 @@ class GatedDeltaNet:
 
     def stored_as(self, storage: Storage) -> GatedDeltaNet:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, convolution, norm, and two for each head of values."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, product
 from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 
@@ -28,7 +28,7 @@ class LightningAttention:
         Tokens of a block.
     window, keeps_prompt : int, bool
         Always 0 and false: a state holds all tokens.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -39,7 +39,7 @@ class LightningAttention:
     block: int
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["lightning"] = "lightning"
 
     @property
@@ -51,9 +51,9 @@ class LightningAttention:
         """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         return [
-            NamedLinear("self_attn.qkv_proj", rows, hidden, 3 * width, packing=self.packing),
-            NamedLinear("self_attn.output_gate", rows, hidden, width, packing=self.packing),
-            NamedLinear("self_attn.out_proj", rows, width, hidden, packing=self.packing),
+            NamedLinear("self_attn.qkv_proj", rows, hidden, 3 * width, quantized=self.quantized),
+            NamedLinear("self_attn.output_gate", rows, hidden, width, quantized=self.quantized),
+            NamedLinear("self_attn.out_proj", rows, width, hidden, quantized=self.quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -84,7 +84,7 @@ class LightningAttention:
 
     def stored_as(self, storage: Storage) -> LightningAttention:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections and the norm of what heads make; decays follow from the layer."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, larger, product
 from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 from stagemeter.models.decoder.gated_delta_net import token_convolution
@@ -39,7 +39,7 @@ class StateSpace:
         Its name in a layer.
     window, keeps_prompt : int, bool
         Always 0 and false: a state holds all tokens.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
         Tells the kinds apart in a report.
@@ -56,7 +56,7 @@ class StateSpace:
     module: str
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["state_space"] = "state_space"
 
     @property
@@ -78,8 +78,8 @@ class StateSpace:
         """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
         rows, inputs = of.batch * of.tokens, self.inner + self.convolved + self.heads
         return [
-            NamedLinear(f"{self.module}.in_proj", rows, hidden, inputs, self.bias, self.packing),
-            NamedLinear(f"{self.module}.out_proj", rows, self.inner, hidden, self.bias, self.packing),
+            NamedLinear(f"{self.module}.in_proj", rows, hidden, inputs, self.bias, self.quantized),
+            NamedLinear(f"{self.module}.out_proj", rows, self.inner, hidden, self.bias, self.quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -110,7 +110,7 @@ class StateSpace:
 
     def stored_as(self, storage: Storage) -> StateSpace:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer: projections, convolution, norm, and three for each head."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear
 
 
@@ -20,23 +20,23 @@ class PerLayerInput:
     ----------
     width : int
         Width of what a layer takes.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How both matrices are stored, if they are in fewer bits than the rest.
     """
 
     width: int
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """The linear layers of one layer over `rows` tokens."""
         return [
-            NamedLinear("per_layer_input_gate", rows, hidden, self.width, packing=self.packing),
-            NamedLinear("per_layer_projection", rows, self.width, hidden, packing=self.packing),
+            NamedLinear("per_layer_input_gate", rows, hidden, self.width, quantized=self.quantized),
+            NamedLinear("per_layer_projection", rows, self.width, hidden, quantized=self.quantized),
         ]
 
     def stored_as(self, storage: Storage) -> PerLayerInput:
         """The same with its matrices stored as `storage` says."""
-        return replace(self, packing=storage(*(layer.name for layer in self.linear_layers(1, 1))))
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int) -> int:
         """Parameters of one layer, the norm after it included."""
@@ -53,18 +53,20 @@ class PerLayerEmbedding:
         Layers, and width of what each takes.
     vocabulary : int
         Tokens that the embedding knows.
-    packing : Packing or None
+    quantized : QuantizedMatrix or None
         How the projection's matrix is stored, if it is in fewer bits than the rest.
     """
 
     layers: int
     width: int
     vocabulary: int
-    packing: Packing | None = None
+    quantized: QuantizedMatrix | None = None
 
     def projection(self, hidden: int, rows: int) -> NamedLinear:
         """The projection, which runs once for all layers, over `rows` tokens."""
-        return NamedLinear("per_layer_model_projection", rows, hidden, self.layers * self.width, packing=self.packing)
+        return NamedLinear(
+            "per_layer_model_projection", rows, hidden, self.layers * self.width, quantized=self.quantized
+        )
 
     def parameters(self, hidden: int) -> int:
         """Parameters: embedding, projection and the norm that layers share."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stagemeter.core.marks import PACKING
-from stagemeter.core.weight_storage import PackedWeights, Packing, packed_parameters
+from stagemeter.core.module_attributes import QUANTIZED
+from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, quantized_parameters
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.quantization import Quantization
 
 _HEAD = "lm_head"
 
 
-def packed_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
+def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
     """Sizes of a decoder whose parts are stored as a checkpoint's configuration says.
 
     Raises
@@ -23,13 +23,13 @@ def packed_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
     """
     layers = sum(layer.times for layer in decoder.layers)
 
-    def storage(*modules: str) -> Packing | None:
-        return quantization.packing_of_part(layers, *modules)
+    def storage(*modules: str) -> QuantizedMatrix | None:
+        return quantization.storage_of_part(layers, *modules)
 
-    return decoder.stored_as(storage, quantization.packing_of)
+    return decoder.stored_as(storage, quantization.storage_of)
 
 
-def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:
+def mark_quantized(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:
     """Mark the modules of a model whose matrices are stored in fewer bits, for whoever counts what they read.
 
     Parameters
@@ -49,9 +49,9 @@ def pack_modules(model: Any, quantization: Quantization, decoder: Sequence[str],
         linear = is_plain_linear(module) and id(module.weight) not in embeddings
         if inner is None or not (linear or inner.endswith(".experts")):
             continue
-        packing = quantization.packing_of(inner, name)
-        if packing is not None:
-            setattr(module, PACKING, packing)
+        quantized = quantization.storage_of(inner, name)
+        if quantized is not None:
+            setattr(module, QUANTIZED, quantized)
 
 
 def is_plain_linear(module: Any) -> bool:
@@ -61,10 +61,10 @@ def is_plain_linear(module: Any) -> bool:
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
-def packed_weights(model: Any) -> PackedWeights:
+def quantized_weights(model: Any) -> QuantizedWeights:
     """Weights of the marked modules of a model."""
-    stored = {parameter: size for module in model.modules() for parameter, size in packed_parameters(module).items()}
-    return PackedWeights(sum(parameter.numel() for parameter in stored), sum(stored.values()))
+    stored = {parameter: size for module in model.modules() for parameter, size in quantized_parameters(module).items()}
+    return QuantizedWeights(sum(parameter.numel() for parameter in stored), sum(stored.values()))
 
 
 def _inner(name: str, holders: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import Packing, Storage
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 from stagemeter.models.decoder.mamba2 import StateSpace
@@ -37,7 +37,7 @@ class SharedTransformer:
         The state-space model.
     window, keeps_prompt : int, bool
         Always 0 and false: all tokens are attended to.
-    attention_packing, packing : Packing or None
+    attention_quantized, quantized : QuantizedMatrix or None
         How the matrices of attention, and the others of the transformer, are stored, if they are in fewer bits than the
         rest.
     kind : str
@@ -54,8 +54,8 @@ class SharedTransformer:
     states: StateSpace
     window: Literal[0] = 0
     keeps_prompt: Literal[False] = False
-    attention_packing: Packing | None = None
-    packing: Packing | None = None
+    attention_quantized: QuantizedMatrix | None = None
+    quantized: QuantizedMatrix | None = None
     kind: Literal["shared_transformer"] = "shared_transformer"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -67,36 +67,38 @@ class SharedTransformer:
         ]
 
     def _attention_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        rows, inputs, packing = of.batch * of.tokens, 2 * hidden, self.attention_packing
+        rows, inputs, quantized = of.batch * of.tokens, 2 * hidden, self.attention_quantized
         width, key_value_width = self.heads * self.head_width, self.key_value_heads * self.head_width
         name = f"{_SHARED}.self_attn"
         beside = [
             layer
             for projection in ("qkv" if self.attention_adapters else "")
-            for layer in self._low_rank(f"{name}.linear_{projection}_adapter_list", rows, inputs, inputs, packing)
+            for layer in self._low_rank(f"{name}.linear_{projection}_adapter_list", rows, inputs, inputs, quantized)
         ]
         return [
-            NamedLinear(f"{name}.q_proj", rows, inputs, width, packing=packing),
-            NamedLinear(f"{name}.k_proj", rows, inputs, key_value_width, packing=packing),
-            NamedLinear(f"{name}.v_proj", rows, inputs, key_value_width, packing=packing),
-            NamedLinear(f"{name}.o_proj", rows, width, hidden, packing=packing),
+            NamedLinear(f"{name}.q_proj", rows, inputs, width, quantized=quantized),
+            NamedLinear(f"{name}.k_proj", rows, inputs, key_value_width, quantized=quantized),
+            NamedLinear(f"{name}.v_proj", rows, inputs, key_value_width, quantized=quantized),
+            NamedLinear(f"{name}.o_proj", rows, width, hidden, quantized=quantized),
             *beside,
         ]
 
     def _other_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         rows, both, name = of.batch * of.tokens, 2 * self.intermediate, f"{_SHARED}.feed_forward"
         return [
-            NamedLinear(f"{name}.gate_up_proj", rows, hidden, both, self.bias, self.packing),
-            NamedLinear(f"{name}.down_proj", rows, self.intermediate, hidden, self.bias, self.packing),
-            *self._low_rank(f"{name}.gate_up_proj_adapter_list", rows, hidden, both, self.packing),
-            NamedLinear("linear", rows, hidden, hidden, packing=self.packing),
+            NamedLinear(f"{name}.gate_up_proj", rows, hidden, both, self.bias, self.quantized),
+            NamedLinear(f"{name}.down_proj", rows, self.intermediate, hidden, self.bias, self.quantized),
+            *self._low_rank(f"{name}.gate_up_proj_adapter_list", rows, hidden, both, self.quantized),
+            NamedLinear("linear", rows, hidden, hidden, quantized=self.quantized),
         ]
 
-    def _low_rank(self, name: str, rows: int, before: int, after: int, packing: Packing | None) -> list[NamedLinear]:
+    def _low_rank(
+        self, name: str, rows: int, before: int, after: int, quantized: QuantizedMatrix | None
+    ) -> list[NamedLinear]:
         """The two layers that one layer has beside a shared one; which of a list they are does not matter."""
         return [
-            NamedLinear(f"{name}.0.0", rows, before, self.rank, packing=packing),
-            NamedLinear(f"{name}.0.1", rows, self.rank, after, packing=packing),
+            NamedLinear(f"{name}.0.0", rows, before, self.rank, quantized=quantized),
+            NamedLinear(f"{name}.0.1", rows, self.rank, after, quantized=quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -112,8 +114,8 @@ class SharedTransformer:
         attention, others = self._attention_layers(1, NO_PASS), self._other_layers(1, NO_PASS)
         return replace(
             self,
-            attention_packing=storage(*(layer.name for layer in attention)),
-            packing=storage(*(layer.name for layer in others)),
+            attention_quantized=storage(*(layer.name for layer in attention)),
+            quantized=storage(*(layer.name for layer in others)),
             states=self.states.stored_as(storage),
         )
 

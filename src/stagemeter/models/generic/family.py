@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.weight_storage import PackedWeights
+from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_code, build_from_settings, class_name
 from stagemeter.models.decoder.decoder import ENDLESS
@@ -53,11 +53,11 @@ class FoundLanguageModel:
     cache_of_one: Callable[[Workload, int], int]
     model: Any
 
-    def packed(self) -> PackedWeights:
+    def quantized_weights(self) -> QuantizedWeights:
         """Weights of its marked modules."""
-        from stagemeter.models.decoder.quantized import packed_weights
+        from stagemeter.models.decoder.quantized import quantized_weights
 
-        return packed_weights(self.model)
+        return quantized_weights(self.model)
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache of a workload's sequences when they have some tokens."""
@@ -198,7 +198,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         whole_passes={"forward": forward, "decode": step},
         notes=_notes(found, shares),
         prompt_tokens=_prompt_tokens,
-        packed=lambda found, quantization: found,
+        quantized=lambda found, quantization: found,
     )
 
 
