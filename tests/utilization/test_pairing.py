@@ -16,9 +16,10 @@ from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.devices import ONE_DEVICE
-from stagemeter.utilization.pairing import differing_fields, pair, peak_dict, peak_of_dict, work_at, work_of_report
+from stagemeter.utilization.pairing import pair
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.stage_mfu import compute_stage_mfu
+from stagemeter.utilization.work import differing_fields, work_at, work_of_report
 
 A100 = Peak("A100", "bfloat16", 312e12, 2039e9, "test")
 ARCHITECTURE = load_architecture("deepseek-ocr")
@@ -290,8 +291,8 @@ def test_where_it_is_looked_at_is_no_difference(gundam):
 
 
 def test_peaks_survive_being_written_down():
-    again = peak_of_dict(peak_dict(A100))
-    assert peak_of_dict(peak_dict(again)) == again
+    again = Peak.from_dict(A100.to_dict())
+    assert Peak.from_dict(again.to_dict()) == again
     assert again.flops_per_second == close(312e12)
 
 

@@ -19,7 +19,7 @@ from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
-from stagemeter.utilization.pairing import differing_fields
+from stagemeter.utilization.work import differing_fields
 
 #: What only some sources look at: attributes of `Source`, and the options that set them.
 _OF_SCRAPES = {"interval": "--interval", "engine_model": "--engine-model"}

@@ -6,8 +6,9 @@ architectures", Communications of the ACM 52(4), 2009.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,28 @@ class Peak:
     source: str
     memory_bytes: int | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rates in the units that people use."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "tflops": self.flops_per_second / 1e12,
+            "gbps": None if self.bytes_per_second is None else self.bytes_per_second / 1e9,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Peak:
+        """Undo `to_dict`."""
+        gbps = values["gbps"]
+        return cls(
+            name=values["name"],
+            dtype=values["dtype"],
+            flops_per_second=values["tflops"] * 1e12,
+            bytes_per_second=None if gbps is None else gbps * 1e9,
+            source=values["source"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -58,7 +81,7 @@ class Bound:
     @property
     def ms(self) -> float:
         """The lower bound in milliseconds."""
-        return max(self.compute_ms, self.memory_ms or 0.0)
+        return self.compute_ms if self.memory_ms is None else _maximum(self.compute_ms, self.memory_ms)
 
     @property
     def by(self) -> str:
@@ -68,8 +91,17 @@ class Bound:
         return "compute" if self.compute_ms >= self.memory_ms else "memory"
 
 
+def _maximum(one: Any, other: Any) -> Any:
+    """Return the larger of two numbers, or of each pair of two arrays."""
+    if hasattr(one, "__array__") or hasattr(other, "__array__"):
+        import numpy as np
+
+        return np.maximum(one, other)
+    return max(one, other)
+
+
 def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
-    """Least time of some work.
+    """Return the least time that some work takes; of arrays, and a peak whose rates are arrays, arrays.
 
     Parameters
     ----------

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, TOTAL, VISION, aggregates
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, TOTAL, aggregates
 from stagemeter.core.workload import Workload
+from stagemeter.hardware.roofline import Peak, bound
 from stagemeter.models.blocks import larger
-from stagemeter.models.closed_form import bytes_of_an_expert, evaluate
+from stagemeter.models.closed_form import evaluate
 from stagemeter.models.family import bytes_read_of_weights, weight_bytes
 from stagemeter.sweeping.grid import AXES, Grid, Views
+from stagemeter.utilization.bounds import request_parts, throughput
 from stagemeter.utilization.memory import held_by_stage
+from stagemeter.utilization.work import Work, spared_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -259,42 +262,30 @@ def _decode_context(grid: Grid, prompt: Any, new_tokens: Any) -> Any:
 def _bounds(
     grid: Grid, workload: Workload, request: Mapping[str, Cost], item_size: Any, peaks: tuple[Any, Any, Any]
 ) -> dict[str, Any]:
-    """Bounds of every stage and sum, by the arithmetic of `stagemeter.utilization.memory`, in its order."""
+    """Return the bounds of every stage and sum, and the throughput at them."""
     import numpy as np
 
     peak_flops, peak_bytes, memory = peaks
-    steps = workload.decode_steps
-    least: dict[str, Any] = {}
+    peak, steps = Peak("", "", peak_flops, peak_bytes, ""), workload.decode_steps
+    times: dict[str, Any] = {}
     for stage in grid.family.stages:
-        cost = request[stage.name]
-        moved = cost.bytes_read(item_size) + cost.bytes_written(item_size)
+        spared: Any = 0
         if stage.experts is not None:
-            possible = stage.experts(grid.architecture, workload)
-            of_one = bytes_of_an_expert(grid.closed_form, stage.name, item_size)
-            moved = moved - of_one * (steps if stage.name == DECODE else 1) * (possible.most - possible.fewest)
-        compute_ms = 1e3 * _floats(cost.flops) / peak_flops
-        least[stage.name] = np.maximum(compute_ms, 1e3 * _floats(moved) / peak_bytes)
-    together = aggregates(least)
-    rows = {**{name: [name] for name in together[FORWARD]}, VISION: together[VISION], FORWARD: together[FORWARD]}
-    bounds = {name: sum(least[stage] for stage in stages) for name, stages in rows.items()}
-    # Of a request without a step nothing, rather than a step that takes no time.
+            spared = spared_bytes(stage, grid.architecture, grid.closed_form, workload, item_size)
+        work = Work.of_cost(request[stage.name], (item_size, item_size), spared)
+        times[stage.name] = bound(_floats(work.flops), _floats(work.least_bytes), peak).ms  # type: ignore[arg-type]
+    bounds = {name: sum(times[part] for part in parts) for name, parts in request_parts(times).items()}
+    # A request without a decode step has no bound of one, rather than a bound of zero.
     some = np.where(_floats(steps) > 0, 1.0, np.nan)
-    bounds[DECODE_TOTAL] = least[DECODE] * some
-    bounds[DECODE] = least[DECODE] / np.maximum(_floats(steps), 1) * some
-    bounds[TOTAL] = sum(least.values())
-    whole = bounds[TOTAL]
+    bounds[DECODE_TOTAL] = bounds[DECODE] * some
+    bounds[DECODE] = bounds[DECODE] / np.maximum(_floats(steps), 1) * some
     needed = _needed(grid, workload, item_size)
     # What does not fit has no throughput. Memory that is not known is NaN, which nothing is larger than.
     fits = np.where(_floats(needed) > memory, np.nan, 1.0)
-    rates = {
-        "at_roofline/first_token_ms": bounds[FORWARD],
-        "at_roofline/decode_tokens_per_second": 1e3 * _floats(workload.batch_size * steps) / bounds[DECODE_TOTAL],
-        "at_roofline/tokens_per_second": 1e3 * _floats(workload.batch_size * workload.new_tokens) / whole,
-        "at_roofline/pages_per_hour": 3600 * (1e3 * _floats(workload.batch_size) / whole),
-    }
+    rates = {name: rate for name, rate in throughput(bounds, workload).items() if rate is not None}
     return {
         **{f"roofline_ms/{name}": milliseconds for name, milliseconds in bounds.items()},
-        **{name: rate * fits for name, rate in rates.items()},
+        **{f"at_roofline/{name}": rate * fits for name, rate in rates.items()},
         NEEDED: needed,
     }
 

@@ -15,7 +15,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
 from stagemeter.tracking.log import log_counts
 from stagemeter.tracking.runs import architecture_of, load_report, measured_workload, static_runs, workload_of
-from stagemeter.utilization.pairing import differing_fields
+from stagemeter.utilization.work import differing_fields
 
 logger = logging.getLogger(__name__)
 

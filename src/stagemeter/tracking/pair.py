@@ -37,8 +37,9 @@ from stagemeter.tracking.runs import (
 )
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.utilization.mixed_lengths import requests_work
-from stagemeter.utilization.pairing import Pairing, counted_experts, pair
+from stagemeter.utilization.pairing import Pairing, pair
 from stagemeter.utilization.serving import engine_section
+from stagemeter.utilization.work import counted_experts
 
 #: Artifacts of a paired run.
 JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"

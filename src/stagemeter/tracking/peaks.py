@@ -14,7 +14,6 @@ from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.tracking.labels import HARDWARE
 from stagemeter.tracking.runs import measured_workload
-from stagemeter.utilization.pairing import peak_dict, peak_of_dict
 
 _MEASURED_PEAK = "stagemeter.measured_peak"
 _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
@@ -72,8 +71,8 @@ def _measured_peak(profile: Run, dtype: str) -> Peak:
     if kept is not None:
         return kept
     # As it is read back the next time, to the last digit.
-    peak = peak_of_dict(peak_dict(_measure(_measurable(profile), dtype)))
-    mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak_dict(peak)))
+    peak = Peak.from_dict(_measure(_measurable(profile), dtype).to_dict())
+    mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak.to_dict()))
     return peak
 
 
@@ -81,7 +80,7 @@ def _kept_peak(profile: Run) -> Peak | None:
     """The peak that was measured for a profile before."""
     kept = profile.data.tags.get(_MEASURED_PEAK)
     try:
-        return None if kept is None else peak_of_dict(parse_json(kept, _MEASURED_PEAK))
+        return None if kept is None else Peak.from_dict(parse_json(kept, _MEASURED_PEAK))
     except (ValueError, LookupError, TypeError):
         raise StagemeterError(
             f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged: delete it to measure again"

@@ -21,12 +21,13 @@ from typing import Any
 
 from stagemeter.core.cost import item_sizes
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
+from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
-from stagemeter.hardware.roofline import Peak, bound, bound_by
+from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.models.blocks import larger
 from stagemeter.models.family import Family, bytes_read_of_weights
-from stagemeter.utilization.pairing import Work, peak_dict, work_of_report
+from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
+from stagemeter.utilization.work import Work, work_of_report
 
 _NOTES = (
     "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
@@ -117,10 +118,10 @@ def roofline_section(
     # What does not fit has no throughput.
     rated = {} if memory["fits"] is False else bounds
     return {
-        "peak": peak_dict(peak),
+        "peak": peak.to_dict(),
         "bounds": bounds,
-        "throughput": _throughput(rated, workload, "roofline_ms"),
-        "throughput_every_expert": _throughput(rated, workload, "roofline_ms_every_expert"),
+        "throughput": throughput(_times(rated, "roofline_ms"), workload),
+        "throughput_every_expert": throughput(_times(rated, "roofline_ms_every_expert"), workload),
         "memory": memory,
         "notes": [*_NOTES, *(() if weights_known else (_WEIGHTS_NOT_KNOWN,))],
     }
@@ -238,32 +239,23 @@ def _memory(
 
 
 def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
-    """Bounds of every stage that has a count, and of every sum that lacks none, in the order of a request."""
+    """Bound every stage that has a count, and every sum that lacks none, in the order of a request."""
     steps = workload.decode_steps
-    together = aggregates(stage.name for stage in family.stages)
-    vision, forward = together.get(VISION, []), together[FORWARD]
-    rows: dict[str, Sequence[str]] = {
-        **{stage: [stage] for stage in vision},
-        **({VISION: vision} if vision else {}),
-        PREFILL: [PREFILL],
-        FORWARD: forward,
-        **({DECODE: [DECODE], DECODE_TOTAL: [DECODE]} if steps else {}),
-        TOTAL: [*forward, *([DECODE] if steps else [])],
-    }
+    rows = request_parts(stage.name for stage in family.stages)
+    if not steps:
+        rows = {name: [stage for stage in stages if stage != DECODE] for name, stages in rows.items()}
     return {
         name: _bound([work[stage] for stage in stages], peak, steps if name == DECODE else 1)
         for name, stages in rows.items()
-        if all(stage in work for stage in stages)
+        if stages and all(stage in work for stage in stages)
     }
 
 
 def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
-    least = [bound(part.flops, part.least_bytes, peak) for part in parts]
-    most = [bound(part.flops, part.moved_bytes, peak) for part in parts]
+    least, most = zip(*(stage_bounds(part, peak) for part in parts), strict=True)
     known = peak.bytes_per_second is not None
 
     def per_pass(times: Iterable[float | None]) -> float | None:
-        # Stages run one after another: each takes its own bound, whatever sets it.
         return sum(time or 0.0 for time in times) / passes if known else None
 
     return {
@@ -276,16 +268,5 @@ def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
     }
 
 
-def _throughput(bounds: Mapping[str, Mapping[str, Any]], workload: Workload, quantity: str) -> dict[str, float | None]:
-    def per_second(amount: int, name: str) -> float | None:
-        milliseconds = bounds[name][quantity] if name in bounds else None
-        return None if milliseconds is None else 1e3 * amount / milliseconds
-
-    pages = workload.batch_size
-    pages_per_second = per_second(pages, TOTAL) if workload.global_views else None
-    return {
-        "first_token_ms": bounds[FORWARD][quantity] if FORWARD in bounds else None,
-        "decode_tokens_per_second": per_second(pages * workload.decode_steps, DECODE_TOTAL),
-        "tokens_per_second": per_second(pages * workload.new_tokens, TOTAL),
-        "pages_per_hour": None if pages_per_second is None else 3600 * pages_per_second,
-    }
+def _times(bounds: Mapping[str, Mapping[str, Any]], quantity: str) -> dict[str, Any]:
+    return {name: row[quantity] for name, row in bounds.items()}

@@ -12,20 +12,16 @@ writes, t its time, P and W the device's peak rates of arithmetic and of memory:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from stagemeter.core.cost import ITEM_SIZES, item_sizes
-from stagemeter.core.errors import StagemeterError
-from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
-from stagemeter.hardware.roofline import Peak, bound, bound_by
-from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
-from stagemeter.models.family import EXPERTS_READ, Family
-from stagemeter.models.registry import family_named
+from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.profiling.devices import ONE_DEVICE, Devices
+from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
+from stagemeter.utilization.work import Work, counted_work, differing_fields, with_experts, work_at
 
 #: Changes with every change of the pairing's keys or of what they mean.
 SCHEMA_VERSION = "1.1"
@@ -48,142 +44,6 @@ _ASSUMPTIONS = (
     "rates and utilization are of one device; several that work on a request are taken to share its work evenly",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a stage has to do in one request.
-
-    Attributes
-    ----------
-    flops, flops_causal : int
-        Floating-point operations, attention dense and with causal self-attention halved.
-    moved_bytes : int
-        Bytes read and written; at most, where it depends on which experts the tokens choose.
-    least_bytes : int
-        The same at least.
-    """
-
-    flops: int
-    flops_causal: int
-    moved_bytes: int
-    least_bytes: int
-
-
-def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
-    """Work of each stage as a report has it: of ``decode`` all steps. Stages without a count are left out."""
-    quantities = {
-        name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
-    }
-    spared = _spared_bytes(report, Workload.from_dict(report["metadata"]["workload"]))
-    work = {}
-    for stage, found in report["stages"].items():
-        if found["source"] != "none":
-            moved = quantities["bytes_read"][stage] + quantities["bytes_written"][stage]
-            flops, causal = quantities["flops"][stage], quantities["flops_causal"][stage]
-            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0))
-    return work
-
-
-def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
-    """Work of each stage at another workload, by the closed form that a report carries: of ``decode`` all steps."""
-    if report["closed_form"] is None:
-        counted = Workload.from_dict(report["metadata"]["workload"])
-        raise StagemeterError(
-            f"the static report of {report['metadata']['model']} has no closed form, and its workload is another one "
-            f"({', '.join(differing_fields(counted, workload))} differ): analyze the workload that was measured"
-        )
-    costs = evaluate_workload(report["closed_form"], _family(report), workload)
-    costs[DECODE] = costs.pop(DECODE_TOTAL)
-    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
-    spared = _spared_bytes(report, workload)
-    work = {}
-    for stage, cost in costs.items():
-        moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
-        work[stage] = Work(cost.flops, cost.flops_causal, moved, moved - spared.get(stage, 0))
-    return work
-
-
-def _spared_bytes(
-    report: Mapping[str, Any],
-    workload: Workload,
-    experts_read: Mapping[str, float] | None = None,
-) -> dict[str, int]:
-    """Bytes by which a stage moves fewer than counted: where so many experts run, or the fewest that can.
-
-    Raises
-    ------
-    StagemeterError
-        If so many cannot have run.
-    """
-    closed_form = report["closed_form"]
-    if closed_form is None:
-        return {}
-    family = _family(report)
-    architecture = family.architecture_from_sizes(closed_form["architecture"])
-    spared = {}
-    for stage in family.stages:
-        if stage.experts is None:
-            continue
-        possible = stage.experts(architecture, workload)
-        if experts_read is None:
-            ran: float = possible.fewest
-        elif stage.name in experts_read:
-            ran = experts_read[stage.name]
-        else:
-            continue
-        if not possible.fewest <= ran <= possible.most:
-            raise StagemeterError(
-                f"experts_read/{stage.name} is {ran:g}, and a pass over so many tokens reads {possible.fewest} to "
-                f"{possible.most} experts of a layer"
-            )
-        of_one = bytes_of_an_expert(closed_form, stage.name, ITEM_SIZES[workload.dtype])
-        passes = workload.decode_steps if stage.name == DECODE else 1
-        # A mean over layers and steps, so that the product is whole again but for the rounding of a float.
-        spared[stage.name] = round(of_one * passes * (possible.most - ran))
-    return spared
-
-
-def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
-    """How many experts of a layer each stage read, as far as the metrics of a profile say."""
-    prefix = f"{EXPERTS_READ}/"
-    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-
-
-def with_experts(
-    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float]
-) -> dict[str, Work]:
-    """Settle the bytes of stages whose experts were counted.
-
-    Parameters
-    ----------
-    work : mapping
-        Work by stage of that workload.
-    report : mapping
-        A static report of the same architecture.
-    workload : Workload
-        What was measured.
-    experts_read : mapping
-        By stage, how many experts of a layer a pass read: mean over layers and passes.
-
-    Raises
-    ------
-    StagemeterError
-        If so many cannot have run.
-    """
-    spared = _spared_bytes(report, workload, experts_read)
-    settled = dict(work)
-    for stage in spared.keys() & work.keys():
-        moved = work[stage].moved_bytes - spared[stage]
-        settled[stage] = replace(work[stage], moved_bytes=moved, least_bytes=moved)
-    return settled
-
-
-def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[str, Work], str]:
-    """Work of each stage at a workload, and whether it is what a report counted or what its closed form gives."""
-    if Workload.from_dict(report["metadata"]["workload"]).hash == workload.hash:
-        return work_of_report(report), "static report"
-    return work_at(report, workload), "closed form of the static report"
 
 
 def pair(
@@ -250,7 +110,7 @@ def pair(
             "flops": {stage: part.flops for stage, part in work.items()},
             "flops_causal": {stage: part.flops_causal for stage, part in work.items()},
         },
-        "peak": peak_dict(peak),
+        "peak": peak.to_dict(),
         "devices": {**asdict(devices), "per_request": devices.per_request},
         "stages": rows,
         "missing": missing,
@@ -277,27 +137,6 @@ def _mean_work(
         least = work_at(report, replace(workload, prompt_tokens=computed))[PREFILL].least_bytes
         settled[PREFILL] = replace(settled[PREFILL], least_bytes=min(least, settled[PREFILL].least_bytes))
     return settled
-
-
-def differing_fields(counted: Workload, measured: Workload) -> dict[str, list[Any]]:
-    """Fields in which two workloads are different work, with the value of each."""
-    mine, other = counted.hashed_fields(), measured.hashed_fields()
-    return {name: [mine[name], other[name]] for name in mine if mine[name] != other[name]}
-
-
-def peak_dict(peak: Peak) -> dict[str, Any]:
-    """A peak as plain data, in the units that people use."""
-    return {
-        "name": peak.name,
-        "dtype": peak.dtype,
-        "tflops": peak.flops_per_second / 1e12,
-        "gbps": None if peak.bytes_per_second is None else peak.bytes_per_second / 1e9,
-        "source": peak.source,
-    }
-
-
-def _family(report: Mapping[str, Any]) -> Family[Any]:
-    return family_named(report["metadata"]["family"])
 
 
 def _rows(
@@ -370,9 +209,7 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
     flops = sum(part.flops for part in parts)
     causal = sum(part.flops_causal for part in parts)
     moved = sum(part.moved_bytes for part in parts)
-    # As if the devices shared the work evenly, and what they tell one another took no time.
-    least = [bound(part.flops / devices, part.least_bytes / devices, peak) for part in parts]
-    most = [bound(part.flops / devices, part.moved_bytes / devices, peak) for part in parts]
+    least, most = zip(*(stage_bounds(part, peak, devices) for part in parts), strict=True)
     roofline_ms = sum(part.ms for part in least)
     seconds = time_ms / 1e3 * devices
     known = peak.bytes_per_second is not None
@@ -436,15 +273,3 @@ def _unsettled(rows: Mapping[str, Mapping[str, Any]], cached: bool) -> list[str]
         f"{', '.join(stages)}: which experts ran is not known, so that bytes, GB/s and MBU are at most what is given, "
         "and the roofline at least"
     ]
-
-
-def peak_of_dict(values: Mapping[str, Any]) -> Peak:
-    """Undo `peak_dict`."""
-    gbps = values["gbps"]
-    return Peak(
-        name=values["name"],
-        dtype=values["dtype"],
-        flops_per_second=values["tflops"] * 1e12,
-        bytes_per_second=None if gbps is None else gbps * 1e9,
-        source=values["source"],
-    )

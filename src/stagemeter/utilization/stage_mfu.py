@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
+from stagemeter.core.stage_names import DECODE, PREFILL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.models.decoder.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
 
@@ -273,8 +274,8 @@ def compute_stage_mfu(
         ends = [estimate_decode_flops_per_token(d_model, d_ff, n_layers, max(1, end), **sizes) for end in contexts]
         prefill = estimate_prefill_flops_total(d_model, d_ff, n_layers, prefill_len, batch_size=batch_size, **sizes)
         decode = batch_size * (new_tokens - 1) * sum(ends) / 2
-        work, source = {"vision": vision_flops or 0.0, "prefill": prefill, "decode": decode}, "closed forms"
-    times = {"vision": vision_ms or 0.0, "prefill": prefill_ms, "decode": decode_ms or 0.0}
+        work, source = {VISION: vision_flops or 0.0, PREFILL: prefill, DECODE: decode}, "closed forms"
+    times = {VISION: vision_ms or 0.0, PREFILL: prefill_ms, DECODE: decode_ms or 0.0}
     # A time without work, or work without a time, would pass for low or for high utilization.
     timed = [stage for stage, time in times.items() if time > 0 and work[stage]]
     peak = float(peak_tflops or 0) * 1e12
@@ -283,9 +284,9 @@ def compute_stage_mfu(
         return work[stage] / (times[stage] / 1e3 * peak) if work[stage] and stage in timed else None
 
     return StageMFU(
-        decode=utilization("decode"),
-        prefill=utilization("prefill"),
-        vision=utilization("vision"),
+        decode=utilization(DECODE),
+        prefill=utilization(PREFILL),
+        vision=utilization(VISION),
         model_level=sum(work[stage] for stage in timed) / (sum(times[stage] for stage in timed) / 1e3 * peak),
         source=source,
     )
@@ -295,20 +296,19 @@ def _reported_work(
     report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
 ) -> tuple[dict[str, float], str]:
     """FLOPs of vision, prefill and all decode steps by a report, and where in it they are from."""
-    from stagemeter.core.stage_names import VISION
-    from stagemeter.profiling.profile import AGGREGATES
-    from stagemeter.utilization.pairing import counted_work
+    from stagemeter.utilization.work import counted_work
 
     counted = Workload.from_dict(report["metadata"]["workload"])
     measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
     work, source = counted_work(report, measured)
-    lacking = [stage for stage in (*AGGREGATES[VISION], "prefill", "decode") if stage not in work]
+    vision = aggregates(report["stages"]).get(VISION, [])
+    lacking = [stage for stage in (*vision, PREFILL, DECODE) if stage not in work]
     if lacking:
         raise ValueError(f"the static report has no count of {', '.join(lacking)}")
     return {
-        "vision": sum(work[stage].flops for stage in AGGREGATES[VISION]),
-        "prefill": work["prefill"].flops,
-        "decode": work["decode"].flops,
+        VISION: sum(work[stage].flops for stage in vision),
+        PREFILL: work[PREFILL].flops,
+        DECODE: work[DECODE].flops,
     }, source
 
 

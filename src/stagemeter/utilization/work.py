@@ -1,0 +1,190 @@
+"""The work of each stage of a request: what a report counted, or what its closed form gives at another workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stagemeter.core.cost import ITEM_SIZES, Cost, item_sizes
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.report import request_total
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
+from stagemeter.core.workload import Workload
+from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
+from stagemeter.models.family import EXPERTS_READ, Stage
+from stagemeter.models.registry import family_named
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The work of one stage in a request. The numbers can be arrays.
+
+    Attributes
+    ----------
+    flops, flops_causal : int
+        Floating-point operations with attention counted dense, and with causal self-attention halved.
+    moved_bytes : int
+        Bytes read and written. Where they depend on the experts that the tokens choose: the most.
+    least_bytes : int
+        The same, the least.
+    """
+
+    flops: int
+    flops_causal: int
+    moved_bytes: int
+    least_bytes: int
+
+    @classmethod
+    def of_cost(cls, cost: Cost, sizes: tuple[Any, Any], spared: Any = 0) -> Work:
+        """Return the work of a cost, given bytes per element and the bytes that fewer experts spare."""
+        moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
+        return cls(cost.flops, cost.flops_causal, moved, moved - spared)
+
+
+def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
+    """Return the work of each stage that a report counted. Decode is all steps of the request."""
+    quantities = {
+        name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
+    }
+    spared = _spared_by_stage(report, Workload.from_dict(report["metadata"]["workload"]))
+    work = {}
+    for stage, found in report["stages"].items():
+        if found["source"] != "none":
+            moved = quantities["bytes_read"][stage] + quantities["bytes_written"][stage]
+            flops, causal = quantities["flops"][stage], quantities["flops_causal"][stage]
+            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0))
+    return work
+
+
+def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
+    """Return the work of each stage at another workload, by the report's closed form. Decode is all steps.
+
+    Raises
+    ------
+    StagemeterError
+        If the report has no closed form.
+    """
+    if report["closed_form"] is None:
+        counted = Workload.from_dict(report["metadata"]["workload"])
+        raise StagemeterError(
+            f"the static report of {report['metadata']['model']} has no closed form, and its workload is another one "
+            f"({', '.join(differing_fields(counted, workload))} differ): analyze the workload that was measured"
+        )
+    costs = evaluate_workload(report["closed_form"], family_named(report["metadata"]["family"]), workload)
+    costs[DECODE] = costs.pop(DECODE_TOTAL)
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    spared = _spared_by_stage(report, workload)
+    return {stage: Work.of_cost(cost, sizes, spared.get(stage, 0)) for stage, cost in costs.items()}
+
+
+def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[str, Work], str]:
+    """Return the work of each stage at a workload, and its source: the report's counts or its closed form."""
+    if Workload.from_dict(report["metadata"]["workload"]).hash == workload.hash:
+        return work_of_report(report), "static report"
+    return work_at(report, workload), "closed form of the static report"
+
+
+def spared_bytes(
+    stage: Stage[Any],
+    architecture: Any,
+    closed_form: Mapping[str, Any],
+    workload: Workload,
+    item_size: Any,
+    experts_read: float | None = None,
+) -> Any:
+    """Return the bytes that a stage does not read where fewer experts run than its tokens can reach.
+
+    The workload and the item size can hold arrays.
+
+    Parameters
+    ----------
+    stage : Stage
+        A stage with experts.
+    architecture : object
+        Sizes of the model.
+    closed_form : mapping
+        ``closed_form`` of a report.
+    workload : Workload
+        The request. Decode is all its steps.
+    item_size : int
+        Bytes of a weight that is not packed.
+    experts_read : float, optional
+        Experts of a layer that a pass read, the mean over layers and passes. Default: the fewest that can run.
+
+    Raises
+    ------
+    StagemeterError
+        If a pass cannot have read that many.
+    """
+    assert stage.experts is not None
+    possible = stage.experts(architecture, workload)
+    passes = workload.decode_steps if stage.name == DECODE else 1
+    each = bytes_of_an_expert(closed_form, stage.name, item_size) * passes
+    if experts_read is None:
+        return each * (possible.most - possible.fewest)
+    if not possible.fewest <= experts_read <= possible.most:
+        raise StagemeterError(
+            f"experts_read/{stage.name} is {experts_read:g}, and a pass over so many tokens reads {possible.fewest} to "
+            f"{possible.most} experts of a layer"
+        )
+    # Times a mean over layers and steps, the product is whole again but for the rounding of a float.
+    return round(each * (possible.most - experts_read))
+
+
+def _spared_by_stage(
+    report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Return `spared_bytes` of each stage with experts; of the given ones, where numbers of experts are given."""
+    closed_form = report["closed_form"]
+    if closed_form is None:
+        return {}
+    family = family_named(report["metadata"]["family"])
+    architecture = family.architecture_from_sizes(closed_form["architecture"])
+    size = ITEM_SIZES[workload.dtype]
+    return {
+        stage.name: spared_bytes(stage, architecture, closed_form, workload, size, (experts_read or {}).get(stage.name))
+        for stage in family.stages
+        if stage.experts is not None and (experts_read is None or stage.name in experts_read)
+    }
+
+
+def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the experts of a layer that each stage read, as far as the metrics of a profile say."""
+    prefix = f"{EXPERTS_READ}/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def with_experts(
+    work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float]
+) -> dict[str, Work]:
+    """Settle the bytes of stages whose experts were counted.
+
+    Parameters
+    ----------
+    work : mapping
+        Work of the workload, by stage.
+    report : mapping
+        A static report of the same architecture.
+    workload : Workload
+        The workload that was measured.
+    experts_read : mapping
+        Experts of a layer that a pass of each stage read, the mean over layers and passes.
+
+    Raises
+    ------
+    StagemeterError
+        If a pass cannot have read that many.
+    """
+    spared = _spared_by_stage(report, workload, experts_read)
+    settled = dict(work)
+    for stage in spared.keys() & work.keys():
+        moved = work[stage].moved_bytes - spared[stage]
+        settled[stage] = replace(work[stage], moved_bytes=moved, least_bytes=moved)
+    return settled
+
+
+def differing_fields(counted: Workload, measured: Workload) -> dict[str, list[Any]]:
+    """Return the fields in which two workloads are different work, with both values."""
+    mine, other = counted.hashed_fields(), measured.hashed_fields()
+    return {name: [mine[name], other[name]] for name in mine if mine[name] != other[name]}
