@@ -3,6 +3,7 @@
 import mlflow
 import pytest
 import torch
+from mlflow.utils.autologging_utils import AUTOLOGGING_INTEGRATIONS, disable_autologging
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 
@@ -146,6 +147,49 @@ def test_nothing_is_logged_without_a_run_in_training_or_when_disabled():
         stagemeter.autolog(disable=True)
         generate(model)
     assert names(run) == set()
+
+
+@pytest.fixture
+def mlflows_autolog():
+    """MLflow's own switch, as it was afterwards."""
+    found = AUTOLOGGING_INTEGRATIONS["mlflow"]
+    yield mlflow.autolog
+    AUTOLOGGING_INTEGRATIONS["mlflow"] = found
+
+
+def test_mlflows_own_switches_govern_it(mlflows_autolog):
+    def steps():
+        with mlflow.start_run() as run:
+            generate(model)
+        return len(history(run, "flops/total"))
+
+    model = llama()
+    mlflows_autolog(disable=True)
+    stagemeter.autolog()
+    assert steps() == 1, "the explicit call takes precedence"
+    mlflows_autolog(disable=True)
+    assert steps() == 0
+    mlflows_autolog(exclusive=True)
+    assert steps() == 0, "the run is the user's"
+    mlflows_autolog(exclude_flavors=["transformers"])
+    assert steps() == 1
+    with disable_autologging():
+        assert steps() == 0
+    stagemeter.autolog(exclusive=True)
+    assert steps() == 0
+    stagemeter.autolog(disable=True)
+    mlflows_autolog(exclude_flavors=["transformers"])
+    assert steps() == 0
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_mlflow_silences_it(silent, mlflows_autolog, caplog):
+    model = looking(llama())
+    stagemeter.autolog()
+    mlflows_autolog(silent=silent, exclude_flavors=["transformers"])
+    with mlflow.start_run(), torch.no_grad():
+        model(IDS)
+    assert ("autolog: not logged" in caplog.text) is not silent
 
 
 def looking(model, **options):

@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from stagemeter.modules.calls import call_signature
 from stagemeter.modules.request_costs import BareModels, RequestCost, request_cost, request_key, rest_of
 from stagemeter.modules.requests import Request, RequestRecorder
 from stagemeter.modules.stages import resolve_stages
+from stagemeter.tracking.autologging import Requests
 from stagemeter.tracking.training import log_to_active_run, run_is_active
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,6 @@ LOG_EVERY_N = 500
 @dataclass(frozen=True)
 class _Options:
     log_every_n: int
-    silent: bool
     stages: Mapping[str, str | Sequence[str]] | None
     device: str | None
     peak_tflops: float | None
@@ -54,7 +55,6 @@ class _Model:
     logged: int = 0
 
 
-_options: _Options | None = None
 _models: weakref.WeakKeyDictionary[nn.Module, _Model] = weakref.WeakKeyDictionary()
 _said: set[str] = set()
 
@@ -66,39 +66,52 @@ def autolog(
     stages: Mapping[str, str | Sequence[str]] | None = None,
     device: str | None = None,
     peak_tflops: float | None = None,
+    exclusive: bool = False,
 ) -> None:
-    """Log what models of transformers cost and reach, from now on, under an active MLflow run.
+    """Log the cost and speed of models of transformers to the active MLflow run, from now on.
 
     Parameters
     ----------
     disable : bool
         Whether to stop, and leave transformers as it was.
     silent : bool
-        Whether to keep warnings back.
+        Whether to suppress warnings.
     log_every_n : int
-        Of calls of one shape the first is counted, and every n-th from the second on is timed; others cost next to
-        nothing.
+        Interval of timing. The first call of a shape is counted; from the second on, every n-th is timed. The others
+        cost next to nothing.
     stages : mapping, optional
-        Name of a stage to the name of its module, or several, as in `analyze`. By default, of a forward pass the
-        children of the model; of ``generate`` none. What a given ``vision`` leaves of the encoding is in ``prefill``.
+        Name of a stage to the name of its module, or several, as in `analyze`. By default, the stages of a forward
+        pass are the children of the model, and ``generate`` has none of its own. Encoding that a given ``vision``
+        leaves out is in ``prefill``.
     device, peak_tflops
         Peak for MFU, as in `StagemeterCallback`.
+    exclusive : bool
+        Whether to log nothing to runs that the user started, as in MLflow's own integrations.
 
     Raises
     ------
     StagemeterError
-        If an option cannot be meant.
+        If an option has no valid value.
 
     Notes
     -----
-    Metrics are ``flops/<stage>`` and, of calls that were timed, ``time_ms/<stage>``, ``tflops_per_second/<stage>`` and
-    ``mfu/<stage>``. Of ``generate`` the stages are those that were given; ``vision``, ``audio`` and ``encoder``, what
-    it encodes before the first forward pass; ``prefill``, all passes that read the prompt, without what is given;
-    ``decode`` (the mean step) and ``decode_total``; ``draft``, the passes of a draft model or of the first layers
-    alone (assisted generation); ``other``, further modules that it calls; and ``total``. What ``generate`` computes
-    apart from modules, such as the choice of a token, is in no number. Steps number what was logged of a model.
-    Training is for `StagemeterCallback`: calls with gradients in training mode are left alone. An error in here is a
-    warning, never one of the model's.
+    This is an integration of MLflow's: ``mlflow.autolog(disable=True)`` switches it off, and its ``silent`` and
+    ``exclusive`` apply. An explicit call of this function after that takes precedence.
+
+    Metrics are ``flops/<stage>`` and, for timed calls, ``time_ms/<stage>``, ``tflops_per_second/<stage>`` and
+    ``mfu/<stage>``. The stages of ``generate`` are:
+
+    - the given stages;
+    - ``vision``, ``audio`` and ``encoder``: what it encodes before the first forward pass;
+    - ``prefill``: all passes that read the prompt, less the given stages;
+    - ``decode``, the mean step, and ``decode_total``;
+    - ``draft``: the passes of a draft model, or of the first layers alone (assisted generation);
+    - ``other``: further modules that it calls;
+    - ``total``.
+
+    No number includes what ``generate`` computes outside of modules, such as the choice of a token. The step of a
+    metric numbers the logged requests of a model. `StagemeterCallback` is for training: calls with gradients in
+    training mode are ignored. A failure in here is a warning, never an error of the model.
 
     Examples
     --------
@@ -106,34 +119,30 @@ def autolog(
     >>> with mlflow.start_run():  # doctest: +SKIP
     ...     model.generate(**inputs, max_new_tokens=64)
     """
-    global _options
     if log_every_n < 1:
         raise StagemeterError(f"log_every_n={log_every_n}: give 1 or more")
     check_peak(device, peak_tflops)
     _models.clear()
     _said.clear()
+    options = _Options(log_every_n, stages, device, peak_tflops)
+    _requests.switch(partial(_observe, options), disable, exclusive, silent)
     if disable:
-        _options = None
         _boundaries.leave()
-        return
-    _options = _Options(log_every_n, silent, stages, device, peak_tflops)
-    _boundaries.watch()
+    else:
+        _boundaries.watch()
 
 
 def _begin(
     model: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], generation: bool
 ) -> Any:
-    if _options is None or not _is_wanted(model, generation):
-        return call(*args, **kwargs)
-    return _observe(_options, call, model, args, kwargs, generation)
-
-
-_boundaries = Boundaries(_begin)
-
-
-def _is_wanted(model: Any, generation: bool) -> bool:
     training = not generation and torch.is_grad_enabled() and model.training
-    return not training and run_is_active()
+    if training or not run_is_active() or _requests.setting("disable"):
+        return call(*args, **kwargs)
+    return _requests.run(call, model, args, kwargs, generation)
+
+
+_requests = Requests()
+_boundaries = Boundaries(_begin)
 
 
 def _observe(
@@ -158,16 +167,16 @@ def _observe(
             stages = {name: [model.get_submodule(place) for place in places] for name, places in names.items()}
             recorder = RequestRecorder(model, stages, times=timed, place=known.place)
     except Exception as error:
-        _warn(options, error)
+        _warn(error)
     with _boundaries.inside(recorder, generation):
         alone = None if generation else recorder
         out = call(*args, **kwargs) if alone is None else alone.run(model, "", call, args, kwargs)
     if recorder is not None and names is not None:
         try:
             with _boundaries.inside(None):  # Counting calls a copy of the model.
-                _log(options, known, model, names, recorder.request, signature[-1], generation, timed)
+                _log(known, model, names, recorder.request, signature[-1], generation, timed)
         except Exception as error:
-            _warn(options, error)
+            _warn(error)
     return out
 
 
@@ -190,7 +199,6 @@ def _known(options: _Options, model: nn.Module) -> _Model:
 
 
 def _log(
-    options: _Options,
     known: _Model,
     model: nn.Module,
     names: Mapping[str, Sequence[str]],
@@ -210,9 +218,9 @@ def _log(
         if known.more_than_text or not cost.asked:
             known.costs[key] = cost
         if cost.unsupported:
-            _say(options, f"without a formula, and in no number: {', '.join(sorted(cost.unsupported))}")
+            _say(f"without a formula, and in no number: {', '.join(sorted(cost.unsupported))}")
         for what in cost.missing:
-            _say(options, what)
+            _say(what)
     flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}
     if cost.steps:
         flops[DECODE] = flops[DECODE_TOTAL] / cost.steps
@@ -245,13 +253,13 @@ def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], gene
     return {name: value for name, value in seconds.items() if name in (*names, *cost.stages, DECODE, TOTAL)}
 
 
-def _warn(options: _Options, error: Exception) -> None:
+def _warn(error: Exception) -> None:
     """Say what went wrong; whatever it was, the model's work is worth more."""
-    _say(options, f"not logged: {type(error).__name__}: {error}")
+    _say(f"not logged: {type(error).__name__}: {error}")
 
 
-def _say(options: _Options, message: str) -> None:
+def _say(message: str) -> None:
     """Warn of something once."""
-    if not options.silent and message not in _said:
+    if not _requests.setting("silent") and message not in _said:
         _said.add(message)
         logger.warning("autolog: %s", message)
