@@ -11,7 +11,7 @@ import pytest
 from judging import Ended, absurd_report, run
 from mutations import mutated_json
 
-from stagemeter.models.registry import families
+from stagemeter.models.families import families
 
 #: Mutations of each shipped configuration.
 EACH = 40

@@ -14,9 +14,9 @@ from stagemeter.core.bounds import require_bounded
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.configuration import FILE, complete
+from stagemeter.models.families import families, family_of
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import describe_model
-from stagemeter.models.registry import families, family_of
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "defaults.py"
 TYPES = json.loads(FILE.read_text(encoding="utf-8"))["types"]

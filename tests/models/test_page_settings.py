@@ -25,9 +25,9 @@ from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models import lookup as description
+from stagemeter.models.families import families
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.pages.settings import ProcessorFiles, ProcessorSettings
-from stagemeter.models.registry import families
 
 many = settings(max_examples=60, deadline=None)
 sides = st.integers(1, 4000)

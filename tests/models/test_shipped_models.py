@@ -12,10 +12,10 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.models import shipped_model_rows
 from stagemeter.core.report import report_fault
 from stagemeter.models.decoder.decoder import ENDLESS
+from stagemeter.models.families import families
 from stagemeter.models.family import all_parameters
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lookup import describe_model, shipped_models
-from stagemeter.models.registry import families
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 

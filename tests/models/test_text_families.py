@@ -18,8 +18,8 @@ from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_ti
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
 from stagemeter.models.configuration import complete
+from stagemeter.models.families import family_of
 from stagemeter.models.family import all_parameters
-from stagemeter.models.registry import family_of
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 #: What lightning attention saves, although it follows from the number of a layer.

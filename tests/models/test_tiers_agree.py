@@ -18,7 +18,8 @@ from stagemeter.models.closed_form import coefficients, evaluate_workload, stage
 from stagemeter.models.decoder.language import DecoderArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
-from stagemeter.models.vision.sam import ClipArchitecture, SamArchitecture
+from stagemeter.models.vision.clip import ClipArchitecture
+from stagemeter.models.vision.sam import SamArchitecture
 from stagemeter.utilization.stage_mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
 
 few = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -9,9 +9,9 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.models.configuration import complete
+from stagemeter.models.families import family_of
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.pages.settings import ProcessorFiles
-from stagemeter.models.registry import family_of
 
 
 def tiled(sizes):

@@ -52,11 +52,11 @@ from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_ti
 from stagemeter.core.cost import total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.configuration import complete
+from stagemeter.models.families import families, family_of
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.pages.pixel_limits import PixelLimits, resized_between
 from stagemeter.models.pages.tiling import tile_grid
-from stagemeter.models.registry import families, family_of
-from stagemeter.models.vision.native_vision import resized
 
 FAMILIES = families()
 VIDEO_TOKEN = IMAGE_TOKEN + 1
@@ -278,14 +278,15 @@ def test_tiles_of_internvl_are_its_processors(width, height, most):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([3136, 12845056]))
 def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
-    vision = replace(describe_model("qwen2-vl-7b").architecture.vision, max_pixels=most)
+    vision = describe_model("qwen2-vl-7b").architecture.vision
+    limits = PixelLimits(vision.min_pixels, most)
     try:
         rows, columns = smart_resize(height, width, 28, vision.min_pixels, most)
     except ValueError:
         with pytest.raises(StagemeterError, match="more than 200 times the other"):
-            resized(vision, width, height)
+            resized_between(limits, vision.block, width, height)
     else:
-        assert resized(vision, width, height) == (columns, rows)
+        assert resized_between(limits, vision.block, width, height) == (columns, rows)
 
 
 def test_image_tokens_of_qwen():

@@ -82,7 +82,7 @@ def plan_own(
 
 
 def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
-    from stagemeter.models.registry import families
+    from stagemeter.models.families import families
 
     known = ", ".join(name for name, family in families().items() if family.video is not None)
     return StagemeterError(

@@ -30,7 +30,7 @@ from stagemeter.counting.call_cost import CallCosts
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.formulas import Rule, rule_of
-from stagemeter.counting.known_values import onlookers
+from stagemeter.counting.known_values import KnownValues, onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged, is_plain
 from stagemeter.counting.operands import Operands
 from stagemeter.counting.repeats import RepeatedLayers
@@ -152,6 +152,10 @@ class CostCounter:
         finally:
             self._silent -= 1
             del self._events[before:]
+
+    def known_values(self) -> KnownValues:
+        """Keep values of tensors on the meta device until the block is left."""
+        return KnownValues()
 
     def run_operator(
         self, mode: TorchDispatchMode, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -205,28 +205,6 @@ def feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
     return [linear(rows, hidden, intermediate, bias=True), linear(rows, intermediate, hidden, bias=True)]
 
 
-def encoder_layer(
-    rows: int, tokens: int, hidden: int, heads: int, intermediate: int, attention_bias: bool = True
-) -> list[Cost]:
-    """Operators of a layer of a vision transformer: attention within each view, and a feed-forward network.
-
-    Parameters
-    ----------
-    rows, tokens : int
-        Tokens of all views together, and of one.
-    hidden, heads, intermediate : int
-        Width, attention heads and width of the feed-forward network.
-    attention_bias : bool
-        Whether the projections of queries, keys and values add a bias; that of the output always does.
-    """
-    return [
-        *[linear(rows, hidden, hidden, attention_bias)] * 3,
-        self_attention(rows, tokens, heads, hidden // heads),
-        linear(rows, hidden, hidden, bias=True),
-        *feed_forward(rows, hidden, intermediate),
-    ]
-
-
 def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = False) -> list[Cost]:
     """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
     return [layer.cost for layer in gated_layers("", rows, hidden, intermediate, bias)]

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.models.lora import Adapter
-from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
+
+if TYPE_CHECKING:
+    from stagemeter.models.pages.settings import ProcessorSettings
 
 Architecture = TypeVar("Architecture")
 
@@ -33,6 +35,9 @@ class CacheRecorder(Protocol):
     def paused(self) -> AbstractContextManager[None]:
         """Take note of nothing in a block, such as one that fills a cache with what earlier passes left."""
 
+    def known_values(self) -> AbstractContextManager[Any]:
+        """Know the values of token ids, masks and the like in a block, where a model has shapes alone."""
+
 
 class LanguageModel(Protocol):
     """What is asked of a decoder, however much is known of it."""
@@ -50,6 +55,16 @@ class LanguageModel(Protocol):
 
 #: Runs something of a model, given it and its sizes, for a workload, in a counter.
 Runner = Callable[[Any, Any, Workload, CacheRecorder], None]
+
+
+def with_values(run: Runner) -> Runner:
+    """Run something whose code asks for values, such as which tokens stand for a page."""
+
+    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
+        with recorder.known_values():
+            run(model, sizes, workload, recorder)
+
+    return run_with_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,13 +352,6 @@ def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int
     unused = sum(stage.parameters(architecture).unused for stage in family.stages)
     # What no pass reads is never quantized.
     return weight_bytes(family, architecture, item_size) - unused * item_size
-
-
-def published_views(
-    rules: Callable[[Architecture, ProcessorSettings], PageRules],
-) -> Callable[[Architecture, int, int], PageViews]:
-    """Return what a page becomes under the published values of a family."""
-    return lambda sizes, width, height: rules(sizes, ProcessorSettings()).page(width, height)
 
 
 def all_parameters(family: Family[Any], architecture: Any) -> int:

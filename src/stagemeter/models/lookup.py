@@ -17,6 +17,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
 from stagemeter.models.configuration import complete, with_infinities
+from stagemeter.models.families import families, family_of
 from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
@@ -29,7 +30,7 @@ from stagemeter.models.quantization import (
     quantization_settings,
     read_quantization,
 )
-from stagemeter.models.registry import OWN_CODE, families, family_of, untaken
+from stagemeter.models.registry import OWN_CODE, untaken
 from stagemeter.models.settings import BeyondFamilyError
 
 #: A repository on the Hugging Face Hub: an owner and a name.

@@ -81,6 +81,32 @@ class Settings:
             raise StagemeterError(f"{self.source}: {key} is {shown(value)}; it must be true or false")
         return value
 
+    def part(self, key: str) -> Settings:
+        """Return the settings that a setting holds.
+
+        Raises
+        ------
+        StagemeterError
+            If it is missing or holds no settings.
+        """
+        values = self.values.get(key)
+        if not isinstance(values, Mapping):
+            raise StagemeterError(f"{self.source} lacks the settings {key!r}")
+        return Settings(values, f"{self.source}, {key}")
+
+    def square(self, key: str) -> int:
+        """Return a size that may be written for both sides.
+
+        Raises
+        ------
+        StagemeterError
+            If the sides differ, or it is no size.
+        """
+        value = self.values.get(key)
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            return Settings({key: value[0]}, self.source).whole(key)
+        return self.whole(key)
+
     def names(self, key: str, known: Sequence[str]) -> Sequence[str]:
         """Return a list of names out of those that are known.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,6 +51,11 @@ _RENAMED: dict[str, str] = {
 _CURRENT = {before: name for name, before in _RENAMED.items()}
 
 
+def later(default: Any) -> Any:
+    """Declare a size that came later: hashes leave it out where it has its default, so that old ones still hold."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Base of the data classes of sizes."""
@@ -58,15 +63,20 @@ class Sizes:
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal for equal sizes."""
-        return stable_hash(_as_told(asdict(self)))
+        return stable_hash(_hashed(self))
 
 
-def _as_told(sizes: Any) -> Any:
-    """Sizes without those that came later and say only that nothing changed."""
-    if isinstance(sizes, Mapping):
-        told = {name: size for name, size in sizes.items() if name not in _LATER or size != _LATER[name]}
-        return {_RENAMED.get(name, name): _as_told(size) for name, size in told.items()}
-    return tuple(map(_as_told, sizes)) if isinstance(sizes, tuple) else sizes
+def _hashed(sizes: Any) -> Any:
+    """Return the sizes that a hash covers, by their first names, without later ones that have their default."""
+    if not is_dataclass(sizes):
+        return tuple(map(_hashed, sizes)) if isinstance(sizes, tuple) else sizes
+    found = {}
+    for size in fields(sizes):
+        value = getattr(sizes, size.name)
+        default = size.default if size.metadata.get("later") else _LATER.get(size.name, size)
+        if value != default:
+            found[_RENAMED.get(size.name, size.name)] = _hashed(value)
+    return found
 
 
 def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:

@@ -1,4 +1,4 @@
-"""What families that read pages have in common: stages made of operators, and passes of the whole model."""
+"""Stages that work on pages, and passes of whole models that read them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from stagemeter.models.decoder.stages import whole_pass
 from stagemeter.models.family import CacheRecorder, Runner, Stage, StageParameters, Variables
 
 Architecture = TypeVar("Architecture")
+#: Arguments of a module, by position or by name, from the model, its sizes and a workload.
+Inputs = Callable[[Any, Any, Workload], tuple[Any, ...] | Mapping[str, Any]]
 
 
 def page_stage(
@@ -22,7 +24,8 @@ def page_stage(
     parameters: Callable[[Architecture], int],
     variables: Mapping[str, str],
     calls: Callable[[Architecture, Workload], list[Variables]],
-    run: Callable[[Any, Architecture, Workload], None],
+    inputs: Inputs | None = None,
+    run: Callable[[Any, Architecture, Workload], None] | None = None,
     unused: Callable[[Architecture], int] = lambda sizes: 0,
 ) -> Stage[Architecture]:
     """Make a stage that works on the pages of a batch.
@@ -41,8 +44,10 @@ def page_stage(
         The variables and what they mean.
     calls : callable
         The variables of each call that a workload makes.
-    run : callable
-        Runs the modules, given the model and its sizes, on inputs of the shapes that a workload has.
+    inputs : callable, optional
+        Arguments of the first module, if it alone runs, once.
+    run : callable, optional
+        Runs the modules otherwise, given the model, its sizes and a workload.
     unused : callable
         Parameters that no pass reads.
     """
@@ -51,6 +56,13 @@ def page_stage(
         total, idle = parameters(sizes), unused(sizes)
         return StageParameters(total=total, active=total - idle, unused=idle)
 
+    def run_module(model: Any, sizes: Architecture, workload: Workload) -> None:
+        assert inputs is not None
+        passed = inputs(model, sizes, workload)
+        module = model.get_submodule(modules[0])
+        module(*passed) if isinstance(passed, tuple) else module(**passed)
+
+    run_stage = run or run_module
     return Stage(
         name=name,
         title=title,
@@ -61,24 +73,12 @@ def page_stage(
         calls=calls,
         cost=lambda sizes, values: sum_of(operators(sizes, values)),
         working_set=lambda sizes, values: working_set(operators(sizes, values)),
-        run=lambda model, sizes, workload, recorder: run(model, sizes, workload),
+        run=lambda model, sizes, workload, recorder: run_stage(model, sizes, workload),
     )
 
 
-def with_values(run: Runner) -> Runner:
-    """Run something whose code asks which tokens stand for a page, or which views are padding: values are known."""
-
-    def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
-        from stagemeter.counting.known_values import KnownValues
-
-        with KnownValues():
-            run(model, sizes, workload, recorder)
-
-    return run_with_values
-
-
 def page_tokens(model: Any, workload: Workload) -> Any:
-    """The prompts of a batch, of which the first tokens stand for the page; made where values are known."""
+    """Return the prompts of a batch, whose first tokens stand for the page."""
     import torch
 
     text = [0] * (workload.prompt_tokens - workload.image_tokens)
@@ -91,6 +91,7 @@ def page_passes(
     decoder_of: Callable[[Architecture], Decoder],
     page_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
     keeps_everything: bool = False,
+    named_tokens: bool = False,
     see: Callable[[Any, Mapping[str, Any]], None] | None = None,
     step_of: Callable[[Any, Architecture, Workload], Mapping[str, Any]] = lambda model, sizes, workload: {},
 ) -> dict[str, Runner]:
@@ -104,6 +105,8 @@ def page_passes(
         What the model takes of the pages of a batch beside the tokens: pixels and the like.
     keeps_everything : bool
         See `decoder_stages`.
+    named_tokens : bool
+        Whether it matters which tokens stand for a page.
     see : callable, optional
         Runs what comes before the decoder on a page; by default what makes its embeddings in transformers.
     step_of : callable
@@ -125,13 +128,15 @@ def page_passes(
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = page_of(model, sizes, workload)
         if workload.prompt_tokens < workload.image_tokens:
-            # The length was set by hand, and the image does not fit in: both halves of the pass, one after the other.
+            # The length was set by hand, and the page does not fit: both halves of the pass, one after the other.
             if see is not None:
                 see(model, page)
             else:
                 features = "get_image_features" if workload.video_frames is None else "get_video_features"
                 getattr(model.model, features)(**page)
             page = {}
+        elif named_tokens:
+            page = {**page, "input_ids": page_tokens(model, workload)}
         run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
 
     def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:

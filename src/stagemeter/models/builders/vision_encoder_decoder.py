@@ -10,15 +10,15 @@ from typing import Any, TypeVar, cast
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.builders.page_stages import page_stage, with_values
+from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
 from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, published_views
-from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
+from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, with_values
+from stagemeter.models.pages.settings import PageSettings, ProcessorSettings, published_views
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
 
 _ENCODER, _DECODER = "encoder", "decoder.model.decoder"
 
@@ -123,7 +123,7 @@ def encoder_decoder_family(
                 parameters=parameters,
                 variables={"views": "pages: batch_size"},
                 calls=lambda sizes, workload: [{"views": workload.batch_size}],
-                run=lambda model, sizes, workload: model.get_submodule(_ENCODER)(pixels(model, sizes, workload)),
+                inputs=lambda model, sizes, workload: (pixels(model, sizes, workload),),
             ),
             *sequence_stages(
                 lambda sizes: sizes.decoder, DecoderModules(_DECODER, head), "tokens that the page became"

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from stagemeter.core.cost import Cost
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, sum_of, working_set
-from stagemeter.models.builders.page_stages import with_values
 from stagemeter.models.decoder.encoder_decoder import (
     SequenceDecoder,
     adapter_cost,
@@ -20,7 +19,7 @@ from stagemeter.models.decoder.encoder_decoder import (
 )
 from stagemeter.models.decoder.encoder_decoder import head as head_layer
 from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Stage, StageParameters, Variables
+from stagemeter.models.family import CacheRecorder, Stage, StageParameters, Variables, with_values
 from stagemeter.models.lora import Adapter
 
 Architecture = TypeVar("Architecture")

@@ -12,34 +12,34 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
-from stagemeter.models.builders.page_family import page_family
-from stagemeter.models.builders.page_stages import page_stage, page_tokens
+from stagemeter.models.builders.encoders import projector_stage
+from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.text import DENSE, SPARSE, decoder, experts, gated, grouped_query_attention
-from stagemeter.models.builders.vision_language import part, text_settings
+from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.attention import GroupedQueryAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_settings
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tile_limits import read_tile_limits
 from stagemeter.models.pages.tiling import tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
     SamArchitecture,
     ViewGroup,
+    sam_architecture,
     sam_operators,
     sam_parameters,
 )
-from stagemeter.models.vision.sam_settings import sam_architecture
 
-_TOWER = "model.vision_tower"
-_SAM, _ENCODER = f"{_TOWER}.sam_encoder", f"{_TOWER}.vision_encoder"
-_PROJECTOR = "model.multi_modal_projector"
+_SAM, _ENCODER = f"{VISION}.sam_encoder", f"{VISION}.vision_encoder"
 #: Sides in pixels of the view of a whole page and of a tile, and the learned queries of each, by its module.
 _VIEW, _TILE = 1024, 768
-_QUERIES = {f"{_TOWER}.query_768_resolution": 144, f"{_TOWER}.query_1024_resolution": 256}
+_QUERIES = {f"{VISION}.query_768_resolution": 144, f"{VISION}.query_1024_resolution": 256}
 #: How few and how many tiles a page becomes, as the processor has it by default.
 _FEWEST_TILES, _MOST_TILES = 2, 6
 
@@ -86,9 +86,9 @@ class DeepseekOcr2Architecture(Sizes):
 
 
 def _read(settings: Settings) -> DeepseekOcr2Architecture:
-    vision = part(settings, "vision_config")
-    sam = _sam(part(vision, "sam_config"))
-    sizes = part(vision, "encoder_config")
+    vision = settings.part("vision_config")
+    sam = _sam(vision.part("sam_config"))
+    sizes = vision.part("encoder_config")
     sizes.split("hidden_size", "num_attention_heads")
     heads = sizes.whole("num_attention_heads")
     encoder = QueryEncoder(
@@ -186,20 +186,12 @@ def _encoder_parameters(sizes: DeepseekOcr2Architecture) -> int:
     return encoder.layers * (layer + 2 * encoder.hidden) + encoder.hidden
 
 
-def _projector_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
-    group = ViewGroup(**values)
-    rows = group.views * group.quarter_grid**2
-    return [(linear(rows, sizes.encoder.hidden, sizes.decoder.hidden, bias=True), 1)]
-
-
 def _page(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> dict[str, Any]:
-    """Pixels of a batch of pages, and the tokens that stand for them."""
+    """Return the pixels of a batch of pages, whole and in tiles."""
     page: dict[str, Any] = {"pixel_values": empty(model, workload.batch_size, 3, _VIEW, _VIEW)}
     if workload.local_views:
         page["pixel_values_local"] = empty(model, workload.batch_size * workload.local_views, 3, _TILE, _TILE)
         page["num_local_patches"] = [workload.local_views] * workload.batch_size
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
     return page
 
 
@@ -217,12 +209,12 @@ def _run_encoder(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload
 
 def _run_projector(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
     for group in _groups(sizes, workload):
-        model.get_submodule(_PROJECTOR)(empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden))
+        model.get_submodule(PROJECTOR)(empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden))
 
 
 _VARIABLES = VIEW_VARIABLES | {"side": f"side of a view in pixels: {_VIEW} of the page as a whole, {_TILE} of a tile"}
 
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="deepseek-ocr-2",
     title="DeepSeek-OCR 2: SAM, an encoder of patches and queries, mixture-of-experts decoder",
     model_types=("deepseek_ocr2",),
@@ -250,21 +242,17 @@ FAMILY = page_family(
             calls=_calls,
             run=_run_encoder,
         ),
-        page_stage(
-            name="projector",
+        projector_stage(
+            lambda sizes: [LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True)],
             title="projection of the queries' results to the decoder's width",
-            modules=(_PROJECTOR,),
-            operators=_projector_operators,
-            parameters=lambda sizes: (sizes.encoder.hidden + 1) * sizes.decoder.hidden,
             variables=_VARIABLES,
             calls=_calls,
+            rows=lambda sizes, values: values["views"] * values["quarter_grid"] ** 2,
             run=_run_projector,
         ),
     ),
-    language="model.language_model",
-    page=_page,
+    pages=Pages(_page, values=True),
     shipped={"deepseek-ocr-2": "deepseek_ocr_2.json"},
-    valued=True,
     other_parameters=lambda sizes: {
         **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},
         "model.view_separator": sizes.decoder.hidden,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.builders.vision_language import part
 from stagemeter.models.decoder.encoder_decoder import read_decoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
@@ -32,7 +31,7 @@ class DonutArchitecture(EncoderDecoderArchitecture):
 
 
 def _read(settings: Settings) -> DonutArchitecture:
-    encoder, text = _encoder(part(settings, "encoder")), part(settings, "decoder")
+    encoder, text = _encoder(settings.part("encoder")), settings.part("decoder")
     width = text.whole("d_model")
     if width != encoder.outputs:
         raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")

@@ -11,22 +11,24 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, encoder_layer, linear, repeated
+from stagemeter.models.blocks import Operator, feed_forward, linear, repeated, self_attention
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.builders.page_stages import page_stage, with_values
+from stagemeter.models.builders.encoders import projector_stage
+from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture
-from stagemeter.models.builders.vision_language import part, square_views
+from stagemeter.models.builders.vision_language import VISION
 from stagemeter.models.decoder.encoder_decoder import read_decoder
 from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
 from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, published_views
-from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, with_values
+from stagemeter.models.pages.settings import ProcessorSettings, published_views
+from stagemeter.models.pages.square_views import square_views
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import sizes_reader
+from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision.projector import LinearSize
 
-_VISION, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 _ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"
 #: Side in pixels that every page is brought to, as the published processors have it (``preprocessor_config.json``).
 _IMAGE_SIZE = 768
@@ -70,7 +72,7 @@ class Florence2Architecture(EncoderDecoderArchitecture):
 
 
 def _read(settings: Settings) -> Florence2Architecture:
-    sizes, text = part(settings, "vision_config"), part(settings, "text_config")
+    sizes, text = settings.part("vision_config"), settings.part("text_config")
     if text.values.get("model_type") != "bart":
         text.refuse("model_type", text.values.get("model_type"), "the language model of this family is 'bart'")
     for holder in (settings, text):
@@ -108,9 +110,12 @@ def _davit(sizes: Settings) -> DaViT:
 
 
 def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[Operator]:
-    layer = encoder_layer(
-        values["batch"] * values["source"], values["source"], sizes.decoder.hidden, sizes.heads, sizes.intermediate
-    )
+    width, rows = sizes.decoder.hidden, values["batch"] * values["source"]
+    layer = [
+        *[linear(rows, width, width, bias=True)] * 4,
+        self_attention(rows, values["source"], sizes.heads, width // sizes.heads),
+        *feed_forward(rows, width, sizes.intermediate),
+    ]
     return repeated(layer, sizes.layers)
 
 
@@ -121,23 +126,19 @@ def _encoder_parameters(sizes: Florence2Architecture) -> int:
     return sizes.layers * layer + (sizes.decoder.positions + 2) * width
 
 
-def _projector_parameters(sizes: Florence2Architecture) -> int:
-    return (sizes.places + sizes.decoder.hidden) * sizes.vision.outputs + 2 * sizes.decoder.hidden
-
-
 def _pixels(model: Any, sizes: Florence2Architecture, workload: Workload) -> Any:
     side = sizes.vision.image_size
     return empty(model, workload.batch_size, CHANNELS, side, side)
 
 
-def _run_projector(model: Any, sizes: Florence2Architecture, workload: Workload) -> None:
+def _projector_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> tuple[Any, ...]:
     vision = sizes.vision
-    model.get_submodule(_PROJECTOR)(empty(model, workload.batch_size, vision.outputs, vision.side, vision.side))
+    return (empty(model, workload.batch_size, vision.outputs, vision.side, vision.side),)
 
 
-def _run_encoder(model: Any, sizes: Florence2Architecture, workload: Workload) -> None:
+def _encoder_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> dict[str, Any]:
     source = sizes.decoder.source_of(workload)
-    model.get_submodule(_ENCODER)(inputs_embeds=empty(model, workload.batch_size, source, sizes.decoder.hidden))
+    return {"inputs_embeds": empty(model, workload.batch_size, source, sizes.decoder.hidden)}
 
 
 @with_values
@@ -193,24 +194,22 @@ FAMILY = Family(
         page_stage(
             name="vit",
             title="DaViT over the page",
-            modules=(_VISION,),
+            modules=(VISION,),
             operators=lambda sizes, values: davit_operators(sizes.vision, values["views"]),
             parameters=lambda sizes: davit_parameters(sizes.vision),
             variables=_PAGES,
             calls=_calls,
-            run=lambda model, sizes, workload: model.get_submodule(_VISION)(_pixels(model, sizes, workload)),
+            inputs=lambda model, sizes, workload: (_pixels(model, sizes, workload),),
         ),
-        page_stage(
-            name="projector",
+        projector_stage(
+            lambda sizes: [LinearSize(sizes.vision.outputs, sizes.decoder.hidden)],
             title="projection of the features to the encoder's width",
-            modules=(_PROJECTOR,),
-            operators=lambda sizes, values: [
-                (linear(values["views"] * sizes.view_tokens, sizes.vision.outputs, sizes.decoder.hidden), 1)
-            ],
-            parameters=_projector_parameters,
+            inputs=_projector_inputs,
             variables=_PAGES,
             calls=_calls,
-            run=_run_projector,
+            rows=lambda sizes, values: values["views"] * sizes.view_tokens,
+            # Learned positions, and a norm.
+            norms=lambda sizes: sizes.places * sizes.vision.outputs + 2 * sizes.decoder.hidden,
         ),
         page_stage(
             name="encode",
@@ -220,7 +219,7 @@ FAMILY = Family(
             parameters=_encoder_parameters,
             variables={"batch": "batch_size", "source": "tokens of page and text"},
             calls=lambda sizes, workload: [{"batch": workload.batch_size, "source": sizes.decoder.source_of(workload)}],
-            run=_run_encoder,
+            inputs=_encoder_inputs,
         ),
         *sequence_stages(lambda sizes: sizes.decoder, DecoderModules(_DECODER, "lm_head"), "tokens of page and text"),
     ),

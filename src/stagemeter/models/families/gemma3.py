@@ -10,22 +10,19 @@ import math
 from dataclasses import replace
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.builders.vision_language import (
-    Projector,
-    VisionLanguageArchitecture,
-    one_view,
-    part,
-    text_decoder,
-    vision_language_family,
-    vision_transformer,
-)
+from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
+from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
+from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.vit import vision_transformer
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     sizes.require("model_type", "siglip_vision_model", "its encoder")
     sizes.require("vision_use_head", False, "its encoder")
     vision = vision_transformer(sizes, class_token=False, patch_bias=True)
@@ -44,7 +41,8 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 
     Source: transformers, ``image_processing_pil_gemma3.py``, ``pan_and_scan``.
     """
-    image, whole = settings.image, one_view(default=224, crops=False)(sizes, settings)
+    image = settings.image
+    whole = one_view(settings, sizes.vision.image_size, sizes.projector.tokens, default=224, crops=False)
     if not image.flag("do_pan_and_scan", published=False):
         return whole
     smallest = image.number("pan_and_scan_min_crop_size", published=256)
@@ -77,8 +75,14 @@ FAMILY = vision_language_family(
     name="gemma3",
     title="Gemma 3: one view through SigLIP, pooled; decoder with sliding windows",
     model_types=("gemma3",),
+    sizes=VisionLanguageArchitecture,
     read=_read,
     rules=_rules,
+    stages=(
+        square_encoder(),
+        square_projector(shape=lambda sizes: (sizes.vision.side**2, sizes.vision.hidden)),
+    ),
+    pages=Pages(square_pixels),
     shipped={"gemma-3-4b": "gemma_3_4b.json"},
     notes=(
         "tokens of one picture attend to one another both ways; flops_causal halves them like text",
@@ -86,5 +90,4 @@ FAMILY = vision_language_family(
         "a page is one view; crops are counted where the image processor's file has do_pan_and_scan, which "
         "transformers' whole processor sets to false in each call that does not ask for them",
     ),
-    projector_input=lambda sizes, views: (views, sizes.vision.side**2, sizes.vision.hidden),
 )

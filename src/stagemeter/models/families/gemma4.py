@@ -12,20 +12,21 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, gated_feed_forward, linear, product, repeated, self_attention
-from stagemeter.models.builders.page_family import page_family
-from stagemeter.models.builders.page_stages import page_stage, page_tokens
-from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.blocks import Operator, product
+from stagemeter.models.builders.encoders import projector_stage, view_size
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import OF_SHARING, empty
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
 
-_VISION, _PROJECTOR = "model.vision_tower", "model.embed_vision"
 #: Tokens of a page at most, as the processor has it by default, and what else it may be.
 _MOST_TOKENS, _POSSIBLE_TOKENS = 280, (70, 140, 280, 560, 1120)
 #: Numbers that a linear layer keeps of how far its inputs and results may go.
@@ -74,9 +75,28 @@ class Gemma4Architecture(Sizes):
         return self.patch_size * self.pooled
 
     @property
-    def patch_elements(self) -> int:
-        """Elements of a patch."""
-        return CHANNELS * self.patch_size**2
+    def vit(self) -> VisionTransformer:
+        """The vision transformer, whose patch embedding is a linear layer."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            image_size=0,
+            class_token=False,
+            patch_bias=False,
+            attention_bias=False,
+            outer_norms=0,
+            positions=2 * self.positions,
+            head_width=self.head_width,
+            output_bias=False,
+            feed_forward_bias=False,
+            gated=True,
+            norms=4,
+            norm_bias=False,
+            head_norms=True,
+        )
 
 
 def _read(settings: Settings) -> Gemma4Architecture:
@@ -85,7 +105,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
             f"{settings.source}: vision_config is null or missing, which makes a model that reads text alone. Give its "
             "text_config as a configuration of its own"
         )
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     heads = sizes.whole("num_attention_heads")
     if sizes.whole("num_key_value_heads") != heads:
         sizes.refuse("num_key_value_heads", sizes.values["num_key_value_heads"], f"this family has {heads}, as queries")
@@ -101,7 +121,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
         positions=sizes.whole("position_embedding_size"),
         limits=sizes.flag("use_clipped_linears"),
         standardized=sizes.flag("standardize"),
-        audio=0 if settings.values.get("audio_config") is None else _audio(part(settings, "audio_config"), decoder),
+        audio=0 if settings.values.get("audio_config") is None else _audio(settings.part("audio_config"), decoder),
         decoder=decoder,
     )
 
@@ -181,59 +201,37 @@ def _padded(workload: Workload) -> int:
 
 
 def _vision_operators(sizes: Gemma4Architecture, values: Variables) -> list[Operator]:
-    views, tokens, width = values["views"], values["tokens"], sizes.hidden
-    patches, inner = tokens * sizes.pooled**2, sizes.heads * sizes.head_width
-    rows = views * patches
-    layer = [
-        *[linear(rows, width, inner)] * 3,
-        self_attention(rows, patches, sizes.heads, sizes.head_width),
-        linear(rows, inner, width),
-        *gated_feed_forward(rows, width, sizes.intermediate),
-    ]
-    return [
-        (linear(rows, sizes.patch_elements, width), 1),
-        *repeated(layer, sizes.layers),
-        (product(views, tokens, patches, width), 1),
-    ]
+    views, tokens = values["views"], values["tokens"]
+    patches = tokens * sizes.pooled**2
+    return [*vit_operators(sizes.vit, views, patches), (product(views, tokens, patches, sizes.hidden), 1)]
 
 
 def _vision_parameters(sizes: Gemma4Architecture) -> int:
-    width, inner = sizes.hidden, sizes.heads * sizes.head_width
-    layer = 4 * width * inner + 3 * width * sizes.intermediate + 4 * width + 2 * sizes.head_width
-    layer += 7 * _LIMITS * sizes.limits
-    embedding = (sizes.patch_elements + 2 * sizes.positions) * width
-    return embedding + sizes.layers * layer + 2 * width * sizes.standardized
+    limits = sizes.layers * 7 * _LIMITS * sizes.limits
+    return vit_parameters(sizes.vit) + limits + 2 * sizes.hidden * sizes.standardized
 
 
 def _page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
-    """Patches of the pages of a batch, and where in the page each lies; those of the padding lie nowhere."""
+    """Return the patches of the pages of a batch, and where in the page each lies; padding lies nowhere."""
     import torch
 
-    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    width, height = view_size(workload)
     columns, rows = width // sizes.patch_size, height // sizes.patch_size
     places = [[index % columns, index // columns] for index in range(columns * rows)]
     patches = _padded(workload) * sizes.pooled**2
     places += [[-1, -1]] * (patches - len(places))
     return {
-        "pixel_values": empty(model, workload.batch_size, patches, sizes.patch_elements),
+        "pixel_values": empty(model, workload.batch_size, patches, sizes.vit.patch_elements),
         "image_position_ids": torch.tensor([places] * workload.batch_size, device=model.device),
     }
 
 
-def _run_vision(model: Any, sizes: Gemma4Architecture, workload: Workload) -> None:
+def _vision_inputs(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
     page = _page(model, sizes, workload)
-    model.get_submodule(_VISION)(page["pixel_values"], pixel_position_ids=page["image_position_ids"])
+    return {"pixel_values": page["pixel_values"], "pixel_position_ids": page["image_position_ids"]}
 
 
-def _named_page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
-    """The same for the whole model, with the tokens that stand for the page."""
-    page = _page(model, sizes, workload)
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
-    return page
-
-
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="gemma4",
     title="Gemma 4: a page at its own shape, pooled; embeddings for each layer, shared keys and values",
     model_types=("gemma4",),
@@ -244,28 +242,23 @@ FAMILY = page_family(
         page_stage(
             name="vit",
             title="vision transformer over the patches of the page, padding included, and pooling",
-            modules=(_VISION,),
+            modules=(VISION,),
             operators=_vision_operators,
             parameters=_vision_parameters,
             variables={"views": "pages: batch_size", "tokens": "tokens that a page is padded to"},
             calls=lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
-            run=_run_vision,
+            inputs=_vision_inputs,
         ),
-        page_stage(
-            name="projector",
-            title="projection of the tokens to the decoder's width",
-            modules=(_PROJECTOR,),
-            operators=lambda sizes, values: [(linear(values["tokens"], sizes.hidden, sizes.decoder.hidden), 1)],
-            parameters=lambda sizes: sizes.hidden * sizes.decoder.hidden,
-            variables={"tokens": "tokens that the pages of the batch become"},
-            calls=lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
-            run=lambda model, sizes, workload: model.get_submodule(_PROJECTOR)(
-                empty(model, workload.batch_size * workload.image_tokens, sizes.hidden)
+        projector_stage(
+            lambda sizes: [LinearSize(sizes.hidden, sizes.decoder.hidden)],
+            modules=("model.embed_vision",),
+            inputs=lambda model, sizes, workload: (
+                empty(model, workload.batch_size * workload.image_tokens, sizes.hidden),
             ),
+            title="projection of the tokens to the decoder's width",
         ),
     ),
-    language="model.language_model",
-    page=_named_page,
+    pages=Pages(_page, values=True),
     shipped={"gemma-4-e2b": "gemma_4_e2b.json"},
     notes=(
         "a page is padded to the patches of as many tokens as it may have, which cost as much as others",
@@ -275,7 +268,6 @@ FAMILY = page_family(
         "runs them when it generates",
         "videos and sound are not counted; the audio encoder's parameters are listed apart",
     ),
-    valued=True,
     prefill_variables=OF_SHARING,
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
 )

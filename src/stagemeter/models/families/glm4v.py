@@ -5,26 +5,149 @@ Source: transformers, ``modeling_glm4v.py``, ``modeling_glm4v_moe.py``, ``image_
 
 from __future__ import annotations
 
-from stagemeter.models.builders.downsampled_language import DownsampledArchitecture, downsampled_family
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.core.workload import Workload
+from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
 from stagemeter.models.builders.text import decoder, dense_then_experts, grouped_query_attention
-from stagemeter.models.builders.vision_language import part, text_settings
+from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_settings
+from stagemeter.models.family import Family, PageRules, PageViews
+from stagemeter.models.pages.patches import QWEN_SIZES
+from stagemeter.models.pages.pixel_limits import read_pixel_limits
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.native_vision import native_vision
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
 
+_VISION = "model.visual"
+_DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
+#: Limits of pixels that transformers' ``Glm4vImageProcessor`` and ``Glm46VImageProcessor`` give a file that leaves them
+#: out; sizes are those of Qwen-VL's.
+_PIXELS_OF_CLASS = 112 * 112, 28 * 28 * 15_000
 _EXPERTS = "glm4v_moe"
 #: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published models).
-_PIXELS = (12_544, 9_633_792)
+PIXELS = (12_544, 9_633_792)
 
 
-def _read(settings: Settings) -> DownsampledArchitecture:
-    sizes, said = part(settings, "vision_config"), text_settings(settings)
+@dataclass(frozen=True, slots=True)
+class GlmVArchitecture(Sizes):
+    """Sizes of the encoder, of what makes tokens of its patches, and of the language model.
+
+    Attributes
+    ----------
+    vision : QwenVision
+        The encoder.
+    merger_width : int
+        Width of the gated network that tokens pass through.
+    decoder : Decoder
+        The language model.
+    """
+
+    vision: QwenVision
+    merger_width: int
+    decoder: Decoder
+
+
+def glm_v_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    read: Callable[[Settings], GlmVArchitecture],
+    encoder: Sequence[str],
+    shipped: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Family[GlmVArchitecture]:
+    """Make a family whose encoder takes a page at its own resolution and makes tokens of patches by a convolution.
+
+    Parameters
+    ----------
+    name, title, model_types, read, shipped, notes
+        See `vision_language_family`.
+    encoder : sequence of str
+        Modules of the encoder, within ``model.visual``.
+    """
+    return vision_language_family(
+        name=name,
+        title=title,
+        model_types=model_types,
+        sizes=GlmVArchitecture,
+        read=read,
+        rules=_rules,
+        stages=(
+            patch_encoder(tuple(f"{_VISION}.{module}" for module in encoder), run=_run_vision),
+            projector_stage(
+                _merger,
+                name="merger",
+                title="neighbouring patches made a token by a convolution and a gated network",
+                modules=(_DOWNSAMPLE, _MERGER),
+                # The norm between convolution and network has weight and bias.
+                norms=lambda sizes: 2 * sizes.vision.outputs,
+                run=_run_merger,
+            ),
+        ),
+        pages=Pages(_page, values=True),
+        shipped=shipped,
+        notes=(
+            "a page is doubled to fill the two pictures that a patch spans, and limits of pixels are of both; videos "
+            "are not counted",
+            *notes,
+        ),
+    )
+
+
+def _rules(sizes: GlmVArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Return the rules of pages, which are doubled: limits hold for both pictures together."""
+    vision, image = sizes.vision, settings.image
+    vision.patches.require(image, QWEN_SIZES)
+    limits = read_pixel_limits(image, (vision.min_pixels, vision.max_pixels), _PIXELS_OF_CLASS, top_level=False)
+
+    def page(width: int, height: int) -> PageViews:
+        patches = vision.patches
+        return patches.views(1, patches.resized_together(patches.frames, width, height, limits))
+
+    return PageRules(page)
+
+
+def _merger(sizes: GlmVArchitecture) -> list[LinearSize]:
+    """Return a convolution without overlap, which is a linear layer, one more, and a gated network."""
+    width, between = sizes.vision.outputs, sizes.merger_width
+    network = [LinearSize(width, between), LinearSize(width, between), LinearSize(between, width)]
+    return [LinearSize(sizes.vision.merged, width, bias=True), LinearSize(width, width), *network]
+
+
+def _page(model: Any, sizes: GlmVArchitecture, workload: Workload) -> dict[str, Any]:
+    patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
+    return {
+        "pixel_values": empty(model, patches, sizes.vision.patch_elements),
+        "image_grid_thw": patch_grid(model, sizes.vision.patch_size, workload),
+    }
+
+
+def _run_vision(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None:
+    page = _page(model, sizes, workload)
+    model.get_submodule(_VISION)(page["pixel_values"], grid_thw=page["image_grid_thw"])
+
+
+def _run_merger(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None:
+    vision, tokens = sizes.vision, workload.batch_size * workload.image_tokens
+    patches = empty(model, tokens, vision.hidden, vision.merge_size, vision.merge_size)
+    model.get_submodule(_MERGER)(model.get_submodule(_DOWNSAMPLE)(patches).view(tokens, vision.outputs))
+
+
+def _read(settings: Settings) -> GlmVArchitecture:
+    sizes, said = settings.part("vision_config"), text_settings(settings)
     language = _mixture(said) if settings.values["model_type"] == _EXPERTS else _dense(said)
-    vision = native_vision(
+    vision = qwen_vision(
         sizes,
         language.hidden,
-        _PIXELS,
+        PIXELS,
         gated=True,
         norm_bias=False,
         patch_bias=True,
@@ -36,7 +159,7 @@ def _read(settings: Settings) -> DownsampledArchitecture:
         feed_forward_bias=False,
         other_norms=2,
     )
-    return DownsampledArchitecture(vision, sizes.whole("intermediate_size"), language)
+    return GlmVArchitecture(vision, sizes.whole("intermediate_size"), language)
 
 
 def _dense(text: Settings) -> Decoder:
@@ -54,15 +177,11 @@ def _mixture(text: Settings) -> Decoder:
     return decoder(text, dense_then_experts(text, attention))
 
 
-FAMILY = downsampled_family(
+FAMILY = glm_v_family(
     name="glm4v",
     title="GLM-4.1V, 4.5V, 4.6V: a page at its own resolution, a decoder like GLM-4's",
     model_types=("glm4v", "glm46v", _EXPERTS),
     read=_read,
     encoder=("patch_embed", "post_conv_layernorm", "embeddings", "blocks", "post_layernorm"),
     shipped={"glm-4.1v-9b": "glm_4_1v_9b.json", "glm-4.5v": "glm_4_5v.json"},
-    notes=(
-        "a page is doubled to fill the two pictures that a patch spans, and limits of pixels are of both; videos are "
-        "not counted",
-    ),
 )

@@ -11,30 +11,30 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.blocks import Operator
+from stagemeter.models.builders.encoders import views_of
 from stagemeter.models.builders.page_stages import page_stage
-from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.sam import (
-    CHANNELS,
     VIEW_VARIABLES,
     SamArchitecture,
     ViewGroup,
+    sam_architecture,
     sam_downsampling,
     sam_downsampling_parameters,
     sam_encoder,
     sam_encoder_parameters,
 )
-from stagemeter.models.vision.sam_settings import sam_architecture
-
-_SAM, _PROJECTOR = "model.vision_tower", "model.multi_modal_projector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class GotOcr2Architecture(Sizes):
 
 
 def _read(settings: Settings) -> GotOcr2Architecture:
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     for key in ("use_abs_pos", "use_rel_pos", "qkv_bias"):
         sizes.refuse(key, False, "the encoder of GOT-OCR 2.0 has them")
     neck = sizes.whole("output_channels")
@@ -76,36 +76,31 @@ def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules
     return PageRules(lambda width, height: PageViews(1, 0, side, side, (1, 1), tokens))
 
 
-def _views(workload: Workload) -> int:
-    return workload.batch_size * (workload.global_views + workload.local_views)
+def _linears(sizes: GotOcr2Architecture) -> list[LinearSize]:
+    return [LinearSize(sizes.decoder.hidden, sizes.decoder.hidden, bias=True)]
 
 
 def _projector_operators(sizes: GotOcr2Architecture, variables: Variables) -> list[Operator]:
     group = ViewGroup(**variables)
-    hidden = sizes.decoder.hidden
-    last = linear(group.views * group.quarter_grid**2, hidden, hidden, bias=True)
-    return [*sam_downsampling(sizes.sam, group), (last, 1)]
+    rows = group.views * group.quarter_grid**2
+    return [*sam_downsampling(sizes.sam, group), *linears_operators(_linears(sizes), rows)]
 
 
 def _page(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> dict[str, Any]:
     side = sizes.sam.pretrain_size
-    return {"pixel_values": empty(model, _views(workload), CHANNELS, side, side)}
+    return {"pixel_values": empty(model, views_of(workload), CHANNELS, side, side)}
 
 
-def _run_projector(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> None:
+def _projector_inputs(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> tuple[Any, ...]:
     grid = _group(sizes, 1).grid
-    model.get_submodule(_PROJECTOR)(empty(model, _views(workload), sizes.sam.neck, grid, grid))
-
-
-def _projector_parameters(sizes: GotOcr2Architecture) -> int:
-    return sam_downsampling_parameters(sizes.sam) + (sizes.decoder.hidden + 1) * sizes.decoder.hidden
+    return (empty(model, views_of(workload), sizes.sam.neck, grid, grid),)
 
 
 def _calls(sizes: GotOcr2Architecture, workload: Workload) -> list[Variables]:
-    return [asdict(_group(sizes, _views(workload)))]
+    return [asdict(_group(sizes, views_of(workload)))]
 
 
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="got-ocr2",
     title="GOT-OCR 2.0: one view through SAM, a decoder like Qwen 2's",
     model_types=("got_ocr2",),
@@ -116,26 +111,25 @@ FAMILY = page_family(
         page_stage(
             name="sam",
             title="SAM encoder, the page as one view",
-            modules=(_SAM,),
+            modules=(VISION,),
             operators=lambda sizes, values: sam_encoder(sizes.sam, ViewGroup(**values), fused=False),
             parameters=lambda sizes: sam_encoder_parameters(sizes.sam),
             variables=VIEW_VARIABLES,
             calls=_calls,
-            run=lambda model, sizes, workload: model.get_submodule(_SAM)(**_page(model, sizes, workload)),
+            inputs=_page,
         ),
         page_stage(
             name="projector",
             title="two strided convolutions and a projection to the decoder's width",
-            modules=(_PROJECTOR,),
+            modules=(PROJECTOR,),
             operators=_projector_operators,
-            parameters=_projector_parameters,
+            parameters=lambda sizes: sam_downsampling_parameters(sizes.sam) + linears_parameters(_linears(sizes)),
             variables=VIEW_VARIABLES,
             calls=_calls,
-            run=_run_projector,
+            inputs=_projector_inputs,
         ),
     ),
-    language="model.language_model",
-    page=_page,
+    pages=Pages(_page),
     shipped={"got-ocr2": "got_ocr2.json"},
     notes=(
         "a page is one view; tiles are counted where the image processor's file has crop_to_patches, which "

@@ -10,20 +10,16 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.builders.page_stages import page_tokens
-from stagemeter.models.builders.vision_language import (
-    Projector,
-    VisionLanguageArchitecture,
-    VisionLanguageModules,
-    part,
-    text_decoder,
-    vision_language_family,
-    vision_transformer,
-)
+from stagemeter.models.builders.encoders import square_encoder, square_projector
+from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.decoder.stages import DecoderModules
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.vit import vision_transformer
 
 #: How many times longer than a view the longer side of a page is made, as the published processors have it.
 _LONGEST = 4
@@ -35,7 +31,7 @@ _LONGEST_SIDE = 4096
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     decoder = text_decoder(settings)
-    vision = vision_transformer(part(settings, "vision_config"), class_token=False, patch_bias=True)
+    vision = vision_transformer(settings.part("vision_config"), class_token=False, patch_bias=True)
     factor = settings.whole("scale_factor")
     if vision.side % factor:
         raise StagemeterError(
@@ -110,30 +106,31 @@ def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
-    """Pixels that are no padding, which is zeros, and the tokens that stand for them."""
+    """Return pixels that are no padding, which is zeros."""
     import torch
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
     shape = (workload.batch_size, views, CHANNELS, side, side)
     # One element, seen as many: its value is known however large the batch is.
-    page = {
+    return {
         "pixel_values": torch.ones((), dtype=model.dtype, device=model.device).expand(shape),
         "pixel_attention_mask": torch.ones((), dtype=torch.bool, device=model.device).expand(*shape[:2], side, side),
     }
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
-    return page
 
 
 FAMILY = vision_language_family(
     name="idefics3",
     title="Idefics 3, SmolVLM, Granite-Docling: tiles and the whole page through SigLIP, some patches to a token",
     model_types=("idefics3", "smolvlm"),
+    sizes=VisionLanguageArchitecture,
     read=_read,
     rules=_rules,
+    stages=(
+        square_encoder("model.vision_model"),
+        square_projector("model.connector", shape=lambda sizes: (sizes.vision.tokens, sizes.vision.hidden)),
+    ),
+    pages=Pages(_page, values=True),
+    language=DecoderModules("model.text_model"),
     shipped={"smolvlm-256m": "smolvlm_256m.json", "granite-docling-258m": "granite_docling_258m.json"},
     notes=("what the processor writes around the tokens of each tile is text",),
-    projector_input=lambda sizes, views: (views, sizes.vision.tokens, sizes.vision.hidden),
-    modules=VisionLanguageModules("model.vision_model", "model.connector", "model.text_model"),
-    valued_page=_page,
 )

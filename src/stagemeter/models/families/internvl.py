@@ -5,18 +5,15 @@ Source: transformers, ``modeling_internvl.py``, ``modeling_qianfan_ocr.py``, ``i
 
 from __future__ import annotations
 
-from stagemeter.models.builders.vision_language import (
-    Projector,
-    VisionLanguageArchitecture,
-    part,
-    text_decoder,
-    vision_language_family,
-    vision_transformer,
-)
+from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
+from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.vit import vision_transformer
 
 #: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
 _MOST_TILES = 12
@@ -25,7 +22,7 @@ _SHUFFLE = 2
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     if settings.values["downsample_ratio"] != 0.5:
         settings.refuse("downsample_ratio", settings.values["downsample_ratio"], "this family is made for 0.5")
     settings.require("vision_feature_layer", -1, "what it takes of its encoder")
@@ -58,7 +55,10 @@ FAMILY = vision_language_family(
     name="internvl",
     title="InternVL and Qianfan-OCR: tiles and the whole page through InternViT, four patches to a token",
     model_types=("internvl", "qianfan_ocr"),
+    sizes=VisionLanguageArchitecture,
     read=_read,
     rules=_rules,
+    stages=(square_encoder(), square_projector()),
+    pages=Pages(square_pixels),
     shipped={"internvl3-1b": "internvl3_1b.json", "qianfan-ocr-default": "qianfan_ocr_default.json"},
 )

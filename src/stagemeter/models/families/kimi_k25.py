@@ -8,30 +8,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from stagemeter.models.builders.interpolated_language import InterpolatedArchitecture, interpolated_family
-from stagemeter.models.builders.vision_language import VisionLanguageModules, part, text_decoder
+from stagemeter.models.builders.vision_language import VISION
+from stagemeter.models.families import text_decoder
+from stagemeter.models.families.paddleocr_vl import MoonViTArchitecture, moonvit_family
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.interpolated_vision import InterpolatedVision, interpolated_vision, require_width
+from stagemeter.models.vision.moonvit import MoonViT, moonvit, require_width
 
 #: Patches of a page at most, and along one side, as the processor has it by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
 
 
-def _read(settings: Settings) -> InterpolatedArchitecture:
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+def _read(settings: Settings) -> MoonViTArchitecture:
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     merging = sizes.values["merge_kernel_size"]
     if not isinstance(merging, (list, tuple)) or len(merging) != 2 or merging[0] != merging[1]:
         sizes.refuse("merge_kernel_size", merging, "this family merges as many patches down as across")
     merge_size = Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size")
     positions = sizes.whole("pos_emb_height") * sizes.whole("pos_emb_width")
-    vision = interpolated_vision(sizes, merge_size, positions)
+    vision = moonvit(sizes, merge_size, positions)
     require_width(settings, "projection_hidden_size", vision.hidden)
-    return InterpolatedArchitecture(vision, decoder)
+    return MoonViTArchitecture(vision, decoder)
 
 
-def _resizing(vision: InterpolatedVision, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
+def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
     """A page is shrunk to as many patches as may be, and padded to whole tokens.
 
     Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``. The published file names the limits
@@ -54,13 +55,14 @@ def _resizing(vision: InterpolatedVision, image: PageSettings) -> Callable[[int,
     return resized
 
 
-FAMILY = interpolated_family(
+FAMILY = moonvit_family(
     name="kimi-k2.5",
     title="Kimi K2.5: a page at its own resolution through MoonViT, a decoder like DeepSeek-V3's",
     model_types=("kimi_k25",),
     read=_read,
     resizing=_resizing,
-    modules=VisionLanguageModules(projector="model.mm_projector"),
+    encoder=VISION,
+    projector="model.mm_projector",
     shipped={"kimi-k2.5": "kimi_k2_5.json"},
     page_by_page=False,
     notes=(

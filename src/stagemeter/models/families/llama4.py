@@ -11,20 +11,21 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.builders.page_family import page_family
-from stagemeter.models.builders.page_stages import page_stage, page_tokens
-from stagemeter.models.builders.vision_language import part, text_decoder, vision_transformer
+from stagemeter.models.blocks import Operator
+from stagemeter.models.builders.encoders import VIEWS, projector_stage, square_pixels, view_calls, views_of
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.stages import DecoderModules, empty
+from stagemeter.models.families import text_decoder
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.pages.tiling import best_fit, tile_grids
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.sam import CHANNELS
-from stagemeter.models.vision.vit import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
 
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
 #: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).
@@ -54,13 +55,18 @@ class Llama4Architecture(Sizes):
     decoder: Decoder
 
     @property
+    def adapter(self) -> list[LinearSize]:
+        """The linear layers that the patches of a token pass through."""
+        return [LinearSize(self.adapter_inputs, self.adapter_width), LinearSize(self.adapter_width, self.adapter_width)]
+
+    @property
     def view_tokens(self) -> int:
         """Tokens of one view."""
         return (self.vision.side // self.merge_size) ** 2
 
 
 def _read(settings: Settings) -> Llama4Architecture:
-    sizes = part(settings, "vision_config")
+    sizes = settings.part("vision_config")
     vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
     ratio = sizes.number("pixel_shuffle_ratio")
     merge = round(1 / ratio) if 1 / vision.side <= ratio <= 1 else 0
@@ -97,39 +103,8 @@ def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:
 
 
 def _vision_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:
-    rows = values["views"] * sizes.view_tokens
-    inputs, width = sizes.adapter_inputs, sizes.adapter_width
-    adapter = [linear(rows, inputs, width), linear(rows, width, width)]
-    return [*transformer_operators(sizes.vision, values["views"]), *((operator, 1) for operator in adapter)]
-
-
-def _vision_parameters(sizes: Llama4Architecture) -> int:
-    adapter = (sizes.adapter_inputs + sizes.adapter_width) * sizes.adapter_width
-    return transformer_parameters(sizes.vision) + adapter
-
-
-def _projector_operators(sizes: Llama4Architecture, values: Variables) -> list[Operator]:
-    return [(linear(values["views"] * sizes.view_tokens, sizes.adapter_width, sizes.decoder.hidden), 1)]
-
-
-def _count(workload: Workload) -> int:
-    return workload.batch_size * (workload.global_views + workload.local_views)
-
-
-def _calls(sizes: Llama4Architecture, workload: Workload) -> list[Variables]:
-    return [{"views": _count(workload)}]
-
-
-def _pixels(model: Any, sizes: Llama4Architecture, workload: Workload) -> Any:
-    side = sizes.vision.image_size
-    return empty(model, _count(workload), CHANNELS, side, side)
-
-
-def _page(model: Any, sizes: Llama4Architecture, workload: Workload) -> dict[str, Any]:
-    page = {"pixel_values": _pixels(model, sizes, workload)}
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
-    return page
+    views = values["views"]
+    return [*vit_operators(sizes.vision, views), *linears_operators(sizes.adapter, views * sizes.view_tokens)]
 
 
 def _see(model: Any, page: Mapping[str, Any]) -> None:
@@ -137,13 +112,11 @@ def _see(model: Any, page: Mapping[str, Any]) -> None:
     model.get_submodule(_PROJECTOR)(features.view(-1, features.shape[-1]))
 
 
-def _run_projector(model: Any, sizes: Llama4Architecture, workload: Workload) -> None:
-    model.get_submodule(_PROJECTOR)(empty(model, _count(workload) * sizes.view_tokens, sizes.adapter_width))
+def _projector_inputs(model: Any, sizes: Llama4Architecture, workload: Workload) -> tuple[Any, ...]:
+    return (empty(model, views_of(workload) * sizes.view_tokens, sizes.adapter_width),)
 
 
-_VARIABLES = {"views": "views that pass through together: batch times views of a page"}
-
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="llama4",
     title="Llama 4: tiles through a vision transformer, chunked attention, mixtures of experts",
     model_types=("llama4",),
@@ -156,30 +129,25 @@ FAMILY = page_family(
             title="vision transformer and the layers that merge its patches, every view",
             modules=(_VISION,),
             operators=_vision_operators,
-            parameters=_vision_parameters,
-            variables=_VARIABLES,
-            calls=_calls,
-            run=lambda model, sizes, workload: model.get_submodule(_VISION)(_pixels(model, sizes, workload)),
+            parameters=lambda sizes: vit_parameters(sizes.vision) + linears_parameters(sizes.adapter),
+            variables=VIEWS,
+            calls=view_calls,
+            inputs=square_pixels,
         ),
-        page_stage(
-            name="projector",
-            title="projection of the features to the decoder's width",
+        projector_stage(
+            lambda sizes: [LinearSize(sizes.adapter_width, sizes.decoder.hidden)],
             modules=(_PROJECTOR,),
-            operators=_projector_operators,
-            parameters=lambda sizes: sizes.adapter_width * sizes.decoder.hidden,
-            variables=_VARIABLES,
-            calls=_calls,
-            run=_run_projector,
+            inputs=_projector_inputs,
+            variables=VIEWS,
+            calls=view_calls,
+            rows=lambda sizes, values: values["views"] * sizes.view_tokens,
         ),
     ),
-    language="language_model.model",
-    head="language_model.lm_head",
-    see=_see,
-    page=_page,
+    language=DecoderModules("language_model.model", "language_model.lm_head"),
+    pages=Pages(square_pixels, values=True, see=_see),
     shipped={"llama-4-scout": "llama_4_scout.json"},
     notes=(
         "a page becomes the tiles that it fits into best",
         *TEXT.notes,
     ),
-    valued=True,
 )

@@ -12,22 +12,17 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.builders.page_stages import page_tokens
-from stagemeter.models.builders.vision_language import (
-    Projector,
-    VisionLanguageArchitecture,
-    part,
-    square_views,
-    text_decoder,
-    vision_language_family,
-    vision_transformer,
-)
+from stagemeter.models.builders.encoders import square_encoder, square_projector
+from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.written_tokens import require_tokens
+from stagemeter.models.pages.square_views import require_tokens, square_views
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.vit import vision_transformer
 
 _ONEVISION = "llava_onevision"
 #: How features are taken, which differs between the two: layer, and whether the class token is kept.
@@ -57,7 +52,7 @@ class TiledArchitecture(VisionLanguageArchitecture):
 
 def _read(settings: Settings) -> TiledArchitecture:
     kind = settings.values["model_type"]
-    sizes, decoder = part(settings, "vision_config"), text_decoder(settings)
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     layer, strategy = _FEATURES[kind]
     kept: dict[str, Any] = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
     sizes.require("model_type", "siglip_vision_model" if kind == _ONEVISION else "clip_vision_model", "its encoder")
@@ -144,7 +139,7 @@ def tokens_of_tiles(sizes: TiledArchitecture, width: int, height: int, columns: 
 
 
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
-    """Views, the size of the page that says how they lie, and the tokens that stand for them."""
+    """Return views, and the size of the page, from which the model works out how they lie."""
     import torch
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
@@ -152,24 +147,22 @@ def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> 
     # The model chooses among its canvases once more; that of the page is the one to choose.
     columns, rows = workload.tile_grid
     model.config.image_grid_pinpoints = [[rows * side, columns * side]]
-    page = {
+    return {
         "pixel_values": empty(model, workload.batch_size, views, CHANNELS, side, side),
         "image_sizes": torch.tensor([size] * workload.batch_size, device=model.device),
     }
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
-    return page
 
 
 FAMILY = vision_language_family(
     name="llava-next",
     title="LLaVA-NeXT and LLaVA-OneVision: tiles and the whole page through CLIP or SigLIP",
     model_types=tuple(_FEATURES),
+    sizes=TiledArchitecture,
     read=_read,
     rules=_rules,
+    stages=(square_encoder(), square_projector()),
+    pages=Pages(_page, values=True),
     shipped={"llava-1.6-mistral-7b": "llava_1_6_mistral_7b.json", "llava-onevision-0.5b": "llava_onevision_0_5b.json"},
     notes=("of CLIP, the encoder's last layer runs, though features are those of the layer before it",),
-    valued_page=_page,
     other_parameters=lambda sizes: {"model.image_newline": sizes.decoder.hidden},
-    sizes=TiledArchitecture,
 )

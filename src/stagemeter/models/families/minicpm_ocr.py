@@ -11,20 +11,23 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
-from stagemeter.models.builders.page_family import page_family
-from stagemeter.models.builders.page_stages import page_stage, page_tokens
-from stagemeter.models.builders.vision_language import part, square, text_decoder
+from stagemeter.models.blocks import Operator, linear, self_attention
+from stagemeter.models.builders.encoders import view_size
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import OF_STATES, empty
+from stagemeter.models.families import text_decoder
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.vit import VisionTransformer, layer_operators, patch_embedding, vit_parameters
 
-_VISION, _MERGER = "model.vision_tower", "model.merger"
+_MERGER = "model.merger"
 #: Most slices of a page, and the side of a square that has as many pixels as a view is brought to, by default.
 _MOST_SLICES, _SIDE = 9, 448
 #: Patches per side that are merged at a time.
@@ -63,13 +66,35 @@ class MiniCPMOcrArchitecture(Sizes):
     decoder: Decoder
 
     @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer, without what merges patches within it."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            image_size=0,
+            class_token=False,
+            patch_bias=True,
+            positions=self.positions,
+            view_by_view=True,
+        )
+
+    @property
+    def merger(self) -> list[LinearSize]:
+        """The layers that make a token of four patches."""
+        merged = 4 * self.hidden
+        return [LinearSize(merged, merged, bias=True), LinearSize(merged, self.decoder.hidden, bias=True)]
+
+    @property
     def block(self) -> int:
         """Side in pixels of what becomes one token."""
         return self.patch_size * math.isqrt(self.patches_of_token)
 
 
 def _read(settings: Settings) -> MiniCPMOcrArchitecture:
-    sizes = part(settings, "vision_config")
+    sizes = settings.part("vision_config")
     if settings.values.get("image_token_id") is None:
         raise StagemeterError(
             f"{settings.source}: image_token_id is missing or null; without a token that stands for a page, the model "
@@ -92,8 +117,8 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
         layers=layers,
         heads=sizes.whole("num_attention_heads"),
         intermediate=sizes.whole("intermediate_size"),
-        patch_size=square(sizes, "patch_size"),
-        positions=(square(sizes, "image_size") // square(sizes, "patch_size")) ** 2,
+        patch_size=sizes.square("patch_size"),
+        positions=(sizes.square("image_size") // sizes.square("patch_size")) ** 2,
         patches_of_token=_PATCHES_OF_TOKEN[mode],
         merge_after=after if mode == "16x" else 0,
         decoder=replace(text_decoder(settings), head_everywhere=True),
@@ -187,7 +212,7 @@ def _tokens(sizes: MiniCPMOcrArchitecture, view: tuple[int, int]) -> int:
 
 def _tokens_of_views(sizes: MiniCPMOcrArchitecture, workload: Workload) -> tuple[int, int]:
     """Tokens of the view of a whole page, and of each slice."""
-    whole = _tokens(sizes, workload.view_size or (workload.base_size, workload.base_size))
+    whole = _tokens(sizes, view_size(workload))
     return whole, (workload.image_tokens - whole) // max(workload.local_views, 1)
 
 
@@ -197,36 +222,19 @@ def _calls(sizes: MiniCPMOcrArchitecture, workload: Workload) -> list[Variables]
 
 
 def _vision_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[Operator]:
-    patches = sizes.patches_of_token
+    patches, whole = sizes.patches_of_token, sizes.merge_after or sizes.layers
     tokens = values["pages"] * (values["page"] + values["slices"] * values["slice"])
-    embedding = convolution(
-        positions=tokens * patches,
-        input_elements=tokens * patches * CHANNELS * sizes.patch_size**2,
-        inputs=CHANNELS,
-        outputs=sizes.hidden,
-        kernel_area=sizes.patch_size**2,
-        bias=True,
-    )
-    whole = sizes.merge_after or sizes.layers
+
+    def layers(of_token: int, times: int) -> list[Operator]:
+        pages = values["pages"], values["page"] * of_token
+        slices = values["pages"] * values["slices"], values["slice"] * of_token
+        return layer_operators(sizes.vit, [pages, slices], times)
+
     return [
-        (embedding, 1),
-        *_layers(sizes, values, tokens, patches, whole),
+        (patch_embedding(sizes.vit, tokens * patches), 1),
+        *layers(patches, whole),
         *(_window_operators(sizes, tokens * (patches // 4)) if sizes.merge_after else []),
-        *_layers(sizes, values, tokens, patches // 4, sizes.layers - whole),
-    ]
-
-
-def _layers(sizes: MiniCPMOcrArchitecture, values: Variables, tokens: int, patches: int, times: int) -> list[Operator]:
-    """Operators of some layers, in which each view attends to itself, over tokens of some patches."""
-    if not times:
-        return []
-    rows, width, heads = tokens * patches, sizes.hidden, sizes.heads
-    page, one = values["page"] * patches, values["slice"] * patches
-    others = [*[linear(rows, width, width, bias=True)] * 4, *feed_forward(rows, width, sizes.intermediate)]
-    return [
-        *repeated(others, times),
-        (self_attention(page, page, heads, width // heads), values["pages"] * times),
-        (self_attention(one, one, heads, width // heads), values["pages"] * values["slices"] * times),
+        *layers(patches // 4, sizes.layers - whole),
     ]
 
 
@@ -246,34 +254,20 @@ def _window_parameters(sizes: MiniCPMOcrArchitecture) -> int:
     return 4 * (width + 1) * width + 2 * width + 2 * 4 * width + (4 * width + 1) * between + (between + 1) * width
 
 
-def _vision_parameters(sizes: MiniCPMOcrArchitecture) -> int:
-    width, between = sizes.hidden, sizes.intermediate
-    layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
-    embedding = (CHANNELS * sizes.patch_size**2 + 1 + sizes.positions) * width
-    return embedding + sizes.layers * layer + 2 * width + _window_parameters(sizes)
-
-
 def _merger_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[Operator]:
-    """Views are merged one by one."""
-    merged = 4 * sizes.hidden
-    views = ((values["page"], values["pages"]), (values["slice"], values["pages"] * values["slices"]))
+    """Return the operators of merging, view by view."""
+    pages, slices = values["pages"], values["pages"] * values["slices"]
     return [
-        (linear(tokens, merged, outputs, bias=True), times)
-        for tokens, times in views
-        for outputs in (merged, sizes.decoder.hidden)
+        *linears_operators(sizes.merger, values["page"], pages),
+        *linears_operators(sizes.merger, values["slice"], slices),
     ]
-
-
-def _merger_parameters(sizes: MiniCPMOcrArchitecture) -> int:
-    merged = 4 * sizes.hidden
-    return 2 * merged + (merged + 1) * (merged + sizes.decoder.hidden)
 
 
 def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict[str, Any]:
     """Patches of all views of the pages of a batch, side by side, and rows and columns of each view."""
     import torch
 
-    width, height = workload.view_size or (workload.base_size, workload.base_size)
+    width, height = view_size(workload)
     _, tokens = _tokens_of_views(sizes, workload)
     views = [(width, height)]
     if workload.local_views:
@@ -289,24 +283,16 @@ def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict
     }
 
 
-def _named_page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict[str, Any]:
-    """The same for the whole model, with the tokens that stand for the page."""
-    page = _page(model, sizes, workload)
-    if workload.prompt_tokens >= workload.image_tokens:
-        page["input_ids"] = page_tokens(model, workload)
-    return page
+def _vision_inputs(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict[str, Any]:
+    return {**_page(model, sizes, workload), "use_vit_merger": sizes.merge_after > 0}
 
 
-def _run_vision(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> None:
-    model.get_submodule(_VISION)(**_page(model, sizes, workload), use_vit_merger=sizes.merge_after > 0)
-
-
-def _run_merger(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> None:
+def _merger_inputs(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> tuple[Any, ...]:
     grids = _page(model, sizes, workload)["target_sizes"]
     if sizes.merge_after:
         grids = grids // _MERGED
     patches = workload.batch_size * workload.image_tokens * _MERGED**2
-    model.get_submodule(_MERGER)(empty(model, 1, patches, sizes.hidden), grids)
+    return empty(model, 1, patches, sizes.hidden), grids
 
 
 _VARIABLES = {
@@ -316,7 +302,7 @@ _VARIABLES = {
     "slice": "tokens of one slice",
 }
 
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="minicpm-ocr",
     title="MiniCPM-OCR: a page and its slices at resolutions of their own, a decoder like Qwen 3.5's",
     model_types=("minicpm_ocr",),
@@ -327,12 +313,12 @@ FAMILY = page_family(
         page_stage(
             name="vit",
             title="vision transformer over the patches of all views, each attending to itself",
-            modules=(_VISION,),
+            modules=(VISION,),
             operators=_vision_operators,
-            parameters=_vision_parameters,
+            parameters=lambda sizes: vit_parameters(sizes.vit) + _window_parameters(sizes),
             variables=_VARIABLES,
             calls=_calls,
-            run=_run_vision,
+            inputs=_vision_inputs,
             unused=lambda sizes: 0 if sizes.merge_after else _window_parameters(sizes),
         ),
         page_stage(
@@ -340,14 +326,13 @@ FAMILY = page_family(
             title="four patches to a token of the decoder's width, view by view",
             modules=(_MERGER,),
             operators=_merger_operators,
-            parameters=_merger_parameters,
+            parameters=lambda sizes: 8 * sizes.hidden + linears_parameters(sizes.merger),
             variables=_VARIABLES,
             calls=_calls,
-            run=_run_merger,
+            inputs=_merger_inputs,
         ),
     ),
-    language="model.language_model",
-    page=_named_page,
+    pages=Pages(_page, values=True),
     shipped={"minicpm-ocr-default": "minicpm_ocr_default.json"},
     notes=(
         "a page is seen as a whole and, if it is large, in slices; the tokens that the processor writes around them "
@@ -356,7 +341,6 @@ FAMILY = page_family(
         *TEXT.notes,
         "videos are not counted",
     ),
-    valued=True,
     prefill_variables=OF_STATES,
     prefill_title="decoder over the prompt, output head on every position",
 )

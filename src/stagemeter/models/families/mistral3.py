@@ -1,18 +1,244 @@
 """Mistral Small 3.1 and later, and other models of Mistral AI that see: Pixtral's encoder, a decoder like Mistral's.
 
-Source: transformers, ``modeling_mistral3.py``, ``processing_pixtral.py``.
+All pages of a batch go through the encoder as one sequence. Source: transformers, ``modeling_pixtral.py``,
+``modeling_mistral3.py``, ``processing_pixtral.py``, ``image_processing_pil_pixtral.py``.
 """
 
 from __future__ import annotations
 
-from stagemeter.models.builders.vision_language import VisionLanguageModules
-from stagemeter.models.vision.pixtral import pixtral_family
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
+from stagemeter.models.builders.vision_language import LANGUAGE, PROJECTOR, VISION, Pages, vision_language_family
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_decoder
+from stagemeter.models.family import Family, PageRules, PageViews
+from stagemeter.models.pages.patches import Patches
+from stagemeter.models.pages.pixel_limits import whole_blocks
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import VisionTransformer
+
+#: Longer side of a page and side of a patch that transformers' ``PixtralImageProcessor`` gives a file without them.
+_LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
+
+
+@dataclass(frozen=True, slots=True)
+class PixtralArchitecture(Sizes):
+    """Sizes of Pixtral's vision transformer, of what merges its patches, and of a language model.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate, patch_size
+        See `VisionTransformer`.
+    longest_side : int
+        Limit of the longer side of a page in pixels.
+    merge_size : int
+        Patches per side that become one token.
+    projector_bias : bool
+        Whether the two layers that bring tokens to the decoder's width add a bias.
+    decoder : Decoder
+        The language model.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    patch_size: int
+    longest_side: int
+    merge_size: int
+    projector_bias: bool
+    decoder: Decoder
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer; its attention reads the mask that keeps pages apart."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            image_size=0,
+            class_token=False,
+            patch_bias=False,
+            attention_bias=False,
+            positions=0,
+            output_bias=False,
+            feed_forward_bias=False,
+            gated=True,
+            norm_bias=False,
+            masked=True,
+        )
+
+    @property
+    def patches(self) -> Patches:
+        """How a page is cut to patches."""
+        return Patches(self.patch_size, 1, self.merge_size)
+
+    @property
+    def projector(self) -> list[LinearSize]:
+        """The layers that merge patches and bring tokens to the decoder's width."""
+        width, outputs, bias = self.hidden, self.decoder.hidden, self.projector_bias
+        return [
+            LinearSize(width * self.merge_size**2, width),
+            LinearSize(width, outputs, bias),
+            LinearSize(outputs, outputs, bias),
+        ]
+
+
+def pixtral_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    shipped: Mapping[str, str],
+    encoder: str = VISION,
+    projector: str = PROJECTOR,
+    notes: Sequence[str] = (),
+    own_patches: bool = False,
+) -> Family[PixtralArchitecture]:
+    """Make a family of Pixtral's vision transformer and a decoder.
+
+    Parameters
+    ----------
+    name, title, model_types, shipped, notes
+        See `vision_language_family`.
+    encoder, projector : str
+        Their modules.
+    own_patches : bool
+        Whether pages are resized to the patches that the image processor names, rather than to whole tokens.
+    """
+
+    def projector_inputs(model: Any, sizes: PixtralArchitecture, workload: Workload) -> tuple[Any, ...]:
+        rows = workload.batch_size * patches_of_view(sizes.patch_size, workload)
+        return empty(model, rows, sizes.hidden), _image_sizes(model, workload)
+
+    return vision_language_family(
+        name=name,
+        title=title,
+        model_types=model_types,
+        sizes=PixtralArchitecture,
+        read=_read,
+        rules=partial(_rules, own_patches),
+        stages=(
+            patch_encoder(
+                (encoder,),
+                inputs=_page,
+                vit_of=lambda sizes: sizes.vit,
+                title="vision transformer, all pages in one sequence",
+                one_sequence=True,
+            ),
+            projector_stage(
+                lambda sizes: sizes.projector,
+                inputs=projector_inputs,
+                modules=(projector,),
+                title="patches to tokens of the decoder's width",
+                norms=lambda sizes: sizes.hidden,
+            ),
+        ),
+        pages=Pages(_page, values=True),
+        language=LANGUAGE,
+        shipped=shipped,
+        notes=(
+            "all pages of a batch go through the encoder as one sequence, of which a mask leaves each page to itself, "
+            "as transformers runs it: attention is counted dense over all of them",
+            *notes,
+        ),
+    )
+
+
+def _read(settings: Settings) -> PixtralArchitecture:
+    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
+    settings.require("vision_feature_layer", -1, "what it takes of its encoder")
+    sizes.split("hidden_size", "num_attention_heads")
+    return PixtralArchitecture(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=sizes.square("patch_size"),
+        longest_side=sizes.square("image_size"),
+        merge_size=settings.whole("spatial_merge_size"),
+        # LightOnOCR has no such setting, and no bias.
+        projector_bias=settings.flag("multimodal_projector_bias", default=False),
+        decoder=decoder,
+    )
+
+
+def _rules(own_patches: bool, sizes: PixtralArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Return the rules: no side is longer than the limit, and both are whole blocks.
+
+    Source: transformers, ``image_processing_pil_pixtral.py``, ``get_resize_output_image_size``.
+    """
+    image, whole, patches = settings.image, settings.whole, sizes.patches
+    whole.require("patch_size", needed=sizes.patch_size, default=None)
+    whole.require("spatial_merge_size", needed=sizes.merge_size, default=None)
+    published = sizes.longest_side
+    if image.has("size.height"):
+        longest = image.side("size", published=published)
+    else:
+        longest = image.number("size.longest_edge", published=published, default=_LONGEST_OF_CLASS)
+    resizes, block = image.flag("do_resize", published=True), patches.block
+    if resizes and own_patches and image.source is not None:
+        block = image.side("patch_size", published=block, default=_PATCH_OF_CLASS)
+        if block % sizes.patch_size:
+            image.refuse("patch_size", f"the encoder's patches of {sizes.patch_size} do not divide it")
+
+    def page(width: int, height: int) -> PageViews:
+        size = _shrunk(longest, block, width, height) if resizes else whole_blocks(block, width, height)
+        views = patches.views(1, size)
+        if not views.image_tokens:
+            raise StagemeterError(
+                f"a page brought to {size[0]} x {size[1]} pixels is less than one token of {patches.block} x "
+                f"{patches.block}: give a larger page"
+            )
+        return views
+
+    return PageRules(page)
+
+
+def _shrunk(longest: int, block: int, width: int, height: int) -> tuple[int, int]:
+    ratio = max(height / longest, width / longest)
+    columns, rows = (math.floor(side / ratio) if ratio > 1 else side for side in (width, height))
+    if not columns or not rows:
+        raise StagemeterError(
+            f"a page of {width} x {height} pixels: shrunk to {longest} pixels, as this model takes it, there is "
+            "nothing left of its shorter side"
+        )
+    return math.ceil(columns / block) * block, math.ceil(rows / block) * block
+
+
+def _image_sizes(model: Any, workload: Workload) -> Any:
+    """Return heights and widths of the views of a batch, which the code asks for."""
+    import torch
+
+    width, height = view_size(workload)
+    return torch.tensor([[height, width]] * workload.batch_size, device=model.device)
+
+
+def _page(model: Any, sizes: PixtralArchitecture, workload: Workload) -> dict[str, Any]:
+    width, height = view_size(workload)
+    return {
+        "pixel_values": empty(model, workload.batch_size, CHANNELS, height, width),
+        "image_sizes": _image_sizes(model, workload),
+    }
+
 
 FAMILY = pixtral_family(
     name="mistral3",
     title="Mistral Small 3.1 and later: a page at its own resolution through Pixtral's encoder",
     model_types=("mistral3",),
-    modules=VisionLanguageModules(),
     shipped={"mistral-small-3.1-24b": "mistral_small_3_1_24b.json"},
     notes=("the token that a processor writes after each row of a page's tokens counts as text",),
 )

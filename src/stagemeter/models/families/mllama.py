@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, product, repeated, self_attention
-from stagemeter.models.builders.page_family import page_family
+from stagemeter.models.blocks import Operator, product
+from stagemeter.models.builders.encoders import projector_stage
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.text import decoder, gated, grouped_query_attention, refuse_window
-from stagemeter.models.builders.vision_language import part, patch_and_view
+from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.cross_attention import SourceAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.stages import empty
@@ -26,9 +25,17 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import best_fit
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import (
+    VisionTransformer,
+    layer_operators,
+    patch_and_view,
+    patch_embedding,
+    vit_parameters,
+)
 
-_VISION, _PROJECTOR = "model.vision_model", "model.multi_modal_projector"
+_VISION = "model.vision_model"
 #: Patches of a tile are padded to a multiple of this.
 _MULTIPLE = 8
 #: Tokens that the embedding knows besides those that can be written: ``MllamaTextModel``.
@@ -68,6 +75,24 @@ class MllamaArchitecture(Sizes):
     decoder: Decoder
 
     @property
+    def vit(self) -> VisionTransformer:
+        """Both vision transformers as one; its attention reads the mask of padding."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers + self.global_layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            self.image_size,
+            class_token=True,
+            patch_bias=False,
+            attention_bias=False,
+            outer_norms=2,
+            output_bias=False,
+            masked=True,
+        )
+
+    @property
     def patches(self) -> int:
         """Patches of a tile, and the class token."""
         return _patches(self.image_size, self.patch_size)
@@ -84,7 +109,7 @@ class MllamaArchitecture(Sizes):
 
 
 def _read(settings: Settings) -> MllamaArchitecture:
-    sizes = part(settings, "vision_config")
+    sizes = settings.part("vision_config")
     sizes.split("hidden_size", "attention_heads")
     tiles = sizes.whole("max_num_tiles")
     shapes = sizes.listed("supported_aspect_ratios", 1)
@@ -124,7 +149,7 @@ def _patches(image_size: int, patch_size: int) -> int:
 
 
 def _decoder(settings: Settings, source: int) -> Decoder:
-    text = part(settings, "text_config")
+    text = settings.part("text_config")
     number = text.whole("num_hidden_layers")
     to_page = text.indices("cross_attention_layers")
     if 0 in to_page:
@@ -163,45 +188,24 @@ def _rules(sizes: MllamaArchitecture, settings: ProcessorSettings) -> PageRules:
 
 
 def _vision_operators(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
-    views, width = values["pages"] * sizes.tiles, sizes.hidden
-    tokens = sizes.tiles * sizes.padded
-    rows = values["pages"] * tokens
-    embedding = convolution(
-        positions=views * (sizes.patches - 1),
-        input_elements=views * CHANNELS * sizes.image_size**2,
-        inputs=CHANNELS,
-        outputs=width,
-        kernel_area=sizes.patch_size**2,
-    )
-    # The mask of padding is a product of a column and a row, and read by every layer.
-    mask = product(values["pages"], tokens, 1, tokens)
-    attention = self_attention(rows, tokens, sizes.heads, width // sizes.heads)
-    layer = [
-        *[linear(rows, width, width)] * 4,
-        attention + Cost(activation_reads=values["pages"] * tokens**2),
-        *feed_forward(rows, width, sizes.intermediate),
+    views, tokens = values["pages"] * sizes.tiles, sizes.tiles * sizes.padded
+    return [
+        (patch_embedding(sizes.vit, views * (sizes.patches - 1), views), 1),
+        # The mask of padding is a product of a column and a row.
+        (product(values["pages"], tokens, 1, tokens), 1),
+        *layer_operators(sizes.vit, [(values["pages"], tokens)], sizes.vit.layers),
     ]
-    return [(embedding, 1), (mask, 1), *repeated(layer, sizes.layers + sizes.global_layers)]
 
 
 def _vision_parameters(sizes: MllamaArchitecture) -> int:
-    width, between = sizes.hidden, sizes.intermediate
-    layer = 4 * width**2 + 2 * width * between + between + width + 4 * width
     # Of each shape, and of none: tiles by themselves, twice, and every patch of them; each scaled by one number.
-    by_shape = (sizes.shapes + 1) * sizes.tiles * (2 + sizes.patches) * width + 3
-    embedding = CHANNELS * sizes.patch_size**2 * width + width + sizes.patches * width
-    # Both results of the second one's layers are scaled.
-    layers = (sizes.layers + sizes.global_layers) * layer + 2 * sizes.global_layers
-    return embedding + by_shape + layers + 2 * 2 * width
+    by_shape = (sizes.shapes + 1) * sizes.tiles * (2 + sizes.patches) * sizes.hidden + 3
+    # Both results of the second transformer's layers are scaled.
+    return vit_parameters(sizes.vit) + by_shape + 2 * sizes.global_layers
 
 
 def _calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
     return [{"pages": workload.batch_size}]
-
-
-def _projector_operators(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
-    rows = values["pages"] * sizes.tiles * sizes.patches
-    return [(linear(rows, sizes.outputs, sizes.decoder.hidden, bias=True), 1)]
 
 
 def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
@@ -226,13 +230,13 @@ def _whole_page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> di
     return {**_page(model, sizes, workload), **_seen(model, sizes, workload, workload.prompt_tokens)}
 
 
-def _run_projector(model: Any, sizes: MllamaArchitecture, workload: Workload) -> None:
-    model.get_submodule(_PROJECTOR)(empty(model, workload.batch_size, 1, sizes.tiles, sizes.patches, sizes.outputs))
+def _projector_inputs(model: Any, sizes: MllamaArchitecture, workload: Workload) -> tuple[Any, ...]:
+    return (empty(model, workload.batch_size, 1, sizes.tiles, sizes.patches, sizes.outputs),)
 
 
 _VARIABLES = {"pages": "pages: batch_size"}
 
-FAMILY = page_family(
+FAMILY = vision_language_family(
     name="mllama",
     title="Llama 3.2 Vision: tiles through two vision transformers, layers that attend to the page",
     model_types=("mllama",),
@@ -248,22 +252,18 @@ FAMILY = page_family(
             parameters=_vision_parameters,
             variables=_VARIABLES,
             calls=_calls,
-            run=lambda model, sizes, workload: model.get_submodule(_VISION)(**_page(model, sizes, workload)),
+            inputs=_page,
         ),
-        page_stage(
-            name="projector",
+        projector_stage(
+            lambda sizes: [LinearSize(sizes.outputs, sizes.decoder.hidden, bias=True)],
             title="projection of the patches to the decoder's width",
-            modules=(_PROJECTOR,),
-            operators=_projector_operators,
-            parameters=lambda sizes: (sizes.outputs + 1) * sizes.decoder.hidden,
+            inputs=_projector_inputs,
             variables=_VARIABLES,
             calls=_calls,
-            run=_run_projector,
+            rows=lambda sizes, values: values["pages"] * sizes.tiles * sizes.patches,
         ),
     ),
-    language="model.language_model",
-    page=_whole_page,
-    step=lambda model, sizes, workload: _seen(model, sizes, workload, 1),
+    pages=Pages(_whole_page, step=lambda model, sizes, workload: _seen(model, sizes, workload, 1)),
     shipped={"llama-3.2-11b-vision": "llama_3_2_11b_vision.json"},
     notes=(
         "a page is padded to as many tiles as it may have at most, and padding costs as much as tiles do; one token of "

@@ -7,23 +7,22 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 from __future__ import annotations
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
 from stagemeter.models.builders.text import refuse_window
-from stagemeter.models.builders.vision_language import (
-    Projector,
-    VisionLanguageArchitecture,
-    one_view,
-    part,
-    text_decoder,
-    vision_language_family,
-    vision_transformer,
-)
+from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.families import text_decoder
+from stagemeter.models.family import PageRules
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.vit import vision_transformer
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, text = part(settings, "vision_config"), part(settings, "text_config").values
+    sizes, text = settings.part("vision_config"), settings.part("text_config").values
     # transformers' own code fails on the masks that it makes of a page then.
-    refuse_window(part(settings, "text_config"))
+    refuse_window(settings.part("text_config"))
     # That attention is both ways goes without saying here.
     decoder = text_decoder(
         Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
@@ -41,12 +40,19 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
+def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
+    return one_view(settings, sizes.vision.image_size, sizes.projector.tokens, default=224, crops=False)
+
+
 FAMILY = vision_language_family(
     name="paligemma",
     title="PaliGemma 1 and 2: one view through SigLIP, a decoder like Gemma's",
     model_types=("paligemma",),
+    sizes=VisionLanguageArchitecture,
     read=_read,
-    rules=one_view(default=224, crops=False),
+    rules=_rules,
+    stages=(square_encoder(), square_projector()),
+    pages=Pages(square_pixels),
     shipped={"paligemma-3b": "paligemma_3b.json"},
     notes=(
         "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill are its FLOPs",

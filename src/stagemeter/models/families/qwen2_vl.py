@@ -6,28 +6,135 @@ Qwen 2.5-VL attends within windows in most layers of its encoder. Source: transf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.models.builders.native_language import NativeArchitecture, native_family
-from stagemeter.models.builders.vision_language import part, text_decoder
+from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import Operator
+from stagemeter.models.builders.encoders import patches_of_view, projector_stage, view_size
+from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.vision_language import Pages, vision_language_family
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.stages import empty
+from stagemeter.models.families import text_decoder
+from stagemeter.models.family import Family, PageRules, Variables
+from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.native_vision import native_vision
+from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision.qwen_vision import QwenVision, merger_norms, qwen_vision, window_pairs
+from stagemeter.models.vision.vit import vit_operators, vit_parameters
 
+_VISION = "model.visual"
+_MERGER, _DEEP_MERGERS = f"{_VISION}.merger", f"{_VISION}.deepstack_merger_list"
 _WINDOWED = "qwen2_5_vl"
-#: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
+#: Limits between which a page is resized, as the published processors have them (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 14 * 14 * 4 * 16384
+#: Limits hold for each frame. Source: transformers, ``video_processing_qwen2_vl.py``.
+_BY_FRAME = VideoProcessor((128 * 28 * 28, 28 * 28 * 768), patch_size=14, tokens=128_000, together=False)
 
 
-def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
-    settings = Settings(config, source)
-    text = {**part(settings, "text_config").values, "model_type": "qwen2"}
-    decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    sizes, windowed = part(settings, "vision_config"), config["model_type"] == _WINDOWED
+@dataclass(frozen=True, slots=True)
+class QwenVLArchitecture(Sizes):
+    """Sizes of the encoder and the language model.
+
+    Attributes
+    ----------
+    vision : QwenVision
+        The encoder.
+    decoder : Decoder
+        The language model.
+    """
+
+    vision: QwenVision
+    decoder: Decoder
+
+
+def qwen_vl_family(
+    name: str,
+    title: str,
+    model_types: Sequence[str],
+    read: Callable[[Settings], QwenVLArchitecture],
+    shipped: Mapping[str, str],
+    notes: Sequence[str],
+    positions: bool = False,
+    deep: bool = False,
+    videos: VideoProcessor = _BY_FRAME,
+    **options: Any,
+) -> Family[QwenVLArchitecture]:
+    """Make a family of Qwen-VL's kind.
+
+    Parameters
+    ----------
+    name, title, model_types, read, shipped, notes, **options
+        See `vision_language_family`.
+    positions : bool
+        Whether the encoder learns positions.
+    deep : bool
+        Whether patches of several layers are merged, for the decoder's first layers.
+    videos : VideoProcessor
+        How frames of videos are resized.
+    """
+
+    def rules(sizes: QwenVLArchitecture, settings: ProcessorSettings) -> PageRules:
+        vision = sizes.vision
+        return page_and_video_rules(settings, vision.patches, (vision.min_pixels, vision.max_pixels), videos)
+
+    parts = ("patch_embed", *(("pos_embed",) if positions else ()), "blocks")
+    return vision_language_family(
+        name=name,
+        title=title,
+        model_types=model_types,
+        sizes=QwenVLArchitecture,
+        read=read,
+        rules=rules,
+        stages=(
+            page_stage(
+                name="vit",
+                title="vision transformer over the patches of the page",
+                modules=tuple(f"{_VISION}.{part}" for part in parts),
+                operators=_operators,
+                parameters=lambda sizes: vit_parameters(sizes.vision.vit),
+                variables={
+                    "views": "batch_size * global_views: pages, or pairs of frames of videos",
+                    "patches": "patches of one view",
+                    "pairs": "pairs of patches within the windows of one view; 0 without windows",
+                },
+                calls=_calls,
+                run=_run_vision,
+            ),
+            projector_stage(
+                lambda sizes: sizes.vision.merger * (1 + sizes.vision.deep_mergers),
+                name="merger",
+                title="neighbouring patches merged to tokens of the decoder's width",
+                modules=(_MERGER, _DEEP_MERGERS) if deep else (_MERGER,),
+                norms=lambda sizes: merger_norms(sizes.vision),
+                run=_run_merger,
+            ),
+        ),
+        pages=Pages(_page, values=positions),
+        shipped=shipped,
+        notes=notes,
+        videos=True,
+        **options,
+    )
+
+
+def decoder_of_type(settings: Settings, model_type: str) -> Decoder:
+    """Read the language model as one of a type, whatever the configuration calls it."""
+    text = {**settings.part("text_config").values, "model_type": model_type}
+    return text_decoder(Settings({**settings.values, "text_config": text}, settings.source))
+
+
+def _read(settings: Settings) -> QwenVLArchitecture:
+    decoder = decoder_of_type(settings, "qwen2")
+    sizes, windowed = settings.part("vision_config"), settings.values["model_type"] == _WINDOWED
     width, layers = "hidden_size" if windowed else "embed_dim", sizes.whole("depth")
     full = sizes.indices("fullatt_block_indexes") if windowed else range(layers)
     between = sizes.whole("intermediate_size") if windowed else sizes.whole(width) * sizes.whole("mlp_ratio")
-    vision = native_vision(
+    vision = qwen_vision(
         sizes,
         decoder.hidden,
         (_MIN_PIXELS, _MAX_PIXELS),
@@ -39,10 +146,68 @@ def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
         gated=windowed,
         norm_bias=not windowed,
     )
-    return NativeArchitecture(vision, decoder)
+    return QwenVLArchitecture(vision, decoder)
 
 
-FAMILY = native_family(
+def _operators(sizes: QwenVLArchitecture, values: Variables) -> list[Operator]:
+    return vit_operators(sizes.vision.vit, **values)
+
+
+def _calls(sizes: QwenVLArchitecture, workload: Workload) -> list[Variables]:
+    return [
+        {
+            "views": workload.batch_size * workload.global_views,
+            "patches": patches_of_view(sizes.vision.patch_size, workload),
+            "pairs": window_pairs(sizes.vision, *view_size(workload)),
+        }
+    ]
+
+
+def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[str, Any]:
+    """Return what the encoder takes; where patches lie is worked out on the CPU."""
+    import torch
+    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_window_index
+
+    vision, views, batch = sizes.vision, workload.global_views, workload.batch_size
+    width, height = view_size(workload)
+    grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * batch)
+    patches = batch * views * patches_of_view(vision.patch_size, workload)
+    inputs = {
+        "pixel_values": empty(model, patches, vision.patch_elements),
+        "grid_thw": grid,
+        "position_ids": torch.zeros(patches, 2, dtype=torch.long, device=model.device),
+    }
+    if vision.positions:
+        places, weights = get_vision_interpolation_indices_and_weights(
+            grid, math.isqrt(vision.positions), align_corners=True, spatial_merge_size=vision.merge_size
+        )
+        inputs |= {"interp_indices": places.to(model.device), "interp_weights": weights.to(model.device)}
+    if vision.window_size:
+        index, lengths = get_vision_window_index(grid, vision.merge_size, vision.window_size, vision.patch_size)
+        inputs |= {"window_index": index.to(model.device), "cu_window_seqlens": lengths}
+    return inputs
+
+
+def _page(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[str, Any]:
+    """Return the same for the whole model, which names the encoder's arguments after what they are of."""
+    kind, pixels = ("image", "pixel_values") if workload.video_frames is None else ("video", "pixel_values_videos")
+    inputs = _inputs(model, sizes, workload)
+    return {pixels if name == "pixel_values" else f"{kind}_{name}": value for name, value in inputs.items()}
+
+
+def _run_vision(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> None:
+    inputs = _inputs(model, sizes, workload)
+    model.get_submodule(_VISION)(inputs.pop("pixel_values"), **inputs)
+
+
+def _run_merger(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> None:
+    patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
+    deep = model.get_submodule(_DEEP_MERGERS) if sizes.vision.deep_mergers else []
+    for merger in (model.get_submodule(_MERGER), *deep):
+        merger(empty(model, patches, sizes.vision.hidden))
+
+
+FAMILY = qwen_vl_family(
     name="qwen2-vl",
     title="Qwen 2-VL and 2.5-VL: a page at its own resolution, four patches to a token",
     model_types=("qwen2_vl", _WINDOWED),

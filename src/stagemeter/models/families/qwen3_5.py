@@ -5,12 +5,8 @@ Source: transformers, ``modeling_qwen3_5.py``, ``modeling_qwen3_5_moe.py``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from stagemeter.models.builders.native_language import NativeArchitecture, native_family
-from stagemeter.models.builders.vision_language import part, text_decoder
 from stagemeter.models.decoder.stages import OF_STATES
+from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
 from stagemeter.models.settings import Settings
@@ -19,14 +15,12 @@ from stagemeter.models.settings import Settings
 _DECODERS = {"qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
 
 
-def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
-    settings = Settings(config, source)
-    text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
-    decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, deep=False), decoder)
+def _read(settings: Settings) -> QwenVLArchitecture:
+    decoder = decoder_of_type(settings, _DECODERS[settings.values["model_type"]])
+    return QwenVLArchitecture(later_vision(settings.part("vision_config"), decoder, deep=False), decoder)
 
 
-FAMILY = native_family(
+FAMILY = qwen_vl_family(
     name="qwen3.5",
     title="Qwen 3.5: a page at its own resolution, a decoder of gated delta networks and gated attention",
     model_types=tuple(_DECODERS),

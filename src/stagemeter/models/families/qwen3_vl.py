@@ -6,14 +6,11 @@ first layers make of the page's tokens. Source: transformers, ``modeling_qwen3_v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from stagemeter.models.builders.native_language import NativeArchitecture, VideoProcessor, native_family
-from stagemeter.models.builders.vision_language import part, text_decoder
 from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
+from stagemeter.models.pages.patches import VideoProcessor
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.native_vision import NativeVision, native_vision
+from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
 
 #: Kinds of language models by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
@@ -26,14 +23,12 @@ TOGETHER = VideoProcessor(
 )
 
 
-def _read(config: Mapping[str, Any], source: str) -> NativeArchitecture:
-    settings = Settings(config, source)
-    text = {**part(settings, "text_config").values, "model_type": _DECODERS[config["model_type"]]}
-    decoder = text_decoder(Settings({**config, "text_config": text}, source))
-    return NativeArchitecture(later_vision(part(settings, "vision_config"), decoder, deep=True), decoder)
+def _read(settings: Settings) -> QwenVLArchitecture:
+    decoder = decoder_of_type(settings, _DECODERS[settings.values["model_type"]])
+    return QwenVLArchitecture(later_vision(settings.part("vision_config"), decoder, deep=True), decoder)
 
 
-def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> NativeVision:
+def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
     """Encoder of Qwen 3-VL and of Qwen 3.5; only the former is `deep` and hands on features of other layers.
 
     Raises
@@ -41,7 +36,7 @@ def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> NativeVision:
     StagemeterError
         If the sizes contradict one another.
     """
-    return native_vision(
+    return qwen_vision(
         sizes,
         decoder.hidden,
         (_MIN_PIXELS, _MAX_PIXELS),
@@ -60,7 +55,7 @@ PAGE_NOTES = (
     "the time before each two frames of a video is text, to be given as such",
 )
 
-FAMILY = native_family(
+FAMILY = qwen_vl_family(
     name="qwen3-vl",
     title="Qwen 3-VL: a page at its own resolution, features of several layers to the decoder",
     model_types=tuple(_DECODERS),

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.builders.vision_language import part, vision_transformer
 from stagemeter.models.decoder.encoder_decoder import read_decoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.vit import VisionTransformer, transformer_operators, transformer_parameters
+from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class TrOCRArchitecture(EncoderDecoderArchitecture):
 
 
 def _read(settings: Settings) -> TrOCRArchitecture:
-    sizes, text = part(settings, "encoder"), part(settings, "decoder")
+    sizes, text = settings.part("encoder"), settings.part("decoder")
     encoder = vision_transformer(sizes, class_token=True, patch_bias=True, attention_bias=sizes.flag("qkv_bias"))
     text.refuse("use_learned_position_embeddings", False, "positions that are not learned are not counted")
     source = text.whole("cross_attention_hidden_size", 0)
@@ -53,7 +52,7 @@ def _read(settings: Settings) -> TrOCRArchitecture:
 def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
     # The class token passes through a layer that nothing takes the result of.
     pooler = linear(views, sizes.encoder.hidden, sizes.encoder.hidden, bias=True)
-    return [*transformer_operators(sizes.encoder, views), (pooler, 1)]
+    return [*vit_operators(sizes.encoder, views), (pooler, 1)]
 
 
 def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
@@ -68,7 +67,7 @@ FAMILY = encoder_decoder_family(
     sizes=TrOCRArchitecture,
     read=_read,
     operators=_operators,
-    parameters=lambda sizes: transformer_parameters(sizes.encoder) + (sizes.encoder.hidden + 1) * sizes.encoder.hidden,
+    parameters=lambda sizes: vit_parameters(sizes.encoder) + (sizes.encoder.hidden + 1) * sizes.encoder.hidden,
     picture=lambda sizes: (sizes.encoder.image_size, sizes.encoder.image_size),
     tokens=lambda sizes: sizes.encoder.tokens,
     check=_check,

@@ -22,8 +22,8 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 )
 from stagemeter.models.families.deepseek_ocr.family import FAMILY as DEEPSEEK_OCR
 from stagemeter.models.families.deepseek_ocr.family import language_model, page_inputs
-from stagemeter.models.family import Family, PageRules, PageViews, published_views
-from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.family import Family, PageRules, PageViews
+from stagemeter.models.pages.settings import ProcessorSettings, published_views
 from stagemeter.models.pages.tile_limits import read_tile_limits
 from stagemeter.models.pages.tiling import tile_grid
 

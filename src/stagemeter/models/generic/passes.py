@@ -465,3 +465,7 @@ class _Silent:
         from contextlib import nullcontext
 
         return nullcontext()
+
+    def known_values(self) -> AbstractContextManager[Any]:
+        """Values are known already."""
+        return self.paused()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.models.family import PageRules, PageViews
+
+Sizes = TypeVar("Sizes")
 
 #: Settings of a request that are limits of pages, and the options that give them.
 OPTIONS = {"min_pixels": "--min-pixels", "max_pixels": "--max-pixels", "max_tiles": "--max-tiles"}
@@ -359,3 +362,8 @@ def _one_number(value: Any) -> Any:
     if isinstance(sides, (list, tuple)) and sides and all(type(side) is int for side in sides):
         return sides[0] if len(set(sides)) == 1 else value
     return value
+
+
+def published_views(rules: Callable[[Sizes, ProcessorSettings], PageRules]) -> Callable[[Sizes, int, int], PageViews]:
+    """Return what makes views of a page under the published values of a family."""
+    return lambda sizes, width, height: rules(sizes, ProcessorSettings()).page(width, height)

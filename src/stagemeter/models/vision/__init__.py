@@ -1,1 +1,4 @@
-"""Vision encoders: sizes, parameters and closed forms, one file a kind."""
+"""Vision encoders: sizes, parameters and closed forms."""
+
+#: Colour channels of a page.
+CHANNELS = 3

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
 
 #: Elements of the filters that stand before attention and feed-forward networks, each channel by itself.
 _FILTER = 9

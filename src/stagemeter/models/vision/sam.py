@@ -1,22 +1,22 @@
-"""Vision encoders: sizes, parameters and closed forms."""
+"""SAM's image encoder (ViTDet): sizes, parameters and closed forms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import (
     Operator,
     convolution,
-    encoder_layer,
     feed_forward,
     linear,
     repeated,
     self_attention,
 )
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision import CHANNELS
 
-#: Colour channels of a page.
-CHANNELS = 3
 #: Side of the filters of SAM's neck and of the two convolutions that shrink its feature map.
 _NECK_KERNEL = 3
 
@@ -70,32 +70,6 @@ class SamArchitecture:
 
 
 @dataclass(frozen=True, slots=True)
-class ClipArchitecture:
-    """CLIP's vision transformer, fed with SAM's feature map in place of its own patches.
-
-    Attributes
-    ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network.
-    patch_size, pretrain_size : int
-        Side in pixels of a patch of the convolution that is never used, and of the view that position embeddings are
-        stored for.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
-    pretrain_size: int
-
-    @property
-    def unused_parameters(self) -> int:
-        """Parameters of the patch embedding: in the checkpoint, but SAM's feature map takes its place."""
-        return CHANNELS * self.patch_size**2 * self.hidden
-
-
-@dataclass(frozen=True, slots=True)
 class ViewGroup:
     """Views of one size that pass through the encoders together.
 
@@ -132,6 +106,43 @@ class ViewGroup:
             half_grid=_ceil_divide(grid, 2),
             quarter_grid=_ceil_divide(_ceil_divide(grid, 2), 2),
         )
+
+
+def sam_architecture(sizes: Settings, downsample_channels: tuple[int, int]) -> SamArchitecture:
+    """Read the sizes of SAM's encoder.
+
+    Parameters
+    ----------
+    sizes : Settings
+        The encoder's configuration.
+    downsample_channels : tuple of int
+        Channels of the two strided convolutions behind it.
+
+    Raises
+    ------
+    StagemeterError
+        If a size is missing, or sizes contradict one another.
+    """
+    sizes.split("hidden_size", "num_attention_heads")
+    layers = sizes.whole("num_hidden_layers")
+    whole = sizes.values.get("global_attn_indexes")
+    if not isinstance(whole, (list, tuple)) or any(index not in range(layers) for index in whole):
+        raise StagemeterError(f"{sizes.source}: global_attn_indexes is {whole!r}; it must list some of {layers} layers")
+    side, patch = sizes.whole("image_size"), sizes.whole("patch_size")
+    if side % patch:
+        raise StagemeterError(f"{sizes.source}: image_size {side} cannot be split into patches of patch_size {patch}")
+    return SamArchitecture(
+        hidden=sizes.whole("hidden_size"),
+        layers=layers,
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("mlp_dim"),
+        patch_size=patch,
+        window_size=sizes.whole("window_size"),
+        global_layers=tuple(sorted(set(whole))),
+        pretrain_size=side,
+        neck=sizes.whole("output_channels"),
+        downsample_channels=downsample_channels,
+    )
 
 
 def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
@@ -236,27 +247,6 @@ def sam_downsampling_parameters(sam: SamArchitecture) -> int:
     """Parameters of the two strided convolutions behind SAM's neck."""
     first, second = sam.downsample_channels
     return _NECK_KERNEL**2 * (sam.neck * first + first * second)
-
-
-def clip_operators(clip: ClipArchitecture, group: ViewGroup) -> list[Operator]:
-    """Operators of one call of CLIP's encoder over SAM's feature map and a class token.
-
-    Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrVisionEncoder``.
-    """
-    tokens = group.quarter_grid**2 + 1
-    rows = group.views * tokens
-    layer = encoder_layer(rows, tokens, clip.hidden, clip.heads, clip.intermediate)
-    return repeated(layer, clip.layers)
-
-
-def clip_parameters(clip: ClipArchitecture) -> int:
-    """Parameters of CLIP's encoder, the unused patch embedding of the checkpoint included."""
-    width = clip.hidden
-    positions = (clip.pretrain_size // clip.patch_size) ** 2 + 1
-    embedding = width + positions * width + clip.unused_parameters + 2 * width
-    layer = 4 * width + 4 * _linear_parameters(width, width)
-    layer += _linear_parameters(width, clip.intermediate) + _linear_parameters(clip.intermediate, width)
-    return embedding + layer * clip.layers
 
 
 def _linear_parameters(inputs: int, outputs: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.models.vision import CHANNELS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,73 @@
-"""Vision transformers over square views of one size: sizes, parameters and closed forms."""
+"""The vision transformer: sizes and options, operators, parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from stagemeter.models.blocks import Operator, convolution, encoder_layer, repeated
-from stagemeter.models.vision.sam import CHANNELS
+from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.blocks import (
+    Operator,
+    convolution,
+    feed_forward,
+    gated_feed_forward,
+    linear,
+    repeated,
+    self_attention,
+)
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import later
+from stagemeter.models.vision import CHANNELS
 
 
 @dataclass(frozen=True, slots=True)
 class VisionTransformer:
-    """A vision transformer: patches by a convolution, learned positions, layers with norms, biases and two-layer FFNs.
+    """Sizes and options of a vision transformer.
 
     Attributes
     ----------
     hidden, layers, heads, intermediate : int
         Width, depth, attention heads and width of the feed-forward network.
-    patch_size, image_size : int
-        Side of a patch and of a view in pixels.
+    patch_size : int
+        Side of a patch in pixels.
+    image_size : int
+        Side in pixels of a square view; 0 where views have a size of their own.
     class_token : bool
-        Whether one more token goes through with the patches of a view.
+        Whether a class token joins the patches of a view.
     patch_bias : bool
-        Whether the convolution adds a bias.
+        Whether the patch embedding adds a bias.
     attention_bias : bool
-        Whether the projections of queries, keys and values add a bias; that of the output always does.
+        Whether the projections of queries, keys and values add a bias.
     layer_scale : bool
-        Whether the results of attention and feed-forward network are scaled by learned factors, two per layer.
+        Whether learned factors scale the results of attention and feed-forward network.
     outer_norms : int
-        Norms before and after all layers.
+        Norms before and after the layers.
+    positions : int or None
+        Learned position embeddings; None: one for each token of a square view.
+    temporal_patch_size : int
+        Frames that a patch spans.
+    head_width : int
+        Width of an attention head; 0: the width divided by the heads.
+    fused : bool
+        Whether one projection makes queries, keys and values.
+    output_bias, feed_forward_bias : bool
+        Whether the output projection of attention and a gated feed-forward network add a bias.
+    gated : bool
+        Whether the feed-forward network has a gate.
+    norms : int
+        Norms of a layer.
+    norm_bias : bool
+        Whether norms have a bias.
+    head_norms : bool
+        Whether norms of queries and keys act on each head.
+    view_by_view : bool
+        Whether attention runs once for each view, rather than once for all.
+    masked : bool
+        Whether attention reads a mask with an element for each pair of tokens.
+    window_layers : int
+        Layers that attend within windows.
     """
 
     hidden: int
@@ -41,46 +81,176 @@ class VisionTransformer:
     attention_bias: bool = True
     layer_scale: bool = False
     outer_norms: int = 1
+    positions: int | None = later(None)
+    temporal_patch_size: int = later(1)
+    head_width: int = later(0)
+    fused: bool = later(False)
+    output_bias: bool = later(True)
+    feed_forward_bias: bool = later(True)
+    gated: bool = later(False)
+    norms: int = later(2)
+    norm_bias: bool = later(True)
+    head_norms: bool = later(False)
+    view_by_view: bool = later(False)
+    masked: bool = later(False)
+    window_layers: int = later(0)
 
     @property
     def side(self) -> int:
-        """Patches per side of a view."""
+        """Patches per side of a square view."""
         return self.image_size // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """Tokens of one view: its patches, and the class token."""
+        """Tokens of a square view: its patches, and the class token."""
         return self.side**2 + self.class_token
 
+    @property
+    def width_of_head(self) -> int:
+        """Width of an attention head."""
+        return self.head_width or self.hidden // self.heads
 
-def transformer_operators(vision: VisionTransformer, views: int) -> list[Operator]:
-    """Operators of one pass of some views; each view attends to itself alone."""
-    patches = views * vision.side**2
-    embedding = convolution(
+    @property
+    def patch_elements(self) -> int:
+        """Elements of a patch."""
+        return CHANNELS * self.temporal_patch_size * self.patch_size**2
+
+
+#: How many views attend to themselves, and the tokens of each.
+Views = Sequence[tuple[int, int]]
+
+
+def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
+    """Read a vision transformer over square views, under the names that most configurations use.
+
+    Parameters
+    ----------
+    sizes : Settings
+        Configuration with ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``,
+        ``patch_size`` and ``image_size``.
+    **options
+        Options of `VisionTransformer` that the family sets.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
+    sizes.split("hidden_size", "num_attention_heads")
+    patch_size, image_size = patch_and_view(sizes)
+    return VisionTransformer(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=patch_size,
+        image_size=image_size,
+        **options,
+    )
+
+
+def patch_and_view(sizes: Settings) -> tuple[int, int]:
+    """Read the sides in pixels of a patch and of a square view.
+
+    Raises
+    ------
+    StagemeterError
+        If a view holds no patch.
+    """
+    patch_size, image_size = sizes.square("patch_size"), sizes.square("image_size")
+    if image_size < patch_size:
+        raise StagemeterError(
+            f"{sizes.source}: image_size is {image_size}, and a view of it holds no patch of patch_size {patch_size}"
+        )
+    return patch_size, image_size
+
+
+def vit_operators(vit: VisionTransformer, views: int, patches: int | None = None, pairs: int = 0) -> list[Operator]:
+    """Return the operators of one pass.
+
+    Parameters
+    ----------
+    vit : VisionTransformer
+        Sizes.
+    views : int
+        Views that pass through together.
+    patches : int or None
+        Patches of each; None: those of a square view.
+    pairs : int
+        Pairs of patches within the windows of a view.
+    """
+    patches = vit.side**2 if patches is None else patches
+    layers = layer_operators(vit, [(views, patches + vit.class_token)], vit.layers - vit.window_layers)
+    if vit.window_layers:
+        rows = views * patches
+        # All windows of a layer together: their sizes differ, and they are small beside the other operators.
+        macs = 2 * views * pairs * vit.hidden
+        windows = Cost(
+            macs=macs, macs_causal=macs, activations=rows * vit.hidden, activation_reads=3 * rows * vit.hidden
+        )
+        layers += repeated([*_linear_layers(vit, rows), windows], vit.window_layers)
+    return [(patch_embedding(vit, views * patches, views), 1), *layers]
+
+
+def patch_embedding(vit: VisionTransformer, patches: int, views: int = 0) -> Cost:
+    """Return the cost of embedding some patches; square views are read in full, what no patch covers included."""
+    elements = views * CHANNELS * vit.image_size**2 if vit.image_size else patches * vit.patch_elements
+    return convolution(
         positions=patches,
-        input_elements=views * CHANNELS * vision.image_size**2,
+        input_elements=elements,
         inputs=CHANNELS,
-        outputs=vision.hidden,
-        kernel_area=vision.patch_size**2,
-        bias=vision.patch_bias,
+        outputs=vit.hidden,
+        kernel_area=vit.temporal_patch_size * vit.patch_size**2,
+        bias=vit.patch_bias,
     )
-    layer = encoder_layer(
-        views * vision.tokens,
-        vision.tokens,
-        vision.hidden,
-        vision.heads,
-        vision.intermediate,
-        vision.attention_bias,
-    )
-    return [(embedding, 1), *repeated(layer, vision.layers)]
 
 
-def transformer_parameters(vision: VisionTransformer) -> int:
-    """Parameters of a vision transformer: weights, biases, norms, positions, class token, factors."""
-    width, between = vision.hidden, vision.intermediate
-    embedding = CHANNELS * vision.patch_size**2 * width + vision.patch_bias * width
-    embedding += vision.class_token * width + vision.tokens * width
-    attention = 4 * width**2 + width + 3 * width * vision.attention_bias
-    feed_forward = 2 * width * between + between + width
-    layer = attention + feed_forward + 4 * width + 2 * width * vision.layer_scale
-    return embedding + layer * vision.layers + 2 * width * vision.outer_norms
+def layer_operators(vit: VisionTransformer, views: Views, layers: int) -> list[Operator]:
+    """Return the operators of some layers in which each view attends to itself."""
+    if not layers:
+        return []
+    rows = sum(number * tokens for number, tokens in views)
+    attention = [_attention(vit, number, tokens) for number, tokens in views]
+    return [*repeated(_linear_layers(vit, rows), layers), *((cost, times * layers) for cost, times in attention)]
+
+
+def _attention(vit: VisionTransformer, views: int, tokens: int) -> Operator:
+    together, times = (1, views) if vit.view_by_view else (views, 1)
+    cost = self_attention(together * tokens, tokens, vit.heads, vit.width_of_head)
+    return (cost + Cost(activation_reads=together * tokens**2) if vit.masked else cost), times
+
+
+def _linear_layers(vit: VisionTransformer, rows: int) -> list[Cost]:
+    width, inner = vit.hidden, vit.heads * vit.width_of_head
+    number, outputs = (1, 3 * inner) if vit.fused else (3, inner)
+    return [
+        *[linear(rows, width, outputs, vit.attention_bias)] * number,
+        linear(rows, inner, width, vit.output_bias),
+        *(
+            gated_feed_forward(rows, width, vit.intermediate, vit.feed_forward_bias)
+            if vit.gated
+            else feed_forward(rows, width, vit.intermediate)
+        ),
+    ]
+
+
+def vit_parameters(vit: VisionTransformer) -> int:
+    """Return the parameters: patch embedding, class token, positions, layers, outer norms."""
+    positions = vit.tokens if vit.positions is None else vit.positions
+    embedding = (vit.patch_elements + vit.patch_bias + vit.class_token + positions) * vit.hidden
+    return embedding + vit.layers * layer_parameters(vit) + vit.outer_norms * norm_parameters(vit)
+
+
+def layer_parameters(vit: VisionTransformer) -> int:
+    """Return the parameters of a layer."""
+    width, between, inner = vit.hidden, vit.intermediate, vit.heads * vit.width_of_head
+    attention = 4 * width * inner + 3 * inner * vit.attention_bias + width * vit.output_bias
+    projections = 2 + vit.gated
+    biases = ((projections - 1) * between + width) * vit.feed_forward_bias
+    norms = vit.norms * norm_parameters(vit) + 2 * vit.width_of_head * vit.head_norms
+    return attention + projections * width * between + biases + norms + 2 * width * vit.layer_scale
+
+
+def norm_parameters(vit: VisionTransformer) -> int:
+    """Return the parameters of a norm."""
+    return vit.hidden * (1 + vit.norm_bias)

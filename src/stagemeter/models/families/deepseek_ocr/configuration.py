@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.models.builders.vision_language import part
 from stagemeter.models.decoder.language import DecoderArchitecture
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
-from stagemeter.models.vision.sam import ClipArchitecture, SamArchitecture
+from stagemeter.models.vision.clip import ClipArchitecture
+from stagemeter.models.vision.sam import SamArchitecture
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -164,10 +164,10 @@ architecture_from_sizes = sizes_reader(DeepseekOCRArchitecture)
 
 
 def _from_official(settings: Settings) -> DeepseekOCRArchitecture:
-    text, vision = part(settings, "language_config"), part(settings, "vision_config")
+    text, vision = settings.part("language_config"), settings.part("vision_config")
     text.refuse("use_mla", True, "multi-head latent attention is not part of DeepSeek-OCR")
-    widths = part(vision, "width")
-    sam, clip = part(widths, "sam_vit_b"), part(widths, "clip-l-14-224")
+    widths = vision.part("width")
+    sam, clip = widths.part("sam_vit_b"), widths.part("clip-l-14-224")
     return DeepseekOCRArchitecture(
         sam=SamArchitecture(
             hidden=sam.whole("width"),
@@ -194,8 +194,8 @@ def _from_official(settings: Settings) -> DeepseekOCRArchitecture:
 
 
 def _from_transformers(settings: Settings) -> DeepseekOCRArchitecture:
-    text, vision = part(settings, "text_config"), part(settings, "vision_config")
-    sam, clip = part(vision, "sam_config"), part(vision, "encoder_config")
+    text, vision = settings.part("text_config"), settings.part("vision_config")
+    sam, clip = vision.part("sam_config"), vision.part("encoder_config")
     lengths = {key: text.whole(key, 0) for key in ("sliding_window", "max_position_embeddings")}
     return DeepseekOCRArchitecture(
         sam=SamArchitecture(

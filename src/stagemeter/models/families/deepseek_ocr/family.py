@@ -27,11 +27,10 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
     transformers_config,
 )
 from stagemeter.models.family import Family, Variables
+from stagemeter.models.vision.clip import clip_operators, clip_parameters
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
     ViewGroup,
-    clip_operators,
-    clip_parameters,
     sam_operators,
     sam_parameters,
 )

@@ -1,0 +1,177 @@
+"""Stages of encoders and projectors: square views, patches of pages at their own resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import Operator
+from stagemeter.models.builders.page_stages import Inputs, page_stage
+from stagemeter.models.builders.vision_language import PROJECTOR, VISION
+from stagemeter.models.decoder.stages import empty
+from stagemeter.models.family import Stage, Variables
+from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
+
+#: Variables of stages over square views.
+VIEWS = {"views": "views that pass through together: batch times views of a page"}
+_PATCHES = {"views": "pages: batch_size", "patches": "patches of one page"}
+_TOKENS = {"tokens": "tokens that the pages of the batch become"}
+
+
+def views_of(workload: Workload) -> int:
+    """Return the views of all pages of a batch."""
+    return workload.batch_size * (workload.global_views + workload.local_views)
+
+
+def view_calls(sizes: Any, workload: Workload) -> list[Variables]:
+    """Return the variables of a pass over all views of a batch."""
+    return [{"views": views_of(workload)}]
+
+
+def token_calls(sizes: Any, workload: Workload) -> list[Variables]:
+    """Return the variables of a pass over the tokens of all pages of a batch."""
+    return [{"tokens": workload.batch_size * workload.image_tokens}]
+
+
+def square_pixels(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
+    """Return the pixels of all views of a batch."""
+    side = sizes.vision.image_size
+    return {"pixel_values": empty(model, views_of(workload), CHANNELS, side, side)}
+
+
+def square_encoder(module: str = VISION, inputs: Inputs = square_pixels) -> Stage[Any]:
+    """Make the stage of a vision transformer over square views."""
+    return page_stage(
+        name="vit",
+        title="vision transformer, every view",
+        modules=(module,),
+        operators=lambda sizes, values: vit_operators(sizes.vision, values["views"]),
+        parameters=lambda sizes: vit_parameters(sizes.vision),
+        variables=VIEWS,
+        calls=view_calls,
+        inputs=inputs,
+    )
+
+
+def patch_encoder(
+    modules: tuple[str, ...],
+    inputs: Inputs | None = None,
+    run: Callable[[Any, Any, Workload], None] | None = None,
+    vit_of: Callable[[Any], VisionTransformer] = lambda sizes: sizes.vision.vit,
+    title: str = "vision transformer over the patches of the page",
+    one_sequence: bool = False,
+) -> Stage[Any]:
+    """Make the stage of a vision transformer over the patches of pages at their own resolution.
+
+    Parameters
+    ----------
+    modules, inputs, run
+        See `page_stage`.
+    vit_of : callable
+        The vision transformer, from the sizes of a model.
+    title : str
+        What it does in a few words.
+    one_sequence : bool
+        Whether all pages of a batch go through as one sequence.
+    """
+
+    def operators(sizes: Any, values: Variables) -> list[Operator]:
+        views, patches = values["views"], values["patches"]
+        return vit_operators(vit_of(sizes), *((1, views * patches) if one_sequence else (views, patches)))
+
+    return page_stage(
+        name="vit",
+        title=title,
+        modules=modules,
+        operators=operators,
+        parameters=lambda sizes: vit_parameters(vit_of(sizes)),
+        variables=_PATCHES,
+        calls=lambda sizes, workload: [
+            {"views": workload.batch_size, "patches": patches_of_view(vit_of(sizes).patch_size, workload)}
+        ],
+        inputs=inputs,
+        run=run,
+    )
+
+
+def projector_stage(
+    layers: Callable[[Any], Sequence[LinearSize]],
+    inputs: Inputs | None = None,
+    modules: tuple[str, ...] = (PROJECTOR,),
+    name: str = "projector",
+    title: str = "projection of the features to the decoder's width",
+    variables: Mapping[str, str] = _TOKENS,
+    calls: Callable[[Any, Workload], list[Variables]] = token_calls,
+    rows: Callable[[Any, Variables], int] = lambda sizes, values: values["tokens"],
+    norms: Callable[[Any], int] = lambda sizes: 0,
+    run: Callable[[Any, Any, Workload], None] | None = None,
+) -> Stage[Any]:
+    """Make the stage of linear layers between encoder and decoder.
+
+    Parameters
+    ----------
+    layers : callable
+        The linear layers, from the sizes of a model.
+    norms : callable
+        Parameters besides those of the linear layers.
+    rows : callable
+        Rows that pass through at a time, from sizes and variables; a variable ``calls`` says how many times.
+    inputs, modules, name, title, variables, calls, run
+        See `page_stage`.
+    """
+    return page_stage(
+        name=name,
+        title=title,
+        modules=modules,
+        operators=lambda sizes, values: linears_operators(layers(sizes), rows(sizes, values), values.get("calls", 1)),
+        parameters=lambda sizes: linears_parameters(layers(sizes)) + norms(sizes),
+        variables=variables,
+        calls=calls,
+        inputs=inputs,
+        run=run,
+    )
+
+
+def square_projector(module: str = PROJECTOR, shape: Callable[[Any], tuple[int, ...]] | None = None) -> Stage[Any]:
+    """Make the stage of a `Projector` over the features of square views.
+
+    Parameters
+    ----------
+    module : str
+        The projector.
+    shape : callable, optional
+        Shape of the features of one view, where the projector itself puts those of a token side by side.
+    """
+    shape_of = shape or (lambda sizes: (sizes.projector.tokens, sizes.projector.inputs))
+    return projector_stage(
+        lambda sizes: sizes.projector.linears,
+        inputs=lambda model, sizes, workload: (empty(model, views_of(workload), *shape_of(sizes)),),
+        modules=(module,),
+        variables=VIEWS,
+        calls=view_calls,
+        rows=lambda sizes, values: values["views"] * sizes.projector.tokens,
+        norms=lambda sizes: sizes.projector.norm,
+    )
+
+
+def view_size(workload: Workload) -> tuple[int, int]:
+    """Return the width and height in pixels of the view of a page."""
+    return workload.view_size or (workload.base_size, workload.base_size)
+
+
+def patches_of_view(patch_size: int, workload: Workload) -> int:
+    """Return the patches of the view of a page."""
+    width, height = view_size(workload)
+    return (width // patch_size) * (height // patch_size)
+
+
+def patch_grid(model: Any, patch_size: int, workload: Workload) -> Any:
+    """Return frames, rows and columns of patches of each page of a batch."""
+    import torch
+
+    width, height = view_size(workload)
+    grid = [1, height // patch_size, width // patch_size]
+    return torch.tensor([grid] * workload.batch_size, device=model.device)

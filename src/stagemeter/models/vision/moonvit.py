@@ -1,0 +1,101 @@
+"""The vision encoder of Kimi (MoonViT) and PaddleOCR-VL: a page at its own resolution, positions interpolated to it.
+
+Neighbouring patches are merged to one token behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.pages.patches import Patches
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import VisionTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class MoonViT:
+    """Sizes of the vision transformer, and how its patches are merged.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate, patch_size
+        See `VisionTransformer`.
+    merge_size : int
+        Patches per side that become one token.
+    positions : int
+        Learned position embeddings.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    patch_size: int
+    merge_size: int
+    positions: int
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            image_size=0,
+            class_token=False,
+            patch_bias=True,
+            positions=self.positions,
+            view_by_view=True,
+        )
+
+    @property
+    def patches(self) -> Patches:
+        """How a page is cut to patches."""
+        return Patches(self.patch_size, 1, self.merge_size)
+
+    @property
+    def block(self) -> int:
+        """Side in pixels of what becomes one token."""
+        return self.patches.block
+
+    def merger(self, outputs: int) -> list[LinearSize]:
+        """Return the linear layers that bring merged patches to a width."""
+        merged = self.hidden * self.merge_size**2
+        return [LinearSize(merged, merged, True), LinearSize(merged, outputs, True)]
+
+
+def moonvit(sizes: Settings, merge_size: int, positions: int) -> MoonViT:
+    """Read the vision transformer.
+
+    Raises
+    ------
+    StagemeterError
+        If its width cannot be split into its heads.
+    """
+    sizes.split("hidden_size", "num_attention_heads")
+    return MoonViT(
+        hidden=sizes.whole("hidden_size"),
+        layers=sizes.whole("num_hidden_layers"),
+        heads=sizes.whole("num_attention_heads"),
+        intermediate=sizes.whole("intermediate_size"),
+        patch_size=sizes.whole("patch_size"),
+        merge_size=merge_size,
+        positions=positions,
+    )
+
+
+def require_width(settings: Settings, key: str, width: int) -> None:
+    """Refuse a setting that has to be the encoder's width and is not.
+
+    Raises
+    ------
+    StagemeterError
+        If it is given and is another one.
+    """
+    given = settings.whole(key, width)
+    if given != width:
+        raise StagemeterError(f"{settings.source}: {key} is {given}, and the encoder is {width} wide")

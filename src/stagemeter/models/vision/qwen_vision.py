@@ -1,0 +1,196 @@
+"""The vision encoder of Qwen-VL and GLM-V: a page at its own resolution, patches merged to tokens.
+
+Attention is within a view, and in some models within windows of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.pages.patches import Patches
+from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import VisionTransformer
+
+
+@dataclass(frozen=True, slots=True)
+class QwenVision:
+    """Sizes of the vision transformer and of the layers that merge its patches.
+
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate, gated, norm_bias, patch_size, temporal_patch_size
+        See `VisionTransformer`.
+    patch_bias, output_bias, feed_forward_bias, head_norms
+        See `VisionTransformer`.
+    bias : bool
+        Whether queries, keys and values have a bias.
+    positions : int
+        Learned position embeddings, resampled to a page; 0 without.
+    other_norms : int
+        Norms outside of the layers.
+    merge_size : int
+        Patches per side that become one token.
+    window_size : int
+        Side of an attention window in pixels; 0 without windows.
+    full_layers : int
+        Layers that attend to the whole view.
+    outputs : int
+        Width of the tokens.
+    min_pixels, max_pixels : int
+        Limits between which a page is resized.
+    deep_mergers : int
+        Layers whose patches are also merged, for the first layers of the decoder.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    gated: bool
+    norm_bias: bool
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    window_size: int
+    full_layers: int
+    outputs: int
+    min_pixels: int
+    max_pixels: int
+    patch_bias: bool = False
+    positions: int = 0
+    deep_mergers: int = 0
+    bias: bool = True
+    output_bias: bool = True
+    feed_forward_bias: bool = True
+    head_norms: bool = False
+    other_norms: int = 0
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer."""
+        return VisionTransformer(
+            self.hidden,
+            self.layers,
+            self.heads,
+            self.intermediate,
+            self.patch_size,
+            image_size=0,
+            class_token=False,
+            patch_bias=self.patch_bias,
+            attention_bias=self.bias,
+            outer_norms=self.other_norms,
+            positions=self.positions,
+            temporal_patch_size=self.temporal_patch_size,
+            fused=True,
+            output_bias=self.output_bias,
+            feed_forward_bias=self.feed_forward_bias,
+            gated=self.gated,
+            norm_bias=self.norm_bias,
+            head_norms=self.head_norms,
+            view_by_view=True,
+            window_layers=self.layers - self.full_layers,
+        )
+
+    @property
+    def patches(self) -> Patches:
+        """How a page is cut to patches."""
+        return Patches(self.patch_size, self.temporal_patch_size, self.merge_size)
+
+    @property
+    def block(self) -> int:
+        """Side in pixels of what becomes one token."""
+        return self.patches.block
+
+    @property
+    def patch_elements(self) -> int:
+        """Elements of a patch."""
+        return self.vit.patch_elements
+
+    @property
+    def merged(self) -> int:
+        """Width of the patches that become one token, side by side."""
+        return self.hidden * self.merge_size**2
+
+    @property
+    def merger(self) -> list[LinearSize]:
+        """The linear layers that merge patches."""
+        return [LinearSize(self.merged, self.merged, True), LinearSize(self.merged, self.outputs, True)]
+
+
+def qwen_vision(
+    sizes: Settings,
+    decoder_width: int,
+    pixels: tuple[int, int],
+    width: str = "hidden_size",
+    outputs: str = "out_hidden_size",
+    window_size: int = 0,
+    full_layers: int | None = None,
+    **options: Any,
+) -> QwenVision:
+    """Read the encoder.
+
+    Parameters
+    ----------
+    sizes : Settings
+        Configuration of the encoder.
+    decoder_width : int
+        Width of the language model that takes its tokens.
+    pixels : tuple of int
+        Limits between which a page is resized.
+    width, outputs : str
+        Settings that hold the width of the encoder and of its tokens.
+    window_size, full_layers
+        See `QwenVision`; by default all layers attend to the whole view.
+    **options
+        Sizes of `QwenVision` that the family sets.
+
+    Raises
+    ------
+    StagemeterError
+        If the sizes contradict one another.
+    """
+    sizes.split(width, "num_heads")
+    tokens, layers = sizes.whole(outputs), sizes.whole("depth")
+    if tokens != decoder_width:
+        raise StagemeterError(
+            f"{sizes.source}: the encoder's tokens are {tokens} wide, and the decoder takes {decoder_width}"
+        )
+    block = sizes.whole("patch_size") * sizes.whole("spatial_merge_size")
+    if window_size and window_size < block:
+        raise StagemeterError(f"{sizes.source}: window_size is {window_size}, less than a token of {block} pixels")
+    return QwenVision(
+        hidden=sizes.whole(width),
+        layers=layers,
+        heads=sizes.whole("num_heads"),
+        patch_size=sizes.whole("patch_size"),
+        temporal_patch_size=sizes.whole("temporal_patch_size"),
+        merge_size=sizes.whole("spatial_merge_size"),
+        window_size=window_size,
+        full_layers=layers if full_layers is None else full_layers,
+        outputs=tokens,
+        min_pixels=pixels[0],
+        max_pixels=pixels[1],
+        **options,
+    )
+
+
+def window_pairs(vision: QwenVision, width: int, height: int) -> int:
+    """Return the pairs of patches within the windows of a view; windows at its edges are smaller."""
+    if not vision.window_size:
+        return 0
+    span = vision.window_size // vision.block
+
+    def squares(side: int) -> int:
+        tokens = side // vision.block
+        return (tokens // span) * span**2 + (tokens % span) ** 2
+
+    return squares(width) * squares(height) * vision.merge_size**4
+
+
+def merger_norms(vision: QwenVision) -> int:
+    """Return the parameters of the norms before the layers that merge patches."""
+    # Deep mergers norm patches that are already side by side.
+    return (vision.hidden + vision.merged * vision.deep_mergers) * (1 + vision.norm_bias)
