@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from stagemeter.core.errors import TrackingError as TrackingError
     from stagemeter.core.report import report_schema as report_schema
     from stagemeter.counting.counter import CostCounter as CostCounter
-    from stagemeter.counting.formulas import register_formula as register_formula
-    from stagemeter.counting.formulas import unregister_formula as unregister_formula
+    from stagemeter.counting.registry import register_formula as register_formula
+    from stagemeter.counting.registry import unregister_formula as unregister_formula
     from stagemeter.export import write_static_compute_fvcore_table as write_static_compute_fvcore_table
     from stagemeter.export import write_static_compute_json as write_static_compute_json
     from stagemeter.export import write_static_compute_markdown as write_static_compute_markdown
@@ -69,11 +69,11 @@ _HOMES = {
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.application.mfu",
     "pair_runs": "stagemeter.application.mfu",
-    "register_formula": "stagemeter.counting.formulas",
+    "register_formula": "stagemeter.counting.registry",
     "report_schema": "stagemeter.core.report",
     "spec": "stagemeter.modules.shapes",
     "sweep": "stagemeter.application.sweep",
-    "unregister_formula": "stagemeter.counting.formulas",
+    "unregister_formula": "stagemeter.counting.registry",
     "write_static_compute_fvcore_table": "stagemeter.export",
     "write_static_compute_json": "stagemeter.export",
     "write_static_compute_markdown": "stagemeter.export",

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from stagemeter import CostCounter, register_formula, unregister_formula
-from stagemeter.counting.formulas import rule_of
+from stagemeter.counting.registry import rule_of
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten

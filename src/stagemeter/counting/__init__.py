@@ -1,5 +1,6 @@
 """Counting by running: formulas per operator, the counter that applies them, and fvcore's view of the counts."""
 
-from stagemeter.counting import kernels
+from stagemeter.counting import attention_formulas, formulas
 
-__all__ = ["kernels"]  # Importing it registers formulas, before anybody else can register theirs.
+# Importing them registers their formulas before any other.
+__all__ = ["attention_formulas", "formulas"]

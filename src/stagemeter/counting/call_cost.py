@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from stagemeter.core.cost import Cost
-from stagemeter.counting.complex_numbers import ComplexConvolutions, has_complex, real_numbers
-from stagemeter.counting.formulas import REAL_PRODUCTS, Rule
-from stagemeter.counting.kernels import named_arguments
+from stagemeter.counting.attention_formulas import named_arguments
+from stagemeter.counting.complex_numbers import REAL_PRODUCTS, ComplexConvolutions, has_complex, real_numbers
 from stagemeter.counting.layouts import Call, calls, of_stored, shape_of
 from stagemeter.counting.operands import Operands
+from stagemeter.counting.registry import Rule
 
 
 class CallCosts:

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from stagemeter.counting.formulas import Rule
 from stagemeter.counting.layouts import stored_elements
+from stagemeter.counting.registry import Rule
 
+#: Real multiply-accumulates of a complex one: (a + bi)(c + di) = (ac - bd) + (ad + bc)i, 8 FLOPs with the sum.
+REAL_PRODUCTS = 4
 #: Convolutions as Python calls them.
 CONVOLUTIONS = frozenset({
     torch.conv1d, torch.conv2d, torch.conv3d,

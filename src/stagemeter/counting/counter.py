@@ -29,10 +29,10 @@ from stagemeter.counting.backward import NodeOwners
 from stagemeter.counting.call_cost import CallCosts
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
 from stagemeter.counting.events import Counts, Event
-from stagemeter.counting.formulas import Rule, rule_of
 from stagemeter.counting.known_values import KnownValues, onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged, is_plain
 from stagemeter.counting.operands import Operands
+from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_on_meta
 from stagemeter.counting.scripts import is_script, unseen_products

@@ -14,9 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from stagemeter.counting.formulas import Rule
-from stagemeter.counting.kernels import attention_backward_macs, attention_macs
+from stagemeter.counting.attention_formulas import attention_backward_macs, attention_macs
 from stagemeter.counting.known_values import known_value
+from stagemeter.counting.registry import Rule
 
 #: Higher-order operators that do no arithmetic.
 _FREE = frozenset({"print"})

@@ -18,7 +18,7 @@ from torch.sparse import SparseSemiStructuredTensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from stagemeter.counting.formulas import Rule, is_of_torch
+from stagemeter.counting.registry import Rule, is_of_torch
 
 aten = torch.ops.aten
 

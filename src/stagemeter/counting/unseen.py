@@ -13,7 +13,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_flatten
 
-from stagemeter.counting.formulas import is_of_torch
+from stagemeter.counting.registry import is_of_torch
 
 aten = torch.ops.aten
 

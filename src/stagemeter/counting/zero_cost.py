@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from stagemeter.counting.formulas import is_of_torch
+from stagemeter.counting.registry import is_of_torch
 
 #: Making tensors.
 _MAKING = """

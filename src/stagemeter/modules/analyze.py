@@ -13,8 +13,8 @@ from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.counter import CostCounter
 from stagemeter.counting.events import Counts
-from stagemeter.counting.formulas import rule_for
 from stagemeter.counting.known_values import KnownValues
+from stagemeter.counting.registry import rule_for
 from stagemeter.modules.assemble import in_words, module_report
 from stagemeter.modules.report import ModuleReport
 from stagemeter.modules.run import Loss, Pass, count_pass

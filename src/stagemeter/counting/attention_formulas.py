@@ -1,8 +1,8 @@
-"""How many multiply-accumulates fused kernels perform: attention, and layers of several products in one operator.
+"""Formulas of attention, and of fused layers that contain it.
 
 Attention is dense by convention: every query meets every key of its own sequence. Kernels that take sequences of
-several lengths in one tensor say where each begins by a vector of numbers; their formulas need those numbers, and the
-operator is listed as one without a formula where they are not known.
+several lengths in one tensor get the start of each in a vector of numbers. Their formulas need those numbers; where
+they are not known, the report lists the operator as one without a formula.
 
 Sources: torch 2.13, ``aten/src/ATen/native/native_functions.yaml`` (schemas), ``torch/nn/attention/varlen.py``
 (``torch_attn``), ``torch/utils/flop_counter.py`` (products of attention and of its backward pass); flash-attention 2.8,
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from stagemeter.counting.formulas import Shape, matrix_macs, register_formula
 from stagemeter.counting.known_values import known_value
+from stagemeter.counting.registry import Shape, register_formula
 
 aten = torch.ops.aten
 
@@ -34,8 +34,8 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
     Parameters
     ----------
     query, key, value : sequence of int
-        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): each
-        is used by several query heads, so the query's heads count.
+        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): several
+        query heads use each, so the query's heads count.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
         Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
     """
     *batch_and_heads, query_length, width = query
-    # Of two sizes that differ one is 1 and repeated, or the heads are shared; both ways the larger one counts.
+    # Where two sizes differ, one is 1 and repeated, or the heads are shared: either way the larger one counts.
     pairs = zip_longest(reversed(batch_and_heads), reversed(key[:-2]), fillvalue=1)
     return prod(map(max, pairs)) * query_length * key[-2] * (width + value[-1])
 
@@ -51,7 +51,7 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
 def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
     """Multiply-accumulates of the backward pass of fused attention.
 
-    Five products: the scores again (they were not kept), gradients of scores, values, queries and keys
+    It has five products: the scores again (they were not kept), gradients of scores, values, queries and keys
     (torch/utils/flop_counter.py, ``sdpa_backward_flop_count``).
     """
     *batch_and_heads, query_length, width = query
@@ -91,7 +91,7 @@ def _attention_backward(
     return attention_backward_macs(query, key, value)
 
 
-#: In place of a vector of integers whose values are not known.
+#: Stands for a vector of integers whose values are not known.
 _UNKNOWN: Sequence[int] = ()
 
 
@@ -108,7 +108,7 @@ def named_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any
     Returns
     -------
     dict
-        Of tensors their shapes, and of vectors of integers a tuple of their numbers, which is empty where they are not
+        The shape of a tensor, and the numbers of a vector of integers as a tuple, which is empty where they are not
         known.
     """
     names = [a.name for a in operator._schema.arguments if not (a.name == "out" and a.is_write)]
@@ -129,7 +129,7 @@ def _numbers_or_shape(value: Any) -> Any:
 
 
 def _starts(given: dict[str, Any], of: str) -> Sequence[int] | None:
-    """Return where the sequences of queries (``q``) or keys (``k``) begin, whatever the library calls it."""
+    """Return the starts of the sequences of queries (``q``) or keys (``k``), under any library's name."""
     for name in (f"cum_seq_{of}", f"cu_seq_{of}", f"cu_seqlens_{of}"):
         if given.get(name) is not None:
             starts: Sequence[int] = given[name]
@@ -145,7 +145,7 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
     Raises
     ------
     LookupError
-        If the keys that are read are other ones than the operands say, such as pages of a cache.
+        If other keys are read than the operands hold, such as pages of a cache.
     """
     if any(given.get(name) is not None for name in _OTHER_KEYS):
         raise LookupError("keys are read from pages of a cache, or in part")
@@ -168,15 +168,15 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
 
 
 def _is_causal(given: dict[str, Any]) -> bool:
-    # A window that ends at the query itself is causal, too. 1 and 2 are the masks of CustomMaskType in aten that are
-    # causal from the top left, and from the bottom right.
+    # A window that ends at the query itself is causal, too. In aten's CustomMaskType, 1 and 2 are causal from the top
+    # left and from the bottom right.
     window: Sequence[Any] = given.get("window_size") or (None, given.get("window_size_right"))
     named = given.get("is_causal") or given.get("causal") or given.get("custom_mask_type") in (1, 2)
     return bool(named) or window[1] == 0
 
 
 def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool = False) -> None:
-    """Register kernels of attention, whose operands are ``(..., length, heads, width)`` unless heads come first."""
+    """Register attention kernels, whose operands are ``(..., length, heads, width)`` unless heads come first."""
     of_one: AttentionMacs = attention_backward_macs if backward else attention_macs
 
     def formula(*, out: Any, **given: Any) -> int:
@@ -199,7 +199,7 @@ def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool
     )(formula)
 
 
-#: Arguments that say that other keys are read than those of the operand: pages, lengths of a cache that is not full.
+#: Arguments by which a kernel reads other keys than the operand holds: pages, lengths of a cache that is not full.
 _OTHER_KEYS = (
     *("block_table", "page_table", "kv_batch_idx", "leftpad_k", "seqlen_k", "seqused_k", "seqused_q"),
     *("k_new", "v_new", "qv", "q_v"),
@@ -244,7 +244,7 @@ def _multi_head_attention(
     out: Any,
     **kwargs: Any,
 ) -> int:
-    # Projections of query, key and value are in one matrix, a third of it each.
+    # One matrix holds the projections of query, key and value, a third of it each.
     rows = sum(prod(shape[:-1]) for shape in (query, key, value))
     mixed = prod(query[:-1]) * (2 * key[-2] * width + prod(projection))
     return rows * prod(projections) // 3 + mixed
@@ -262,63 +262,7 @@ def _encoder_layer(
     out: Any,
     **kwargs: Any,
 ) -> int:
-    # Among the other arguments the matrices of the feed-forward network are the ones of two dimensions.
+    # Among the other arguments, those of two dimensions are the matrices of the feed-forward network.
     feed_forward = [shape for shape in args[8:12] if isinstance(shape, Sequence) and len(shape) > 1]
     weights = sum(map(prod, (projections, projection, *feed_forward)))
     return prod(x[:-1]) * (weights + 2 * x[-2] * width)
-
-
-@register_formula(aten._foreach_mm, name="mm")
-def _foreach_mm(left: Sequence[Shape], right: Sequence[Shape], *, out: Any) -> int:
-    return sum(matrix_macs(one, other) for one, other in zip(left, right, strict=True))
-
-
-@register_formula("inductor::_mm_plus_mm", name="mm")
-def _mm_plus_mm(a: Shape, b: Shape, c: Shape, d: Shape, *, out: Shape) -> int:
-    return matrix_macs(a, b) + matrix_macs(c, d)
-
-
-@register_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator, name="affine_grid_generator")
-def _affine_grid(theta: Shape, size: Any, *args: Any, out: Shape) -> int:
-    # Every place of the grid, in homogeneous coordinates, by a matrix: (positions, d + 1) by (d + 1, d).
-    return prod(out) * theta[-1]
-
-
-@register_formula(aten.conv_tbc, name="convolution")
-def _convolution_time_first(x: Shape, weight: Shape, *args: Any, out: Shape, **kwargs: Any) -> int:
-    # Operands are (time, batch, channels), the filter (width, inputs, outputs).
-    return out[0] * out[1] * prod(weight)
-
-
-@register_formula(aten.conv_tbc_backward, name="convolution_backward")
-def _convolution_time_first_backward(gradient: Shape, x: Shape, weight: Shape, *args: Any, out: Any) -> int:
-    return 2 * gradient[0] * gradient[1] * prod(weight)
-
-
-@register_formula(aten.mkldnn_linear, name="linear")
-def _mkldnn_linear(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
-    return prod(x) * weight[0]
-
-
-@register_formula(aten._weight_int8pack_mm, name="int8_mm")
-def _int8_weights(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
-    # One row of the weight for each output.
-    return prod(x) * weight[0]
-
-
-@register_formula(
-    aten._weight_int4pack_mm,
-    aten._weight_int4pack_mm_for_cpu,
-    aten._weight_int4pack_mm_with_scales_and_zeros,
-    aten._dyn_quant_matmul_4bit,
-    name="int4_mm",
-)
-def _int4_weights(x: Shape, weight: Shape, *args: Any, out: Shape) -> int:
-    # Weights are packed in tiles: the outputs are those of the result.
-    return prod(x) * out[-1]
-
-
-@register_formula(aten.mkldnn_rnn_layer, name="rnn_layer", writes_first_only=True)
-def _rnn_layer(x: Shape, from_input: Shape, from_hidden: Shape, *args: Any, out: Any) -> int:
-    # Each step multiplies the input and the hidden state of each sequence by the weights of all gates.
-    return prod(x[:-1]) * (prod(from_input) + prod(from_hidden))
