@@ -9,40 +9,32 @@ neighbours against the step.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+from timing import paired, print_table, seconds
+
+Row = tuple[str, str, str, str]
 
 
 def per_call(step: Callable[[], object], calls: int) -> float:
-    """Seconds of a call, of many."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        step()
-    return (time.perf_counter() - start) / calls
-
-
-def added(plain: Callable[[], float], watched: Callable[[], float], repeats: int) -> tuple[float, float]:
-    """Median seconds of a plain step, and the median of what the watched one of each pair takes more."""
-    plain(), watched()
-    pairs = [(plain(), watched()) for _ in range(repeats)]
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] - p[0] for p in pairs)
+    """Return the mean seconds of some calls."""
+    return seconds(lambda: [step() for _ in range(calls)]) / calls
 
 
 def tiny_model():  # type: ignore[no-untyped-def]
-    """A model that takes no time, so that what is around it can be told."""
+    """Build a model that takes no time, so that only the watching shows."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=16))
 
 
-def autolog_rows(repeats: int) -> list[str]:
-    """What a forward pass takes more under a run, timed or not; and so by default, of one that takes 10 ms."""
+def autolog_rows(repeats: int) -> list[Row]:
+    """Measure what a forward pass takes more under a run, timed or not, and by default of a pass of 10 ms."""
     import mlflow
     import torch
 
@@ -66,7 +58,7 @@ def autolog_rows(repeats: int) -> list[str]:
         return per_call(lambda: model(ids), 200)
 
     def logged() -> float:
-        """Processor time, which that of the thread that logs is part of."""
+        """Return processor time, which includes that of the thread that logs."""
         watch(1)
         start = time.process_time()
         for _ in range(20):
@@ -75,19 +67,19 @@ def autolog_rows(repeats: int) -> list[str]:
         return (time.process_time() - start) / 20
 
     with torch.no_grad(), mlflow.start_run():
-        _, untimed = added(plain, watched, repeats)
-        _, timed = added(plain, logged, repeats)
+        untimed = paired(watched, plain, repeats).difference
+        timed = paired(logged, plain, repeats).difference
         stagemeter.autolog(disable=True)
     mean = untimed + timed / LOG_EVERY_N
     return [
-        f"| autolog, a call that is not timed | {1e6 * untimed:.0f} µs | | |",
-        f"| autolog, a call that is timed and logged, one of {LOG_EVERY_N} by default | {1e3 * timed:.1f} ms | | |",
-        f"| autolog, both, of a step of 10 ms | {1e6 * mean:.0f} µs | {100 * mean / 10e-3:.2f} % | 1 % |",
+        ("autolog, a call that is not timed", f"{1e6 * untimed:.0f} µs", "", ""),
+        (f"autolog, a call that is timed and logged, one of {LOG_EVERY_N} by default", f"{1e3 * timed:.1f} ms", "", ""),
+        ("autolog, both, of a step of 10 ms", f"{1e6 * mean:.0f} µs", f"{100 * mean / 10e-3:.2f} %", "1 %"),
     ]
 
 
-def callback_row(repeats: int) -> str:
-    """What a step of training takes more, without the counting, which is once for each shape."""
+def callback_row(repeats: int) -> Row:
+    """Measure what a step of training takes more, without the counting, which happens once for each shape."""
     import torch
 
     from stagemeter.modules.throughput import Throughput
@@ -112,12 +104,12 @@ def callback_row(repeats: int) -> str:
         finally:
             throughput.detach()
 
-    _, more = added(plain, watched, repeats)
-    return f"| callbacks, a step of 10 ms | {1e6 * more:.0f} µs | {100 * more / 10e-3:.2f} % | 1 % |"
+    more = paired(watched, plain, repeats).difference
+    return "callbacks, a step of 10 ms", f"{1e6 * more:.0f} µs", f"{100 * more / 10e-3:.2f} %", "1 %"
 
 
-def run_start() -> list[str]:
-    """The tags of the plug-in, the first time in a process and later, on a machine with eight GPUs of one kind."""
+def run_start() -> list[Row]:
+    """Time the tags of the plug-in, first in a process and later, on a machine with eight GPUs of one kind."""
     import mlflow  # noqa: F401 - what asks the plug-in
 
     from stagemeter.hardware import accelerator
@@ -135,9 +127,9 @@ def run_start() -> list[str]:
             start = time.perf_counter()
             assert context.in_context()
             tags = context.tags()
-            seconds = time.perf_counter() - start
+            taken = time.perf_counter() - start
             assert len(tags) == 2, tags
-            rows.append(f"| plug-in, {when} start of a run | {1e3 * seconds:.2f} ms | | 5 ms |")
+            rows.append((f"plug-in, {when} start of a run", f"{1e3 * taken:.2f} ms", "", "5 ms"))
     return rows
 
 
@@ -152,8 +144,7 @@ def main(repeats: int) -> None:
         os.chdir(folder)
         rows += [*autolog_rows(repeats), callback_row(repeats)]
         os.chdir("/")
-    click.echo("| measured | takes | of the step | limit |\n| :--- | ---: | ---: | ---: |")
-    click.echo("\n".join(rows))
+    print_table(rows, ("measured", "takes", "of the step", "limit"))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import click
+from timing import paired, print_table
 
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77, "decode_total": 3970.47}
 
@@ -138,18 +138,13 @@ def main(runs: int, repeats: int) -> None:
         os.chdir(folder)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         fill("benchmark", runs)
-        pair_all("benchmark"), bare("benchmark")
-        pairs = [(pair_all("benchmark"), bare("benchmark")) for _ in range(repeats)]
+        pair = paired(lambda: pair_all("benchmark"), lambda: bare("benchmark"), repeats)
         calls = calls_of("benchmark")
         os.chdir("/")
-    ours = 1e3 * statistics.median(mine for mine, _ in pairs)
-    theirs = 1e3 * statistics.median(other for _, other in pairs)
-    ratio = statistics.median(mine / other for mine, other in pairs)
-    click.echo("| measured | value | limit |\n| :--- | ---: | ---: |")
-    click.echo(
-        f"| pairing {runs:,} runs ({ours:.1f} ms a run) / the bare calls ({theirs:.1f} ms a run) | {ratio:.2f} x | |"
-    )
-    click.echo(f"| calls to MLflow's client a run | {sum(calls.values()) / runs:.2f} | 4 |")
+    ours, theirs = 1e3 * pair.ours, 1e3 * pair.theirs
+    what = f"pairing {runs:,} runs ({ours:.1f} ms a run) / the bare calls ({theirs:.1f} ms a run)"
+    calls_per_run = f"{sum(calls.values()) / runs:.2f}"
+    print_table([(what, f"{pair.ratio:.2f} x", ""), ("calls to MLflow's client a run", calls_per_run, "4")])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
+from timing import median_seconds, print_table
 
 RUNS = 10_000
 #: Tokens of the runs that the filter finds.
@@ -23,7 +21,7 @@ TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode
 
 
 def fill(experiment: str, runs: int) -> None:
-    """Log so many static runs, as `stagemeter analyze` does but for their files, which are those of one of them."""
+    """Log static runs as `stagemeter analyze` does, without their files."""
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
@@ -54,17 +52,6 @@ def fill(experiment: str, runs: int) -> None:
             client.set_terminated(run)
 
 
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Median seconds of some work, after one run to warm up."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
 @click.command()
 @click.option("--runs", default=RUNS, show_default=True, help="Runs in the store.")
 def main(runs: int) -> None:
@@ -89,12 +76,10 @@ def main(runs: int) -> None:
         profile = import_profile(config, Source(files=(str(times),)), experiment="large").run_id
 
         condition = f"params.new_tokens = '{FOUND}'"
-        ours = seconds(lambda: compare_runs(experiment="large", condition=condition))
-        search = seconds(lambda: client.search_runs([place], condition))
-        click.echo("| measured | value | limit |")
-        click.echo("| :--- | ---: | ---: |")
+        ours = median_seconds(lambda: compare_runs(experiment="large", condition=condition), 5)
+        search = median_seconds(lambda: client.search_runs([place], condition), 5)
         what = f"compare --filter among {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
-        click.echo(f"| {what} | {ours - search:+.2f} s | 2 s |")
+        rows = [(what, f"{ours - search:+.2f} s", "2 s")]
 
         statics = "tags.`stagemeter.kind` = 'static' and attributes.status = 'FINISHED'"
 
@@ -107,14 +92,14 @@ def main(runs: int) -> None:
                     return
 
         figures = {"peak_tflops": 312, "peak_gbps": 2039}
-        one = seconds(lambda: pair_runs(profile, **figures), repeats=3)
-        click.echo(
-            f"| pairing a profile among {runs:,} runs, MLflow's search of its own counts included | {one:.2f} s | 2 s |"
-        )
-        ours = seconds(lambda: pair_experiment("large", **figures), repeats=3)
-        search = seconds(everything, repeats=3)
+        one = median_seconds(lambda: pair_runs(profile, **figures), 3)
+        what = f"pairing a profile among {runs:,} runs, MLflow's search of its own counts included"
+        rows.append((what, f"{one:.2f} s", "2 s"))
+        ours = median_seconds(lambda: pair_experiment("large", **figures), 3)
+        search = median_seconds(everything, 3)
         what = f"pairing an experiment of {runs:,} runs ({ours:.2f} s), above MLflow's own search ({search:.2f} s)"
-        click.echo(f"| {what} | {ours - search:+.2f} s | 2 s |")
+        rows.append((what, f"{ours - search:+.2f} s", "2 s"))
+    print_table(rows)
 
 
 if __name__ == "__main__":

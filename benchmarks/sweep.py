@@ -10,7 +10,7 @@ import tempfile
 import time
 
 import click
-from speed import command, peak_memory
+from timing import command, peak_memory, print_table
 
 #: Largest batch and most new tokens, and what they come to over two modes.
 GRIDS = {10_000: (50, 100), 100_000: (100, 500), 1_000_000: (500, 1000), 4_000_000: (1000, 2000)}
@@ -18,13 +18,13 @@ MODES = "tiny,gundam"
 
 
 def sweep(batches: int, tokens: int) -> list[str]:
-    """The command of one sweep."""
+    """Return the command of one sweep."""
     grid = ["--mode", MODES, "--batch-size", f"1..{batches}", "--new-tokens", f"1..{tokens}", "--device", "A100-80GB"]
     return [sys.executable, "-m", "stagemeter", "sweep", "--no-track", "--estimate", *grid]
 
 
 def one_by_one(seconds: float) -> float:
-    """Seconds that a workload takes that is analyzed on its own, by closed forms too."""
+    """Return the seconds of a workload that is analyzed on its own, by closed forms too."""
     from stagemeter import AnalysisConfig, estimate_report
     from stagemeter.models.lookup import load_architecture
 
@@ -39,15 +39,15 @@ def one_by_one(seconds: float) -> float:
 @click.command()
 def main() -> None:
     """Print how time and memory of a sweep grow with its grid."""
-    click.echo("| workloads | from process start | a minute | peak memory, all processes |")
-    click.echo("| ---: | ---: | ---: | ---: |")
+    table = []
     for rows, (batches, tokens) in GRIDS.items():
         with tempfile.TemporaryDirectory() as folder:
             seconds = command(sweep(batches, tokens), folder)
         with tempfile.TemporaryDirectory() as folder:
             memory = peak_memory(sweep(batches, tokens), folder)
-        click.echo(f"| {rows:,} | {seconds:.1f} s | {60 * rows / seconds:,.0f} | {memory / 2**20:,.0f} MiB |")
+        table.append((f"{rows:,}", f"{seconds:.1f} s", f"{60 * rows / seconds:,.0f}", f"{memory / 2**20:,.0f} MiB"))
         last = seconds / rows
+    print_table(table, ("workloads", "from process start", "a minute", "peak memory, all processes"))
     alone = one_by_one(5)
     click.echo(f"\nA workload on its own by closed forms takes {1e3 * alone:.1f} ms: {alone / last:,.0f} x as long.")
 

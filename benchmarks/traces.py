@@ -9,16 +9,13 @@ The trace is made here by torch's profiler, and its events are repeated until th
 from __future__ import annotations
 
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
-import psutil
+from timing import paired, peak_memory, print_table, seconds
 
 READ = (
     "import sys; from pathlib import Path; from stagemeter.profiling.readers import read_profile; "
@@ -62,24 +59,6 @@ def write_trace(path: Path, size: int, events: list[dict[str, object]]) -> None:
         stream.write("\n]}\n")
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def peak_memory(path: Path) -> int:
-    """Most resident memory, in bytes, of a process that reads a trace."""
-    process = psutil.Popen([sys.executable, "-c", READ, str(path)], stdout=subprocess.PIPE, text=True)
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, process.memory_info().rss)
-        time.sleep(0.02)
-    assert process.returncode == 0
-    return peak
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="A tenth of the sizes.")
 @click.option("--repeats", default=3, show_default=True, help="Counted pairs.")
@@ -93,25 +72,17 @@ def main(quick: bool, repeats: int) -> None:
         path = Path(folder) / "trace.json"
         write_trace(path, small, events)
 
-        def ours() -> float:
-            return seconds(lambda: read_profile(path, steps=3))
-
         def load() -> object:
             with path.open() as stream:
                 return json.load(stream)
 
-        def theirs() -> float:
-            return seconds(load)
-
-        ours(), theirs()
-        pairs = [(ours(), theirs()) for _ in range(repeats)]
+        read = partial(read_profile, path, steps=3)
+        pair = paired(partial(seconds, read), partial(seconds, load), repeats)
         write_trace(path, large, events)
-        peak = peak_memory(path)
-    ratio = statistics.median(mine / other for mine, other in pairs)
-    mine, other = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
-    click.echo("| measured | value | limit |\n| :--- | ---: | ---: |")
-    click.echo(f"| a trace of {small // 10**6} MB ({mine:.2f} s) / json.load ({other:.2f} s) | {ratio:.2f} x | 2 x |")
-    click.echo(f"| peak resident memory, a trace of {large // 10**6} MB | {peak / 1e6:.0f} MB | 300 MB |")
+        peak = peak_memory([sys.executable, "-c", READ, str(path)], folder)
+    what = f"a trace of {small // 10**6} MB ({pair.ours:.2f} s) / json.load ({pair.theirs:.2f} s)"
+    memory = f"peak resident memory, a trace of {large // 10**6} MB"
+    print_table([(what, f"{pair.ratio:.2f} x", "2 x"), (memory, f"{peak / 1e6:.0f} MB", "300 MB")])
 
 
 if __name__ == "__main__":
