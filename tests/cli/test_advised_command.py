@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
 from stagemeter.analysis.advice import analyze_command, workload_config
-from stagemeter.analysis.config import MODES, load_config
+from stagemeter.analysis.config import MODES
 from stagemeter.analysis.requests import plan_request
 from stagemeter.cli.analyze import analyze
-from stagemeter.cli.workload import workload_settings
+from stagemeter.cli.workload import read_config
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lookup import shipped_models
 
@@ -46,7 +46,7 @@ def asked_by(command: str) -> AnalysisConfig:
     assert (program, name) == ("stagemeter", "analyze")
     parameters = analyze.make_context("analyze", words).params
     options = {key: value for key, value in parameters.items() if key not in OTHERS}
-    return load_config(None, workload_settings(**options), AnalysisConfig)
+    return read_config(AnalysisConfig, {"config_file": None, **options})
 
 
 def _by_cost(model: str) -> object:

@@ -97,9 +97,9 @@ def test_page_of_more_pixels_than_a_picture_may_have(refused):
 @pytest.mark.parametrize(
     ("arguments", "way_out"),
     [
-        (["--mode", "gundum"], "did you mean 'gundam'?"),
-        (["--mode", "xxl"], "known are tiny, small, base, large, gundam"),
-        (["--dtype", "bfloat61"], "did you mean 'bfloat16'?"),
+        (["--mode", "gundum"], "Did you mean 'gundam'?"),
+        (["--mode", "xxl"], "Give 'tiny', 'small', 'base', 'large', 'gundam'"),
+        (["--dtype", "bfloat61"], "Did you mean 'bfloat16'?"),
         (["--model", "deepseek"], "deepseek-ocr"),
         (["--page-size", "1654"], "such as 1654x2339"),
         (["--newtokens", "5"], "--new-tokens"),
@@ -194,7 +194,7 @@ def test_picture_is_needed_where_the_file_says_so(refused, folder):
         ("tiny\n", "holds a str"),
         ("mode: [\n", "is not YAML"),
         ("mode: !!python/object/apply:os.getcwd []\n", "no tags of a programming language"),
-        ("batchsize: 2\n", "did you mean 'batch_size'?"),
+        ("batchsize: 2\n", "Did you mean 'batch_size'?"),
         ("batch_size: two\n", "batch_size: 'two'"),
         ("batch_size: 0\n", "batch_size: 0"),
         ("mode: tiny\nmode: base\n", "more than once"),

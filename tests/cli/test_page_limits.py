@@ -54,8 +54,8 @@ def test_limits_of_a_yaml_file(stagemeter, folder):
 PLAN = ("plan", "--pages-per-day", "1", "--device", "L40S")
 PROFILE, IMPORT = ("profile", "--scale", "small"), ("import-profile", "times.csv")
 NOT_POSSIBLE = [
-    (["--max-tiles", "0"], "max_tiles: 0 is not possible; it must be 1 or more"),
-    (["--max-tiles", "5000"], "max_tiles: 5000 is not possible; it must be 1024 or less"),
+    (["--max-tiles", "0"], "max_tiles: 0 cannot be used. Give a whole number from 1 to 1,024"),
+    (["--max-tiles", "5000"], "max_tiles: 5000 cannot be used. Give a whole number from 1 to 1,024"),
     (["--max-tiles", "1"], "min_tiles 2 of the family's published values is more than max_tiles 1 of --max-tiles"),
     (["--min-pixels", "9", "--max-pixels", "8"], "min_pixels: 9 is more than max_pixels, 8"),
     (["--max-pixels", "9"], "max_pixels: 9 means nothing to "),

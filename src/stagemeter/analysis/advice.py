@@ -1,4 +1,4 @@
-"""From a workload back to the settings that ask for it: for messages that advise a command, and to count it."""
+"""From a workload back to the settings that ask for it: to count it, and to advise a command that does."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.analysis.config import MODES, AnalysisConfig
+from stagemeter.analysis.config import MODES
+from stagemeter.core.setting import table
+from stagemeter.core.settings import AnalysisSettings, RequestSettings
 from stagemeter.core.workload import OWN, TEXT, Workload
-from stagemeter.models.families.deepseek_ocr.configuration import NAME, SMALL_NAME
+from stagemeter.models.families.deepseek_ocr.configuration import SMALL_NAME
 from stagemeter.models.pages.settings import OPTIONS
-
-#: Options of settings, where the option is not the setting's name.
-_WORDS = {"image_size": "--tile-size", "crop_mode": "--no-crop"}
 
 
 def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | 
     Returns
     -------
     dict
-        By name of a field of `AnalysisConfig`.
+        By name of a field of `AnalysisSettings`.
     """
     settings: dict[str, Any] = {"model": model}
     if workload.mode == TEXT:
@@ -39,18 +38,14 @@ def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | 
     else:
         asked = {name: (limits or {}).get(name) for name in OPTIONS}
         settings |= _page(workload) | {name: int(value) for name, value in asked.items() if value is not None}
-    settings |= {name: getattr(workload, name) for name in ("new_tokens", "batch_size", "dtype", "kv_cache_dtype")}
-    defaults = AnalysisConfig()
-    return {name: value for name, value in settings.items() if value != getattr(defaults, name)}
+    beside = {"text_tokens", "video_frames"} if workload.mode == TEXT else set()
+    settings |= {name: getattr(workload, name) for name in table(RequestSettings) if name not in beside}
+    rows = table(AnalysisSettings)
+    return {name: value for name, value in settings.items() if value != rows[name].default}
 
 
 def _page(workload: Workload) -> dict[str, Any]:
-    page = {
-        "image_w": workload.image_width,
-        "image_h": workload.image_height,
-        "text_tokens": workload.text_tokens,
-        "video_frames": workload.video_frames,
-    }
+    page = {"image_w": workload.image_width, "image_h": workload.image_height}
     if workload.mode == OWN:
         # Not every family's prompt is as long as its page and its text, so it is given whatever it is.
         return page | {"seq_len": workload.prompt_tokens}
@@ -68,17 +63,15 @@ def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | 
 
     Parameters are those of `workload_config`.
     """
-    settings = workload_config(model, workload, limits)
+    settings, rows = workload_config(model, workload, limits), table(AnalysisSettings)
     words = ["stagemeter", "analyze"]
-    asked = settings.pop("model", NAME)
-    if asked == SMALL_NAME:
+    if settings.get("model") == SMALL_NAME:
         words += ["--scale", "small"]
-    elif asked != NAME:
-        words += ["--model", asked]
+        del settings["model"]
     if "image_w" in settings or "image_h" in settings:
         size = settings.pop("image_w", workload.image_width), settings.pop("image_h", workload.image_height)
         words += ["--page-size", "x".join(map(str, size))]
     for name, value in settings.items():
-        option = _WORDS.get(name, f"--{name.replace('_', '-')}")
-        words += [option] if value is False else [option, str(value)]
+        yes, _, no = str(rows[name].option).partition("/")
+        words += [yes if value else no] if isinstance(value, bool) else [yes, str(value)]
     return shlex.join(words)

@@ -8,6 +8,8 @@ from typing import Any
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import own_views, plan_page, settings_of, size_of_page
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.setting import table
+from stagemeter.core.settings import RequestSettings
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.models.closed_form import decode_span
 from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture
@@ -70,14 +72,9 @@ def plan_own(
     return own_workload(
         page,
         views,
-        text_tokens=config.text_tokens,
         prompt_tokens=prompt_tokens,
-        new_tokens=config.new_tokens,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
-        video_frames=config.video_frames,
+        **_asked(config),
     )
 
 
@@ -100,13 +97,9 @@ def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
     wanted = config.text_tokens != AnalysisConfig.model_fields["text_tokens"].default
     prompt_tokens = config.seq_len or (config.text_tokens if wanted else DEFAULT_TEXT_PROMPT)
     return text_workload(
-        text_tokens=prompt_tokens,
         prompt_tokens=prompt_tokens,
-        new_tokens=config.new_tokens,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
+        **{**_asked(config), "text_tokens": prompt_tokens},
     )
 
 
@@ -150,19 +143,16 @@ def plan_workload(
         local_views=plan.local_views,
         tile_grid=plan.grid,
         image_tokens=image_tokens,
-        text_tokens=config.text_tokens,
         prompt_tokens=prompt_tokens,
-        new_tokens=config.new_tokens,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        kv_cache_dtype=_cache_dtype(config),
         decode_context=_decode_context(config, prompt_tokens, architecture.decoder.max_positions),
+        **_asked(config),
     )
 
 
-def _cache_dtype(config: AnalysisConfig) -> str | None:
-    """The data type of the cache, where it is another one than that of the rest."""
-    return None if config.kv_cache_dtype == config.dtype else config.kv_cache_dtype
+def _asked(config: AnalysisConfig) -> dict[str, Any]:
+    """Return the settings that a workload takes as they are; a cache of the same type as the rest needs no saying."""
+    asked = {name: getattr(config, name) for name in table(RequestSettings)}
+    return asked | {"kv_cache_dtype": None if config.kv_cache_dtype == config.dtype else config.kv_cache_dtype}
 
 
 def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Mapping[str, int]) -> Workload:

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from stagemeter.cli.output import print_json, run_options, say, say_options
-from stagemeter.cli.types import NUMBER, PATH, TEXT
-from stagemeter.cli.workload import workload_options, workload_settings
+from stagemeter.cli.types import PATH, TEXT
+from stagemeter.cli.workload import read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -25,25 +25,7 @@ _FOLDER = Path("stagemeter-report")
 
 
 @click.command(epilog=_EPILOG)
-@workload_options
-@click.option(
-    "--every-layer", "walk_every_layer", is_flag=True, default=None, help="Run layers that are alike one by one."
-)
-@click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    default=None,
-    help="Run the Python code that comes with the checkpoint, where nothing else knows the model. It can do whatever "
-    "you can: read it first.",
-)
-@click.option(
-    "--video-frames",
-    type=NUMBER,
-    help="Frames of a video in place of a page, each of the page's size; by default none.",
-)
-@click.option(
-    "--adapter", type=TEXT, help="Low-rank adapter, counted apart: a folder with an adapter_config.json, or that file."
-)
+@workload_options("analyze")
 @click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
 @click.option("--strict", is_flag=True, help="Operators that have no formula are an error; else they are listed.")
 @click.option(
@@ -54,7 +36,6 @@ _FOLDER = Path("stagemeter-report")
 @click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
 @say_options
 def analyze(
-    config_file: Path | None,
     estimate: bool,
     strict: bool,
     device: str | None,
@@ -69,9 +50,9 @@ def analyze(
 
     No weights and no GPU are needed. The report goes to --output-dir and to MLflow.
     """
-    from stagemeter.analysis.config import AnalysisConfig, load_config
+    from stagemeter.analysis.config import AnalysisConfig
 
-    config = load_config(config_file, workload_settings(**options), AnalysisConfig)
+    config = read_config(AnalysisConfig, options)
     if not config.enabled:
         say("enabled is false in the configuration: nothing to do")
         return

@@ -9,7 +9,7 @@ import click
 
 from stagemeter.cli.output import print_profiled, run_options, say_options
 from stagemeter.cli.types import FRACTION, NUMBER, PATH, TEXT
-from stagemeter.cli.workload import workload_options, workload_settings
+from stagemeter.cli.workload import read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -39,7 +39,7 @@ Examples:
 )
 @click.option("--device", type=TEXT, help="What it ran on, see `stagemeter devices`. [what the source names]")
 @click.option("--devices", type=NUMBER, help="Devices that did the work. [one for each engine in the metrics, else 1]")
-@workload_options
+@workload_options("import-profile")
 @run_options
 @say_options
 def import_profile(
@@ -52,7 +52,6 @@ def import_profile(
     prefill_contains_vision: bool | None,
     device: str | None,
     devices: int | None,
-    config_file: Path | None,
     experiment: str | None,
     run_name: str | None,
     as_json: bool,
@@ -63,9 +62,9 @@ def import_profile(
     SOURCE is a trace, an export or a table of times; two scrapes of vLLM's metrics; or their address. What was
     measured is said with the options of `analyze`.
     """
-    from stagemeter.analysis.config import AnalysisConfig, load_config
+    from stagemeter.analysis.config import AnalysisConfig
 
-    config = load_config(config_file, workload_settings(**options), AnalysisConfig)
+    config = read_config(AnalysisConfig, options)
     from stagemeter.application.import_profile import Source
     from stagemeter.application.import_profile import import_profile as run
 

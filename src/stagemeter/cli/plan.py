@@ -9,7 +9,7 @@ import click
 
 from stagemeter.cli.output import print_json, say_options, store_options
 from stagemeter.cli.types import FRACTION, PATH, TEXT, once
-from stagemeter.cli.workload import workload_options, workload_settings
+from stagemeter.cli.workload import read_config, workload_options
 from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
@@ -36,7 +36,7 @@ _ONE_FOLDER = "pictures of all folders below it are taken, and a table holds any
     instead=_ONE_FOLDER,
     help="CSV of page sizes with the columns width and height, whose mean is taken.",
 )
-@workload_options
+@workload_options("plan")
 @store_options
 @say_options
 def plan(
@@ -46,7 +46,6 @@ def plan(
     from_run: str | None,
     images: Path | None,
     pages: Path | None,
-    config_file: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -55,10 +54,10 @@ def plan(
         raise StagemeterError(
             "give --pages-per-day N and --device NAME; `stagemeter devices` lists those that are known"
         )
-    from stagemeter.analysis.config import AnalysisConfig, load_config
+    from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.plan import plan_devices
 
-    config = load_config(config_file, workload_settings(**options), AnalysisConfig)
+    config = read_config(AnalysisConfig, options)
     sizing = plan_devices(config, pages_per_day, device, mfu=mfu, from_run=from_run, images=images, pages=pages)
     if as_json:
         print_json(sizing.to_dict())

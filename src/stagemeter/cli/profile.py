@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from stagemeter.cli.output import print_profiled, run_options, say, say_options
-from stagemeter.cli.types import NUMBER, TEXT
-from stagemeter.cli.workload import workload_options, workload_settings
+from stagemeter.cli.workload import measuring_options, read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -22,29 +20,18 @@ Then pair it with its counts:
 
 
 @click.command(epilog=_EPILOG)
-@workload_options
-@click.option("--device", type=TEXT, help="Where to run: cpu, cuda:0, ... [auto: a GPU where there is one]")
-@click.option("--warmup", type=NUMBER, help="Requests that are run first and not counted. [1]")
-@click.option("--repeats", type=NUMBER, help="Requests that are measured. [3]")
-@click.option("--weights", type=TEXT, help="random (default), or the folder of a checkpoint.")
-@click.option(
-    "--trace",
-    # Not the optional kind: `none` is a value here.
-    type=click.Choice(["torch", "none"]),
-    help="Whether to trace one more request with torch's profiler. [torch]",
-)
+@workload_options("profile")
+@measuring_options
 @run_options
 @say_options
-def profile(
-    config_file: Path | None, experiment: str | None, run_name: str | None, as_json: bool, **options: Any
-) -> None:
+def profile(experiment: str | None, run_name: str | None, as_json: bool, **options: Any) -> None:
     """Run a page for real, take the time of each stage, and log it to MLflow.
 
     The times pair with the counts of `stagemeter analyze` through `stagemeter mfu`.
     """
-    from stagemeter.analysis.config import ProfileConfig, load_config
+    from stagemeter.analysis.config import ProfileConfig
 
-    config = load_config(config_file, workload_settings(**options), ProfileConfig)
+    config = read_config(ProfileConfig, options)
     if not config.enabled:
         say("enabled is false in the configuration: nothing to do")
         return

@@ -1,103 +1,131 @@
-"""The options that say what is asked of which model; every command that needs a workload has them."""
+"""The options that say what is asked of which model, made of the table of settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.setting import Row, table
+from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
+
+if TYPE_CHECKING:
+    from stagemeter.analysis.config import Config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: What to do where there are several pages.
+#: The model that ``--scale small`` names.
+SMALL = f"{AnalysisSettings().model}-small"
+#: Options of which the last one given must not win in silence, and what to do for several values.
+_ONCE = ("--image", "--page-size")
 _SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
-_OPTIONS = (
-    click.option("--config", "config_file", type=PATH, help="YAML file of settings; options given here win over it."),
-    click.option(
-        "--model",
-        type=TEXT,
-        help="deepseek-ocr (default), another of `stagemeter models`, a folder with a config.json, or a hub id.",
-    ),
-    click.option(
-        "--scale", type=Optional(click.Choice(["full", "small"])), help="small: a reduced model, which runs in seconds."
-    ),
-    click.option(
-        "--mode", type=TEXT, help="gundam (default: global view and tiles), tiny, small, base or large (one view)."
-    ),
-    click.option("--base-size", type=NUMBER, help="Side of the global view in pixels; the mode sets it."),
-    click.option("--tile-size", "image_size", type=NUMBER, help="Side of a tile in pixels; the mode sets it."),
-    click.option(
-        "--crop/--no-crop", "crop_mode", default=None, help="Whether to cut large pages into tiles; the mode sets it."
-    ),
-    click.option("--min-pixels", type=NUMBER, help="Pixels to which smaller pages are resized. [the processor's]"),
-    click.option("--max-pixels", type=NUMBER, help="Pixels to which larger pages are resized. [the processor's]"),
-    click.option("--max-tiles", type=NUMBER, help="Tiles of a page at most. [the processor's; DeepSeek-OCR: 9]"),
-    once("--image", type=TEXT, instead=_SEVERAL, help="Picture of the page."),
-    once(
-        "--page-size",
-        type=Optional(PageSize()),
-        instead=_SEVERAL,
-        help="Size of a blank page in pixels, in place of a picture.",
-    ),
-    click.option(
-        "--text-tokens",
-        type=NUMBER,
-        help="Tokens of the prompt besides the page's, the first one (BOS) included. [10]",
-    ),
-    click.option(
-        "--seq-len", type=NUMBER, help="Length at which to analyze the language model. [as long as the prompt is]"
-    ),
-    click.option("--new-tokens", type=NUMBER, help="Tokens to generate. [512]"),
-    click.option("--batch-size", type=NUMBER, help="Pages at once. [1]"),
-    click.option("--dtype", type=TEXT, help="bfloat16 (default), float16 or float32."),
-    click.option(
-        "--kv-cache-dtype", type=TEXT, help="Of the key-value cache, also float8_e4m3fn or float8_e5m2. [--dtype's]"
-    ),
-    click.option(
-        "--decode-context",
-        type=Optional(DecodeContext()),
-        help="Tokens that the reported decode step attends to. [auto]",
-    ),
+_CONFIG = click.option("--config", "config_file", type=PATH, help="YAML file of settings; options win over it.")
+_SCALE = click.option(
+    "--scale",
+    type=Optional(click.Choice(["full", "small"])),
+    help=f"small: {SMALL}, a reduced model that runs in seconds.",
 )
 
 
-def workload_options(command: Command) -> Command:
-    """Give a command the options of a workload; what they come to is for `workload_settings`."""
-    for option in reversed(_OPTIONS):
+def workload_options(command_name: str) -> Callable[[Command], Command]:
+    """Give a command the options of a workload, which `read_config` takes."""
+
+    def add(command: Command) -> Command:
+        return _added((_CONFIG, _SCALE, *_setting_options(AnalysisSettings, command_name)), command)
+
+    return add
+
+
+def measuring_options(command: Command) -> Command:
+    """Give a command the options that say how a profile is measured."""
+    return _added(_setting_options(MeasuringSettings), command)
+
+
+def _added(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 
 
-def workload_settings(
-    model: str | None, scale: str | None, image: str | None, page_size: tuple[int, int] | None, **options: Any
+def _setting_options(owner: type, command_name: str = "") -> list[Callable[[Command], Command]]:
+    """Make the options of the settings that a command has; settings that share an option become one."""
+    made: dict[str, Callable[[Command], Command]] = {}
+    for row in table(owner).values():
+        commands = row.setting.commands
+        if row.option is not None and row.option not in made and (not commands or command_name in commands):
+            made[row.option] = _option(row)
+    return list(made.values())
+
+
+def _option(row: Row) -> Callable[[Command], Command]:
+    option = str(row.option)
+    if row.type is bool:
+        # Without a default, "not given" is not "no".
+        flag: dict[str, Any] = {} if "/" in option else {"is_flag": True}
+        return click.option(option, row.name, default=None, help=help_of(row), **flag)
+    if option == "--page-size":
+        text = "Size of a blank page in pixels, in place of a picture. [1654x2339]"
+        return once(option, type=Optional(PageSize()), instead=_SEVERAL, help=text)
+    if option in _ONCE:
+        return once(option, row.name, type=TEXT, instead=_SEVERAL, help=help_of(row))
+    return click.option(option, row.name, type=_type(row), help=help_of(row))
+
+
+def _type(row: Row) -> click.ParamType[Any]:
+    if row.type is int:
+        return NUMBER
+    if row.choices and row.bounds.least is not None:
+        return Optional(DecodeContext())
+    # `none` is a value of some settings.
+    return click.STRING if "none" in row.choices else TEXT
+
+
+def help_of(row: Row) -> str:
+    """Return the help of a setting's option, with its default in brackets."""
+    default = row.setting.unset or (None if row.type is bool else row.default)
+    return row.setting.help if default is None else f"{row.setting.help} [{default}]"
+
+
+def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
+    """Return the configuration that a file and the options of a command make up.
+
+    Raises
+    ------
+    StagemeterError
+        If options contradict one another, or a setting cannot be used.
+    """
+    from stagemeter.analysis.config import load_config
+
+    path: Path | None = options.pop("config_file")
+    return load_config(path, given_settings(**options), kind)
+
+
+def given_settings(
+    scale: str | None = None, page_size: tuple[int, int] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Return the settings that were given, under the names that the configuration has for them.
+    """Return the settings that were given, by name.
 
     Raises
     ------
     StagemeterError
         If options contradict one another.
     """
-    from stagemeter.models.families.deepseek_ocr.configuration import NAME, SMALL_NAME
-
-    if image is not None and page_size is not None:
-        width, height = page_size
-        raise StagemeterError(
-            f"--image {image} and --page-size {width}x{height} exclude each other: give one, and `none` for the other"
-        )
-    if scale == "small":
-        if model not in (None, NAME, SMALL_NAME):
-            raise StagemeterError(f"--scale small and --model {model} exclude each other: leave one of them out")
-        model = SMALL_NAME
     settings = {name: value for name, value in options.items() if value is not None}
-    if model is not None:
-        settings["model"] = model
-    if image is not None:
-        settings["sample_image_path"] = image
     if page_size is not None:
-        settings |= {"image_w": page_size[0], "image_h": page_size[1]}
-        settings |= {"sample_image_path": None, "use_synthetic_inputs": True}
+        width, height = page_size
+        if "sample_image_path" in settings:
+            raise StagemeterError(
+                f"--image {settings['sample_image_path']} and --page-size {width}x{height} exclude each other. "
+                "Give one, and `none` for the other"
+            )
+        settings |= {"image_w": width, "image_h": height}
+    if scale == "small":
+        model = settings.setdefault("model", SMALL)
+        if model not in (SMALL, AnalysisSettings().model):
+            raise StagemeterError(f"--scale small and --model {model} exclude each other. Leave one of them out")
+        settings["model"] = SMALL
     return settings

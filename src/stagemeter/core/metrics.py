@@ -8,56 +8,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: Settings that are logged as params, beside what the page and the prompt come to.
-_CONFIG_PARAMS = (
-    "model",
-    "mode",
-    "base_size",
-    "image_size",
-    "crop_mode",
-    "seq_len",
-    "text_tokens",
-    "new_tokens",
-    "batch_size",
-    "dtype",
-    "decode_context",
-)
-_MEASURED_PARAMS = ("text_tokens", "new_tokens", "batch_size", "dtype")
-_WORKLOAD_PARAMS = ("image_width", "image_height", "global_views", "local_views", "image_tokens", "prompt_tokens")
-_PAGE_PARAMS = frozenset({"base_size", "image_size", "crop_mode", "tile_grid", "image", *_WORKLOAD_PARAMS[:-1]})
+from stagemeter.core.setting import EVERY, MODES, Row, table
+from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
+from stagemeter.core.workload import OWN, TEXT, Workload
 
 
 def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
-    """What was asked for, and what it comes to, as the params of a run."""
-    columns, rows = workload["tile_grid"]
-    values = {key: config[key] for key in _CONFIG_PARAMS}
-    # Of an imported profile, what was measured can be other than what was asked for.
-    values |= {key: workload[key] for key in (*_WORKLOAD_PARAMS, *_MEASURED_PARAMS)}
-    values["tile_grid"] = f"{columns}x{rows}"
-    values["image"] = config["sample_image_path"]
-    if workload["mode"] == "own":
-        # The model's own processor decides what the mode would.
-        del values["crop_mode"]
-        values |= {key: workload[key] for key in ("mode", "base_size", "image_size")}
+    """Return what was asked for, and the page and the prompt that it became, as the params of a run."""
+    asked, became = _logged(AnalysisSettings), _logged(Workload)
+    own = workload["mode"] == OWN
+    values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}
+    # Of an imported profile, what was measured can differ from what was asked for.
+    values |= {name: workload.get(name) for name in became}
     if workload.get("view_size") is not None:
         del values["base_size"], values["image_size"]
-        values["view_size"] = "x".join(map(str, workload["view_size"]))
-    if workload.get("kv_cache_dtype") is not None:
-        values["kv_cache_dtype"] = workload["kv_cache_dtype"]
-    if workload.get("video_frames") is not None:
-        values["video_frames"] = workload["video_frames"]
-    values |= {name: config[name] for name in ("min_pixels", "max_pixels", "max_tiles") if config.get(name) is not None}
-    if config.get("adapter") is not None:
-        values["adapter"] = config["adapter"]
-    if not workload["global_views"]:
-        # A model that reads text alone leaves aside what is said of pages.
-        values = {key: value for key, value in values.items() if key not in _PAGE_PARAMS} | {"mode": workload["mode"]}
-    return as_params(values)
+    if workload["mode"] == TEXT:
+        every = {row.param for row in (*asked.values(), *became.values()) if row.setting.models == EVERY}
+        values = {name: value for name, value in values.items() if name in every} | {"mode": TEXT}
+    always = {row.param for row in asked.values() if row.setting.logged}
+    return as_params({name: value for name, value in values.items() if value is not None or name in always})
+
+
+def _logged(owner: type) -> dict[str, Row]:
+    return {name: row for name, row in table(owner).items() if row.setting.logged is not False}
 
 
 def as_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Values as MLflow keeps params: text, and ``none`` for what is not given."""
-    return {key: "none" if value is None else str(value) for key, value in values.items()}
+    """Return values as params: text, sizes as ``2x3``, and ``none`` for no value."""
+    return {key: _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def report_values(report: Mapping[str, Any]) -> dict[str, int | float]:
@@ -136,15 +120,11 @@ def module_values(document: Mapping[str, Any]) -> dict[str, int | float]:
     return values
 
 
-#: Settings of a profile beside those of its workload.
-_PROFILE_PARAMS = ("device", "warmup", "repeats", "weights", "trace")
-
-
 def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
     """What was measured, how and on what, as the params of a run; see `stagemeter.profiling.document`."""
     metadata = document["metadata"]
     config = metadata["config"]
-    values = {key: config[key] for key in _PROFILE_PARAMS if key in config}
+    values = {name: config[name] for name in table(MeasuringSettings) if name in config}
     hardware = document["hardware"]
     if "device" in hardware:
         # `device` is what was asked for, such as cuda:0; this is what answered to it.

@@ -1,4 +1,4 @@
-"""What is asked of the model: views, tokens, batch, data type, generated tokens. Plain data."""
+"""A workload: views, tokens, batch, data type, generated tokens. Plain data."""
 
 from __future__ import annotations
 
@@ -7,84 +7,80 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from stagemeter.core.setting import MODES, PAGES, Setting, table
+from stagemeter.core.settings import RequestSettings
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-
-#: Fields that say where the work came from or at which point it is looked at, but do not change the work itself.
-_NOT_HASHED = frozenset({"image_width", "image_height", "mode", "decode_context", "video_frames"})
 
 #: Mode of a workload without a page, and of one whose views the model's own processor decides.
 TEXT, OWN = "text", "own"
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """One request, or a batch of equal ones.
+@dataclass(frozen=True, kw_only=True)
+class Workload(RequestSettings):
+    """One request, or a batch of equal ones: what `RequestSettings` asks for, and what page and prompt come to.
 
-    Attributes
-    ----------
-    image_width, image_height : int
-        Size of the page in pixels, upright; 0 where the model reads text alone, as are the sizes and numbers of views.
-    mode : str
-        Name of the resolution mode, ``custom`` if the sizes match none, `TEXT` where the model reads text
-        alone, `OWN` where its own processor decides the views.
-    base_size : int
-        Side of the global view in pixels; its longer side where it is no square.
-    image_size : int
-        Side of a local tile in pixels.
-    global_views, local_views : int
-        Views per page: the page as a whole, and its tiles.
-    tile_grid : tuple of int
-        Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
-    image_tokens : int
-        Tokens that the views of one page become.
-    text_tokens : int
-        The other tokens of the prompt, the one that begins the sequence included.
-    prompt_tokens : int
-        Length at which the language model is analyzed. Image plus text tokens unless set otherwise.
-    new_tokens : int
-        Tokens generated. The prefill yields the first, so there are ``new_tokens - 1`` decode steps.
-    batch_size : int
-        Pages processed at once.
-    dtype : str
-        Data type of weights and activations.
-    decode_context : int
-        Tokens that the reported decode step attends to, itself included.
-    view_size : tuple of int or None
-        Width and height of a view in pixels where it is no square of `base_size`.
-    kv_cache_dtype : str or None
-        Data type of the key-value cache where it is another one than `dtype`.
-    video_frames : int or None
-        Frames of a video in place of a page, each of the page's size; None for a page. Its views are groups of them.
-    padded_tokens : int or None
-        Tokens that a page is padded to before the encoder, where that is not the published number of the model.
+    Sizes and numbers of views are 0 where the model reads text alone.
     """
 
-    image_width: int
-    image_height: int
-    mode: str
-    base_size: int
-    image_size: int
-    global_views: int
-    local_views: int
-    tile_grid: tuple[int, int]
-    image_tokens: int
-    text_tokens: int
-    prompt_tokens: int
-    new_tokens: int
-    batch_size: int
-    dtype: str
-    decode_context: int
-    view_size: tuple[int, int] | None = None
-    kv_cache_dtype: str | None = None
-    video_frames: int | None = None
-    padded_tokens: int | None = None
+    image_width: Annotated[
+        int, Setting("Width of the page in pixels, upright; 0 for text alone.", least=0, models=PAGES, hashed=False)
+    ]
+    image_height: Annotated[
+        int, Setting("Height of the page in pixels, upright; 0 for text alone.", least=0, models=PAGES, hashed=False)
+    ]
+    mode: Annotated[
+        str,
+        Setting(
+            "Resolution mode; custom if the sizes match none, text if the model reads text alone, own if its processor "
+            "decides the views.",
+            models=MODES,
+            hashed=False,
+        ),
+    ]
+    base_size: Annotated[
+        int,
+        Setting("Side of the global view in pixels, the longer one if it is not square.", least=0, models=MODES),
+    ]
+    image_size: Annotated[
+        int, Setting("Side of a tile in pixels; without tiles, that of the view.", least=0, models=MODES)
+    ]
+    global_views: Annotated[int, Setting("Views per page that show it as a whole.", least=0, models=PAGES)]
+    local_views: Annotated[int, Setting("Views per page that show a tile of it.", least=0, models=PAGES)]
+    tile_grid: Annotated[
+        tuple[int, int], Setting("Columns and rows of tiles; 1 and 1 where the page is not tiled.", models=PAGES)
+    ]
+    image_tokens: Annotated[int, Setting("Tokens that the views of one page become.", least=0, models=PAGES)]
+    prompt_tokens: Annotated[
+        int,
+        Setting("Length at which the language model is analyzed: image and text tokens, or seq_len.", least=1),
+    ]
+    decode_context: Annotated[
+        int,
+        Setting(
+            "Tokens that the reported decode step attends to, itself included.", least=2, logged=False, hashed=False
+        ),
+    ]
+    view_size: Annotated[
+        tuple[int, int] | None,
+        Setting("Width and height of a view in pixels; null where it is a square of base_size.", models=PAGES),
+    ] = None
+    padded_tokens: Annotated[
+        int | None,
+        Setting(
+            "Tokens that a page is padded to before the encoder; null for the model's published number.",
+            least=1,
+            models=PAGES,
+            logged=False,
+        ),
+    ] = None
 
     @property
     def decode_steps(self) -> int:
-        """Decode steps of the request: one less than tokens, since the prefill yields the first."""
+        """Decode steps of the request: one fewer than new tokens, since the prefill yields the first."""
         return self.new_tokens - 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,19 +92,19 @@ class Workload:
     def from_dict(cls, values: Mapping[str, Any]) -> Workload:
         """Build a workload from what `to_dict` returned."""
         columns, rows = values["tile_grid"]
-        # Documents from before views could be other than square do not say.
+        # Older documents lack it.
         size = values.get("view_size")
         view_size = None if size is None else (size[0], size[1])
         return cls(**{**values, "tile_grid": (columns, rows), "view_size": view_size})
 
     @classmethod
     def from_json(cls, text: str) -> Workload:
-        """Build a workload from what `to_dict` returned as JSON, wherever it comes from.
+        """Build a workload from what `to_dict` returned as JSON, and check it.
 
         Raises
         ------
         ValueError
-            If it is none; the message names the first field that is wrong.
+            If the text is not a workload; the message names the first field that is wrong.
         """
         from pydantic import ValidationError
 
@@ -118,30 +114,30 @@ class Workload:
             fault = error.errors()[0]
             field = ".".join(map(str, fault["loc"]))
             raise ValueError(f"{field}: {fault['msg']}" if field else fault["msg"]) from None
-        sizes = ("prompt_tokens", "new_tokens", "batch_size", *(("base_size",) if workload.mode != TEXT else ()))
-        for name in sizes:
-            if getattr(workload, name) < 1:
-                raise ValueError(f"{name}: {getattr(workload, name)} is less than 1")
+        given = json.loads(text)
+        for name, row in table(RequestSettings).items():
+            # The default of a setting is not what an older request asked for.
+            if row.default is not None and name not in given:
+                raise ValueError(f"{name}: missing")
+        if workload.mode != TEXT and workload.base_size < 1:
+            raise ValueError(f"base_size: {workload.base_size} is less than 1")
         return workload
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal work.
-
-        The size of the page, the frames of a video, the name of the mode and the context that is looked at are left
-        out: two pages that become the same views and tokens are the same work. A profile is paired with its counts by
-        this.
-        """
+        """Twelve hexadecimal digits that are equal for equal work, by which a profile finds its counts."""
         return stable_hash(self.hashed_fields())
 
     def hashed_fields(self) -> dict[str, Any]:
-        """The fields that say what the work is; two workloads are the same work if these are equal."""
-        fields = {key: value for key, value in self.to_dict().items() if key not in _NOT_HASHED}
-        # Fields that came later leave the hashes of before as they were.
-        for name in ("view_size", "kv_cache_dtype", "padded_tokens"):
-            if fields[name] is None:
-                del fields[name]
-        return fields
+        """Return the fields that make up the work.
+
+        Page size, mode, video frames and decode context are left out: two pages that become the same views and tokens
+        are the same work. A field without a value is left out, so a new field leaves older hashes as they were.
+        """
+        rows = table(Workload)
+        return {
+            name: value for name, value in self.to_dict().items() if rows[name].setting.hashed and value is not None
+        }
 
 
 def stable_hash(values: Mapping[str, Any]) -> str:
@@ -163,7 +159,7 @@ def stable_hash(values: Mapping[str, Any]) -> str:
 
 @cache
 def _validator() -> TypeAdapter[Workload]:
-    """Built once: that takes longer than using it."""
+    """Return the validator, which takes longer to build than to use."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Workload)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stagemeter.analysis.config import LONGEST_SIDE
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
+from stagemeter.core.settings import LONGEST_SIDE
 
 #: How many files a message names.
 _NAMED = 3

@@ -209,7 +209,7 @@ def _workload(grid: Grid, views: Views, taken: Mapping[str, Any]) -> Workload:
         tile_grid=views.tile_grid,
         image_tokens=views.image_tokens,
         prompt_tokens=prompt,
-        dtype="",
+        dtype="",  # type: ignore[arg-type]
         decode_context=_decode_context(grid, prompt, taken["new_tokens"]),
         **taken,
     )

@@ -1,0 +1,174 @@
+"""A row of the table of settings: what a setting's annotation says, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
+from functools import cache
+from inspect import get_annotations
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+#: Kinds of model that a setting means something to.
+EVERY, PAGES, MODES, LIMITS, VIDEO = "every model", "pages", "modes", "page limits", "video"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Setting:
+    """What the table says of a setting beside its name, type and default.
+
+    Attributes
+    ----------
+    help : str
+        One sentence: for ``--help``, files and the schema.
+    more : str
+        Further sentences, for the documentation.
+    unset : str
+        What holds where no value is given, in place of the default.
+    least, most : int or None
+        Bounds of a number.
+    option : str or None
+        The option of the command line; empty: made of the name; None: there is none. Settings that share one are given
+        together, as ``WxH``.
+    commands : tuple of str
+        The commands that have the option; empty: all that take a workload.
+    models : str
+        The kind of model that it means something to.
+    replaces : tuple of str
+        Settings of a file that no longer hold where this one is given over the file.
+    project : bool
+        Whether MLproject declares it as a parameter. Others can be given all the same.
+    logged : bool or None
+        Whether it is a param of the run; None: where it has a value.
+    hashed : bool
+        Of a workload's field, whether it is part of the hash. A field that is None never is.
+    """
+
+    help: str
+    more: str = ""
+    _: KW_ONLY
+    unset: str = ""
+    least: int | None = None
+    most: int | None = None
+    option: str | None = ""
+    commands: tuple[str, ...] = ()
+    models: str = EVERY
+    replaces: tuple[str, ...] = ()
+    project: bool = True
+    logged: bool | None = None
+    hashed: bool = True
+
+    def __repr__(self) -> str:
+        """Keep the signatures of what is configured short."""
+        return f"Setting({self.help!r})"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Have pydantic hold the bounds."""
+        if self.least is None and self.most is None:
+            return handler(source)
+        from pydantic import Field
+
+        return handler(Annotated[source, Field(ge=self.least, le=self.most)])
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        """Describe the setting in a JSON Schema."""
+        return {**handler(schema), "description": self.help}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the table.
+
+    Attributes
+    ----------
+    name : str
+        Name of the setting.
+    setting : Setting
+        What the table says of it.
+    type : object
+        Its type, without None.
+    default : object
+        Its default.
+    section : str
+        The title of its section.
+    """
+
+    name: str
+    setting: Setting
+    type: Any
+    default: Any
+    section: str
+
+    @property
+    def option(self) -> str | None:
+        """The option of the command line."""
+        derived = f"--{self.name.replace('_', '-')}"
+        return derived if self.setting.option == "" else self.setting.option
+
+    @property
+    def param(self) -> str:
+        """The name among the params of a run."""
+        return "image" if self.name == "sample_image_path" else self.name
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it can be, without numbers."""
+        return tuple(word for part in _parts(self.type) if get_origin(part) is Literal for word in get_args(part))
+
+    @property
+    def bounds(self) -> Setting:
+        """What holds the bounds of a number: of a word or a number, its second part."""
+        return next((found for part in _parts(self.type) if (found := _setting(part)) is not None), self.setting)
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, for messages."""
+        if self.type is bool:
+            return "true or false"
+        bounds, words = self.bounds, list(map(repr, self.choices))
+        if bounds.most is not None:
+            words.append(f"a whole number from {bounds.least:,} to {bounds.most:,}")
+        elif bounds.least is not None:
+            words.append(f"a whole number, {bounds.least:,} or more")
+        return " or ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "text"
+
+
+def table(owner: type) -> dict[str, Row]:
+    """Return the rows of a class of settings by name, in order."""
+    return dict(_table(owner))
+
+
+@cache
+def _table(owner: type) -> Mapping[str, Row]:
+    hints = get_type_hints(owner, include_extras=True)
+    sections = {name: base for base in owner.__mro__ for name in get_annotations(base)}
+    rows = {}
+    for field in fields(owner):
+        bare, *_ = get_args(hints[field.name])
+        of = _setting(hints[field.name])
+        if of is None:
+            continue
+        named = [part for part in _parts(bare) if part is not type(None)]
+        kind = named[0] if len(named) == 1 else bare
+        default = None if field.default is MISSING else field.default
+        section = str(sections[field.name].__doc__).partition(".")[0]
+        rows[field.name] = Row(field.name, of, kind, default, section)
+    return rows
+
+
+def attributes(owner: type) -> str:
+    """Return the section of a docstring that describes the settings of a class."""
+    lines = ["", "Attributes", "----------"]
+    for row in table(owner).values():
+        name = getattr(row.type, "__name__", "str") if not row.choices else " | ".join(map(repr, row.choices))
+        lines += [f"{row.name} : {name}", f"    {row.setting.help} {row.setting.more}".rstrip()]
+    return "".join(f"\n    {line}" if line else "\n" for line in lines)
+
+
+def _setting(hint: Any) -> Setting | None:
+    return next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Setting)), None)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; a type itself otherwise."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
