@@ -34,6 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-share", type=float, default=1.0, help="how many of the mutations to try")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave slow tests out where neither a path nor a choice is given: ``pytest`` alone runs the fast ones."""
+    chosen = config.option.markexpr or config.option.keyword
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not chosen:
+        config.option.markexpr = "not slow"
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many mutations of each kind ended how."""
     kinds: dict[str, Counter[str]] = {}

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,6 +76,12 @@ def requests(draw, kind):
         batch_size=draw(st.integers(1, 2)),
         seq_len=draw(st.none() | st.integers(1, 60)),
     )
+
+
+@cache
+def published(name):
+    """Return the sizes of a shipped model."""
+    return describe_model(name).architecture
 
 
 def describe(config):
@@ -278,7 +285,7 @@ def test_tiles_of_internvl_are_its_processors(width, height, most):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([3136, 12845056]))
 def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
-    vision = describe_model("qwen2-vl-7b").architecture.vision
+    vision = published("qwen2-vl-7b").vision
     limits = PixelLimits(vision.min_pixels, most)
     try:
         rows, columns = smart_resize(height, width, 28, vision.min_pixels, most)
@@ -335,7 +342,7 @@ def test_pages_of_minicpm_are_cut_as_its_processor_does(width, height):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(2, 900), st.integers(1, 5000), st.integers(1, 5000))
 def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, height):
-    family, sizes = FAMILIES["qwen3-vl"], describe_model("qwen3-vl-8b").architecture
+    family, sizes = FAMILIES["qwen3-vl"], published("qwen3-vl-8b")
     try:
         rows, columns = smart_resize_of_videos(
             frames, height, width, temporal_factor=2, factor=32, min_pixels=4096, max_pixels=25_165_824
@@ -371,7 +378,7 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
     _, grid_of = functions_of("unlimited_ocr", ["get_all_supported_aspect_ratios", "get_optimal_tiled_canvas"])
     columns, rows = grid_of((height, width), (640, 640), 2, 32)
     tiles = columns * rows if max(width, height) > 640 else 0
-    view = FAMILIES["unlimited-ocr"].views(describe_model("unlimited-ocr-default").architecture, width, height)
+    view = FAMILIES["unlimited-ocr"].views(published("unlimited-ocr-default"), width, height)
     assert (view.global_views, view.local_views, view.width, view.tile_side) == (1, tiles, 1024, 640)
     placeholders = SimpleNamespace(
         image_processor=SimpleNamespace(size={"height": 1024, "width": 1024}, tile_size=640),
@@ -388,7 +395,7 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
 def test_tiles_of_llama_4_are_those_of_its_processor(width, height):
     _, resolutions_of, fit_of = functions_of("llama4", ["get_factors", "find_supported_resolutions", "get_best_fit"])
     rows, columns = fit_of((height, width), torch.tensor(resolutions_of(16, SizeDict(height=336, width=336)))) // 336
-    view = FAMILIES["llama4"].views(describe_model("llama-4-scout").architecture, width, height)
+    view = FAMILIES["llama4"].views(published("llama-4-scout"), width, height)
     assert view.tile_grid == (columns, rows)
     assert view.local_views == (columns * rows if columns * rows > 1 else 0)
     assert view.image_tokens == 144 * (1 + view.local_views)
@@ -430,7 +437,7 @@ def test_models_without_videos_refuse_them(name):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.sampled_from([100, 1540]))
 def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longest):
-    sizes = replace(describe_model("mistral-small-3.1-24b").architecture, longest_side=longest)
+    sizes = replace(published("mistral-small-3.1-24b"), longest_side=longest)
     rows, columns = get_resize_output_image_size(
         np.empty((height, width, 3)), (longest, longest), (28, 28), ChannelDimension.LAST
     )
@@ -446,7 +453,7 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
-    sizes = describe_model("paddleocr-vl").architecture
+    sizes = published("paddleocr-vl")
     try:
         rows, columns = smart_resize_of_paddle(height, width, min_pixels=147_384, max_pixels=2_822_400)
     except ValueError:
@@ -462,7 +469,7 @@ def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
 def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
     (navit_resize,) = functions_of("kimi_k25", ["navit_resize"])
     _, (rows, columns) = navit_resize(height, width, 14, 2, 16_384, 512)
-    view = FAMILIES["kimi-k2.5"].views(describe_model("kimi-k2.5").architecture, width, height)
+    view = FAMILIES["kimi-k2.5"].views(published("kimi-k2.5"), width, height)
     assert (view.width, view.height) == (columns, rows)
     assert view.image_tokens == rows * columns // 28**2
 
@@ -470,7 +477,7 @@ def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_tiles_of_deepseek_ocr_2_are_those_of_its_processor(width, height):
-    view = FAMILIES["deepseek-ocr-2"].views(describe_model("deepseek-ocr-2").architecture, width, height)
+    view = FAMILIES["deepseek-ocr-2"].views(published("deepseek-ocr-2"), width, height)
     columns, rows = get_optimal_tiled_canvas((height, width), (768, 768), 2, 6)
     tiles = columns * rows if max(width, height) > 768 else 0
     assert (view.global_views, view.local_views) == (1, tiles)
@@ -494,7 +501,7 @@ def test_pages_of_deepseek_ocr_2_are_what_its_processor_makes(width, height):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000))
 def test_image_tokens_of_llava_next_are_its_processors(width, height):
-    sizes = describe_model("llava-1.6-mistral-7b").architecture
+    sizes = published("llava-1.6-mistral-7b")
     processor = object.__new__(LlavaNextProcessor)
     processor.image_processor = LlavaNextImageProcessorPil(image_grid_pinpoints=[list(c) for c in sizes.canvases])
     processor.patch_size, processor.num_additional_image_tokens = 14, 1
@@ -508,7 +515,7 @@ def test_image_tokens_of_llava_next_are_its_processors(width, height):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 6000), st.integers(1, 6000))
 def test_image_tokens_of_llava_onevision_are_its_processors(width, height):
-    sizes = describe_model("llava-onevision-0.5b").architecture
+    sizes = published("llava-onevision-0.5b")
     processor = object.__new__(LlavaOnevisionProcessor)
     processor.image_processor = LlavaOnevisionImageProcessorPil()
     processor.num_image_tokens, processor.vision_aspect_ratio = 27**2, "anyres_max_9"
@@ -518,7 +525,7 @@ def test_image_tokens_of_llava_onevision_are_its_processors(width, height):
 
 @pytest.mark.parametrize(("width", "height"), [(336, 336), (500, 1300), (1654, 2339)])
 def test_views_of_llava_next_are_those_that_its_processor_makes(width, height):
-    sizes = describe_model("llava-1.6-mistral-7b").architecture
+    sizes = published("llava-1.6-mistral-7b")
     processor = LlavaNextImageProcessorPil(
         image_grid_pinpoints=[list(c) for c in sizes.canvases],
         size={"shortest_edge": 336},
@@ -532,7 +539,7 @@ def test_views_of_llava_next_are_those_that_its_processor_makes(width, height):
 @given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([364, 384, 512]))
 def test_tiles_of_smolvlm_are_those_of_its_processor(width, height, side):
     processor = Idefics3ImageProcessorPil(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
-    sizes = describe_model("smolvlm-256m").architecture
+    sizes = published("smolvlm-256m")
     views = FAMILIES["idefics3"].views(replace(sizes, vision=replace(sizes.vision, image_size=side)), width, height)
     number, rows, columns = processor.get_number_of_image_patches(height, width)
     assert (views.global_views + views.local_views, views.tile_grid) == (number, (columns, rows))
