@@ -110,7 +110,9 @@ def lowest(session: nox.Session) -> None:
         *("--python", session.python or sys.executable, "--output-file", str(pins)),
         external=True,
     )
-    session.install("-r", str(pins), "-e", ".", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "sympy")
+    session.install(
+        "-r", str(pins), "-e", ".", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "markdown-it-py", "sympy"
+    )
     session.run(*PYTEST, *(session.posargs or LOWEST.split()))
 
 

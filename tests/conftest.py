@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.option.markexpr or config.option.keyword
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS and not chosen:
         config.option.markexpr = "not slow"
+        config.option.fuzz_share = min(config.option.fuzz_share, 0.25)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

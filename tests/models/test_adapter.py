@@ -102,7 +102,9 @@ def test_by_hand(adapter):
     assert section["stages"]["decode"]["activations"] == 28 * (8 + 2048 + 8 + 1024)
 
 
-@pytest.mark.parametrize("name", ["deepseek-ocr", "llava-1.5-7b", "granite-docling-default"])
+@pytest.mark.parametrize(
+    "name", ["deepseek-ocr", "llava-1.5-7b", pytest.param("granite-docling-default", marks=pytest.mark.slow)]
+)
 def test_towers_and_experts_are_left_out_and_named(adapter, name):
     config = AnalysisConfig(model=name, adapter=adapter(["q_proj", "down_proj", "out_of_nowhere"]), new_tokens=3)
     report = analyze_model(describe_model(name), config)

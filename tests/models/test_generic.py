@@ -123,7 +123,10 @@ WINDOWED = OLMO | {
 
 
 @pytest.mark.parametrize("config", [OLMO, WINDOWED], ids=["all", "window"])
-@pytest.mark.parametrize(("prompt", "new"), [(3, 14), (7, 2), (12, 9), (5, 1)])
+@pytest.mark.parametrize(
+    ("prompt", "new"),
+    [pytest.param(3, 14, marks=pytest.mark.slow), (7, 2), pytest.param(12, 9, marks=pytest.mark.slow), (5, 1)],
+)
 def test_decode_steps_are_summed_as_if_each_was_counted(model_of, config, prompt, new):
     model = model_of(config)
     workload = plan_request(AnalysisConfig(seq_len=prompt, new_tokens=new), model)
