@@ -1,4 +1,4 @@
-"""Results that are made from shapes are those of torch, and what does not fit together is torch's to say."""
+"""Results made from shapes equal torch's, and torch raises the errors of operands that do not fit together."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from stagemeter import CostCounter
 
-NORMS = {
+MODULES = {
     "batch": (lambda: nn.BatchNorm2d(6), (2, 6, 5, 4)),
     "batch, evaluated": (lambda: nn.BatchNorm1d(6).eval(), (2, 6)),
     "batch, plain": (lambda: nn.BatchNorm2d(6, affine=False, track_running_stats=False), (2, 6, 5, 4)),
@@ -15,14 +15,15 @@ NORMS = {
     "layer, plain": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 3, 4)),
     "group": (lambda: nn.GroupNorm(3, 6), (2, 6, 5, 4)),
     "instance": (lambda: nn.InstanceNorm2d(6, affine=True), (2, 6, 5, 4)),
+    "interpolation": (lambda: nn.Upsample(size=7, mode="linear"), (2, 6, 4)),
 }
 
 
-@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("kind", MODULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_norms_are_as_torch_makes_them(kind, dtype, layout):
-    make, shape = NORMS[kind]
+def test_results_are_as_torch_makes_them(kind, dtype, layout):
+    make, shape = MODULES[kind]
     model = make().to("meta", dtype)
     x = torch.empty(shape, device="meta", dtype=dtype)
     if len(shape) == 4:

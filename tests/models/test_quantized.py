@@ -426,7 +426,7 @@ def test_unquantized_weights_have_no_note(described):
 
 def test_copies_of_a_quantized_weight_stay_quantized():
     from stagemeter.core.module_attributes import QUANTIZED
-    from stagemeter.counting.operands import Operands
+    from stagemeter.counting.call_cost import Operands
 
     model = torch.nn.Linear(64, 32, bias=False, device="meta")
     setattr(model, QUANTIZED, QuantizedMatrix(4, 16, 1, 32))

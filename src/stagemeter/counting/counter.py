@@ -17,27 +17,24 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.jit._fuser import optimized_execution
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.module_attributes import COUNTED_APART
 from stagemeter.counting import higher_order
-from stagemeter.counting.attention import booked_attention, is_regular, nested_operands_are_tensors, run_attention
-from stagemeter.counting.backward import NodeOwners
-from stagemeter.counting.call_cost import CallCosts
+from stagemeter.counting.attention import booked_attention, nested_operands_are_tensors, run_attention
+from stagemeter.counting.attribution import Attribution
+from stagemeter.counting.call_cost import CallCosts, Operands
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.known_values import KnownValues, onlookers
-from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged, is_plain
-from stagemeter.counting.operands import Operands
+from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged
 from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
-from stagemeter.counting.results import result_on_meta
-from stagemeter.counting.scripts import is_script, unseen_products
+from stagemeter.counting.results import result_of_function, result_on_meta
 from stagemeter.counting.transforms import is_traced, is_transformed, sizes_are_numbers
-from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels
+from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels, is_script, unseen_products
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
@@ -94,18 +91,16 @@ class CostCounter:
     ) -> None:
         self._remarks: dict[str, str] = {}
         self._forgiving = forgiving
-        self._names = _canonical_names(model)
-        self._apart = {name for module, name in self._names.items() if getattr(module, COUNTED_APART, False)}
+        self._attribution = Attribution(model)
+        names = self._attribution.names.items()
+        self._apart = {name for module, name in names if getattr(module, COUNTED_APART, False)}
         self._rules = dict(rules or {})
-        self._owners = NodeOwners()
         self._complex_convolutions = ComplexConvolutions()
         self._unseen = UnseenKernels()
         #: The operator that torch dispatched last: after an error, the one that failed.
         self.last_operator: Any = None
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
-        self._running: list[nn.Module] = []
-        self._again: list[bool] = []
         self._operands = Operands(model)
         self._call_costs = CallCosts(self._operands, self._complex_convolutions)
         self._silent = 0
@@ -113,9 +108,9 @@ class CostCounter:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self._attributed())
+            stack.enter_context(self._attribution.followed(self._entered))
             if self._repeats is not None:
-                stack.enter_context(self._repeats.shared(self._events, self._names))
+                stack.enter_context(self._repeats.shared(self._events, self._attribution.names))
             stack.enter_context(booked_attention(self))
             # Kernels that TorchScript fuses while it runs are none of the dispatcher's operators.
             stack.enter_context(optimized_execution(False))
@@ -132,7 +127,7 @@ class CostCounter:
 
     def counts(self) -> Counts:
         """Return what was counted since the block was entered or `restart` was called, added up per module."""
-        counts = Counts.added_up(self._events, self._names.values(), self._apart)
+        counts = Counts.added_up(self._events, self._attribution.names.values(), self._apart)
         counts.remarks.update(self._remarks)
         return counts
 
@@ -193,8 +188,7 @@ class CostCounter:
             if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
-                written = Cost(kv_writes=args[0].numel())
-                self._events.append(Event(self._module(), "kv_cache_update", written))
+                self._book("kv_cache_update", Cost(kv_writes=args[0].numel()))
             return out
         if not nested:
             with mode:
@@ -202,7 +196,7 @@ class CostCounter:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        self._list(str(packet))
+        self._book(str(packet), None)
         out = func(*args, **kwargs)
         self._saw(func, args, kwargs, out)
         return out
@@ -222,7 +216,7 @@ class CostCounter:
         if not all(isinstance(arg, torch.Tensor) for arg in args[: 3 if rule.attention else 2]):
             return func(*args, **kwargs)  # Stand-ins for tensors, of a symbolic trace or of a class of the user's.
         self._read((args, kwargs))
-        out = _shape_of_result(rule, args)
+        out = result_of_function(rule.attention, args)
         if out is None:
             self._silent += 1
             try:
@@ -244,7 +238,7 @@ class CostCounter:
         """
         self._operands.mark_cache(key)
         self._operands.mark_cache(value)
-        self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
+        self._book("kv_cache_update", Cost(kv_writes=added))
 
     def record_state(self, state: torch.Tensor, added: int) -> None:
         """Book that a cache keeps a state in place of keys and values.
@@ -258,7 +252,7 @@ class CostCounter:
         """
         self._operands.mark_state(state)
         if added:
-            self._events.append(Event(self._module(), "kv_cache_update", Cost(kv_writes=added)))
+            self._book("kv_cache_update", Cost(kv_writes=added))
 
     def attention_ran(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
         """Book attention that ran on the meta device, unless it was counted as it was called."""
@@ -273,31 +267,14 @@ class CostCounter:
         if rule is not None:
             self._count(rule, operator.default, operands, {}, tuple(gradients))
 
-    @contextmanager
-    def _attributed(self) -> Iterator[None]:
-        """Follow which module is running, by hooks on all modules there are; the model itself is not touched."""
-
-        def enter(module: nn.Module, args: Any) -> None:
-            if is_script(module) and not self._silent:
-                for kernel in unseen_products(module).elements():
-                    self._events.append(Event(self._names.get(module, self._module()), kernel, None))
-            if self._names and module in self._names:
-                self._running.append(module)
-                self._again.append(self._runs_again())
-                self._owners.mark(self._names[module])
-                self._events.append(Event(self._names[module], "", None))
-
-        def leave(module: nn.Module, args: Any, out: Any) -> None:
-            if self._running and module is self._running[-1]:
-                self._running.pop()
-                self._again.pop()
-                self._owners.mark(self._module())
-
-        with ExitStack() as stack:
-            stack.callback(register_module_forward_pre_hook(enter).remove)
-            # Called after errors too, so that a caught error in a module does not shift the books.
-            stack.callback(register_module_forward_hook(leave, always_call=True).remove)
-            yield
+    def _entered(self, module: nn.Module) -> None:
+        """Book that a module was called, and what runs unseen in one of TorchScript."""
+        name = self._attribution.names.get(module)
+        if is_script(module) and not self._silent:
+            home = self._attribution.module() if name is None else name
+            self._events += [Event(home, kernel, None) for kernel in unseen_products(module).elements()]
+        if name is not None:
+            self._events.append(Event(name, "", None))
 
     def _saw(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         with sizes_are_numbers():
@@ -308,18 +285,8 @@ class CostCounter:
             self._list_unseen(self._unseen.read(arguments))
 
     def _list_unseen(self, kernels: int) -> None:
-        self._events += [Event(self._module(), UNSEEN_KERNEL, None)] * kernels
-
-    def _module(self) -> str:
-        return self._names[self._running[-1]] if self._running else self._owners.running()
-
-    def _runs_again(self) -> bool:
-        """Whether checkpointing runs this again; functions with a backward pass of their own run without gradients."""
-        return (bool(self._again) and self._again[-1]) or self._owners.runs_again()
-
-    def _is_causal(self) -> bool:
-        """Whether the module that runs says of itself that its attention is causal."""
-        return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
+        for _ in range(kernels):
+            self._book(UNSEEN_KERNEL, None)
 
     def _rule_of(self, packet: Any) -> Rule | None:
         return self._rules.get(packet) or rule_of(packet)
@@ -335,7 +302,7 @@ class CostCounter:
         if func.name() == "cond" and higher_order.is_out_of_sight(args[0]):
             return self._run_either(func, args, seen)
         if not higher_order.is_free(func) and (not has_functions or higher_order.has_stand_ins(args, kwargs)):
-            self._list(higher_order.name_of(func))
+            self._book(higher_order.name_of(func), None)
             return func(*args, **kwargs)
         return func(*seen, **kwargs)
 
@@ -352,18 +319,18 @@ class CostCounter:
         if alike:
             return out
         if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
-            self._list(higher_order.name_of(func))
+            self._book(higher_order.name_of(func), None)
         # What torch says where it has to decide without a value.
         return func(*args)
 
-    def _list(self, operator: str) -> None:
-        """List an operator that is in no number."""
-        self._events.append(Event(self._module(), operator, None))
+    def _book(self, operator: str, cost: Cost | None, again: bool = False) -> None:
+        """Book an operator of the module that runs; without a cost, it is listed as one without a formula."""
+        self._events.append(Event(self._attribution.module(), operator, cost, again))
 
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         try:
             with sizes_are_numbers():
-                cost = self._call_costs.of(rule, operator, args, kwargs, out, self._is_causal())
+                cost = self._call_costs.of(rule, operator, args, kwargs, out, self._attribution.is_causal())
         except LookupError as error:
             # A formula, or a layout, says so of itself: what the count depends on is not known.
             self._list_failure(operator, str(error))
@@ -372,12 +339,14 @@ class CostCounter:
                 raise
             self._list_failure(operator, f"{type(error).__name__}: {error}")
         else:
-            self._events.append(Event(self._module(), rule.name, cost, again=self._runs_again()))
+            self._events.append(
+                Event(self._attribution.module(), rule.name, cost, again=self._attribution.runs_again())
+            )
 
     def _list_failure(self, operator: Any, reason: str) -> None:
         name = str(operator._overloadpacket)
         self._remarks.setdefault(name, reason)
-        self._list(name)
+        self._book(name, None)
 
 
 class _FunctionMode(TorchFunctionMode):
@@ -420,35 +389,6 @@ def _by_position(
     return args, named
 
 
-def _shape_of_result(rule: Rule, args: Sequence[Any]) -> torch.Tensor | None:
-    """Result of a caught function where shapes are all there is, so that nothing needs to run; else None."""
-    if onlookers() > 1 or torch._C._get_tracing_state() is not None:
-        return None  # Someone else looks on, such as another counter, and would miss what did not run.
-    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
-        return None
-    if not all(map(is_plain, tensors)):
-        return None
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-        return None
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return None
-    if rule.attention:
-        query, key, value = args[:3]
-        if not is_regular(query, key, value):
-            return None
-        return tensors[0].new_empty((*query.shape[:-1], value.shape[-1]))
-    x, weight = tensors[:2]
-    # What does not fit together is for torch to say.
-    fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1] and len({t.dtype for t in tensors}) == 1
-    return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None
-
-
 def _costs(events: Sequence[Event]) -> Counter[Event]:
     """What was done, in whatever order; not which modules were called."""
     return Counter(event for event in events if event.operator)
-
-
-def _canonical_names(model: nn.Module | None) -> dict[nn.Module, str]:
-    """Modules to names; a shared module has the first name that leads to it."""
-    return {} if model is None else {module: name for name, module in model.named_modules()}

@@ -1,9 +1,12 @@
-"""Results of some operators on the meta device, made here and not by torch.
+"""Results on the meta device that are made here and not by torch.
 
-Norms cost nothing by convention, but torch's own kernels of them for the meta device are written in Python and take
-most of the time of a count: their results have the shape of their input. Grouped products it takes in bfloat16 alone
-there, while real devices take other data types, too. The gradient of what is put where a mask says so has the shape of
-what was put, while torch looks at the mask. What does not fit together is left to torch, which says so.
+- Functions that the counter counts as Python calls them need not run: their shapes give the result.
+- Norms and linear interpolation cost nothing by convention, but torch writes their meta kernels in Python, which take
+  most of the time of a count.
+- Grouped products take only bfloat16 on the meta device, and other data types on real ones.
+- The gradient of a masked scatter has the shape of its source, but torch looks at the mask.
+
+Operands that do not fit together go to torch, which raises the error.
 """
 
 from __future__ import annotations
@@ -13,6 +16,11 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import nn
+
+from stagemeter.counting.attention import is_regular
+from stagemeter.counting.known_values import onlookers
+from stagemeter.counting.layouts import is_plain
 
 aten = torch.ops.aten
 
@@ -86,10 +94,41 @@ def _masked_scatter_backward(gradient: torch.Tensor, mask: torch.Tensor, sizes: 
     return gradient.new_empty(tuple(sizes))
 
 
+def _upsample_linear1d(x: torch.Tensor, size: Sequence[int], *args: Any) -> Any:
+    dimensions = len(("batch", "channels", "positions"))
+    if x.dim() != dimensions or len(size) != 1 or min(*x.shape, *size) <= 0:
+        return None
+    return x.new_empty((*x.shape[:-1], *size))
+
+
 _RESULTS: dict[Any, Callable[..., Any]] = {
     aten.masked_scatter_backward.default: _masked_scatter_backward,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_group_norm.default: _group_norm,
     aten._grouped_mm.default: _grouped_mm,
+    aten.upsample_linear1d.default: _upsample_linear1d,
 }
+
+
+def result_of_function(attention: bool, args: Sequence[Any]) -> torch.Tensor | None:
+    """Return the result of attention, or of ``linear``, from shapes alone; None where the function has to run."""
+    if onlookers() > 1 or torch._C._get_tracing_state() is not None:
+        return None  # Someone else looks on, such as another counter, and would miss what did not run.
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
+        return None
+    if not all(map(is_plain, tensors)):
+        return None
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return None
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return None
+    if attention:
+        query, key, value = args[:3]
+        if not is_regular(query, key, value):
+            return None
+        return tensors[0].new_empty((*query.shape[:-1], value.shape[-1]))
+    x, weight = tensors[:2]
+    fits = weight.dim() == 2 and x.shape[-1] == weight.shape[1] and len({t.dtype for t in tensors}) == 1
+    return x.new_empty((*x.shape[:-1], weight.shape[0])) if fits else None

@@ -1,15 +1,20 @@
-"""Memory that no operator was seen to write to, and that one reads: a kernel past torch's dispatcher was at work.
+"""Work that torch's dispatcher does not see, so that the report can name it.
 
-Triton's launcher, pybind extensions and numpy write to tensors without an operator. Where their result was made by
-``torch.empty`` and its like, that shows once the result is read. A result that was zeros before does not show.
+- Triton's launcher, pybind extensions and numpy write to tensors without an operator. If ``torch.empty`` or the like
+  made their result, an operator then reads memory that none was seen to write to. A result of ``torch.zeros`` hides
+  them.
+- TorchScript runs modules past Python, and some of their kernels past the dispatcher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._pytree import tree_flatten
 
@@ -93,3 +98,27 @@ class UnseenKernels:
         if not isinstance(item, torch.Tensor) or item.layout is not torch.strided or not item.numel():
             return False
         return type(item) in _PLAIN and torch._C._has_storage(item) and item.untyped_storage()._cdata in self._unwritten
+
+
+#: Nodes of a graph that do products unseen (torch/csrc/jit/passes/frozen_ops_to_mkldnn.cpp).
+_UNSEEN_NODES = frozenset({"prim::mkldnn_convolution"})
+
+
+def is_script(module: nn.Module) -> bool:
+    """Whether a module is TorchScript: scripted, traced or frozen."""
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+@cache
+def unseen_products(module: Any) -> Counter[str]:
+    """Products of a module of TorchScript that no counter sees, by the names under which they are listed."""
+    graph = getattr(module, "inlined_graph", None)
+    kinds = () if graph is None else (node.kind() for node in _nodes(graph))
+    return Counter(kind.replace("::", ".") for kind in kinds if kind in _UNSEEN_NODES)
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)

@@ -22,7 +22,7 @@ from stagemeter.counting.higher_order import flex_attention_on_any_device
 from stagemeter.counting.known_values import KnownValues
 from stagemeter.counting.layouts import is_sparse
 from stagemeter.counting.registry import Rule
-from stagemeter.counting.scripts import is_script
+from stagemeter.counting.unseen import is_script
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
 from stagemeter.modules.masks import meta_tensors_are_symbols
 from stagemeter.modules.shapes import (

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.counting.scripts import is_script
+from stagemeter.counting.unseen import is_script
 from stagemeter.modules.wrappers import plain_name
 
 #: What a metric of MLflow may be called; a slash would make a section of its own.

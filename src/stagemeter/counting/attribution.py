@@ -1,0 +1,103 @@
+"""Which module an operator belongs to, in a forward and in a backward pass.
+
+Hooks follow which module runs. Autograd numbers the nodes of its graph as the forward pass makes them, so the numbers
+given while a module runs are those of its nodes. The node that runs an operator of the backward pass thus names the
+module.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+class Attribution:
+    """The module whose work runs now.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or None
+        The model whose modules are told apart.
+
+    Attributes
+    ----------
+    names : dict
+        Modules to names; a shared module has the first name that leads to it.
+
+    Notes
+    -----
+    Autograd numbers nodes per thread: the modules of a model whose forward pass runs in several threads are not told
+    apart.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self.names: dict[nn.Module, str] = {}
+        if model is not None:
+            self.names = {module: name for name, module in model.named_modules()}
+        self._running: list[nn.Module] = []
+        self._again: list[bool] = []
+        #: Numbers of nodes from which on nodes belong to another module, and the names of those modules.
+        self._starts: list[int] = []
+        self._owners: list[str] = []
+
+    @contextmanager
+    def followed(self, entered: Callable[[nn.Module], None]) -> Iterator[None]:
+        """Follow which module runs, by hooks on all modules there are; the model itself is not touched.
+
+        Parameters
+        ----------
+        entered : callable
+            Takes each module that is called, before it runs.
+        """
+
+        def enter(module: nn.Module, args: Any) -> None:
+            entered(module)
+            if module in self.names:
+                self._running.append(module)
+                self._again.append(self.runs_again())
+                self._own_nodes(self.names[module])
+
+        def leave(module: nn.Module, args: Any, out: Any) -> None:
+            if self._running and module is self._running[-1]:
+                self._running.pop()
+                self._again.pop()
+                self._own_nodes(self.module())
+
+        with ExitStack() as stack:
+            stack.callback(register_module_forward_pre_hook(enter).remove)
+            # Called after errors too, so that a caught error in a module does not shift the books.
+            stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+            yield
+
+    def module(self) -> str:
+        """Return the name of the module whose work runs now; empty where there is none, or none is known."""
+        if self._running:
+            return self.names[self._running[-1]]
+        node = torch._C._current_autograd_node()
+        place = -1 if node is None else bisect_right(self._starts, node._sequence_nr()) - 1
+        return self._owners[place] if place >= 0 else ""
+
+    def runs_again(self) -> bool:
+        """Whether activation checkpointing runs part of a forward pass again: with gradients, in a backward pass."""
+        # Functions with a backward pass of their own run without gradients.
+        inside = bool(self._again) and self._again[-1]
+        return inside or (torch.is_grad_enabled() and torch._C._current_autograd_node() is not None)
+
+    def is_causal(self) -> bool:
+        """Whether the module that runs declares its attention causal."""
+        return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
+
+    def _own_nodes(self, module: str) -> None:
+        """Take the nodes made from now on for those of a module."""
+        number = torch._C._autograd._get_sequence_nr()
+        if self._starts and self._starts[-1] == number:
+            self._owners[-1] = module
+        else:
+            self._starts.append(number)
+            self._owners.append(module)
