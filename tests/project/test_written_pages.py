@@ -14,3 +14,9 @@ def test_page_is_current(name):
     script = DOCS / f"{name}.py"
     made = runpy.run_path(str(script))["page"]()
     assert made == script.with_suffix(".md").read_text(encoding="utf-8"), f"run python docs/{name}.py"
+
+
+def test_files_of_settings_are_current():
+    """MLproject, the files of defaults and the tables of settings come from the table."""
+    for path, text in runpy.run_path(str(DOCS / "settings.py"))["files"]().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python docs/settings.py"

@@ -283,7 +283,7 @@ class CountingSettings:
         bool,
         Setting(
             "Run layers that are alike one by one. The counts are the same.",
-            "See [static analysis](static_analysis.md#layers-that-are-alike).",
+            "See [equal layers](static_analysis.md#equal-layers).",
             option="--every-layer",
             commands=("analyze",),
             logged=False,
