@@ -558,7 +558,7 @@ def test_damaged_run_is_named_and_stops_no_other(imported, analyzed, experiment,
     code, out, err = command("mfu", "--experiment", experiment, "--peak-tflops", 312, "--json")
     assert code == 0, err
     assert [pairing["profile_run_id"] for pairing in json.loads(out)["pairings"]] == [sound]
-    assert f"not paired: run {damaged}: its tag stagemeter.core.workload is damaged" in err
+    assert f"not paired: run {damaged}: its tag stagemeter.workload is damaged" in err
 
 
 def test_run_without_a_model_is_named_and_stops_no_other(imported, analyzed, experiment):
