@@ -1,7 +1,7 @@
 """What CI and people run: ``nox`` lints, checks types and runs the fast tests; ``nox -l`` lists the rest.
 
-Sessions run in the active environment; ``lowest`` and ``wheel`` make their own. Arguments after ``--`` reach the tool:
-``nox -s tests -- tests/models -k latent``.
+Sessions run in the active environment; ``lowest``, ``pythons`` and ``wheel`` make their own. Arguments after ``--``
+reach the tool: ``nox -s tests -- tests/models -k latent``.
 """
 
 import os
@@ -57,7 +57,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("codespell")
     session.run("deptry", "src", silent=True)
-    session.run("lint-imports")
+    session.run("lint-imports", silent=True)
 
 
 @nox.session
@@ -114,6 +114,13 @@ def lowest(session: nox.Session) -> None:
         "-r", str(pins), "-e", ".", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "markdown-it-py", "sympy"
     )
     session.run(*PYTEST, *(session.posargs or LOWEST.split()))
+
+
+@nox.session(python=["3.12", "3.13"], venv_backend="uv")
+def pythons(session: nox.Session) -> None:
+    """Run the fast tests with later Pythons, where the interpreters are installed."""
+    session.install("-c", "constraints.txt", "-e", ".[test]")
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(venv_backend="uv")
