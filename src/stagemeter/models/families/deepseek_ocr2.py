@@ -1,6 +1,6 @@
 """DeepSeek-OCR 2: SAM, an encoder like Qwen 2's over its feature map and learned queries, DeepSeek-OCR's decoder.
 
-The page as a whole is one view; a page that is larger than a tile is also cut into tiles. Source: transformers,
+A page is one view as a whole; a page larger than a tile also becomes tiles. Source: transformers,
 ``modeling_deepseek_ocr2.py``, ``image_processing_pil_deepseek_ocr2.py``, ``processing_deepseek_ocr2.py``.
 """
 
@@ -37,21 +37,21 @@ from stagemeter.models.vision.sam import (
 )
 
 _SAM, _ENCODER = f"{VISION}.sam_encoder", f"{VISION}.vision_encoder"
-#: Sides in pixels of the view of a whole page and of a tile, and the learned queries of each, by its module.
+#: Sides in pixels of the view of a whole page and of a tile, and the number of learned queries by module.
 _VIEW, _TILE = 1024, 768
 _QUERIES = {f"{VISION}.query_768_resolution": 144, f"{VISION}.query_1024_resolution": 256}
-#: How few and how many tiles a page becomes, as the processor has it by default.
+#: Fewest and most tiles of a page by default.
 _FEWEST_TILES, _MOST_TILES = 2, 6
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """A transformer over patches and queries: patches attend to one another, queries to them and those before.
+    """A transformer over patches and queries: patches attend to one another, queries to patches and earlier queries.
 
     Attributes
     ----------
     hidden, layers, heads, key_value_heads, intermediate : int
-        Width, depth, query heads, the key and value heads that they share, and width of the gated feed-forward network.
+        Width, depth, query heads, key and value heads, and width of the gated feed-forward network.
     """
 
     hidden: int
@@ -75,7 +75,7 @@ class DeepseekOcr2Architecture(Sizes):
     sam : SamArchitecture
         SAM's encoder with the two strided convolutions behind it.
     encoder : QueryEncoder
-        What turns its feature map into tokens.
+        The encoder of its feature map.
     decoder : Decoder
         The language model.
     """
@@ -98,7 +98,7 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
         key_value_heads=sizes.whole("num_key_value_heads"),
         intermediate=sizes.whole("intermediate_size"),
     )
-    sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 attends to everything")
+    sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 has no window")
     if sam.downsample_channels[1] != encoder.hidden:
         raise StagemeterError(
             f"{settings.source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
@@ -110,12 +110,12 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
 def _sam(settings: Settings) -> SamArchitecture:
     channels = settings.values.get("downsample_channels")
     if not isinstance(channels, (list, tuple)) or len(channels) != 2 or not all(isinstance(n, int) for n in channels):
-        raise StagemeterError(f"{settings.source}: downsample_channels is {channels!r}; two numbers are needed")
+        raise StagemeterError(f"{settings.source}: downsample_channels is {channels!r}; it must hold two numbers")
     return sam_architecture(settings, (channels[0], channels[1]))
 
 
 def _decoder(text: Settings) -> Decoder:
-    text.refuse("mlp_bias", True, "the feed-forward networks of DeepSeek-OCR 2 add none")
+    text.refuse("mlp_bias", True, "the feed-forward networks of DeepSeek-OCR 2 have no bias")
     bias = text.flag("attention_bias")
     attention = grouped_query_attention(text, bias=bias, output_bias=bias)
     kinds = text.kinds("mlp_layer_types", (DENSE, SPARSE))
@@ -131,7 +131,7 @@ def _decoder(text: Settings) -> Decoder:
 
 
 def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> PageRules:
-    """A page is seen as a whole, and a large one in tiles, too; queries are learned for views of two sizes."""
+    """Return the rules: a page is one view, and a large one also becomes tiles; queries are learned for both."""
     image = settings.image
     image.side("size", published=_VIEW, needed=_VIEW)
     image.side("tile_size", published=_TILE, needed=_TILE)
@@ -154,7 +154,7 @@ def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:
 
 
 def _groups(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[ViewGroup]:
-    """The view of each page as a whole, and its tiles, if there are any."""
+    """Return the views of whole pages, and the tiles, if any."""
     groups = [(workload.global_views, _VIEW), (workload.local_views, _TILE)]
     return [_group(sizes, workload.batch_size * views, side) for views, side in groups if views]
 
@@ -165,7 +165,7 @@ def _calls(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[Variable
 
 def _encoder_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
     group, encoder = ViewGroup(**values), sizes.encoder
-    # As many queries as patches.
+    # There are as many queries as patches.
     tokens = 2 * group.quarter_grid**2
     rows, hidden, attention = group.views * tokens, encoder.hidden, encoder.attention
     # Keys and values are repeated for the heads that share them.
@@ -258,8 +258,8 @@ FAMILY = vision_language_family(
         "model.view_separator": sizes.decoder.hidden,
     },
     notes=(
-        "a page larger than a tile becomes tiles beside the page as a whole; transformers' whole processor sets their "
-        f"limits to {_FEWEST_TILES} and {_MOST_TILES} in each call that does not give others, whatever a file says",
-        "of the encoder's scores its mask leaves five eighths; flops_causal halves them like text",
+        "a page larger than a tile becomes tiles beside the page as a whole; transformers' whole processor limits "
+        f"them to {_FEWEST_TILES} and {_MOST_TILES} in each call that does not give others, whatever a file says",
+        "the encoder's mask leaves five eighths of its scores; flops_causal halves them like text",
     ),
 )

@@ -1,4 +1,4 @@
-"""Donut and Nougat: a Swin transformer over a page, and mBART's decoder, which attends to what it makes of it.
+"""Donut and Nougat: a Swin transformer over a page, and mBART's decoder, which attends to its features.
 
 Source: Donut, arXiv 2111.15664; Nougat, arXiv 2308.13418; transformers, ``modeling_donut_swin.py``,
 ``modeling_mbart.py``, ``modeling_vision_encoder_decoder.py``.
@@ -19,7 +19,7 @@ from stagemeter.models.vision.swin import SwinTransformer, swin_operators, swin_
 
 @dataclass(frozen=True, slots=True)
 class DonutArchitecture(EncoderDecoderArchitecture):
-    """Sizes of a model of this family.
+    """Sizes of Donut and Nougat.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
     encoder = sizes.encoder
     size = image.values.get("size")
     if isinstance(size, list):
-        # A list is width and height.
+        # A list holds width and height.
         needed = [encoder.width, encoder.height]
         if size != needed:
             image.refuse("size", f"the encoder takes pages of width and height {needed!r}")
@@ -92,7 +92,7 @@ def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
 
 FAMILY = encoder_decoder_family(
     name="donut",
-    title="Donut, Nougat: a Swin transformer, and a decoder that attends to what it makes of a page",
+    title="Donut, Nougat: a Swin transformer, and a decoder that attends to its features",
     kinds=("donut-swin", "mbart"),
     sizes=DonutArchitecture,
     read=_read,
@@ -103,5 +103,5 @@ FAMILY = encoder_decoder_family(
     check=_check,
     head="decoder.lm_head",
     shipped={"donut-base": "donut_base.json", "nougat-base": "nougat_base.json"},
-    notes=("every page is brought to the size of the encoder's pictures, as the published processors do",),
+    notes=("every page is resized to the encoder's input, as the published processors do",),
 )

@@ -1,4 +1,4 @@
-"""Florence-2: a DaViT, an encoder over what it makes of a page and over the text, and a decoder that attends to both.
+"""Florence-2: a DaViT, an encoder over its features and the text, and a decoder that attends to both.
 
 Source: Florence-2, arXiv 2311.06242; transformers, ``modeling_florence2.py``, ``modeling_bart.py``.
 """
@@ -30,9 +30,9 @@ from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, d
 from stagemeter.models.vision.projector import LinearSize
 
 _ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"
-#: Side in pixels that every page is brought to, as the published processors have it (``preprocessor_config.json``).
+#: Side in pixels of every page in the published processors (``preprocessor_config.json``).
 _IMAGE_SIZE = 768
-#: Settings of the DaViT that hold one number for each group of layers.
+#: Settings of the DaViT with a number for each group of layers.
 _BY_GROUP = (
     "embed_dim",
     "depths",
@@ -47,16 +47,16 @@ _NORM_FIRST = "patch_prenorm"
 
 @dataclass(frozen=True, slots=True)
 class Florence2Architecture(EncoderDecoderArchitecture):
-    """Sizes of a model of this family.
+    """Sizes of Florence-2.
 
     Attributes
     ----------
     vision : DaViT
         The encoder of pages.
     places : int
-        Learned positions along each side of what comes out of it.
+        Learned positions along each side of its features.
     layers, heads, intermediate : int
-        Depth, attention heads and width of the feed-forward network of the encoder, which is as wide as the decoder.
+        Depth, attention heads and feed-forward width of the encoder, which is as wide as the decoder.
     """
 
     vision: DaViT
@@ -67,7 +67,7 @@ class Florence2Architecture(EncoderDecoderArchitecture):
 
     @property
     def view_tokens(self) -> int:
-        """Tokens that a page becomes: its places, and one that stands for all of them."""
+        """Tokens of a page: its places, and their mean."""
         return self.vision.side**2 + 1
 
 
@@ -76,7 +76,9 @@ def _read(settings: Settings) -> Florence2Architecture:
     if text.values.get("model_type") != "bart":
         text.refuse("model_type", text.values.get("model_type"), "the language model of this family is 'bart'")
     for holder in (settings, text):
-        holder.refuse("tie_word_embeddings", False, "encoder, decoder and output head share one embedding here")
+        holder.refuse(
+            "tie_word_embeddings", False, "encoder, decoder and output head of this family share one embedding"
+        )
     decoder = read_decoder(text, text.whole("d_model"), norms=1, fused=True, text_in_source=True, head_on_last=True)
     if sizes.whole("projection_dim") != decoder.hidden:
         raise StagemeterError(
@@ -98,7 +100,7 @@ def _davit(sizes: Settings) -> DaViT:
     lists |= {_NORM_FIRST: sizes.flags(_NORM_FIRST)}
     if len({len(found) for found in lists.values()}) > 1:
         lengths = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
-        raise StagemeterError(f"{sizes.source}: there are not as many entries for each group of layers: {lengths}")
+        raise StagemeterError(f"{sizes.source}: settings of groups of layers differ in length: {lengths}")
     groups = tuple(DaViTGroup(*numbers) for numbers in zip(*lists.values(), strict=True))
     for group in groups:
         if group.width % group.heads or group.width % group.channel_groups:
@@ -120,7 +122,7 @@ def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[
 
 
 def _encoder_parameters(sizes: Florence2Architecture) -> int:
-    """Parameters of the encoder but its embedding, which is the decoder's."""
+    """Return the parameters of the encoder, without the embedding, which is the decoder's."""
     width, between = sizes.decoder.hidden, sizes.intermediate
     layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
     return sizes.layers * layer + (sizes.decoder.positions + 2) * width
@@ -227,8 +229,8 @@ FAMILY = Family(
     architecture_from_sizes=sizes_reader(Florence2Architecture),
     whole_passes={"forward": _forward, "decode": _step},
     notes=(
-        "page and text are encoded, and attended to; the decoder's own prompt is the one token that it begins with",
-        f"every page is brought to {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, as the published processors do",
+        "the encoder reads page and text, and the decoder attends to both; the decoder's own prompt is one token",
+        f"every page is resized to {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, as the published processors do",
     ),
     prompt_tokens=lambda sizes, image, text: 1,
 )

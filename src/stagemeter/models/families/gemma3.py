@@ -25,7 +25,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     sizes.require("model_type", "siglip_vision_model", "its encoder")
     sizes.require("vision_use_head", False, "its encoder")
-    vision = vision_transformer(sizes, class_token=False, patch_bias=True)
+    vision = vision_transformer(sizes)
     tokens = settings.whole("mm_tokens_per_image")
     if math.isqrt(tokens) ** 2 != tokens or vision.side % math.isqrt(tokens):
         raise StagemeterError(
@@ -37,7 +37,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """A page is one view; crops of it are more where the file of the image processor says so.
+    """Return the rules: a page is one view, and crops of it are more where the image processor's file says so.
 
     Source: transformers, ``image_processing_pil_gemma3.py``, ``pan_and_scan``.
     """
@@ -63,7 +63,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 
 
 def _crops(longer: int, shorter: int, smallest: int, most: int, activating: float) -> int:
-    """Crops of a page along its longer side; 0 where it is seen as a whole alone."""
+    """Return the crops of a page along its longer side; 0 if it is seen only as a whole."""
     if longer / shorter < activating:
         return 0
     crops = min(longer // smallest, math.floor(longer / shorter + 0.5))
@@ -85,9 +85,9 @@ FAMILY = vision_language_family(
     pages=Pages(square_pixels),
     shipped={"gemma-3-4b": "gemma_3_4b.json"},
     notes=(
-        "tokens of one picture attend to one another both ways; flops_causal halves them like text",
+        "tokens of a picture attend to one another both ways; flops_causal still halves them like text",
         "pooling is an average, which costs nothing by convention",
-        "a page is one view; crops are counted where the image processor's file has do_pan_and_scan, which "
-        "transformers' whole processor sets to false in each call that does not ask for them",
+        "a page is one view; crops are counted where the image processor's file has do_pan_and_scan, though "
+        "transformers' whole processor sets it to false in each call that does not ask for crops",
     ),
 )

@@ -1,7 +1,7 @@
 """Gemma 4: a page at its own shape, patches pooled to tokens, and Gemma 4's language model.
 
-Patches of a page are padded to as many as a page may have at most. Pooling is a product with a matrix that says which
-patch goes to which token. Source: transformers, ``modeling_gemma4.py``, ``image_processing_gemma4.py``.
+The processor pads the patches of a page to a fixed number. Pooling is a product with a matrix that assigns patches to
+tokens. Source: transformers, ``modeling_gemma4.py``, ``image_processing_gemma4.py``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
 
-#: Tokens of a page at most, as the processor has it by default, and what else it may be.
+#: Most tokens of a page, by default and as the processor allows.
 _MOST_TOKENS, _POSSIBLE_TOKENS = 280, (70, 140, 280, 560, 1120)
-#: Numbers that a linear layer keeps of how far its inputs and results may go.
+#: Numbers with which a linear layer clips its inputs and results.
 _LIMITS = 4
 
 
@@ -39,19 +39,18 @@ class Gemma4Architecture(Sizes):
 
     Attributes
     ----------
-    hidden, layers, heads, head_width, intermediate : int
-        Width, depth, attention heads, their width, and width of the gated feed-forward network of the vision
-        transformer.
-    patch_size, pooled : int
-        Side of a patch in pixels, and patches per side that become one token.
+    hidden, layers, heads, head_width, intermediate, patch_size
+        See `VisionTransformer`.
+    pooled : int
+        Patches per side that become one token.
     positions : int
         Learned positions along each side.
     limits : bool
-        Whether the linear layers of both encoders keep how far their inputs and results may go.
+        Whether the linear layers of both encoders clip their inputs and results.
     standardized : bool
-        Whether tokens are shifted and scaled by numbers that a checkpoint holds.
+        Whether the checkpoint holds a shift and a scale for tokens.
     audio : int
-        Parameters of the audio encoder, which no page needs, and of what follows it; 0 where there is none.
+        Parameters of the audio encoder and its projection, which no page needs; 0 without one.
     decoder : Decoder
         The language model.
     """
@@ -83,8 +82,6 @@ class Gemma4Architecture(Sizes):
             self.heads,
             self.intermediate,
             self.patch_size,
-            image_size=0,
-            class_token=False,
             patch_bias=False,
             attention_bias=False,
             outer_norms=0,
@@ -102,8 +99,8 @@ class Gemma4Architecture(Sizes):
 def _read(settings: Settings) -> Gemma4Architecture:
     if settings.values["vision_config"] is None:
         raise StagemeterError(
-            f"{settings.source}: vision_config is null or missing, which makes a model that reads text alone. Give its "
-            "text_config as a configuration of its own"
+            f"{settings.source}: vision_config is null or missing, so the model reads text alone. Give its text_config "
+            "as a configuration of its own"
         )
     sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     heads = sizes.whole("num_attention_heads")
@@ -116,7 +113,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
         head_width=sizes.whole("head_dim"),
         intermediate=sizes.whole("intermediate_size"),
         patch_size=sizes.whole("patch_size"),
-        # Where nothing is pooled, transformers takes the padding for the page.
+        # Without pooling, transformers would take the padding for the page.
         pooled=sizes.whole("pooling_kernel_size", least=2),
         positions=sizes.whole("position_embedding_size"),
         limits=sizes.flag("use_clipped_linears"),
@@ -127,7 +124,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
 
 
 def _audio(sizes: Settings, decoder: Decoder) -> int:
-    """Parameters of the audio encoder and of the projection to the decoder's width."""
+    """Return the parameters of the audio encoder and of the projection to the decoder's width."""
     width, outputs = sizes.whole("hidden_size"), sizes.whole("output_proj_dims")
     head_width = sizes.split("hidden_size", "num_attention_heads")
     channels = sizes.values["subsampling_conv_channels"]
@@ -147,14 +144,14 @@ def _audio(sizes: Settings, decoder: Decoder) -> int:
 
 
 def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _MOST_TOKENS) -> tuple[int, int]:
-    """Width and height that a page is brought to: the largest of its shape that has no more tokens than it may.
+    """Return the largest width and height of a page's shape that have at most so many tokens.
 
     Source: transformers, ``image_processing_gemma4.py``, ``get_aspect_ratio_preserving_size``.
 
     Raises
     ------
     StagemeterError
-        If it would have more.
+        If a very long page would have more.
     """
     block = sizes.block
     most = tokens * block**2
@@ -167,7 +164,7 @@ def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _M
     if columns * rows > most:
         raise StagemeterError(
             f"a page of {width} x {height} pixels: brought to {columns} x {rows}, it has more than {tokens} "
-            "tokens, and this model's processor refuses it"
+            "tokens, which this model's processor refuses"
         )
     return columns, rows
 
@@ -196,7 +193,7 @@ def _rules(sizes: Gemma4Architecture, settings: ProcessorSettings) -> PageRules:
 
 
 def _padded(workload: Workload) -> int:
-    """Tokens that a page is padded to."""
+    """Return the tokens that a page is padded to."""
     return workload.padded_tokens or _MOST_TOKENS
 
 
@@ -261,12 +258,11 @@ FAMILY = vision_language_family(
     pages=Pages(_page, values=True),
     shipped={"gemma-4-e2b": "gemma_4_e2b.json"},
     notes=(
-        "a page is padded to the patches of as many tokens as it may have, which cost as much as others",
-        "where a configuration lets tokens of one picture attend to one another both ways, flops_causal halves them "
-        "like text",
-        "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "
-        "runs them when it generates",
-        "videos and sound are not counted; the audio encoder's parameters are listed apart",
+        "a page is padded to the most tokens that it may have; padding costs as much as the page",
+        "where the tokens of a picture attend to one another both ways, flops_causal still halves them like text",
+        "layers that share the keys and values of an earlier layer run only on the last token of a prompt, as "
+        "transformers runs them when it generates",
+        "videos and sound are not counted; the parameters of the audio encoder are listed apart",
     ),
     prefill_variables=OF_SHARING,
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},

@@ -32,20 +32,20 @@ _DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
 #: out; sizes are those of Qwen-VL's.
 _PIXELS_OF_CLASS = 112 * 112, 28 * 28 * 15_000
 _EXPERTS = "glm4v_moe"
-#: Pixels between which a page is resized, which is doubled (``preprocessor_config.json`` of the published models).
+#: Limits of the pixels of a page, which is doubled (``preprocessor_config.json`` of the published models).
 PIXELS = (12_544, 9_633_792)
 
 
 @dataclass(frozen=True, slots=True)
 class GlmVArchitecture(Sizes):
-    """Sizes of the encoder, of what makes tokens of its patches, and of the language model.
+    """Sizes of the encoder, of the merger and of the language model.
 
     Attributes
     ----------
     vision : QwenVision
         The encoder.
     merger_width : int
-        Width of the gated network that tokens pass through.
+        Width of the merger's gated network.
     decoder : Decoder
         The language model.
     """
@@ -95,8 +95,8 @@ def glm_v_family(
         pages=Pages(_page, values=True),
         shipped=shipped,
         notes=(
-            "a page is doubled to fill the two pictures that a patch spans, and limits of pixels are of both; videos "
-            "are not counted",
+            "a page is doubled to fill the two pictures that a patch spans, and limits of pixels hold for both "
+            "together; videos are not counted",
             *notes,
         ),
     )
@@ -116,7 +116,7 @@ def _rules(sizes: GlmVArchitecture, settings: ProcessorSettings) -> PageRules:
 
 
 def _merger(sizes: GlmVArchitecture) -> list[LinearSize]:
-    """Return a convolution without overlap, which is a linear layer, one more, and a gated network."""
+    """Return the layers of the merger; a convolution without overlap is a linear layer."""
     width, between = sizes.vision.outputs, sizes.merger_width
     network = [LinearSize(width, between), LinearSize(width, between), LinearSize(between, width)]
     return [LinearSize(sizes.vision.merged, width, bias=True), LinearSize(width, width), *network]
@@ -151,7 +151,7 @@ def _read(settings: Settings) -> GlmVArchitecture:
         gated=True,
         norm_bias=False,
         patch_bias=True,
-        # The feed-forward network is as wide as the tokens, and `intermediate_size` is the width of the merger's.
+        # The feed-forward network is as wide as the tokens; `intermediate_size` is the width of the merger's.
         intermediate=sizes.whole("out_hidden_size"),
         positions=(sizes.whole("image_size") // sizes.whole("patch_size")) ** 2,
         bias=sizes.flag("attention_bias"),

@@ -45,7 +45,5 @@ FAMILY = glm_v_family(
     read=_read,
     encoder=("patch_embed", "blocks", "post_layernorm"),
     shipped={"glm-ocr": "glm_ocr.json"},
-    notes=(
-        "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",
-    ),
+    notes=("the layer that predicts several tokens at once, which the checkpoint holds beside the model, is left out",),
 )

@@ -1,7 +1,7 @@
 """GOT-OCR 2.0: SAM's encoder over one view, two strided convolutions and a projection, a decoder like Qwen 2's.
 
-A page is squeezed into the one square view that the encoder takes. transformers runs the encoder's attention as
-products with the scores between them, and so it is counted. Source: transformers, ``modeling_got_ocr2.py``,
+A page is squeezed into the square view that the encoder takes. The encoder's attention is counted as transformers runs
+it: two products, with scores written between them. Source: transformers, ``modeling_got_ocr2.py``,
 ``processing_got_ocr2.py``.
 """
 
@@ -39,12 +39,12 @@ from stagemeter.models.vision.sam import (
 
 @dataclass(frozen=True, slots=True)
 class GotOcr2Architecture(Sizes):
-    """Sizes of a model of this family.
+    """Sizes of GOT-OCR 2.0.
 
     Attributes
     ----------
     sam : SamArchitecture
-        The encoder; its two strided convolutions are the projector's here.
+        The encoder; its two strided convolutions are part of the projector.
     decoder : Decoder
         The language model.
     """
@@ -67,7 +67,7 @@ def _group(sizes: GotOcr2Architecture, views: int) -> ViewGroup:
 
 
 def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules:
-    """A page is one view; in tiles it is where the file of the image processor says so, as that processor has it."""
+    """Return the rules: a page is one view, or tiles where the image processor's file says so."""
     image, side, tokens = settings.image, sizes.sam.pretrain_size, _group(sizes, 1).quarter_grid ** 2
     if image.flag("crop_to_patches", published=False):
         return tiles_and_page(image, read_tile_limits(image, most=12, fewest=1), side, tokens)
@@ -132,7 +132,7 @@ FAMILY = vision_language_family(
     pages=Pages(_page),
     shipped={"got-ocr2": "got_ocr2.json"},
     notes=(
-        "a page is one view; tiles are counted where the image processor's file has crop_to_patches, which "
-        "transformers' whole processor sets to false in each call that does not ask for them",
+        "a page is one view; tiles are counted where the image processor's file has crop_to_patches, though "
+        "transformers' whole processor sets it to false in each call that does not ask for tiles",
     ),
 )

@@ -21,17 +21,17 @@ from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer
 
-#: How many times longer than a view the longer side of a page is made, as the published processors have it.
+#: Longer side of a page over the side of a view in the published processors.
 _LONGEST = 4
-#: What transformers' class gives a file that leaves it out: side of a view.
+#: Side of a view that transformers' class gives a file that leaves it out.
 _SIDE_OF_CLASS = 364
-#: Longest side in pixels of any page: ``MAX_IMAGE_SIZE``.
+#: Longest side of a page in pixels: ``MAX_IMAGE_SIZE``.
 _LONGEST_SIDE = 4096
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     decoder = text_decoder(settings)
-    vision = vision_transformer(settings.part("vision_config"), class_token=False, patch_bias=True)
+    vision = vision_transformer(settings.part("vision_config"))
     factor = settings.whole("scale_factor")
     if vision.side % factor:
         raise StagemeterError(
@@ -42,7 +42,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """A page is resized, brought to whole tiles, and seen as a whole beside its tiles; or as a whole alone."""
+    """Return the rules: a page is resized to whole tiles and seen in tiles and as a whole, or only as a whole."""
     image, side, tokens = settings.image, sizes.vision.image_size, sizes.projector.tokens
     image.side("max_image_size", published=side, default=_SIDE_OF_CLASS, needed=side)
     settings.whole.require("image_seq_len", needed=tokens, why="a view becomes")
@@ -63,7 +63,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
         if not columns * rows:
             raise StagemeterError(
                 f"a page of {width} x {height} pixels: brought to tiles of {side} pixels, nothing is left of its "
-                "shorter side, and this model's processor fails on it; cut the page"
+                "shorter side, and this model's processor fails. Cut the page"
             )
         views = columns * rows + 1 if columns * rows > 1 else 1
         return PageViews(1, views - 1, side, side, (columns, rows), views * tokens)
@@ -72,7 +72,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 
 
 def resized(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Width and height of a page whose longer side is made so long, the other one even, and none longer than the limit.
+    """Return the width and height of a page with a longer side of some length and an even shorter side.
 
     Source: transformers, ``image_processing_pil_idefics3.py``, ``get_resize_output_image_size``.
     """
@@ -93,7 +93,7 @@ def resized(width: int, height: int, longest: int) -> tuple[int, int]:
 
 
 def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
-    """Columns and rows of tiles: the longer side is made whole tiles, and the other one of its length at that shape.
+    """Return the columns and rows of tiles: whole tiles along the longer side, as many as needed along the other.
 
     Source: transformers, ``image_processing_pil_idefics3.py``, ``resize_for_vision_encoder``.
     """
@@ -132,5 +132,5 @@ FAMILY = vision_language_family(
     pages=Pages(_page, values=True),
     language=DecoderModules("model.text_model"),
     shipped={"smolvlm-256m": "smolvlm_256m.json", "granite-docling-258m": "granite_docling_258m.json"},
-    notes=("what the processor writes around the tokens of each tile is text",),
+    notes=("what the processor writes around the tokens of a tile counts as text",),
 )

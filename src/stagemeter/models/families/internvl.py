@@ -15,7 +15,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer
 
-#: Tiles that a page becomes at most, as the published processors have it (``max_patches``).
+#: Most tiles of a page in the published processors (``max_patches``).
 _MOST_TILES = 12
 #: Patches per side that become one token (``downsample_ratio`` 0.5).
 _SHUFFLE = 2
@@ -26,14 +26,13 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     if settings.values["downsample_ratio"] != 0.5:
         settings.refuse("downsample_ratio", settings.values["downsample_ratio"], "this family is made for 0.5")
     settings.require("vision_feature_layer", -1, "what it takes of its encoder")
-    # As the encoder of 6 billion parameters has them.
+    # The encoder of 6 billion parameters has other values.
     for key, known in (("use_qk_norm", False), ("use_mask_token", False), ("norm_type", "layer_norm")):
         sizes.require(key, known, "its encoder")
     mean = sizes.flag("use_mean_pooling")
     vision = vision_transformer(
         sizes,
         class_token=True,
-        patch_bias=True,
         attention_bias=sizes.flag("attention_bias"),
         layer_scale=True,
         outer_norms=0 if mean else 1,
@@ -45,7 +44,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """A page is cut to tiles, whatever ``crop_to_patches`` says in the file: the whole processor sets it itself."""
+    """Return the rules: a page is cut to tiles, since the whole processor overrides the file's ``crop_to_patches``."""
     settings.whole.require("image_seq_length", needed=sizes.projector.tokens, why="a view becomes")
     limits = read_tile_limits(settings.image, most=_MOST_TILES, fewest=1)
     return tiles_and_page(settings.image, limits, sizes.vision.image_size, sizes.projector.tokens)

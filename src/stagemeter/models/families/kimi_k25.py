@@ -16,7 +16,7 @@ from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.moonvit import MoonViT, moonvit, require_width
 
-#: Patches of a page at most, and along one side, as the processor has it by default.
+#: Most patches of a page, and along one side, by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
 
 
@@ -33,10 +33,10 @@ def _read(settings: Settings) -> MoonViTArchitecture:
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
-    """A page is shrunk to as many patches as may be, and padded to whole tokens.
+    """Read how a page is shrunk to a number of patches and padded to whole tokens.
 
-    Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``. The published file names the limits
-    otherwise, within ``media_proc_cfg``.
+    Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``. The published file has the
+    limits under other names, within ``media_proc_cfg``.
     """
     most = image.number("max_patches", "media_proc_cfg.in_patch_limit", published=_MOST_PATCHES, most=MOST_PIXELS)
     per_side = image.side("size", "media_proc_cfg.patch_limit_on_one_side", published=_MOST_PER_SIDE)

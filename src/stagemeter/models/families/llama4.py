@@ -28,13 +28,13 @@ from stagemeter.models.vision.projector import LinearSize, linears_operators, li
 from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
 
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
-#: Most tiles that a page becomes, as the published processors have it (``preprocessor_config.json``).
+#: Most tiles of a page in the published processors (``preprocessor_config.json``).
 _MOST_TILES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Llama4Architecture(Sizes):
-    """Sizes of a model of this family.
+    """Sizes of Llama 4.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Llama4Architecture(Sizes):
     merge_size : int
         Patches per side that become one token.
     adapter_inputs, adapter_width : int
-        Width of the patches of a token side by side, and of the two layers that they pass through.
+        Width of the patches of a token, side by side, and of the adapter's two layers.
     decoder : Decoder
         The language model.
     """
@@ -56,12 +56,12 @@ class Llama4Architecture(Sizes):
 
     @property
     def adapter(self) -> list[LinearSize]:
-        """The linear layers that the patches of a token pass through."""
+        """The linear layers that merge the patches of a token."""
         return [LinearSize(self.adapter_inputs, self.adapter_width), LinearSize(self.adapter_width, self.adapter_width)]
 
     @property
     def view_tokens(self) -> int:
-        """Tokens of one view."""
+        """Tokens of a view."""
         return (self.vision.side // self.merge_size) ** 2
 
 
@@ -79,12 +79,14 @@ def _read(settings: Settings) -> Llama4Architecture:
         ("vision_output_dim", sizes.whole("vision_output_dim"), width),
     ):
         if given != needed:
-            raise StagemeterError(f"{sizes.source}: {name} is {given}, and what it meets is {needed} wide")
+            raise StagemeterError(
+                f"{sizes.source}: {name} is {given}. It must be {needed}, the width of what it is joined to"
+            )
     return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings, tied_by_part=True))
 
 
 def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:
-    """A page becomes the tiles that it fits into best. Source: ``image_processing_llama4.py``, ``_preprocess``."""
+    """Return the rules: a page becomes the tiles that it fits best. Source: ``image_processing_llama4.py``."""
     image, side = settings.image, sizes.vision.image_size
     image.side("size", published=side, default=336, needed=side)
     image.require("do_resize", needed=True, why="Llama 4's processor takes no other value than")
@@ -95,7 +97,7 @@ def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:
     def page(width: int, height: int) -> PageViews:
         columns, rows = best_fit(width, height, side, grids, single_precision=True, largest=largest)
         tiles = columns * rows
-        # A page that is cut is seen as a whole, too.
+        # A page in several tiles is also one view as a whole.
         views = tiles + 1 if tiles > 1 else 1
         return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
 
@@ -147,7 +149,7 @@ FAMILY = vision_language_family(
     pages=Pages(square_pixels, values=True, see=_see),
     shipped={"llama-4-scout": "llama_4_scout.json"},
     notes=(
-        "a page becomes the tiles that it fits into best",
+        "a page becomes the tiles that it fits best",
         *TEXT.notes,
     ),
 )

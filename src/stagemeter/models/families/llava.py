@@ -42,5 +42,5 @@ FAMILY = vision_language_family(
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
     shipped={"llava-1.5-7b": "llava_1_5_7b.json"},
-    notes=("the encoder's last layer runs, though its result goes unused: features are those of the layer before it",),
+    notes=("the encoder's last layer runs and goes unused: features come from the layer before it",),
 )

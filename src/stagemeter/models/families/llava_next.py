@@ -25,12 +25,12 @@ from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer
 
 _ONEVISION = "llava_onevision"
-#: How features are taken, which differs between the two: layer, and whether the class token is kept.
+#: Layer that features come from, and whether they keep the class token.
 _FEATURES = {"llava_next": (-2, "default"), _ONEVISION: (-1, "full")}
 #: What transformers' classes give a file that leaves ``image_grid_pinpoints`` out.
 _CANVASES_OF_NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 _CANVASES_OF_ONEVISION = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
-#: Pages whose tokens exceed those of so many views by more than a tenth are shrunk, see ``vision_aspect_ratio``.
+#: ``vision_aspect_ratio``: features of more than nine views' tokens, and a tenth, are shrunk.
 _MOST_VIEWS = "anyres_max_9"
 
 
@@ -41,9 +41,9 @@ class TiledArchitecture(VisionLanguageArchitecture):
     Attributes
     ----------
     canvases : tuple of tuple of int
-        Heights and widths in pixels that a page may be brought to before it is cut (``image_grid_pinpoints``).
+        Heights and widths in pixels that a page may be resized to before it is cut (``image_grid_pinpoints``).
     most_views : int
-        Views whose tokens are the most that tiles become, but for a tenth; 0 where there is no such limit.
+        Views whose tokens limit those of the tiles, with a tenth to spare; 0 without a limit.
     """
 
     canvases: tuple[tuple[int, int], ...]
@@ -79,14 +79,14 @@ def _canvases(settings: Settings, side: int) -> tuple[tuple[int, int], ...]:
     )
     if not whole or not canvases:
         raise StagemeterError(
-            f"{settings.source}: image_grid_pinpoints is {canvases!r}: heights and widths that are multiples of the "
-            f"view's {side} pixels are needed"
+            f"{settings.source}: image_grid_pinpoints is {canvases!r}. It must list heights and widths that are "
+            f"multiples of the view's {side} pixels"
         )
     return tuple((height, width) for height, width in canvases)
 
 
 def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
-    """A page is brought to a canvas and cut; canvases of the image processor go over those of the model."""
+    """Return the rules: a page is resized to a canvas and cut; the image processor's canvases win over the model's."""
     image, side = settings.image, sizes.vision.image_size
     onevision = bool(sizes.most_views)
     square_views(image, side, default=384 if onevision else 224, crops=not onevision)
@@ -106,7 +106,7 @@ def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
 
 
 def best_canvas(canvases: tuple[tuple[int, int], ...], width: int, height: int) -> tuple[int, int]:
-    """Height and width that keep most of a page, and of those the ones that waste least.
+    """Return the canvas that keeps most of a page, and of several the one that wastes least.
 
     Source: transformers, ``image_processing_utils.py``, ``select_best_resolution``.
     """
@@ -144,7 +144,7 @@ def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> 
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
     size = [workload.image_height, workload.image_width]
-    # The model chooses among its canvases once more; that of the page is the one to choose.
+    # The model chooses a canvas again; it may choose only that of the page.
     columns, rows = workload.tile_grid
     model.config.image_grid_pinpoints = [[rows * side, columns * side]]
     return {
@@ -163,6 +163,6 @@ FAMILY = vision_language_family(
     stages=(square_encoder(), square_projector()),
     pages=Pages(_page, values=True),
     shipped={"llava-1.6-mistral-7b": "llava_1_6_mistral_7b.json", "llava-onevision-0.5b": "llava_onevision_0_5b.json"},
-    notes=("of CLIP, the encoder's last layer runs, though features are those of the layer before it",),
+    notes=("with CLIP, the encoder's last layer runs, though features come from the layer before it",),
     other_parameters=lambda sizes: {"model.image_newline": sizes.decoder.hidden},
 )

@@ -1,4 +1,4 @@
-"""MiniCPM-OCR: a page and slices of it at resolutions of their own through one sequence, a decoder like Qwen 3.5's.
+"""MiniCPM-OCR: a page and its slices, each at its own resolution, in one sequence; a decoder like Qwen 3.5's.
 
 Source: transformers, ``modeling_minicpm_ocr.py``, ``image_processing_minicpm_ocr.py``.
 """
@@ -28,29 +28,27 @@ from stagemeter.models.vision.projector import LinearSize, linears_operators, li
 from stagemeter.models.vision.vit import VisionTransformer, layer_operators, patch_embedding, vit_parameters
 
 _MERGER = "model.merger"
-#: Most slices of a page, and the side of a square that has as many pixels as a view is brought to, by default.
+#: Most slices of a page by default, and the side of a square with the pixels of a view.
 _MOST_SLICES, _SIDE = 9, 448
-#: Patches per side that are merged at a time.
+#: Patches per side that one step merges.
 _MERGED = 2
-#: Patches that become one token, by the name of how they are merged.
+#: Patches that become one token, by ``downsample_mode``.
 _PATCHES_OF_TOKEN = {"4x": 4, "16x": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class MiniCPMOcrArchitecture(Sizes):
-    """Sizes of a model of this family.
+    """Sizes of MiniCPM-OCR.
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network of the vision transformer.
-    patch_size, positions : int
-        Side of a patch in pixels, and learned positions.
+    hidden, layers, heads, intermediate, patch_size, positions
+        See `VisionTransformer`.
     patches_of_token : int
         Patches that become one token.
     merge_after : int
-        Layers after which four patches are merged by attention within windows; 0 where they are not. What merges them
-        is part of the model all the same.
+        Layers after which attention within windows merges four patches; 0 if it never does. The model has its
+        weights in both cases.
     decoder : Decoder
         The language model.
     """
@@ -67,16 +65,13 @@ class MiniCPMOcrArchitecture(Sizes):
 
     @property
     def vit(self) -> VisionTransformer:
-        """The vision transformer, without what merges patches within it."""
+        """The vision transformer, without the layers that merge patches within it."""
         return VisionTransformer(
             self.hidden,
             self.layers,
             self.heads,
             self.intermediate,
             self.patch_size,
-            image_size=0,
-            class_token=False,
-            patch_bias=True,
             positions=self.positions,
             view_by_view=True,
         )
@@ -97,8 +92,8 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
     sizes = settings.part("vision_config")
     if settings.values.get("image_token_id") is None:
         raise StagemeterError(
-            f"{settings.source}: image_token_id is missing or null; without a token that stands for a page, the model "
-            "looks at none"
+            f"{settings.source}: image_token_id is missing or null, and without it the model ignores pages. Give the "
+            "token that stands for a page"
         )
     for holder, key in ((settings, "merge_kernel_size"), (sizes, "window_kernel_size")):
         if holder.values[key] != [_MERGED] * 2:
@@ -127,16 +122,16 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class _Slicing:
-    """How a page is cut.
+    """How a page is cut to slices.
 
     Attributes
     ----------
     most : int
-        Slices at most; 1 where a page is not cut.
+        Most slices; 1 if pages are not cut.
     side : int
-        Side of a square that has as many pixels as a view is brought to.
+        Side of a square with as many pixels as a view is resized to.
     enlarges : bool
-        Whether a small page is brought to as many, too.
+        Whether a small page is enlarged to as many.
     """
 
     most: int
@@ -177,7 +172,7 @@ def _nearest(length: float, divisor: int) -> int:
 def _resized(
     sizes: MiniCPMOcrArchitecture, slicing: _Slicing, width: float, height: float, enlarge: bool
 ) -> tuple[int, int]:
-    """Width and height that a view is brought to: whole tokens, about as many pixels as a square of the side has.
+    """Return the width and height of a view: whole tokens, about as many pixels as a square of the side.
 
     Source: ``find_best_resize``.
     """
@@ -189,7 +184,7 @@ def _resized(
 
 
 def _grid(slicing: _Slicing, width: int, height: int) -> tuple[int, int]:
-    """Columns and rows of slices of a page; none where it is small. Source: ``get_sliced_grid``."""
+    """Return the columns and rows of slices of a page; zeros for a small one. Source: ``get_sliced_grid``."""
     slices = min(math.ceil(width * height / slicing.side**2), slicing.most)
     best, least = (0, 0), math.inf
     if slices <= 1:
@@ -211,7 +206,7 @@ def _tokens(sizes: MiniCPMOcrArchitecture, view: tuple[int, int]) -> int:
 
 
 def _tokens_of_views(sizes: MiniCPMOcrArchitecture, workload: Workload) -> tuple[int, int]:
-    """Tokens of the view of a whole page, and of each slice."""
+    """Return the tokens of the view of a whole page, and of each slice."""
     whole = _tokens(sizes, view_size(workload))
     return whole, (workload.image_tokens - whole) // max(workload.local_views, 1)
 
@@ -239,7 +234,7 @@ def _vision_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[
 
 
 def _window_operators(sizes: MiniCPMOcrArchitecture, windows: int) -> list[Operator]:
-    """Operators of attention within windows of four patches, and of what makes one of them."""
+    """Return the operators of attention within windows of four patches, and of the layers that merge them."""
     width = sizes.hidden
     return [
         (linear(4 * windows, width, width, bias=True), 4),
@@ -264,14 +259,14 @@ def _merger_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[
 
 
 def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict[str, Any]:
-    """Patches of all views of the pages of a batch, side by side, and rows and columns of each view."""
+    """Return the patches of all views of a batch, side by side, and the rows and columns of each view."""
     import torch
 
     width, height = view_size(workload)
     _, tokens = _tokens_of_views(sizes, workload)
     views = [(width, height)]
     if workload.local_views:
-        # A slice may have any shape of as many tokens: each patch attends to all others of its view.
+        # Any shape of as many tokens will do: each patch attends to all others of its view.
         across = max(side for side in range(1, math.isqrt(tokens) + 1) if not tokens % side)
         views += [(across * sizes.block, tokens // across * sizes.block)] * workload.local_views
     views *= workload.batch_size
@@ -335,9 +330,9 @@ FAMILY = vision_language_family(
     pages=Pages(_page, values=True),
     shipped={"minicpm-ocr-default": "minicpm_ocr_default.json"},
     notes=(
-        "a page is seen as a whole and, if it is large, in slices; the tokens that the processor writes around them "
-        "count as text",
-        "transformers runs the output head on every position of a prompt, and so is it counted",
+        "a page is one view as a whole and, if it is large, several slices; the tokens that the processor writes "
+        "around them count as text",
+        "transformers runs the output head on every position of a prompt, which is counted",
         *TEXT.notes,
         "videos are not counted",
     ),

@@ -70,8 +70,6 @@ class PixtralArchitecture(Sizes):
             self.heads,
             self.intermediate,
             self.patch_size,
-            image_size=0,
-            class_token=False,
             patch_bias=False,
             attention_bias=False,
             positions=0,
@@ -151,8 +149,8 @@ def pixtral_family(
         language=LANGUAGE,
         shipped=shipped,
         notes=(
-            "all pages of a batch go through the encoder as one sequence, of which a mask leaves each page to itself, "
-            "as transformers runs it: attention is counted dense over all of them",
+            "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps pages "
+            "apart: attention is counted dense over all of them",
             *notes,
         ),
     )
@@ -201,7 +199,7 @@ def _rules(own_patches: bool, sizes: PixtralArchitecture, settings: ProcessorSet
         if not views.image_tokens:
             raise StagemeterError(
                 f"a page brought to {size[0]} x {size[1]} pixels is less than one token of {patches.block} x "
-                f"{patches.block}: give a larger page"
+                f"{patches.block}. Give a larger page"
             )
         return views
 
@@ -214,7 +212,7 @@ def _shrunk(longest: int, block: int, width: int, height: int) -> tuple[int, int
     if not columns or not rows:
         raise StagemeterError(
             f"a page of {width} x {height} pixels: shrunk to {longest} pixels, as this model takes it, there is "
-            "nothing left of its shorter side"
+            "nothing left of its shorter side. Cut the page"
         )
     return math.ceil(columns / block) * block, math.ceil(rows / block) * block
 

@@ -1,6 +1,6 @@
-"""Llama 3.2 Vision: tiles through two vision transformers, a decoder of which some layers attend to the page alone.
+"""Llama 3.2 Vision: tiles through two vision transformers, a decoder with layers that attend only to the page.
 
-A page is padded to as many tiles as it may have at most. One token of the prompt stands for it. Source: transformers,
+A page is padded to the most tiles that it may have. One token of the prompt stands for it. Source: transformers,
 ``modeling_mllama.py``, ``image_processing_pil_mllama.py``.
 """
 
@@ -38,26 +38,26 @@ from stagemeter.models.vision.vit import (
 _VISION = "model.vision_model"
 #: Patches of a tile are padded to a multiple of this.
 _MULTIPLE = 8
-#: Tokens that the embedding knows besides those that can be written: ``MllamaTextModel``.
+#: Tokens of the embedding that the output head lacks: ``MllamaTextModel``.
 _OTHER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class MllamaArchitecture(Sizes):
-    """Sizes of a model of this family.
+    """Sizes of Llama 3.2 Vision.
 
     Attributes
     ----------
     hidden, heads, intermediate : int
         Width, attention heads and width of the feed-forward network of both vision transformers.
     layers, global_layers : int
-        Depth of the first and of the second one.
+        Depth of the first and of the second transformer.
     patch_size, image_size : int
         Side of a patch and of a tile in pixels.
     tiles, shapes : int
-        Tiles that a page is padded to, and shapes that they may form.
+        Tiles that a page is padded to, and shapes that tiles may form.
     kept : int
-        Layers of the first one whose results stand beside those of the second one.
+        Layers of the first transformer whose results join those of the second.
     decoder : Decoder
         The language model.
     """
@@ -94,17 +94,17 @@ class MllamaArchitecture(Sizes):
 
     @property
     def patches(self) -> int:
-        """Patches of a tile, and the class token."""
+        """Tokens of a tile: its patches and the class token."""
         return _patches(self.image_size, self.patch_size)
 
     @property
     def padded(self) -> int:
-        """The same, padded."""
+        """Tokens of a tile, padded."""
         return -(-self.patches // _MULTIPLE) * _MULTIPLE
 
     @property
     def outputs(self) -> int:
-        """Width of what the decoder's projection takes."""
+        """Width of the features that are projected."""
         return self.hidden * (1 + self.kept)
 
 
@@ -121,8 +121,8 @@ def _read(settings: Settings) -> MllamaArchitecture:
     hidden, outputs = sizes.whole("hidden_size"), sizes.whole("vision_output_dim")
     if outputs != hidden * (1 + len(kept)):
         raise StagemeterError(
-            f"{sizes.source}: vision_output_dim is {outputs}, but one layer and {len(kept)} more that are {hidden} "
-            f"wide make {hidden * (1 + len(kept))}"
+            f"{sizes.source}: vision_output_dim is {outputs}. {1 + len(kept)} layers of width {hidden} make "
+            f"{hidden * (1 + len(kept))}"
         )
     patch_size, image_size = patch_and_view(sizes)
     return MllamaArchitecture(
@@ -154,26 +154,26 @@ def _decoder(settings: Settings, source: int) -> Decoder:
     to_page = text.indices("cross_attention_layers")
     if 0 in to_page:
         raise StagemeterError(
-            f"{text.source}: cross_attention_layers is {to_page!r}; it must be a list of numbers of layers after the "
-            "first one, whose cache tells transformers how long the text is"
+            f"{text.source}: cross_attention_layers is {to_page!r}. It must leave out layer 0, whose cache tells "
+            "transformers how long the text is"
         )
     refuse_window(text)
     own = grouped_query_attention(text)
     page = SourceAttention(own.heads, own.key_value_heads, own.head_width, source, norms=2 * own.head_width)
-    # Two factors of a layer's results, which a checkpoint holds.
+    # Two factors scale the results of a layer that attends to the page.
     kinds = {False: Layer(own, gated(text), 1), True: Layer(page, gated(text), 1, numbers=2)}
     made = decoder(text, [kinds[index in to_page] for index in range(number)])
     return replace(made, tied=False, other_tokens=_OTHER_TOKENS)
 
 
 def _grids(tiles: int) -> list[tuple[int, int]]:
-    """Columns and rows that tiles may form, in the order of ``get_all_supported_aspect_ratios``."""
+    """Return the columns and rows that tiles may form, in the order of ``get_all_supported_aspect_ratios``."""
     sides = range(1, tiles + 1)
     return [(columns, rows) for rows in sides for columns in sides if columns * rows <= tiles]
 
 
 def _rules(sizes: MllamaArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Tiles are as many as the encoder has positions for: it takes pages padded to all of them."""
+    """Return the rules: a page becomes the tiles that it fits best, padded to the most."""
     image, side = settings.image, sizes.image_size
     image.side("size", published=side, default=224, needed=side)
     image.require("max_image_tiles", needed=sizes.tiles, default=4, why="the encoder has positions for tiles of number")
@@ -198,9 +198,9 @@ def _vision_operators(sizes: MllamaArchitecture, values: Variables) -> list[Oper
 
 
 def _vision_parameters(sizes: MllamaArchitecture) -> int:
-    # Of each shape, and of none: tiles by themselves, twice, and every patch of them; each scaled by one number.
+    # For each shape and for none: embeddings of tiles, twice, and of all their patches; a factor for each of the three.
     by_shape = (sizes.shapes + 1) * sizes.tiles * (2 + sizes.patches) * sizes.hidden + 3
-    # Both results of the second transformer's layers are scaled.
+    # Two factors scale the results of each layer of the second transformer.
     return vit_parameters(sizes.vit) + by_shape + 2 * sizes.global_layers
 
 
@@ -209,7 +209,7 @@ def _calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
 
 
 def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
-    """Tiles of the pages of a batch, the shape that they form, and which of them are padding."""
+    """Return the tiles of the pages of a batch, the shape that they form, and which are padding."""
     import torch
 
     pages, side = workload.batch_size, sizes.image_size
@@ -222,7 +222,7 @@ def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str
 
 
 def _seen(model: Any, sizes: MllamaArchitecture, workload: Workload, tokens: int) -> dict[str, Any]:
-    """Which tiles each token sees, as ``generate`` hands it over in every pass."""
+    """Return the mask of tiles that each token sees, which ``generate`` passes every time."""
     return {"cross_attention_mask": empty(model, workload.batch_size, tokens, 1, sizes.tiles)}
 
 
@@ -266,8 +266,8 @@ FAMILY = vision_language_family(
     pages=Pages(_whole_page, step=lambda model, sizes, workload: _seen(model, sizes, workload, 1)),
     shipped={"llama-3.2-11b-vision": "llama_3_2_11b_vision.json"},
     notes=(
-        "a page is padded to as many tiles as it may have at most, and padding costs as much as tiles do; one token of "
-        "the prompt stands for it",
-        "keys and values of the page are made once, in the prefill; the cache holds them besides those of the text",
+        "a page is padded to the most tiles that it may have, and padding costs as much as tiles; one token of the "
+        "prompt stands for the page",
+        "the prefill makes the keys and values of the page once; the cache holds them beside those of the text",
     ),
 )

@@ -24,8 +24,8 @@ from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.moonvit import MoonViT, moonvit
 
-#: Pixels between which a page is resized: those of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
-#: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it; and those of transformers' class.
+#: Limits of a page's pixels: of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
+#: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it, and of transformers' class.
 _PUBLISHED_PIXELS, _PIXELS_OF_CLASS = (147_384, 2_822_400), (384**2, 1536**2)
 
 
@@ -68,8 +68,8 @@ def moonvit_family(
     encoder, projector : str
         Their modules.
     page_by_page : bool
-        Whether pages are merged one after another, so that weights are read for each, from patches as they come;
-        else together, from patches that the encoder put side by side.
+        Whether the projector runs once for each page, on patches as they come; else once for all, on patches that
+        the encoder put side by side.
     """
 
     def rules(sizes: MoonViTArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -140,7 +140,7 @@ def _read(settings: Settings) -> MoonViTArchitecture:
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
-    """A page is resized to whole tokens, within the limits; a side shorter than a token is made as long first.
+    """Read how a page is resized to whole tokens; a side shorter than a token is first enlarged to one.
 
     Source: transformers, ``image_processing_pil_paddleocr_vl.py``, ``smart_resize``.
     """
@@ -167,5 +167,5 @@ FAMILY = moonvit_family(
     projector="model.projector",
     shipped={"paddleocr-vl": "paddleocr_vl.json"},
     page_by_page=True,
-    notes=("pages go through the projector one by one, as transformers runs it",),
+    notes=("transformers runs the projector page by page",),
 )

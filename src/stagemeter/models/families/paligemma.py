@@ -21,21 +21,21 @@ from stagemeter.models.vision.vit import vision_transformer
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, text = settings.part("vision_config"), settings.part("text_config").values
-    # transformers' own code fails on the masks that it makes of a page then.
+    # With a window, transformers fails on the masks that it makes of a page.
     refuse_window(settings.part("text_config"))
-    # That attention is both ways goes without saying here.
+    # Attention is bidirectional in any case.
     decoder = text_decoder(
         Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
     )
     sizes.require("model_type", "siglip_vision_model", "its encoder")
     sizes.require("vision_use_head", False, "its encoder")
-    # Above the parts, whose own settings transformers writes over (PaliGemmaConfig.__post_init__).
+    # transformers overwrites the settings of the parts (PaliGemmaConfig.__post_init__).
     if settings.whole("projection_dim") != decoder.hidden:
         raise StagemeterError(
             f"{settings.source}: projection_dim is {settings.whole('projection_dim')}, and the decoder takes "
             f"{decoder.hidden}"
         )
-    vision = vision_transformer(sizes, class_token=False, patch_bias=True)
+    vision = vision_transformer(sizes)
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
     return VisionLanguageArchitecture(vision, projector, decoder)
 
@@ -55,7 +55,7 @@ FAMILY = vision_language_family(
     pages=Pages(square_pixels),
     shipped={"paligemma-3b": "paligemma_3b.json"},
     notes=(
-        "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill are its FLOPs",
+        "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill equal its FLOPs",
     ),
     causal=False,
 )

@@ -213,5 +213,5 @@ FAMILY = qwen_vl_family(
     model_types=("qwen2_vl", _WINDOWED),
     read=_read,
     shipped={"qwen2-vl-7b": "qwen2_vl_7b.json", "qwen2.5-vl-7b": "qwen2_5_vl_7b.json"},
-    notes=("a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",),
+    notes=("a patch spans two pictures: a single page is doubled, and so is the last of an odd number of frames",),
 )

@@ -11,7 +11,7 @@ from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
 from stagemeter.models.settings import Settings
 
-#: Kinds of language models by the ``model_type`` of the whole.
+#: Type of the language model by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_5": "qwen3_5_text", "qwen3_5_moe": "qwen3_5_moe_text"}
 
 

@@ -1,7 +1,7 @@
 """Qwen 3-VL, dense and mixture of experts: a page at its own resolution, features of several layers to the decoder.
 
-The decoder is like Qwen 3's; features of some layers of the encoder, merged like its last ones, are added to what its
-first layers make of the page's tokens. Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
+The decoder is like Qwen 3's. Features of some layers of the encoder are merged, too, and added to the results of the
+decoder's first layers. Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from stagemeter.models.pages.patches import VideoProcessor
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
 
-#: Kinds of language models by the ``model_type`` of the whole.
+#: Type of the language model by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}
-#: Pixels between which a page is resized, as the published processors have it (``preprocessor_config.json``).
+#: Limits of a page's pixels in the published processors (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 65_536, 16_777_216
-#: The limits are of all frames of a video together. Source: transformers, ``video_processing_qwen3_vl.py``; published
-#: ones are those of ``video_preprocessor_config.json``.
+#: Limits hold for all frames together. Source: transformers, ``video_processing_qwen3_vl.py``; published limits are
+#: from ``video_preprocessor_config.json``.
 TOGETHER = VideoProcessor(
     (128 * 32 * 32, 32 * 32 * 768), patch_size=16, tokens=768, together=True, published=(4_096, 25_165_824)
 )
@@ -29,13 +29,7 @@ def _read(settings: Settings) -> QwenVLArchitecture:
 
 
 def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
-    """Encoder of Qwen 3-VL and of Qwen 3.5; only the former is `deep` and hands on features of other layers.
-
-    Raises
-    ------
-    StagemeterError
-        If the sizes contradict one another.
-    """
+    """Read the encoder of Qwen 3-VL, which is `deep` and hands on features of several layers, or of Qwen 3.5."""
     return qwen_vision(
         sizes,
         decoder.hidden,
@@ -49,10 +43,10 @@ def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
     )
 
 
-#: What one should know of pages and videos of Qwen 3-VL and Qwen 3.5.
+#: Notes on pages and videos of Qwen 3-VL and Qwen 3.5.
 PAGE_NOTES = (
-    "a patch spans two pictures: a single one is doubled, and so is the last of an odd number of frames",
-    "the time before each two frames of a video is text, to be given as such",
+    "a patch spans two pictures: a single page is doubled, and so is the last of an odd number of frames",
+    "the time before each two frames of a video is text: count it with the text tokens",
 )
 
 FAMILY = qwen_vl_family(

@@ -1,4 +1,4 @@
-"""TrOCR: a vision transformer over a line of text, and a decoder that attends to what it makes of it.
+"""TrOCR: a vision transformer over a line of text, and a decoder that attends to its features.
 
 Source: TrOCR, arXiv 2109.10282; transformers, ``modeling_vit.py``, ``modeling_trocr.py``,
 ``modeling_vision_encoder_decoder.py``.
@@ -19,7 +19,7 @@ from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, 
 
 @dataclass(frozen=True, slots=True)
 class TrOCRArchitecture(EncoderDecoderArchitecture):
-    """Sizes of a model of this family.
+    """Sizes of TrOCR.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class TrOCRArchitecture(EncoderDecoderArchitecture):
 
 def _read(settings: Settings) -> TrOCRArchitecture:
     sizes, text = settings.part("encoder"), settings.part("decoder")
-    encoder = vision_transformer(sizes, class_token=True, patch_bias=True, attention_bias=sizes.flag("qkv_bias"))
-    text.refuse("use_learned_position_embeddings", False, "positions that are not learned are not counted")
+    encoder = vision_transformer(sizes, class_token=True, attention_bias=sizes.flag("qkv_bias"))
+    text.refuse("use_learned_position_embeddings", False, "only learned positions are counted")
     source = text.whole("cross_attention_hidden_size", 0)
     if source not in (0, encoder.hidden) or (not source and text.whole("d_model") != encoder.hidden):
         raise StagemeterError(
@@ -50,7 +50,7 @@ def _read(settings: Settings) -> TrOCRArchitecture:
 
 
 def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
-    # The class token passes through a layer that nothing takes the result of.
+    # The class token also passes through a pooler, whose result goes unused.
     pooler = linear(views, sizes.encoder.hidden, sizes.encoder.hidden, bias=True)
     return [*vit_operators(sizes.encoder, views), (pooler, 1)]
 
@@ -62,7 +62,7 @@ def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
 
 FAMILY = encoder_decoder_family(
     name="trocr",
-    title="TrOCR: a vision transformer, and a decoder that attends to what it makes of a page",
+    title="TrOCR: a vision transformer, and a decoder that attends to its features",
     kinds=("vit", "trocr"),
     sizes=TrOCRArchitecture,
     read=_read,
@@ -74,7 +74,7 @@ FAMILY = encoder_decoder_family(
     head="decoder.output_projection",
     shipped={"trocr-base": "trocr_base.json"},
     notes=(
-        "a line of text is read at a time: a page as a whole is brought to the size of one",
-        "attention runs as two products, which show no mask: nothing is halved in flops_causal",
+        "the model reads one line of text: a page is resized to the size of a line",
+        "attention runs as two products without a mask that shows: flops_causal halves nothing",
     ),
 )

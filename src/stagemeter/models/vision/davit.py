@@ -1,4 +1,4 @@
-"""DaViT: vision transformers whose layers attend within windows, and then among channels. Sizes and closed forms.
+"""DaViT: vision transformers whose layers attend within windows, then among channels.
 
 Source: DaViT, arXiv 2204.03645; transformers, ``modeling_florence2.py``, ``Florence2VisionBackbone``.
 """
@@ -12,22 +12,22 @@ from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
 from stagemeter.models.vision import CHANNELS
 
-#: Elements of the filters that stand before attention and feed-forward networks, each channel by itself.
+#: Elements of the depthwise filters before attention and feed-forward networks.
 _FILTER = 9
 
 
 @dataclass(frozen=True, slots=True)
 class DaViTGroup:
-    """Layers of one width.
+    """A group of layers of one width.
 
     Attributes
     ----------
     width, depth, heads, channel_groups : int
         Width, layers, attention heads within windows, and groups of channels that attend to one another.
     filter_size, stride, padding : int
-        Of the convolution before them.
+        Filter, stride and padding of the convolution before them.
     norm_before : bool
-        Whether a norm stands before that convolution, and not behind it.
+        Whether a norm precedes that convolution, rather than follows it.
     """
 
     width: int
@@ -42,12 +42,12 @@ class DaViTGroup:
 
 @dataclass(frozen=True, slots=True)
 class DaViT:
-    """Sizes of such a vision transformer over square pictures of one size.
+    """Sizes of a DaViT over square pictures of one size.
 
     Attributes
     ----------
     groups : tuple of DaViTGroup
-        Layers by their widths.
+        Groups of layers.
     window_size : int
         Side of a window.
     ratio : float
@@ -66,17 +66,17 @@ class DaViT:
 
     @property
     def outputs(self) -> int:
-        """Width of what comes out."""
+        """Width of the features."""
         return self.groups[-1].width
 
     @property
     def side(self) -> int:
-        """Side of what comes out of a picture."""
+        """Side of the features of a picture."""
         *_, (_, _, _, side) = self.sides()
         return side
 
     def sides(self) -> Iterator[tuple[DaViTGroup, int, int, int]]:
-        """Yield each group of layers, the width and side of what it takes, and the side that it works on."""
+        """Yield each group of layers, the width and side of its input, and the side of its output."""
         channels, taken = CHANNELS, self.image_size
         for group in self.groups:
             side = (taken + 2 * group.padding - group.filter_size) // group.stride + 1
@@ -85,7 +85,7 @@ class DaViT:
 
 
 def davit_operators(davit: DaViT, views: int) -> list[Operator]:
-    """Operators of one pass of some pictures; windows at the edges are filled up."""
+    """Return the operators of one pass of some pictures; windows at the edges are padded."""
     operators: list[Operator] = []
     for group, channels, taken, side in davit.sides():
         embedding = convolution(
@@ -101,7 +101,7 @@ def davit_operators(davit: DaViT, views: int) -> list[Operator]:
 
 
 def _layer(davit: DaViT, group: DaViTGroup, views: int, side: int) -> list[Cost]:
-    """Operators of a layer: attention within windows, then among channels, each with a feed-forward network."""
+    """Return the operators of a layer: attention within windows, then among channels, each with its network."""
     width, window = group.width, davit.window_size
     rows, inside = views * side**2, views * (-(-side // window) * window) ** 2
     macs = rows * width * _FILTER
@@ -112,7 +112,7 @@ def _layer(davit: DaViT, group: DaViTGroup, views: int, side: int) -> list[Cost]
         activation_reads=rows * width,
         weight_reads=width * (_FILTER + 1),
     )
-    # Among channels, a channel is as wide as there are places in a picture.
+    # Among channels, a channel is a vector over all places of a picture.
     channels = width // group.channel_groups
     return [
         *[by_channel] * 4,
@@ -127,7 +127,7 @@ def _layer(davit: DaViT, group: DaViTGroup, views: int, side: int) -> list[Cost]
 
 
 def davit_parameters(davit: DaViT) -> int:
-    """Parameters: weights, biases and norms."""
+    """Return the parameters: weights, biases and norms."""
     total = 0
     for group, channels, _, _ in davit.sides():
         width, between = group.width, int(davit.ratio * group.width)

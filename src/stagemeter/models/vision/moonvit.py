@@ -45,9 +45,6 @@ class MoonViT:
             self.heads,
             self.intermediate,
             self.patch_size,
-            image_size=0,
-            class_token=False,
-            patch_bias=True,
             positions=self.positions,
             view_by_view=True,
         )

@@ -77,8 +77,6 @@ class QwenVision:
             self.heads,
             self.intermediate,
             self.patch_size,
-            image_size=0,
-            class_token=False,
             patch_bias=self.patch_bias,
             attention_bias=self.bias,
             outer_norms=self.other_norms,

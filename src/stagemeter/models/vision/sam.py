@@ -1,4 +1,4 @@
-"""SAM's image encoder (ViTDet): sizes, parameters and closed forms."""
+"""SAM's image encoder (ViTDet): sizes, operators, parameters."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from stagemeter.models.vision import CHANNELS
 
 #: Side of the filters of SAM's neck and of the two convolutions that shrink its feature map.
 _NECK_KERNEL = 3
-
-
-#: The variables of closed forms over groups of views, see `ViewGroup`.
+#: Variables of closed forms over groups of views, see `ViewGroup`.
 VIEW_VARIABLES = {
     "views": "views of one size that pass through together: batch times the views of a page",
     "side": "side of a view in pixels",
@@ -34,7 +32,7 @@ VIEW_VARIABLES = {
 
 @dataclass(frozen=True, slots=True)
 class SamArchitecture:
-    """SAM's image encoder (ViTDet) with the two strided convolutions that DeepSeek-OCR adds to it.
+    """SAM's image encoder with the two strided convolutions that DeepSeek-OCR adds to it.
 
     Attributes
     ----------
@@ -43,13 +41,13 @@ class SamArchitecture:
     patch_size, window_size : int
         Side of a patch in pixels, and of an attention window in patches.
     global_layers : tuple of int
-        Layers whose attention spans the whole view; the others attend within windows.
+        Layers that attend to the whole view; the others attend within windows.
     pretrain_size : int
-        Side in pixels of the view that position embeddings are stored for.
+        Side in pixels of the view that positions are stored for.
     neck : int
         Channels of the neck.
     downsample_channels : tuple of int
-        Channels of the two strided convolutions; each halves the side of the feature map.
+        Channels of the two strided convolutions, each of which halves the side of the feature map.
     """
 
     hidden: int
@@ -76,15 +74,15 @@ class ViewGroup:
     Attributes
     ----------
     views : int
-        How many.
+        Number of views.
     side : int
         Side of a view in pixels.
     grid : int
-        Patches per side, a remainder of pixels dropped.
+        Patches per side.
     padded_grid : int
         Patches per side, padded to whole attention windows.
     half_grid, quarter_grid : int
-        Side of the feature map after one and two strided convolutions; the latter is the tokens per side.
+        Side of the feature map after one and two strided convolutions; the latter is in tokens.
     """
 
     views: int
@@ -96,7 +94,7 @@ class ViewGroup:
 
     @classmethod
     def of(cls, views: int, side: int, patch_size: int, window_size: int) -> ViewGroup:
-        """Work out the grids from the side of a view."""
+        """Return a group of views of one side, with its grids."""
         grid = side // patch_size
         return cls(
             views=views,
@@ -146,7 +144,7 @@ def sam_architecture(sizes: Settings, downsample_channels: tuple[int, int]) -> S
 
 
 def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
-    """Operators of one call of SAM's encoder and the two strided convolutions behind it.
+    """Return the operators of the encoder and of the two strided convolutions.
 
     Sources: segment-anything, ``image_encoder.py`` (windows, decomposed relative positions, neck); transformers,
     ``modeling_unlimited_ocr.py``, ``UnlimitedOcrSamVisionEncoder``.
@@ -155,7 +153,7 @@ def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
 
 
 def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> list[Operator]:
-    """Operators of one call of SAM's own encoder, its neck included.
+    """Return the operators of the encoder, its neck included.
 
     Parameters
     ----------
@@ -164,7 +162,7 @@ def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> l
     group : ViewGroup
         The views.
     fused : bool
-        Whether attention runs as one operator; else its scores are written and read.
+        Whether attention runs as one operator, which writes no scores.
     """
     patches = group.views * group.grid**2
     embedding = convolution(
@@ -175,7 +173,7 @@ def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> l
         kernel_area=sam.patch_size**2,
         bias=True,
     )
-    # The grid is padded to whole windows for attention; (padded grid / window)^2 windows of window^2 patches.
+    # Attention pads the grid to (padded grid / window)^2 windows of window^2 patches.
     padded_patches = group.views * group.padded_grid**2
     windowed = _sam_attention(sam, padded_patches, sam.window_size, fused)
     whole = _sam_attention(sam, patches, group.grid, fused)
@@ -191,7 +189,7 @@ def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> l
 
 
 def sam_downsampling(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
-    """Operators of the two strided convolutions behind SAM's neck."""
+    """Return the operators of the two strided convolutions behind the neck."""
     patches = group.views * group.grid**2
     half = group.views * group.half_grid**2
     quarter = group.views * group.quarter_grid**2
@@ -204,9 +202,9 @@ def sam_downsampling(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
 
 
 def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -> list[Cost]:
-    """Attention of one layer over `patches` patches in square sequences of `side` by `side`."""
-    # Decomposed relative positions: each query meets one vector per row, and one per column, of its sequence. They
-    # are gathered from a table of (side, side, head width) that is read once, however many sequences there are.
+    """Return the operators of attention over patches in square sequences of a side."""
+    # Decomposed relative positions: each query meets a vector for each row, and one for each column, of its sequence.
+    # They are gathered from a table of (side, side, head width), which is read once for all sequences.
     relative_positions = Cost(
         macs=patches * side * sam.hidden,
         macs_causal=patches * side * sam.hidden,
@@ -224,12 +222,12 @@ def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -
 
 
 def sam_parameters(sam: SamArchitecture) -> int:
-    """Parameters of SAM's encoder and of the two strided convolutions behind it."""
+    """Return the parameters of the encoder and of the two strided convolutions."""
     return sam_encoder_parameters(sam) + sam_downsampling_parameters(sam)
 
 
 def sam_encoder_parameters(sam: SamArchitecture) -> int:
-    """Parameters of SAM's own encoder: weights, biases, norms, absolute and relative positions, and the neck."""
+    """Return the parameters of the encoder: layers, absolute and relative positions, neck."""
     grid = sam.pretrain_size // sam.patch_size
     width, intermediate = sam.hidden, sam.intermediate
     embedding = CHANNELS * sam.patch_size**2 * width + width + grid**2 * width
@@ -244,7 +242,7 @@ def sam_encoder_parameters(sam: SamArchitecture) -> int:
 
 
 def sam_downsampling_parameters(sam: SamArchitecture) -> int:
-    """Parameters of the two strided convolutions behind SAM's neck."""
+    """Return the parameters of the two strided convolutions behind the neck."""
     first, second = sam.downsample_channels
     return _NECK_KERNEL**2 * (sam.neck * first + first * second)
 

@@ -47,17 +47,17 @@ class SwinTransformer:
 
     @property
     def outputs(self) -> int:
-        """Width of the tokens that come out."""
+        """Width of the features."""
         return self.hidden << (len(self.depths) - 1)
 
     @property
     def tokens(self) -> int:
-        """Tokens that come out of one picture."""
+        """Tokens of the features of a picture."""
         *_, (_, _, columns, rows) = self.groups()
         return columns * rows
 
     def groups(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield layers and heads of each group, and the columns and rows of patches that it works on."""
+        """Yield layers and heads of each group, and the columns and rows of its patches."""
         columns, rows = self.width // self.patch_size, self.height // self.patch_size
         for depth, heads in zip(self.depths, self.heads, strict=True):
             yield depth, heads, columns, rows
@@ -65,7 +65,7 @@ class SwinTransformer:
 
 
 def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
-    """Operators of one pass of some pictures; windows at the edges are filled up."""
+    """Return the operators of one pass of some pictures; windows at the edges are padded."""
     columns, rows = swin.width // swin.patch_size, swin.height // swin.patch_size
     embedding = convolution(
         positions=views * columns * rows,
@@ -79,7 +79,7 @@ def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
     for index, (depth, heads, columns, rows) in enumerate(swin.groups()):
         width = swin.hidden * 2**index
         if index:
-            # Four patches of the group before, side by side.
+            # Merging puts four patches of the previous group side by side.
             operators.append((linear(views * columns * rows, 2 * width, width), 1))
         operators += repeated(_layer(swin, views, columns, rows, width, heads), depth)
     return operators
@@ -100,13 +100,13 @@ def _layer(swin: SwinTransformer, views: int, columns: int, rows: int, width: in
 
 
 def swin_parameters(swin: SwinTransformer) -> int:
-    """Parameters: weights, biases, norms, and a table of relative positions for each layer."""
+    """Return the parameters, with a table of relative positions for each layer."""
     embedding = (CHANNELS * swin.patch_size**2 + 1) * swin.hidden + 2 * swin.hidden
     total = embedding
     for index, (depth, heads) in enumerate(zip(swin.depths, swin.heads, strict=True)):
         width = swin.hidden * 2**index
         if index:
-            # The merging layer and the norm before it, both of four patches of half the width.
+            # The merging layer and the norm before it, both over four patches of half the width.
             total += 2 * width * width + 4 * width
         attention = 4 * width**2 + width + 3 * width * swin.attention_bias + (2 * swin.window_size - 1) ** 2 * heads
         between = int(swin.ratio * width)

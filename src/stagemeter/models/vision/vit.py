@@ -75,9 +75,9 @@ class VisionTransformer:
     heads: int
     intermediate: int
     patch_size: int
-    image_size: int
-    class_token: bool
-    patch_bias: bool
+    image_size: int = 0
+    class_token: bool = False
+    patch_bias: bool = True
     attention_bias: bool = True
     layer_scale: bool = False
     outer_norms: int = 1
