@@ -158,7 +158,7 @@ def test_a_page_of_donut_by_hand():
     ("name", "part", "changes", "said"),
     [
         ("trocr-base", "decoder", {"cross_attention_hidden_size": 512}, "the encoder's tokens are 768 wide"),
-        ("trocr-base", "decoder", {"use_learned_position_embeddings": False}, "positions that are not learned"),
+        ("trocr-base", "decoder", {"use_learned_position_embeddings": False}, "only learned positions are counted"),
         ("donut-base", "decoder", {"d_model": 512}, "d_model is 512, and the encoder's tokens are 1024 wide"),
         ("donut-base", "encoder", {"depths": [2, 2, 14]}, "depths has 3 groups of layers, and num_heads 4"),
         ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'; it must be a list of 1 or more entries"),
