@@ -1,8 +1,7 @@
-"""What each difference from the system that Stagemeter starts from is worth, in numbers.
+"""Differences from the system that Stagemeter started from, in numbers.
 
-That system's rules are written down here as they were: its formulas for the language model, the inputs that it gave
-to each encoder, fvcore's multiply-accumulates taken for FLOPs, and a stage's FLOPs as the sum over all modules whose
-name begins with the stage's.
+The rules of that system stand here as they were: its formulas for the language model, the inputs of each encoder,
+fvcore's multiply-accumulates reported as FLOPs, and a stage's FLOPs as the sum over all modules under its name.
 
     python benchmarks/origin.py
 """
@@ -22,13 +21,13 @@ SAM = "model.vision_tower.sam_encoder"
 
 
 def origin_prefill(d_model: int, d_ff: int, n_layers: int, seq_len: int) -> int:
-    """The old ``estimate_prefill_flops_total``: two FFN products instead of three, one projection instead of four."""
+    """Return the old ``estimate_prefill_flops_total``: two FFN products, not three; one projection, not four."""
     base = n_layers * (4 * d_model * d_ff + 2 * d_model * d_model)
     return base * seq_len + n_layers * 2 * d_model * (seq_len * (seq_len + 1) // 2)
 
 
 def origin_decode(d_model: int, d_ff: int, n_layers: int, context: int) -> int:
-    """The old ``estimate_decode_flops_per_token``."""
+    """Return the old ``estimate_decode_flops_per_token``."""
     return n_layers * (4 * d_model * d_ff + 2 * d_model * d_model + 2 * d_model * context)
 
 

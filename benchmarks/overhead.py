@@ -1,9 +1,8 @@
-"""What watching costs: autolog, the callback for transformers' Trainer, and the plug-in at the start of a run.
+"""The overhead of autolog, of the callback for transformers' Trainer, and of the plug-in at the start of a run.
 
     python benchmarks/overhead.py
 
-Each is measured as it works in a script: the same step with and without, in turn, and the median of the differences of
-neighbours against the step.
+A step runs with and without each of them in turn, as in a script. The median difference of neighbours counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pairing a whole experiment, against the bare calls to MLflow that it cannot do without, paired in one run.
+"""Time of pairing a whole experiment, against the bare calls to MLflow that it needs.
 
-Both sides search the runs and log the same metrics, tags and files for each of them; ours also finds the counts,
-works out utilization and writes the report of it.
+Both sides search the runs and log the same metrics, tags and files. Ours also finds the counts, computes utilization
+and writes its report.
 
     python benchmarks/pairing.py             # 1,000 profiling runs in a sqlite store
     python benchmarks/pairing.py --runs 200
@@ -56,10 +56,10 @@ def fill(experiment: str, runs: int) -> None:
 
 
 def pair_all(experiment: str) -> float:
-    """Seconds that pairing takes for each run, all of them paired anew."""
+    """Pair all runs anew, and return the seconds of each."""
     from stagemeter import pair_experiment
 
-    # Another peak each time: a pairing that is there already would not be written again.
+    # Another peak each time, since an unchanged pairing is not written again.
     pair_all.tflops += 1.0  # type: ignore[attr-defined]
     start = time.perf_counter()
     pairings, failures = pair_experiment(experiment, peak_tflops=pair_all.tflops, peak_gbps=2039.0)  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ pair_all.tflops = 300.0  # type: ignore[attr-defined]
 
 
 def bare(experiment: str) -> float:
-    """Seconds that the same calls take for each run, with what an earlier pairing left."""
+    """Make the same calls with the results of an earlier pairing, and return the seconds of each run."""
     import mlflow
     from mlflow.entities import Metric, RunTag
 
@@ -104,7 +104,7 @@ def bare(experiment: str) -> float:
 
 
 def calls_of(experiment: str) -> Counter[str]:
-    """Calls to MLflow's client while an experiment is paired, by name."""
+    """Count calls to MLflow's client by name while an experiment is paired."""
     from mlflow import MlflowClient
 
     calls: Counter[str] = Counter()

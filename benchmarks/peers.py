@@ -1,4 +1,4 @@
-"""Ours beside torch's FlopCounterMode, fvcore and calflops: error and time of each on models that people have.
+"""Ours beside torch's FlopCounterMode, fvcore and calflops: error and time of each on common models.
 
     pip install -c constraints.txt -e ".[peers]"
     python benchmarks/peers.py
@@ -35,7 +35,7 @@ FAILS = "fails"
 
 @dataclass(frozen=True)
 class Case:
-    """A model and what it is called with."""
+    """A model and its inputs."""
 
     name: str
     make: Callable[[], nn.Module]
@@ -43,7 +43,7 @@ class Case:
 
 
 class Positional(nn.Module):
-    """A model that takes its inputs one after another, as fvcore wants it."""
+    """A model that takes positional inputs, which fvcore needs."""
 
     def __init__(self, model: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Positional(nn.Module):
 
 
 def cases() -> list[Case]:
-    """The models, at sizes that a CPU runs in seconds."""
+    """Return models at sizes that a CPU runs in seconds."""
     import diffusers
 
     declare_operators()
@@ -162,7 +162,7 @@ def torchs(model: nn.Module, kwargs: dict[str, Any]) -> int:
 
 
 def fvcores(model: nn.Module, kwargs: dict[str, Any]) -> int:
-    """Count with fvcore, products alone: what it counts of norms and pooling is left out."""
+    """Count with fvcore, without its counts of norms and pooling."""
     from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(Positional(model, list(kwargs)), tuple(kwargs.values()))
@@ -182,14 +182,14 @@ def calflopss(model: nn.Module, kwargs: dict[str, Any]) -> int:
 
 
 def on_meta(model: nn.Module, kwargs: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """Give a copy of the model and inputs without values."""
+    """Copy the model and its inputs to the meta device."""
     import copy
 
     return copy.deepcopy(model).to("meta"), {name: value.to("meta") for name, value in kwargs.items()}
 
 
 def attempt(count: Callable[[], int]) -> tuple[int | None, float]:
-    """A count, None where it fails, and the seconds that it took."""
+    """Return a count, or None where it fails, and its seconds."""
     start = time.perf_counter()
     with (
         warnings.catch_warnings(),
@@ -205,7 +205,7 @@ def attempt(count: Callable[[], int]) -> tuple[int | None, float]:
 
 
 def row(case: Case, repeats: int) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     torch.manual_seed(0)
     model, kwargs = case.make().eval(), case.kwargs()
     truth = brute_force_macs(model, **kwargs)
@@ -227,7 +227,7 @@ def row(case: Case, repeats: int) -> list[str]:
 
 
 def error(macs: int, truth: int) -> str:
-    """Difference to the truth: 0 only where there is none."""
+    """Return the relative error; 0 only for an exact count."""
     return "0" if macs == truth else f"{100 * (macs - truth) / truth:+.3g} %"
 
 

@@ -1,4 +1,4 @@
-"""Reduced configurations of the model types of transformers: a few layers of small sizes, for all that mix kinds."""
+"""Reduced configurations of the model types of transformers: small sizes, and every kind of layer of a type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "max_position_embeddings", "n_positions"), 128),
     "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-#: The same of vision towers.
+#: Sizes of vision towers.
 VISION_SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "embed_dim", "encoder_embed_dim"), 64),
     **dict.fromkeys(("num_hidden_layers", "depth", "num_layers"), 2),
@@ -30,7 +30,7 @@ VISION_SIZES: dict[str, Any] = {
     **dict.fromkeys(("intermediate_size", "mlp_dim"), 96),
     **dict.fromkeys(("out_hidden_size", "projection_dim", "text_hidden_size"), 64),
 }
-#: Sizes that every type can be told, where it refuses the others.
+#: Sizes that every type takes, for those that refuse the others.
 PLAIN = (
     "hidden_size",
     "num_hidden_layers",
@@ -45,7 +45,7 @@ def _alike(types: tuple[str, ...], changes: dict[str, Any]) -> dict[str, dict[st
     return dict.fromkeys(types, changes)
 
 
-#: Rotations over three axes, of heads as wide as those here.
+#: Rotary embeddings over three axes, for heads of this width.
 _THREE_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
 _BY_LAYER = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
 _GEMMA = {
@@ -53,7 +53,7 @@ _GEMMA = {
     "intermediate_size": 96, "vocab_size": 128, "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
 }  # fmt: skip
-#: Tokens that stand for entries of a codebook of pictures, as models name them.
+#: Tokens for entries of an image codebook, by each model's own names.
 _CODEBOOK = {"<image>": 100, "<|extra_200|>": 101, "<|image start|>": 102, "<|image end|>": 103,
              **{f"IMGIMG{letter}Z": 104 + index for index, letter in enumerate("ABCDEFGH")},
              **{f"<|visual token {index:06}|>": 112 + index for index in range(8)}}  # fmt: skip
@@ -67,7 +67,7 @@ _BLIP = {
 }  # fmt: skip
 _INDEXER = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16, "indexer_budget": 16,
             "indexer_compress_ratio": 4}  # fmt: skip
-#: What some types need besides: layers of each kind they mix, sizes that have to fit one another.
+#: What some types need besides: layers of each kind that they mix, sizes that must fit one another.
 OTHERWISE: dict[str, dict[str, Any]] = {
     **_alike(("axk2", "deepseek_v32", "glm_moe_dsa", "dots3_note_text"), {"num_key_value_heads": 4}),
     "bailing_hybrid": {"n_group": 1, "topk_group": 1},
@@ -129,7 +129,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "muse_spark": {"out_hidden_size": 256, "projector_hidden_size": 64,
                    "vision_config": {"num_hidden_layers": 2, "layer_types": ["window_attention", "full_attention"]},
                    "audio_config": {"num_hidden_layers": 4}},
-    # By default no token stands for a page, and then no page is looked at.
+    # By default no token stands for a page, and the model then ignores the page.
     "minicpmv4_6": {"image_token_id": 100},
     **_alike(("minicpm_ocr", "minicpmv4_7"),
              {"image_token_id": 100, "insert_layer_id": 0, "vision_config": {"insert_layer_id": 0}}),
@@ -191,17 +191,17 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 
 #: Types whose kinds of layers go by other names than ``layer_types``.
 OWN_LAYERS = frozenset({"jamba", "recurrent_gemma", "zamba", "zamba2"})
-#: Types whose defaults cannot be made: what is told is all there is.
+#: Types whose defaults make no model; their whole configuration stands above.
 WHOLE = frozenset({"t5gemma2", "vision-encoder-decoder"})
 
 
 def reduced_configs(model_type: str) -> Iterator[Callable[[], Any]]:
-    """Yield what makes reduced configurations of a type, the best first: layers of every kind, and small sizes.
+    """Yield functions that make reduced configurations of a type, the one with most kinds of layers first.
 
     Parameters
     ----------
     model_type : str
-        A model type of transformers. What it refuses, it refuses when it is made, or when a model is made of it.
+        A model type of transformers. It may refuse a configuration when that is made or when a model is built.
     """
     plain = {key: value for key, value in SIZES.items() if key in PLAIN}
     for sizes in (SIZES, plain, {"num_hidden_layers": 2}):
@@ -227,13 +227,13 @@ def _merged(sizes: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _free_tokens() -> Iterator[int]:
-    """Tokens of the reduced vocabulary that stand for something else than text."""
+    """Return tokens of the reduced vocabulary that stand for something other than text."""
     return iter(range(100, 128))
 
 
 def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterator[int]) -> dict[str, Any]:
     known = vars(default)
-    # A model that may be an encoder, too, keeps a cache as a decoder.
+    # A model that may also be an encoder keeps a cache only as a decoder.
     sizes = {**sizes, "is_decoder": True}
     changed = {
         key: value for key, value in sizes.items() if key in known and not isinstance(known[key], (list, tuple, dict))
@@ -257,12 +257,12 @@ def _reduced(default: Any, sizes: Mapping[str, Any], mixed: bool, tokens: Iterat
     return changed
 
 
-#: Parts that ``generate`` of some types has write the text, once the whole model has seen the page.
+#: The part that generates text, for types whose `generate` hands over to it after the page.
 WRITERS = {
     "kosmos-2": "text_model",
     **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), "language_model"),
 }
-#: What ``preprocessor_config.json`` would hold, of types whose pages have to be small, too.
+#: Contents of ``preprocessor_config.json`` for types whose pages must be small.
 PAGES: dict[str, dict[str, Any]] = {
     "aria": {"image_processor_type": "AriaImageProcessor", "max_image_size": 490, "min_image_size": 336},
     "glm_ocr": {"image_processor_type": "Glm46VImageProcessor"},
@@ -281,5 +281,5 @@ PAGES: dict[str, dict[str, Any]] = {
 
 
 def page_settings(model_type: str) -> dict[str, Any]:
-    """How pages are prepared for a type; empty where it follows from the configuration."""
+    """Return the settings of the image processor of a type; empty where the configuration decides them."""
     return PAGES.get(model_type, {})

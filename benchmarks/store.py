@@ -1,4 +1,4 @@
-"""A store of 10,000 runs: what comparing and pairing take above MLflow's own search.
+"""Time of comparing and pairing in a store of 10,000 runs, above MLflow's own search.
 
 python benchmarks/store.py
 """
@@ -55,7 +55,7 @@ def fill(experiment: str, runs: int) -> None:
 @click.command()
 @click.option("--runs", default=RUNS, show_default=True, help="Runs in the store.")
 def main(runs: int) -> None:
-    """Print what comparing and pairing take in a large store."""
+    """Measure, and print a table."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"

@@ -1,4 +1,4 @@
-"""torchvision beside a torch for the CPU: its wheels are built for CUDA, and their kernels do not load there.
+"""Import torchvision beside a CPU build of torch, where the CUDA kernels of its wheels do not load.
 
 No image processor and no model here needs the kernels, but the package does not import without the names of two.
 """

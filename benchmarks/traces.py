@@ -1,6 +1,6 @@
-"""Reading a trace event by event, against `json.load` on the whole of it: time, paired in one run, and peak memory.
+"""Time and memory of reading a trace event by event, against `json.load` on the whole of it.
 
-The trace is made here by torch's profiler, and its events are repeated until the file is large enough.
+torch's profiler makes the trace, and its events are repeated until the file is large enough.
 
     python benchmarks/traces.py              # 100 MB for the ratio, 1 GB for the memory
     python benchmarks/traces.py --quick      # 20 MB and 100 MB
@@ -24,7 +24,7 @@ READ = (
 
 
 def events_of_a_request() -> list[dict[str, object]]:
-    """What torch's profiler records of one small request with three decode steps."""
+    """Record one small request with three decode steps by torch's profiler."""
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 

@@ -28,7 +28,7 @@ TYPES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_exact(name):
-    from causal_models import look_at
+    from causal_models import count_type
 
-    found = look_at(name)
+    found = count_type(name)
     assert (found.state, found.where) == ("exact", TYPES[name]), found.why
