@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.lora_section import adapter_notes, adapter_section
@@ -18,6 +18,10 @@ from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
 from stagemeter.models.family import Family, Stage, StageParameters, weight_bytes
 from stagemeter.models.lora import Adapter, AdapterFound
+
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import Adapter as AdapterSection
+    from stagemeter.core.report_types import Agreement, ClosedForm, CurvePoint, ModuleCount, TierName, Total
 
 Tiers = Mapping[str, Tier]
 
@@ -102,10 +106,10 @@ def build_report(
         "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
         "agreement": _agreement(tiers, difference),
         "unsupported_ops": unsupported,
-        "closed_form": coefficients(family, architecture) if family.has_closed_forms else None,
+        "closed_form": cast("ClosedForm", coefficients(family, architecture)) if family.has_closed_forms else None,
         "decode_curve": _decode_curve(family.stage("decode"), architecture, workload, tiers),
         "roofline": None,
-        "modules": [dict(module) for module in modules],
+        "modules": cast("list[ModuleCount]", [dict(module) for module in modules]),
         "notes": [
             _CONVENTIONS,
             *workload_notes(config, workload, family, architecture),
@@ -147,7 +151,7 @@ def _adapter(
     results: Mapping[str, StageAnalysisResult],
     tiers: Tiers,
     workload: Workload,
-) -> dict[str, Any]:
+) -> AdapterSection:
     counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
     return adapter_section(adapter, found, counts, workload)
 
@@ -290,9 +294,10 @@ def _counted(tiers: Tiers, tier: str, stage: str) -> bool:
     return tier in tiers and stage in tiers[tier].stages
 
 
-def _agreement(tiers: Tiers, difference: Sequence[str]) -> dict[str, Any]:
+def _agreement(tiers: Tiers, difference: Sequence[str]) -> Agreement:
     compared = [name for name in TIERS if name in tiers and tiers[name].stages]
     incomplete = sorted({stage for tier in tiers.values() for stage in tier.failures})
+    status: Literal["equal", "different", "incomplete", "not compared"]
     if difference:
         status = "different"
     elif len(compared) < 2:
@@ -302,7 +307,7 @@ def _agreement(tiers: Tiers, difference: Sequence[str]) -> dict[str, Any]:
     return {
         "status": status,
         "equal": status == "equal",
-        "tiers": compared,
+        "tiers": cast("list[TierName]", compared),
         "incomplete_stages": incomplete,
         "differences": list(difference),
     }
@@ -322,7 +327,7 @@ def _total(
     family: Family[Any],
     architecture: Any,
     workload: Workload,
-) -> dict[str, int]:
+) -> Total:
     stages = results.values()
     params = sum(stage.params for stage in stages) + sum(other.values())
     item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
@@ -350,7 +355,7 @@ def _total(
     }
 
 
-def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[dict[str, int]]:
+def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[CurvePoint]:
     """FLOPs of a decode step over the contexts of the request: by closed form, or from the steps that were counted."""
     if stage.cost is None:
         counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stagemeter.analysis.tiers import StageCount
 from stagemeter.core.cost import Cost, item_sizes, total
+from stagemeter.core.stage_names import PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.lora import Adapter, AdapterFound
+
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import Adapter as AdapterSection
+    from stagemeter.core.report_types import AdapterCost
 
 
 def adapter_section(
     adapter: Adapter, found: AdapterFound | None, counts: Mapping[str, StageCount], workload: Workload
-) -> dict[str, Any]:
+) -> AdapterSection:
     """Put the section together.
 
     Parameters
@@ -35,7 +40,7 @@ def adapter_section(
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     requests = {name: count.request_adapter or Cost() for name, count in counts.items()}
     # A pass over the prompt reads each of its matrices once.
-    params = counts["prefill"].adapter.weight_reads if found is None else found.params
+    params = counts[PREFILL].adapter.weight_reads if found is None else found.params
     targets = [adapter.targets] if isinstance(adapter.targets, str) else list(adapter.targets)
     return {
         "source": adapter.source,
@@ -44,7 +49,7 @@ def adapter_section(
         "params": params,
         "weight_bytes": params * sizes[0],
         "stages": {
-            name: _numbers(count.adapter, sizes) | {"flops_request": requests[name].flops}
+            name: {**_numbers(count.adapter, sizes), "flops_request": requests[name].flops}
             for name, count in counts.items()
             if count.adapter.macs
         },
@@ -69,7 +74,7 @@ def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
     return notes
 
 
-def _numbers(cost: Cost, sizes: tuple[int, int]) -> dict[str, int]:
+def _numbers(cost: Cost, sizes: tuple[int, int]) -> AdapterCost:
     return {
         "macs": cost.macs,
         "flops": cost.flops,

@@ -13,6 +13,7 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.report import Report
 from stagemeter.core.writing import require_writable
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
@@ -254,7 +255,7 @@ def _verify(grids: list[Grid], count: int, seed: int) -> int:
     return len(points)
 
 
-def _count(grid: Grid, config: AnalysisConfig) -> dict[str, Any]:
+def _count(grid: Grid, config: AnalysisConfig) -> Report:
     from stagemeter.analysis.analyzer import analyze_model
 
     model, built = _model(grid.model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from stagemeter.comparing.subject import Subject, subject_of_profile, subject_of_report
 from stagemeter.core.errors import StagemeterError
@@ -72,7 +72,7 @@ def _require_report(path: Path, document: dict[str, Any]) -> Report:
     fault = report_fault(document)
     if fault is not None:
         raise StagemeterError(f"{path}: is a damaged report ({fault}); analyze again")
-    return document
+    return cast(Report, document)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The report: what a static analysis found, as plain data with a published schema.
+"""The report of a static analysis: plain data with a published schema.
 
-Everything after the analysis (files, MLflow, pairing, comparing) reads the report and never the model.
+Files, MLflow, pairing and comparing read the report and never the model.
 """
 
 from __future__ import annotations
@@ -10,20 +10,35 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from stagemeter.core.stage_names import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from stagemeter.core.report_types import Report as Report
+    from stagemeter.core.report_types import Stage
+else:
+    # pydantic is imported when a report is checked, and not before.
+    Report = dict[str, Any]
 
 #: Changes with every change of the report's keys or of what they mean.
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION: Literal["1.3"] = "1.3"
 
-Report = dict[str, Any]
-
+_SCHEMA_FILE = "report.schema.json"
+#: What pydantic writes into a schema, and a report does not need: titles made of names, and defaults of settings.
+_NOT_PUBLISHED = ("title", "default")
 #: How much of a validator's message is shown: it can hold the whole document.
 _LONGEST_FAULT = 150
+#: Quantities of which the total is the sum of the stages.
+_SUMMED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
 
 
 @dataclass
 class StageAnalysisResult:
-    """What was found out about one stage.
+    """The counts of one stage.
 
     Attributes
     ----------
@@ -32,12 +47,11 @@ class StageAnalysisResult:
     params, params_active, params_unused : int
         Parameters that belong to the stage, those that one token uses, and those that nothing uses.
     macs, flops, flops_causal : int
-        Multiply-accumulates; FLOPs, two each; FLOPs with causal self-attention halved. From the tier named in
-        `source`.
+        Multiply-accumulates; FLOPs, two each; FLOPs with causal self-attention halved. They are from `source`.
     flops_isolated, flops_extracted, flops_analytic : int or None
         FLOPs by each of the three tiers; None where a tier did not run or failed, see `notes`.
     source : str
-        The tier that the reported numbers are from: isolated, extracted or analytic; ``none`` if none has any.
+        The tier of the reported numbers: isolated, extracted or analytic; ``none`` if no tier has any.
     activations : int
         Elements written by the counted operators.
     bytes_read, bytes_written : int
@@ -47,11 +61,11 @@ class StageAnalysisResult:
     operators : dict of str to int
         FLOPs by operator.
     notes : list of str
-        What one should know about the numbers.
+        What to know about the numbers.
     context, steps, flops_total : int or None
-        Of ``decode`` only: tokens that the reported step attends to, steps of the request, and FLOPs of all of them.
+        Only of ``decode``: tokens that the reported step attends to, steps of the request, and FLOPs of all steps.
     macs_total, activations_total, bytes_read_total, bytes_written_total, flops_causal_total : int or None
-        Of ``decode`` only: the same quantities over all steps.
+        Only of ``decode``: the same quantities over all steps.
     """
 
     stage_name: str
@@ -81,50 +95,115 @@ class StageAnalysisResult:
     bytes_read_total: int | None = None
     bytes_written_total: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON knows them; those that only ``decode`` has are left out elsewhere."""
+    def to_dict(self) -> Stage:
+        """Return the fields as JSON knows them, without those of ``decode`` for other stages."""
         values = asdict(self)
         if self.context is None:
             decode_only = {"context", "steps", *(name for name in values if name.endswith("_total"))}
             values = {name: value for name, value in values.items() if name not in decode_only}
-        return values
+        return cast("Stage", values)
 
 
 @cache
 def report_schema() -> dict[str, Any]:
     """Return the JSON Schema of the report, as the package publishes it."""
-    text = resources.files("stagemeter.core").joinpath("report.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    schema: dict[str, Any] = json.loads(resources.files("stagemeter.core").joinpath(_SCHEMA_FILE).read_text("utf-8"))
     return schema
 
 
-#: What the total of a report has of each stage.
-_SUMMED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
+def generated_schema() -> dict[str, Any]:
+    """Generate the JSON Schema from the types of the report."""
+    from stagemeter.core.report_types import DECODE_ONLY
+
+    schema = _plain(_adapter().json_schema())
+    # What one stage alone has, it has as a whole.
+    schema["$defs"]["Stage"]["dependentRequired"] = {
+        name: [other for other in DECODE_ONLY if other != name] for name in DECODE_ONLY
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:stagemeter:report:{SCHEMA_VERSION}",
+        "title": "Stagemeter static report",
+        **schema,
+    }
+
+
+def _plain(schema: Any) -> Any:
+    """Leave out what a document has no use for, and close dictionaries whose keys follow a pattern."""
+    if isinstance(schema, list):
+        return [_plain(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _plain(part) for key, part in schema.items() if key not in _NOT_PUBLISHED or isinstance(part, dict)}
+    return {**parts, "additionalProperties": False} if "patternProperties" in parts else parts
+
+
+@cache
+def _adapter() -> TypeAdapter[Report]:
+    from pydantic import TypeAdapter
+
+    from stagemeter.core.report_types import Report
+
+    return TypeAdapter(Report)
 
 
 def report_fault(report: Any) -> str | None:
-    """Say where something is not a report of the published schema, or does not add up; None where it is and does."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    """Say where something is not a report of the published schema, or contradicts itself; None where it does not."""
+    from pydantic import ValidationError
 
-    fault = best_match(Draft202012Validator(report_schema()).iter_errors(report))
-    if fault is None:
-        return _sum_fault(report)
-    message = fault.message if len(fault.message) <= _LONGEST_FAULT else f"{fault.message[:_LONGEST_FAULT]}..."
-    return f"at {fault.json_path}: {message}"
+    # A name of a file can hold bytes that are no text.
+    text = json.dumps(report, ensure_ascii=False).encode(errors="replace")
+    try:
+        _adapter().validate_json(text)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"])
+        message = fault["msg"] if len(fault["msg"]) <= _LONGEST_FAULT else f"{fault['msg'][:_LONGEST_FAULT]}..."
+        return f"at ${path}: {message}"
+    return _stage_fault(report) or _sum_fault(report)
+
+
+def _stage_fault(report: Mapping[str, Any]) -> str | None:
+    """Say where the stages do not fit together."""
+    from stagemeter.core.report_types import DECODE_ONLY
+
+    stages = report["stages"]
+    for name in (PREFILL, DECODE):
+        if name not in stages:
+            return f"at $.stages: there is no {name}"
+    for name, stage in stages.items():
+        if stage["stage_name"] != name:
+            return f"at $.stages.{name}.stage_name: {stage['stage_name']!r} is another stage"
+        for key in DECODE_ONLY:
+            if (key in stage) != (name == DECODE):
+                return f"at $.stages.{name}: {key} belongs to {DECODE}, and to no other stage"
+    closed_form = report["closed_form"]
+    if closed_form is not None and closed_form["stages"].keys() != stages.keys():
+        return f"at $.closed_form.stages: {', '.join(closed_form['stages'])} are not the stages of the report"
+    agreement = report["agreement"]
+    if len(set(agreement["tiers"])) < len(agreement["tiers"]):
+        return "at $.agreement.tiers: a tier is there twice"
+    named = {
+        "agreement.incomplete_stages": agreement["incomplete_stages"],
+        "unsupported_ops": report["unsupported_ops"],
+    }
+    faults = (
+        f"at $.{place}: there is no stage {name}" for place in named for name in named[place] if name not in stages
+    )
+    return next(faults, None)
 
 
 def _sum_fault(report: Mapping[str, Any]) -> str | None:
-    """Say where the total is not the sum of the stages: somebody changed a number, or mixed two reports."""
+    """Say where the total is not the sum of the stages: a number was changed, or two reports were mixed."""
     for quantity in _SUMMED:
-        added, said = sum(request_total(report, quantity).values()), report["total"][quantity]
-        if added != said:
-            return f"at $.total.{quantity}: {said} is not the sum of the stages, {added}"
+        added, stated = sum(request_total(report, quantity).values()), report["total"][quantity]
+        if added != stated:
+            return f"at $.total.{quantity}: {stated} is not the sum of the stages, {added}"
     return None
 
 
 def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:
-    """A quantity of each stage over the whole request: of ``decode`` all steps, of the others what one pass costs.
+    """Return a quantity of each stage over the whole request: all steps of decode, one pass of the others.
 
     Parameters
     ----------
@@ -137,3 +216,7 @@ def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:
         name: stage[f"{quantity}_total"] if f"{quantity}_total" in stage else stage[quantity]
         for name, stage in report["stages"].items()
     }
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name(_SCHEMA_FILE).write_text(json.dumps(generated_schema(), indent=2) + "\n")

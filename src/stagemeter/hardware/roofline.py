@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import BoundBy, PeakRates
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Peak:
     source: str
     memory_bytes: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PeakRates:
         """Return the rates in the units that people use."""
         return {
             "name": self.name,
@@ -118,7 +121,7 @@ def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
     )
 
 
-def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> str:
+def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> BoundBy:
     """Say what sets most of the time that some work takes at least.
 
     Parameters
@@ -132,7 +135,7 @@ def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> str:
         ``compute`` or ``memory``; ``compute or memory`` where it depends on how many bytes they move; ``unknown``
         where the bandwidth is not known.
     """
-    return " or ".join(sorted({_sets_most(least), _sets_most(most)}))
+    return cast("BoundBy", " or ".join(sorted({_sets_most(least), _sets_most(most)})))
 
 
 def _sets_most(bounds: Sequence[Bound]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -15,7 +15,7 @@ from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid
 from stagemeter.utilization.memory import roofline_section
 
-Count = Callable[[Grid, AnalysisConfig], dict[str, Any]]
+Count = Callable[[Grid, AnalysisConfig], Mapping[str, Any]]
 
 
 def chosen_points(grids: Sequence[Grid], count: int, seed: int) -> list[tuple[int, int]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from mlflow.entities import Run
 
 from stagemeter.analysis.advice import analyze_command
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
 from stagemeter.tracking.log import log_counts
@@ -26,7 +27,7 @@ _NAMED = 3
 
 
 #: Makes a report of a model, the hash of its sizes, a workload, and the params of the run, for the limits of its page.
-Count = Callable[[str, str, Workload, Mapping[str, Any]], dict[str, Any]]
+Count = Callable[[str, str, Workload, Mapping[str, Any]], Report]
 
 
 class StaticRuns:
@@ -43,16 +44,16 @@ class StaticRuns:
 
     def __init__(self, many: bool, count: Count) -> None:
         self._many, self._count = many, count
-        self._reports: dict[str, dict[str, Any]] = {}
+        self._reports: dict[str, Report] = {}
 
     @cached_property
     def _all(self) -> list[Run]:
         return list(static_runs())
 
-    def report(self, run: Run) -> dict[str, Any]:
+    def report(self, run: Run) -> Report:
         """Return the report of a run."""
         if run.info.run_id not in self._reports:
-            self._reports[run.info.run_id] = load_report(run)
+            self._reports[run.info.run_id] = cast(Report, load_report(run))
         return self._reports[run.info.run_id]
 
     def matching(self, profile: Run) -> Run:

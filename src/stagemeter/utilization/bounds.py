@@ -6,12 +6,15 @@ The same functions take single numbers and arrays of them: a report has one work
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Bound, Peak, bound
 from stagemeter.utilization.work import Work
+
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import Throughput
 
 
 def stage_bounds(work: Work, peak: Peak, devices: int = 1) -> tuple[Bound, Bound]:
@@ -37,7 +40,7 @@ def request_parts(stages: Iterable[str]) -> dict[str, list[str]]:
     }
 
 
-def throughput(times: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
+def throughput(times: Mapping[str, Any], workload: Workload) -> Throughput:
     """Return what the times of a request come to, by name; None where a time is missing.
 
     Parameters

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stagemeter.core.cost import item_sizes
 from stagemeter.core.errors import StagemeterError
@@ -29,6 +29,10 @@ from stagemeter.models.family import Family, bytes_read_of_weights
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.work import Work, work_of_report
 
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import Memory, Roofline, StageBound
+
+_Time = Literal["roofline_ms", "roofline_ms_every_expert"]
 _NOTES = (
     "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
     "bytes are those of operators that are not fused with one another",
@@ -73,7 +77,7 @@ class MemoryNeed:
 
 def roofline_section(
     report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak, weights_known: bool = True
-) -> dict[str, Any]:
+) -> Roofline:
     """Work out what a device could do with a report's workload at best.
 
     Parameters
@@ -216,9 +220,7 @@ def largest_batch(needed: Callable[[int], int], available: int) -> int:
     return fits
 
 
-def _memory(
-    family: Family[Any], architecture: Any, workload: Workload, device: int | None, known: bool
-) -> dict[str, Any]:
+def _memory(family: Family[Any], architecture: Any, workload: Workload, device: int | None, known: bool) -> Memory:
     """What a workload needs and whether a device of some bytes has it; not said where the weights are not known."""
     available = device if known else None
 
@@ -238,7 +240,7 @@ def _memory(
     }
 
 
-def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, dict[str, Any]]:
+def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, StageBound]:
     """Bound every stage that has a count, and every sum that lacks none, in the order of a request."""
     steps = workload.decode_steps
     rows = request_parts(stage.name for stage in family.stages)
@@ -251,7 +253,7 @@ def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, p
     }
 
 
-def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
+def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> StageBound:
     least, most = zip(*(stage_bounds(part, peak) for part in parts), strict=True)
     known = peak.bytes_per_second is not None
 
@@ -268,5 +270,5 @@ def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> dict[str, Any]:
     }
 
 
-def _times(bounds: Mapping[str, Mapping[str, Any]], quantity: str) -> dict[str, Any]:
+def _times(bounds: Mapping[str, StageBound], quantity: _Time) -> dict[str, Any]:
     return {name: row[quantity] for name, row in bounds.items()}

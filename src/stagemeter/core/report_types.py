@@ -1,0 +1,392 @@
+"""The types of a report, which its published schema is generated from.
+
+A report is a plain dictionary; these types say which keys it has. The text below a key describes it in the schema.
+After a change, count `stagemeter.core.report.SCHEMA_VERSION` up and run ``python -m stagemeter.core.report``, which
+writes the schema anew.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, with_config
+from pydantic_core import CoreSchema
+from typing_extensions import TypedDict
+
+from stagemeter.core.settings import AnalysisSettings
+from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.core.workload import Workload
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+StageName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
+TierName = Literal["isolated", "extracted", "analytic"]
+BoundBy = Literal["compute", "memory", "compute or memory", "unknown"]
+#: Nothing is converted, and no other key is allowed.
+CONFIG = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class FieldsOf:
+    """Annotation of a dictionary that has the fields of a class."""
+
+    def __init__(self, owner: type) -> None:
+        self.owner = owner
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(self.owner)
+
+
+class Metadata(TypedDict):
+    """What was analyzed, and with what."""
+
+    model: str
+    """Name of the model, or the folder of its config.json."""
+    family: Annotated[str, Field(min_length=1)]
+    """Name of the model family, which names the stages."""
+    architecture_hash: Hash
+    """Equal for equal sizes of the model."""
+    workload: Annotated[dict[str, Any], FieldsOf(Workload)]
+    """What was asked of the model, as plain data."""
+    workload_hash: Hash
+    """Equal for equal work. Page size, mode and decode_context are not part of it."""
+    config: Annotated[dict[str, Any], FieldsOf(AnalysisSettings)]
+    """The configuration as it was given, with defaults filled in."""
+    config_hash: Hash
+    """Equal for equal settings. Settings that say how to count are not part of it."""
+    versions: dict[str, str]
+    """Versions of the packages that took part, by name."""
+
+
+class Total(TypedDict):
+    """The whole request: vision stages, prefill and all decode steps."""
+
+    params: Count
+    """Parameters of the checkpoint, each counted once: those of all stages and of other_params."""
+    params_active: Count
+    """Parameters that one token uses. In a mixture of experts: the chosen and the shared ones."""
+    macs: Count
+    """Multiply-accumulates of the request."""
+    flops: Count
+    """Floating-point operations of the request, two per multiply-accumulate, attention counted dense."""
+    flops_causal: Count
+    """The same with causal self-attention halved."""
+    flops_forward: Count
+    """FLOPs of one forward pass: vision stages and prefill, all that comes before the first token."""
+    activations: Count
+    """Elements that the counted operators write."""
+    bytes_read: Count
+    """Bytes of weights, KV cache and activations that the counted operators read."""
+    bytes_written: Count
+    """Bytes of activations and KV cache that the counted operators write."""
+    weight_bytes: Count
+    """Bytes of all parameters in the workload's dtype, quantized weights as the checkpoint stores them."""
+    kv_cache_bytes: Count
+    """Bytes of the KV cache at the end of the request."""
+
+
+#: What only the decode stage has: one step is reported, and the sum of all steps.
+DECODE_ONLY = (
+    "context",
+    "steps",
+    "flops_total",
+    "macs_total",
+    "flops_causal_total",
+    "activations_total",
+    "bytes_read_total",
+    "bytes_written_total",
+)
+
+
+class Stage(TypedDict):
+    """One stage. Decode has further fields: its numbers are of one step, and those of all steps end in _total."""
+
+    stage_name: str
+    """Name of the stage."""
+    params: Count
+    """Parameters that belong to the stage. Each parameter belongs to one stage or to other_params."""
+    params_active: Count
+    """Parameters that one token uses."""
+    params_unused: Count
+    """Parameters in the checkpoint that nothing ever reads."""
+    macs: Count
+    """Multiply-accumulates of one pass, from the tier named in source; 0 where source is none."""
+    flops: Count
+    """Floating-point operations of one pass, two per multiply-accumulate, attention counted dense."""
+    flops_isolated: Count | None
+    """FLOPs by running the stage's modules alone; null where that was not done or failed."""
+    flops_extracted: Count | None
+    """FLOPs of the stage's modules in a run of the whole model; null where that was not done or failed."""
+    flops_analytic: Count | None
+    """FLOPs by the closed form; null where it failed."""
+    source: Literal["isolated", "extracted", "analytic", "none"]
+    """The tier of the numbers: the first of isolated, extracted, analytic that has them; none: left out, see notes."""
+    flops_causal: Count
+    """FLOPs with causal self-attention halved."""
+    activations: Count
+    """Elements that the counted operators write."""
+    bytes_read: Count
+    """Bytes of weights, KV cache and activations that the counted operators read."""
+    bytes_written: Count
+    """Bytes of activations and KV cache that the counted operators write."""
+    kv_bytes_read: Count
+    """The part of bytes_read that is KV cache."""
+    kv_bytes_written: Count
+    """The part of bytes_written that is KV cache."""
+    operators: dict[str, Positive]
+    """FLOPs by operator; empty for a closed form."""
+    notes: list[str]
+    """What to know about the numbers of this stage."""
+    context: NotRequired[Annotated[int, Field(ge=2)]]
+    """Only of decode: tokens that the reported step attends to, itself included."""
+    steps: NotRequired[Count]
+    """Only of decode: decode steps of the request."""
+    flops_total: NotRequired[Count]
+    """Only of decode: FLOPs of all steps, each at its own context."""
+    macs_total: NotRequired[Count]
+    """Only of decode: multiply-accumulates of all steps."""
+    flops_causal_total: NotRequired[Count]
+    """Only of decode: FLOPs of all steps with causal self-attention halved."""
+    activations_total: NotRequired[Count]
+    """Only of decode: elements written in all steps."""
+    bytes_read_total: NotRequired[Count]
+    """Only of decode: bytes read in all steps."""
+    bytes_written_total: NotRequired[Count]
+    """Only of decode: bytes written in all steps."""
+
+
+class AdapterCost(TypedDict):
+    """What a LoRA adapter costs, in one pass of a stage or in the whole request."""
+
+    macs: Count
+    """Multiply-accumulates."""
+    flops: Count
+    """Floating-point operations, two per multiply-accumulate."""
+    activations: Count
+    """Elements written."""
+    bytes_read: Count
+    """Bytes read."""
+    bytes_written: Count
+    """Bytes written."""
+    flops_request: NotRequired[Count]
+    """Only of a stage: FLOPs in all its passes of the request."""
+
+
+class Adapter(TypedDict):
+    """What a LoRA adapter costs, apart from the model."""
+
+    source: str
+    """The file of its settings."""
+    rank: Positive
+    """Width between its two matrices."""
+    targets: list[str]
+    """The layers that it stands beside, as its settings name them."""
+    params: Count
+    """Its parameters."""
+    weight_bytes: Count
+    """Bytes of its parameters in the workload's dtype."""
+    stages: dict[StageName, AdapterCost]
+    """By stage: one pass; of decode one step."""
+    total: AdapterCost
+    """The whole request."""
+
+
+class Agreement(TypedDict):
+    """Whether the tiers that ran give the same integers."""
+
+    status: Literal["equal", "different", "incomplete", "not compared"]
+    """equal: the tiers give the same numbers. incomplete: equal where counted. not compared: one tier ran."""
+    equal: bool
+    """Whether status is equal."""
+    tiers: Annotated[list[TierName], Field(json_schema_extra={"uniqueItems": True})]
+    """The tiers that counted something, the preferred first."""
+    incomplete_stages: Annotated[list[StageName], Field(json_schema_extra={"uniqueItems": True})]
+    """Stages that some tier could not count."""
+    differences: list[str]
+    """Each difference, in words."""
+
+
+class Term(TypedDict):
+    """A coefficient times powers of variables."""
+
+    coefficient: int
+    """The factor."""
+    powers: dict[str, Positive]
+    """Exponents by variable; empty for a constant."""
+
+
+class Quantities(TypedDict):
+    """Each quantity as a sum of terms, in elements and operations; quantized weights in bytes."""
+
+    macs: list[Term]
+    """Multiply-accumulates."""
+    macs_causal: list[Term]
+    """The same with causal self-attention halved."""
+    activations: list[Term]
+    """Elements written by the counted operators."""
+    activation_reads: list[Term]
+    """Elements read that are neither weights nor cached keys and values."""
+    weight_reads: list[Term]
+    """Weight elements read, without quantized ones."""
+    kv_reads: list[Term]
+    """Elements of the KV cache that attention reads."""
+    kv_writes: list[Term]
+    """Elements appended to the KV cache."""
+    packed_weight_bytes: list[Term]
+    """Bytes of quantized weights read, scales included."""
+
+
+class StageForm(TypedDict):
+    """The closed form of one call of a stage. A workload's cost is the sum over its calls."""
+
+    variables: dict[str, str]
+    """The variables and what they mean."""
+    quantities: Quantities
+    """Each quantity as a sum of terms."""
+
+
+class ClosedForm(TypedDict):
+    """The model's cost as polynomials, which evaluate any other workload without the model."""
+
+    architecture: dict[str, Any]
+    """Sizes of the model, which the variables follow from."""
+    stages: Annotated[dict[StageName, StageForm], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
+    """The closed form of each stage."""
+
+
+class CurvePoint(TypedDict):
+    """One point of the decode curve."""
+
+    context: Annotated[int, Field(ge=2)]
+    """Tokens attended to, the new one included."""
+    flops: Count
+    """FLOPs of one decode step."""
+
+
+class PeakRates(TypedDict):
+    """Peak rates of a device."""
+
+    name: str
+    """Name of the device."""
+    dtype: str
+    """Data type of the rate of arithmetic."""
+    tflops: Amount
+    """Dense TFLOP/s."""
+    gbps: Amount | None
+    """Memory bandwidth in GB/s."""
+    source: str
+    """Where the numbers are from."""
+
+
+class StageBound(TypedDict):
+    """The least time of a stage or of several."""
+
+    compute_ms: Amount
+    """Milliseconds at the peak rate of arithmetic."""
+    memory_ms: Amount | None
+    """Milliseconds at the peak bandwidth; null where that is not known."""
+    roofline_ms: Amount | None
+    """The larger of the two; of several stages the sum of theirs."""
+    bound_by: BoundBy
+    """What sets the bound."""
+    memory_ms_every_expert: Amount | None
+    """memory_ms where every expert that the tokens can reach is read."""
+    roofline_ms_every_expert: Amount | None
+    """roofline_ms where every expert that the tokens can reach is read."""
+
+
+class Throughput(TypedDict):
+    """Throughput at the bounds; null where a bound is missing."""
+
+    first_token_ms: Amount | None
+    """Milliseconds of vision stages and prefill."""
+    decode_tokens_per_second: Amount | None
+    """Tokens of the decode steps."""
+    tokens_per_second: Amount | None
+    """New tokens of whole requests."""
+    pages_per_hour: Amount | None
+    """Pages of whole requests."""
+
+
+class Memory(TypedDict):
+    """A lower bound of the memory that the workload needs."""
+
+    weights_bytes: Count
+    """Weights that some pass reads, as the checkpoint stores them."""
+    kv_cache_bytes: Count
+    """KV cache at the end."""
+    working_set_bytes: dict[str, Count]
+    """Operands and result of the most demanding operator, by stage."""
+    needed_bytes: Count
+    """The most memory that is in use at any one time."""
+    needed_in: str
+    """The stage of that time."""
+    device_bytes: Count | None
+    """Memory of the device; null where not known."""
+    fits: bool | None
+    """Whether it may fit; null where the memory, or the storage of the checkpoint's weights, is not known."""
+    largest_batch_size: Count | None
+    """The largest batch that may fit; 0 if not even one request does."""
+
+
+class Roofline(TypedDict):
+    """Bounds of a device, see docs/hardware.md."""
+
+    peak: PeakRates
+    """The device."""
+    bounds: dict[StageName, StageBound]
+    """The least time by stage and sum of stages; of decode the mean step."""
+    throughput: Throughput
+    """Throughput at these bounds."""
+    throughput_every_expert: Throughput
+    """The same where every expert that the tokens can reach is read."""
+    memory: Memory
+    """A lower bound of the memory that the workload needs."""
+    notes: list[str]
+    """What to know about the bounds."""
+
+
+class ModuleCount(TypedDict):
+    """One module with all that it holds."""
+
+    name: str
+    """Name in the model; empty for the model itself."""
+    params: Count
+    """Parameters, without unused ones that transformers does not build."""
+    macs: Count
+    """Multiply-accumulates."""
+    activations: Count
+    """Elements that the counted operators write."""
+
+
+@with_config(CONFIG)
+class Report(TypedDict):
+    """A static report. Counts are exact integers; norms, softmax, gathers and elementwise work are zero."""
+
+    schema_version: Literal["1.3"]
+    """Version of this schema."""
+    metadata: Metadata
+    """What was analyzed, and with what."""
+    total: Total
+    """The whole request."""
+    stages: Annotated[dict[StageName, Stage], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
+    """Costs by stage, in the order of a request. The family names them; each has prefill and decode."""
+    other_params: dict[str, Positive]
+    """Parameters of the checkpoint that belong to no stage."""
+    adapter: Adapter | None
+    """A LoRA adapter beside the decoder's layers, in no other number of the report; null without one."""
+    agreement: Agreement
+    """Whether the tiers that ran give the same integers."""
+    unsupported_ops: dict[StageName, dict[str, Positive]]
+    """By stage, calls of operators that have no formula and a cost. Their work is missing from the counts."""
+    closed_form: ClosedForm | None
+    """The model's cost as polynomials; null where no family takes the model."""
+    decode_curve: Annotated[list[CurvePoint], Field(min_length=1)]
+    """FLOPs of a decode step over the contexts of the request."""
+    roofline: Roofline | None
+    """What a device can do with the workload at best; null where no device was asked about."""
+    modules: list[ModuleCount]
+    """The upper modules of the model over one forward pass; empty where the whole model was not run."""
+    notes: Annotated[list[str], Field(min_length=1)]
+    """Conventions, and what to know about the numbers."""
