@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, logging
 
 from stagemeter.analysis.analyzer import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.core.bounds import require_bounded
 from stagemeter.core.errors import StagemeterError
+from stagemeter.models.bounds import require_bounded
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.configuration import FILE, complete
 from stagemeter.models.families import families, family_of

@@ -1,10 +1,11 @@
-"""Waiting for what cannot be told to give up, such as a server that answers a byte a second."""
+"""A time limit for calls that cannot be interrupted, such as one to a server that answers a byte a second."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -15,30 +16,22 @@ def in_time(function: Callable[[], Result], seconds: float, late: Exception) -> 
     Parameters
     ----------
     function : callable
-        The function. It is left alone in a thread that ends with the process if it takes longer.
+        The function. If it takes longer, it stays behind in a thread that ends with the process.
     seconds : float
         Time that it may take.
     late : Exception
-        What is raised then.
+        Raised when the time is over.
     """
-    outcome: list[Callable[[], Result]] = []
+    outcome = Future[Result]()
 
     def work() -> None:
         try:
-            result = function()
+            outcome.set_result(function())
         except BaseException as error:
-            failure = error
-            outcome.append(lambda: _raised(failure))
-        else:
-            outcome.append(lambda: result)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
+    # An executor would wait for the thread when the process ends.
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([outcome], seconds).done:
         raise late
-    return outcome[0]()
-
-
-def _raised(error: BaseException) -> Any:
-    raise error
+    return outcome.result()

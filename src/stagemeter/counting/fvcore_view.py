@@ -1,10 +1,10 @@
 """fvcore's view of the counts: its analysis classes, fed by the counter instead of by a jit trace.
 
-fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes are only a way
-to look at counts per module and operator, though, and that way is kept: ``by_module()``, ``by_operator()``,
-``by_module_and_operator()``, ``unsupported_ops()``, ``uncalled_modules()`` and ``flop_count_table`` all answer.
+fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes only present
+counts per module and operator, so their methods all work on the counter's: ``by_module()``, ``by_operator()``,
+``by_module_and_operator()``, ``unsupported_ops()``, ``uncalled_modules()`` and ``flop_count_table``.
 
-What fvcore calls flops are multiply-accumulates. These numbers are that, too.
+fvcore's flops are multiply-accumulates, and so are these.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import nn
 from stagemeter.counting.events import Counts
 
 
-class CountedFlops(FlopCountAnalysis):
-    """fvcore's FLOP analysis of a model that was counted already; multiply-accumulates, as in all of fvcore.
+class _Counted:
+    """An analysis of fvcore that takes its numbers from the counter.
 
     Parameters
     ----------
@@ -29,41 +29,31 @@ class CountedFlops(FlopCountAnalysis):
         What `stagemeter.counting.counter.CostCounter` counted over it.
     """
 
+    quantity: str
     _stats: Statistics | None
 
     def __init__(self, model: nn.Module, counts: Counts) -> None:
-        super().__init__(model, ())
+        super().__init__(model, ())  # type: ignore[call-arg]
         self._counts = counts
-        self._analyze()  # The counts are there: fvcore's views need not wait for one that asks for them.
+        self._analyze()  # fvcore's views need not wait for one that asks for the counts.
 
     def _analyze(self) -> Statistics:
+        # fvcore forgets them when its settings change.
         if self._stats is None:
-            self._stats = _statistics(self._counts, "macs")
+            self._stats = _statistics(self._counts, self.quantity)
         return self._stats
 
 
-class CountedActivations(ActivationCountAnalysis):
-    """fvcore's activation analysis of a model that was counted already: elements that counted operators write.
+class CountedFlops(_Counted, FlopCountAnalysis):
+    """fvcore's FLOP analysis of a model that was counted already; multiply-accumulates, as in all of fvcore."""
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    counts : Counts
-        What `stagemeter.counting.counter.CostCounter` counted over it.
-    """
+    quantity = "macs"
 
-    _stats: Statistics | None
 
-    def __init__(self, model: nn.Module, counts: Counts) -> None:
-        super().__init__(model, ())
-        self._counts = counts
-        self._analyze()  # The counts are there: fvcore's views need not wait for one that asks for them.
+class CountedActivations(_Counted, ActivationCountAnalysis):
+    """fvcore's activation analysis of a model that was counted already: elements that counted operators write."""
 
-    def _analyze(self) -> Statistics:
-        if self._stats is None:
-            self._stats = _statistics(self._counts, "activations")
-        return self._stats
+    quantity = "activations"
 
 
 def module_table(model: nn.Module, counts: Counts, max_depth: int = 4, show_param_shapes: bool = True) -> str:

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stagemeter.core.bounds import require_bounded
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
+from stagemeter.models.bounds import require_bounded
 from stagemeter.models.configuration import complete, with_infinities
 from stagemeter.models.families import families, family_of
 from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.bounds import LARGEST_SIZE
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
+from stagemeter.models.bounds import LARGEST_SIZE
 
 
 class BeyondFamilyError(StagemeterError):

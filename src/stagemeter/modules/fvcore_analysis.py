@@ -1,9 +1,8 @@
 """fvcore's analyses under their own names, for models that fvcore cannot trace, too.
 
-Everything is fvcore's: its accounting, its conventions, its handles, its warnings and tables. Only where its trace by
-``torch.jit`` fails, on meta tensors and on many models of today, another one stands in: the model is run in inference
-mode, in which torch shows each operator as it was called, before it falls apart into others, and under the names that a
-jit trace has.
+Accounting, conventions, handles, warnings and tables are fvcore's. Its trace by ``torch.jit`` fails on meta tensors and
+on many current models. The model then runs in inference mode, in which torch shows each operator as it was called,
+before decomposing it, and under the names of a jit trace.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from fvcore.nn import ActivationCountAnalysis as _ActivationCountAnalysis
@@ -219,7 +218,24 @@ _analyze: Callable[[Any], jit_analysis.Statistics] = FunctionType(
 )
 
 
-class FlopCountAnalysis(_FlopCountAnalysis):
+class _Traced:
+    """What both analyses change: where the graph comes from."""
+
+    def _analyze(self) -> jit_analysis.Statistics:
+        return _analyze(self)
+
+    def copy(self, new_model: nn.Module | None = None, new_inputs: Any = None) -> Self:
+        """Return an analysis of another model, or with other inputs, with the same settings."""
+        # fvcore's own makes an object of its base class.
+        plain = super().copy(new_model, new_inputs)  # type: ignore[misc]
+        made = type(self)(plain._model, plain._inputs)  # type: ignore[call-arg]
+        own: Any = self
+        made.__dict__.update(plain.__dict__)
+        made.__dict__.update(_ignored_ops=own._ignored_ops.copy(), _ancestor_mode=own._ancestor_mode)
+        return made
+
+
+class FlopCountAnalysis(_Traced, _FlopCountAnalysis):
     """fvcore's ``FlopCountAnalysis``, for models that it cannot trace, too.
 
     Parameters
@@ -231,7 +247,7 @@ class FlopCountAnalysis(_FlopCountAnalysis):
 
     Notes
     -----
-    Methods, conventions, handles (`set_op_handle`), warnings and tables are fvcore's: what it calls flops are
+    Methods, conventions, handles (`set_op_handle`), warnings and tables are fvcore's: its flops are
     multiply-accumulates, norms and upsampling count, and attention has no handle. `stagemeter.analyze` counts by our
     conventions instead.
 
@@ -242,16 +258,8 @@ class FlopCountAnalysis(_FlopCountAnalysis):
     100
     """
 
-    def _analyze(self) -> jit_analysis.Statistics:
-        return _analyze(self)
 
-    def copy(self, new_model: nn.Module | None = None, new_inputs: Any = None) -> FlopCountAnalysis:
-        """Return an analysis with the same settings of another model, or with other inputs."""
-        copied: FlopCountAnalysis = _copied(self, new_model, new_inputs)
-        return copied
-
-
-class ActivationCountAnalysis(_ActivationCountAnalysis):
+class ActivationCountAnalysis(_Traced, _ActivationCountAnalysis):
     """fvcore's ``ActivationCountAnalysis``, for models that it cannot trace, too; see `FlopCountAnalysis`.
 
     Parameters
@@ -261,20 +269,3 @@ class ActivationCountAnalysis(_ActivationCountAnalysis):
     inputs : torch.Tensor or tuple of torch.Tensor
         What it is called with.
     """
-
-    def _analyze(self) -> jit_analysis.Statistics:
-        return _analyze(self)
-
-    def copy(self, new_model: nn.Module | None = None, new_inputs: Any = None) -> ActivationCountAnalysis:
-        """Return an analysis with the same settings of another model, or with other inputs."""
-        copied: ActivationCountAnalysis = _copied(self, new_model, new_inputs)
-        return copied
-
-
-def _copied(analysis: Any, model: nn.Module | None, inputs: Any) -> Any:
-    """Copy an analysis as fvcore does, which makes its base class of it, and ours of that again."""
-    plain = super(type(analysis), analysis).copy(model, inputs)
-    made = type(analysis)(plain._model, plain._inputs)
-    made.__dict__.update(plain.__dict__)
-    made._ignored_ops, made._ancestor_mode = analysis._ignored_ops.copy(), analysis._ancestor_mode
-    return made
