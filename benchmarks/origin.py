@@ -11,11 +11,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.requests import plan_request
 from stagemeter.models.closed_form import stage_cost
 from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
-from stagemeter.models.families.deepseek_ocr.tiling import ViewPlan, choose_grid, plan_views
+from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES, local_grid_tokens, queries_per_side
+from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.pages.tiling import tile_grid
 
 SAM = "model.vision_tower.sam_encoder"
 
@@ -35,7 +37,8 @@ def main() -> None:
     """Print a Markdown table."""
     architecture = published_architecture()
     config = AnalysisConfig()
-    workload = plan_workload(config, architecture)
+    model = ModelDescription("deepseek-ocr", FAMILY, architecture, {}, "a benchmark")
+    workload = plan_request(config, model)
     decoder = architecture.decoder
     sizes = (decoder.hidden, decoder.intermediate, decoder.layers)
 
@@ -59,10 +62,10 @@ def main() -> None:
     rows.append(("parents counted with their children (`sam`)", nested, by_module[SAM]))
 
     small = 600
-    ours = plan_views(small, small, config.base_size, config.image_size, crop=True)
-    grid = choose_grid(small, small, config.image_size)
-    theirs = ViewPlan(small, small, config.base_size, config.image_size, grid)
-    rows.append((f"a page of {small} x {small} is tiled (image tokens)", theirs.image_tokens(), ours.image_tokens()))
+    ours = plan_request(config.model_copy(update={"image_w": small, "image_h": small}), model).image_tokens
+    grid = tile_grid(small, small, config.image_size, MAX_TILES, MIN_TILES)
+    theirs = ours + local_grid_tokens(queries_per_side(config.image_size), *grid)
+    rows.append((f"a page of {small} x {small} is tiled (image tokens)", theirs, ours))
 
     print("| difference | then | now | error then |\n| :--- | ---: | ---: | ---: |")
     for what, then, now in rows:

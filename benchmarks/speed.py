@@ -34,12 +34,13 @@ def engine(repeats: int) -> Row:
     from torch.utils.flop_counter import FlopCounterMode
 
     from stagemeter import AnalysisConfig, DeepSeekOCRSession
-    from stagemeter.analysis.requests import plan_workload
+    from stagemeter.analysis.requests import plan_request
     from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
     from stagemeter.models.families.deepseek_ocr.family import FAMILY
+    from stagemeter.models.lookup import describe_model
 
     session = DeepSeekOCRSession.from_config()
-    workload = plan_workload(AnalysisConfig(), session.architecture)
+    workload = plan_request(AnalysisConfig(), describe_model("deepseek-ocr"))
 
     class NoRecorder:
         def record_cache_update(self, key: object, value: object, added: int) -> None:

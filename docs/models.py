@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.core.units import with_unit

@@ -9,18 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stagemeter.analysis.analyzer import AnalysisConfig as AnalysisConfig
+    from stagemeter.analysis.analyze import analyze_model as analyze_model
+    from stagemeter.analysis.analyze import estimate_model as estimate_model
     from stagemeter.analysis.analyzer import DeepseekOCRStaticAnalyzer as DeepseekOCRStaticAnalyzer
-    from stagemeter.analysis.analyzer import StageAnalysisResult as StageAnalysisResult
-    from stagemeter.analysis.analyzer import analyze_model as analyze_model
-    from stagemeter.analysis.analyzer import estimate_model as estimate_model
     from stagemeter.analysis.analyzer import estimate_report as estimate_report
+    from stagemeter.analysis.config import AnalysisConfig as AnalysisConfig
     from stagemeter.application.compare import compare_runs as compare_runs
     from stagemeter.application.mfu import pair_experiment as pair_experiment
     from stagemeter.application.mfu import pair_runs as pair_runs
     from stagemeter.application.sweep import sweep as sweep
     from stagemeter.core.errors import StagemeterError as StagemeterError
     from stagemeter.core.errors import TrackingError as TrackingError
+    from stagemeter.core.report import StageAnalysisResult as StageAnalysisResult
     from stagemeter.core.report import report_schema as report_schema
     from stagemeter.counting.counter import CostCounter as CostCounter
     from stagemeter.counting.registry import register_formula as register_formula
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActivationCountAnalysis": "stagemeter.modules.fvcore_analysis",
     "FlopCountAnalysis": "stagemeter.modules.fvcore_analysis",
-    "AnalysisConfig": "stagemeter.analysis.analyzer",
+    "AnalysisConfig": "stagemeter.analysis.config",
     "CostCounter": "stagemeter.counting.counter",
     "DeepSeekOCRSession": "stagemeter.profiling.session",
     "DeepseekOCRStaticAnalyzer": "stagemeter.analysis.analyzer",
@@ -54,17 +54,17 @@ _HOMES = {
     "ModelDescription": "stagemeter.models.lookup",
     "ModuleReport": "stagemeter.modules.report",
     "ModuleStage": "stagemeter.modules.report",
-    "StageAnalysisResult": "stagemeter.analysis.analyzer",
+    "StageAnalysisResult": "stagemeter.core.report",
     "StagemeterCallback": "stagemeter.integrations.trainer",
     "StagemeterError": "stagemeter.core.errors",
     "TrackingError": "stagemeter.core.errors",
     "analyze": "stagemeter.modules.analyze",
-    "analyze_model": "stagemeter.analysis.analyzer",
+    "analyze_model": "stagemeter.analysis.analyze",
     "autolog": "stagemeter.integrations.autolog",
     "compare_runs": "stagemeter.application.compare",
     "count": "stagemeter.modules.analyze",
     "describe_model": "stagemeter.models.lookup",
-    "estimate_model": "stagemeter.analysis.analyzer",
+    "estimate_model": "stagemeter.analysis.analyze",
     "estimate_report": "stagemeter.analysis.analyzer",
     "log_static_report": "stagemeter.tracking.log",
     "pair_experiment": "stagemeter.application.mfu",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from stagemeter import AnalysisConfig, StagemeterError
-from stagemeter.analysis.config import MODES, ProfileConfig, load_config
+from stagemeter.analysis.config import ProfileConfig, load_config
 from stagemeter.core.settings import AnalysisSettings
+from stagemeter.models.families.deepseek_ocr.modes import MODES
 
 CONF = Path(__file__).parents[2] / "conf" / "static_analysis"
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
 from stagemeter.analysis.advice import analyze_command, workload_config
-from stagemeter.analysis.config import MODES
 from stagemeter.analysis.requests import plan_request
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.workload import read_config
+from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lookup import shipped_models
 

@@ -91,7 +91,7 @@ def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
     for limits, message in (
         (["--mode", "base", "--max-tiles", "6"], "max_tiles: 6 means nothing in mode base"),
         (["--max-tiles", "4,6"], "--max-tiles: 2 values were given: give one"),
-        (["--max-pixels", "6"], "max_pixels: 6 means nothing to DeepSeek-OCR"),
+        (["--max-pixels", "6"], "max_pixels: 6 means nothing to deepseek-ocr"),
         (["--mode", "tiny", "--mode", "base"], "--mode: given 2 times. Give it once; write several values between"),
         (["--images", "a", "--images", "b"], "--images: given 2 times"),
     ):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_text_models import KINDS
 from torch.utils.flop_counter import FlopCounterMode
 
-from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import report_values

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import CONFIG_MAPPING, AutoConfig, logging
 
-from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.bounds import require_bounded

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, Florence2ForConditionalGeneration, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession
-from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.models.decoder.language import decoder_cost
 from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.lookup import describe_model
 from stagemeter.models.vision.sam import ViewGroup
 
 TRUTH = json.loads((Path(__file__).parent / "ground_truth.json").read_text())
@@ -39,7 +40,7 @@ def count(session):
 
 
 def workload(**changes):
-    base = plan_workload(AnalysisConfig(mode="base"), ARCHITECTURE)
+    base = plan_request(AnalysisConfig(mode="base"), describe_model("deepseek-ocr"))
     return replace(base, **changes)
 
 

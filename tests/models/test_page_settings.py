@@ -499,7 +499,7 @@ def test_options_go_over_files_and_over_published_values(tmp_path):
         ("llama-3.1-8b", {"min_pixels": 4}, "min_pixels: 4 means nothing to llama-3.1-8b.*it has no such limit"),
         ("gemma-3-4b", {"max_tiles": 4}, "max_tiles: 4 means nothing to gemma-3-4b"),
         ("llama-3.2-11b-vision", {"max_tiles": 2}, "max_tiles: 2 means nothing to llama-3.2-11b-vision"),
-        ("deepseek-ocr", {"max_pixels": 4}, "max_pixels: 4 means nothing to DeepSeek-OCR"),
+        ("deepseek-ocr", {"max_pixels": 4}, "max_pixels: 4 means nothing to deepseek-ocr"),
         ("deepseek-ocr", {"max_tiles": 6, "mode": "base"}, "max_tiles: 6 means nothing in mode base"),
         ("deepseek-ocr", {"max_tiles": 1}, "min_tiles 2 of .* is more than max_tiles 1 of --max-tiles"),
         ("qwen2.5-vl-7b", {"min_pixels": 20_000_000}, "min_pixels 20,000,000 of --min-pixels is more than max_pixels"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_text_models import SOLVED
 
-from stagemeter.analysis.analyzer import analyze_model
+from stagemeter.analysis.analyze import analyze_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.models import shipped_model_rows
 from stagemeter.core.report import report_fault

@@ -13,13 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.requests import plan_text
+from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
 from stagemeter.models.configuration import complete
 from stagemeter.models.families import family_of
 from stagemeter.models.family import all_parameters
+from stagemeter.models.lookup import ModelDescription
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 #: What lightning attention saves, although it follows from the number of a layer.
@@ -55,7 +56,7 @@ def read(config):
 def test_isolated_extracted_and_analytic_are_equal(kind, data):
     config, request = data.draw(KINDS[kind]), data.draw(requests(kind))
     family, decoder = read(config)
-    workload = plan_text(request, decoder)
+    workload = plan_request(request, ModelDescription("small", family, decoder, config, "a test"))
     model = family.build(decoder, config)
     isolated = isolated_tier(family.stages, model, decoder, workload)
     extracted = extracted_tier(family, model, decoder, workload)
@@ -84,7 +85,7 @@ def test_all_steps_are_the_sum_of_each(kind, data):
     """The sum over a request goes by a few steps; here it is every one of them."""
     config, request = data.draw(KINDS[kind]), data.draw(requests(kind))
     family, decoder = read(config)
-    workload = plan_text(request, decoder)
+    workload = plan_request(request, ModelDescription("small", family, decoder, config, "a test"))
     contexts = range(workload.prompt_tokens + 1, workload.prompt_tokens + workload.new_tokens)
     decode = family.stage("decode")
     each = total(stage_cost(decode, decoder, replace(workload, decode_context=context)) for context in contexts)
@@ -102,7 +103,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
     """``generate`` step by step on real numbers, eager attention and experts one by one, counted by torch."""
     config, request = data.draw(KINDS[kind]), data.draw(requests(kind))
     family, decoder = read(config)
-    workload = plan_text(request, decoder)
+    workload = plan_request(request, ModelDescription("small", family, decoder, config, "a test"))
     model = real_model(config)
     ids = torch.randint(3, max(4, config["vocab_size"]), (workload.batch_size, workload.prompt_tokens))
     ids = ids.clamp(max=config["vocab_size"] - 1)

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter import DeepSeekOCRSession
-from stagemeter.analysis.config import MODES, AnalysisConfig
-from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
 from stagemeter.models.decoder.language import DecoderArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.families.deepseek_ocr.modes import MODES
+from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.vision.clip import ClipArchitecture
 from stagemeter.models.vision.sam import SamArchitecture
 from stagemeter.utilization.stage_mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
@@ -94,7 +96,8 @@ def workloads(draw):
 
 
 def plan(config, architecture):
-    return plan_workload(config.model_copy(update={"patch_size": architecture.sam.patch_size}), architecture)
+    model = ModelDescription("small", FAMILY, architecture, {}, "a test")
+    return plan_request(config.model_copy(update={"patch_size": architecture.sam.patch_size}), model)
 
 
 def costs(tier):
@@ -197,7 +200,13 @@ def test_estimates_are_the_closed_forms(architecture, tokens, context, batch):
         "d_expert": decoder.expert_intermediate,
         "vocabulary": decoder.vocabulary,
     }
-    workload = replace(plan_workload(AnalysisConfig(seq_len=tokens), published_architecture()), decode_context=context)
+    workload = replace(
+        plan_request(
+            AnalysisConfig(seq_len=tokens),
+            describe_model("deepseek-ocr"),
+        ),
+        decode_context=context,
+    )
     prefill = stage_cost(FAMILY.stage("prefill"), architecture, workload)
     decode = stage_cost(FAMILY.stage("decode"), architecture, workload)
     plain = (decoder.hidden, decoder.intermediate, decoder.layers)

@@ -46,7 +46,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as smart_resize_of_videos
 from transformers.models.unlimited_ocr.processing_unlimited_ocr import UnlimitedOcrProcessor
 
-from stagemeter.analysis.analyzer import analyze_model, estimate_model
+from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
@@ -57,6 +57,7 @@ from stagemeter.models.families import families, family_of
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.pages.pixel_limits import PixelLimits, resized_between
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import tile_grid
 
 FAMILIES = families()
@@ -296,6 +297,10 @@ def test_pages_of_qwen_are_resized_as_its_processors_do(width, height, most):
         assert resized_between(limits, vision.block, width, height) == (columns, rows)
 
 
+def views_of(family, sizes, width, height):
+    return family.rules(sizes, ProcessorSettings()).page(width, height)
+
+
 def test_image_tokens_of_qwen():
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 14 * 14 * 4 * 16384})
     later = Qwen2VLImageProcessorPil(size={"shortest_edge": 65536, "longest_edge": 16777216}, patch_size=16)
@@ -314,9 +319,9 @@ def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
         rows, columns = get_aspect_ratio_preserving_size(height, width, 16, 280 * 9, 3)
     except ValueError:
         with pytest.raises(StagemeterError, match="this model's processor refuses it"):
-            model.family.views(model.architecture, width, height)
+            views_of(model.family, model.architecture, width, height)
     else:
-        view = model.family.views(model.architecture, width, height)
+        view = views_of(model.family, model.architecture, width, height)
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 48**2)
 
 
@@ -324,7 +329,7 @@ def test_pages_of_gemma_4_are_resized_as_its_processor_does(width, height):
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_tiles_of_mllama_are_those_of_its_processor(width, height):
     model = describe_model("llama-3.2-11b-vision")
-    view = model.family.views(model.architecture, width, height)
+    view = views_of(model.family, model.architecture, width, height)
     rows, columns = (side // 560 for side in get_optimal_tiled_canvas_of_mllama(height, width, 4, 560))
     assert (view.global_views, view.tile_grid) == (rows * columns, (columns, rows))
 
@@ -333,7 +338,7 @@ def test_tiles_of_mllama_are_those_of_its_processor(width, height):
 @given(st.integers(1, 9000), st.integers(1, 9000))
 def test_pages_of_minicpm_are_cut_as_its_processor_does(width, height):
     model = describe_model("minicpm-ocr-default")
-    view, views = model.family.views(model.architecture, width, height), views_of_minicpm(width, height, 16, False)
+    view, views = views_of(model.family, model.architecture, width, height), views_of_minicpm(width, height, 16, False)
     assert (view.width, view.height) == views[0]
     assert view.local_views == len(views) - 1
     assert view.image_tokens == sum(columns * rows // 32**2 for columns, rows in views)
@@ -349,9 +354,9 @@ def test_videos_of_qwen_3_are_resized_as_its_processor_does(frames, width, heigh
         )
     except ValueError:
         with pytest.raises(StagemeterError, match="more than 200 times the other"):
-            family.video(sizes, frames, width, height)
+            family.rules(sizes, ProcessorSettings()).video(frames, width, height)
     else:
-        view = family.video(sizes, frames, width, height)
+        view = family.rules(sizes, ProcessorSettings()).video(frames, width, height)
         assert (view.width, view.height) == (columns, rows)
         assert view.global_views == math.ceil(frames / 2)
         assert view.image_tokens == view.global_views * rows * columns // 32**2
@@ -367,9 +372,9 @@ def test_pages_of_glm_are_resized_as_their_processors_do(width, height):
             patches = processor(size=size).get_number_of_image_patches(height, width, {})
         except ValueError:
             with pytest.raises(StagemeterError, match="more than 200 times the other"):
-                model.family.views(model.architecture, width, height)
+                views_of(model.family, model.architecture, width, height)
         else:
-            assert model.family.views(model.architecture, width, height).image_tokens == patches // 4
+            assert views_of(model.family, model.architecture, width, height).image_tokens == patches // 4
 
 
 @settings(max_examples=300, deadline=None)
@@ -378,7 +383,7 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
     _, grid_of = functions_of("unlimited_ocr", ["get_all_supported_aspect_ratios", "get_optimal_tiled_canvas"])
     columns, rows = grid_of((height, width), (640, 640), 2, 32)
     tiles = columns * rows if max(width, height) > 640 else 0
-    view = FAMILIES["unlimited-ocr"].views(published("unlimited-ocr-default"), width, height)
+    view = views_of(FAMILIES["unlimited-ocr"], published("unlimited-ocr-default"), width, height)
     assert (view.global_views, view.local_views, view.width, view.tile_side) == (1, tiles, 1024, 640)
     placeholders = SimpleNamespace(
         image_processor=SimpleNamespace(size={"height": 1024, "width": 1024}, tile_size=640),
@@ -395,7 +400,7 @@ def test_tiles_of_unlimited_ocr_are_those_of_its_processor(width, height):
 def test_tiles_of_llama_4_are_those_of_its_processor(width, height):
     _, resolutions_of, fit_of = functions_of("llama4", ["get_factors", "find_supported_resolutions", "get_best_fit"])
     rows, columns = fit_of((height, width), torch.tensor(resolutions_of(16, SizeDict(height=336, width=336)))) // 336
-    view = FAMILIES["llama4"].views(published("llama-4-scout"), width, height)
+    view = views_of(FAMILIES["llama4"], published("llama-4-scout"), width, height)
     assert view.tile_grid == (columns, rows)
     assert view.local_views == (columns * rows if columns * rows > 1 else 0)
     assert view.image_tokens == 144 * (1 + view.local_views)
@@ -430,7 +435,7 @@ def test_frames_of_qwen_2_are_resized_as_pages_are():
 
 @pytest.mark.parametrize("name", ["deepseek-ocr", "gemma-3-4b", "qwen3-8b"])
 def test_models_without_videos_refuse_them(name):
-    with pytest.raises(StagemeterError, match=rf"video_frames 8: .* and (DeepSeek-OCR|{name}) is of none of them"):
+    with pytest.raises(StagemeterError, match=rf"video_frames 8: {name} reads no videos. The families .*leave"):
         plan_request(AnalysisConfig(video_frames=8), describe_model(name))
 
 
@@ -442,12 +447,12 @@ def test_pages_of_pixtral_are_resized_as_its_processor_does(width, height, longe
         np.empty((height, width, 3)), (longest, longest), (28, 28), ChannelDimension.LAST
     )
     if rows and columns:
-        view = FAMILIES["mistral3"].views(sizes, width, height)
+        view = views_of(FAMILIES["mistral3"], sizes, width, height)
         assert (view.width, view.height) == (columns, rows)
         assert view.image_tokens == rows * columns // 28**2
     else:
         with pytest.raises(StagemeterError, match="nothing left of its shorter side"):
-            FAMILIES["mistral3"].views(sizes, width, height)
+            views_of(FAMILIES["mistral3"], sizes, width, height)
 
 
 @settings(max_examples=300, deadline=None)
@@ -458,9 +463,9 @@ def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
         rows, columns = smart_resize_of_paddle(height, width, min_pixels=147_384, max_pixels=2_822_400)
     except ValueError:
         with pytest.raises(StagemeterError, match="more than 200 times the other"):
-            FAMILIES["paddleocr-vl"].views(sizes, width, height)
+            views_of(FAMILIES["paddleocr-vl"], sizes, width, height)
     else:
-        view = FAMILIES["paddleocr-vl"].views(sizes, width, height)
+        view = views_of(FAMILIES["paddleocr-vl"], sizes, width, height)
         assert (view.width, view.height, view.image_tokens) == (columns, rows, rows * columns // 28**2)
 
 
@@ -469,7 +474,7 @@ def test_pages_of_paddleocr_vl_are_resized_as_its_processor_does(width, height):
 def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
     (navit_resize,) = functions_of("kimi_k25", ["navit_resize"])
     _, (rows, columns) = navit_resize(height, width, 14, 2, 16_384, 512)
-    view = FAMILIES["kimi-k2.5"].views(published("kimi-k2.5"), width, height)
+    view = views_of(FAMILIES["kimi-k2.5"], published("kimi-k2.5"), width, height)
     assert (view.width, view.height) == (columns, rows)
     assert view.image_tokens == rows * columns // 28**2
 
@@ -477,7 +482,7 @@ def test_pages_of_kimi_are_padded_as_its_processor_does(width, height):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_tiles_of_deepseek_ocr_2_are_those_of_its_processor(width, height):
-    view = FAMILIES["deepseek-ocr-2"].views(published("deepseek-ocr-2"), width, height)
+    view = views_of(FAMILIES["deepseek-ocr-2"], published("deepseek-ocr-2"), width, height)
     columns, rows = get_optimal_tiled_canvas((height, width), (768, 768), 2, 6)
     tiles = columns * rows if max(width, height) > 768 else 0
     assert (view.global_views, view.local_views) == (1, tiles)
@@ -505,7 +510,7 @@ def test_image_tokens_of_llava_next_are_its_processors(width, height):
     processor = object.__new__(LlavaNextProcessor)
     processor.image_processor = LlavaNextImageProcessorPil(image_grid_pinpoints=[list(c) for c in sizes.canvases])
     processor.patch_size, processor.num_additional_image_tokens = 14, 1
-    view = FAMILIES["llava-next"].views(sizes, width, height)
+    view = views_of(FAMILIES["llava-next"], sizes, width, height)
     # Without the class token, which the default strategy drops.
     assert view.image_tokens == processor._get_number_of_features(height, width, 336, 336) - 1
     canvas = select_best_resolution((height, width), processor.image_processor.image_grid_pinpoints)
@@ -519,7 +524,7 @@ def test_image_tokens_of_llava_onevision_are_its_processors(width, height):
     processor = object.__new__(LlavaOnevisionProcessor)
     processor.image_processor = LlavaOnevisionImageProcessorPil()
     processor.num_image_tokens, processor.vision_aspect_ratio = 27**2, "anyres_max_9"
-    view = FAMILIES["llava-next"].views(sizes, width, height)
+    view = views_of(FAMILIES["llava-next"], sizes, width, height)
     assert view.image_tokens == processor._get_number_of_features(height, width, 384, 384)
 
 
@@ -531,7 +536,7 @@ def test_views_of_llava_next_are_those_that_its_processor_makes(width, height):
         size={"shortest_edge": 336},
         crop_size={"height": 336, "width": 336},
     )
-    views = FAMILIES["llava-next"].views(sizes, width, height)
+    views = views_of(FAMILIES["llava-next"], sizes, width, height)
     pixels = processor(Image.new("RGB", (width, height)), return_tensors="pt")["pixel_values"]
     assert pixels.shape[1:] == (views.global_views + views.local_views, 3, 336, 336)
 
@@ -540,7 +545,7 @@ def test_views_of_llava_next_are_those_that_its_processor_makes(width, height):
 def test_tiles_of_smolvlm_are_those_of_its_processor(width, height, side):
     processor = Idefics3ImageProcessorPil(size={"longest_edge": 4 * side}, max_image_size={"longest_edge": side})
     sizes = published("smolvlm-256m")
-    views = FAMILIES["idefics3"].views(replace(sizes, vision=replace(sizes.vision, image_size=side)), width, height)
+    views = views_of(FAMILIES["idefics3"], replace(sizes, vision=replace(sizes.vision, image_size=side)), width, height)
     number, rows, columns = processor.get_number_of_image_patches(height, width)
     assert (views.global_views + views.local_views, views.tile_grid) == (number, (columns, rows))
 

@@ -11,7 +11,7 @@ from small_text_models import KINDS as TEXT
 from small_vision_language_models import KINDS as PAGES
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
-from stagemeter.analysis.analyzer import analyze_model
+from stagemeter.analysis.analyze import analyze_model
 
 PROMPT, NEW = 9, 6
 #: What layers of transformers' caches keep.

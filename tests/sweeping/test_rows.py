@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
-from stagemeter.analysis.config import MODES
+from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.lookup import load_architecture
 from stagemeter.sweeping import verify
 from stagemeter.sweeping.build import SweepSettings, build_grids

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, estimate_report
-from stagemeter.analysis.requests import plan_workload
+from stagemeter.analysis.requests import plan_request
 from stagemeter.core.report import report_fault, request_total
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device, given_peak
@@ -31,7 +31,7 @@ def section_of(peak=A100, **settings):
 
 
 def workload_of(**settings):
-    return plan_workload(AnalysisConfig(**settings), ARCHITECTURE)
+    return plan_request(AnalysisConfig(**settings), describe_model("deepseek-ocr"))
 
 
 # Time

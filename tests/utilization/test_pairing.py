@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, estimate_report
-from stagemeter.analysis.config import MODES
 from stagemeter.core.cost import CACHE_ITEM_SIZES, ITEM_SIZES
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.devices import ONE_DEVICE
 from stagemeter.utilization.pairing import pair

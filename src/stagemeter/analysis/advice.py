@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.analysis.config import MODES
 from stagemeter.core.setting import table
 from stagemeter.core.settings import AnalysisSettings, RequestSettings
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.models.families.deepseek_ocr.configuration import SMALL_NAME
 from stagemeter.models.pages.settings import OPTIONS
+from stagemeter.models.resolution import CUSTOM_MODE
 
 
 def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _page(workload: Workload) -> dict[str, Any]:
         return page | {"seq_len": workload.prompt_tokens}
     if workload.prompt_tokens != workload.image_tokens + workload.text_tokens:
         page["seq_len"] = workload.prompt_tokens
-    if workload.mode in MODES:
+    if workload.mode != CUSTOM_MODE:
         return page | {"mode": workload.mode}
     whole = workload.image_size == workload.base_size and not workload.local_views
     sizes = {"base_size": workload.base_size, "image_size": workload.image_size}

@@ -15,20 +15,11 @@ from stagemeter.core.files import shown
 from stagemeter.core.setting import Row, attributes, table
 from stagemeter.core.settings import AnalysisSettings, ProfileSettings
 from stagemeter.core.yaml_file import read_yaml
+from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, MODES
+from stagemeter.models.resolution import CUSTOM_MODE
 
 logger = logging.getLogger(__name__)
 
-#: Resolution modes of the authors' code: side of the global view, side of a tile, and whether there are tiles.
-MODES: dict[str, tuple[int, int, bool]] = {
-    "tiny": (512, 512, False),
-    "small": (640, 640, False),
-    "base": (1024, 1024, False),
-    "large": (1280, 1280, False),
-    "gundam": (1024, 640, True),
-}
-DEFAULT_MODE = "gundam"
-#: The name of sizes that match no mode.
-CUSTOM_MODE = "custom"
 #: Longest name that a near one is looked for.
 _LONGEST_NAME = 80
 _MODE_KEYS = ("base_size", "image_size", "crop_mode")

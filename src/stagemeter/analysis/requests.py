@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import own_views, plan_page, settings_of, size_of_page
+from stagemeter.analysis.pages import page_views, settings_of, size_of_page
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
-from stagemeter.core.workload import OWN, TEXT, Workload
+from stagemeter.core.workload import OWN, TEXT, Workload, decode_context_of
 from stagemeter.models.closed_form import decode_span
-from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture
-from stagemeter.models.family import Family, LanguageModel, PageViews, own_workload, text_workload
+from stagemeter.models.family import NO_PAGE, Family, PageViews, workload_of_views
 from stagemeter.models.lookup import ModelDescription
-from stagemeter.models.pages.settings import ProcessorFiles
-from stagemeter.utilization.stage_mfu import select_decode_context_len
 
 #: Tokens of a prompt to a model that reads text alone, where no length is given.
 DEFAULT_TEXT_PROMPT = 1024
@@ -42,110 +39,93 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
-    """Work out what a configuration asks of a model: pages and text, or text alone.
+    """Return the workload that a configuration asks of a model: a page and text, or text alone.
 
     Raises
     ------
     StagemeterError
         If the picture cannot be used, or the configuration contradicts the model.
     """
-    family, architecture = model.family, model.architecture
-    if not family.reads_pages:
-        settings_of(config).refuse_unused(model.name, family.name)
-        if config.video_frames is not None:
-            raise _no_video(config, model.name)
-        return plan_text(config, family.decoder(architecture))
-    if family.views is None:
-        return plan_workload(config, architecture, model.processor)
-    if config.video_frames is not None and family.video is None:
+    family = model.family
+    if config.video_frames is not None and not family.videos:
         raise _no_video(config, model.name)
-    width, height = size_of_page(config)
-    views, _ = own_views(config, model, width, height)
-    return plan_own(config, (width, height), views, family, architecture)
-
-
-def plan_own(
-    config: AnalysisConfig, page: tuple[int, int], views: PageViews, family: Family[Any], architecture: Any
-) -> Workload:
-    """Work out the workload of a page whose views the model's own processor decides: the mode is left aside."""
-    prompt_tokens = config.seq_len or family.prompt_tokens(architecture, views.image_tokens, config.text_tokens)
-    return own_workload(
+    if family.reads_pages:
+        page, text_tokens = size_of_page(config), config.text_tokens
+        views, _ = page_views(config, model, *page)
+    else:
+        settings_of(config).refuse_unused(model.name, family.name)
+        page, views, text_tokens = (0, 0), NO_PAGE, text_prompt(config.text_tokens)
+    return make_workload(
+        family,
+        model.architecture,
         page,
         views,
-        prompt_tokens=prompt_tokens,
-        decode_context=_decode_context(config, prompt_tokens, family.decoder(architecture).max_positions),
-        **_asked(config),
+        seq_len=config.seq_len,
+        decode_context=config.decode_context,
+        **{**_asked(config), "text_tokens": text_tokens},
     )
+
+
+def make_workload(
+    family: Family[Any],
+    architecture: Any,
+    page: tuple[int, int],
+    views: PageViews,
+    *,
+    text_tokens: int,
+    new_tokens: int,
+    seq_len: int | None,
+    decode_context: int | str,
+    **asked: Any,
+) -> Workload:
+    """Return the workload of a page that becomes some views. Tokens and batch may be arrays.
+
+    Parameters
+    ----------
+    family, architecture
+        The model.
+    page, views
+        See `stagemeter.models.family.workload_of_views`.
+    text_tokens, new_tokens : int or array of int
+        Tokens of the prompt besides those of the page, and tokens generated.
+    seq_len : int or None
+        Length of the prompt; None: that of page and text.
+    decode_context : int or str
+        As in a configuration.
+    **asked
+        The other fields of `Workload`.
+    """
+    prompt_tokens = text_tokens
+    if seq_len is not None:
+        prompt_tokens = seq_len + 0 * text_tokens
+    elif family.reads_pages:
+        prompt_tokens = family.prompt_tokens(architecture, views.image_tokens, text_tokens)
+    return workload_of_views(
+        page,
+        views,
+        # A request of text alone has no other tokens than those of its prompt.
+        text_tokens=text_tokens if family.reads_pages else prompt_tokens,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        decode_context=decode_context_of(
+            decode_context, prompt_tokens, new_tokens, family.decoder(architecture).max_positions
+        ),
+        **asked,
+    )
+
+
+def text_prompt(text_tokens: int) -> int:
+    """Return the length of a prompt of text alone: the default, a few tokens beside a page, is no prompt."""
+    default = AnalysisConfig.model_fields["text_tokens"].default
+    return DEFAULT_TEXT_PROMPT if text_tokens == default else text_tokens
 
 
 def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
     from stagemeter.models.families import families
 
-    known = ", ".join(name for name, family in families().items() if family.video is not None)
+    known = ", ".join(name for name, family in families().items() if family.videos)
     return StagemeterError(
-        f"video_frames {config.video_frames}: videos are counted of the families {known}, and {model} is of none of "
-        "them; leave it out"
-    )
-
-
-def plan_text(config: AnalysisConfig, decoder: LanguageModel) -> Workload:
-    """Work out the workload of a model that reads text alone: what is said of pages is left aside.
-
-    The prompt is as long as `seq_len` or `text_tokens` says. What is only at its default is nobody's wish: the few
-    tokens that go beside a page are no prompt of their own, so it is `DEFAULT_TEXT_PROMPT` then.
-    """
-    wanted = config.text_tokens != AnalysisConfig.model_fields["text_tokens"].default
-    prompt_tokens = config.seq_len or (config.text_tokens if wanted else DEFAULT_TEXT_PROMPT)
-    return text_workload(
-        prompt_tokens=prompt_tokens,
-        decode_context=_decode_context(config, prompt_tokens, decoder.max_positions),
-        **{**_asked(config), "text_tokens": prompt_tokens},
-    )
-
-
-def plan_workload(
-    config: AnalysisConfig, architecture: DeepseekOCRArchitecture, files: ProcessorFiles | None = None
-) -> Workload:
-    """Work out views, tokens and decode context of DeepSeek-OCR.
-
-    Parameters
-    ----------
-    config : AnalysisConfig
-        What is asked for.
-    architecture : DeepseekOCRArchitecture
-        Sizes of the model.
-    files : ProcessorFiles or None
-        What its checkpoint says of how pages are prepared.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used, or the configuration contradicts the model.
-    """
-    for setting, given, actual in (
-        ("patch_size", config.patch_size, architecture.sam.patch_size),
-        ("downsample_ratio", config.downsample_ratio, architecture.downsample_ratio),
-    ):
-        if given != actual:
-            raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
-    if config.video_frames is not None:
-        raise _no_video(config, "DeepSeek-OCR")
-    plan = plan_page(config, files)
-    image_tokens = plan.image_tokens(config.patch_size, config.downsample_ratio)
-    prompt_tokens = config.seq_len or image_tokens + config.text_tokens
-    return Workload(
-        image_width=plan.width,
-        image_height=plan.height,
-        mode=config.mode,
-        base_size=config.base_size,
-        image_size=config.image_size,
-        global_views=plan.global_views,
-        local_views=plan.local_views,
-        tile_grid=plan.grid,
-        image_tokens=image_tokens,
-        prompt_tokens=prompt_tokens,
-        decode_context=_decode_context(config, prompt_tokens, architecture.decoder.max_positions),
-        **_asked(config),
+        f"video_frames {config.video_frames}: {model} reads no videos. The families {known} do; leave it out"
     )
 
 
@@ -219,7 +199,7 @@ def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
 
 
 def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list[str]:
-    from stagemeter.models.families.deepseek_ocr.page import page_count
+    from stagemeter.core.picture import page_count
 
     notes = []
     if workload.mode == OWN:
@@ -243,9 +223,3 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
     return notes
-
-
-def _decode_context(config: AnalysisConfig, prompt_tokens: int, max_positions: int) -> int:
-    fixed = config.decode_context if isinstance(config.decode_context, int) else None
-    mode = "fixed" if isinstance(config.decode_context, int) else config.decode_context
-    return select_decode_context_len(mode, fixed, prompt_tokens, config.new_tokens, max_positions)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import load_picture, plan_page
+from stagemeter.analysis.pages import load_picture
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
+from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.core.writing import require_writable
 from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.families.deepseek_ocr.page import draw_grid
-from stagemeter.models.lookup import ModelDescription, describe_model, with_adapter
+from stagemeter.models.lookup import describe_model, with_adapter
 from stagemeter.profiling.target import AUTO, choose_device
 from stagemeter.utilization.memory import roofline_section
 
@@ -122,7 +122,7 @@ def analyze_page(
         tell("logging to MLflow")
         try:
             with tracked_run(run_name, default_name, experiment) as run:
-                log_static_report(report, _drawn(config, model), contents)
+                log_static_report(report, _drawn(config, workload), contents)
         except TrackingError as error:
             files = ", ".join(str(path) for path in outcome.files)
             outcome.tracking_error = TrackingError(f"{error}, or use --no-track. Not logged, but written: {files}")
@@ -132,12 +132,16 @@ def analyze_page(
     return outcome
 
 
-def _drawn(config: AnalysisConfig, model: ModelDescription) -> Image.Image | None:
-    """The page as it is logged: with its tiles drawn on it where the mode decides them, None where there is none."""
-    if not model.family.reads_pages:
+def _drawn(config: AnalysisConfig, workload: Workload) -> Image.Image | None:
+    """Return the page as it is logged, with the tiles that a mode cuts; None for a request of text alone."""
+    if workload.mode == TEXT:
         return None
     page = load_picture(config)
-    return draw_grid(page, plan_page(config, model.processor)) if model.family.views is None else page
+    if workload.mode == OWN:
+        return page
+    from stagemeter.export.page_drawing import draw_grid
+
+    return draw_grid(page, workload.tile_grid)
 
 
 #: A report, and the contents of its files by name.
@@ -165,7 +169,7 @@ def _count(
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
     """Make the report and the contents of its files, all that needs torch. Nothing is written: who asked does that."""
-    from stagemeter.analysis.analyzer import analyze_model, estimate_model
+    from stagemeter.analysis.analyze import analyze_model, estimate_model
 
     # Found again rather than handed over: what a family is made of cannot be sent to another process.
     model = describe_model(config.model, config.trust_remote_code)

@@ -119,7 +119,7 @@ def count_work(model: str, architecture_hash: str, workload: Workload, limits: M
     StagemeterError
         If the model cannot be found here, is another one by now, or has no closed forms.
     """
-    from stagemeter.analysis.analyzer import estimate_model
+    from stagemeter.analysis.analyze import estimate_model
 
     described = describe_model(model)
     if described.architecture.hash != architecture_hash:

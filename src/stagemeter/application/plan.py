@@ -128,7 +128,7 @@ def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | Non
 
 
 def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: Peak) -> PageCost:
-    from stagemeter.analysis.analyzer import estimate_model
+    from stagemeter.analysis.analyze import estimate_model
 
     whole = sum(same.count for same in pages.values())
     flops = seconds = 0.0

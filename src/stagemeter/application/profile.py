@@ -6,12 +6,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import ProfileConfig
-from stagemeter.analysis.pages import with_tile_limit
-from stagemeter.analysis.requests import plan_workload, refuse_adapter, require_runnable
+from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import DECODE_TOTAL
@@ -118,8 +117,7 @@ def _plan(config: ProfileConfig) -> _Plan:
         from stagemeter.profiling.session import require_weights
 
         require_weights(outside_path(config.weights, "weights"))
-    config = with_tile_limit(config, describe_model(config.model).processor)
-    workload = plan_workload(config, architecture)
+    workload = plan_request(config, describe_model(config.model))
     require_runnable(workload)
     if workload.kv_cache_dtype is not None:
         raise StagemeterError(
@@ -149,10 +147,8 @@ def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSessi
         session = DeepSeekOCRSession.from_local(config.weights, plan.device, dtype=config.dtype)
     tell("page")
     # A length that was set by hand is reached with text.
-    text_tokens = workload.prompt_tokens - workload.image_tokens
-    input_ids, model_kwargs = DeepseekOCRStaticAnalyzer(session).prepare_inputs(
-        config.model_copy(update={"text_tokens": text_tokens})
-    )
+    filled = replace(workload, text_tokens=workload.prompt_tokens - workload.image_tokens)
+    input_ids, model_kwargs = DeepseekOCRStaticAnalyzer(session).prepare_inputs(config, filled)
     input_ids = vary_text(input_ids, model_kwargs["images_seq_mask"], plan.architecture.decoder.vocabulary)
     return session, Request(input_ids, model_kwargs, workload.new_tokens)
 

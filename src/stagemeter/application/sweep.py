@@ -256,7 +256,7 @@ def _verify(grids: list[Grid], count: int, seed: int) -> int:
 
 
 def _count(grid: Grid, config: AnalysisConfig) -> Report:
-    from stagemeter.analysis.analyzer import analyze_model
+    from stagemeter.analysis.analyze import analyze_model
 
     model, built = _model(grid.model)
     return analyze_model(model, config, built=built)

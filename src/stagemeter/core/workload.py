@@ -140,6 +140,26 @@ class Workload(RequestSettings):
         }
 
 
+def decode_context_of(setting: int | str, prompt_tokens: int, new_tokens: int, max_positions: int) -> int:
+    """Return the tokens that the reported decode step attends to, itself included.
+
+    Parameters
+    ----------
+    setting : int or str
+        A number; ``auto``: the middle of the generation, and at least 2; ``max``: `max_positions`.
+    prompt_tokens, new_tokens : int or array of int
+        Tokens of the prompt, and tokens generated.
+    max_positions : int
+        Longest sequence that the model was made for.
+    """
+    if setting == "auto":
+        middle = prompt_tokens + new_tokens // 2
+        # A step attends to itself and to what came before. Arithmetic in place of max(), for arrays.
+        return middle + (2 - middle) * (middle < 2)
+    fixed = max_positions if setting == "max" else int(setting)
+    return fixed + 0 * prompt_tokens
+
+
 def stable_hash(values: Mapping[str, Any]) -> str:
     """Hash plain data, the same on every machine and in every run.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.models.lora import Adapter
 from stagemeter.models.quantization import Quantization
+from stagemeter.models.resolution import Resolution
 
 if TYPE_CHECKING:
     from stagemeter.models.pages.settings import ProcessorSettings
@@ -166,7 +167,7 @@ class Stage(Generic[Architecture]):
 
 @dataclass(frozen=True, slots=True)
 class PageViews:
-    """What a page becomes, where the model's own processor decides it.
+    """Views that a page becomes.
 
     Attributes
     ----------
@@ -182,6 +183,8 @@ class PageViews:
         Side of a tile in pixels where it is another one than that of the page as a whole.
     padded_tokens : int or None
         Tokens that the page is padded to before the encoder, where the family's published models pad to another number.
+    mode : str
+        Name of the resolution mode; `OWN` where the model's own processor decides the views.
     """
 
     global_views: int
@@ -192,11 +195,16 @@ class PageViews:
     image_tokens: int
     tile_side: int | None = None
     padded_tokens: int | None = None
+    mode: str = OWN
+
+
+#: Views of a request of text alone.
+NO_PAGE = PageViews(0, 0, 0, 0, (1, 1), 0, mode=TEXT)
 
 
 @dataclass(frozen=True, slots=True)
 class PageRules:
-    """What pages and videos become under the settings of a processor.
+    """What pages and videos become under the settings of a processor and of a request.
 
     Attributes
     ----------
@@ -204,29 +212,32 @@ class PageRules:
         Views of a page of some width and height in pixels.
     video : callable or None
         Views of a video of some frames, each of some width and height; None where videos are not counted.
+    notes : tuple of str or None
+        Which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
     """
 
     page: Callable[[int, int], PageViews]
     video: Callable[[int, int, int], PageViews] | None = None
+    notes: tuple[str, ...] | None = None
 
 
-def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
-    """Workload of a page whose views the model's own processor decides.
+def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
+    """Return the workload of a page that becomes some views.
 
     Parameters
     ----------
     page : tuple of int
-        Width and height of the page in pixels.
+        Width and height of the page in pixels; zeros where the request is text alone.
     views : PageViews
-        What it becomes.
+        What it becomes; `NO_PAGE` for text alone.
     **asked
-        What the page does not decide: the fields of text, length, batch, data type and context of `Workload`.
+        Fields of `Workload` that the page does not decide: text, length, batch, data type and context.
     """
     longer = max(views.width, views.height)
     return Workload(
         image_width=page[0],
         image_height=page[1],
-        mode=OWN,
+        mode=views.mode,
         base_size=longer,
         image_size=views.tile_side or longer,
         global_views=views.global_views,
@@ -239,12 +250,6 @@ def own_workload(page: tuple[int, int], views: PageViews, **asked: Any) -> Workl
     )
 
 
-def text_workload(**asked: Any) -> Workload:
-    """Workload of text alone; what is asked for is as in `own_workload`."""
-    nothing = PageViews(0, 0, 0, 0, (1, 1), 0)
-    return replace(own_workload((0, 0), nothing, **asked), mode=TEXT)
-
-
 @dataclass(frozen=True, slots=True)
 class Family(Generic[Architecture]):
     """Models of one kind.
@@ -255,11 +260,6 @@ class Family(Generic[Architecture]):
         Name of the family.
     title : str
         What it is, in a few words.
-    reads_pages : bool
-        Whether pictures of pages are part of its workloads; otherwise they are text alone.
-    views : callable or None
-        What a page of some width and height becomes, where the model's own processor decides it; None where the
-        resolution mode of the configuration does.
     takes : callable
         Whether a configuration, what ``config.json`` holds, is of this family.
     architecture_from_config : callable
@@ -284,20 +284,20 @@ class Family(Generic[Architecture]):
     prompt_tokens : callable
         Length of a prompt of some tokens of a page and of text. Of an encoder-decoder both are the source, and the
         prompt is what its decoder begins with.
-    video : callable or None
-        What the frames of a video of some number, width and height become; None where videos are not counted.
+    rules : callable or None
+        Reads from the settings of a checkpoint's processors and of a request what pages become. None for models that
+        read text alone.
+    modes : mapping
+        Resolutions by name that a request can ask for; empty where the model's own processor decides the views.
+    videos : bool
+        Whether the rules are about videos, too.
     quantized : callable or None
         Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
         are counted like those of others.
-    rules : callable or None
-        Reads from the settings of a checkpoint's processors, and from the options of a request, what pages become.
-        `views` and `video` are what they become without either. None where nothing is read: options are refused.
     """
 
     name: str
     title: str
-    reads_pages: bool
-    views: Callable[[Architecture, int, int], PageViews] | None
     takes: Callable[[Mapping[str, Any]], bool]
     architecture_from_config: Callable[[Mapping[str, Any], str], Architecture]
     build: Callable[[Architecture, Mapping[str, Any]], Any]
@@ -309,9 +309,15 @@ class Family(Generic[Architecture]):
     whole_passes: Mapping[str, Runner]
     notes: tuple[str, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
-    video: Callable[[Architecture, int, int, int], PageViews] | None = None
     quantized: Callable[[Architecture, Quantization], Architecture] | None = None
     rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
+    modes: Mapping[str, Resolution] = field(default_factory=dict)
+    videos: bool = False
+
+    @property
+    def reads_pages(self) -> bool:
+        """Whether pictures of pages are part of its workloads; otherwise they are text alone."""
+        return self.rules is not None
 
     @property
     def has_closed_forms(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from stagemeter.analysis.config import DEFAULT_MODE, MODES, AnalysisConfig
+from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError
@@ -15,6 +15,7 @@ from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
+from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, MODES
 from stagemeter.models.lookup import ModelDescription, describe_model, require_family
 from stagemeter.models.pages.settings import OPTIONS
 from stagemeter.sweeping.corpus import Corpus, PageSize, pages_of_folder, pages_of_sizes, pages_of_table
@@ -231,7 +232,7 @@ def _planned(
     modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescription, limits: Mapping[str, int]
 ) -> list[Page]:
     """Every page in every mode, or once where the model's own processor decides; of one size they are planned once."""
-    if model.family.views is not None:
+    if not model.family.modes:
         modes = modes[:1]
     planned: dict[tuple[str, int, int], Views] = {}
     found = []

@@ -160,7 +160,7 @@ def _number(number: int, one: str, several: str) -> str:
 
 
 def _measure(folder: Path, path: Path) -> _Measured | str:
-    from stagemeter.models.families.deepseek_ocr.page import page_count, page_size
+    from stagemeter.core.picture import page_count, page_size
 
     try:
         (width, height), further = page_size(path), page_count(path) - 1

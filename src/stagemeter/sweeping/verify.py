@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from stagemeter.analysis.config import DEFAULT_MODE, AnalysisConfig
+from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.metrics import report_values
 from stagemeter.core.workload import OWN, Workload
+from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE
 from stagemeter.sweeping.build import limits_of
 from stagemeter.sweeping.evaluate import evaluate_rows
 from stagemeter.sweeping.grid import Grid

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 from stagemeter.core.stage_names import DECODE, PREFILL, VISION, aggregates
-from stagemeter.core.workload import Workload
+from stagemeter.core.workload import Workload, decode_context_of
 from stagemeter.models.decoder.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
 
 
@@ -165,15 +165,12 @@ def select_decode_context_len(
     ValueError
         If the mode is unknown, or ``fixed`` comes without a context of two or more.
     """
-    if mode == "auto":
-        return max(2, prefill_len + new_tokens // 2)
-    if mode == "max":
-        return model_window or prefill_len + new_tokens
-    if mode == "fixed":
-        if fixed is None or fixed < 2:
-            raise ValueError(f"a decode step attends to itself and to what came before: 2 or more, not {fixed!r}")
-        return fixed
-    raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
+    if mode not in ("auto", "fixed", "max"):
+        raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
+    if mode == "fixed" and (fixed is None or fixed < 2):
+        raise ValueError(f"a decode step attends to itself and to what came before: 2 or more, not {fixed!r}")
+    setting = fixed if mode == "fixed" and fixed is not None else mode
+    return decode_context_of(setting, prefill_len, new_tokens, model_window or prefill_len + new_tokens)
 
 
 @dataclass(frozen=True, slots=True)

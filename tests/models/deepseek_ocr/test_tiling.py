@@ -13,33 +13,44 @@ from hypothesis import strategies as st
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.families.deepseek_ocr.tiling import (
-    ViewPlan,
-    choose_grid,
+    MAX_TILES,
+    MIN_TILES,
     global_view_tokens,
     local_grid_tokens,
-    plan_views,
+    page_rule,
     queries_per_side,
-    supported_grids,
 )
+from stagemeter.models.family import PageViews
+from stagemeter.models.pages.tile_limits import TileLimits
+from stagemeter.models.pages.tiling import tile_grid, tile_grids
 
+LIMITS = TileLimits(MIN_TILES, MAX_TILES)
 page_sides = st.integers(min_value=1, max_value=20_000)
+
+
+def views_of(width: int, height: int, base_size: int, tile_size: int, crops: bool) -> PageViews:
+    return page_rule(base_size, tile_size, crops, LIMITS)(width, height)
+
+
+def choose_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
+    return tile_grid(width, height, tile_size, MAX_TILES, MIN_TILES)
+
+
+def supported_grids() -> list[tuple[int, int]]:
+    return tile_grids(MAX_TILES, MIN_TILES)
 
 
 @pytest.mark.parametrize(("side", "tokens"), [(512, 73), (640, 111), (1024, 273), (1280, 421)])
 def test_one_view_modes_take_the_published_number_of_tokens(side: int, tokens: int) -> None:
-    plan = plan_views(1240, 1754, base_size=side, tile_size=side, crop=False)
-    assert plan.grid == (1, 1)
-    assert (plan.global_views, plan.local_views) == (1, 0)
-    assert plan.image_tokens() == tokens
+    expected = PageViews(1, 0, side, side, (1, 1), tokens, side)
+    assert views_of(1240, 1754, base_size=side, tile_size=side, crops=False) == expected
 
 
 def test_gundam_page_takes_273_and_630_tokens() -> None:
-    plan = plan_views(1280, 1920, base_size=1024, tile_size=640, crop=True)
-    assert plan == ViewPlan(1280, 1920, base_size=1024, tile_size=640, grid=(2, 3))
-    assert plan.local_views == 6
+    expected = PageViews(1, 6, 1024, 1024, (2, 3), 903, 640)
+    assert views_of(1280, 1920, base_size=1024, tile_size=640, crops=True) == expected
     assert global_view_tokens(queries_per_side(1024)) == 273
     assert local_grid_tokens(queries_per_side(640), 2, 3) == 630
-    assert plan.image_tokens() == 903
 
 
 @pytest.mark.parametrize(
@@ -57,7 +68,7 @@ def test_gundam_page_takes_273_and_630_tokens() -> None:
 def test_only_pages_beyond_one_tile_are_cut_and_only_in_crop_mode(
     width: int, height: int, crop: bool, grid: tuple[int, int]
 ) -> None:
-    assert plan_views(width, height, 1024, 640, crop).grid == grid
+    assert views_of(width, height, 1024, 640, crop).tile_grid == grid
 
 
 @pytest.mark.parametrize(
@@ -114,10 +125,10 @@ def _tiles_for(ratio: Fraction, area: int) -> int:
 def test_grid_has_two_to_nine_tiles_and_turns_with_the_page(width: int, height: int, tile_size: int) -> None:
     columns, rows = choose_grid(width, height, tile_size)
     assert 2 <= columns * rows <= 9
-    plan = plan_views(width, height, 1024, tile_size, crop=True)
+    views = views_of(width, height, 1024, tile_size, crops=True)
     fits = width <= tile_size and height <= tile_size
-    assert plan.grid == ((1, 1) if fits else (columns, rows))
-    assert plan.local_views == (0 if fits else columns * rows)
+    assert views.tile_grid == ((1, 1) if fits else (columns, rows))
+    assert views.local_views == (0 if fits else columns * rows)
 
 
 def test_supported_grids_are_all_22_by_number_of_tiles() -> None:
@@ -154,44 +165,13 @@ def test_queries_per_side_rounds_down_then_up(side: int, patch_size: int, downsa
 @given(queries=st.integers(1, 100), columns=st.integers(1, 9), rows=st.integers(1, 9))
 def test_spans_are_rows_with_a_newline_each(queries: int, columns: int, rows: int) -> None:
     assert global_view_tokens(queries) == sum(queries + 1 for _ in range(queries)) + 1
-    local_rows = 0 if (columns, rows) == (1, 1) else queries * rows
-    assert local_grid_tokens(queries, columns, rows) == sum(queries * columns + 1 for _ in range(local_rows))
+    assert local_grid_tokens(queries, columns, rows) == sum(queries * columns + 1 for _ in range(queries * rows))
 
 
 def test_a_tile_smaller_than_a_patch_matters_only_where_tiles_are_used() -> None:
-    assert ViewPlan(5, 5, base_size=1024, tile_size=8, grid=(1, 1)).image_tokens() == 273
+    assert views_of(5, 5, base_size=1024, tile_size=8, crops=True).image_tokens == 273
     with pytest.raises(StagemeterError, match="8 x 8"):
-        ViewPlan(50, 50, base_size=1024, tile_size=8, grid=(2, 2)).image_tokens()
-
-
-@pytest.mark.parametrize("bad", [0, -1, True, 640.0, "640", None])
-@pytest.mark.parametrize("position", range(4))
-def test_plan_refuses_sizes_that_are_not_positive_whole_numbers(bad: object, position: int) -> None:
-    sizes: list[object] = [1240, 1754, 1024, 640]
-    sizes[position] = bad
-    with pytest.raises(StagemeterError, match="whole number of at least 1"):
-        plan_views(*sizes, crop=True)
-
-
-@pytest.mark.parametrize("grid", [(0, 1), (1, -1), (2,), (1, 2, 3), (1.0, 2)])
-def test_plan_refuses_impossible_grids(grid: tuple[int, int]) -> None:
-    with pytest.raises(StagemeterError, match="grid"):
-        ViewPlan(1, 1, 1024, 640, grid)
-
-
-def test_other_functions_refuse_bad_numbers() -> None:
-    with pytest.raises(StagemeterError, match="page height"):
-        choose_grid(10, 0, 640)
-    with pytest.raises(StagemeterError, match="min_tiles 5 exceeds max_tiles 4"):
-        supported_grids(5, 4)
-    with pytest.raises(StagemeterError, match="max_tiles must be"):
-        supported_grids(1, 0)
-    with pytest.raises(StagemeterError, match="queries per side"):
-        global_view_tokens(0)
-    with pytest.raises(StagemeterError, match="grid rows"):
-        local_grid_tokens(10, 1, 0)
-    with pytest.raises(StagemeterError, match="downsample_ratio"):
-        queries_per_side(640, 16, 0)
+        views_of(50, 50, base_size=1024, tile_size=8, crops=True)
 
 
 def test_planning_needs_neither_torch_nor_pillow() -> None:

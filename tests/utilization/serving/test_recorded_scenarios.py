@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stagemeter.analysis.analyzer import estimate_model
+from stagemeter.analysis.analyze import estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.workload import Workload

@@ -64,8 +64,6 @@ def text_family(
     return Family(
         name=name,
         title=title,
-        reads_pages=False,
-        views=None,
         takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda architecture, config: build_from_settings(config),

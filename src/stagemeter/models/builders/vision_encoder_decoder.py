@@ -15,7 +15,7 @@ from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
 from stagemeter.models.decoder.stages import DecoderModules, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, with_values
-from stagemeter.models.pages.settings import PageSettings, ProcessorSettings, published_views
+from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import CHANNELS
@@ -106,8 +106,6 @@ def encoder_decoder_family(
     return Family(
         name=name,
         title=title,
-        reads_pages=True,
-        views=published_views(rules),
         rules=rules,
         takes=takes,
         architecture_from_config=lambda config, source: read(Settings(config, source)),

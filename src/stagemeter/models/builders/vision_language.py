@@ -13,8 +13,8 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, require_known
-from stagemeter.models.family import Family, PageRules, PageViews, Stage, with_values
-from stagemeter.models.pages.settings import ProcessorSettings, published_views
+from stagemeter.models.family import Family, PageRules, Stage, with_values
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, sizes_reader
@@ -142,11 +142,6 @@ def vision_language_family(
         require_known(architecture.decoder, options.get("prefill_variables", {}), source)
         return architecture
 
-    def video(sizes: Architecture, frames: int, width: int, height: int) -> PageViews:
-        of_video = rules(sizes, ProcessorSettings()).video
-        assert of_video is not None
-        return of_video(frames, width, height)
-
     def quantized(sizes: Architecture, quantization: Quantization) -> Architecture:
         # Any data class with a decoder will do, which no type says.
         whole: Any = sizes
@@ -155,10 +150,8 @@ def vision_language_family(
     return Family(
         name=name,
         title=title,
-        reads_pages=True,
-        views=published_views(rules),
-        video=video if videos else None,
         rules=rules,
+        videos=videos,
         takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=from_config,
         build=lambda sizes, config: build_from_settings(config),

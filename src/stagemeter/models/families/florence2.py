@@ -21,7 +21,7 @@ from stagemeter.models.decoder.encoder_decoder import read_decoder
 from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
 from stagemeter.models.decoder.stages import DecoderModules, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, with_values
-from stagemeter.models.pages.settings import ProcessorSettings, published_views
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import square_views
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import sizes_reader
@@ -184,8 +184,6 @@ def _calls(sizes: Florence2Architecture, workload: Workload) -> list[Variables]:
 FAMILY = Family(
     name="florence2",
     title="Florence-2: a DaViT, an encoder over page and text, a decoder that attends to both",
-    reads_pages=True,
-    views=published_views(_rules),
     rules=_rules,
     takes=lambda config: config.get("model_type") == "florence2",
     architecture_from_config=lambda config, source: _read(Settings(config, source)),

@@ -5,7 +5,6 @@ Source: transformers, ``modeling_unlimited_ocr.py``, ``image_processing_unlimite
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,10 +21,10 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 )
 from stagemeter.models.families.deepseek_ocr.family import FAMILY as DEEPSEEK_OCR
 from stagemeter.models.families.deepseek_ocr.family import language_model, page_inputs
-from stagemeter.models.family import Family, PageRules, PageViews
-from stagemeter.models.pages.settings import ProcessorSettings, published_views
+from stagemeter.models.families.deepseek_ocr.tiling import page_rule
+from stagemeter.models.family import Family, PageRules
+from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tile_limits import read_tile_limits
-from stagemeter.models.pages.tiling import tile_grid
 
 #: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
 _VIEW, _TILE = 1024, 640
@@ -54,25 +53,15 @@ def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageR
             image.refuse(key, f"a view has from {patch} to {_LARGEST_VIEW} pixels a side")
     limits = read_tile_limits(image, most=_MOST_TILES, fewest=_FEWEST_TILES)
     crops = image.flag("crop_to_patches", published=True)
-    whole, tile = (math.ceil(side // patch / sizes.downsample_ratio) for side in (view_side, tile_side))
-
-    def page(width: int, height: int) -> PageViews:
-        tokens = whole * (whole + 1) + 1
-        if not crops or max(width, height) <= tile_side:
-            return PageViews(1, 0, view_side, view_side, (1, 1), tokens, tile_side)
-        columns, rows = tile_grid(width, height, tile_side, limits.most, limits.fewest)
-        tokens += rows * tile * (columns * tile + 1)
-        return PageViews(1, columns * rows, view_side, view_side, (columns, rows), tokens, tile_side)
-
-    return PageRules(page)
+    return PageRules(page_rule(view_side, tile_side, crops, limits, patch, sizes.downsample_ratio))
 
 
 FAMILY: Family[DeepseekOCRArchitecture] = replace(
     DEEPSEEK_OCR,
     name="unlimited-ocr",
     title="Unlimited-OCR: DeepSeek-OCR with a window over what was generated",
-    views=published_views(_rules),
     rules=_rules,
+    modes={},
     takes=_takes,
     architecture_from_config=partial(architecture_from_config, window=True),
     shipped={"unlimited-ocr-default": resources.files("stagemeter.models") / "configs" / "unlimited_ocr_default.json"},

@@ -14,14 +14,16 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_code, build_from_settings, class_name
 from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.family import (
+    NO_PAGE,
     Family,
+    PageRules,
     PageViews,
     Runner,
     Stage,
     StageParameters,
-    own_workload,
-    text_workload,
+    workload_of_views,
 )
+from stagemeter.models.pages.settings import ProcessorSettings
 
 if TYPE_CHECKING:
     from stagemeter.models.generic.passes import FoundModel
@@ -185,8 +187,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
     return Family(
         name=NAME,
         title=f"{type(model).__name__} of transformers, its parts found by its own code",
-        reads_pages=found.reads_pages,
-        views=_views if found.reads_pages else None,
+        rules=_rules if found.reads_pages else None,
         takes=lambda config: False,
         architecture_from_config=lambda config, source: found,
         build=lambda found, config: found.model,
@@ -333,16 +334,16 @@ def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:
 
 def _trial(found: FoundModel) -> Workload:
     """A small request, to see what it runs."""
-    views = _views(found, *_TRIAL_PAGE) if found.reads_pages else None
+    page, views = (_TRIAL_PAGE, _views(found, *_TRIAL_PAGE)) if found.reads_pages else ((0, 0), NO_PAGE)
     asked: dict[str, Any] = {
         "text_tokens": _TRIAL_TEXT,
-        "prompt_tokens": _prompt_tokens(found, views.image_tokens if views else 0, _TRIAL_TEXT),
+        "prompt_tokens": _prompt_tokens(found, views.image_tokens, _TRIAL_TEXT),
         "new_tokens": 1,
         "batch_size": 1,
         "dtype": "bfloat16",
         "decode_context": 1,
     }
-    return own_workload(_TRIAL_PAGE, views, **asked) if views else text_workload(**asked)
+    return workload_of_views(page, views, **asked)
 
 
 def _stage(
@@ -408,6 +409,11 @@ def _other_parameters(model: Any, owners: Mapping[str, Iterable[str]], idle: Ite
         holder = next((module for module in idle if name.startswith(f"{module}.")), name)
         other[holder] = other.get(holder, 0) + parameter.numel()
     return other
+
+
+def _rules(found: FoundModel, settings: ProcessorSettings) -> PageRules:
+    """Return the views of a page, by the image processor of transformers; no setting of a request is read."""
+    return PageRules(partial(_views, found))
 
 
 def _views(found: FoundModel, width: int, height: int) -> PageViews:

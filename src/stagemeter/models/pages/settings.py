@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.family import PageRules, PageViews
-
-Sizes = TypeVar("Sizes")
+from stagemeter.models.resolution import Resolution
 
 #: Settings of a request that are limits of pages, and the options that give them.
 OPTIONS = {"min_pixels": "--min-pixels", "max_pixels": "--max-pixels", "max_tiles": "--max-tiles"}
@@ -304,11 +302,20 @@ class ProcessorSettings:
         What the checkpoint says.
     options : mapping
         Settings of the request that go over it, by their names in `OPTIONS`.
+    resolution : Resolution, optional
+        The resolution that the request asks for, of families with modes.
     """
 
-    def __init__(self, files: ProcessorFiles | None = None, options: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        files: ProcessorFiles | None = None,
+        options: Mapping[str, int] | None = None,
+        resolution: Resolution | None = None,
+    ) -> None:
         files = files or ProcessorFiles()
-        self._asked = _Asked(options or {})
+        self.options = options or {}
+        self.resolution = resolution
+        self._asked = _Asked(self.options)
         self.image = PageSettings(files.image, files.image_source, self._asked)
         self.video = PageSettings(files.video, files.video_source, self._asked)
         self.whole = PageSettings(files.whole, files.whole_source, self._asked)
@@ -362,8 +369,3 @@ def _one_number(value: Any) -> Any:
     if isinstance(sides, (list, tuple)) and sides and all(type(side) is int for side in sides):
         return sides[0] if len(set(sides)) == 1 else value
     return value
-
-
-def published_views(rules: Callable[[Sizes, ProcessorSettings], PageRules]) -> Callable[[Sizes, int, int], PageViews]:
-    """Return what makes views of a page under the published values of a family."""
-    return lambda sizes, width, height: rules(sizes, ProcessorSettings()).page(width, height)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.build import build_without_weights
@@ -26,7 +27,11 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
     is_deepseek_ocr,
     transformers_config,
 )
-from stagemeter.models.family import Family, Variables
+from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, RESOLUTIONS
+from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, page_rule
+from stagemeter.models.family import Family, PageRules, Variables
+from stagemeter.models.pages.settings import PUBLISHED, ProcessorSettings
+from stagemeter.models.pages.tile_limits import read_tile_limits
 from stagemeter.models.vision.clip import clip_operators, clip_parameters
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
@@ -47,6 +52,41 @@ _HEAD = "lm_head"
 VISION_MODULES = {"sam": _SAM, "clip": _CLIP, "projector": _PROJECTOR}
 #: What the modules that hold a layer's experts are named; they are called with the experts that each token chose.
 EXPERTS_MODULE = ".mlp.experts"
+
+
+def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
+    """Return the views of a page in the resolution that the request asks for.
+
+    Raises
+    ------
+    StagemeterError
+        If the request or the checkpoint contradicts the model or the mode.
+    """
+    asked = settings.resolution or RESOLUTIONS[DEFAULT_MODE]
+    patch, ratio = sizes.sam.patch_size, sizes.downsample_ratio
+    for setting, given, actual in (
+        ("patch_size", asked.patch_size, patch),
+        ("downsample_ratio", asked.downsample_ratio, ratio),
+    ):
+        if given not in (None, actual):
+            raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
+    if not asked.crop_mode and (most := settings.options.get("max_tiles")) is not None:
+        raise StagemeterError(
+            f"max_tiles: {most} means nothing in mode {asked.mode}, which cuts no tiles. Leave it out, or take a mode "
+            "that does, such as gundam"
+        )
+    limits = read_tile_limits(settings.image, most=MAX_TILES, fewest=MIN_TILES)
+    views = page_rule(asked.base_size, asked.image_size, asked.crop_mode, limits, patch, ratio, asked.mode)
+    notes: tuple[str, ...] = ()
+    if asked.crop_mode:
+        origin = settings.image.limits["max_tiles"].origin
+        notes = (f"a page is cut into at most {limits.most} tiles, as {origin} says",)
+        if origin == PUBLISHED:
+            notes = (
+                f"a page is cut into at most {limits.most} tiles, as the authors' transformers code does; their vLLM "
+                f"recipe cuts at most {RECIPE_TILES}: --max-tiles {RECIPE_TILES} counts that",
+            )
+    return PageRules(views, notes=notes)
 
 
 def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:
@@ -142,8 +182,8 @@ _VARIABLES = VIEW_VARIABLES | {
 FAMILY: Family[DeepseekOCRArchitecture] = Family(
     name=NAME,
     title="DeepSeek-OCR: SAM and CLIP encoders, mixture-of-experts decoder",
-    reads_pages=True,
-    views=None,
+    rules=_rules,
+    modes=RESOLUTIONS,
     takes=is_deepseek_ocr,
     architecture_from_config=architecture_from_config,
     build=_build,

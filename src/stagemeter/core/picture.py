@@ -1,0 +1,188 @@
+"""Pictures of pages: read safely, measured, or made up blank.
+
+Reading is strict: a picture that cannot be read in full is refused, and transparent paper is white.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import outside_path, require_file
+
+#: Colour of a synthetic page.
+MID_GREY = (128, 128, 128)
+#: The paper below a transparent picture.
+WHITE = (255, 255, 255, 255)
+#: White in a 16-bit greyscale scan.
+LARGEST_16_BIT = 65535
+#: Formats that are programs: Pillow has Ghostscript run them.
+_PROGRAMS = frozenset({"EPS"})
+
+# What Pillow's readers are known to raise on damaged files, apart from the errors that are handled by name.
+_DECODING_ERRORS = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+def load_page(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a page's picture in full: RGB, upright, of an animation the first frame.
+
+    16-bit greyscale is scaled to 8 bits. Transparent parts become white.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A picture in any format that Pillow reads.
+
+    Raises
+    ------
+    StagemeterError
+        If the file is missing, a directory, empty, not a picture, damaged, larger than Pillow's limit against
+        decompression bombs, or of a pixel type whose white is unknown.
+    """
+    source = outside_path(path, "picture of a page")
+    _require_filled_file(source)
+    with _readable(source), Image.open(source) as picture:
+        if picture.format in _PROGRAMS:
+            raise UnidentifiedImageError(picture.format)
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    return _to_rgb(upright, source)
+
+
+def page_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the width and height of a page in pixels, EXIF orientation applied.
+
+    The picture is decoded in full, since the header of a damaged file can be wrong.
+
+    Raises
+    ------
+    StagemeterError
+        As `load_page`.
+    """
+    return load_page(path).size
+
+
+def page_count(path: str | os.PathLike[str]) -> int:
+    """Return the number of pages of a picture: frames of a TIFF, a GIF or another format that holds several.
+
+    Raises
+    ------
+    StagemeterError
+        As `load_page`.
+    """
+    source = Path(path)
+    _require_filled_file(source)
+    with _readable(source), Image.open(source) as picture:
+        return int(getattr(picture, "n_frames", 1))
+
+
+def synthetic_page(width: int, height: int) -> Image.Image:
+    """Make a page without content: RGB, mid-grey.
+
+    Raises
+    ------
+    StagemeterError
+        If the page is larger than Pillow's limit for pictures.
+    """
+    require_synthetic_size(width, height)
+    return Image.new("RGB", (width, height), MID_GREY)
+
+
+def require_synthetic_size(width: int, height: int) -> None:
+    """Refuse a synthetic page that is larger than Pillow's limit for pictures.
+
+    Raises
+    ------
+    StagemeterError
+        If it is larger.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise StagemeterError(
+            f"a synthetic page of {width} x {height} has {width * height} pixels, more than the limit of {limit}: "
+            "choose a smaller page."
+        )
+
+
+def _require_filled_file(source: Path) -> None:
+    """Refuse an empty file, and everything that is not a regular file."""
+    require_file(source, "picture of a page")
+    if source.stat().st_size == 0:
+        raise StagemeterError(f"page {source} is empty (0 bytes): write or copy the picture again.")
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """Turn the errors that Pillow raises while it reads `source` into one clear error.
+
+    Pillow warns of a picture beyond its limit and refuses one at twice the limit. Here both are refused.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
+        reason = str(error) or "Not enough memory for its pixels."
+        raise StagemeterError(f"page {source} is too large: {reason} Use a smaller scan of it.") from error
+    except PermissionError as error:
+        raise StagemeterError(f"page {source} may not be read ({error.strerror}): change its permissions.") from error
+    except UnidentifiedImageError as error:
+        raise StagemeterError(
+            f"page {source} is not a picture that Pillow can read, or it has no pixels: save the page as PNG or JPEG."
+        ) from error
+    except _DECODING_ERRORS as error:
+        raise StagemeterError(
+            f"page {source} is damaged or incomplete ({type(error).__name__}: {error}): save or copy the picture again."
+        ) from error
+
+
+def _to_rgb(picture: Image.Image, source: Path) -> Image.Image:
+    """Convert any pixel type to 8-bit RGB without losing light greys to clipping."""
+    if picture.mode == "F":
+        raise StagemeterError(
+            f"page {source} holds floating-point pixels, whose white is unknown: save it as 8-bit PNG or JPEG."
+        )
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        return _scale_16_bit(picture, source).convert("RGB")
+    if picture.has_transparency_data:
+        opaque = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", opaque.size, WHITE), opaque).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _scale_16_bit(picture: Image.Image, source: Path) -> Image.Image:
+    """Map 0..65535 to 0..255; Pillow's own conversion from mode I clips everything above 255 to white."""
+    import numpy
+
+    levels = numpy.asarray(picture).astype(numpy.int64)
+    darkest, brightest = int(levels.min()), int(levels.max())
+    if darkest < 0 or brightest > LARGEST_16_BIT:
+        raise StagemeterError(
+            f"page {source} holds grey levels from {darkest} to {brightest}, beyond the 16-bit range of "
+            f"0 to {LARGEST_16_BIT}: save it as 8-bit PNG or JPEG."
+        )
+    transparent_level = picture.info.get("transparency")
+    if transparent_level is not None:
+        levels[levels == transparent_level] = LARGEST_16_BIT
+    # 65535 is 255 x 257; adding half of 257 rounds to the nearest level.
+    return Image.fromarray(((levels + 128) // 257).astype(numpy.uint8))
