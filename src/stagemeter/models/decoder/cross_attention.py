@@ -89,7 +89,7 @@ class SourceAttention:
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements of the keys and values of the source, however many tokens there are."""
-        return 2 * batch * self.source * self.key_value_heads * self.head_width if tokens else 0
+        return 2 * batch * self.source * self.key_value_heads * self.head_width * (tokens > 0)
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that it adds to a prefill of some tokens: none."""

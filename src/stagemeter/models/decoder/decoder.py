@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, Storage
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import NamedLinear, Operator, repeated, sum_of, working_set
+from stagemeter.models.blocks import NamedLinear, Operator, larger, repeated, sum_of, working_set
 from stagemeter.models.decoder.attention import DecoderPass, GroupedQueryAttention, LatentAttention
 from stagemeter.models.decoder.cross_attention import SourceAttention
 from stagemeter.models.decoder.feed_forward import Experts, ExpertsBeside, GatedFeedForward
@@ -184,7 +185,7 @@ class Decoder(Sizes):
         kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]
         if not kinds:
             return ExpertsRead(0, 0)
-        most = max(_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds)
+        most = reduce(larger, (_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds))
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
     def cached_elements(self, batch: int, tokens: int, prompt: int = 0) -> int:

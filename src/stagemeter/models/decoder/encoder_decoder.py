@@ -69,7 +69,7 @@ class SequenceDecoder:
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
         """Elements of the cache: keys and values of its own tokens, and those of the source."""
-        return self.cached_elements(workload.batch_size, tokens + self.source_of(workload) if tokens else 0)
+        return self.cached_elements(workload.batch_size, tokens + self.source_of(workload) * (tokens > 0))
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements of the keys and values of some tokens of each sequence, its own or of the source."""

@@ -97,7 +97,7 @@ class LightningAttention:
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
-        return batch * self.state if tokens else 0
+        return batch * self.state * (tokens > 0)
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""

@@ -124,7 +124,7 @@ class StateSpace:
 
     def cached_elements(self, batch: int, tokens: int) -> int:
         """Elements that the cache of one layer holds, however many tokens it has seen."""
-        return batch * self.kept if tokens else 0
+        return batch * self.kept * (tokens > 0)
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
