@@ -1,6 +1,5 @@
 """The table of devices: dense rates with a source each, and what prints it."""
 
-import ast
 import json
 import re
 from datetime import date
@@ -124,15 +123,3 @@ def test_table_in_the_docs_is_the_one_in_the_code():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     header = next(index for index, row in enumerate(rows) if row == list(COLUMNS))
     assert rows[header + 2 : header + 2 + len(known_devices())] == device_rows()
-
-
-# What it needs
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "src/stagemeter/hardware").glob("*.py")), ids=lambda path: path.stem)
-def test_hardware_needs_next_to_nothing_of_ours_and_torch_late(path):
-    tree = ast.parse(path.read_text())
-    ours = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    allowed = ("stagemeter.hardware", "stagemeter.core.errors", "stagemeter.core.cost", "stagemeter.core.workload")
-    assert not [name for name in ours if name.startswith("stagemeter") and not name.startswith(allowed)]
-    assert "mlflow" not in path.read_text()

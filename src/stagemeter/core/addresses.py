@@ -1,4 +1,4 @@
-"""Addresses of stores and servers as they can be shown, and text that may hold them: no password, token or query."""
+"""Removal of passwords, tokens and queries from addresses of stores and servers, and from text that contains them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "***"
-#: Schemes of files, in whose paths nothing is secret.
+#: Schemes of files, whose paths hold no secrets.
 _OF_FILES = ("sqlite:", "file:")
 _SCHEME = r"\b[A-Za-z][A-Za-z0-9+.-]*://"
-#: Within other text, which ends an address by a blank, a quotation mark or a bracket.
+#: Inside of text, where a blank, a quotation mark or a bracket ends an address.
 _USER = re.compile(rf"({_SCHEME})[^\s'\"<>#]*@")
-# What ends a sentence does not belong to it.
+# Punctuation at the end of a sentence is not part of the address.
 _QUERY = re.compile(rf"({_SCHEME}[^\s'\"<>?#]*)\?[^\s'\"<>#]*?(?=[.,:;)\]]*(?:[\s'\"<>#]|$))")
 #: An address whose scheme is missing or has too few slashes, with a user and a password.
 _BARE = re.compile(r"((?:--[\w-]+=)?(?:[A-Za-z][\w+.-]*:/|/*))(?!/)([^/\s@:=]+:.+)@(?=[\w.\[-]+[^@]*$)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-#: Environment variables that hold what nobody is to read, and those that hold addresses, of any program.
+#: Environment variables of any program that hold secrets, and those that hold addresses.
 _SECRET_VARIABLES = re.compile(r"(?i)(?:^|_)(?:password|passwd|token|secret|(?:secret|access|api)_key)$")
 _ADDRESS_VARIABLES = re.compile(r"(?i)_(?:ur[il]|proxy)$")
-#: Shorter words stand in too many other places to be taken out of them.
+#: Shorter words occur in too many other places to be removed everywhere.
 _SHORTEST, _SHORTEST_USER = 3, 8
 
 
 def shown_address(address: str) -> str:
-    """Return an address without user, password and query, whether it is well formed or not.
+    """Return an address without user, password and query, even if it is malformed.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def shown_address(address: str) -> str:
         return address if bare is None else f"{bare[1]}{_HIDDEN}@{address[bare.end() :]}"
     hidden = ""
     if not address.startswith(_OF_FILES):
-        # A password can hold any character, written as it is: up to the last sign.
+        # An unescaped password can hold any character: it ends at the last @.
         _, at, rest = rest.rpartition("@")
         hidden = f"{_HIDDEN}@" if at else ""
     place, asked, _ = rest.partition("?")
@@ -48,7 +48,7 @@ def shown_address(address: str) -> str:
 
 
 def secrets_of(environment: Mapping[str, str], words: Iterable[str]) -> set[str]:
-    """Find what must not be shown: in the environment, and in addresses among the words of a command."""
+    """Return the secrets in the environment, and in addresses among the words of a command."""
     found = {value for name, value in environment.items() if _SECRET_VARIABLES.search(name)}
     for address in [*(value for name, value in environment.items() if _ADDRESS_VARIABLES.search(name)), *words]:
         found |= _secrets_in(address)
@@ -59,7 +59,7 @@ def _secrets_in(address: str) -> set[str]:
     _, found, rest = address.partition("://")
     if not found:
         bare = _bare(address)
-        # The first word may be a scheme that stands before the user.
+        # The first word may be a scheme before the user.
         return set() if bare is None else _user_secrets(bare[2]) | set(bare[2].split(":")[1:])
     if address.startswith(_OF_FILES):
         return set()
@@ -70,7 +70,7 @@ def _secrets_in(address: str) -> set[str]:
 
 
 def _bare(address: str) -> re.Match[str] | None:
-    """Find user and password in an address without ``://``; a path of a file has none."""
+    """Match user and password in an address without ``://``; a path of a file has none."""
     return None if address.startswith(_OF_FILES) or _DRIVE.match(address) else _BARE.match(address)
 
 
@@ -81,7 +81,7 @@ def _user_secrets(user: str) -> set[str]:
 
 
 def redactor(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that takes secrets, and users and queries of addresses, out of any text."""
+    """Return a function that removes secrets, and users and queries of addresses, from any text."""
     longest_first = sorted(secrets, key=len, reverse=True)
     words = re.compile("|".join(rf"(?<!\w){re.escape(secret)}(?!\w)" for secret in longest_first) or r"(?!)")
 

@@ -1,4 +1,4 @@
-"""Work in a process of its own, while this one does something else."""
+"""Work in a separate process, while this one does something else."""
 
 from __future__ import annotations
 
@@ -44,15 +44,14 @@ def in_background(
     Yields
     ------
     callable
-        Waits for the function and returns what it returned, or raises what it raised.
+        Waits for the function, and returns its result or raises its error.
 
     Notes
     -----
-    The process is ended when the block is left, whether by its end, an error or an interrupt, and when this process
-    is killed.
+    The process ends with the block, also after an error or an interrupt, and when this process is killed.
     """
     others = set(multiprocessing.active_children())
-    # A fresh interpreter rather than a fork: threads that this process has by then would not survive one.
+    # A fresh interpreter, not a fork: threads of this process would not survive a fork.
     executor = ProcessPoolExecutor(
         max_workers=1,
         mp_context=multiprocessing.get_context("spawn"),
@@ -62,7 +61,7 @@ def in_background(
     try:
         yield partial(_result, executor.submit(function, *args, **kwargs))
     finally:
-        # Either its result is here or nobody wants it any more; torch alone takes a second to leave by itself.
+        # The result is here or no longer needed; with torch, a process takes a second to exit by itself.
         for child in set(multiprocessing.active_children()) - others:
             child.terminate()
         executor.shutdown(cancel_futures=True)
@@ -79,24 +78,24 @@ def _result(future: Future[Result]) -> Result:
 
 def _prepare(level: int, parent: int) -> None:
     end_with_parent(parent)
-    # Ctrl-C reaches all processes of a terminal; this one is ended by the one that started it, without a traceback.
+    # Ctrl-C reaches all processes of a terminal; the parent ends this one, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 @cache
 def end_with_parent(parent: int) -> None:
-    """Have this process end when the one that started it does, even by SIGKILL, which lets it tell nobody.
+    """End this process when its parent ends, even by SIGKILL, which the parent cannot announce.
 
-    A worker that outlives its parent takes memory and cores from the next run, and has nobody to work for.
+    A worker that outlives its parent takes memory and cores from the next run.
 
     Parameters
     ----------
     parent : int
-        Id of the process that started this one. It may be gone before this is called.
+        Id of the process that started this one. It may have ended already.
     """
     if sys.platform == "linux":
-        # The kernel's way reaches a worker that is inside of a long call, too, where no thread of ours would run.
+        # The kernel's signal also reaches a worker inside of a long call, where no thread of ours would run.
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     started_by = multiprocessing.parent_process()
     sentinel = None if started_by is None else started_by.sentinel
@@ -105,9 +104,9 @@ def end_with_parent(parent: int) -> None:
 
 def _follow(parent: int, sentinel: int | None) -> None:
     if sentinel is not None:
-        # A pipe that the parent holds open: it can be read once the parent is gone, also if it was gone before.
+        # The parent holds this pipe open: it becomes readable when the parent ends, or at once if it has.
         wait([sentinel])
     while sentinel is None and os.getppid() == parent:
-        # Workers of joblib have no such pipe.
+        # joblib's workers have no such pipe.
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Paths and files that come from outside: regular files of a bounded size, as text in a known encoding."""
+"""Guarded reading of paths and files from outside: regular files of a bounded size, as text in a known encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stagemeter.core.errors import StagemeterError
 
-#: Bytes of the largest file that is read as a whole. Published configurations and reports have less than 2 MiB.
+#: Bytes of the largest file to read as a whole. Published configurations and reports have less than 2 MiB.
 LARGEST_FILE = 64 * 2**20
 # PowerShell redirects a program's output as UTF-16.
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -19,7 +19,7 @@ _shortener.maxdict, _shortener.maxstring, _shortener.maxother = 8, 80, 80
 
 
 def shown(value: object) -> str:
-    """Write a value from outside for an error, in one line, however long or deep it is."""
+    """Format a value from outside for an error in one short line, however long or deep it is."""
     try:
         return _shortener.repr(value)
     except ValueError:
@@ -28,14 +28,14 @@ def shown(value: object) -> str:
 
 
 def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
-    """Return a path that a person wrote, with ``~`` expanded. Nothing needs to be there.
+    """Return a path from the user, with ``~`` expanded. The file need not exist.
 
     Parameters
     ----------
     given : str or os.PathLike
         The path.
     setting : str
-        What it is given for, for errors.
+        Name of the setting, for errors.
 
     Raises
     ------
@@ -57,14 +57,14 @@ def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
 
 
 def require_file(path: Path, what: str = "file") -> None:
-    """Refuse whatever is not a regular file that can be opened.
+    """Raise an error unless a path is a regular file that can be opened.
 
     Parameters
     ----------
     path : Path
         The file.
     what : str
-        What it is, for errors, such as ``configuration file``.
+        Kind of file, for errors, such as ``configuration file``.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def require_file(path: Path, what: str = "file") -> None:
     """
     try:
         mode = path.stat().st_mode
-        # Opening a pipe would wait for somebody to write to it.
+        # Opening a pipe would wait for a writer.
         if stat.S_ISREG(mode):
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
@@ -96,9 +96,9 @@ def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> st
     path : Path
         The file.
     what : str
-        What it is, for errors.
+        Kind of file, for errors.
     largest : int
-        Bytes that it may have.
+        Largest size in bytes.
 
     Raises
     ------
@@ -122,12 +122,12 @@ def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> st
 
 
 def decode(content: bytes) -> str:
-    """Turn bytes into text by their byte order mark, as UTF-8 without one.
+    """Decode bytes by their byte order mark, as UTF-8 without one.
 
     Raises
     ------
     UnicodeDecodeError
-        If they are no text.
+        If they are not text.
     """
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):

@@ -1,4 +1,4 @@
-"""JSON that is too large to hold, read value by value: bounded in depth and digits."""
+"""Guarded reading of JSON too large for memory, value by value, with bounds on depth and digits."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import IO, Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import DEEPEST
 
-#: Digits of a whole number. Python converts longer ones in a time that grows with their square.
+#: Digits of a whole number. Python takes a time quadratic in the digits to convert longer ones.
 MOST_DIGITS = 10_000
-#: Measured to be the fastest: larger blocks leave the processor's cache.
+#: The fastest by measurement: larger blocks leave the processor's cache.
 _BLOCK = 2**16
 _ZEROS = b"0" * MOST_DIGITS
-#: What is left of a document outside of its strings: brackets without their kind, digits as zeros, and commas.
+#: Characters outside of strings by kind: brackets as round ones, digits as zeros, the rest as commas.
 _KINDS = bytes(
     b"("[0] if byte in b"[{" else b")"[0] if byte in b"]}" else b"0"[0] if byte in b"0123456789" else b","[0]
     for byte in range(256)
 )
-#: Brackets that are closed at once are taken out so many times before the rest is looked at one by one.
+#: Times that pairs of adjacent brackets are removed before the rest is checked one by one.
 _ROUNDS = 6
 
 
 def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
-    """Yield the values of a list in a document, without holding the document.
+    """Yield the values of a list in a document, without loading the document.
 
     Parameters
     ----------
     stream : file
         The document.
     prefix : str
-        Where the list is, as ijson writes it.
+        Path of the list in ijson's notation.
     where : str
-        What the document is, for errors.
+        Name of the document, for errors.
 
     Raises
     ------
@@ -47,14 +47,14 @@ def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
     import ijson
 
     with _numbers_of_any_length():
-        # With floats it would be faster by a third, and refuse whole numbers beyond 64 bits, such as hashes.
+        # Floats would be a third faster, but fail on whole numbers beyond 64 bits, such as hashes.
         yield from ijson.items(_Bounded(stream, where), prefix, use_float=False, buf_size=_BLOCK)
 
 
 class _Bounded:
-    """A stream that refuses to go on where its JSON leaves the bounds of this module.
+    """A stream that raises an error where its JSON exceeds the bounds of this module.
 
-    ijson keeps the path of every level, which takes memory that grows with the square of the depth.
+    ijson keeps the path of every level, in memory that grows with the square of the depth.
     """
 
     def __init__(self, stream: IO[bytes], where: str) -> None:
@@ -66,7 +66,7 @@ class _Bounded:
         self._depth = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Read a block, as any stream does."""
+        """Read and check a block."""
         block = self._stream.read(size)
         outside = self._outside_of_strings(self._unread + block)
         numbers = self._digits + outside
@@ -77,7 +77,7 @@ class _Bounded:
         return block
 
     def _outside_of_strings(self, text: bytes) -> bytes:
-        """Return what is not in a string, by kind; a backslash at the end waits for what follows."""
+        """Return the characters outside of strings by kind; keep a backslash at the end for the next block."""
         escapes = len(text) - len(text.rstrip(b"\\"))
         self._unread = b"\\" if escapes % 2 else b""
         plain = text.removesuffix(self._unread).replace(b"\\\\", b"").replace(b'\\"', b"")
@@ -87,7 +87,7 @@ class _Bounded:
         return b",".join(outside).translate(_KINDS)
 
     def _follow(self, brackets: bytes) -> None:
-        """Keep the depth, and refuse too much of it."""
+        """Update the depth, and raise an error if it is too large."""
         change = brackets.count(b"(") - brackets.count(b")")
         rest = brackets
         for _ in range(_ROUNDS):
@@ -101,7 +101,7 @@ class _Bounded:
 
 @contextlib.contextmanager
 def _numbers_of_any_length() -> Iterator[None]:
-    """Let Python convert whole numbers of more than 4300 digits: ijson 3.6 crashes where it refuses to."""
+    """Let Python convert whole numbers of more than 4,300 digits; at the limit, ijson 3.6 crashes."""
     limit = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(0)
     try:

@@ -1,4 +1,4 @@
-"""JSON that comes from outside: bounded in size, depth, digits and number of values, each key once."""
+"""Guarded reading of JSON: bounds on size, depth, digits and number of values, and no repeated keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
 
-#: Lists and objects within one another. Published configurations have up to 6, reports up to 9.
+#: Levels of nested lists and objects. Published configurations have up to 6, reports up to 9.
 DEEPEST = 64
 #: Digits of a whole number. The FLOPs of the largest request that can be described have about 40.
 MOST_DIGITS = 100
@@ -28,14 +28,14 @@ def read_json(path: Path, what: str = "JSON file", *, infinite: bool = False) ->
     path : Path
         The file.
     what : str
-        What it is, for errors.
+        Kind of file, for errors.
     infinite : bool
-        Whether numbers may be ``Infinity`` and ``NaN``, as configurations that Python wrote have them.
+        Whether numbers may be ``Infinity`` and ``NaN``, which Python writes to configurations.
 
     Raises
     ------
     StagemeterError
-        If it is no file of JSON within the bounds of this module.
+        If it is not a JSON file within the bounds of this module.
     """
     return parse_json(read_text(path, what), str(path), infinite=infinite)
 
@@ -56,14 +56,14 @@ def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
     text : str
         The document.
     where : str
-        Where it is from, for errors.
+        Its origin, for errors.
     infinite : bool
         See `read_json`.
 
     Raises
     ------
     StagemeterError
-        If it is no JSON within the bounds of this module, or an object has a key twice.
+        If it is not JSON within the bounds of this module, or an object repeats a key.
     """
 
     def whole(digits: str) -> int:
@@ -107,7 +107,7 @@ def _finite(where: str) -> Callable[[str], float]:
 
 
 def _require_bounded(content: Any, where: str) -> None:
-    """Refuse what is nested too deep or holds too much, without recursion."""
+    """Raise an error for content that is nested too deep or too large, without recursion."""
     values, level, depth = 0, [content], 0
     while level:
         values += len(level)

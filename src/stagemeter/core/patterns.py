@@ -1,4 +1,4 @@
-"""Regular expressions that come from outside, matched within a limit of time."""
+"""Guarded matching of regular expressions from outside, with a time limit."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from stagemeter.core.files import shown
 
 #: Characters of an expression.
 LONGEST = 4096
-#: Processor seconds that all slow matches of one expression may take; one of a plain expression takes microseconds.
+#: Processor seconds for all slow matches of one expression; a plain expression takes microseconds.
 SECONDS = 0.2
-#: Seconds from which on a match is slow.
+#: Seconds from which a match counts as slow.
 _SLOW = 0.001
-#: Without these an expression takes a time that grows with its length alone.
+#: Without these characters, an expression takes a time linear in its length.
 _REPEATS = frozenset("*+?{(|\\")
 
 
 def require_pattern(expression: str, where: str) -> None:
-    """Refuse text that is no regular expression.
+    """Raise an error for text that is not a regular expression.
 
     Parameters
     ----------
     expression : str
         The expression, in the syntax of Python's `re`.
     where : str
-        Which setting holds it, for errors.
+        Name of the setting, for errors.
 
     Raises
     ------
     StagemeterError
-        If it is none, or longer than `LONGEST`.
+        If it is not one, or longer than `LONGEST`.
     """
     _pattern(expression, where)
 
@@ -45,7 +45,7 @@ def matches_beginning(expression: str, name: str, where: str) -> bool:
     Raises
     ------
     StagemeterError
-        If it is no regular expression, or takes longer than `SECONDS`.
+        If it is not a regular expression, or takes longer than `SECONDS`.
     """
     return _pattern(expression, where).takes("match", name, where)
 
@@ -56,13 +56,13 @@ def matches_whole(expression: str, name: str, where: str) -> bool:
 
 
 class _Pattern:
-    """A compiled expression, and how long its slow matches may still take."""
+    """A compiled expression, and the time left for its slow matches."""
 
     def __init__(self, expression: str) -> None:
         import regex
 
         self.expression = expression
-        # What is wrong with an expression is Python's to say; what may once mean something else is nobody's here.
+        # Python reports errors of an expression; its warnings of future changes do not matter here.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             self._plain = re.compile(expression)
         self._bounded: Any = regex.compile(expression) if _REPEATS & set(expression) else None

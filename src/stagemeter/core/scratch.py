@@ -1,4 +1,4 @@
-"""Temporary files that a killed process leaves to the next one, which removes them."""
+"""Temporary files; those of a killed process are removed by the next one."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - Windows, where nobody can remove what somebody has open
+except ImportError:  # pragma: no cover - Windows, which does not remove open files
     fcntl = None  # type: ignore[assignment]
 
-#: Of folders for temporary files, so that they are known for ours.
+#: Identifies our folders for temporary files.
 _PREFIX = "stagemeter-scratch-"
 _ENDING = ".tmp"
 
 
 def hold(descriptor: int, wait: bool = False) -> bool | None:
-    """Lock a file or folder until its descriptor is closed, by us or by the end of this process.
+    """Lock a file or folder until its descriptor is closed, or this process ends.
 
     Parameters
     ----------
     descriptor : int
-        Of the open file or folder.
+        Descriptor of the open file or folder.
     wait : bool
-        Whether to wait for who holds it.
+        Whether to wait for another holder.
 
     Returns
     -------
     bool or None
-        Whether it is ours now; None where there are no locks: on Windows, and on some file systems.
+        Whether we hold the lock; None where there are no locks: on Windows, and on some file systems.
     """
     if fcntl is None:
         return None
@@ -47,19 +47,19 @@ def hold(descriptor: int, wait: bool = False) -> bool | None:
 
 @contextmanager
 def temporary_beside(target: Path) -> Iterator[tuple[Path, int]]:
-    """Make a file beside another one, and remove it at the end; files of this kind that dead processes left go first.
+    """Make a temporary file beside another one, and remove it at the end; first remove those of dead processes.
 
     Yields
     ------
     path : Path
         The file, empty. The block may rename it.
     descriptor : int
-        Its descriptor, which is closed with the block.
+        Its descriptor, which the end of the block closes.
     """
     beginning = f".{target.name}."
     for found in target.parent.iterdir():
         if found.name.startswith(beginning) and found.name.endswith(_ENDING):
-            _remove_if_nobodys(found)
+            _remove_if_abandoned(found)
     descriptor, path = _new_file(target.parent, beginning)
     try:
         yield path, descriptor
@@ -71,7 +71,7 @@ def temporary_beside(target: Path) -> Iterator[tuple[Path, int]]:
 def _new_file(folder: Path, beginning: str) -> tuple[int, Path]:
     while True:
         descriptor, name = tempfile.mkstemp(dir=folder, prefix=beginning, suffix=_ENDING)
-        # Between the two steps another process can have taken it for nobody's, and removed it.
+        # Between the two steps another process may have removed it as abandoned.
         hold(descriptor, wait=True)
         if fcntl is None or os.fstat(descriptor).st_nlink:
             return descriptor, Path(name)
@@ -80,16 +80,16 @@ def _new_file(folder: Path, beginning: str) -> tuple[int, Path]:
 
 @contextmanager
 def scratch_folder(place: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder, and remove it at the end; folders that dead processes left go first.
+    """Make a temporary folder, and remove it at the end; first remove those of dead processes.
 
     Parameters
     ----------
     place : Path, optional
-        The folder in which it is made. Default: the system's for temporary files.
+        The parent folder. Default: the system's for temporary files.
     """
     inside = Path(tempfile.gettempdir()) if place is None else place
     for found in inside.glob(f"{_PREFIX}*"):
-        _remove_if_nobodys(found)
+        _remove_if_abandoned(found)
     descriptor, path = _new_folder(inside)
     try:
         yield path
@@ -114,8 +114,8 @@ def _new_folder(place: Path) -> tuple[int | None, Path]:
         os.close(descriptor)
 
 
-def _remove_if_nobodys(path: Path) -> None:
-    """Remove a temporary file or folder whose maker has died. What belongs to another user stays."""
+def _remove_if_abandoned(path: Path) -> None:
+    """Remove a temporary file or folder whose process has ended, unless it belongs to another user."""
     if fcntl is None:
         return
     try:
@@ -135,7 +135,7 @@ def _remove_if_nobodys(path: Path) -> None:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep other processes from writing a set of files there at the same time."""
+    """Make a folder, and lock it against other processes that write a set of files there."""
     folder.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         yield

@@ -1,4 +1,4 @@
-"""YAML files that people write: plain keys and values, each key once, within bounds."""
+"""Guarded reading of YAML: plain keys and values within bounds, and no repeated keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stagemeter.core.json_text import DEEPEST
 
 #: Bytes. PyYAML reads about 100 KB a second.
 LARGEST_YAML = 2**19
-#: Values in all; what an alias stands for counts each time.
+#: Total number of values; the content of an alias counts each time.
 MOST_VALUES = 50_000
 _OCTAL = re.compile(r"[-+]?0[0-9_]+$")
 
@@ -27,9 +27,9 @@ def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
     path : Path
         The file.
     what : str
-        What it is, for errors, such as ``configuration``.
+        Kind of file, for errors, such as ``configuration``.
     form : str
-        How a line of it is written, for errors, such as ``key: value``.
+        Form of a line, for errors, such as ``key: value``.
 
     Returns
     -------
@@ -39,8 +39,8 @@ def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
     Raises
     ------
     StagemeterError
-        If it cannot be read, is not plain YAML within the bounds of this module, holds something else than keys and
-        values, or a key twice.
+        If it cannot be read, is not plain YAML within the bounds of this module, or is not a mapping without repeated
+        keys.
     """
     import yaml
 
@@ -56,7 +56,7 @@ def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
     except StagemeterError as error:
         raise StagemeterError(f"{path}: {error}") from None
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        # PyYAML's constructors let pass what Python raises for a date or a number that there is not.
+        # PyYAML does not catch Python's own errors for an invalid date or number.
         raise StagemeterError(f"{path}: holds a value that is none ({shown(str(error))}); write plain values") from None
     if content is None:
         return {}
@@ -67,11 +67,11 @@ def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
 
 @cache
 def _loader() -> Any:
-    """PyYAML's safe loader, with bounds and without double keys."""
+    """Return PyYAML's safe loader, with bounds and without repeated keys."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Counts values and depth as it composes them, and refuses double keys as it makes mappings."""
+        """A loader that counts values and depth as it composes, and checks keys as it makes mappings."""
 
         def __init__(self, stream: str) -> None:
             super().__init__(stream)
@@ -79,7 +79,7 @@ def _loader() -> Any:
             self._sizes: dict[int, int] = {}
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            """Compose a value and what is in it."""
+            """Compose a value and its content."""
             is_alias = self.check_event(yaml.AliasEvent)
             before = self._values
             self._values += 1
@@ -89,7 +89,7 @@ def _loader() -> Any:
             node = super().compose_node(parent, index)
             self._depth -= 1
             if is_alias:
-                # An alias within what it stands for has no size yet.
+                # An alias inside of its own anchor has no size yet.
                 self._values += self._sizes.get(id(node), MOST_VALUES)
             if self._values > MOST_VALUES:
                 raise StagemeterError(f"holds more than {MOST_VALUES:,} values, aliases written out; write fewer")
@@ -97,15 +97,15 @@ def _loader() -> Any:
             return node
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            """Make a mapping; YAML forbids a key twice, and PyYAML silently takes the last."""
+            """Make a mapping; YAML forbids repeated keys, and PyYAML silently takes the last."""
             if isinstance(node, yaml.MappingNode):
-                # What is merged may be overridden.
+                # Merged keys may be overridden.
                 _require_unique([key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"])
             made: Mapping[Any, Any] = super().construct_mapping(node, deep)
             return dict(made)
 
         def construct_number(self, node: yaml.ScalarNode) -> int | float:
-            """Make a number of what everybody reads as the same one: YAML 1.1 takes 010 for 8, and 1:30 for 90."""
+            """Make a number from unambiguous text only: YAML 1.1 reads 010 as 8, and 1:30 as 90."""
             text = self.construct_scalar(node)
             if ":" in text or _OCTAL.match(text):
                 raise StagemeterError(f"{shown(text)} is a number to base 8 or 60 in YAML; write it in plain digits")

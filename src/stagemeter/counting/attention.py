@@ -1,10 +1,10 @@
 """Attention on the meta device as a fused kernel does it.
 
-On the meta device torch has no fused kernel: attention falls apart into products and loses its name, and its backward
+On the meta device torch has no fused kernel: it decomposes attention into products without its name, and the backward
 pass has four products. Every fused kernel has five there, since it computes the scores again instead of keeping them
-(torch/utils/flop_counter.py, ``sdpa_backward_flop_count``). While something is counted, a kernel for the meta device is
-therefore registered with torch, which knows shapes and books both passes. It is reached wherever attention is called
-from: from Python, from inside of torch, and from what activation checkpointing runs again.
+(torch/utils/flop_counter.py, ``sdpa_backward_flop_count``). So counting registers a kernel for the meta device with
+torch, which knows shapes and books both passes. All calls of attention reach it: from Python, from inside of torch, and
+from what activation checkpointing runs again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 
 
 class Books(Protocol):
-    """Who wants to know of attention on the meta device."""
+    """A counter that books attention on the meta device."""
 
     def attention_ran(self, args: Sequence[Any], kwargs: dict[str, Any], out: torch.Tensor) -> None:
-        """Book a forward pass: the arguments of ``scaled_dot_product_attention``, and its result."""
+        """Book a forward pass from the arguments of ``scaled_dot_product_attention`` and its result."""
 
     def attention_backward_ran(self, operands: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-        """Book a backward pass: gradient, query, key and value, and the gradients of the last three."""
+        """Book a backward pass from gradient, query, key and value, and the gradients of the last three."""
 
 
-#: Those that count at the moment, the innermost last.
+#: The counters at work, the innermost last.
 _active: list[Books] = []
 
 
@@ -53,9 +53,9 @@ def booked_attention(books: Books) -> Iterator[None]:
 
 
 def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether the result is as the query and the values say; what does not fit together is for torch to say.
+    """Whether query, key and value fit together, so that their shapes give the result.
 
-    Keys and values may have fewer heads than the query, which is then not repeated for them.
+    Keys and values may have fewer heads than the query.
     """
     fits = query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
     same = query.dtype == key.dtype == value.dtype and query.dim() == key.dim() == value.dim() > 1
@@ -65,15 +65,15 @@ def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
 
 
 def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call attention; nested operands that no kernel of torch takes as they are go in copied, or sequence by sequence.
+    """Call attention; copy nested operands that no kernel of torch takes, or run it sequence by sequence.
 
-    What attention costs does not depend on its kernel. Those for nested operands want each sequence in one piece, and
-    not all of them know causal attention (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
+    The cost of attention does not depend on its kernel. Kernels for nested operands want each sequence in one piece,
+    and some do not support causal attention (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
 
     Parameters
     ----------
     remarks : dict
-        Takes a remark where no kernel took the operands.
+        Receives a remark where no kernel took the operands.
     args, kwargs
         As ``scaled_dot_product_attention`` takes them.
     """
@@ -87,7 +87,7 @@ def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str
             try:
                 out = run(args, kwargs)
             except (RuntimeError, ValueError):
-                continue  # What torch said of the operands as they are is what is raised in the end.
+                continue  # In the end, torch's error for the original operands is raised.
             remarks["nested attention"] = f"torch has no kernel here for the operands as they are: {_REMARKS[run]}"
             return out
         raise error
@@ -98,7 +98,7 @@ def _copied(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 
 
 def _by_sequence(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Attention of jagged operands ``(batch, heads, length, width)``, of one sequence after the other."""
+    """Run attention on jagged operands ``(batch, heads, length, width)``, one sequence after the other."""
     attention = torch.nn.functional.scaled_dot_product_attention
     query, key, value = args[:3]
     parts = zip(query.unbind(), key.unbind(), value.unbind(), strict=True)
@@ -106,7 +106,7 @@ def _by_sequence(args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return torch.nested.nested_tensor_from_jagged(torch.cat(made), query.offsets()).transpose(1, 2)
 
 
-#: How nested operands were run instead.
+#: Remarks on how nested operands ran instead.
 _REMARKS = {_copied: "they were copied first", _by_sequence: "each sequence was run on its own"}
 
 
@@ -114,9 +114,9 @@ _REMARKS = {_copied: "they were copied first", _by_sequence: "each sequence was 
 def nested_operands_are_tensors() -> Iterator[None]:
     """Let torch's own layers run nested operands while a function mode is on.
 
-    Layers of ``torch.nn`` have one path for strided nested operands, the fused one, and leave it where an operand might
-    be of a class with functions of its own, which a function mode looks like (torch/nn/modules/activation.py,
-    ``MultiheadAttention.forward``).
+    Layers of ``torch.nn`` have one path for strided nested operands, the fused one. They leave it where an operand
+    might have a class with functions of its own, and a function mode looks like such a class
+    (torch/nn/modules/activation.py, ``MultiheadAttention.forward``).
     """
     overrides: Any = torch.overrides
     found = overrides.has_torch_function
@@ -166,7 +166,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, books: Books, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         ctx.books = books
-        # As the kernels do: what activation checkpointing does not keep is computed again when it is asked for here.
+        # As the kernels do. Activation checkpointing recomputes what it did not keep when the backward pass reads it.
         ctx.save_for_backward(query, key, value)
         return query.new_empty((*query.shape[:-1], value.shape[-1]))
 

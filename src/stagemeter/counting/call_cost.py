@@ -1,4 +1,4 @@
-"""What one call of an operator costs: products, and what is read and written."""
+"""The cost of one call of an operator: products, and elements read and written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stagemeter.counting.registry import Rule
 
 
 class Operands:
-    """What tensors are: weights, cached keys and values, or activations; told by the storage they live in.
+    """The kinds of tensors, weights, cache or activations, by their storage.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Operands:
     """
 
     def __init__(self, model: nn.Module | None) -> None:
-        # The storages are kept, so that none is freed and its address given to another while counting.
+        # References keep each storage alive, so that its address is not given to another while counting.
         self._kinds: dict[int, tuple[str, int, Any]] = {}
         self._quantized: dict[int, int] = {}
         self._states: dict[int, Any] = {}
@@ -41,23 +41,23 @@ class Operands:
                 self._quantized[parameter.untyped_storage()._cdata] = stored
 
     def mark_cache(self, tensor: torch.Tensor) -> None:
-        """Take a tensor for cached keys or values from now on."""
+        """Mark a tensor as cached keys or values."""
         self._mark(tensor, "cache", real_numbers(tensor))
 
     def mark_state(self, tensor: torch.Tensor) -> None:
-        """Take a tensor for a state that a cache keeps from now on."""
+        """Mark a tensor as a state that a cache keeps."""
         storage = tensor.untyped_storage()
         self._states[storage._cdata] = storage
 
     def is_state(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor is a state that a cache keeps."""
+        """Whether a tensor is marked as a state."""
         if not self._states:
             return False
         storage = _storage(tensor)
         return storage is not None and storage._cdata in self._states
 
     def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
-        """Take a copy for what it is a copy of."""
+        """Mark a copy as what its source is."""
         kind, elements = self.read(source)
         if kind != "activation":
             self._mark(copy, kind, elements)
@@ -66,11 +66,11 @@ class Operands:
                 self._quantized[new._cdata] = self._quantized[old._cdata]
 
     def read(self, tensor: torch.Tensor) -> tuple[str, int]:
-        """What a tensor is, and how many different elements are read when all of it is; two of a complex number.
+        """Return the kind of a tensor, and the number of distinct elements to read; a complex number has two.
 
-        An expanded view repeats its elements, and so does a copy of one: grouped-query attention may hand the cache
-        over in such a form, but no more is read from memory than the cache holds. Of a sparse tensor what is stored is
-        read.
+        An expanded view repeats its elements, and so does a copy of one. Grouped-query attention may pass the cache in
+        such a form, but memory reads are limited to what the cache holds. Reads of a sparse tensor are its stored
+        elements.
         """
         numbers, storage = real_numbers(tensor), _storage(tensor)
         if storage is None:
@@ -80,10 +80,10 @@ class Operands:
         return kind, min(numbers, elements)
 
     def quantized_bytes(self, tensor: torch.Tensor, elements: int) -> int | None:
-        """Bytes that some elements of a weight take as they are stored; None if it is not quantized."""
+        """Return the stored bytes of some elements of a weight; None if it is not quantized."""
         storage = _storage(tensor)
         stored = None if storage is None else self._quantized.get(storage._cdata)
-        # Matrices of experts are of one size, so a whole number of them takes a whole number of bytes.
+        # Experts' matrices have one size, so a whole number of them takes a whole number of bytes.
         return None if stored is None else stored * elements // self._kinds[storage._cdata][1]
 
     def _mark(self, tensor: torch.Tensor, kind: str, elements: int) -> None:
@@ -93,20 +93,20 @@ class Operands:
 
 
 def _storage(tensor: torch.Tensor) -> Any:
-    """The memory in which the elements of a tensor are; None where torch does not show it, as of MKL-DNN's layout."""
+    """Return the storage of a tensor's elements; None where torch does not expose it, as for MKL-DNN's layout."""
     elements = elements_of(tensor)
     return elements.untyped_storage() if torch._C._has_storage(elements) else None
 
 
 class CallCosts:
-    """Costs of calls.
+    """The costs of calls.
 
     Parameters
     ----------
     operands : Operands
-        What operands are.
+        The kinds of operands.
     complex_convolutions : ComplexConvolutions
-        Which convolutions are parts of complex ones.
+        The convolutions that are parts of complex ones.
     """
 
     def __init__(self, operands: Operands, complex_convolutions: ComplexConvolutions) -> None:
@@ -121,20 +121,20 @@ class CallCosts:
         Parameters
         ----------
         rule : Rule
-            How the operator is counted.
+            The operator's rule.
         operator : torch._ops.OpOverload
             The operator.
         args, kwargs, out
             Its arguments and its result.
         causal : bool
-            Whether the module that runs says of itself that its attention is causal.
+            Whether the running module declares its attention causal.
 
         Raises
         ------
         LookupError
-            If what the count depends on is not known.
+            If the count depends on something unknown.
         """
-        # A tensor that the result is put in is not an operand.
+        # A tensor that receives the result is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         place = _position_of_result(operator)
         if place is not None and place < len(args):
@@ -154,7 +154,7 @@ class CallCosts:
             macs += done
             macs_causal += done - saved
         factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
-        # Cached keys and values are read as weights are: known by what they are stored in.
+        # The storage of an operand says whether it is a weight, cache, or an activation.
         reads = Counter[str]()
         operands = [*args, *kwargs.values()] if rule.operands is None else args[: rule.operands]
         for position, argument in enumerate(operands):
@@ -179,10 +179,10 @@ class CallCosts:
 
 
 def _causal_saving(rule: Rule, operator: Any, call: Call, macs: int, declared: bool) -> int:
-    """Half of self-attention's products, where the attention is causal.
+    """Return half of self-attention's products where the attention is causal, else 0.
 
-    Causal is what says so: attention called with ``is_causal``, or attention with a mask, or in products of its
-    own, inside of a module whose ``is_causal`` is true, which is how transformers marks its attention modules.
+    Attention is causal if it is called with ``is_causal``. It is also causal with a mask, or as separate products,
+    inside of a module whose ``is_causal`` is true: transformers marks its attention modules so.
     """
     shapes, named_shapes, _ = call
     if rule.attention:
@@ -190,14 +190,14 @@ def _causal_saving(rule: Rule, operator: Any, call: Call, macs: int, declared: b
         mask = _argument(operator, "attn_mask", shapes, named_shapes)
         mask = _argument(operator, "attn_bias", shapes, named_shapes) if mask is None else mask
         query_length, key_length = shapes[0][-2], shapes[1][-2]
-        # A mask of one row for several queries is not causal: the queries are heads that share keys, of one token.
+        # A mask of one row for several queries is not causal: those queries are heads of one token that share keys.
         masked = declared and mask is not None and len(mask) > 1 and mask[-2] == query_length
-        # A sequence of one token has no mask, and is halved like every other length.
+        # A sequence of one token has no mask; it is halved like any other length.
         alone = declared and key_length == 1
         return macs // 2 if alone or ((named or masked) and query_length == key_length) else 0
     if declared and rule.name in ("bmm", "baddbmm"):
-        # Eager attention: scores are square, or a square matrix of probabilities meets the values. A bias, such as
-        # that of ALiBi, comes before them.
+        # Eager attention: scores are square, or a square matrix of probabilities meets the values. The bias, such as
+        # ALiBi's, is the first operand.
         left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
         square = left[1] == right[2] or left[1] == left[2]
         return macs // 2 if square else 0
@@ -205,7 +205,7 @@ def _causal_saving(rule: Rule, operator: Any, call: Call, macs: int, declared: b
 
 
 def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:
-    """An argument by its name, which kernels have in different places: a tensor's as its shape; None if left out."""
+    """Return an argument by name, a tensor as its shape; None if left out. Kernels differ in the positions."""
     if name in named_shapes:
         return named_shapes[name]
     position = _position_of(operator, name)
@@ -220,7 +220,7 @@ def _position_of(operator: Any, name: str) -> int | None:
 
 @cache
 def _position_of_result(operator: Any) -> int | None:
-    """Where an operator takes the tensor that its result is put in; None where it makes one."""
+    """Return the position of the tensor that receives the result; None where the operator makes one."""
     position = _position_of(operator, "out")
     return position if position is not None and operator._schema.arguments[position].is_write else None
 

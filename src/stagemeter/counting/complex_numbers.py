@@ -1,6 +1,6 @@
-"""Complex numbers: one is two real numbers, and a product of two is four real products, in every operator alike.
+"""Complex numbers: each is two real numbers, and a product of two is four real products, in every operator.
 
-The sums are part of it: (a + bi)(c + di) + z takes 4 multiplications and 4 additions, 8 FLOPs where a real one has 2.
+This includes the sums: (a + bi)(c + di) + z takes 4 multiplications and 4 additions, 8 FLOPs in place of 2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from stagemeter.counting.registry import Rule
 
 #: Real multiply-accumulates of a complex one: (a + bi)(c + di) = (ac - bd) + (ad + bc)i, 8 FLOPs with the sum.
 REAL_PRODUCTS = 4
-#: Convolutions as Python calls them.
+#: Convolutions as called in Python.
 CONVOLUTIONS = frozenset({
     torch.conv1d, torch.conv2d, torch.conv3d,
     torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
@@ -30,7 +30,7 @@ _PARTS = 3
 
 
 def real_numbers(tensor: torch.Tensor) -> int:
-    """Return how many real numbers a tensor stores: two for each complex element."""
+    """Return the number of real numbers that a tensor stores: two for each complex element."""
     return stored_elements(tensor) * (2 if tensor.is_complex() else 1)
 
 
@@ -40,7 +40,7 @@ def has_complex(arguments: Any) -> bool:
 
 
 class ComplexConvolutions:
-    """Tell the real convolutions that torch makes of a complex one, in the forward and the backward pass.
+    """The real convolutions that torch makes of a complex one, in the forward and the backward pass.
 
     There are three of each, and a complex convolution counts as four: the first of the three counts twice.
     """
@@ -53,7 +53,7 @@ class ComplexConvolutions:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Take the convolutions inside of the block for parts of a complex one."""
+        """Treat the convolutions inside of the block as parts of a complex one."""
         first = torch._C._autograd._get_sequence_nr()
         self._inside, self._forward = True, 0
         try:
@@ -63,7 +63,7 @@ class ComplexConvolutions:
             self._spans.append((first, torch._C._autograd._get_sequence_nr()))
 
     def factor(self, rule: Rule) -> int:
-        """Return how often a convolution, or its backward pass, counts."""
+        """Return the factor by which a convolution, or its backward pass, counts."""
         if not rule.name.startswith("convolution"):
             return 1
         if self._inside:

@@ -1,9 +1,9 @@
-"""Counting a model by running it: a dispatch mode that applies the formulas and keeps the books per module.
+"""The counter: a dispatch mode that applies the formulas to a model that runs, and keeps the costs per module.
 
-The counter sees every operator that torch dispatches, on any device, the meta device included, where shapes are all
-there is. Two operators are caught one level higher, as they are called in Python: ``linear`` and
-``scaled_dot_product_attention``. What they dispatch to depends on the device, on strides and on the data type, and a
-count should not; on the meta device attention even falls apart into two products and loses its name.
+The counter sees every operator that torch dispatches, on any device, the meta device with its bare shapes included. It
+catches two functions one level higher, as called in Python: ``linear`` and ``scaled_dot_product_attention``. The
+operators that they dispatch to depend on the device, on strides and on the data type, and a count should not. On the
+meta device torch even decomposes attention into two products without its name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
 
-#: Python functions that are counted as called: the operator whose formula they take, and their first parameters.
+#: Python functions that are counted as called: the operator whose formula applies, and their first parameters.
 _CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
     torch.nn.functional.linear: (aten.linear, ("input", "weight", "bias")),
     torch.nn.functional.scaled_dot_product_attention: (
@@ -47,25 +47,25 @@ _CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
         ("query", "key", "value", "attn_mask"),
     ),
 }
-#: Operators that move or convert a tensor and leave it the same thing: a converted weight is still a weight.
+#: Operators whose result is the same kind of tensor: a moved or converted weight is still a weight.
 _SAME_THING = frozenset({aten._to_copy, aten.clone})
 
 
 class CostCounter:
-    """Count what runs inside of a ``with`` block.
+    """Count the operators that run inside of a ``with`` block.
 
     Parameters
     ----------
     model : torch.nn.Module, optional
-        The model whose modules get their own numbers. Without one, everything is booked under the empty name.
+        The model whose modules get their own numbers. Without one, all costs have the empty name.
     walk_every_layer : bool
-        Run every layer of the model. By default layers on the meta device that are alike, and are called alike, run
-        once, and their costs are booked again for the others (see `stagemeter.counting.repeats`).
+        Whether to run every layer of the model. By default, layers on the meta device that are alike and are called
+        alike run once, and their costs count for the others (see `stagemeter.counting.repeats`).
     rules : mapping, optional
-        How some operators are counted here, in place of what is registered or beside it; see `rule_for`.
+        Rules of some operators for this counter, which override the registered ones; see `rule_for`.
     forgiving : bool
-        Whether an operator is listed as one without a formula where counting it fails, whatever the reason; see
-        `Counts.remarks`. Otherwise such an error is raised where the operator runs.
+        Whether an error in counting lists the operator as one without a formula; see `Counts.remarks`. Otherwise the
+        error is raised where the operator runs.
 
     Examples
     --------
@@ -77,9 +77,9 @@ class CostCounter:
 
     Notes
     -----
-    The model is left as it was found, after an error too. A backward pass inside of the block is counted as well: an
-    operator of it belongs to the module whose forward pass made it necessary, and what activation checkpointing
-    computes again to the module that runs again.
+    The model is left as it was found, after an error too. A backward pass inside of the block counts as well: its
+    operators belong to the module whose forward pass made them necessary. Work that activation checkpointing repeats
+    belongs to the module that runs again.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class CostCounter:
             if self._repeats is not None:
                 stack.enter_context(self._repeats.shared(self._events, self._attribution.names))
             stack.enter_context(booked_attention(self))
-            # Kernels that TorchScript fuses while it runs are none of the dispatcher's operators.
+            # The dispatcher does not see kernels that TorchScript fuses while it runs.
             stack.enter_context(optimized_execution(False))
             stack.enter_context(nested_operands_are_tensors())
             stack.enter_context(_FunctionMode(self))
@@ -126,13 +126,13 @@ class CostCounter:
         self._exit.__exit__(kind, error, trace)
 
     def counts(self) -> Counts:
-        """Return what was counted since the block was entered or `restart` was called, added up per module."""
+        """Return the costs per module since the block was entered or `restart` was called."""
         counts = Counts.added_up(self._events, self._attribution.names.values(), self._apart)
         counts.remarks.update(self._remarks)
         return counts
 
     def restart(self) -> None:
-        """Forget what was counted so far; what was learnt about layers that are alike is kept."""
+        """Forget the costs so far, but keep the knowledge of layers that are alike."""
         self._events.clear()
 
     @contextmanager
@@ -155,11 +155,11 @@ class CostCounter:
     def run_operator(
         self, mode: TorchDispatchMode, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Run an operator that torch dispatched, and count it."""
+        """Run and count an operator that torch dispatched."""
         self.last_operator = func
         if func is aten._is_all_true.default and args[0].device.type == "meta":
-            # Models assert things of values (torch._check_tensor_all). There are none here; the work they guard is
-            # that of a run in which they hold.
+            # Models assert conditions on values (torch._check_tensor_all), and there are none here. The work that they
+            # guard is that of a run in which they hold.
             return torch.ones((), dtype=torch.bool)
         if self._silent or is_traced():
             return func(*args, **kwargs)
@@ -171,7 +171,7 @@ class CostCounter:
         if nested:
             rule = NESTED_RULES.get(packet, rule)
             if any(map(is_jagged, args)) and (rule is None or not is_by_sequence(packet)):
-                # Jagged tensors are a class in Python: what it makes of the operator comes back here.
+                # Jagged tensors are a Python class, whose own operators come back here.
                 return NotImplemented
         if rule is not None:
             out = result_on_meta(func, args, kwargs)
@@ -192,7 +192,7 @@ class CostCounter:
             return out
         if not nested:
             with mode:
-                # An operator that is made of others is counted as what it is made of.
+                # A composite operator counts as the operators that it is made of.
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
@@ -202,7 +202,7 @@ class CostCounter:
         return out
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a Python function of torch, counting those that are counted as called."""
+        """Run a Python function of torch, and count it if it is one of those counted as called."""
         if higher_order.is_higher_order(func) and not is_transformed():
             return higher_order.run_plainly(func, args, kwargs)
         if func in CONVOLUTIONS and has_complex((args, kwargs)):
@@ -214,7 +214,7 @@ class CostCounter:
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
         if not all(isinstance(arg, torch.Tensor) for arg in args[: 3 if rule.attention else 2]):
-            return func(*args, **kwargs)  # Stand-ins for tensors, of a symbolic trace or of a class of the user's.
+            return func(*args, **kwargs)  # Stand-ins for tensors, from a symbolic trace or a class of the user's.
         self._read((args, kwargs))
         out = result_of_function(rule.attention, args)
         if out is None:
@@ -227,48 +227,48 @@ class CostCounter:
         return out
 
     def record_cache_update(self, key: torch.Tensor, value: torch.Tensor, added: int) -> None:
-        """Book an update of a key-value cache.
+        """Record an update of a key-value cache.
 
         Parameters
         ----------
         key, value : torch.Tensor
-            The cached keys and values that attention will read from now on, new ones included.
+            The cached keys and values that attention reads from now on, new ones included.
         added : int
-            Elements appended to both together.
+            Number of elements appended to both together.
         """
         self._operands.mark_cache(key)
         self._operands.mark_cache(value)
         self._book("kv_cache_update", Cost(kv_writes=added))
 
     def record_state(self, state: torch.Tensor, added: int) -> None:
-        """Book that a cache keeps a state in place of keys and values.
+        """Record that a cache keeps a state in place of keys and values.
 
         Parameters
         ----------
         state : torch.Tensor
-            The state; what is copied into it from now on is written to the cache.
+            The state; copies into it count as writes to the cache.
         added : int
-            Elements of it that were just written.
+            Number of its elements that were just written.
         """
         self._operands.mark_state(state)
         if added:
             self._book("kv_cache_update", Cost(kv_writes=added))
 
     def attention_ran(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
-        """Book attention that ran on the meta device, unless it was counted as it was called."""
+        """Record attention that ran on the meta device, unless it was counted as called."""
         rule = None if self._silent else self._rule_of(aten.scaled_dot_product_attention)
         if rule is not None:
             self._count(rule, aten.scaled_dot_product_attention.default, args, kwargs, out)
 
     def attention_backward_ran(self, operands: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> None:
-        """Book the backward pass of attention on the meta device."""
+        """Record the backward pass of attention on the meta device."""
         operator = aten._scaled_dot_product_fused_attention_overrideable_backward
         rule = self._rule_of(operator)
         if rule is not None:
             self._count(rule, operator.default, operands, {}, tuple(gradients))
 
     def _entered(self, module: nn.Module) -> None:
-        """Book that a module was called, and what runs unseen in one of TorchScript."""
+        """Record that a module was called, and the unseen kernels of one of TorchScript."""
         name = self._attribution.names.get(module)
         if is_script(module) and not self._silent:
             home = self._attribution.module() if name is None else name
@@ -292,7 +292,7 @@ class CostCounter:
         return self._rules.get(packet) or rule_of(packet)
 
     def _run_higher_order(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Run an operator that takes functions, and count what they do."""
+        """Run an operator that takes functions, and count their work."""
         seen, has_functions = higher_order.seen_through(mode, args)
         rule = higher_order.RULES.get(func.name())
         if rule is not None:
@@ -320,11 +320,11 @@ class CostCounter:
             return out
         if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
             self._book(higher_order.name_of(func), None)
-        # What torch says where it has to decide without a value.
+        # Torch raises its own error where it has to decide without a value.
         return func(*args)
 
     def _book(self, operator: str, cost: Cost | None, again: bool = False) -> None:
-        """Book an operator of the module that runs; without a cost, it is listed as one without a formula."""
+        """Record an operator of the running module; without a cost, it is listed as one without a formula."""
         self._events.append(Event(self._attribution.module(), operator, cost, again))
 
     def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
@@ -332,7 +332,7 @@ class CostCounter:
             with sizes_are_numbers():
                 cost = self._call_costs.of(rule, operator, args, kwargs, out, self._attribution.is_causal())
         except LookupError as error:
-            # A formula, or a layout, says so of itself: what the count depends on is not known.
+            # A formula or a layout reports that the count depends on something unknown.
             self._list_failure(operator, str(error))
         except Exception as error:
             if not self._forgiving:
@@ -350,7 +350,7 @@ class CostCounter:
 
 
 class _FunctionMode(TorchFunctionMode):
-    """Hands the functions of torch, as called in Python, to the counter."""
+    """A function mode that passes the Python functions of torch to the counter."""
 
     def __init__(self, counter: CostCounter) -> None:
         super().__init__()
@@ -363,7 +363,7 @@ class _FunctionMode(TorchFunctionMode):
 
 
 class _DispatchMode(TorchDispatchMode):
-    """Hands the operators that torch dispatches to the counter."""
+    """A dispatch mode that passes the operators of torch to the counter."""
 
     supports_higher_order_operators = True
 
@@ -380,7 +380,7 @@ class _DispatchMode(TorchDispatchMode):
 def _by_position(
     names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Put arguments that were given by name where they belong, up to the first that was not given."""
+    """Move named arguments to their positions, up to the first that was not given."""
     named = dict(kwargs)
     for name in names[len(args) :]:
         if name not in named:
@@ -390,5 +390,5 @@ def _by_position(
 
 
 def _costs(events: Sequence[Event]) -> Counter[Event]:
-    """What was done, in whatever order; not which modules were called."""
+    """Return the operators that ran and how often, without their order and without calls of modules."""
     return Counter(event for event in events if event.operator)

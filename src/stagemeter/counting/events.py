@@ -1,4 +1,4 @@
-"""What a counter saw: events as they come, and their sums per module."""
+"""The events that a counter records, and their sums per module."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stagemeter.core.cost import ZERO, Cost, total
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One operator that ran, or a module that was called.
+    """An operator that ran, or a module that was called.
 
     Attributes
     ----------
     module : str
-        Name of the innermost module that was running, the empty string for the model itself.
+        Name of the innermost running module, the empty string for the model itself.
     operator : str
-        Name of the operator; empty if this says only that the module was called.
+        Name of the operator; empty for a call of the module.
     cost : Cost or None
-        None if the operator is neither known nor free.
+        None if the operator has no formula and is not free.
     again : bool
         Whether activation checkpointing ran it again, in a backward pass.
     """
@@ -34,27 +34,27 @@ class Event:
 
 @dataclass
 class Counts:
-    """What a counter saw, per module.
+    """The costs that a counter recorded, per module.
 
-    A module's numbers hold those of its children and its own: an operator belongs to the module that was running and
-    to every module whose name leads to it. A module that is shared, or called several times, keeps one name, the
-    first that leads to it, and its calls add up.
+    A module's numbers include those of its children: an operator belongs to the running module and to every module
+    whose name leads to it. A module that is shared, or called several times, keeps one name, the first that leads to
+    it, and its calls add up.
 
     Attributes
     ----------
     by_module : dict
-        Name of a module to the costs of its operators by name; the empty string is the model.
+        Costs by operator for each module; the empty string is the model.
     unsupported : dict
-        Name of a module to the operators without a formula that ran in it, with their calls.
+        Calls by operator without a formula for each module.
     called : set of str
         The modules that were called.
     again : dict
-        Name of a module to what of its cost activation checkpointing ran again; modules without are left out.
+        The part of a module's cost that activation checkpointing repeated; modules without are left out.
     apart : dict
         Name of a module to the cost of what is inside of it and is marked as counted apart, see
         `stagemeter.core.marks`; it is in no other number. Modules without are left out.
     remarks : dict
-        Operator to what is to be known of it, such as why one with a formula is listed as without.
+        A remark on an operator, such as why one with a formula is listed as one without.
     """
 
     by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Counts:
 
     @classmethod
     def added_up(cls, events: Iterable[Event], modules: Iterable[str], apart: set[str]) -> Self:
-        """Add events up per module.
+        """Sum events per module.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Counts:
         modules : iterable of str
             Names of all modules, those without an event too.
         apart : set of str
-            Names of modules that are marked as counted apart.
+            Names of modules marked as counted apart.
         """
         counts = cls()
         own: dict[tuple[str, str], Cost] = {}
@@ -105,7 +105,7 @@ class Counts:
         return counts
 
     def of(self, *modules: str) -> Cost:
-        """Cost of some modules, which must not contain one another.
+        """Return the cost of some modules, which must not contain one another.
 
         Raises
         ------
@@ -115,15 +115,15 @@ class Counts:
         return total(cost for module in modules for cost in self.by_module[module].values())
 
     def again_of(self, *modules: str) -> Cost:
-        """What of the cost of some modules activation checkpointing ran again."""
+        """Return the part of some modules' cost that activation checkpointing repeated."""
         return total(self.again.get(module, ZERO) for module in modules)
 
     def apart_of(self, *modules: str) -> Cost:
-        """Cost of what is inside of some modules and counted apart."""
+        """Return the cost of the parts of some modules that are counted apart."""
         return total(self.apart.get(module, ZERO) for module in modules)
 
     def operators(self, *modules: str) -> dict[str, Cost]:
-        """Cost by operator of some modules, which must not contain one another."""
+        """Return the cost by operator of some modules, which must not contain one another."""
         merged: dict[str, Cost] = {}
         for module in modules:
             for operator, cost in self.by_module[module].items():
@@ -131,7 +131,7 @@ class Counts:
         return merged
 
     def unsupported_of(self, *modules: str) -> Counter[str]:
-        """Calls by operator of some modules for which there is no formula."""
+        """Return the calls by operator without a formula of some modules."""
         return sum((self.unsupported[module] for module in modules), Counter())
 
 

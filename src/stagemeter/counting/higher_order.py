@@ -1,7 +1,7 @@
 """Higher-order operators of torch: attention with functions of scores, branches, loops and scans.
 
-Such an operator takes functions and calls them. What the functions do is counted where it runs, so that a branch counts
-if it is taken and the body of a loop as often as it is run. ``flex_attention`` has a formula of its own beside that.
+Such an operator takes functions and calls them. Their work counts where it runs: a branch counts if it is taken, and
+the body of a loop as often as it runs. ``flex_attention`` also has a formula of its own.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ def is_free(operator: Any) -> bool:
 
 
 def name_of(operator: Any) -> str:
-    """Name under which a higher-order operator is listed where it cannot be counted."""
+    """Return the name under which a higher-order operator is listed where it cannot be counted."""
     return f"higher_order.{operator.name()}"
 
 
 def seen_through(mode: TorchDispatchMode, args: Sequence[Any]) -> tuple[tuple[Any, ...], bool]:
-    """Arguments whose functions run with a mode on, and whether there are such functions."""
+    """Return arguments whose functions run with a mode on, and whether there are such functions."""
     found = False
 
     def seen(value: Any) -> Any:
@@ -81,7 +81,7 @@ def _is_function(value: Any) -> bool:
 
 
 def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of ``flex_attention``, or of its backward pass, as formulas of attention take them."""
+    """Return the arguments of ``flex_attention``, or of its backward pass, as formulas of attention take them."""
     query, key, value = args[:3]
     if operator.name() == "flex_attention_backward":
         out, gradient = args[3], args[5]
@@ -94,14 +94,14 @@ def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[
 def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run branches, loops, scans and maps as Python would.
 
-    Their operators have gradients of operands alone, and none of what functions hold beside them, unless a compiler
-    looks into the functions first (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``); where operators are
-    counted nothing is compiled.
+    Their operators have gradients of their operands, but not of other tensors that the functions hold, unless a
+    compiler first traces the functions (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``). Counting
+    compiles nothing.
 
     Parameters
     ----------
     operator : torch._ops.HigherOrderOperator
-        As it was called.
+        The operator.
     args, kwargs
         Its arguments.
     """
@@ -112,7 +112,7 @@ def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 def _can_decide(operator: Any, args: Sequence[Any]) -> bool:
-    """Whether a branch can be chosen; without a gradient both can be looked at instead."""
+    """Whether a branch can be chosen; without a gradient both can run instead."""
     if operator.name() != "cond" or not is_out_of_sight(args[0]):
         return True
     return torch.is_grad_enabled() or known_value(args[0]) is not None
@@ -149,8 +149,8 @@ def _stacked(made: Sequence[Sequence[Any]]) -> list[Any]:
     return [None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True)]
 
 
-#: What operators do, by name, with their arguments as torch hands them over: flat lists of tensors. What
-#: functions return may be of any structure, and so is the result.
+#: The work of operators by name, with their arguments as torch passes them: flat lists of tensors. Functions, and so
+#: these, may return any structure.
 _PLAINLY: dict[str, Callable[..., Any]] = {
     "cond": _cond,
     "while_loop": _while_loop,
@@ -161,7 +161,7 @@ _PLAINLY: dict[str, Callable[..., Any]] = {
 
 @contextmanager
 def flex_attention_on_any_device() -> Iterator[None]:
-    """Let ``flex_attention`` run where torch has no kernel for it: counting needs none, as on the meta device."""
+    """Let ``flex_attention`` run on devices without a kernel for it: counting needs none."""
     # Imported late: it brings a compiler with it.
     from torch.nn.attention import flex_attention as imported
 
@@ -181,6 +181,6 @@ def is_out_of_sight(predicate: Any) -> bool:
 
 
 def has_stand_ins(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether operands are fake tensors, for which torch runs the body of a loop once, however often it would run."""
+    """Whether operands are fake tensors, for which torch runs the body of a loop only once."""
     flat, _ = tree_flatten((list(args), dict(kwargs)))
     return any(isinstance(value, torch._subclasses.FakeTensor) for value in flat)

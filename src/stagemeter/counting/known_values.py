@@ -1,10 +1,9 @@
-"""Values on the meta device, of the few tensors that decide what runs: token ids, masks, positions, grids of patches.
+"""Values on the meta device of the few tensors that decide what runs: token ids, masks, positions, grids of patches.
 
-A model on the meta device has shapes and no values. Most of what it computes needs none; but where a page's patches
-are split by the sizes in a tensor, or embeddings are put where a token id says so, the code asks. While `KnownValues`
-is on, tensors whose values are given keep them on the CPU beside their shapes, and so does whatever is computed from
-such tensors alone: what is asked for is then answered as it would be in a real run. Weights, and what comes of them,
-stay shapes.
+A model on the meta device has shapes and no values. Most of its operators need none. But some code reads values: it
+splits a page's patches by the sizes in a tensor, or scatters embeddings to the positions of a token id. While
+`KnownValues` is on, tensors with given values keep them on the CPU beside their shapes, and so do tensors computed from
+them alone. The code then reads the values of a real run. Weights, and tensors computed from them, stay shapes.
 """
 
 from __future__ import annotations
@@ -27,36 +26,36 @@ aten = torch.ops.aten
 
 #: Elements up to which values are kept: enough for the pixels of a batch of pages.
 _LARGEST = 1 << 28
-#: Elements up to which values are kept of what is larger than all it comes of, such as the mask of a long prompt.
+#: The same of a tensor larger than all of its operands, such as the mask of a long prompt.
 _LARGEST_GROWN = 1 << 22
-#: Elements up to which values are compared; larger tensors are equal if they are the same.
+#: Elements up to which values are compared; larger tensors are equal if they are the same object.
 _LARGEST_COMPARED = 1 << 16
-#: What makes tensors of nothing but its arguments, the same in every run.
+#: Operators that make tensors from their arguments alone, the same in every run.
 _MADE_OF_NOTHING = frozenset({
     aten.arange, aten.eye, aten.full, aten.full_like, aten.linspace, aten.logspace, aten.new_full,
     aten.new_ones, aten.new_zeros, aten.ones, aten.ones_like, aten.scalar_tensor, aten.tril_indices,
     aten.triu_indices, aten.zeros, aten.zeros_like,
 })  # fmt: skip
-#: What makes tensors of the form of others, with whatever was in the memory.
+#: Operators that make tensors of other tensors' shapes, with uninitialized memory.
 _MADE_OF_SHAPES = frozenset({
     aten.empty_like, aten.new_empty, aten.new_empty_strided, aten.resize, aten.resize_, aten.resize_as, aten.resize_as_,
 })  # fmt: skip
-#: What fills a tensor whatever was in it.
+#: Operators that overwrite a whole tensor.
 _FILLING = frozenset({aten.fill_, aten.zero_})
 _INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_})
 
 
-#: Python functions that make tensors of plain numbers, which are lost on the way to the operator.
+#: Python functions that make tensors of plain numbers, which the operator no longer shows.
 _OF_NUMBERS = frozenset({torch.tensor, torch.as_tensor, torch.Tensor.new_tensor})
 
 
 class KnownValues:
-    """Keeps values of some tensors on the meta device while the block runs; may be entered again."""
+    """The known values of some tensors on the meta device while the block runs; may be entered again."""
 
     def __init__(self) -> None:
         self._exits: list[ExitStack] = []
-        # By storage, so that views and what is written through them share one set of values. The storages are kept,
-        # so that none is freed and its address given to another.
+        # By storage, so that views, and writes through them, share one set of values. References keep each storage
+        # alive, so that its address is not given to another.
         self._known: dict[int, tuple[Any, torch.Tensor]] = {}
 
     def __enter__(self) -> Self:
@@ -72,7 +71,7 @@ class KnownValues:
         self._exits.pop().__exit__(kind, error, trace)
 
     def give(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
-        """Say what the values of a tensor on the meta device are."""
+        """Set the values of a tensor on the meta device."""
         storage = tensor.untyped_storage()
         with _disable_current_modes():
             kept = torch.zeros(storage.nbytes() // tensor.element_size(), dtype=tensor.dtype, device="cpu")
@@ -80,13 +79,13 @@ class KnownValues:
         self._known[storage._cdata] = (storage, kept)
 
     def forget(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Take what is in the memory of some tensors for unknown, such as weights that are zeros before training."""
+        """Mark the values of some tensors as unknown, such as weights that are zeros before training."""
         for tensor in tensors:
             if torch._C._has_storage(tensor):
                 self._known.pop(tensor.untyped_storage()._cdata, None)
 
     def value_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return the values of a tensor, sharing memory with what is kept; None where they are not known."""
+        """Return the values of a tensor, sharing memory with the kept ones; None where they are not known."""
         if tensor.device.type != "meta":
             return tensor if tensor.device.type == "cpu" and tensor.numel() <= _LARGEST else None
         found = self._known.get(tensor.untyped_storage()._cdata) if torch._C._has_storage(tensor) else None
@@ -96,7 +95,7 @@ class KnownValues:
             return _seen_as(tensor, found[1])
 
     def run_function(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a Python function of torch, of those that are no operator."""
+        """Run a Python function of torch that is not an operator."""
         if func is torch.Tensor.tolist and (value := self.value_of(args[0])) is not None:
             return value.tolist()
         if func in _OF_NUMBERS and isinstance(args[-1] if args else kwargs["data"], (list, tuple)):
@@ -114,12 +113,12 @@ class KnownValues:
         return out
 
     def run_operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operator that torch dispatched, and keep or forget values."""
+        """Run an operator that torch dispatched, and update the known values."""
         if isinstance(func, torch._ops.HigherOrderOperator):
-            return func(*args, **kwargs)  # What it gives is not known.
+            return func(*args, **kwargs)  # Its result is not known.
         packet = func._overloadpacket
         if (wanted := kwargs.get("device")) is not None and torch.device(wanted).type not in ("cpu", "meta"):
-            # Where weights and caches were: what goes with them has no values either.
+            # The device of weights and caches, which have no values here.
             kwargs = {**kwargs, "device": torch.device("meta")}
         if packet is aten.copy_ and args[0].device.type == "cpu" and (value := self.value_of(args[1])) is not None:
             with _disable_current_modes():
@@ -127,7 +126,7 @@ class KnownValues:
         if packet in _INDEXING:
             args = (args[0], self._whole_numbers(args[1]), *args[2:])
         if packet is aten.masked_select and self.value_of(args[0]) is None and args[0].shape == args[1].shape:
-            # Elements by their places, which are known where the mask is.
+            # Select by positions, which follow from the mask's values.
             func, args = aten.index.Tensor, (args[0], self._whole_numbers([args[1]]))
         tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
         values = self._values((args, kwargs), tensors, func)
@@ -141,11 +140,11 @@ class KnownValues:
     def _together(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
     ) -> tuple[Any, dict[str, Any]]:
-        """Arguments on one device, where what has no values was moved, or meets what it was moved to."""
+        """Return the arguments on one device, where a tensor without values was moved or meets one that was."""
         if not any(tensor.device.type == "meta" for tensor in tensors):
             return args, kwargs
         if func._overloadpacket is aten._to_copy and kwargs.get("device") == torch.device("cpu"):
-            # Only shapes are moved. What asks for values there is refused as it is here.
+            # Only shapes move. Reading values there fails as it does here.
             return args, {**kwargs, "device": torch.device("meta")}
         if func._schema.is_mutable or not any(_is_array(tensor) for tensor in tensors):
             return args, kwargs
@@ -156,7 +155,7 @@ class KnownValues:
         return moved
 
     def _follow_lists(self, out: torch.Tensor, tensor: torch.Tensor, index: Any) -> None:
-        """Keep the values at places that a list of numbers gives, which becomes a tensor out of sight."""
+        """Keep the values at the positions in a list of numbers, which becomes a tensor out of sight."""
         parts = index if isinstance(index, tuple) else (index,)
         if not any(isinstance(part, list) for part in parts) or self.value_of(out) is not None:
             return
@@ -165,20 +164,20 @@ class KnownValues:
                 self.give(out, value[index])
 
     def _number(self, item: Any) -> Any:
-        """A tensor of one element, of which a tensor is made, as the number that it is."""
+        """Return the number in a tensor of one element, where it is known; anything else as it is."""
         if isinstance(item, torch.Tensor) and item.dim() == 0 and (value := self.value_of(item)) is not None:
             return value.item()
         return item
 
     def _values(self, arguments: Any, tensors: Sequence[torch.Tensor], func: Any) -> tuple[Any, Any] | None:
-        """The arguments with values in place of shapes; None where one has none."""
+        """Return the arguments with values in place of shapes; None where one has none."""
         packet = func._overloadpacket
         if not tensors and packet not in _MADE_OF_NOTHING:
             return None
         if packet in _MADE_OF_SHAPES or torch.Tag.nondeterministic_seeded in func.tags:
             return None
         if any(type(tensor) is not torch.Tensor for tensor in tensors):
-            return None  # Weights, and subclasses, which know better.
+            return None  # Weights, and subclasses with rules of their own.
         unknown = [tensor for tensor in tensors if self.value_of(tensor) is None]
         if unknown and packet not in _MADE_OF_NOTHING and packet not in _FILLING:
             return None
@@ -186,7 +185,7 @@ class KnownValues:
         def value(item: Any) -> Any:
             if isinstance(item, torch.Tensor):
                 known = self.value_of(item)
-                # Only its shape matters, or what is in it is overwritten.
+                # Only its shape matters, or it is overwritten.
                 return torch.empty(item.shape, dtype=item.dtype, device="cpu") if known is None else known
             return torch.device("cpu") if item == torch.device("meta") else item
 
@@ -211,7 +210,7 @@ class KnownValues:
         return bare
 
     def _follow(self, func: Any, args: Any, kwargs: Any, values: tuple[Any, Any] | None, out: Any) -> None:
-        """Work out the values of what came of values; forget those that something unknown was written over."""
+        """Compute the values of results; forget those that an unknown value overwrote."""
         results = [item for item in tree_flatten(out)[0] if isinstance(item, torch.Tensor)]
         meta = [tensor for tensor in results if tensor.device.type == "meta"]
         if values is not None and meta and all(tensor.numel() <= _limit(args, kwargs) for tensor in meta):
@@ -221,19 +220,19 @@ class KnownValues:
                 with _disable_current_modes():
                     flat, _ = tree_flatten(func(*values[0], **values[1]))
             except NotImplementedError:
-                # What the CPU has no kernel for stays a shape, and what it writes over is not what it was.
+                # Without a kernel on the CPU the result stays a shape, and overwritten values are unknown.
                 self._forget_written(func, args, kwargs)
                 return
             real = [item for item in flat if isinstance(item, torch.Tensor)]
             for tensor, value in zip(results, real, strict=True):
-                # What is known already was written in place, in what is kept.
+                # Known values were already updated in place.
                 if tensor.device.type == "meta" and self.value_of(tensor) is None and _is_whole(tensor):
                     self.give(tensor, value)
             return
         self._forget_written(func, args, kwargs)
 
     def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Take whatever an operator writes to for unknown."""
+        """Mark the tensors that an operator writes to as unknown."""
         arguments = func._schema.arguments
         given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
         written = [given.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -241,7 +240,7 @@ class KnownValues:
         self.forget(tensor for tensor in tensors if tensor.device.type == "meta")
 
     def _whole_numbers(self, indices: Any) -> Any:
-        """Indices with masks of known values replaced by the places where they are true."""
+        """Return indices with each mask of known values replaced by the positions where it is true."""
         places: list[torch.Tensor | None] = []
         for index in indices:
             mask = isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
@@ -256,13 +255,13 @@ class KnownValues:
 
 
 def _is_array(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is on the CPU, no weight, and no single number, which goes with every device."""
+    """Whether a tensor is on the CPU, not a weight, and not a single number, which mixes with every device."""
     weight = isinstance(tensor, torch.nn.Parameter) or isinstance(tensor._base, torch.nn.Parameter)
     return tensor.device.type == "cpu" and tensor.dim() > 0 and not weight
 
 
 class KnownValuesMode(TorchDispatchMode):
-    """Hands the operators that torch dispatches to what keeps values."""
+    """A dispatch mode that passes the operators of torch to `KnownValues`."""
 
     supports_higher_order_operators = True
 
@@ -277,7 +276,7 @@ class KnownValuesMode(TorchDispatchMode):
 
 
 class _FunctionMode(TorchFunctionMode):
-    """Hands the Python functions of torch to what keeps values."""
+    """A function mode that passes the Python functions of torch to `KnownValues`."""
 
     def __init__(self, known: KnownValues) -> None:
         super().__init__()
@@ -290,7 +289,7 @@ class _FunctionMode(TorchFunctionMode):
 
 
 def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return the values of a tensor on the meta device that the running block knows; None where it knows none."""
+    """Return the values of a tensor on the meta device that an active block knows; None where none does."""
     for mode in _get_current_dispatch_mode_stack():
         if isinstance(mode, KnownValuesMode) and (value := mode.known.value_of(tensor)) is not None:
             return value
@@ -298,7 +297,7 @@ def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def comparable_value(tensor: torch.Tensor) -> Any:
-    """Return the values of a tensor, as `known_value` does, as something that can be compared."""
+    """Return the values of a tensor, as `known_value` does, in a comparable form."""
     value = known_value(tensor)
     if value is None:
         return None
@@ -309,7 +308,7 @@ def comparable_value(tensor: torch.Tensor) -> Any:
 
 
 def onlookers() -> int:
-    """Dispatch modes that are on beside those that keep values, such as counters: they would miss what does not run."""
+    """Return the number of other active dispatch modes: a second counter would miss operators that do not run."""
     return sum(not isinstance(mode, KnownValuesMode) for mode in _get_current_dispatch_mode_stack())
 
 
@@ -317,7 +316,7 @@ _MOVING = frozenset({aten._to_copy.default})
 
 
 def _asks_for_values(func: Any, args: Any, kwargs: Any) -> bool:
-    """Whether an operator cannot do with shapes, and is answered from what is known."""
+    """Whether an operator needs values, so that the known ones answer it."""
     tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
     if not any(tensor.device.type == "meta" for tensor in tensors):
         return False
@@ -335,7 +334,7 @@ def _limit(args: Any, kwargs: Any) -> int:
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether nothing else is in the memory of a tensor."""
+    """Whether a tensor fills its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 

@@ -1,8 +1,8 @@
-"""Operands that are no plain block of numbers: sparse tensors, and nested ones of several sequences.
+"""Operands that are not dense tensors: sparse tensors, and nested ones of several sequences.
 
 - **Sparse** (COO, CSR, CSC, BSR, BSC, 2:4 semi-structured): a product costs one multiply-accumulate for each stored
-  element and each element of the other operand that it meets. Stored elements count, zeros among them too.
-- **Nested** (jagged and strided): a product is done within each sequence; padding is none of it.
+  element and each element of the other operand that it meets. All stored elements count, also zeros.
+- **Nested** (jagged and strided): products are within each sequence, without padding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stagemeter.counting.registry import Rule, is_of_torch
 
 aten = torch.ops.aten
 
-#: Operators of two factors, which may be sparse: the places of the factors among the arguments.
+#: Operators of two factors, which may be sparse: the positions of the factors among the arguments.
 _FACTORS: dict[Any, tuple[int, int]] = {
     aten.linear: (0, 1),
     aten.mm: (0, 1),
@@ -37,10 +37,10 @@ _FACTORS: dict[Any, tuple[int, int]] = {
     aten.addmv: (1, 2),
     aten.baddbmm: (1, 2),
 }
-#: Operators that know sparse operands themselves.
+#: Operators whose formulas handle sparse operands.
 _MADE_FOR_SPARSE = frozenset({aten.sparse_sampled_addmm})
 _SPARSE = frozenset({torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc})
-#: Operators that do a product for each sequence on its own; the others with a formula take their rows in one block.
+#: Operators that do a separate product for each sequence; the others with a formula take all rows in one block.
 _BY_SEQUENCE = frozenset({
     aten.bmm, aten.baddbmm, aten.matmul, aten.matmul_backward, aten.scaled_dot_product_attention,
     aten._scaled_dot_product_attention_math, aten._scaled_dot_product_efficient_attention,
@@ -53,11 +53,11 @@ _SEMI_STRUCTURED_SHARE = 2
 
 
 class UncountableError(LookupError):
-    """An operator has a formula, but not for operands of this layout."""
+    """A formula that does not apply to operands of this layout."""
 
 
 class LengthsUnknownError(NotImplementedError):
-    """A count depends on how long sequences are, and their lengths are values that are not there."""
+    """A count that depends on lengths of sequences whose values are not known."""
 
 
 class SparseShape(tuple[int, ...]):
@@ -66,20 +66,20 @@ class SparseShape(tuple[int, ...]):
     Attributes
     ----------
     stored : int
-        How many elements are stored.
+        Number of stored elements.
     """
 
     stored: int
 
     def __new__(cls, shape: Sequence[int], stored: int) -> SparseShape:
-        """Make a shape that also says how many elements are stored."""
+        """Make a shape that also holds the number of stored elements."""
         made = super().__new__(cls, shape)
         made.stored = stored
         return made
 
 
 class Call(NamedTuple):
-    """What a formula is called with: arguments with shapes in place of tensors, and the shape of the result."""
+    """The arguments of a formula: shapes in place of tensors, and the shape of the result."""
 
     args: Any
     kwargs: Any
@@ -87,17 +87,17 @@ class Call(NamedTuple):
 
 
 def is_jagged(tensor: Any) -> bool:
-    """Whether a tensor is nested and of the jagged layout, which is a class of its own in Python."""
+    """Whether a tensor is nested in the jagged layout, which is a class of its own in Python."""
     return isinstance(tensor, NestedTensor)
 
 
 def is_by_sequence(packet: Any) -> bool:
-    """Whether an operator of nested tensors does a product for each sequence on its own."""
+    """Whether an operator of nested tensors does a separate product for each sequence."""
     return packet in _BY_SEQUENCE
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is a block of numbers with strides."""
+    """Whether a tensor is dense: strided, not nested, not sparse."""
     return tensor.layout is torch.strided and not tensor.is_nested and not is_sparse(tensor)
 
 
@@ -125,21 +125,21 @@ def elements_of(tensor: Any) -> torch.Tensor:
 
 
 def stored_elements(tensor: torch.Tensor) -> int:
-    """How many elements of a tensor are stored."""
+    """Return the number of stored elements of a tensor."""
     if isinstance(tensor, SparseSemiStructuredTensor):
         return tensor.numel() // _SEMI_STRUCTURED_SHARE
     return elements_of(tensor).numel()
 
 
 def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Call]:
-    """Return what a formula is called with: once, or for each sequence of nested operands.
+    """Return the calls of a formula: one, or one for each sequence of nested operands.
 
     Raises
     ------
     UncountableError
-        If the operator is not known to do a product for each sequence.
+        If the operator may not do a product for each sequence.
     LengthsUnknownError
-        If lengths of sequences are values that are not there.
+        If the lengths of sequences are not known.
     """
     nested = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.is_nested]
     if not nested:
@@ -157,7 +157,7 @@ def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
 
 
 def of_stored(packet: Any, args: Sequence[Any], shapes: Sequence[Any], macs: int) -> int:
-    """Return what is left of a product's multiply-accumulates where factors are sparse.
+    """Return the multiply-accumulates of a product whose factors may be sparse.
 
     Parameters
     ----------
@@ -168,38 +168,38 @@ def of_stored(packet: Any, args: Sequence[Any], shapes: Sequence[Any], macs: int
     shapes
         Its arguments with shapes in place of tensors.
     macs : int
-        What the product costs where every element is stored.
+        The cost where every element is stored.
 
     Raises
     ------
     UncountableError
-        If the operator is not known to be a product of two factors.
+        If the operator may not be a product of two factors.
     """
     if not any(isinstance(shape, SparseShape) for shape in shapes) or packet in _MADE_FOR_SPARSE:
         return macs
     if packet not in _FACTORS:
         if not is_of_torch(packet):
-            return macs  # A library's own formula knows its own operands.
+            return macs  # A library's own formula handles its own operands.
         raise UncountableError(f"{packet} of sparse tensors")
     left, right = _FACTORS[packet]
     sparse = [place for place in (left, right) if isinstance(shapes[place], SparseShape)]
     if len(sparse) == len((left, right)):
         return _meetings(args[left], args[right])
     for place in sparse:
-        # Every element of a factor is in the same number of products.
+        # Every element of a factor takes part in the same number of products.
         elements = prod(shapes[place])
         macs = macs // elements * shapes[place].stored if elements else 0
     return macs
 
 
 def matmul_macs(left: Sequence[int], right: Sequence[int]) -> int:
-    """Multiply-accumulates of ``matmul``: stacks of matrices, of which either may be repeated."""
+    """Return the multiply-accumulates of ``matmul``: stacks of matrices, either of which may be repeated."""
     stacks = zip_longest(reversed(left[:-2]), reversed(right[:-2]), fillvalue=1)
     return prod(map(max, stacks)) * prod(left[-2:]) * right[-1]
 
 
 def _meetings(left: torch.Tensor, right: torch.Tensor) -> int:
-    """Pairs of stored elements that a product of two sparse matrices multiplies with each other."""
+    """Return the number of pairs of stored elements that a product of two sparse matrices multiplies."""
     dimensions = 2
     if left.device.type == "meta" or left.dim() != dimensions or isinstance(left, SparseSemiStructuredTensor):
         raise UncountableError("a product of two sparse tensors whose elements' places are not known")
@@ -222,7 +222,7 @@ def shape_of(value: Any) -> Any:
 
 
 def _rows(value: Any) -> Any:
-    """The shape of a tensor; of a nested one that of all its rows in one block."""
+    """Return the shape of a tensor, or of all rows of a nested one in one block."""
     if not (isinstance(value, torch.Tensor) and _is_nested(value)):
         return shape_of(value)
     jagged: Any = value
@@ -233,7 +233,7 @@ def _rows(value: Any) -> Any:
 
 
 def _sequences(value: Any, count: int) -> Iterator[Any]:
-    """Shapes of the parts of a value that belong to each sequence, each a batch of one."""
+    """Yield the shape of each sequence's part of a value, as a batch of one."""
     if not isinstance(value, torch.Tensor):
         return repeat(value, count)
     if value.is_nested:
@@ -256,7 +256,7 @@ def nested_sizes(tensor: torch.Tensor) -> list[list[int]] | None:
 
 
 def _sizes(tensor: Any) -> list[list[int]]:
-    """Sizes of each sequence of a nested tensor."""
+    """Return the sizes of each sequence of a nested tensor."""
     with _disable_current_modes():
         if not is_jagged(tensor):
             sizes: list[list[int]] = tensor._nested_tensor_size().tolist()
@@ -278,7 +278,7 @@ def _matmul_backward(gradient: Any, left: Any, right: Any, mask: Sequence[bool],
 
 
 def _linear_backward(x: Any, gradient: Any, weight: Any, mask: Sequence[bool], *, out: Any) -> int:
-    # The gradient of the bias is a sum, which is not counted.
+    # The gradient of the bias is a sum, which costs nothing.
     macs: int = prod(x) * weight[0]
     return macs * sum(map(bool, mask[:2]))
 
@@ -287,7 +287,7 @@ def _is_nested(tensor: Any) -> bool:
     return bool(tensor.is_nested)
 
 
-#: Operators that torch takes apart where their operands are plain, and runs as one where they are nested.
+#: Operators that torch decomposes for dense operands, and runs as one for nested operands.
 NESTED_RULES: dict[Any, Rule] = {
     aten.matmul: Rule(_matmul, "matmul"),
     aten.matmul_backward: Rule(_matmul_backward, "matmul_backward", operands=3),

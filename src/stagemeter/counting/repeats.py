@@ -1,19 +1,19 @@
-"""Layers that are alike need not be walked twelve times.
+"""Layers that are alike run once, and their costs count for each.
 
-On the meta device the cost of a layer follows from its structure and from the shapes of its inputs alone. Among the
-layers of one ``nn.ModuleList``, those of equal structure that are called with inputs of equal shapes cost the same:
-the first runs, and the events it left are booked again under the names of the others.
+On the meta device the cost of a layer follows from its structure and the shapes of its inputs alone. Layers of one
+``nn.ModuleList`` that have equal structure and inputs of equal shapes cost the same: the first runs, and its events
+are recorded again under the names of the others.
 
 Two layers are alike when their modules, in order, have the same types, names, parameter and buffer shapes, and equal
-plain attributes; every other attribute must be the very same object (such as the shared configuration). The one
-attribute that may differ is ``layer_idx``, by which transformers' layers find their place in the key-value cache;
-what is in that place is part of the comparison instead.
+plain attributes. Every other attribute must be the same object, such as the shared configuration. Only ``layer_idx``
+may differ, by which transformers' layers find their slot in the key-value cache; the slot's content is compared
+instead.
 
-A call with an object of another kind, neither a tensor nor a plain value nor a cache, is not compared: the layer runs.
-So it does while another dispatch mode is active, such as a second counter, which would miss what did not run.
+The layer runs if an argument is neither a tensor nor a plain value nor a cache. It also runs while another dispatch
+mode is active, such as a second counter, which would miss the layers that do not run.
 
-What is skipped with a layer is its effect on objects outside of the model: the cache is not filled for the layers
-that did not run. The counts hold what filling it costs.
+A layer that does not run has no effect outside of the model: its part of the cache stays empty. The counts still
+include the cost of filling it.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from stagemeter.counting.transforms import is_transformed
 if TYPE_CHECKING:
     from stagemeter.counting.events import Event
 
-#: Attribute that tells layers of a transformer apart without making them different.
+#: Attribute that identifies a layer of a transformer, and does not change its cost.
 _LAYER_INDEX = "layer_idx"
-#: What every module carries: parameters, hooks and the like, which are compared on their own or do not cost anything.
+#: Attributes that every module has, such as parameters and hooks: compared separately, or without a cost.
 _MODULE_INTERNALS = frozenset(name for name in vars(nn.Module()) if name.startswith("_"))
 _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 class RepeatedLayers:
-    """Shares the walk of layers that are alike.
+    """The layers of a model, and the events of those that ran.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ class RepeatedLayers:
         ]
         self._structures = {layer: _structure(layer) for layer in self._layers}
         self._walked: dict[Any, tuple[str, list[Event], Any]] = {}
-        # Caches are told apart by identity, which lasts as long as they do.
+        # References keep caches alive, which are compared by identity.
         self._kept: list[Any] = []
         self._paused = False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Walk every layer until the block is left."""
+        """Run every layer until the block is left."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -80,14 +80,14 @@ class RepeatedLayers:
         Parameters
         ----------
         events : list of Event
-            The counter's log: what a walked layer appended is appended again for one like it.
+            The counter's events. Those of a layer that ran are appended again for each layer like it.
         names : dict
             Names of the model's modules.
         """
         with ExitStack() as stack:
             for layer in self._layers:
                 if "forward" in vars(layer):
-                    continue  # Someone else replaced it already: leave it alone, and walk it.
+                    continue  # Other code replaced it already: let the layer run.
                 forward = partial(self._forward, layer, layer.forward, events, names)
                 layer.forward = forward
                 stack.callback(vars(layer).pop, "forward")
@@ -119,13 +119,13 @@ class RepeatedLayers:
         return tree_unflatten(fresh, structure)
 
     def _call_signature(self, layer: nn.Module, args: Any, kwargs: Any) -> Any:
-        """What two calls must have in common to cost the same; None if this call must run."""
+        """Return a key that is equal for calls of equal cost; None if this call must run."""
         if self._paused:
             return None
         if torch.is_grad_enabled():
-            return None  # Backward passes need the graph that a walk builds.
+            return None  # Backward passes need the graph that a run builds.
         if onlookers() > 1:
-            return None  # Someone else looks on.
+            return None  # Another mode would miss the layer.
         if is_transformed():
             return None  # Shapes do not show the batch that a layer is mapped over.
         parts: list[Any] = [self._structures[layer]]
@@ -152,7 +152,7 @@ def _moved(event: Event, old: str, new: str) -> Event:
 
 def _structure(layer: nn.Module) -> tuple[Any, ...]:
     return tuple(
-        # The layer's own hooks run whether it is walked or not; those further in do not.
+        # The layer's own hooks run in any case; those further in run only with it.
         (name, type(module), _tensors(module), _attributes(module), _hooks(module) if name else ())
         for name, module in layer.named_modules()
     )
@@ -181,7 +181,7 @@ def _plain_or_identity(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return (type(value), tuple(_plain_or_identity(item) for item in value))
     if type(value) is partial:
-        # A function with arguments filled in, such as an activation, is made anew for each layer.
+        # Each layer has its own partial function, such as an activation.
         return (partial, *map(_plain_or_identity, (value.func, value.args, [*value.keywords.items()])))
     return id(value)
 
@@ -195,7 +195,7 @@ def _layer_index(layer: nn.Module) -> int | None:
 
 
 def _cache_slot(value: Any, index: int | None) -> Any:
-    """What a key-value cache holds for a layer: attributes, with tensors by their shapes."""
+    """Return the content of a key-value cache for a layer: attributes, with tensors by their shapes."""
     layers = getattr(value, "layers", None)
     if index is None or not isinstance(layers, list):
         return None
@@ -206,7 +206,7 @@ def _cache_slot(value: Any, index: int | None) -> Any:
 
 
 def _held(item: Any) -> Any:
-    """What a cache holds, tensors by their shapes; of layers that keep several states there are collections of them."""
+    """Return content of a cache with tensors by their shapes; layers with several states keep collections of them."""
     if isinstance(item, torch.Tensor):
         return item.shape, item.dtype
     if isinstance(item, Mapping):

@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 
 def result_on_meta(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the result of an operator, or None where torch is to make it.
+    """Return the result of an operator, or None where torch has to make it.
 
     Parameters
     ----------
@@ -80,10 +80,10 @@ def _grouped_mm(
     if left.shape[-1] != right.shape[-2]:
         return None
     if left.dim() == right.dim() == 3:
-        # A group each.
+        # Each matrix is a group.
         shape.insert(0, left.shape[0])
     elif left.dim() == right.dim():
-        # Cut into groups along what is summed.
+        # The summed dimension is cut into groups.
         if offsets is None:
             return None
         shape.insert(0, offsets.shape[0])

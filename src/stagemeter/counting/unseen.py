@@ -22,20 +22,20 @@ from stagemeter.counting.registry import is_of_torch
 
 aten = torch.ops.aten
 
-#: How such a kernel is listed, beside operators without a formula.
+#: Name of such a kernel in the list of operators without a formula.
 UNSEEN_KERNEL = "a kernel past torch's dispatcher"
 
-#: Tensors whose memory is their own; subclasses may wrap others.
+#: Tensors that own their memory; subclasses may wrap others.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-#: Storages that are followed before those that are gone are left out.
+#: Number of followed storages at which freed ones are dropped.
 _MANY = 1024
 _MAKING = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.empty_permuted}) | {
     aten.new_empty,
     aten.new_empty_strided,
 }
-#: What takes over what is in memory, written or not.
+#: Operators that copy memory, written or not.
 _COPYING = frozenset({aten._to_copy, aten.clone, aten.lift_fresh, aten._pin_memory})
-#: What asks for sizes, places and data types alone.
+#: Operators that read only sizes, devices and data types.
 _OF_SHAPES = frozenset({
     aten.full_like, aten.ones_like, aten.zeros_like, aten.rand_like, aten.randn_like, aten.randint_like,
     aten.new_full, aten.new_ones, aten.new_zeros, aten.is_pinned, aten.is_same_size, aten.record_stream,
@@ -44,14 +44,14 @@ _OF_SHAPES = frozenset({
 
 
 class UnseenKernels:
-    """Follow which memory was made and written to; none on the meta device, where nothing can be written."""
+    """The memory that was made and not yet written to; none on the meta device."""
 
     def __init__(self) -> None:
-        # Weak references, which keep an address from being given to another storage and no memory.
+        # Weak references free the memory, but keep its address from another storage.
         self._unwritten: dict[int, StorageWeakRef] = {}
 
     def saw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
-        """Follow an operator that ran; return how many tensors it read that nothing was seen to write to.
+        """Follow an operator that ran, and return the number of unwritten tensors that it read.
 
         Parameters
         ----------
@@ -74,14 +74,14 @@ class UnseenKernels:
         given = [*zip(arguments, args, strict=False), *((a, kwargs[a.name]) for a in arguments if a.name in kwargs)]
         unseen = 0
         for argument, value in given:
-            # What an operator of another library does to its operands its schema need not say.
+            # The schema of another library's operator may not declare its writes.
             writes = argument.is_write or not is_of_torch(operator)
             found = self.read(value)
             unseen += 0 if writes else found
         return unseen
 
     def read(self, value: Any) -> int:
-        """Take what is read for written from now on; return how many of its tensors nothing was seen to write to."""
+        """Return the number of unwritten tensors in a value, and mark them as written."""
         unwritten = [item for item in tree_flatten(value)[0] if self._is_unwritten(item)]
         for tensor in unwritten:
             self._unwritten.pop(tensor.untyped_storage()._cdata, None)
@@ -111,7 +111,7 @@ def is_script(module: nn.Module) -> bool:
 
 @cache
 def unseen_products(module: Any) -> Counter[str]:
-    """Products of a module of TorchScript that no counter sees, by the names under which they are listed."""
+    """Return the products of a TorchScript module that no counter sees, by their names in the report."""
     graph = getattr(module, "inlined_graph", None)
     kinds = () if graph is None else (node.kind() for node in _nodes(graph))
     return Counter(kind.replace("::", ".") for kind in kinds if kind in _UNSEEN_NODES)

@@ -1,12 +1,11 @@
-"""The operators whose cost is zero by convention: torch's own, which counts products only.
+"""The operators whose cost is zero by torch's own convention, which counts only products.
 
-fvcore also counts norms and upsampling; `stagemeter.counting.fvcore_view` does not add them, so that its numbers are
-the ones of the report. An operator that has no formula and is not here is listed in the report with its call count.
+fvcore also counts norms and upsampling. `stagemeter.counting.fvcore_view` does not, so that its numbers equal the
+report's. The report lists an operator that has no formula and is not here, with its call count.
 
-Three kinds are recognised by what torch says of the operator rather than by name: views and elementwise operators
-(tagged ``pointwise``), both of torch's own library ``aten`` alone, and everything outside of tensors' values (``prim``,
-``profiler``), communication included (``c10d``, ``fsdp``). Operators of other libraries may carry the same tags and
-multiply matrices all the same, so their tags free nothing.
+Torch's own description marks three kinds as free: views and elementwise operators (tagged ``pointwise``) of its library
+``aten``, and everything outside of tensors' values (``prim``, ``profiler``), communication included (``c10d``,
+``fsdp``). Operators of other libraries may carry the same tags and still multiply matrices, so their tags do not count.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _ARRANGING = """
     _unsafe_masked_index _unsafe_masked_index_put_accumulate unsafe_split unsafe_split_with_sizes _unsafe_view
     unsqueeze_copy view_as_complex_copy view_as_real_copy view_copy
 """
-#: Elementwise work that torch does not tag as such: activation functions and their gradients, optimizers, quantizing.
+#: Elementwise work without torch's tag: activation functions and their gradients, optimizers, quantization.
 _ELEMENTWISE = """
     _add_relu _add_relu_ _amp_foreach_non_finite_check_and_unscale _amp_foreach_non_finite_check_and_unscale_
     _amp_update_scale _amp_update_scale_ dequantize elu_backward fake_quantize_per_channel_affine_cachemask
@@ -82,7 +81,7 @@ _ELEMENTWISE = """
     _thnn_fused_gru_cell_backward _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl
     _transform_bias_rescale_qkv
 """
-#: Reductions, norms, softmax, pooling, interpolation: work, but not products; zero by the same convention.
+#: Reductions, norms, softmax, pooling, interpolation: work without products.
 _REDUCING = """
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_avg_pool3d_backward adaptive_max_pool2d
@@ -118,7 +117,7 @@ _REDUCING = """
     _upsample_nearest_exact3d _upsample_nearest_exact3d_backward upsample_trilinear3d upsample_trilinear3d_backward
     _use_cudnn_ctc_loss _use_miopen_ctc_loss var var_mean _weight_norm_interface _weight_norm_interface_backward
 """
-#: Asking about tensors, and what arranges the elements of sparse and of nested ones.
+#: Queries of tensors, and arranging elements of sparse and nested ones.
 _LAYOUTS = """
     ccol_indices _coalesce _coalesced_ col_indices crow_indices dense_dim dim _has_same_storage_numel indices _indices
     is_coalesced is_contiguous is_same_size is_strides_like_format _jagged_to_padded_dense_forward _nested_from_padded
@@ -134,24 +133,24 @@ _LAYOUTS = """
     _to_sparse_csc _to_sparse_csr to_sparse_csr _validate_sparse_compressed_tensor_args
     _validate_sparse_coo_tensor_args values _values
 """
-#: Names in ``torch.ops.aten`` of what is free. Products over a list of tensors are not: `_foreach_mm` has a formula.
+#: Names of free operators in ``torch.ops.aten``. Products over a list of tensors are not: `_foreach_mm` has a formula.
 ZERO_COST_NAMES: frozenset[str] = frozenset(
     f"{_MAKING} {_RANDOM} {_ARRANGING} {_ELEMENTWISE} {_REDUCING} {_LAYOUTS}".split()
 )
 
-#: Libraries of operators that do no arithmetic on tensors: bookkeeping, and moving tensors between processes; and
-#: ``prims``, ``rngprims``: torch's own elementwise work, sums and random numbers.
+#: Libraries without arithmetic on tensors (bookkeeping, moving tensors between processes), and torch's own elementwise
+#: work, sums and random numbers (``prims``, ``rngprims``).
 _FREE_NAMESPACES: frozenset[str] = frozenset(
     {"_c10d_functional", "_c10d_functional_autograd", "c10d", "c10d_functional", "fsdp", "inductor", "prim", "prims"}
     | {"profiler", "rngprims"}
 )
-#: What is in those libraries and is not free: products, decompositions and Fourier transforms.
+#: Operators of those libraries that are not free: products, decompositions and Fourier transforms.
 _NOT_FREE = frozenset({
     "inductor::_mm_plus_mm", "prims::fft_c2c", "prims::fft_c2r", "prims::fft_r2c", "prims::svd"
 })  # fmt: skip
 #: Elementwise work and sums on a list of tensors, as optimizers do it.
 _ON_LISTS = "_foreach_"
-#: Those on lists of tensors that are products.
+#: Products on lists of tensors.
 _PRODUCTS_ON_LISTS = frozenset({"_foreach_mm"})
 
 
@@ -177,7 +176,7 @@ def is_zero_cost(operator: Any) -> bool:
     functional = getattr(torch.ops.aten, name.rstrip("_"), None) if name.endswith("_") else None
     if functional is not None and any(is_zero_cost(getattr(functional, o)) for o in functional.overloads()):
         return True
-    # Views that are copied, which torch makes of views in a trace.
+    # Copied views, which torch makes of views in a trace.
     view = getattr(torch.ops.aten, name.removesuffix("_copy"), None) if name.endswith("_copy") else None
     if view is not None and any(getattr(view, o).is_view for o in view.overloads()):
         return True

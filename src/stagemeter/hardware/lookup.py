@@ -1,4 +1,4 @@
-"""From what a device is called to what it can do. There is no default: a wrong peak is worse than none."""
+"""Lookup of devices and peaks by name. There is no default: a wrong peak is worse than none."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.devices import Device, known_devices
 from stagemeter.hardware.roofline import Peak
 
-#: What stands in place of a device's name for a peak that is measured on this machine.
+#: Stands in place of a device's name for a peak measured on this machine.
 MEASURED = "measured"
-#: What a peak is called of which only the numbers are known.
+#: Name of a peak given as numbers.
 GIVEN = "given peak"
-#: Words that say who makes a device, or for whom, but not which it is.
+#: Vendors and product lines, which do not identify a device.
 _NO_NAMES = frozenset({"nvidia", "tesla", "geforce", "amd", "instinct", "google", "intel", "habana"})
 _SIMILAR = 3
-#: TFLOP/s or GB/s beyond which no device is, by far.
+#: Upper limit of TFLOP/s or GB/s, far beyond any device.
 _FASTEST = 1e9
 _KNOWN = "`stagemeter devices` lists those that are known"
 
 
 def find_device(name: str, way_out: str = "") -> Device:
-    """Find a device by its name, an alias, or the name that a driver reports.
+    """Return a device by its name, an alias, or the name that a driver reports.
 
-    Case, spaces, dashes and underscores make no difference, nor do names of vendors and product lines.
+    Case, spaces, dashes, underscores, vendors and product lines make no difference.
 
     Parameters
     ----------
     name : str
         Such as ``A100-SXM-80GB``, ``h100 pcie`` or ``NVIDIA H100 80GB HBM3``.
     way_out : str
-        What else can be done about a device that is not known.
+        Advice for an unknown device.
 
     Raises
     ------
     StagemeterError
-        If no device is called so, or if several could be meant; the message names them.
+        If no device has the name, or several do; the message names them.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def find_device(name: str, way_out: str = "") -> Device:
 
 
 def device_peak(device: Device, dtype: str) -> Peak:
-    """Peak of a device for a data type.
+    """Return the peak of a device for a data type.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def device_peak(device: Device, dtype: str) -> Peak:
     Raises
     ------
     StagemeterError
-        If the device has no rate for the data type; the message names those that it has.
+        If the device has no rate for the data type; the message lists its rates.
     """
     if dtype not in device.peak_tflops:
         known = ", ".join(device.peak_tflops)
@@ -87,16 +87,16 @@ def device_peak(device: Device, dtype: str) -> Peak:
 
 
 def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
-    """Peak of which only the numbers are known.
+    """Return a peak from numbers.
 
     Parameters
     ----------
     dtype : str
-        Data type that `tflops` is of.
+        Data type of `tflops`.
     tflops : float
         Dense TFLOP/s.
     gbps : float or None
-        Memory bandwidth in GB/s; None where it is not known.
+        Memory bandwidth in GB/s; None if unknown.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _key(name: str) -> str:
 
 
 def _candidates(name: str) -> list[str]:
-    """Devices of which one name has all the words of this one, such as all A100 for ``A100``."""
+    """Return the devices with a name that has all words of this one, such as all A100 for ``A100``."""
     words = set(_words(name))
     if not words:
         return []
@@ -144,5 +144,5 @@ def _similar(name: str) -> list[str]:
 
 @cache
 def _by_key() -> dict[str, Device]:
-    # Two names of one device may have the same key; those of two devices never do, which a test holds.
+    # A test ensures that names of two devices never have the same key.
     return {_key(name): device for device in known_devices() for name in device.names}

@@ -1,4 +1,4 @@
-"""The roofline: the least time that work can take on a device, and what sets it.
+"""The roofline: the least time that work can take on a device, and whether compute or memory sets it.
 
 Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for multicore
 architectures", Communications of the ACM 52(4), 2009.
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """What a device can do at most.
+    """The peak rates of a device.
 
     Attributes
     ----------
     name : str
         The device, such as ``A100-SXM-80GB``; ``given`` where only numbers were given.
     dtype : str
-        Data type that `flops_per_second` is of.
+        Data type of `flops_per_second`.
     flops_per_second : float
         Dense floating-point operations per second.
     bytes_per_second : float or None
-        Memory bandwidth; None where it is not known, and then nothing is said about memory.
+        Memory bandwidth; None if unknown, and then there is no memory bound.
     source : str
-        Where the numbers are from: a datasheet, an option, a measurement.
+        Source of the numbers: a datasheet, an option, a measurement.
     memory_bytes : int or None
         Size of its memory.
     """
@@ -66,16 +66,16 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The least time some work can take.
+    """The least time that some work can take.
 
     Attributes
     ----------
     ms : float
-        The larger of the two below, in milliseconds.
+        The larger of the following two, in milliseconds.
     compute_ms : float
         Time at the peak rate of arithmetic.
     memory_ms : float or None
-        Time at the peak bandwidth; None where that is not known.
+        Time at the peak bandwidth; None if that is unknown.
     """
 
     compute_ms: float
@@ -88,7 +88,7 @@ class Bound:
 
     @property
     def by(self) -> str:
-        """What sets the bound: ``compute``, ``memory``, or ``unknown`` where the bandwidth is not known."""
+        """The resource that sets the bound: ``compute``, ``memory``, or ``unknown`` without a bandwidth."""
         if self.memory_ms is None:
             return "unknown"
         return "compute" if self.compute_ms >= self.memory_ms else "memory"
@@ -122,18 +122,18 @@ def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
 
 
 def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> BoundBy:
-    """Say what sets most of the time that some work takes at least.
+    """Return the resource that sets most of the least time of some work.
 
     Parameters
     ----------
     least, most : sequence of Bound
-        Bounds of the parts, which run one after another: with the fewest bytes that they can move, and with the most.
+        Bounds of the parts, which run one after another, with the fewest and with the most bytes that they can move.
 
     Returns
     -------
     str
-        ``compute`` or ``memory``; ``compute or memory`` where it depends on how many bytes they move; ``unknown``
-        where the bandwidth is not known.
+        ``compute`` or ``memory``; ``compute or memory`` where it depends on the bytes moved; ``unknown`` without a
+        bandwidth.
     """
     return cast("BoundBy", " or ".join(sorted({_sets_most(least), _sets_most(most)})))
 

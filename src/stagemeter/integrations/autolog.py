@@ -1,4 +1,4 @@
-"""``stagemeter.autolog``: models of transformers log what they cost and reach, wherever they run."""
+"""``stagemeter.autolog``: models of transformers log their cost and speed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stagemeter.tracking.training import log_to_active_run, run_is_active
 
 logger = logging.getLogger(__name__)
 
-#: How often what is the same again is timed, unless it is said.
+#: Default interval of timing among calls of one shape.
 LOG_EVERY_N = 500
 
 
@@ -42,13 +42,13 @@ class _Options:
 
 @dataclass
 class _Model:
-    """What is known of a model that was seen."""
+    """The state of an observed model."""
 
     place: torch.device
     peak: float | None
     more_than_text: bool
     bare: BareModels | None = None
-    #: Calls that had the same arguments, by their shapes.
+    #: Number of calls by the shapes of their arguments.
     seen: Counter[Hashable] = field(default_factory=Counter)
     #: Costs of requests, by the shapes of all their calls.
     costs: dict[Hashable, RequestCost] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def _observe(
     kwargs: dict[str, Any],
     generation: bool,
 ) -> Any:
-    """Run a request; count it if it is the first of its shapes, time it if it is due."""
+    """Run a request; count it if its shapes are new, time it if it is due."""
     recorder = names = None
     timed = False
     try:
@@ -237,7 +237,7 @@ def _log(
 
 
 def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], generation: bool) -> dict[str, float]:
-    """Times of stages and of all that was counted."""
+    """Return the seconds of each stage and of all counted calls."""
     seconds = dict.fromkeys([*names, TOTAL], 0.0)
     for place, call in enumerate(request.calls):
         if place in cost.uncounted:
@@ -254,12 +254,12 @@ def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], gene
 
 
 def _warn(error: Exception) -> None:
-    """Say what went wrong; whatever it was, the model's work is worth more."""
+    """Warn of an error of ours, which must not stop the model."""
     _say(f"not logged: {type(error).__name__}: {error}")
 
 
 def _say(message: str) -> None:
-    """Warn of something once."""
+    """Log a warning once."""
     if not _requests.setting("silent") and message not in _said:
         _said.add(message)
         logger.warning("autolog: %s", message)

@@ -1,7 +1,7 @@
-"""Where a request to a model of transformers passes through: forward passes, ``generate``, and what that runs beside.
+"""The methods that a request to a model of transformers passes through: forward passes, ``generate`` and its helpers.
 
-``generate`` encodes pictures and sources before the first forward pass, may have a draft model guess, and may call
-what was compiled. Whoever is looked for sees these calls; without anyone, everything runs as it was found.
+``generate`` encodes pictures and sources before the first forward pass. It may use a draft model, and compiled code.
+Patches of these methods pass each call to a recorder, if there is one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 
 from stagemeter.modules.requests import ENCODING_METHOD, RequestRecorder
 
-#: Begins a request: the model, what it would run, its arguments, and whether it is a generation.
+#: Begins a request: takes the model, the function to run, its arguments, and whether it is a generation.
 Begin = Callable[[Any, Callable[..., Any], tuple[Any, ...], dict[str, Any], bool], Any]
-#: Makes of a method something that does more.
+#: Wraps a method.
 Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Patches:
-    """What was put in place of which methods."""
+    """The methods that are wrapped, and their originals."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,17 +35,17 @@ class Patches:
         return bool(self._found)
 
     def put(self, owner: type, name: str, wrapper: Wrapper) -> None:
-        """Wrap a method of a class, own or inherited; one that is wrapped already stays as it is."""
+        """Wrap a method of a class, own or inherited, unless it is wrapped already."""
         with self._lock:
             if (owner, name) in self._found:
                 return
-            # Of an inherited method there is nothing to put back.
+            # An inherited method has no original to restore.
             self._found[owner, name] = vars(owner).get(name)
             found = getattr(owner, name)
             setattr(owner, name, functools.wraps(found)(wrapper(found)))
 
     def undo(self) -> None:
-        """Leave all classes as they were."""
+        """Restore all classes."""
         with self._lock:
             while self._found:
                 (owner, name), found = self._found.popitem()
@@ -56,14 +56,14 @@ class Patches:
 
 
 class _State(threading.local):
-    """What runs in this thread: nothing, or a request, which is recorded where somebody records it."""
+    """The request that runs in this thread, if any, and its recorder, if any."""
 
     inside = False
     recorder: RequestRecorder | None = None
 
 
 class Boundaries:
-    """Watches the models of transformers.
+    """The patches of transformers' models.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class Boundaries:
         self._call: Any = None
 
     def watch(self) -> None:
-        """Begin to watch; again is as good as once."""
+        """Patch transformers, unless it is patched already."""
         if self._patches:
             return
         from torch._dynamo.eval_frame import OptimizedModule
@@ -122,7 +122,7 @@ class Boundaries:
             waiting += kind.__subclasses__()
 
     def watch_encoders(self, model: nn.Module) -> None:
-        """Watch the methods by which ``generate`` encodes pictures and sound."""
+        """Patch the methods by which ``generate`` encodes pictures and sound."""
         for kind in {type(module) for module in model.modules()}:
             for name in filter(ENCODING_METHOD.fullmatch, dir(kind)):
                 owner = next(base for base in kind.__mro__ if name in vars(base))
@@ -130,12 +130,12 @@ class Boundaries:
                     self._patches.put(owner, name, functools.partial(self._encoding, name))
 
     def leave(self) -> None:
-        """Watch no more; all classes are as they were."""
+        """Remove all patches."""
         self._patches.undo()
 
     @contextmanager
     def inside(self, recorder: RequestRecorder | None, generation: bool = False) -> Iterator[None]:
-        """Begin no other request in the block, and record the calls of this one."""
+        """Record the calls of a request inside of the block, in which no other request begins."""
         self._state.inside, self._state.recorder = True, recorder
         whole = recorder is not None and generation
         try:
@@ -206,14 +206,14 @@ class Boundaries:
                 self._patches.put(base, "generate", self._generating)
 
     def _watch_modules(self, more: int) -> None:
-        """Watch the calls of all modules there are while a request of this process is recorded."""
+        """Patch the calls of all modules while a request of this process is recorded."""
         with self._lock:
             self._recording += more
             if self._recording == 1 and more > 0:
                 found = self._call = nn.Module.__call__
 
                 def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-                    # Of most calls nothing is wanted, and they should take no longer for it.
+                    # Most calls are not recorded, and should not take longer.
                     if torch.compiler.is_compiling() or not self._is_wanted():
                         return found(module, *args, **kwargs)
                     return self._record(module, "", functools.partial(found, module), args, kwargs)

@@ -10,29 +10,29 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from stagemeter.integrations.watcher import Watcher, careful
 from stagemeter.modules.throughput import EVALUATION, TRAIN
 
-#: Data types of products by what Lightning calls a precision; others compute in that of the parameters.
+#: Data types of products by Lightning's precision; others compute in that of the parameters.
 _PRECISIONS = {"bf16": "bfloat16", "16": "float16"}
 
 
 class LightningStagemeterCallback(Watcher, Callback):
-    """Logs tokens per second, TFLOP/s and MFU through the trainer's own logger, at its ``log_every_n_steps``.
+    """A callback that logs throughput and MFU through the trainer's own logger, every ``log_every_n_steps``.
 
     Parameters
     ----------
     device : str, optional
-        What the training runs on, one of `stagemeter devices`, or ``measured``; by default what the driver says.
+        The device of the training, one of `stagemeter devices`, or ``measured``. Default: the name from the driver.
     peak_tflops : float, optional
-        Peak of one device in TFLOP/s, in place of that.
+        Peak of one device in TFLOP/s, in place of a device.
 
     Raises
     ------
     StagemeterError
-        If the peak cannot be meant.
+        If the peak is not valid.
 
     Notes
     -----
-    See `StagemeterCallback` for what is counted and timed. Looked at are the children of the ``LightningModule`` and
-    the module itself, the outermost that is called: what ``training_step`` computes apart from modules is in no number.
+    `StagemeterCallback` describes the metrics. The callback watches the ``LightningModule`` and its children, each
+    outermost call. No number includes what ``training_step`` computes outside of modules.
     """
 
     def __init__(self, device: str | None = None, peak_tflops: float | None = None) -> None:
@@ -41,7 +41,7 @@ class LightningStagemeterCallback(Watcher, Callback):
 
     @careful
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to look at the module."""
+        """Start to watch the module."""
         stored = str(pl_module.dtype).removeprefix("torch.")
         dtype = _PRECISIONS.get(str(trainer.precision).split("-")[0], stored)
         modules = [pl_module, *pl_module.children()]
@@ -57,7 +57,7 @@ class LightningStagemeterCallback(Watcher, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was reached where the trainer logs; stop the clock there and before an evaluation."""
+        """Log the throughput where the trainer logs, and stop the clock there."""
         if self.throughput is None:
             return
         # While gradients accumulate, the number of the step stays.
@@ -82,7 +82,7 @@ class LightningStagemeterCallback(Watcher, Callback):
 
     @careful
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what an evaluation reached."""
+        """Log the throughput of an evaluation."""
         if self.throughput is not None and not trainer.sanity_checking:
             pl_module.log_dict(self.throughput.metrics(EVALUATION), on_epoch=True)
         elif self.throughput is not None:
@@ -90,5 +90,5 @@ class LightningStagemeterCallback(Watcher, Callback):
 
     @careful
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the module as it was."""
+        """Stop watching the module."""
         self.leave()

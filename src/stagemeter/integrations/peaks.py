@@ -1,4 +1,4 @@
-"""The peak that a training is held against."""
+"""The peak for the MFU of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WAY_OUT = "device= names one of `stagemeter devices`, device='measured' measure
 
 
 def check_peak(device: str | None, tflops: float | None) -> None:
-    """Refuse a peak that cannot be meant, before a training begins.
+    """Raise an error for an invalid peak before a training begins.
 
     Raises
     ------
@@ -34,21 +34,21 @@ def check_peak(device: str | None, tflops: float | None) -> None:
 
 
 def training_peak(device: str | None, tflops: float | None, place: torch.device, dtype: str) -> float | None:
-    """Choose the peak of the device that a training runs on.
+    """Return the peak of the device that a training runs on.
 
     Parameters
     ----------
     device, tflops
-        What was given: a name, ``measured``, or TFLOP/s.
+        The user's settings: a name, ``measured``, or TFLOP/s.
     place : torch.device
-        Where the training runs.
+        The device of the training.
     dtype : str
         Data type of its products.
 
     Returns
     -------
     float or None
-        FLOP/s; None where nothing is known of the device, which is said.
+        FLOP/s; None, with a warning, for an unknown device.
     """
     try:
         if tflops is not None:

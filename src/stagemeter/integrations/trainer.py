@@ -13,27 +13,27 @@ from stagemeter.tracking.training import log_to_active_run
 
 
 class StagemeterCallback(Watcher, TrainerCallback):
-    """Logs tokens per second, TFLOP/s and MFU of each logging step, and of evaluations.
+    """A callback that logs tokens per second, TFLOP/s and MFU of each logging step, and of evaluations.
 
     Parameters
     ----------
     device : str, optional
-        What the training runs on, one of `stagemeter devices`, or ``measured``; by default what the driver says.
+        The device of the training, one of `stagemeter devices`, or ``measured``. Default: the name from the driver.
     peak_tflops : float, optional
-        Peak of one device in TFLOP/s, in place of that.
+        Peak of one device in TFLOP/s, in place of a device.
 
     Raises
     ------
     StagemeterError
-        If the peak cannot be meant.
+        If the peak is not valid.
 
     Notes
     -----
-    FLOPs are those of the batches that came, counted once for each shape from shapes alone: of texts at their real
-    lengths (``attention_mask``, or packed by ``position_ids`` or ``cu_seq_lens_q``), without what activation
-    checkpointing computes again. ``hfu`` is of what ran, padding and that included. Times are of whole steps, loading
-    of data included, evaluations and checkpoints not. Rates of tokens and samples are of all devices together, TFLOP/s
-    and utilizations those of one. An error in here is a warning, never the end of a training.
+    FLOPs are those of the batches, counted from shapes alone, once for each shape. Texts count at their real lengths
+    (``attention_mask``, or packed by ``position_ids`` or ``cu_seq_lens_q``), without the recomputation of activation
+    checkpointing; ``hfu`` includes both. Times are those of whole steps with loading of data, without evaluations and
+    checkpoints. Tokens and samples per second are those of all devices, TFLOP/s and utilizations those of one. A
+    failure in here is a warning and never ends a training.
 
     Examples
     --------
@@ -44,7 +44,7 @@ class StagemeterCallback(Watcher, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin to look at the model."""
+        """Start to watch the model."""
         model = kwargs["model"]
         parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
         stored = "float32" if parameter is None else str(parameter.dtype).removeprefix("torch.")
@@ -63,7 +63,7 @@ class StagemeterCallback(Watcher, TrainerCallback):
 
     @careful
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the clock where something else than training follows."""
+        """Stop the clock before work other than training."""
         if self.throughput is not None:
             other = control.should_log or control.should_evaluate or control.should_save
             self.throughput.end_step(stop=other or control.should_training_stop or control.should_epoch_stop)
@@ -77,7 +77,7 @@ class StagemeterCallback(Watcher, TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add what was reached to what is logged of a training step."""
+        """Add the metrics to the log of a training step."""
         if self.throughput is not None and logs is not None and "loss" in logs:
             self._log(self.throughput.metrics(TRAIN), state, logs)
 
@@ -90,7 +90,7 @@ class StagemeterCallback(Watcher, TrainerCallback):
         metrics: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add what an evaluation reached to its metrics."""
+        """Add the throughput of an evaluation to its metrics."""
         if self.throughput is not None:
             self._log(self.throughput.metrics(EVALUATION), state, {} if metrics is None else metrics)
 
@@ -98,7 +98,7 @@ class StagemeterCallback(Watcher, TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave the model as it was."""
+        """Stop watching the model."""
         self.leave()
 
     def _log(self, metrics: dict[str, float], state: TrainerState, logs: dict[str, Any]) -> None:
@@ -106,5 +106,5 @@ class StagemeterCallback(Watcher, TrainerCallback):
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(metrics)
         if state.is_world_process_zero:
-            # The reporters of the Trainer have had their turn: a callback of the user's comes after them.
+            # The Trainer's own reporters ran before this callback, without these metrics.
             log_to_active_run(metrics, state.global_step)

@@ -1,4 +1,4 @@
-"""What callbacks of trainers share: one that watches a training, and never ends it."""
+"""The base of the trainers' callbacks, which watch a training and never end it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Event = TypeVar("Event", bound=Callable[..., None])
 
 
 def careful(event: Event) -> Event:
-    """Turn errors of a callback's event into one warning, after which the callback does nothing more.
+    """Turn an error of a callback's event into one warning, after which the callback does nothing more.
 
-    What is measured must never end what is trained.
+    A measurement must never end a training.
     """
 
     @functools.wraps(event)
@@ -30,7 +30,7 @@ def careful(event: Event) -> Event:
         try:
             event(callback, *args, **kwargs)
         except Exception:
-            # Whatever it was: hours of training are worth more than its figures.
+            # Any error: hours of training are worth more than these metrics.
             logger.warning("throughput is no longer measured, training goes on", exc_info=True)
             callback.given_up = True
             callback.leave()
@@ -39,19 +39,19 @@ def careful(event: Event) -> Event:
 
 
 class Watcher:
-    """Holds the throughput of a training, and lets go of it.
+    """The owner of a training's throughput meter.
 
     Parameters
     ----------
     device : str or None
-        What the training runs on, one of `stagemeter devices`, or ``measured``; None: what the driver says.
+        The device of the training, one of `stagemeter devices`, or ``measured``; None: the name from the driver.
     peak_tflops : float or None
-        Peak of one device in TFLOP/s, in place of that.
+        Peak of one device in TFLOP/s, in place of a device.
 
     Raises
     ------
     StagemeterError
-        If the peak cannot be meant.
+        If the peak is not valid.
     """
 
     def __init__(self, device: str | None = None, peak_tflops: float | None = None) -> None:
@@ -61,20 +61,20 @@ class Watcher:
         self._device, self._peak_tflops = device, peak_tflops
 
     def watch(self, modules: Iterable[nn.Module], place: torch.device, dtype: str, own: int, devices: int) -> None:
-        """Begin to look at modules.
+        """Start to watch modules.
 
         Parameters
         ----------
         modules : iterable of torch.nn.Module
-            What does the work.
+            The modules that do the work.
         place : torch.device
-            Where.
+            Their device.
         dtype : str
             Data type of the products.
         own : int
-            Devices of this process, which share its batches.
+            Number of devices of this process, which share its batches.
         devices : int
-            Devices of all processes.
+            Number of devices of all processes.
         """
         self.leave()
         peak = training_peak(self._device, self._peak_tflops, place, dtype)
@@ -82,7 +82,7 @@ class Watcher:
         self.throughput.attach()
 
     def leave(self) -> None:
-        """Leave the modules alone."""
+        """Stop watching the modules."""
         if self.throughput is not None:
             self.throughput.detach()
             self.throughput = None

@@ -1,1 +1,1 @@
-"""Any ``nn.Module``: what each part of it costs, from shapes alone where that can be."""
+"""Costs of any ``nn.Module``, part by part, from shapes alone where possible."""

@@ -35,41 +35,41 @@ def analyze(
     strict: bool = False,
     formulas: Mapping[Any, Callable[..., int]] | None = None,
 ) -> ModuleReport:
-    """Count what a pass of any module costs, stage by stage.
+    """Count the cost of a pass of any module, stage by stage.
 
     Parameters
     ----------
     model : torch.nn.Module or torch.export.ExportedProgram
-        The model, on any device, the meta device included; compiled or wrapped for data parallelism as it may be. It
-        is left as it was found.
+        The model, on any device, the meta device included. It may be compiled, or wrapped for data parallelism. It is
+        left as it was found.
     args, kwargs
-        What it is called with: tensors, or `spec` of their shapes.
+        Its arguments: tensors, or `spec` of their shapes.
     stages : mapping, optional
         Name of a stage to the name of its module, such as ``"model.encoder"``, or several. By default each child of
         the model is a stage.
     mode : str
         ``inference``: a forward pass of the model in evaluation mode. ``train``: a forward and a backward pass of the
-        model in training mode, with what activation checkpointing computes again.
+        model in training mode, with the work that activation checkpointing repeats.
     loss : callable, optional
-        Makes a loss of the output. By default the output's own ``loss``, or else the sum of all of its tensors, whose
-        gradients cost what those of any loss do from there on.
+        Computes a loss from the output. By default the output's own ``loss``, or else the sum of all of its tensors,
+        whose gradients cost as much as those of any loss from there on.
     strict : bool
-        Whether an operator without a formula is an error; it is listed otherwise.
+        Whether an operator without a formula is an error; otherwise it is listed.
     formulas : mapping, optional
-        Operators, such as ``torch.ops.mylib.op``, to formulas as `register_formula` takes them, for this count alone.
+        Formulas by operator, such as ``torch.ops.mylib.op``, as `register_formula` takes them, for this count alone.
 
     Returns
     -------
     ModuleReport
-        What was counted.
+        The costs.
 
     Raises
     ------
     StagemeterError
-        If something given cannot be used, if the model asks for values that are not there, or, with `strict`, for
-        operators without a formula.
+        If an argument cannot be used, if the model reads values that do not exist, or, with `strict`, if an operator
+        has no formula.
     Exception
-        What the model itself raises, with a note that says in which module.
+        An error of the model itself, with a note that names the module.
 
     Examples
     --------
@@ -97,12 +97,12 @@ def analyze(
 
 
 class Counted:
-    """What ran inside of a `count` block; the numbers stand when the block has ended, and grow until then.
+    """The costs of a `count` block; they grow until the block ends.
 
     Parameters
     ----------
     counter : CostCounter
-        What counts.
+        The counter.
     """
 
     def __init__(self, counter: CostCounter) -> None:
@@ -115,7 +115,7 @@ class Counted:
 
     @property
     def cost(self) -> Cost:
-        """All of it."""
+        """The total cost."""
         return self.counts.of("")
 
     @property
@@ -135,29 +135,29 @@ class Counted:
 
     @property
     def unsupported(self) -> dict[str, int]:
-        """Operators without a formula, and how often they ran."""
+        """Calls by operator without a formula."""
         return dict(self.counts.unsupported_of(""))
 
     @property
     def notes(self) -> list[str]:
-        """What is to be known of some operators, such as why one that has a formula is in `unsupported`."""
+        """Remarks on operators, such as why one that has a formula is in `unsupported`."""
         return [f"{operator}: {remark}" for operator, remark in self.counts.remarks.items()]
 
 
 @contextmanager
 def count(model: nn.Module | None = None) -> Iterator[Counted]:
-    """Count whatever runs inside of a ``with`` block, forward and backward.
+    """Count all operators that run inside of a ``with`` block, forward and backward.
 
     Parameters
     ----------
     model : torch.nn.Module, optional
-        A model whose modules get numbers of their own, in ``counts.by_module``. If it is on the meta device, values of
-        tensors that are made or moved there inside of the block, such as token ids, are known to it.
+        A model whose modules get numbers of their own, in ``counts.by_module``. If it is on the meta device, it knows
+        the values of tensors that are made or moved there inside of the block, such as token ids.
 
     Yields
     ------
     Counted
-        What was counted.
+        The costs.
 
     Examples
     --------
@@ -167,9 +167,9 @@ def count(model: nn.Module | None = None) -> Iterator[Counted]:
     48
     """
     with (
-        # What is compiled runs as it was written: torch compiles nothing while a dispatch mode is on.
+        # Compiled code runs as it was written: torch compiles nothing while a dispatch mode is on.
         torch.compiler.set_stance("force_eager"),
-        # Every layer runs: the code in the block may look at what it did.
+        # Every layer runs: the code in the block may read its results.
         CostCounter(model, walk_every_layer=True, forgiving=True) as counter,
         # On other devices tensors have their values.
         KnownValues() if model is not None and _is_on_meta(model) else nullcontext(),

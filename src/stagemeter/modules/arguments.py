@@ -1,7 +1,7 @@
-"""Values of arguments that decide what a model costs, beside shapes: sizes of pictures, padding, lengths.
+"""Values of arguments that decide the cost of a model, beside shapes: sizes of pictures, padding, lengths.
 
-A model of text costs what its shapes say. One that reads pictures or sound may split what it is given by the sizes in a
-tensor, or leave out pictures of zeros that pad a batch. Calls of such a model cost the same if these agree too.
+The cost of a text model follows from shapes. One that reads pictures or sound may split its input by the sizes in a
+tensor, or skip pictures of zeros that pad a batch. Calls of such a model cost the same only if these agree too.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from torch import nn
 
 from stagemeter.modules.shapes import Value, on_meta, on_meta_with_values
 
-#: Names that transformers gives to tensors with a number for each token, or for each sequence, of a text.
+#: transformers' names of tensors with a number for each token, or each sequence, of a text.
 _OF_TEXT = frozenset({
     "attention_mask", "cache_position", "cu_seq_lens_k", "cu_seq_lens_q", "decoder_attention_mask",
     "decoder_input_ids", "decoder_position_ids", "input_ids", "inputs", "labels", "max_length_k", "max_length_q",
     "num_items_in_batch", "position_ids", "qformer_attention_mask", "qformer_input_ids",
 })  # fmt: skip
-#: Names of tensors that say of each token what it stands for.
+#: Names of tensors with the type of each token.
 _TYPES = frozenset({"mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids"})
-#: Elements up to which values are compared one by one; of larger tensors, by how many of each row are not zero.
+#: Elements up to which values are compared one by one; larger tensors by the number of nonzeros in each row.
 _MOST_COMPARED = 1 << 12
-#: Dimensions of several pictures for each sequence, some of which may pad: batch, pictures, channels, height, width.
+#: Dimensions of several pictures per sequence, some of them padding: batch, pictures, channels, height, width.
 _SEVERAL_PICTURES = 5
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Arguments of a call on the meta device.
+    """The arguments of a call on the meta device.
 
     Attributes
     ----------
     args, kwargs
         The arguments.
     values : sequence
-        Tensors among them whose values are known, with these.
+        Tensors among them with known values, and these values.
     """
 
     args: tuple[Any, ...]
@@ -48,20 +48,20 @@ class Arguments:
 
 
 def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
-    """Take the shapes of a call's arguments, and nothing else."""
+    """Return the shapes of a call's arguments, without values."""
     return Arguments(*on_meta((args, dict(kwargs))))
 
 
 def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixels: bool) -> Arguments:
-    """Take the shapes of a call's arguments, and the values of whole numbers among them.
+    """Return the shapes of a call's arguments, with the values of whole numbers among them.
 
     Parameters
     ----------
     args, kwargs
         The arguments.
     pixels : bool
-        Whether to keep real numbers that are arguments themselves, such as pictures. Without them, it is kept which of
-        several pictures are zeros; the others are taken for ones.
+        Whether to keep real numbers that are arguments themselves, such as pictures. Otherwise only their padding is
+        kept: pictures of zeros stay so, and the others become ones.
     """
     direct = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
     kept = {id(value) for value in direct if pixels}
@@ -80,12 +80,12 @@ def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixe
 
 
 def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
-    """What two calls of equal shapes have in common that cost the same, of a model that `reads_more_than_text`.
+    """Return a key that, among calls of equal shapes, is equal for equal costs; for models of more than text.
 
     Parameters
     ----------
     names : iterable of str
-        What the parameters of the function are called, those of `args` first.
+        Names of the function's parameters, those of `args` first.
     args, kwargs
         The arguments.
     """
@@ -105,7 +105,7 @@ def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def reads_more_than_text(model: nn.Module) -> bool:
-    """Whether a model of transformers takes pictures, films or sound beside text or beside one another."""
+    """Whether a model of transformers reads several kinds of input, such as text and pictures."""
     modalities = (getattr(module, "input_modalities", "") for module in model.modules())
     return any(isinstance(found, (list, tuple)) and len(found) > 1 for found in modalities)
 
@@ -119,5 +119,5 @@ def _holds_pictures(tensor: torch.Tensor) -> bool:
 
 
 def _pictures(tensor: torch.Tensor) -> torch.Tensor:
-    """Which pictures are no zeros: of each sequence, one truth value for each."""
+    """Return a truth value for each picture of each sequence: whether it has nonzeros."""
     return (tensor != 0).flatten(2).any(-1)

@@ -1,4 +1,4 @@
-"""A model that is run is left as it was found."""
+"""Running a model without leaving traces in it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stagemeter.counting.layouts import elements_of, is_plain
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """Put back what running a model changes: training flags, gradients, buffers, states of random numbers.
+    """Restore the state that running a model changes: training flags, gradients, buffers, random states.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model. Gradients are out of its reach inside of the block, and are the same tensors after it.
+        The model. It has no gradients inside of the block, and the same tensors after it.
     """
-    # Frozen modules of TorchScript have no flag; one that is set on them shows in Python alone.
+    # Frozen modules of TorchScript have no flag; one set on them exists only in Python.
     training = {module: getattr(module, "training", None) for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     buffers = [
@@ -45,15 +45,15 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, name, buffer, found in buffers:
             module._buffers[name] = buffer
-            # Written to only if need be: a graph that is waiting for its backward pass may hold it. By value: batch
-            # norm changes its statistics without a new version.
+            # Only changed buffers are written to: a graph that waits for its backward pass may hold one. Values are
+            # compared, since batch norm changes its statistics without a new version.
             if found is not None and buffer is not None and not _equal(buffer, found):
                 with torch.no_grad():
                     buffer.copy_(found)
 
 
 def _equal(buffer: torch.Tensor, found: torch.Tensor) -> bool:
-    """Whether two tensors of one layout hold the same, compared as they are stored."""
+    """Whether two tensors of one layout hold equal stored values."""
     parts = [_parts(buffer), _parts(found)]
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(*parts, strict=True))
 
@@ -73,7 +73,7 @@ def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 @contextmanager
 def random_numbers_left_alone(model: nn.Module) -> Iterator[None]:
-    """Put back the states of torch's, Python's and NumPy's random numbers."""
+    """Restore the states of torch's, Python's and NumPy's random numbers."""
     devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
     try:

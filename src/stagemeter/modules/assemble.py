@@ -1,4 +1,4 @@
-"""What was counted becomes a report: stages, what they leave, the total, and what to know about them."""
+"""Building the report of a counted pass: stages, the rest, the total, and notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stagemeter.modules.run import CountedPass
 from stagemeter.modules.shapes import tensors_of
 from stagemeter.modules.wrappers import is_sharded
 
-#: Tensors of a container that are shown one by one.
+#: Tensors of a container that are shown singly.
 _MOST_SHOWN = 10
 #: torch/nn/modules/transformer.py, ``TransformerEncoderLayer.forward``: ``why_not_sparsity_fast_path``.
 _FUSED_ENCODER = (
@@ -36,7 +36,7 @@ def module_report(
     counted: CountedPass,
     notes: list[str],
 ) -> ModuleReport:
-    """Make the report of a pass that was counted.
+    """Build the report of a counted pass.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ def module_report(
     mode : str
         ``inference`` or ``train``.
     args, kwargs
-        What it was called with.
+        Its arguments.
     places : mapping
         Names of the modules of each stage.
     counted : CountedPass
-        What was counted.
+        The costs.
     notes : list of str
-        What is to be known already.
+        Notes to begin with.
     """
     tensors = tensors_of(args, kwargs)
     dtypes = _dtypes([*model.parameters(), *tensors])
@@ -127,7 +127,7 @@ def _stage(
 
 
 def _rest(total: ModuleStage, stages: list[ModuleStage], parameters: list[nn.Parameter]) -> ModuleStage:
-    """What the stages leave of the total."""
+    """Return the part of the total that is in no stage."""
     operators, unsupported = Counter(total.operators), Counter(total.unsupported)
     forward, backward, again = total.forward, total.backward, total.again
     for stage in stages:
@@ -187,7 +187,7 @@ def _remarks(
 
 
 def in_words(operators: Mapping[str, int]) -> str:
-    """Write operators and how often they ran."""
+    """Format operators and their calls."""
     return ", ".join(f"{name} ({calls} x)" for name, calls in sorted(operators.items()))
 
 

@@ -1,4 +1,4 @@
-"""What calls that were seen cost: as they ran, and at the lengths that sequences really have."""
+"""Costs of recorded calls: as they ran, and at the real lengths of sequences."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
 
-#: Below this, every length is counted for itself.
+#: Length below which every length is counted separately.
 _SHORT = 8
-#: Arguments that say where sequences are, in values: they change no shape, and a count from shapes leaves them out.
+#: Arguments whose values tell where sequences are. They change no shape, and counts from shapes leave them out.
 _VALUES_ONLY = (BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_length_k", "num_items_in_batch")
 
 
 @dataclass(frozen=True)
 class BatchCost:
-    """What some calls cost together, on this device.
+    """The cost of some calls together, on this device.
 
     Attributes
     ----------
     macs : int
-        Multiply-accumulates of the model: of sequences at their real lengths, without what is computed again.
+        Multiply-accumulates of the model: sequences at their real lengths, without recomputation.
     macs_run : int
-        Multiply-accumulates as they ran, padding and activation checkpointing included.
+        Multiply-accumulates as they ran, with padding and activation checkpointing.
     tokens, tokens_run : int
-        Tokens without and with padding of the module that was called first; zero where its calls are not of texts.
+        Tokens of the module that was called first, without and with padding; zero without text.
     samples : int
         Sequences, or rows, of the module that was called first.
     unsupported : frozenset of str
-        Operators without a formula that ran: they are in no number.
+        Operators without a formula that ran; no number includes them.
     notes : tuple of str
-        What one should know about the numbers.
+        Notes on the numbers.
     """
 
     macs: int = 0
@@ -51,12 +51,12 @@ class BatchCost:
 
 
 class BatchCosts:
-    """Counts calls, each shape once.
+    """A counter of calls that counts each shape once.
 
     Parameters
     ----------
     bare : mapping
-        Signature of a call to its arguments on the meta device, see `stagemeter.modules.calls.CallRecorder`.
+        Arguments on the meta device by signature, see `stagemeter.modules.calls.CallRecorder`.
     """
 
     def __init__(self, bare: Mapping[Hashable, Arguments]) -> None:
@@ -66,7 +66,7 @@ class BatchCosts:
         self._by_length: dict[Hashable, Callable[[int], int]] = {}
 
     def of(self, calls: Iterable[Call]) -> BatchCost:
-        """Return what some calls cost together.
+        """Return the cost of some calls together.
 
         Raises
         ------
@@ -83,7 +83,7 @@ class BatchCosts:
             macs_run += run
             macs += run - again
             unsupported |= unknown
-            # Of several modules that see the same batch, one after another, the first tells how large it was.
+            # Several modules may get the same batch in turn: the first gives its size.
             samples += call.samples if call.module is first else 0
             if call.shape is None:
                 continue
@@ -101,7 +101,7 @@ class BatchCosts:
         return BatchCost(macs, macs_run, tokens, tokens_run, samples, frozenset(unsupported), tuple(notes))
 
     def _count(self, call: Call) -> tuple[int, int, frozenset[str]]:
-        """Multiply-accumulates as they ran, those that ran again, and operators without a formula."""
+        """Return multiply-accumulates as they ran, those that ran again, and operators without a formula."""
         flags, bare = self._model(call.module)
         key = (call.signature, flags)
         if key not in self._counted:
@@ -111,7 +111,7 @@ class BatchCosts:
         return self._counted[key]
 
     def _text(self, call: Call) -> Callable[[int], int]:
-        """What one sequence costs by its length, without images or anything else that is not text."""
+        """Return a function from the length of one sequence to its cost, as text alone."""
         flags, bare = self._model(call.module)
         kwargs = self._bare[call.signature].kwargs
         labels = kwargs.get("labels")
@@ -136,13 +136,13 @@ class BatchCosts:
         return self._by_length[key]
 
     def _model(self, module: nn.Module) -> tuple[tuple[bool, ...], nn.Module]:
-        """A copy without weights, made again where layers were frozen or thawed."""
+        """Return a copy without weights, made again after layers were frozen or unfrozen."""
         flags = tuple(parameter.requires_grad for parameter in module.parameters())
         kept = self._models.get(id(module))
         if kept is None or kept[0] != flags:
             why = obstacle(module, [*module.parameters(), *module.buffers()])
             if why is not None:
-                # A shard is counted by running it on every process, and nothing is run here.
+                # Counting a shard means running it on every process, and nothing runs here.
                 raise StagemeterError(f"{type(module).__name__} cannot be counted from shapes alone, since {why}")
             kept = self._models[id(module)] = (flags, without_weights(module))
         return kept
@@ -157,10 +157,10 @@ def _count(bare: nn.Module, given: Arguments, train: bool) -> tuple[int, int, fr
 
 
 def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], int]:
-    """Count three lengths, and take the others from the parabola through them, where a fourth lies on it.
+    """Interpolate the cost by length with a parabola through three lengths, if other lengths lie on it.
 
-    The cost of a transformer is a polynomial of degree two in the length of its input: attention is quadratic, all else
-    linear. Sliding windows, for instance, make it something else; then every length is counted.
+    The cost of a transformer is a polynomial of degree two in the length of its input: attention is quadratic, the rest
+    linear. Sliding windows, for instance, break this; then every length is counted.
     """
     if longest < _SHORT:
         return count

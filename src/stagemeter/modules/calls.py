@@ -1,4 +1,4 @@
-"""What modules are called with while they train or serve: shapes, and how long sequences really are."""
+"""Calls of modules while they train or serve: shapes of the arguments, and real lengths of sequences."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from stagemeter.modules.arguments import (
     values_key,
 )
 
-#: Names that transformers gives to the token ids of a text, and to what says where sequences begin or end.
+#: transformers' names of a text's token ids, and of the arguments that tell where sequences begin or end.
 TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that was seen.
+    """A recorded call.
 
     Attributes
     ----------
     module : torch.nn.Module
-        What was called.
+        The called module.
     train : bool
         Whether a backward pass follows.
     signature : hashable
-        Equal for calls that cost the same but for padding.
+        Equal for calls of equal cost, apart from padding.
     shape : tuple of int or None
-        Sequences and tokens of each, padding included; None where the call is not of a text.
-    lengths : torch.Tensor or None
-        What tells the real lengths of the sequences, see `real_lengths`; None where nothing does.
+        Number of sequences, and tokens of each with padding; None for other input than text.
+    lengths : tuple of str and torch.Tensor, or None
+        Name and values of the argument that gives the real lengths, see `real_lengths`; None without one.
     samples : int
-        Sequences, or rows of the first tensor where the call is not of a text.
+        Number of sequences, or rows of the first tensor for other input than text.
     """
 
     module: nn.Module
@@ -55,7 +55,7 @@ class Call:
     samples: int
 
     def real_lengths(self) -> list[int]:
-        """Tokens of each sequence without padding; of packed ones, of each that is in there."""
+        """Return the tokens of each sequence without padding, and of each packed one."""
         if self.shape is None:
             return []
         sequences, padded = self.shape
@@ -71,32 +71,32 @@ class Call:
 
 
 class _Running(threading.local):
-    """How many of the modules run, one inside of another, in this thread."""
+    """The number of nested modules that run in this thread."""
 
     depth = 0
 
 
 class CallRecorder:
-    """Sees calls of some modules, outermost ones only.
+    """A recorder of the outermost calls of some modules.
 
     Parameters
     ----------
     modules : iterable of torch.nn.Module
-        What to look at. Of modules that call one another, only the outer call is seen.
+        The modules. A call inside of another's is not recorded.
 
     Attributes
     ----------
     bare : dict
-        Signature to the arguments of a call that had it, on the meta device.
+        Arguments on the meta device by the signature of their call.
     first_evaluation : float or None
-        When the first call without a backward pass came, by the performance counter.
+        Time of the first call without a backward pass, by the performance counter.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.bare: dict[Hashable, Arguments] = {}
         self.first_evaluation: float | None = None
         self._modules = list(dict.fromkeys(modules))
-        # What they are called with by place is known by the names of their parameters.
+        # Names of parameters, for arguments passed by position.
         self._parameters = {
             module: list(inspect.signature(module.forward).parameters)
             for module in self._modules
@@ -108,22 +108,22 @@ class CallRecorder:
         self._handles: list[Any] = []
 
     def attach(self) -> None:
-        """Begin to look."""
+        """Start to record."""
         for module in self._modules:
-            # Of replicas, which copy hooks, the module is the one that they are of.
+            # Replicas copy hooks: the hook names the original module.
             before, after = _never_compiled(partial(self._before, module)), _never_compiled(self._after)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(module.register_forward_hook(after, always_call=True))
 
     def detach(self) -> None:
-        """Look no more; the modules are as they were."""
+        """Stop recording, and leave the modules as they were."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     @contextmanager
     def blind(self) -> Iterator[None]:
-        """See nothing inside of the block: copies of a module have its hooks, and counting runs them."""
+        """Record nothing inside of the block: counting runs copies of a module, which have its hooks."""
         self._blind = True
         try:
             yield
@@ -131,7 +131,7 @@ class CallRecorder:
             self._blind = False
 
     def take(self, train: bool) -> list[Call]:
-        """Return the calls of one kind that were seen since the last time."""
+        """Return the calls of one kind since the last time."""
         taken = [call for call in self._calls if call.train is train]
         self._calls = [call for call in self._calls if call.train is not train]
         if not train:
@@ -142,7 +142,7 @@ class CallRecorder:
         if self._blind:
             return
         self._running.depth += 1
-        # What activation checkpointing runs again was seen already.
+        # The first run of what activation checkpointing repeats is recorded already.
         if self._running.depth > 1 or torch._C._current_autograd_node() is not None:
             return
         train = torch.is_grad_enabled() and called.training
@@ -180,7 +180,7 @@ def _never_compiled(hook: Callable[..., None]) -> Any:
 
 
 def call_signature(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Hashable:
-    """What two calls have in common that have the same shapes; objects that hold tensors are not looked into."""
+    """Return a key that is equal for calls with arguments of equal shapes; it ignores tensors inside of objects."""
     flat, structure = tree_flatten((args, dict(kwargs)))
     return (
         str(structure),
@@ -203,7 +203,7 @@ def _text_shape(kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _lengths(kwargs: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
-    """What tells real lengths, without waiting for the device: it is read when it is wanted."""
+    """Return the argument that gives the real lengths, without waiting for the device: its values are read later."""
     shape = _text_shape(kwargs)
     if shape is None:
         return None

@@ -29,14 +29,14 @@ from stagemeter.modules.step_limit import steps_limited
 logger = logging.getLogger(__name__)
 
 aten = torch.ops.aten
-#: Operators that a jit trace does not show, but what they are made of (tools/autograd/gen_trace_type.py in torch,
+#: Operators that a jit trace replaces by their parts (tools/autograd/gen_trace_type.py in torch,
 #: ``DONT_RECORD_TRACE``).
 _NOT_TRACED = frozenset(
     {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
     | {"gru_cell", "lstm_cell", "rnn_relu_cell", "rnn_tanh_cell"}
 )
-#: What follows the arguments of ``convolution`` in those of ``_convolution``, which is what a trace shows: whether
-#: cuDNN benchmarks, is deterministic, is used, and may use TF32.
+#: Arguments of ``_convolution``, which a trace shows, beyond those of ``convolution``: whether cuDNN benchmarks, is
+#: deterministic, is used, and may use TF32.
 _CUDNN_ARGUMENTS = (False, False, True, True)
 
 
@@ -50,7 +50,7 @@ class _Type:
 
 @dataclass(frozen=True)
 class _Value:
-    """A value in a trace, as far as handles of operators ask about it (``torch._C.Value``)."""
+    """A value in a trace, with the methods that handles of operators call (``torch._C.Value``)."""
 
     value: Any
 
@@ -100,7 +100,7 @@ class _Node:
 
 
 class _Graph:
-    """What a run was made of (``torch._C.Graph``)."""
+    """The operators of a run (``torch._C.Graph``)."""
 
     def __init__(self) -> None:
         self._nodes: list[_Node] = []
@@ -115,7 +115,7 @@ class _Graph:
 
     @contextmanager
     def scoped(self, names: Sequence[tuple[nn.Module, str]]) -> Iterator[None]:
-        """Follow which modules run, under the names that fvcore gives them."""
+        """Follow which modules run, under fvcore's names."""
         handles: list[Any] = []
         try:
             for module, name in names:
@@ -134,7 +134,7 @@ class _Graph:
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes a graph of what torch dispatches."""
+    """A dispatch mode that records operators in a graph."""
 
     def __init__(self, graph: _Graph) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _in_order(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    """All arguments of an operator in the order of its schema, those that were not given by their defaults."""
+    """Return all arguments of an operator in the order of its schema, with defaults for missing ones."""
     values = list(args)
     for argument in schema.arguments[len(args) :]:
         values.append(kwargs.get(argument.name, argument.default_value))
@@ -164,7 +164,7 @@ def _in_order(schema: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 def _trace(model: nn.Module, inputs: Any, aliases: Mapping[Any, str]) -> Any:
-    """Trace a model as fvcore does or, where that fails, by running it."""
+    """Trace a model as fvcore does or, if that fails, by running it."""
     hooks = [(m, m._forward_hooks.copy(), m._forward_pre_hooks.copy()) for m in model.modules()]
     try:
         return jit_analysis._get_scoped_trace_graph(model, inputs, aliases)
@@ -184,7 +184,7 @@ def _trace(model: nn.Module, inputs: Any, aliases: Mapping[Any, str]) -> Any:
         return _record(model, given, aliases)
     except RuntimeError as error:
         tensors = [*tensors_of(given), *model.parameters(), *model.buffers()]
-        # What the model itself raises is its own to say.
+        # The model's own errors are raised as they are.
         if all(tensor.device.type != "meta" for tensor in tensors) or not asks_for_values(error):
             raise
         logger.warning(
@@ -203,7 +203,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], aliases: Mapping[Any, str
     graph, names = _Graph(), [(module, aliases[module]) for module in model.modules()]
     running = model
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-        # As fvcore does: what is wrapped runs, and is the wrapper, too.
+        # As in fvcore, the wrapped module runs under the wrapper's name.
         running = model.module
         names[0] = (running, aliases[model])
     with left_as_found(model), torch.inference_mode(), graph.scoped(names), _Recorder(graph):
@@ -211,7 +211,7 @@ def _record(model: nn.Module, inputs: tuple[Any, ...], aliases: Mapping[Any, str
     return graph
 
 
-#: fvcore's own accounting, told to take its graph from here.
+#: fvcore's own accounting, with `_trace` in place of its own.
 _analyze: Callable[[Any], jit_analysis.Statistics] = FunctionType(
     jit_analysis.JitModelAnalysis._analyze.__code__,
     {**vars(jit_analysis), "_get_scoped_trace_graph": _trace},
@@ -219,7 +219,7 @@ _analyze: Callable[[Any], jit_analysis.Statistics] = FunctionType(
 
 
 class _Traced:
-    """What both analyses change: where the graph comes from."""
+    """An analysis of fvcore that takes its graph from `_trace`."""
 
     def _analyze(self) -> jit_analysis.Statistics:
         return _analyze(self)
@@ -243,7 +243,7 @@ class FlopCountAnalysis(_Traced, _FlopCountAnalysis):
     model : torch.nn.Module
         The model.
     inputs : torch.Tensor or tuple of torch.Tensor
-        What it is called with.
+        Its arguments.
 
     Notes
     -----
@@ -267,5 +267,5 @@ class ActivationCountAnalysis(_Traced, _ActivationCountAnalysis):
     model : torch.nn.Module
         The model.
     inputs : torch.Tensor or tuple of torch.Tensor
-        What it is called with.
+        Its arguments.
     """

@@ -1,8 +1,8 @@
-"""Attention masks of transformers, where there are no values to look at.
+"""Attention masks of transformers on the meta device.
 
-transformers looks at the values of masks and positions to find out whether a mask can be left out, unless its tensors
-are symbols of a trace. On the meta device there is nothing to look at: such tensors are symbols, too. A mask costs no
-product, so that whether it is left out changes no count.
+transformers reads the values of masks and positions to find out whether it can skip a mask, unless the tensors are
+symbols of a trace. On the meta device there are no values, so tensors there are symbols, too. A mask costs no product,
+so skipping it changes no count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @contextmanager
 def meta_tensors_are_symbols() -> Iterator[None]:
-    """Let transformers treat tensors on the meta device as symbols (``transformers.masking_utils.is_tracing``)."""
+    """Make transformers treat tensors on the meta device as symbols (``transformers.masking_utils.is_tracing``)."""
     masks: Any = sys.modules.get("transformers.masking_utils")
     found = getattr(masks, "is_tracing", None)
     if found is None:

@@ -1,4 +1,4 @@
-"""What a module costs, as plain data."""
+"""The report on a module, as plain data."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any
 
 from stagemeter.core.cost import ZERO, Cost
 
-#: Changes with every change of the document's keys or of what they mean.
+#: Changes with every change of the document's keys or of their meaning.
 MODULE_SCHEMA_VERSION = "1.0"
 
 
 @dataclass(frozen=True)
 class ModuleStage:
-    """A stage of a module, what is in none of the stages, or all of it.
+    """A stage of a module, the rest outside of all stages, or the total.
 
     Attributes
     ----------
     name : str
-        Name of the stage; ``other`` of what is in none, ``total`` of all.
+        Name of the stage; ``other`` for the rest, ``total`` for all.
     modules : tuple of str
         Names of its modules.
     params, params_trainable : int
-        Its parameters, shared ones once, and those of them that have a gradient.
+        Its parameters, shared ones once, and those among them with a gradient.
     forward : Cost
         The forward pass.
     backward : Cost or None
-        The backward pass, with what activation checkpointing computes again; None where none was counted.
+        The backward pass, with the recomputation of activation checkpointing; None where none was counted.
     again : Cost or None
-        What of the backward pass is forward pass again, for activation checkpointing; None where none was counted.
+        The recomputation in the backward pass; None where none was counted.
     operators : dict of str to int
         FLOPs by operator, of both passes.
     unsupported : dict of str to int
-        Operators for which there is no formula, and how often they ran: they are in no number.
+        Calls by operator without a formula; no number includes them.
     called : bool
-        Whether it ran at all.
+        Whether it ran.
     item_size : int or None
         Bytes of an element; None where tensors have different data types.
     """
@@ -54,7 +54,7 @@ class ModuleStage:
 
     @property
     def cost(self) -> Cost:
-        """Both passes."""
+        """The cost of both passes."""
         return self.forward + (self.backward or ZERO)
 
     @property
@@ -81,7 +81,7 @@ class ModuleStage:
     def flops_recomputed(self) -> int | None:
         """The part of `flops_backward` that activation checkpointing runs again; None without a backward pass.
 
-        MFU leaves it out: it is work of the machine, not of the model (Chowdhery et al. 2022, PaLM, appendix B).
+        MFU excludes it: it is work of the machine, not of the model (Chowdhery et al. 2022, PaLM, appendix B).
         """
         return None if self.again is None else self.again.flops
 
@@ -89,7 +89,7 @@ class ModuleStage:
     def flops_causal(self) -> int | None:
         """Floating-point operations with causal self-attention halved; None with a backward pass.
 
-        The products of a backward pass do not say what they are of.
+        The products of a backward pass do not tell whether they belong to attention.
         """
         return self.cost.flops_causal if self.backward is None else None
 
@@ -109,7 +109,7 @@ class ModuleStage:
         return None if self.item_size is None else self.cost.bytes_written(self.item_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known as JSON knows it."""
+        """Return the stage as plain data for JSON."""
         return {
             "modules": list(self.modules),
             "params": self.params,
@@ -131,7 +131,7 @@ class ModuleStage:
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """What a pass of a module costs, stage by stage.
+    """The costs of a pass of a module, stage by stage.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ class ModuleReport:
     mode : str
         ``inference`` or ``train``.
     inputs : tuple of str
-        Shapes and data types of what it was called with.
+        Shapes and data types of the arguments.
     dtype : str
         Data type of the tensors; several are joined by ``+``.
     counted_on : str
@@ -148,15 +148,15 @@ class ModuleReport:
     stages : dict of str to ModuleStage
         The stages.
     other : ModuleStage
-        What is in none of them.
+        The rest, outside of all stages.
     total : ModuleStage
-        All of it.
+        The total.
     notes : tuple of str
-        What one should know about the numbers.
+        Notes on the numbers.
     workload_hash, architecture_hash : str
-        By which the same inputs and the same model are known.
+        Hashes that identify equal inputs and equal models.
     versions : dict of str to str
-        Of the packages that made this.
+        Versions of the packages that produced the report.
     """
 
     model: str
@@ -183,7 +183,7 @@ class ModuleReport:
         return [*self.stages.values(), *other, self.total]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON knows it."""
+        """Return the report as plain data for JSON."""
         return {
             "schema_version": MODULE_SCHEMA_VERSION,
             "kind": "module",

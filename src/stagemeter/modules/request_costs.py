@@ -1,4 +1,4 @@
-"""What a forward pass or a generation costs, stage by stage, from the shapes of its calls."""
+"""Costs of a forward pass or a generation, stage by stage, from the shapes of its calls."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from stagemeter.modules.requests import DRAFT, Request, RequestCall, depth_of
 from stagemeter.modules.run import Pass, count_from_shapes
 from stagemeter.modules.shapes import tensors_of, without_weights
 
-#: Names that transformers gives to the tokens that a pass adds.
+#: transformers' names of the tokens that a pass adds.
 _NEW = ("input_ids", "decoder_input_ids", "inputs_embeds", "decoder_inputs_embeds")
-#: Calls that are counted one by one before a line is looked for.
+#: Number of calls up to which each is counted, without a search for a line.
 _FEW = 4
 
 
 @dataclass(frozen=True)
 class RequestCost:
-    """What a request costs.
+    """The cost of a request.
 
     Attributes
     ----------
     stages : dict of str to Cost
-        Cost of each stage. Of a generation ``prefill`` is what the stages leave of reading the prompt, and
-        ``decode_total`` all steps of decoding.
+        Cost of each stage. For a generation, ``prefill`` is the rest of reading the prompt, and ``decode_total`` all
+        steps of decoding.
     steps : int
         Steps of decoding.
     total : Cost
-        All of it.
+        Total cost.
     unsupported : frozenset of str
-        Operators without a formula that ran: they are in no number.
+        Operators without a formula that ran; no number includes them.
     missing : tuple of str
-        What of the request could not be counted, and why: it is in no number.
+        Parts of the request that could not be counted, with the reason; no number includes them.
     uncounted : frozenset of int
-        Places of these calls in the request.
+        Positions of these calls in the request.
     asked : bool
-        Whether it may depend on values of arguments, beside their shapes.
+        Whether the cost may depend on values of arguments, beside their shapes.
     """
 
     stages: Mapping[str, Cost]
@@ -59,12 +59,12 @@ class RequestCost:
 
 
 class BareModels:
-    """A model and those that help it, without weights.
+    """A model and its helpers, without weights.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model that requests are made to.
+        The model that serves the requests.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -72,7 +72,7 @@ class BareModels:
         self._bare = without_weights(model)
 
     def of(self, module: nn.Module, helpers: dict[nn.Module, nn.Module]) -> tuple[nn.Module, str]:
-        """A model without weights, and the name of a module in it; others are kept among the helpers of a request."""
+        """Return a model without weights and the name of a module in it; add other models to the request's helpers."""
         name = self._names.get(module)
         if name is not None:
             return self._bare, name
@@ -99,7 +99,7 @@ def request_cost(
     request : Request
         Its calls.
     generation : bool
-        Whether it is a generation, and no single forward pass.
+        Whether it is a generation, not a single forward pass.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def request_cost(
 
 @contextmanager
 def _of_depth(model: Any, depth: int | None) -> Iterator[None]:
-    """Let a model run as many layers as it did."""
+    """Let a model run as many layers as in the request."""
     usual = depth_of(model)
     if depth is None or depth == usual:
         yield
@@ -177,12 +177,12 @@ def _of_depth(model: Any, depth: int | None) -> Iterator[None]:
 
 
 def rest_of(call: RequestCall, stages: Mapping[str, Any]) -> str:
-    """The stage of what the named ones leave of a call; a name that is given is not given twice."""
+    """Return the stage of a call's rest outside of the named stages; it never repeats a given name."""
     return PREFILL if call.role in stages else call.role
 
 
 def request_key(request: Request) -> Hashable:
-    """What two requests have in common that cost the same: modules, shapes and plain values of all their calls."""
+    """Return a key that is equal for requests of equal cost: modules, shapes and plain values of all calls."""
     return tuple(_Shaped(call).key for call in request.calls)
 
 
@@ -200,7 +200,7 @@ class _Shaped:
 
     @cached_property
     def kind(self) -> Hashable:
-        """What calls on one line agree in: everything but sizes, and as many new tokens."""
+        """Equal for calls on one line: everything but sizes, with the number of new tokens."""
         given = self.call.given
         plain = tuple(
             (name, value) for name, value in given.kwargs.items() if isinstance(value, (bool, int, float, str))
@@ -211,7 +211,7 @@ class _Shaped:
 
     @property
     def key(self) -> Hashable:
-        """What calls agree in that cost the same."""
+        """Equal for calls of equal cost."""
         return self.kind, self.sizes
 
 
@@ -220,10 +220,10 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _cost_of_all(count: Callable[[RequestCall], Cost], calls: Sequence[RequestCall]) -> Cost:
-    """Cost of some calls, of which those of equal shapes are counted once, and of others that lie on a line a few.
+    """Return the cost of some calls: count equal shapes once, and only a few of the calls on a line.
 
-    A step of decoding attends to one token more than the one before, so that its cost lies on a line, which some steps
-    tell. Where a sliding window is full, another line begins.
+    A step of decoding attends to one token more than the one before, so its cost lies on a line through a few steps.
+    Where a sliding window is full, another line begins.
     """
     groups: dict[Hashable, dict[Hashable, _Shaped]] = {}
     times: dict[Hashable, int] = {}
@@ -239,7 +239,7 @@ def _cost_of_all(count: Callable[[RequestCall], Cost], calls: Sequence[RequestCa
 
 
 def _lines(calls: Sequence[_Shaped]) -> Iterator[list[_Shaped]]:
-    """Cut calls where their sizes leave the line that they were on."""
+    """Split calls where their sizes leave a line."""
     line: list[_Shaped] = []
     way: tuple[int, ...] | None = None
     for call in calls:
@@ -254,14 +254,14 @@ def _lines(calls: Sequence[_Shaped]) -> Iterator[list[_Shaped]]:
 
 
 def _direction(before: _Shaped, after: _Shaped) -> tuple[int, ...]:
-    """Where sizes go from one call to another, without how far."""
+    """Return the direction in which sizes change between two calls."""
     change = [new - old for old, new in zip(before.sizes, after.sizes, strict=True)]
     far = gcd(*change) or 1
     return tuple(size // far for size in change)
 
 
 def _costs_on(count: Callable[[RequestCall], Cost], line: Sequence[_Shaped]) -> dict[Hashable, Cost]:
-    """Cost of each call on a line of sizes: of two, and of the others by these where two more say that it is a line."""
+    """Return the cost of each call on a line of sizes: interpolate between two where two more confirm the line."""
     if len(line) > _FEW:
         first, second, middle, last = line[0], line[1], line[(len(line) + 1) // 2], line[-1]
         ends = {call.key: count(call.call) for call in (first, second, middle, last)}

@@ -1,4 +1,4 @@
-"""What a forward pass or a generation is made of: calls of modules, with their arguments and times."""
+"""The parts of a forward pass or a generation: calls of modules, with their arguments and times."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import nn
 from stagemeter.core.stage_names import DECODE, OTHER, PREFILL, VISION
 from stagemeter.modules.arguments import Arguments, arguments_with_values
 
-#: What runs outside of the forward passes of the model that writes: encoders, a draft model, and what is neither.
+#: Stages outside of the generating model's forward passes: encoders and a draft model.
 AUDIO, ENCODER, DRAFT = "audio", "encoder", "draft"
 
 #: Methods of transformers' models that encode something before the first forward pass.
 ENCODING_METHOD = re.compile(r"get_(\w+)_features")
 _MODALITIES = {"image": VISION, "video": VISION, "audio": AUDIO, "speech": AUDIO}
-#: Beginnings of the names that transformers gives to pictures and to sound (``main_input_name``).
+#: Prefixes of transformers' names of pictures and sound (``main_input_name``).
 _MAIN_INPUTS = {
     "pixel": VISION,
     "image": VISION,
@@ -38,19 +38,19 @@ class RequestCall:
     Attributes
     ----------
     module : torch.nn.Module
-        What was called.
+        The called module.
     method : str
         Name of the method; empty for the module itself.
     role : str
-        ``prefill``, ``decode``, or the stage that what runs beside the model's own passes is in.
+        ``prefill``, ``decode``, or the stage of work beside the model's own passes.
     given : Arguments
-        What it was called with.
+        Its arguments.
     depth : int or None
-        How many of the model's layers ran, where its configuration says it: some drafts are those of the first layers.
+        Number of the model's layers that ran, if its configuration has it: some drafts use only the first layers.
     seconds : float
-        How long it took; zero unless times are wanted.
+        Duration; zero unless times are measured.
     stage_seconds : dict
-        Of it, how long stages took that have a name.
+        Duration of named stages inside of it.
     """
 
     module: nn.Module
@@ -69,9 +69,9 @@ class Request:
     Attributes
     ----------
     calls : list of RequestCall
-        What it is made of, in order; what a call calls is part of it.
+        Its calls in order; nested calls are part of the outer one.
     error : Exception or None
-        What went wrong with noting arguments.
+        An error in recording arguments.
     """
 
     calls: list[RequestCall] = field(default_factory=list)
@@ -79,23 +79,23 @@ class Request:
 
 
 class RequestRecorder:
-    """Runs the calls of one request, and notes what is wanted of them.
+    """A recorder that runs the calls of one request.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model that the request is made to.
+        The model that serves the request.
     stages : mapping
-        Stages with a module or several, timed wherever text is not decoded.
+        Modules of each stage, timed outside of decoding.
     times : bool
-        Whether calls are timed.
+        Whether to time calls.
     place : torch.device
-        Where the model runs: waited for before a time is taken.
+        The model's device, which is synchronized before times are taken.
 
     Attributes
     ----------
     running : bool
-        Whether a call runs: what it calls is part of it.
+        Whether a call runs; nested calls are part of it.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RequestRecorder:
         self._stages, self._times, self._place = stages, times, place
         self.running = False
         self._prefilling = False
-        # Models of which ``generate`` runs, one inside of another, and whether what they write is a draft.
+        # Models whose ``generate`` runs, nested, and whether they write a draft.
         self._writers: list[tuple[nn.Module, bool]] = [(model, False)]
         self._wrote: set[nn.Module] = set()
         self._encoding = ""
@@ -120,7 +120,7 @@ class RequestRecorder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run one call of a module or of its method; one inside of another is part of that."""
+        """Run and record a call of a module or of its method; a nested call is part of the outer one."""
         if self.running:
             return call(*args, **kwargs)
         noted = None
@@ -144,7 +144,7 @@ class RequestRecorder:
 
     @contextmanager
     def writing(self, model: nn.Module, draft: bool) -> Iterator[None]:
-        """Take the passes of a model for those that write a text, as inside of its ``generate``, or a draft of one."""
+        """Treat the passes of a model as generation of a text, as inside of its ``generate``, or of a draft."""
         self._writers.append((model, draft or model not in self._own))
         try:
             yield
@@ -153,7 +153,7 @@ class RequestRecorder:
 
     @contextmanager
     def prefilling(self) -> Iterator[None]:
-        """Take passes inside of the block for prefills: a prompt may be read in several pieces."""
+        """Treat passes inside of the block as prefill: a prompt may be read in several chunks."""
         before, self._prefilling = self._prefilling, True
         try:
             yield
@@ -174,7 +174,7 @@ class RequestRecorder:
             self._encoding = name
         elif writer in self._wrote:
             return OTHER
-        # What an encoder is followed by, such as a projector, is of its stage.
+        # Modules after an encoder, such as a projector, belong to its stage.
         return self._encoding or ENCODER
 
     @contextmanager
@@ -208,7 +208,7 @@ class RequestRecorder:
 
 
 def depth_of(module: nn.Module) -> int | None:
-    """How many layers a model of transformers runs by its configuration; None where it does not say."""
+    """Return the number of layers in the configuration of a model of transformers; None if it has none."""
     config: Any = getattr(module, "config", None)
     if not hasattr(config, "get_text_config"):
         return None
@@ -217,7 +217,7 @@ def depth_of(module: nn.Module) -> int | None:
 
 
 def _encodes(module: nn.Module, writer: nn.Module) -> str | None:
-    """The stage of a module that encodes pictures, sound or a text; None where nothing says so."""
+    """Return the stage of a module that encodes pictures, sound or a text; None if it is not known to."""
     main = getattr(module, "main_input_name", "")
     for beginning, stage in _MAIN_INPUTS.items():
         if isinstance(main, str) and main.startswith(beginning):

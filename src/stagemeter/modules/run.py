@@ -1,4 +1,4 @@
-"""Counting one pass of a module: from shapes alone where that can be, else on real tensors, and said."""
+"""Counting one pass of a module: from shapes alone where possible, else on real tensors with a note."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ from stagemeter.modules.shapes import (
 from stagemeter.modules.step_limit import steps_limited
 from stagemeter.modules.wrappers import is_sharded, plain_name, set_training
 
-#: What a model's output becomes before the backward pass: a tensor of one element.
+#: Turns a model's output into a tensor of one element for the backward pass.
 Loss = Callable[[Any], torch.Tensor]
-#: Weights, and in training their gradients and what layers keep, as a multiple of the weights.
+#: Memory as a multiple of the weights; training adds gradients and saved activations.
 _MEMORY_FACTORS = {False: 1.5, True: 3.5}
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of a model, as it is to be counted.
+    """A pass of a model to be counted.
 
     Attributes
     ----------
     args, kwargs
-        What the model is called with.
+        Arguments of the model.
     train : bool
         Whether a backward pass follows, and the model is in training mode.
     loss : callable or None
-        Makes a loss of the output; None: the output's own ``loss``, or else the sum of all of its tensors.
+        Computes a loss from the output; None: the output's own ``loss``, or else the sum of all of its tensors.
     rules : mapping
-        How some operators are counted, in place of what is registered.
+        Rules of some operators, which override the registered ones.
     values : sequence
-        Values of tensors on the meta device among the arguments, for where the model asks for them.
+        Values of arguments on the meta device, in case the model reads them.
     part, method : str
-        Name of the module that is called, and of its method; empty for the model, and for a call of the module itself.
+        Names of the called module and of its method; empty for the model, and for a call of the module itself.
     """
 
     args: tuple[Any, ...]
@@ -76,20 +76,20 @@ class Pass:
 
 @dataclass(frozen=True)
 class CountedPass:
-    """What a pass costs.
+    """The costs of a pass.
 
     Attributes
     ----------
     forward : Counts
         The forward pass.
     backward : Counts or None
-        The backward pass, in which activation checkpointing runs parts of the forward pass again.
+        The backward pass, with the recomputation of activation checkpointing.
     device : str
-        Where it was counted: ``meta``, from shapes alone, or a device on which it really ran.
+        ``meta``, from shapes alone, or the device on which the pass really ran.
     notes : list of str
         Why it had to run, and on which values.
     asked : bool
-        Whether it was counted from shapes and from values of arguments, which it may depend on.
+        Whether the model read values of arguments, so that the costs may depend on them.
     """
 
     forward: Counts
@@ -101,7 +101,7 @@ class CountedPass:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong in a pass: with which operator, and in which module."""
+    """An error in a pass, with its operator and module."""
 
     error: Exception
     operator: str
@@ -113,19 +113,19 @@ class _Failure:
 
     @property
     def asks_for_values(self) -> bool:
-        """Whether it is an error that the meta device makes, where a model asks for what shapes do not say."""
+        """Whether the error comes from the meta device, because the model reads values."""
         return asks_for_values(self.error)
 
     @property
     def reason(self) -> str:
-        """Why shapes alone do not do."""
+        """The reason why shapes alone are not enough."""
         if self.asks_for_values:
             return f"{self.where} asks for values"
         return f"{self.where} fails on shapes alone ({type(self.error).__name__})"
 
 
 def asks_for_values(error: Exception) -> bool:
-    """Whether an error is one that the meta device makes, where a model asks for what shapes do not say."""
+    """Whether an error comes from the meta device, because the model reads values."""
     return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
@@ -142,14 +142,14 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     Returns
     -------
     CountedPass
-        What it costs.
+        The costs.
 
     Raises
     ------
     StagemeterError
-        If it depends on values that are not there.
+        If the pass depends on values that do not exist.
     Exception
-        Whatever the model raises, with a note that says in which module.
+        Any error of the model, with a note that names the module.
     """
     require_shapes(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -170,7 +170,7 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
             if failure is None:
                 return CountedPass(*counts, device="meta", notes=[], asked=asked)
             if not _have_values(tensors) and not failure.asks_for_values:
-                # Of its own accord, and as it would on any device.
+                # The model's own error, which it has on any device.
                 raise failure.error
             reason = failure.reason
     return _count_really(model, tensors, wanted, reason, failure)
@@ -179,7 +179,7 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
 def _count_really(
     model: nn.Module, tensors: list[torch.Tensor], wanted: Pass, reason: str, failure: _Failure | None
 ) -> CountedPass:
-    """Count a pass that runs, with made-up values for those that are not there."""
+    """Count a pass by running it, with made-up values for missing ones."""
     valued = _have_values(tensors)
     place = tensors[0].device if valued and tensors else torch.device("cpu")
     if not valued:
@@ -210,7 +210,7 @@ def _count_really(
 
 
 def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
-    """Count a pass of a model that has no weights, and nothing but that.
+    """Count a pass of a model without weights, from shapes alone.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
     Raises
     ------
     StagemeterError
-        If the model fails on shapes alone, for whatever reason.
+        If the model fails on shapes alone, for any reason.
     """
     with random_numbers_left_alone(bare):
         counts, failure, asked = _attempt_on_shapes(bare, wanted)
@@ -234,14 +234,14 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
 
 
 def _attempt_on_shapes(bare: nn.Module, wanted: Pass) -> tuple[tuple[Counts, Counts | None], _Failure | None, bool]:
-    """Count a pass of a model without weights; where it asks for values, again with those that are known."""
-    # Copies: a pass fills the caches that it is called with.
+    """Count a pass of a model without weights; if it reads values, count again with the known ones."""
+    # Copies: a pass fills the caches among its arguments.
     args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
     counts, failure = _attempt(bare, args, kwargs, wanted)
     if failure is None or not failure.asks_for_values or not wanted.values:
         return counts, failure, False
     known = KnownValues()
-    # In one copy, so that tensors of arguments stay those whose values are known.
+    # One copy of both, so that the tensors with known values stay those of the arguments.
     args, kwargs, tensors = on_meta((wanted.args, dict(wanted.kwargs), [tensor for tensor, _ in wanted.values]))
     for tensor, (_, value) in zip(tensors, wanted.values, strict=True):
         known.give(tensor, value)
@@ -254,7 +254,7 @@ def _attempt(
     counter = CostCounter(model, rules=wanted.rules)
     empty = (Counts(), None)
     try:
-        # What is compiled runs as it was written: kernels that a compiler made cannot be counted.
+        # Compiled code runs as it was written: kernels of a compiler cannot be counted.
         with (
             torch.compiler.set_stance("force_eager"),
             torch.set_grad_enabled(wanted.train),
@@ -283,7 +283,7 @@ def _attempt(
 
 
 def obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
-    """Say why a model cannot be counted from shapes alone, whatever it does; None where it can be tried."""
+    """Return why a model cannot be counted from shapes alone; None where it is worth trying."""
     if is_sharded(model):
         return "FSDP's wrapper cannot be copied"
     own = [*model.parameters(), *model.buffers()]

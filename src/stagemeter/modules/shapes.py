@@ -1,4 +1,4 @@
-"""Modules and inputs of which nothing but shapes is there, and stand-ins for where values are asked for."""
+"""Modules and inputs reduced to shapes, and stand-in values for code that reads values."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _STAND_IN_SEED = 0
 
 
 def spec(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Give the shape of an input instead of the input.
+    """Describe an input by its shape.
 
     Parameters
     ----------
     *shape : int
-        Its shape.
+        Shape of the input.
     dtype : torch.dtype, optional
         Its data type; by default torch's default, float32.
 
@@ -45,37 +45,37 @@ def spec(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
 
 
 def on_meta(tree: Tree) -> Tree:
-    """Copy anything with its tensors on the meta device: containers, caches, modules; shared tensors stay shared.
+    """Copy anything with its tensors on the meta device: containers, caches, modules. Shared tensors stay shared.
 
-    Gradients are neither copied nor wanted. The memory of the tensors is not needed twice: only shapes are copied.
+    Only shapes are copied, so that the copy takes no memory for tensors. Gradients are left out.
     """
     return _deepcopy(tree, {})
 
 
-#: A tensor on the meta device, and the values of the tensor that it stands for.
+#: A tensor on the meta device, and the values of its original.
 Value = tuple[torch.Tensor, torch.Tensor]
-#: Elements of a tensor up to which its values go along.
+#: Elements of a tensor up to which its values are kept.
 _LARGEST = 1 << 28
 
 
 def on_meta_with_values(
     tree: Tree, wanted: Callable[[torch.Tensor], bool], copied: bool = True
 ) -> tuple[Tree, list[Value]]:
-    """Copy anything with its tensors on the meta device, and keep the values that its tensors have.
+    """Copy anything with its tensors on the meta device, and keep values of its tensors.
 
     Parameters
     ----------
     tree
         Containers, caches, objects that hold tensors.
     wanted : callable
-        Of which tensors the values are kept, where they have any.
+        Whether to keep the values of a tensor that has some.
     copied : bool
-        Whether values are copied, so that they stay what they are whatever is written to the tensors later.
+        Whether to copy the values, so that later writes to the tensors do not change them.
 
     Returns
     -------
     tuple
-        The copy, and its tensors whose values are known with these, on the CPU.
+        The copy, and its tensors with known values beside these values on the CPU.
     """
     values: list[Value] = []
 
@@ -113,7 +113,7 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 
 def require_shapes(model: nn.Module) -> None:
-    """Refuse a module whose shapes are not known yet.
+    """Raise an error for a module whose shapes are not known yet.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def require_shapes(model: nn.Module) -> None:
 
 
 def tensors_of(*trees: Any) -> list[torch.Tensor]:
-    """Find the tensors of some arguments, those inside of caches and other objects too."""
+    """Return the tensors in some arguments, also those inside of caches and other objects."""
     seen = _Seen()
     with seen:
         copy.deepcopy(trees)
@@ -137,10 +137,10 @@ def tensors_of(*trees: Any) -> list[torch.Tensor]:
 
 
 def with_values(tree: Tree, device: torch.device | str) -> Tree:
-    """Copy anything with stand-ins for its tensors that have no values.
+    """Copy anything with stand-ins for its tensors without values.
 
-    Whole numbers and truth values become zeros, which is an index or a token wherever one is asked for; others are
-    normal numbers of a small spread, the same in every run. Tensors that have values are copied with them.
+    Whole numbers and truth values become zeros, which are valid indices and tokens. Other numbers are normal with a
+    small spread, the same in every run. Tensors with values are copied with them.
     """
     generator = torch.Generator().manual_seed(_STAND_IN_SEED)
 
@@ -153,7 +153,7 @@ def with_values(tree: Tree, device: torch.device | str) -> Tree:
 
 
 def with_weights(model: nn.Module) -> nn.Module:
-    """Copy a module with stand-ins for those of its parameters and buffers that have no values, on the CPU."""
+    """Copy a module with stand-ins on the CPU for its parameters and buffers without values."""
     generator = torch.Generator().manual_seed(_STAND_IN_SEED)
     known: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -165,7 +165,7 @@ def with_weights(model: nn.Module) -> nn.Module:
 
 
 def _made_up(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Make values for a tensor that has none."""
+    """Return made-up values for a tensor without any."""
     if tensor.is_nested:
         raise StagemeterError("nested tensor: the lengths of its sequences are values. Pass a real one.")
     if is_sparse(tensor):
@@ -177,7 +177,7 @@ def _made_up(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _made_up_sparse(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """As many stored elements as a tensor has, at the first places; one that was moved to meta has lost them."""
+    """Return a sparse tensor with as many stored elements, at the first positions: on meta, theirs are lost."""
     stored = stored_elements(tensor)
     if not stored or tensor.dim() != 2 or tensor.layout in (torch.sparse_bsr, torch.sparse_bsc):
         raise StagemeterError(
@@ -190,7 +190,7 @@ def _made_up_sparse(tensor: torch.Tensor, generator: torch.Generator) -> torch.T
 
 
 class _Replacing(TorchFunctionMode):
-    """While this is on, a copy of a tensor is what a function makes of it."""
+    """A function mode in which copying a tensor calls a given function."""
 
     def __init__(self, make: Any) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class _Replacing(TorchFunctionMode):
 
 
 class _Seen(_Replacing):
-    """Notes the tensors that are copied, and copies none."""
+    """A function mode that collects the tensors to be copied, and copies none."""
 
     def __init__(self) -> None:
         self.tensors: list[torch.Tensor] = []
@@ -223,7 +223,7 @@ def _deepcopy(tree: Tree, known: dict[int, Any], mode: TorchFunctionMode | None 
         with mode or _Replacing(_bare):
             return copy.deepcopy(tree, known)
     except Exception as error:
-        # Locks, open files, handles of other libraries: what a model may hold.
+        # A model may hold locks, open files, or handles of other libraries.
         raise StagemeterError(f"{type(tree).__name__} cannot be copied ({type(error).__name__}: {error})") from error
 
 

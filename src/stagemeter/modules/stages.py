@@ -1,4 +1,4 @@
-"""Which modules make which stage."""
+"""The modules of each stage."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.unseen import is_script
 from stagemeter.modules.wrappers import plain_name
 
-#: What a metric of MLflow may be called; a slash would make a section of its own.
+#: Valid names of MLflow's metrics; a slash would start a section.
 _STAGE_NAME = re.compile(r"[\w\-. ]+", re.ASCII)
-#: Rows of the table that are not stages.
+#: Names of rows that are not stages.
 _TAKEN = frozenset({"other", "total"})
 _MOST_NAMES = 5
 
@@ -34,14 +34,14 @@ def resolve_stages(
     Returns
     -------
     stages : dict
-        Name of a stage to the names under which its modules are counted.
+        Names under which each stage's modules are counted.
     notes : list of str
-        What is to be known of modules that are shared.
+        Notes on shared modules.
 
     Raises
     ------
     StagemeterError
-        If a module is not there, stages contain one another, or a stage's name cannot be a metric's.
+        If a module does not exist, stages contain one another, or a stage's name cannot be a metric's.
     """
     names = {module: name for name, module in model.named_modules()}
     inside = _inside_of_scripts(model)
@@ -73,7 +73,7 @@ def resolve_stages(
 
 
 def _inside_of_scripts(model: nn.Module) -> dict[nn.Module, str]:
-    """Modules inside of TorchScript, and what may be a stage instead."""
+    """Return modules inside of TorchScript, each with the module that can be a stage instead."""
     scripts = [(name, module) for name, module in model.named_modules() if is_script(module)]
     inside: dict[nn.Module, str] = {}
     for name, script in scripts:
@@ -89,7 +89,7 @@ def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
         return found
     near = get_close_matches(str(name), every, n=3, cutoff=0.5)
     if not near:
-        # By its last part: the prefix is what people get wrong most.
+        # By its last part: people most often get the prefix wrong.
         last = str(name).rpartition(".")[2]
         near = [other for other in every if other.rpartition(".")[2] == last][:3]
     advice = (
@@ -99,7 +99,7 @@ def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
 
 
 def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
-    """Refuse stages that contain one another, whose costs would be counted twice."""
+    """Raise an error for stages that contain one another, whose costs would count twice."""
     placed = [(stage, module) for stage, modules in stages.items() for module in modules]
     for index, (stage, module) in enumerate(placed):
         for other_stage, other in placed[index + 1 :]:

@@ -1,4 +1,4 @@
-"""A limit on loops of a model whose end depends on values that are made up: such a loop may never end."""
+"""A limit on loops whose end depends on made-up values: such a loop may never end."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.higher_order import is_higher_order, seen_through
 
-#: Values that one call of a module may read. A loop reads one in each step, a router of experts a few for each expert.
+#: Values that one call of a module may read. A loop reads one per step, a router a few per expert.
 MOST_READ = 10_000
 
 
 @contextmanager
 def steps_limited(made_up: str) -> Iterator[None]:
-    """Refuse a call of a module that reads values without end.
+    """Raise an error for a call of a module that reads values without end.
 
-    Values that modules inside of it read are theirs, so that the depth of a model does not matter.
+    Modules inside of it have limits of their own, so that the depth of a model does not matter.
 
     Parameters
     ----------
     made_up : str
-        Tensors whose values are made up, in the words of the message; empty for none, and then there is no limit.
+        Tensors with made-up values, in the words of the message; empty for none, and then there is no limit.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def steps_limited(made_up: str) -> Iterator[None]:
 
 
 class _Limit(TorchDispatchMode):
-    """Counts the values that are read in each call of a module that runs."""
+    """A dispatch mode that counts the values that each running call of a module reads."""
 
     supports_higher_order_operators = True
 
@@ -56,8 +56,8 @@ class _Limit(TorchDispatchMode):
         self.read = [0]
 
     def leave(self) -> None:
-        """Go back to the call that the innermost one was made in."""
-        # A call in which a hook failed before this one's was never entered.
+        """Return to the call that contains the innermost one."""
+        # If an earlier hook failed, the call was never entered.
         if len(self.read) > 1:
             self.read.pop()
 
@@ -66,7 +66,7 @@ class _Limit(TorchDispatchMode):
     ) -> Any:
         if is_higher_order(func):
             if func.name() == "while_loop":
-                # It reads what its condition returns where no mode sees that.
+                # It reads the result of its condition, which no mode sees.
                 args = (self._counted(args[0]), *args[1:])
             args, _ = seen_through(self, args)
         elif {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):

@@ -1,4 +1,4 @@
-"""Steps that are timed and counted: tokens per second, TFLOP/s and MFU of a training or an evaluation."""
+"""Throughput of a training or an evaluation: tokens per second, TFLOP/s and MFU."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ TRAIN, EVALUATION = "train", "eval"
 
 
 class Throughput:
-    """Times steps and counts what was called in them.
+    """A meter that times steps and counts their calls.
 
     Parameters
     ----------
     modules : iterable of torch.nn.Module
-        What does the work, see `stagemeter.modules.calls.CallRecorder`.
+        The modules that do the work, see `stagemeter.modules.calls.CallRecorder`.
     place : torch.device
-        Where it runs: waited for before a time is taken.
+        Their device, which is synchronized before times are taken.
     peak : float or None
-        FLOP/s of one device at its peak; None leaves MFU out.
+        Peak FLOP/s of one device; None leaves MFU out.
     devices : int
-        How many devices do the same work on other data.
+        Number of devices that do the same work on other data.
 
     Notes
     -----
-    Counting happens in `metrics`, outside of what is timed, once for each shape.
+    `metrics` counts each shape once, outside of timed work.
     """
 
     def __init__(self, modules: Iterable[nn.Module], place: torch.device, peak: float | None, devices: int = 1) -> None:
@@ -47,20 +47,20 @@ class Throughput:
         self._said: set[str] = set()
 
     def attach(self) -> None:
-        """Begin to look at calls."""
+        """Start to record calls."""
         self._recorder.attach()
 
     def detach(self) -> None:
-        """Look no more; the modules are as they were."""
+        """Stop recording, and leave the modules as they were."""
         self._recorder.detach()
 
     def begin_step(self) -> None:
-        """A step begins; what lies between steps is part of the time until the clock is stopped."""
+        """Begin a step; time between steps counts until the clock stops."""
         if self._began is None:
             self._began = time.perf_counter()
 
     def end_step(self, stop: bool) -> None:
-        """A step ended; the clock stops before something that is not training, such as an evaluation."""
+        """End a step, and stop the clock before work other than training, such as an evaluation."""
         self._steps += 1
         if stop:
             self.pause()
@@ -73,7 +73,7 @@ class Throughput:
             self._began = None
 
     def metrics(self, stage: str = TRAIN) -> dict[str, float]:
-        """Return what was reached since the last time, by name, such as ``mfu/train``; empty where nothing ran."""
+        """Return the metrics since the last time by name, such as ``mfu/train``; empty if nothing ran."""
         if stage == TRAIN:
             seconds, steps = self._seconds, self._steps
             self._seconds, self._steps = 0.0, 0

@@ -1,4 +1,4 @@
-"""What people wrap modules in: taken off where it only hides them, kept where it changes what runs."""
+"""Wrappers of modules: removed where they only hide a module, kept where they change what runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from stagemeter.core.errors import StagemeterError
 
-#: Names that wrappers put between a module and what they wrap: torch.compile, FSDP, activation checkpointing.
+#: Parts of names that wrappers insert: torch.compile, FSDP, activation checkpointing.
 _WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """Take a model out of ``torch.compile``, ``torch.export`` and data parallelism.
+    """Unwrap a model from ``torch.compile``, ``torch.export`` and data parallelism.
 
     Parameters
     ----------
@@ -25,17 +25,17 @@ def unwrapped(model: Any) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        The module that does the work: its names are those of the model as it was written. Sharded modules (FSDP) stay
-        as they are, since a shard is not the module.
+        The module that does the work, with the names of the model's source. Sharded modules (FSDP) stay as they are,
+        since a shard is not the module.
 
     Raises
     ------
     StagemeterError
-        If it is no module.
+        If it is not a module.
     """
     if isinstance(model, torch.export.ExportedProgram):
         if _attends_by_function(model.graph_module):
-            # torch cannot run the functions of scores of an unflattened program: all is one module then.
+            # torch cannot run the score functions of an unflattened program: it stays one module.
             return model.module(check_guards=False)
         return torch.export.unflatten(model)
     if not isinstance(model, nn.Module):
@@ -59,7 +59,7 @@ def _attends_by_function(graph: torch.fx.GraphModule) -> bool:
 
 
 def set_training(model: nn.Module, train: bool) -> None:
-    """Set a model to training or to inference; modules of an exported program refuse to be, and stay as exported."""
+    """Set a model to training or to inference; modules of an exported program cannot change, and stay as exported."""
     refusing = {
         module: vars(module).pop("train")
         for module in model.modules()
@@ -74,11 +74,11 @@ def set_training(model: nn.Module, train: bool) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether modules are wrapped by FSDP, whose parameters are the shards of this process."""
-    # Not imported: it takes most of a second, and who has such a module has imported it.
+    # Not imported: it takes most of a second, and a program with such a module has imported it.
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
 
 
 def plain_name(name: str) -> str:
-    """Name a module as its author did, without what wrappers put between."""
+    """Return the name of a module without the parts that wrappers insert."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPER_NAMES)
