@@ -1,4 +1,4 @@
-"""What the docs print is what comes out: examples are run as they stand there, one after another, in one folder."""
+"""Run the examples of the docs one after another in one folder, and compare their output with the page."""
 
 import os
 import re
@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mfu.md"
 #: Pages whose examples are all run, one after another.
 OTHER_PAGES = ("any-module.md", "comparing.md", "hardware.md", "other-models.md", "sweeps.md")
+QUICK_PAGES = ("hardware.md", "sweeps.md")
 #: Examples whose output depends on the machine, by what they contain.
 MEASURED = ("stagemeter profile ", "--device measured")
 RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -68,8 +69,9 @@ def runner(folder: Path) -> Callable[..., str]:
     return run_there
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", OTHER_PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page in QUICK_PAGES else pytest.param(page, marks=pytest.mark.slow) for page in OTHER_PAGES]
+)
 def test_other_pages_print_what_they_say(page, tmp_path):
     path, run = ROOT / "docs" / page, runner(tmp_path)
     for command, expected in commands(path):

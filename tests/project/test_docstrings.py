@@ -14,7 +14,6 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     module = import_module(name)

@@ -8,7 +8,6 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["models"])
 def test_page_is_current(name):
     script = DOCS / f"{name}.py"

@@ -1,8 +1,8 @@
-"""Run as a program: an analysis that is killed at its first call of interest, its second, and so on, each time anew.
+"""Run as a program: kill an analysis at its first call of interest, at its second, and so on, each time anew.
 
-``python killed_at.py FOLDER`` makes everything in that folder, and prints a JSON list: of each kill the call that it
-was at, and what was wrong after it and after the run that follows. The calls are wrapped here; the product knows
-nothing of this.
+``python killed_at.py FOLDER`` makes everything in that folder. It prints a JSON list with the call of each kill, and
+the faults after it and after the run that follows. ``python killed_at.py FOLDER 9`` kills at every ninth call alone.
+The calls are wrapped here; the product knows nothing of this.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 WORK = pathlib.Path(sys.argv[1])
+EVERY = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 for name in ("out", "tmp"):
     (WORK / name).mkdir()
 os.environ |= {"MLFLOW_TRACKING_URI": f"sqlite:///{WORK / 'mlflow.db'}", "TMPDIR": str(WORK / "tmp")}
@@ -23,7 +24,7 @@ os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.chdir(WORK)
 tempfile.tempdir = None
 
-# Behind the environment, which they look at. Each process below is a copy of this one, and need not import anything.
+# After the environment, which they read. Each process below is a fork of this one and imports nothing.
 import matplotlib.font_manager  # noqa: E402, F401
 import mlflow  # noqa: E402
 import mlflow.store.tracking.sqlalchemy_store  # noqa: E402
@@ -37,7 +38,7 @@ from stagemeter.export.folder import report_files  # noqa: E402
 from stagemeter.models.lookup import load_architecture  # noqa: E402
 from stagemeter.tracking.runs import load_report, search_runs  # noqa: E402
 
-#: Calls before and after which everything can end: what writes, and what talks to the store.
+#: Calls to kill before and after: those that write files, and those to the store.
 CALLS = [
     (tempfile, "mkstemp"),
     (tempfile, "mkdtemp"),
@@ -91,7 +92,7 @@ def analyze(mode: str, kill_at: int | None) -> None:
 
 
 def in_a_copy(work) -> int:
-    """Do something in a copy of this process, and return how it ended, as `os.waitpid` says it."""
+    """Run a function in a fork of this process, and return its status as of `os.waitpid`."""
     child = os.fork()
     if not child:
         try:
@@ -105,14 +106,14 @@ def in_a_copy(work) -> int:
 
 
 def faults_of_files() -> list[str]:
-    """What is wrong in the folder: files of two reports, or half of one."""
+    """Return the faults of the folder: files of two reports, or half of one."""
     found = {path.name: path.read_text() for path in (WORK / "out").iterdir() if not path.name.startswith(".")}
     whole = [mode for mode, files in EXPECTED.items() if all(files.get(name) == text for name, text in found.items())]
     return [] if whole else [f"files of no one report: {sorted(found)}"]
 
 
 def faults_of_runs() -> None:
-    """Look at every run in the store, and at what it holds; ends with an error if something is wrong."""
+    """Check every run in the store against its own report."""
     for run in search_runs(["0"], ""):
         total = run.data.metrics.get("flops/total")
         try:
@@ -133,7 +134,7 @@ def main() -> None:
     assert in_a_copy(lambda: analyze(NEXT, None)) == 0
     done = []
     while True:
-        status = in_a_copy(lambda: analyze(KILLED, len(done) + 1))
+        status = in_a_copy(lambda: analyze(KILLED, 1 + EVERY * len(done)))
         if status == 0:
             break
         assert os.WIFSIGNALED(status), "killed by us, and by nothing else"

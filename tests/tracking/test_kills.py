@@ -1,4 +1,4 @@
-"""SIGKILL, which lets a process tell nobody: no process is left, no half of a file, nothing of another run."""
+"""SIGKILL, which a process cannot handle, leaves no process, no partial file and nothing of another run."""
 
 import json
 import signal
@@ -10,21 +10,32 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).with_name("killed_at.py")
 #: Seconds in which what a killed process started has to be gone.
 PATIENCE = 20
 
 
-def test_kill_at_every_write_and_log_call_leaves_nothing_wrong(tmp_path):
-    done = subprocess.run([sys.executable, DRIVER, tmp_path], capture_output=True, text=True, check=False)
+def kills(folder: Path, every: int) -> list[dict]:
+    """Kill an analysis at every n-th call; return each kill with its faults."""
+    done = subprocess.run([sys.executable, DRIVER, folder, str(every)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    kills = json.loads(done.stdout.splitlines()[-1])
-    # Three files are written and seven logged: before and after each there was a kill.
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_kill_at_some_calls_leaves_nothing_wrong(tmp_path):
+    found = kills(tmp_path, every=9)
+    assert len(found) > 4
+    assert [kill for kill in found if kill["faults"]] == []
+
+
+@pytest.mark.slow
+def test_kill_at_every_write_and_log_call_leaves_nothing_wrong(tmp_path):
+    found = kills(tmp_path, every=1)
+    # Three files are written and seven logged: before and after each there is a kill.
     for call in ("fsync", "replace", "write_bytes", "start_run", "log_batch", "log_artifacts", "end_run"):
         for when in ("before", "after"):
-            assert f"{when} {call}" in {kill["at"] for kill in kills}
-    assert [kill for kill in kills if kill["faults"]] == []
+            assert f"{when} {call}" in {kill["at"] for kill in found}
+    assert [kill for kill in found if kill["faults"]] == []
 
 
 def killed(command: list, folder: Path, children: int) -> list[psutil.Process]:
@@ -49,12 +60,14 @@ def killed(command: list, folder: Path, children: int) -> list[psutil.Process]:
     return alive
 
 
+@pytest.mark.slow
 def test_killed_analysis_leaves_no_process_that_goes_on_counting(tmp_path):
     command = ["analyze", "--mode", "gundam", "--every-layer", "--output-dir", tmp_path / "out"]
     assert killed(command, tmp_path, children=2) == []
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_sweep_leaves_no_worker(tmp_path):
     command = ["sweep", "--estimate", "--no-track", "--mode", "tiny,base", "--new-tokens", "2..60000"]
     command += ["--batch-size", "1..8", "--output", tmp_path / "table.parquet", "--jobs", 2]

@@ -1,4 +1,4 @@
-"""``mlflow run`` for real: the project's entry points, in a store of their own."""
+"""``mlflow run`` runs the project's entry points in a process."""
 
 import os
 import shutil
@@ -15,12 +15,10 @@ from stagemeter.application.analyze import analyze_page
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A copy of what a project run reads, so that the working tree stays as it is."""
+    """Copy what a project run reads, so that the working tree stays unchanged."""
     folder = tmp_path / "project"
     folder.mkdir()
     for name in ("MLproject", "conda.yaml"):
@@ -33,7 +31,7 @@ def project(tmp_path) -> Path:
 def mlflow_run(project: Path, experiment: str, *arguments: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "mlflow", "run", str(project), "--env-manager", "local"]
-    # What was chosen in this process is not to choose for that one.
+    # The experiment of this process is not that of the other.
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_EXPERIMENT_ID"}
     return subprocess.run(
         [*command, "--experiment-name", experiment, *arguments],
@@ -62,6 +60,7 @@ def test_main_entry_point_with_a_mode(project, experiment, runs):
     assert "/runs?workflowType=machine_learning&compareRunsMode=CHART" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_config_entry_point_takes_any_option(project, experiment, runs, small_model):
     (project / "mine.yaml").write_text("mode: base\nbatch_size: 2\n")
     done = mlflow_run(
@@ -74,6 +73,7 @@ def test_config_entry_point_takes_any_option(project, experiment, runs, small_mo
     assert (run.data.params["config"], run.data.params["batch_size"]) == ("mine.yaml", "2")
 
 
+@pytest.mark.slow
 def test_bad_parameter_fails_the_run(project, experiment, runs):
     done = mlflow_run(project, experiment, "-P", "mode=enormous")
     assert done.returncode != 0
@@ -82,6 +82,7 @@ def test_bad_parameter_fails_the_run(project, experiment, runs):
     assert not (project / "stagemeter-report").exists()
 
 
+@pytest.mark.slow
 def test_profile_pairs_with_what_main_counted(project, experiment, runs):
     small = ("-P", "scale=small", "-P", "mode=tiny", "-P", "new_tokens=4")
     done = mlflow_run(project, experiment, *small, "-P", "device=A100-80GB")
@@ -104,6 +105,7 @@ def test_profile_pairs_with_what_main_counted(project, experiment, runs):
     assert paired.metrics["mfu/sam"] == pytest.approx(static.data.metrics["flops/sam"] / seconds / 2e12, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_times_from_elsewhere_are_brought_in(project, experiment, runs):
     (project / "times.csv").write_text("stage,time_ms\nsam,31.7\nprefill,27.9\n")
     options = ("-P", f"file={project / 'times.csv'}", "-P", "mode=tiny", "-P", "batch-size=2")
@@ -114,6 +116,7 @@ def test_times_from_elsewhere_are_brought_in(project, experiment, runs):
     assert run.data.tags["stagemeter.kind"] == "profile"
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_in_a_run_of_its_own(project, experiment, runs, tmp_path):
     for tokens in (16, 32):
         config = AnalysisConfig(mode="tiny", new_tokens=tokens)
