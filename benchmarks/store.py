@@ -26,7 +26,8 @@ def fill(experiment: str, runs: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     from stagemeter import AnalysisConfig, estimate_report
-    from stagemeter.core.metrics import report_values, workload_params
+    from stagemeter.core.metrics import report_values
+    from stagemeter.core.params import workload_params
     from stagemeter.models.lookup import load_architecture
     from stagemeter.tracking.labels import STATIC, workload_tags
 

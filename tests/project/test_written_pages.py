@@ -19,3 +19,9 @@ def test_files_of_settings_are_current():
     """MLproject, the files of defaults and the tables of settings come from the table."""
     for path, text in runpy.run_path(str(DOCS / "settings.py"))["files"]().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python docs/settings.py"
+
+
+def test_table_of_metrics_is_current():
+    script = DOCS / "metrics.py"
+    made = runpy.run_path(str(script))["page"]()
+    assert made == (DOCS / "mlflow.md").read_text(encoding="utf-8"), "run python docs/metrics.py"

@@ -206,12 +206,7 @@ def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, work
     return replace(
         result,
         source=source,
-        macs=cost.macs,
-        flops=cost.flops,
-        flops_causal=cost.flops_causal,
-        activations=cost.activations,
-        bytes_read=cost.bytes_read(*sizes),
-        bytes_written=cost.bytes_written(*sizes),
+        **cost.quantities(*sizes),  # type: ignore[arg-type]
         kv_bytes_read=cost.kv_reads * sizes[1],
         kv_bytes_written=cost.kv_writes * sizes[1],
         operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
@@ -229,12 +224,7 @@ def _with_steps(
         result,
         context=workload.decode_context,
         steps=workload.decode_steps,
-        macs_total=request.macs,
-        flops_total=request.flops,
-        flops_causal_total=request.flops_causal,
-        activations_total=request.activations,
-        bytes_read_total=request.bytes_read(*sizes),
-        bytes_written_total=request.bytes_written(*sizes),
+        **request.quantities(*sizes, suffix="_total"),  # type: ignore[arg-type]
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from stagemeter.analysis.tiers import StageCount
 from stagemeter.core.cost import Cost, item_sizes, total
@@ -75,10 +75,6 @@ def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
 
 
 def _numbers(cost: Cost, sizes: tuple[int, int]) -> AdapterCost:
-    return {
-        "macs": cost.macs,
-        "flops": cost.flops,
-        "activations": cost.activations,
-        "bytes_read": cost.bytes_read(*sizes),
-        "bytes_written": cost.bytes_written(*sizes),
-    }
+    values = cost.quantities(*sizes)
+    del values["flops_causal"]
+    return cast("AdapterCost", values)

@@ -8,6 +8,7 @@ import click
 
 from stagemeter.cli.output import print_json, say, say_options, store_options
 from stagemeter.cli.types import PATH, TEXT
+from stagemeter.core.metrics import COMPARED
 
 #: Exit code of a limit that is exceeded.
 TOO_DEAR = 1
@@ -27,8 +28,7 @@ Examples:
     "--metric",
     "quantities",
     multiple=True,
-    help="What to compare, can be given repeatedly: flops, macs, params, activations, bytes, time_ms, roofline_ms, "
-    "mfu. [flops; of profiles time_ms]",
+    help=f"What to compare, can be given repeatedly: {', '.join(COMPARED)}. [flops; of profiles time_ms]",
 )
 @click.option("--experiment", type=TEXT, help="Compare the runs of this experiment.")
 @click.option("--filter", "condition", type=TEXT, help="Only those of its runs that answer to this MLflow filter.")

@@ -5,28 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stagemeter.comparing.subject import MODULE, PROFILE, STATIC, Subject
+from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.metrics import COMPARED, MODULE, PROFILE, STATIC
+from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 
 #: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.0"
-#: What can be compared, and its unit. Of all but the last, less is better.
-QUANTITIES = {
-    "flops": "FLOPs",
-    "macs": "MACs",
-    "params": "",
-    "activations": "",
-    "bytes": "B",
-    "time_ms": "ms",
-    "roofline_ms": "ms",
-    "mfu": "",
-}
 #: What is compared unless it is said.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
-#: Rows that are sums of others, or what others leave. They stand below, in this order.
-SUMS = ("other", "vision", "forward", "total")
-#: Of decode, one step and all steps are values of their own; the parts of a request are the latter.
-STEP = "decode"
+#: Rows that are sums of others, or the rest. They stand below, in this order.
+SUMS = (OTHER, VISION, FORWARD, TOTAL)
 
 Comparison = dict[str, Any]
 
@@ -39,7 +28,7 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     subjects : sequence of Subject
         Two or more.
     quantities : sequence of str
-        Names in `QUANTITIES`. Default: FLOPs, or times where all subjects are profiles.
+        Names in `COMPARED`. Default: FLOPs, or times where all subjects are profiles.
     baseline : int
         Position of the subject that the others are held against.
 
@@ -111,8 +100,8 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
 
 
 def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str, Any]:
-    if name not in QUANTITIES:
-        raise StagemeterError(f"--metric {name}: unknown; known are {', '.join(QUANTITIES)}")
+    if name not in COMPARED:
+        raise StagemeterError(f"--metric {name}: unknown; known are {', '.join(COMPARED)}")
     prefix = f"{name}/"
     stages = list(
         dict.fromkeys(
@@ -121,12 +110,12 @@ def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str
     )
     held = [subject for subject in subjects if any(key.startswith(prefix) for key in subject.values)]
     if len(held) < 2 or subjects[baseline] not in held:
-        has = sorted({key.partition("/")[0] for subject in subjects for key in subject.values} & QUANTITIES.keys())
+        has = sorted({key.partition("/")[0] for subject in subjects for key in subject.values} & COMPARED.keys())
         lacking = next(subject for subject in (subjects[baseline], *subjects) if subject not in held)
         raise StagemeterError(f"{lacking.name} ({lacking.kind}) has no {name}; there is {', '.join(has) or 'nothing'}")
     rows = [_row(stage, [subject.values.get(f"{name}/{stage}") for subject in subjects], baseline) for stage in stages]
     rows.sort(key=_order)
-    return {"unit": QUANTITIES[name], "stages": stages, "rows": rows}
+    return {"unit": COMPARED[name], "stages": stages, "rows": rows}
 
 
 def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str, Any]:
@@ -167,7 +156,7 @@ def _contexts(compared: Mapping[str, Any], configuration: Sequence[Mapping[str, 
     contexts = [
         row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")
     ]
-    steps = any(row["stage"] == STEP for quantity in compared.values() for row in quantity["rows"])
+    steps = any(row["stage"] == DECODE for quantity in compared.values() for row in quantity["rows"])
     if not contexts or not steps:
         return []
     return ["decode is one step, at the context that each was looked at; decode_total is all steps of the request"]

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stagemeter.comparing.compare import QUANTITIES
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.metrics import COMPARED
 
 _LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d+)?)(?P<percent>%?)")
 
@@ -57,9 +57,9 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
     if match is None:
         raise StagemeterError(f"{option} {text!r}: write stage/quantity=percent, such as total/flops=1%")
     left, right = match["left"], match["right"]
-    if left not in QUANTITIES and right not in QUANTITIES:
-        raise StagemeterError(f"{option} {text!r}: names no quantity; known are {', '.join(QUANTITIES)}")
-    metric = f"{left}/{right}" if left in QUANTITIES else f"{right}/{left}"
+    if left not in COMPARED and right not in COMPARED:
+        raise StagemeterError(f"{option} {text!r}: names no quantity; known are {', '.join(COMPARED)}")
+    metric = f"{left}/{right}" if left in COMPARED else f"{right}/{left}"
     relative = bool(match["percent"])
     return Limit(metric, Fraction(match["amount"]) / (100 if relative else 1), relative, increase)
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stagemeter.core.metrics import profile_params, profile_values, report_values, workload_params
-
-#: Kinds of subjects, and how they are called.
-STATIC, PROFILE, MODULE = "static", "profile", "module"
+from stagemeter.core.metrics import PROFILE, STATIC, profile_values, report_values
+from stagemeter.core.params import profile_params, workload_params
 
 #: Params that say where times were taken, which is told by the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})

@@ -117,6 +117,19 @@ class Cost:
         of_cache = item_size if cache_item_size is None else cache_item_size
         return self.activations * item_size + self.kv_writes * of_cache
 
+    def quantities(self, item_size: int, cache_item_size: int | None = None, suffix: str = "") -> dict[str, int]:
+        """Return what documents show of a cost, by name with a suffix."""
+        sizes = item_size, cache_item_size
+        values = {
+            "macs": self.macs,
+            "flops": self.flops,
+            "flops_causal": self.flops_causal,
+            "activations": self.activations,
+            "bytes_read": self.bytes_read(*sizes),
+            "bytes_written": self.bytes_written(*sizes),
+        }
+        return {f"{name}{suffix}": value for name, value in values.items()}
+
 
 #: The names of the fields of `Cost`, in order.
 QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))

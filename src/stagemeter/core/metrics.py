@@ -1,146 +1,315 @@
-"""Reports and profiles as flat names and values: what MLflow gets as metrics and params, and what is compared.
+"""The table of metrics: every number that is logged to a run, compared or swept, with its unit and meaning.
 
-Needs neither torch nor MLflow.
+A metric is named ``<quantity>/<part>``, and the part is mostly a stage. A new quantity is a line of `METRICS`. Its
+reader takes a document as plain data, whose numbers can be arrays, as in a sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.setting import EVERY, MODES, Row, table
-from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
-from stagemeter.core.workload import OWN, TEXT, Workload
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, OTHER, REQUEST, TOTAL
+
+#: Kinds of documents, which are also kinds of runs.
+STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "pairing", "comparison"
+
+Values = dict[str, Any]
+Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was asked for, and the page and the prompt that it became, as the params of a run."""
-    asked, became = _logged(AnalysisSettings), _logged(Workload)
-    own = workload["mode"] == OWN
-    values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}
-    # Of an imported profile, what was measured can differ from what was asked for.
-    values |= {name: workload.get(name) for name in became}
-    if workload.get("view_size") is not None:
-        del values["base_size"], values["image_size"]
-    if workload["mode"] == TEXT:
-        every = {row.param for row in (*asked.values(), *became.values()) if row.setting.models == EVERY}
-        values = {name: value for name, value in values.items() if name in every} | {"mode": TEXT}
-    always = {row.param for row in asked.values() if row.setting.logged}
-    return as_params({name: value for name, value in values.items() if value is not None or name in always})
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A quantity, and where its values are.
+
+    Attributes
+    ----------
+    name : str
+        The quantity: the part of a metric's name before the slash.
+    unit : str
+        Unit of the values; empty for numbers of things and for shares.
+    meaning : str
+        What the values are, in one sentence.
+    readers : mapping
+        For each kind of document that has it: a function that returns the values by the part of the name behind the
+        slash. A value of None is not known, and left out.
+    compared : bool
+        Whether ``compare`` takes it.
+    swept : bool
+        Whether it is a column of a sweep.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    readers: Mapping[str, Reader]
+    compared: bool = False
+    swept: bool = False
+
+    def values(self, kind: str, document: Mapping[str, Any]) -> Values:
+        """Return the values in a document by full name."""
+        found = self.readers[kind](document) if kind in self.readers else {}
+        return {f"{self.name}/{part}": value for part, value in found.items() if value is not None}
 
 
-def _logged(owner: type) -> dict[str, Row]:
-    return {name: row for name, row in table(owner).items() if row.setting.logged is not False}
+def values_of(kind: str, document: Mapping[str, Any], swept: bool = False) -> Values:
+    """Return the numbers of a document by name, such as ``flops/sam``; of a sweep only its columns.
+
+    ``decode`` is one step, and ``decode_total`` all steps of a request.
+    """
+    values: Values = {}
+    for metric in METRICS:
+        if metric.swept or not swept:
+            values |= metric.values(kind, document)
+    return values
 
 
-def as_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return values as params: text, sizes as ``2x3``, and ``none`` for no value."""
-    return {key: _as_text(value) for key, value in values.items()}
+def report_values(report: Mapping[str, Any]) -> Values:
+    """Return the numbers of a static report by name."""
+    return values_of(STATIC, report)
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "x".join(map(str, value))
-    return "none" if value is None else str(value)
+def module_values(document: Mapping[str, Any]) -> Values:
+    """Return the numbers of a module's report by name."""
+    return values_of(MODULE, document)
 
 
-def report_values(report: Mapping[str, Any]) -> dict[str, int | float]:
-    """Numbers of a report by name, such as ``flops/sam``; ``decode`` is one step, ``decode_total`` all of them."""
-    stages, total, workload = report["stages"], report["total"], report["metadata"]["workload"]
-    decode = stages["decode"]
-    values: dict[str, int | float] = {f"params/{name}": stage["params"] for name, stage in stages.items()}
-    values["params/other"] = sum(report["other_params"].values())
-    values["params/total"] = total["params"]
-    values["params/active"] = total["params_active"]
-    for quantity in ("flops", "macs", "activations"):
-        values |= {f"{quantity}/{name}": stage[quantity] for name, stage in stages.items()}
-        values[f"{quantity}/decode_total"] = decode[f"{quantity}_total"]
-        values[f"{quantity}/total"] = total[quantity]
-    values["flops/forward"] = total["flops_forward"]
-    values |= {f"bytes/{name}": stage["bytes_read"] + stage["bytes_written"] for name, stage in stages.items()}
-    values["bytes/decode_total"] = decode["bytes_read_total"] + decode["bytes_written_total"]
-    values["bytes/total"] = total["bytes_read"] + total["bytes_written"]
-    values["memory/weights"] = total["weight_bytes"]
-    values["memory/kv_cache"] = total["kv_cache_bytes"]
-    adapter = report.get("adapter")
-    if adapter is not None:
-        values["params/adapter"] = adapter["params"]
-        values["flops/adapter"] = adapter["total"]["flops"]
-        values["bytes/adapter"] = adapter["total"]["bytes_read"] + adapter["total"]["bytes_written"]
-    values["tokens/image"] = workload["image_tokens"]
-    values["tokens/prompt"] = workload["prompt_tokens"]
-    values["tokens/new"] = workload["new_tokens"]
-    return values | _bounds(report["roofline"])
+def profile_values(document: Mapping[str, Any]) -> Values:
+    """Return the numbers of a profile by name, with those that its source added under names of its own."""
+    return {**values_of(PROFILE, document), **document["metrics"]}
 
 
-def _bounds(roofline: Mapping[str, Any] | None) -> dict[str, int | float]:
-    """Lower bounds of a device, where one was asked about."""
-    if roofline is None:
-        return {}
-    values = {f"roofline_ms/{name}": row["roofline_ms"] for name, row in roofline["bounds"].items()}
-    values |= {f"at_roofline/{name}": value for name, value in roofline["throughput"].items()}
-    values["memory/needed"] = roofline["memory"]["needed_bytes"]
-    values["memory/largest_batch_size"] = roofline["memory"]["largest_batch_size"]
-    return {name: value for name, value in values.items() if value is not None}
+def pairing_values(pairing: Mapping[str, Any]) -> Values:
+    """Return the numbers of a pairing by name."""
+    return values_of(PAIRING, pairing)
 
 
-def module_params(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What a module was counted with, as the params of a run; see `stagemeter.modules.report`."""
-    metadata = document["metadata"]
-    stages = (f"{name}: {' '.join(stage['modules'])}" for name, stage in document["stages"].items())
-    named = {key: metadata[key] for key in ("model", "mode", "dtype", "counted_on")}
-    return {**named, "inputs": "; ".join(metadata["inputs"]), "stages": "; ".join(stages)}
+def comparison_values(comparison: Mapping[str, Any], number: int) -> Values:
+    """Return the ratios of one subject to the baseline by name."""
+    return values_of(COMPARISON, {**comparison, "number": number})
 
 
-#: Quantities of a stage of a module, and the metrics that they become.
-_MODULE_QUANTITIES = (
-    "params",
-    "params_trainable",
-    "flops",
-    "flops_forward",
-    "flops_backward",
-    "flops_recomputed",
-    "flops_causal",
-    "macs",
-    "activations",
-)
+# Readers
 
 
-def module_values(document: Mapping[str, Any]) -> dict[str, int | float]:
-    """Numbers of a module's report by name, such as ``flops/encoder``; what is not known has no name."""
-    parts = {**document["stages"], "other": document["other"], "total": document["total"]}
-    values: dict[str, int | float] = {}
-    for name, part in parts.items():
-        values |= {
-            f"{quantity}/{name}": part[quantity] for quantity in _MODULE_QUANTITIES if part[quantity] is not None
+def _stages(*quantities: str, adapter: bool = False) -> Reader:
+    """Read quantities of the stages of a report, and add them up."""
+
+    def read(report: Mapping[str, Any]) -> Values:
+        stages, total, beside = report["stages"], report["total"], report.get("adapter")
+        return {
+            **{name: sum(stage[quantity] for quantity in quantities) for name, stage in stages.items()},
+            DECODE_TOTAL: sum(stages[DECODE][f"{quantity}_total"] for quantity in quantities),
+            TOTAL: sum(total[quantity] for quantity in quantities),
+            "adapter": sum(beside["total"][quantity] for quantity in quantities) if adapter and beside else None,
         }
-        if part["bytes_read"] is not None:
-            values[f"bytes/{name}"] = part["bytes_read"] + part["bytes_written"]
-        values[f"unsupported_calls/{name}"] = sum(part["unsupported"].values())
+
+    return read
+
+
+def _flops(report: Mapping[str, Any]) -> Values:
+    return {**_stages("flops", adapter=True)(report), FORWARD: report["total"]["flops_forward"]}
+
+
+def _params(report: Mapping[str, Any]) -> Values:
+    total, adapter = report["total"], report.get("adapter")
+    return {
+        **{name: stage["params"] for name, stage in report["stages"].items()},
+        OTHER: sum(report["other_params"].values()),
+        TOTAL: total["params"],
+        "active": total["params_active"],
+        "adapter": None if adapter is None else adapter["params"],
+    }
+
+
+def _memory(report: Mapping[str, Any]) -> Values:
+    total, roofline = report["total"], report["roofline"]
+    values = {"weights": total["weight_bytes"], "kv_cache": total["kv_cache_bytes"]}
+    if roofline is not None:
+        memory = roofline["memory"]
+        values |= {"needed": memory["needed_bytes"], "largest_batch_size": memory["largest_batch_size"]}
     return values
 
 
-def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
-    """What was measured, how and on what, as the params of a run; see `stagemeter.profiling.document`."""
-    metadata = document["metadata"]
-    config = metadata["config"]
-    values = {name: config[name] for name in table(MeasuringSettings) if name in config}
-    hardware = document["hardware"]
-    if "device" in hardware:
-        # `device` is what was asked for, such as cuda:0; this is what answered to it.
-        values["device_name"] = hardware["device"]
-    values |= {name: hardware[name] for name in ("devices", "devices_source") if name in hardware}
-    return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
+def _tokens(report: Mapping[str, Any]) -> Values:
+    workload = report["metadata"]["workload"]
+    return {name: workload[f"{name}_tokens"] for name in ("image", "prompt", "new")}
 
 
-def profile_values(document: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a profile by name, such as ``time_ms/sam``: of several repeats the median, and its deciles."""
-    values = {f"time_ms/{stage}": time for stage, time in document["time_ms"].items()}
-    if document["request_ms"]:
-        values["time_ms/request"] = document["request_median_ms"]
-    for stage, spread in document["spread_ms"].items():
-        values |= {f"time_ms_{decile}/{stage}": spread[decile] for decile in ("p10", "p90")}
-    values |= {**document["throughput"], **document["metrics"]}
-    if document["stages_of_request"] is not None:
-        values["time_share/stages_of_request"] = document["stages_of_request"]
-    return values
+def _bounds(report: Mapping[str, Any]) -> Values:
+    roofline = report["roofline"]
+    return {} if roofline is None else {name: row["roofline_ms"] for name, row in roofline["bounds"].items()}
+
+
+def _at_roofline(report: Mapping[str, Any]) -> Values:
+    roofline = report["roofline"]
+    return {} if roofline is None else dict(roofline["throughput"])
+
+
+def _module(*quantities: str) -> Reader:
+    """Read quantities of the parts of a module's report, and add them; None where one is not known."""
+
+    def read(document: Mapping[str, Any]) -> Values:
+        parts = {**document["stages"], OTHER: document["other"], TOTAL: document["total"]}
+        found = {name: [part[quantity] for quantity in quantities] for name, part in parts.items()}
+        return {name: None if None in values else sum(values) for name, values in found.items()}
+
+    return read
+
+
+def _unsupported(document: Mapping[str, Any]) -> Values:
+    parts = {**document["stages"], OTHER: document["other"], TOTAL: document["total"]}
+    return {name: sum(part["unsupported"].values()) for name, part in parts.items()}
+
+
+def _times(document: Mapping[str, Any]) -> Values:
+    request = document["request_median_ms"] if document["request_ms"] else None
+    return {**document["time_ms"], REQUEST: request}
+
+
+def _decile(name: str) -> Reader:
+    return lambda document: {stage: spread[name] for stage, spread in document["spread_ms"].items()}
+
+
+def _measured(quantity: str) -> Reader:
+    """Read what a profile itself has under names of metrics."""
+
+    def read(document: Mapping[str, Any]) -> Values:
+        prefix, found = f"{quantity}/", {**document["throughput"], **document["metrics"]}
+        return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+    return read
+
+
+def _paired(quantity: str) -> Reader:
+    """Read a quantity of the stages of a pairing, and of its serving engine."""
+
+    def read(pairing: Mapping[str, Any]) -> Values:
+        engine = pairing.get("engine", {})
+        values = {stage: row.get(quantity) for stage, row in pairing["stages"].items()}
+        return {**values, "engine": engine.get(quantity)} if quantity.startswith("mfu") else values
+
+    return read
+
+
+def _ratios(comparison: Mapping[str, Any]) -> Values:
+    return {
+        f"{quantity}/{row['stage']}": row["ratios"][comparison["number"]]
+        for quantity, compared in comparison["quantities"].items()
+        for row in compared["rows"]
+    }
+
+
+#: Every metric. Of those that `compare` takes, the order is that of its help.
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "flops",
+        "FLOPs",
+        "Floating-point operations, two per multiply-accumulate, attention counted dense.",
+        {STATIC: _flops, MODULE: _module("flops")},
+        compared=True,
+        swept=True,
+    ),
+    Metric(
+        "macs",
+        "MACs",
+        "Multiply-accumulates.",
+        {STATIC: _stages("macs"), MODULE: _module("macs")},
+        compared=True,
+        swept=True,
+    ),
+    Metric("params", "", "Parameters.", {STATIC: _params, MODULE: _module("params")}, compared=True),
+    Metric(
+        "activations",
+        "",
+        "Elements that the counted operators write.",
+        {STATIC: _stages("activations"), MODULE: _module("activations")},
+        compared=True,
+        swept=True,
+    ),
+    Metric(
+        "bytes",
+        "B",
+        "Bytes that the counted operators read and write.",
+        {STATIC: _stages("bytes_read", "bytes_written", adapter=True), MODULE: _module("bytes_read", "bytes_written")},
+        compared=True,
+        swept=True,
+    ),
+    Metric(
+        "time_ms",
+        "ms",
+        "A stage's own time. Repeats are steps, and the last step is their median.",
+        {PROFILE: _times},
+        compared=True,
+    ),
+    Metric(
+        "roofline_ms",
+        "ms",
+        "The least time that the work can take on a device.",
+        {STATIC: _bounds, PAIRING: _paired("roofline_ms")},
+        compared=True,
+        swept=True,
+    ),
+    Metric("mfu", "", "Model FLOPs utilization, attention counted dense.", {PAIRING: _paired("mfu")}, compared=True),
+    Metric("mfu_causal", "", "The same with causal self-attention halved.", {PAIRING: _paired("mfu_causal")}),
+    Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_least")}),
+    Metric("mfu_most", "", "Upper bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_most")}),
+    Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: _paired("mfu_causal_least")}),
+    Metric("mfu_causal_most", "", "Upper bound of mfu_causal.", {PAIRING: _paired("mfu_causal_most")}),
+    Metric("mbu", "", "Memory bandwidth utilization.", {PAIRING: _paired("mbu")}),
+    Metric("tflops", "TFLOP/s", "The rate of arithmetic that was reached.", {PAIRING: _paired("tflops")}),
+    Metric("gbps", "GB/s", "The rate of memory that was reached.", {PAIRING: _paired("gbps")}),
+    Metric(
+        "roofline_fraction",
+        "",
+        "roofline_ms over the measured time.",
+        {PAIRING: _paired("roofline_fraction")},
+    ),
+    Metric(
+        "memory",
+        "B",
+        "Memory that the request needs; also the largest batch.",
+        {STATIC: _memory, PROFILE: _measured("memory")},
+        swept=True,
+    ),
+    Metric("tokens", "", "Tokens of the request.", {STATIC: _tokens}),
+    Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: _at_roofline}, swept=True),
+    Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: _module("params_trainable")}),
+    Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: _module("flops_forward")}),
+    Metric("flops_backward", "FLOPs", "FLOPs of the backward pass.", {MODULE: _module("flops_backward")}),
+    Metric(
+        "flops_recomputed",
+        "FLOPs",
+        "FLOPs that activation checkpointing runs again.",
+        {MODULE: _module("flops_recomputed")},
+    ),
+    Metric("flops_causal", "FLOPs", "FLOPs with causal self-attention halved.", {MODULE: _module("flops_causal")}),
+    Metric("unsupported_calls", "", "Calls of operators without a formula.", {MODULE: _unsupported}),
+    Metric("time_ms_p10", "ms", "10th percentile of the repeats.", {PROFILE: _decile("p10")}),
+    Metric("time_ms_p90", "ms", "90th percentile of the repeats.", {PROFILE: _decile("p90")}),
+    Metric(
+        "time_share",
+        "",
+        "The share of a request's wall time that its stages take.",
+        {PROFILE: lambda document: {"stages_of_request": document["stages_of_request"]}},
+    ),
+    Metric("tokens_per_second", "", "Tokens of a stage per second.", {PROFILE: _measured("tokens_per_second")}),
+    Metric("pages_per_hour", "", "Pages per hour of whole requests.", {PROFILE: _measured("pages_per_hour")}),
+    Metric(
+        "experts_read",
+        "",
+        "Experts of a layer that a pass read, the mean over layers and passes.",
+        {PROFILE: _measured("experts_read")},
+    ),
+    Metric(
+        "harness_overhead",
+        "",
+        "The share of a stage's time that measuring took.",
+        {PROFILE: _measured("harness_overhead")},
+    ),
+    Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: _measured("engine")}),
+    Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: _ratios}),
+)
+#: What `compare` takes, with its unit.
+COMPARED = {metric.name: metric.unit for metric in METRICS if metric.compared}

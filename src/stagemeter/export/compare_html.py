@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stagemeter.comparing.compare import STEP, SUMS
+from stagemeter.comparing.compare import SUMS
 from stagemeter.core.escape import html_text, printable
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.export.compare_text import comparison_table, legend, setting_rows, shown, signed, title_of
 
 _COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
@@ -110,7 +111,7 @@ def _differences(comparison: Mapping[str, Any], name: str, quantity: Mapping[str
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Rows that a request is made of, in its order: no sums, and of decode all steps where there are both."""
     rows = {row["stage"]: row for row in quantity["rows"]}
-    left_out = {*SUMS, "active", "request", *([STEP] if "decode_total" in rows else [])}
+    left_out = {*SUMS, "active", REQUEST, *([DECODE] if DECODE_TOTAL in rows else [])}
     return [rows[stage] for stage in quantity["stages"] if stage not in left_out]
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, TOTAL, aggregates
+from stagemeter.core.metrics import STATIC, values_of
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound
 from stagemeter.models.blocks import larger
@@ -169,28 +170,24 @@ def _costs(
 ) -> dict[str, Any]:
     """Values of some workloads whose pages become the same views; of arrays or of single numbers alike."""
     workload = _workload(grid, views, taken)
-    stages = [stage.name for stage in grid.family.stages]
-    passes = {name: _stage(grid, name, workload) for name in stages}
-    request = {**passes, DECODE: _all_steps(grid, workload)}
-    values: dict[str, Any] = {"prompt_tokens": workload.prompt_tokens, "decode_context": workload.decode_context}
-    quantities: dict[str, Callable[[Cost], Any]] = {
-        "flops": lambda cost: cost.flops,
-        "macs": lambda cost: cost.macs,
-        "activations": lambda cost: cost.activations,
-        "bytes": lambda cost: cost.bytes_read(item_size) + cost.bytes_written(item_size),
-    }
-    for quantity, of in quantities.items():
-        whole = {name: of(cost) for name, cost in request.items()}
-        values |= {f"{quantity}/{name}": of(passes[name]) for name in stages}
-        values[f"{quantity}/{DECODE_TOTAL}"] = whole[DECODE]
-        values[f"{quantity}/{TOTAL}"] = sum(whole.values())
-    values[f"flops/{FORWARD}"] = sum(passes[name].flops for name in aggregates(stages)[FORWARD])
+    costs = {stage.name: _stage(grid, stage.name, workload) for stage in grid.family.stages}
+    request = {**costs, DECODE: _all_steps(grid, workload)}
+    stages = {name: cost.quantities(item_size) for name, cost in costs.items()}
+    stages[DECODE] |= request[DECODE].quantities(item_size, suffix="_total")
     longest = workload.prompt_tokens + workload.decode_steps
-    values["memory/weights"] = weight_bytes(grid.family, grid.architecture, item_size)
-    values["memory/kv_cache"] = grid.family.decoder(grid.architecture).cache_of(workload, longest) * item_size
-    if peaks is not None:
-        values |= _bounds(grid, workload, request, item_size, peaks)
-    return values
+    # What metrics read of a report.
+    counts = {
+        "stages": stages,
+        "total": {
+            **total(request.values()).quantities(item_size),
+            "flops_forward": sum(stages[name]["flops"] for name in aggregates(stages)[FORWARD]),
+            "weight_bytes": weight_bytes(grid.family, grid.architecture, item_size),
+            "kv_cache_bytes": grid.family.decoder(grid.architecture).cache_of(workload, longest) * item_size,
+        },
+        "roofline": None if peaks is None else _roofline(grid, workload, request, item_size, peaks),
+    }
+    context = {"prompt_tokens": workload.prompt_tokens, "decode_context": workload.decode_context}
+    return {**context, **values_of(STATIC, counts, swept=True)}
 
 
 def _workload(grid: Grid, views: Views, taken: Mapping[str, Any]) -> Workload:
@@ -259,7 +256,7 @@ def _decode_context(grid: Grid, prompt: Any, new_tokens: Any) -> Any:
     return fixed + 0 * prompt
 
 
-def _bounds(
+def _roofline(
     grid: Grid, workload: Workload, request: Mapping[str, Cost], item_size: Any, peaks: tuple[Any, Any, Any]
 ) -> dict[str, Any]:
     """Return the bounds of every stage and sum, and the throughput at them."""
@@ -284,9 +281,9 @@ def _bounds(
     fits = np.where(_floats(needed) > memory, np.nan, 1.0)
     rates = {name: rate for name, rate in throughput(bounds, workload).items() if rate is not None}
     return {
-        **{f"roofline_ms/{name}": milliseconds for name, milliseconds in bounds.items()},
-        **{f"at_roofline/{name}": rate * fits for name, rate in rates.items()},
-        NEEDED: needed,
+        "bounds": {name: {"roofline_ms": milliseconds} for name, milliseconds in bounds.items()},
+        "throughput": {name: rate * fits for name, rate in rates.items()},
+        "memory": {"needed_bytes": needed, "largest_batch_size": None},
     }
 
 

@@ -13,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.metrics import module_values, report_values
+from stagemeter.core.metrics import comparison_values, module_values, report_values
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.module_files import MODULE_JSON_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
@@ -164,9 +164,7 @@ def _metrics(comparison: Mapping[str, Any]) -> list[Metric]:
     """Ratios to the baseline, each other subject a step."""
     others = [number for number in range(len(comparison["subjects"])) if number != comparison["baseline"]]
     return [
-        Metric(f"ratio/{quantity}/{row['stage']}", row["ratios"][number], 0, step)
-        for quantity, compared in comparison["quantities"].items()
-        for row in compared["rows"]
+        Metric(name, value, 0, step)
         for step, number in enumerate(others)
-        if row["ratios"][number] is not None
+        for name, value in comparison_values(comparison, number).items()
     ]

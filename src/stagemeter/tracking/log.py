@@ -14,7 +14,8 @@ from mlflow.entities import Metric, Run, RunStatus, RunTag
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import report_values, workload_params
+from stagemeter.core.metrics import report_values
+from stagemeter.core.params import workload_params
 from stagemeter.core.report import request_total
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.figures import flops_chart

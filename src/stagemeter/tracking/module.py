@@ -8,7 +8,8 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import as_params, module_params, module_values
+from stagemeter.core.metrics import module_values
+from stagemeter.core.params import as_params, module_params
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.module_files import module_files
 from stagemeter.export.module_text import module_markdown

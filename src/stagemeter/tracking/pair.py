@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_link
+from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.mfu_text import mfu_description, mfu_markdown
@@ -50,10 +51,8 @@ FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
 _BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
 _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)
 PROFILE_RUNS = "stagemeter.profile_runs"
-#: Quantities of a stage that become metrics, as ``mfu/<stage>`` and so on.
-_METRICS = ("mfu", "mfu_causal", "mbu", "tflops", "gbps", "roofline_ms", "roofline_fraction")
-#: Those of a serving engine, as ``mfu/engine`` and so on.
-_SHARES = ("mfu", "mfu_least", "mfu_most", "mfu_causal", "mfu_causal_least", "mfu_causal_most")
+#: The metrics of a pairing.
+_PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
 #: What a time can be of.
 _TIMED = tuple(stage for stage in STAGES if stage != "request")
 #: How many profiles a static run lists.
@@ -196,17 +195,9 @@ def _remove_figures(profile: Run) -> None:
 
 def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)
-    values = {
-        f"{quantity}/{stage}": row[quantity]
-        for stage, row in pairing["stages"].items()
-        for quantity in _METRICS
-        if row[quantity] is not None
-    }
-    if "engine" in pairing:
-        engine = pairing["engine"]
-        values |= {f"{name}/engine": engine[name] for name in _SHARES if name in engine}
-    # What an earlier pairing knew and this one does not must not stand beside it; a metric cannot be deleted.
-    stale = [key for key in logged if key.partition("/")[0] in (*_METRICS, *_SHARES) and key not in values]
+    values = pairing_values(pairing)
+    # Values of an earlier pairing must not stand beside those of this one. A metric cannot be deleted.
+    stale = [key for key in logged if key.partition("/")[0] in _PAIRED and key not in values]
     values |= dict.fromkeys(stale, math.nan)
     return [Metric(key, value, now, 0) for key, value in values.items()]
 

@@ -11,7 +11,8 @@ import mlflow
 from mlflow.entities import Metric, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import profile_params, profile_values
+from stagemeter.core.metrics import profile_values
+from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.profile_text import profile_markdown

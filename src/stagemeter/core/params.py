@@ -1,0 +1,62 @@
+"""The params of a run: what was asked for, and the page and the prompt that it became."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.core.setting import EVERY, MODES, Row, table
+from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
+from stagemeter.core.workload import OWN, TEXT, Workload
+
+
+def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was asked for, and the page and the prompt that it became, as the params of a run."""
+    asked, became = _logged(AnalysisSettings), _logged(Workload)
+    own = workload["mode"] == OWN
+    values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}
+    # Of an imported profile, what was measured can differ from what was asked for.
+    values |= {name: workload.get(name) for name in became}
+    if workload.get("view_size") is not None:
+        del values["base_size"], values["image_size"]
+    if workload["mode"] == TEXT:
+        every = {row.param for row in (*asked.values(), *became.values()) if row.setting.models == EVERY}
+        values = {name: value for name, value in values.items() if name in every} | {"mode": TEXT}
+    always = {row.param for row in asked.values() if row.setting.logged}
+    return as_params({name: value for name, value in values.items() if value is not None or name in always})
+
+
+def _logged(owner: type) -> dict[str, Row]:
+    return {name: row for name, row in table(owner).items() if row.setting.logged is not False}
+
+
+def as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as params: text, sizes as ``2x3``, and ``none`` for no value."""
+    return {key: _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "x".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def module_params(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a module was counted with; see `stagemeter.modules.report`."""
+    metadata = document["metadata"]
+    stages = (f"{name}: {' '.join(stage['modules'])}" for name, stage in document["stages"].items())
+    named = {key: metadata[key] for key in ("model", "mode", "dtype", "counted_on")}
+    return {**named, "inputs": "; ".join(metadata["inputs"]), "stages": "; ".join(stages)}
+
+
+def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return what was measured, how and on what; see `stagemeter.profiling.document`."""
+    metadata = document["metadata"]
+    config = metadata["config"]
+    values = {name: config[name] for name in table(MeasuringSettings) if name in config}
+    hardware = document["hardware"]
+    if "device" in hardware:
+        # `device` is what was asked for, such as cuda:0; this is what answered to it.
+        values["device_name"] = hardware["device"]
+    values |= {name: hardware[name] for name in ("devices", "devices_source") if name in hardware}
+    return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})
