@@ -14,8 +14,7 @@ from stagemeter import AnalysisConfig, StagemeterError, estimate_report
 from stagemeter.comparing.compare import compare
 from stagemeter.comparing.limits import Limit, breaches, parse_limit
 from stagemeter.comparing.subject import Subject, subject_of_report
-from stagemeter.export.compare_html import comparison_page, parts
-from stagemeter.export.compare_text import comparison_csv, comparison_markdown, comparison_rows
+from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, comparison_rows, parts
 from stagemeter.models.lookup import load_architecture
 
 ARCHITECTURE = load_architecture("deepseek-ocr")

@@ -18,13 +18,11 @@ from stagemeter.comparing.compare import compare
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.escape import markdown_code, markdown_link, markdown_text, printable, spreadsheet_cell
 from stagemeter.core.terminal import plain_text, print_lines, print_table
-from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
-from stagemeter.export.compare_html import comparison_page
-from stagemeter.export.compare_text import comparison_csv, comparison_markdown, print_comparison
-from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
-from stagemeter.export.figures import bar_chart
+from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture, charts_page
+from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, print_comparison
 from stagemeter.export.json_file import json_text
-from stagemeter.export.roofline_figures import Points, roofline_page, roofline_picture
+from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
+from stagemeter.export.pairing import Points, roofline_page, roofline_picture
 
 HOSTILE = [
     "\x1b]0;owned\x07\x1b[2Jname",

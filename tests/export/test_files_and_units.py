@@ -15,9 +15,8 @@ from stagemeter.core.metrics import report_values
 from stagemeter.core.report import report_fault
 from stagemeter.core.units import describe_views, percentage, with_unit
 from stagemeter.core.writing import require_writable, write_whole
-from stagemeter.export.charts import Chart, Series, chart_picture
-from stagemeter.export.figures import bar_chart, flops_chart
-from stagemeter.export.folder import report_files, write_report_files
+from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture, flops_chart
+from stagemeter.export.report import report_files, write_report_files
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.utilization.memory import roofline_section
 

@@ -14,9 +14,7 @@ from stagemeter import (
     write_static_compute_markdown,
 )
 from stagemeter.counting.fvcore_view import CountedFlops
-from stagemeter.export.console import print_report
-from stagemeter.export.folder import report_files, write_report_files
-from stagemeter.export.markdown import summary_markdown
+from stagemeter.export.report import print_report, report_files, summary_markdown, write_report_files
 
 STAGES = ["sam", "clip", "projector", "prefill", "decode"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stagemeter.core.cost import ITEM_SIZES
-from stagemeter.export.devices import COLUMNS, device_rows, print_devices
+from stagemeter.export.catalog import COLUMNS, device_rows, print_devices
 from stagemeter.hardware.devices import known_devices
 
 ROOT = Path(__file__).parents[2]

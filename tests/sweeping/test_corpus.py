@@ -92,7 +92,7 @@ def test_pages_of_a_table_that_share_a_name_are_said(tmp_path):
 def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
     from stagemeter.application.plan import plan_devices
     from stagemeter.application.sweep import sweep
-    from stagemeter.export.sweep_text import sweep_markdown
+    from stagemeter.export.sweep import sweep_markdown
     from stagemeter.sweeping.summary import summarize
 
     swept = sweep({"images": mixed, "mode": "tiny"}, tmp_path / "sweep.parquet", estimate=True)

@@ -34,7 +34,7 @@ from stagemeter import estimate_report  # noqa: E402
 from stagemeter.analysis.config import AnalysisConfig  # noqa: E402
 from stagemeter.application.analyze import analyze_page  # noqa: E402
 from stagemeter.core.errors import StagemeterError  # noqa: E402
-from stagemeter.export.folder import report_files  # noqa: E402
+from stagemeter.export.report import report_files  # noqa: E402
 from stagemeter.models.lookup import load_architecture  # noqa: E402
 from stagemeter.tracking.runs import load_report, search_runs  # noqa: E402
 

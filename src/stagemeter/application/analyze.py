@@ -18,7 +18,7 @@ from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.core.writing import require_writable
-from stagemeter.export.folder import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
+from stagemeter.export.report import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model, with_adapter

@@ -14,8 +14,7 @@ from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.writing import require_writable, write_whole
-from stagemeter.export.compare_html import comparison_page
-from stagemeter.export.compare_text import comparison_csv, comparison_markdown
+from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page
 from stagemeter.export.json_file import json_text
 
 #: Files of a comparison.

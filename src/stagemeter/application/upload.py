@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stagemeter.comparing.files import read_report
 from stagemeter.core.errors import StagemeterError
-from stagemeter.export.folder import JSON_FILE
+from stagemeter.export.report import JSON_FILE
 
 
 @dataclass(frozen=True)

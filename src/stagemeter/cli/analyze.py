@@ -71,7 +71,7 @@ def analyze(
     if as_json:
         print_json(outcome.report)
     else:
-        from stagemeter.export.console import print_report
+        from stagemeter.export.report import print_report
 
         print_report(outcome.report)
     for line in outcome.messages:

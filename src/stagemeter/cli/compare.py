@@ -85,7 +85,7 @@ def compare(
     if as_json:
         print_json({**compared.comparison, "breaches": compared.breaches})
     else:
-        from stagemeter.export.compare_text import print_comparison
+        from stagemeter.export.comparison import print_comparison
 
         print_comparison(compared.comparison)
     for line in compared.messages:

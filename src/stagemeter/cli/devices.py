@@ -11,6 +11,6 @@ from stagemeter.cli.output import say_options
 @say_options
 def devices(as_json: bool) -> None:
     """List the accelerators whose peaks are known, with the source of each number."""
-    from stagemeter.export.devices import print_devices
+    from stagemeter.export.catalog import print_devices
 
     print_devices(as_json)

@@ -71,7 +71,7 @@ def mfu(
     if as_json:
         print_json(pairing)
     else:
-        from stagemeter.export.mfu_text import print_pairing
+        from stagemeter.export.pairing import print_pairing
 
         print_pairing(pairing)
     if not pairing["changed"]:
@@ -98,7 +98,7 @@ def _pair_all(
     if as_json:
         print_json({"pairings": pairings, "failures": failures})
     elif pairings:
-        from stagemeter.export.mfu_text import print_pairings
+        from stagemeter.export.pairing import print_pairings
 
         print_pairings(pairings)
     for reason in failures.values():

@@ -92,7 +92,7 @@ def print_profiled(profiled: Profiled, as_json: bool) -> None:
     if as_json:
         print_json({"run_id": profiled.run_id, **profiled.document})
     else:
-        from stagemeter.export.profile_text import print_profile
+        from stagemeter.export.profile import print_profile
 
         print_profile(profiled.document)
     for line in profiled.messages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 _POWERS = (
@@ -121,3 +122,9 @@ def rate(value: float, digits: int = 4) -> str:
         return "0"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:,.{max(0, decimals)}f}"
+
+
+def describe_peak(peak: Mapping[str, Any]) -> str:
+    """Return the peak rates of a device, such as ``bfloat16: 312 TFLOP/s, 2,039 GB/s``."""
+    bandwidth = "bandwidth not known" if peak["gbps"] is None else f"{peak['gbps']:,.5g} GB/s"
+    return f"{peak['dtype']}: {peak['tflops']:,.5g} TFLOP/s, {bandwidth}"

@@ -1,7 +1,6 @@
-"""A report becomes files. Everything here reads the report and never the model."""
+"""Documents as files, pictures and tables. Everything here reads documents, and never the model."""
 
 from stagemeter.export.fvcore_table import write_static_compute_fvcore_table
-from stagemeter.export.json_file import write_static_compute_json
-from stagemeter.export.markdown import write_static_compute_markdown
+from stagemeter.export.report import write_static_compute_json, write_static_compute_markdown
 
 __all__ = ["write_static_compute_fvcore_table", "write_static_compute_json", "write_static_compute_markdown"]

@@ -1,4 +1,4 @@
-"""Charts drawn twice from the same data: as a picture, and as an interactive page that needs no network."""
+"""Charts drawn from the same data as a picture and as an interactive page that needs no network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stagemeter.core.escape import html_text, picture_text
+from stagemeter.core.units import percentage, with_unit
 
-_COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
+COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c977a4")
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,29 @@ class Chart:
     log: bool = False
 
 
-def chart_picture(chart: Chart) -> bytes:
-    """Draw a chart as a PNG picture."""
+def new_figure(height: float) -> tuple[Any, Any]:
+    """Return an empty figure of matplotlib, and its axes."""
     # Without pyplot: no window system is looked for, and no global state is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as a PNG picture."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=120)
+    return stream.getvalue()
+
+
+def chart_picture(chart: Chart) -> bytes:
+    """Draw a chart as a PNG picture."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure(4.8)
     if chart.kind == "heat":
         mesh = axes.pcolormesh(range(len(chart.x_values)), range(len(chart.y_values)), chart.heat, cmap="viridis")
         figure.colorbar(mesh, format=EngFormatter())
@@ -84,7 +98,7 @@ def chart_picture(chart: Chart) -> bytes:
             axis.set_ticks(places, [f"{values[place]:,}" for place in places])
     else:
         for number, series in enumerate(chart.series):
-            colour, name = _COLOURS[number % len(_COLOURS)], picture_text(series.name)
+            colour, name = COLOURS[number % len(COLOURS)], picture_text(series.name)
             # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
             heights = [float(value) for value in series.y]
             if chart.kind == "bars":
@@ -112,9 +126,7 @@ def chart_picture(chart: Chart) -> bytes:
     axes.set_ylabel(chart.y_title)
     axes.set_title(picture_text(chart.title), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    return stream.getvalue()
+    return png(figure)
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
@@ -150,7 +162,7 @@ def _interactive(chart: Chart) -> Any:
             colorscale="Viridis",
         )
     for number, series in enumerate(chart.series):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         if chart.kind == "bars":
             figure.add_bar(x=_texts(series.x), y=list(series.y), name=html_text(series.name), marker={"color": colour})
         else:
@@ -169,3 +181,40 @@ def _interactive(chart: Chart) -> Any:
         yaxis={"title": chart.y_title, "exponentformat": "SI", **scale},
     )
     return figure
+
+
+_COLOUR = "#2f6f9f"
+
+
+def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> bytes:
+    """Draw FLOPs as bars with their shares of a total.
+
+    Parameters
+    ----------
+    flops : mapping
+        FLOPs by the name of their bar.
+    total : int
+        What the shares are of.
+    what, title : str
+        What the bars show, and what it is of.
+
+    Returns
+    -------
+    bytes
+        A PNG picture.
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    figure, axes = new_figure(3.6)
+    # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
+    lengths = [float(value) for value in flops.values()]
+    bars = axes.barh([picture_text(name) for name in flops], lengths, color=_COLOUR)
+    shares = [f" {with_unit(value)} ({percentage(value, total)})" for value in flops.values()]
+    axes.bar_label(bars, labels=shares, padding=2)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(lengths) * 1.22 or 1)
+    axes.set_xlabel(what)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(picture_text(title), loc="left", fontsize=10)
+    return png(figure)

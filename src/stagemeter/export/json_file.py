@@ -1,15 +1,11 @@
-"""The report as JSON, with exact integers."""
+"""Documents as JSON, with exact integers."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from stagemeter.core.writing import write_whole
 
 _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
@@ -28,31 +24,3 @@ def print_json(document: Any) -> None:
     except UnicodeEncodeError:
         text = _NOT_ASCII.sub(lambda match: json.dumps(match[0])[1:-1], text)
     sys.stdout.write(text)
-
-
-def report_json(report: Mapping[str, Any]) -> str:
-    """Return the report as indented JSON."""
-    return json_text(report)
-
-
-def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Path:
-    """Write the report as JSON.
-
-    Parameters
-    ----------
-    report : mapping
-        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
-    path : Path or str
-        The file.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be written.
-    """
-    return write_whole(path, report_json(report))

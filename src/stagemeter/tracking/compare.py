@@ -15,7 +15,7 @@ from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import comparison_values, module_values, report_values
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.module_files import MODULE_JSON_FILE
+from stagemeter.export.module import MODULE_JSON_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import params_of, require_room

@@ -18,10 +18,8 @@ from stagemeter.core.metrics import report_values
 from stagemeter.core.params import workload_params
 from stagemeter.core.report import request_total
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.figures import flops_chart
-from stagemeter.export.folder import report_files
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import stage_agreement, summary_markdown
+from stagemeter.export.report import flops_chart, report_files, stage_agreement, summary_markdown
 from stagemeter.modules.report import ModuleReport
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room

@@ -11,8 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stagemeter.core.metrics import module_values
 from stagemeter.core.params import as_params, module_params
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.module_files import module_files
-from stagemeter.export.module_text import module_markdown
+from stagemeter.export.module import module_files, module_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room

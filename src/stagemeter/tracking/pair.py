@@ -18,8 +18,7 @@ from stagemeter.core.escape import markdown_link
 from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
-from stagemeter.export.mfu_text import mfu_description, mfu_markdown
-from stagemeter.export.roofline_figures import roofline_page, roofline_picture, roofline_points
+from stagemeter.export.pairing import mfu_description, mfu_markdown, roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.readers import STAGES

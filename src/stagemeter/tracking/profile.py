@@ -15,7 +15,7 @@ from stagemeter.core.metrics import profile_values
 from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
-from stagemeter.export.profile_text import profile_markdown
+from stagemeter.export.profile import profile_markdown
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.holding import missing_params, require_room
 from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, REPORT_HASH, SCHEMA, workload_tags

@@ -20,7 +20,7 @@ from stagemeter.core.json_text import parse_json, read_json
 from stagemeter.core.report import SCHEMA_VERSION, report_fault
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
-from stagemeter.export.folder import JSON_FILE as REPORT_FILE
+from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD

@@ -14,8 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.charts import chart_picture, charts_page
-from stagemeter.export.sweep_charts import sweep_charts
-from stagemeter.export.sweep_text import sweep_markdown
+from stagemeter.export.sweep import sweep_charts, sweep_markdown
 from stagemeter.sweeping.build import SweepSettings
 from stagemeter.sweeping.children import child_rows
 from stagemeter.sweeping.summary import SweepSummary, summarize

@@ -1,8 +1,10 @@
-"""The report of any module as Markdown."""
+"""The report of any module as files."""
 
 from __future__ import annotations
 
-from stagemeter.export.document import add_header, add_list, add_paragraph, add_table, document_text, new_document
+from stagemeter.export.charts import bar_chart
+from stagemeter.export.json_file import json_text
+from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
 from stagemeter.modules.report import ModuleReport
 from stagemeter.modules.text import call_line, stage_table
 
@@ -23,3 +25,16 @@ def module_markdown(report: ModuleReport) -> str:
         add_header(document, 2, "Notes")
         add_list(document, report.notes)
     return document_text(document)
+
+
+MODULE_JSON_FILE, MODULE_MARKDOWN_FILE, MODULE_CHART_FILE = "module_compute.json", "module_compute.md", "flops.png"
+
+
+def module_files(report: ModuleReport) -> dict[str, str | bytes]:
+    """Return the contents of a report's files by name: JSON, Markdown and a chart."""
+    flops = {stage.name: stage.flops for stage in report.rows()[:-1]} or {"total": report.total.flops}
+    return {
+        MODULE_JSON_FILE: json_text(report.to_dict()),
+        MODULE_MARKDOWN_FILE: module_markdown(report),
+        MODULE_CHART_FILE: bar_chart(flops, report.total.flops, f"FLOPs, {report.mode}", report.model),
+    }

@@ -1,4 +1,4 @@
-"""A profile for people: Markdown, and a table on a terminal."""
+"""A profile as Markdown, and on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
-from stagemeter.export.document import (
+from stagemeter.export.markdown import (
     add_header,
     add_list,
     add_paragraph,

@@ -1,0 +1,413 @@
+"""A static report as files, and on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mdutils.mdutils import MdUtils
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.escape import markdown_code
+from stagemeter.core.report import request_total
+from stagemeter.core.scratch import locked_folder
+from stagemeter.core.stage_names import DECODE, REQUEST, TOTAL, stage_label
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import (
+    describe_dtypes,
+    describe_peak,
+    describe_request,
+    describe_views,
+    milliseconds,
+    percentage,
+    rate,
+    with_unit,
+)
+from stagemeter.core.writing import write_whole
+from stagemeter.export.charts import bar_chart
+from stagemeter.export.fvcore_table import fvcore_table
+from stagemeter.export.json_file import json_text
+from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
+
+JSON_FILE = "static_compute.json"
+MARKDOWN_FILE = "static_compute.md"
+FVCORE_FILE = "static_compute_fvcore.md"
+
+
+def report_files(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contents of a report's files by name: JSON, Markdown, and fvcore's table of a model that was run."""
+    files = {JSON_FILE: json_text(report), MARKDOWN_FILE: report_markdown(report)}
+    if report["modules"]:
+        files[FVCORE_FILE] = fvcore_table(report)
+    return files
+
+
+def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write the files of a report into a folder, in which those of an earlier report are replaced.
+
+    Whenever this is cut short, and whoever else writes there, the files in the folder are of one report.
+
+    Parameters
+    ----------
+    files : mapping
+        See `report_files`.
+    folder : Path
+        Where to; it is made if it is missing.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    StagemeterError
+        If a file cannot be written.
+    """
+    try:
+        with locked_folder(folder):
+            for name in (MARKDOWN_FILE, FVCORE_FILE):
+                (folder / name).unlink(missing_ok=True)
+            return [write_whole(folder / name, content) for name, content in files.items()]
+    except OSError as error:
+        raise StagemeterError(
+            f"{folder} cannot be written to: {error.strerror or error}; give another folder"
+        ) from error
+
+
+_TOP_OPERATORS = 3
+#: The rows of a request's totals: what they are called, their key and their unit.
+_TOTALS = (
+    ("Parameters", "params", ""),
+    ("Parameters that one token uses", "params_active", ""),
+    ("MACs", "macs", ""),
+    ("FLOPs", "flops", ""),
+    ("FLOPs, causal attention halved", "flops_causal", ""),
+    ("FLOPs of one forward pass", "flops_forward", ""),
+    ("Activations", "activations", ""),
+    ("Bytes read", "bytes_read", "B"),
+    ("Bytes written", "bytes_written", "B"),
+    ("Weights", "weight_bytes", "B"),
+    ("KV cache at the end", "kv_cache_bytes", "B"),
+)
+_TIERS = ("isolated", "extracted", "analytic")
+
+
+def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Path:
+    """Write the report as JSON.
+
+    Parameters
+    ----------
+    report : mapping
+        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be written.
+    """
+    return write_whole(path, json_text(report))
+
+
+def write_static_compute_markdown(report: Mapping[str, Any], path: Path | str) -> Path:
+    """Write the report as Markdown.
+
+    Parameters
+    ----------
+    report : mapping
+        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be written.
+    """
+    return write_whole(path, report_markdown(report))
+
+
+def report_markdown(report: Mapping[str, Any]) -> str:
+    """Return the report as Markdown: configuration, totals, stages, details of each, notes."""
+    document = new_document()
+    add_header(document, 1, f"Static analysis of {report['metadata']['model']}")
+    _add_summary(document, report)
+    add_header(document, 2, "Configuration")
+    add_list(document, _configuration(report))
+    add_header(document, 2, "Stages in detail")
+    for stage in report["stages"].values():
+        _add_stage(document, stage)
+    add_header(document, 2, "Notes")
+    add_list(document, report["notes"])
+    return document_text(document)
+
+
+def flops_chart(report: Mapping[str, Any]) -> bytes:
+    """Draw the FLOPs of each stage over the whole request as a PNG picture."""
+    stages, workload = report["stages"], report["metadata"]["workload"]
+    flops = {
+        stage_label(name, f"{DECODE} x {stages[DECODE]['steps']:,}"): value
+        for name, value in request_total(report, "flops").items()
+    }
+    views = f"{describe_views(workload)}, " if workload["global_views"] else ""
+    title = f"{report['metadata']['model']}, {workload['mode']}: {views}{workload['prompt_tokens']:,} prompt tokens"
+    return bar_chart(flops, report["total"]["flops"], "FLOPs of one request", title)
+
+
+def summary_markdown(report: Mapping[str, Any]) -> str:
+    """Return the short form: the table of stages and the totals, as the description of a run."""
+    document = new_document()
+    _add_summary(document, report)
+    return document_text(document)
+
+
+def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
+    total, workload = report["total"], report["metadata"]["workload"]
+    add_paragraph(
+        document,
+        f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
+        f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
+        f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
+        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token.",
+    )
+    header = ["Stage", "Params", "FLOPs", "Share", "Activations", "Bytes moved", "Counts agree"]
+    other = ["other", with_unit(sum(report["other_params"].values())), "0", "0.0 %", "0", "0 B", ""]
+    whole = _total_row(report, "**total**", "100.0 %" if total["flops"] else "–")
+    add_table(document, [header, *_stage_rows(report), other, whole])
+    add_paragraph(document, _agreement_line(report))
+    _add_roofline(document, report)
+    _add_adapter(document, report)
+    add_header(document, 2, "Totals of the request")
+    rows = [[title, with_unit(total[name], unit), f"{total[name]:,}"] for title, name, unit in _TOTALS]
+    add_table(document, [["Quantity", "Value", "Exact"], *rows])
+
+
+def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
+    roofline = report["roofline"]
+    if roofline is None:
+        return
+    add_header(document, 2, f"At best on {roofline['peak']['name']}")
+    add_table(document, bounds_table(roofline))
+    add_list(document, [*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+
+
+def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
+    adapter = report["adapter"]
+    if adapter is None:
+        return
+    add_header(document, 2, "Adapter")
+    add_paragraph(
+        document,
+        f"A low-rank adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
+        f"{adapter['params']:,} parameters. It is in no other number of this report.",
+    )
+    rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]
+    for name, numbers in {**adapter["stages"], REQUEST: adapter["total"]}.items():
+        quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
+        label = stage_label(name, "decode, one step")
+        rows.append([label, *(f"{numbers[quantity]:,}" for quantity in quantities)])
+    add_table(document, rows)
+
+
+def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each stage over the whole request, without a header."""
+    columns = ("flops", "activations", "bytes_read", "bytes_written")
+    flops, activations, read, written = (request_total(report, quantity) for quantity in columns)
+    return [
+        [
+            stage_label(name, f"{DECODE} x {stage.get('steps', 0):,}"),
+            with_unit(stage["params"]),
+            with_unit(flops[name]),
+            percentage(flops[name], report["total"]["flops"]),
+            with_unit(activations[name]),
+            with_unit(read[name] + written[name], "B"),
+            stage_agreement(report, name),
+        ]
+        for name, stage in report["stages"].items()
+    ]
+
+
+def _total_row(report: Mapping[str, Any], label: str, share: str) -> list[str]:
+    total = report["total"]
+    moved = with_unit(total["bytes_read"] + total["bytes_written"], "B")
+    activations = with_unit(total["activations"])
+    flops = with_unit(total["flops"])
+    return [label, with_unit(total["params"]), flops, share, activations, moved, report["agreement"]["status"]]
+
+
+def stage_agreement(report: Mapping[str, Any], name: str) -> str:
+    """Say whether the tiers that counted a stage give the same FLOPs: ``3 of 3``, ``no``, or ``analytic only``.
+
+    A model without closed forms has two tiers.
+    """
+    stage = report["stages"][name]
+    possible = len(_TIERS) - (report["closed_form"] is None)
+    counted = {tier: stage[f"flops_{tier}"] for tier in _TIERS if stage[f"flops_{tier}"] is not None}
+    if len(counted) == 1:
+        return f"{next(iter(counted))} only"
+    if len(set(counted.values())) > 1:
+        return "no"
+    return f"{len(counted)} of {possible}"
+
+
+def _agreement_line(report: Mapping[str, Any]) -> str:
+    agreement = report["agreement"]
+    tiers = ", ".join(agreement["tiers"])
+    return {
+        "equal": f"All tiers ({tiers}) give the same integers, for every quantity of every stage.",
+        "different": f"**The tiers ({tiers}) disagree**: " + "; ".join(agreement["differences"]),
+        "incomplete": f"The tiers ({tiers}) agree where they counted; some could not count "
+        + ", ".join(agreement["incomplete_stages"])
+        + ".",
+        "not compared": f"Counted in one way only ({tiers}); nothing to compare with.",
+    }[agreement["status"]]
+
+
+def _configuration(report: Mapping[str, Any]) -> list[str]:
+    metadata = report["metadata"]
+    workload = metadata["workload"]
+    versions = ", ".join(f"{package} {version}" for package, version in metadata["versions"].items())
+    lines = [f"model: {metadata['model']} (architecture {metadata['architecture_hash']})"]
+    lines += [f"{key}: {value}" for key, value in workload.items() if value is not None]
+    lines += [f"workload hash: {metadata['workload_hash']}", f"versions: {versions}"]
+    return lines
+
+
+def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
+    add_header(document, 3, stage["stage_name"])
+    rows = [["Quantity", "Exact"], ["parameters", f"{stage['params']:,}"]]
+    rows.append(["parameters that one token uses", f"{stage['params_active']:,}"])
+    if stage["params_unused"]:
+        rows.append(["parameters never used", f"{stage['params_unused']:,}"])
+    if "context" in stage:
+        rows.append(["context of the step below", f"{stage['context']:,}"])
+    rows.append(["MACs", f"{stage['macs']:,}"])
+    for tier in _TIERS:
+        value = stage[f"flops_{tier}"]
+        rows.append([f"FLOPs, {tier}", "not counted" if value is None else f"{value:,}"])
+    rows.append(["FLOPs, causal attention halved", f"{stage['flops_causal']:,}"])
+    rows.append(["activations", f"{stage['activations']:,}"])
+    rows.append(["bytes read", f"{stage['bytes_read']:,}"])
+    rows.append(["bytes written", f"{stage['bytes_written']:,}"])
+    if "steps" in stage:
+        rows.append([f"FLOPs of all {stage['steps']:,} steps", f"{stage['flops_total']:,}"])
+    add_table(document, rows)
+    if stage["operators"]:
+        top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
+        rows = [["Operator", "FLOPs", "Share"]]
+        rows += [[markdown_code(name), f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
+        add_table(document, rows)
+    add_list(document, stage["notes"])
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print stages with parameters, FLOPs, share and agreement on stdout."""
+    workload, total = report["metadata"]["workload"], report["total"]
+    rows = [["stage", "params", "FLOPs", "share", "bytes moved", "counts agree"]]
+    # Activations are in the files: a terminal is narrow.
+    rows += [[*row[:4], *row[5:]] for row in (*_stage_rows(report), _total_row(report, TOTAL, ""))]
+    adapter = report["adapter"]
+    if adapter is not None:
+        moved = adapter["total"]["bytes_read"] + adapter["total"]["bytes_written"]
+        share = percentage(adapter["total"]["flops"], total["flops"])
+        apart = [with_unit(adapter["params"]), with_unit(adapter["total"]["flops"]), share, with_unit(moved, "B")]
+        rows.append([f"adapter, rank {adapter['rank']:,}", *apart, "apart"])
+    print_table(rows, title=report["metadata"]["model"])
+    # The first note states the conventions, which the table's reader knows or finds in the report.
+    print_lines([_page(workload), *(f"note: {note}" for note in report["notes"][1:])])
+    roofline = report["roofline"]
+    if roofline is not None:
+        peak = roofline["peak"]
+        print_lines([""])
+        print_table(bounds_table(roofline), title=f"At best on {peak['name']} ({describe_peak(peak)})")
+        print_lines(roofline_lines(roofline))
+
+
+def _page(workload: dict[str, Any]) -> str:
+    video = workload.get("video_frames")
+    what = "page" if video is None else f"video of {video:,} frames"
+    page = (
+        f"{what} {workload['image_width']}x{workload['image_height']}, "
+        f"mode {workload['mode']}: {describe_views(workload)}; {workload['image_tokens']:,} image + "
+        if workload["global_views"]
+        else ""
+    )
+    return (
+        f"{page}{workload['text_tokens']:,} text tokens, "
+        f"{workload['new_tokens']:,} new tokens, batch {workload['batch_size']}, {describe_dtypes(workload)}"
+    )
+
+
+_THROUGHPUT = {
+    "decode_tokens_per_second": "decode tokens/s",
+    "tokens_per_second": "tokens/s",
+    "pages_per_hour": "pages/hour",
+}
+
+
+def bounds_table(roofline: Mapping[str, Any]) -> list[list[str]]:
+    """Return the bounds of every stage as rows, the header first.
+
+    The last column is there only where it says something else than the bound: where tokens choose among experts.
+    """
+    header = ["Stage", "Arithmetic", "Memory", "At least", "Bound by"]
+    bounds = roofline["bounds"]
+    depends = any(row["roofline_ms"] != row["roofline_ms_every_expert"] for row in bounds.values())
+    if depends:
+        header.append("If every expert is read")
+    rows = [header]
+    for name, row in bounds.items():
+        cells = [milliseconds(row["compute_ms"]), milliseconds(row["memory_ms"]), milliseconds(row["roofline_ms"])]
+        cells.append(row["bound_by"] if row["roofline_ms"] is not None else "–")
+        if depends:
+            cells.append(milliseconds(row["roofline_ms_every_expert"]))
+        rows.append([stage_label(name), *cells])
+    return rows
+
+
+def roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines what a device's bounds come to."""
+    lines = []
+    rates = _rates(roofline["throughput"])
+    if rates:
+        lines.append(f"at most: {rates}")
+        if roofline["throughput"] != roofline["throughput_every_expert"]:
+            lines.append(f"if every expert is read: {_rates(roofline['throughput_every_expert'])}")
+    return [*lines, memory_line(roofline["memory"])]
+
+
+def _rates(throughput: Mapping[str, float | None]) -> str:
+    given = ((throughput[name], what) for name, what in _THROUGHPUT.items())
+    return ", ".join(f"{rate(value)} {what}" for value, what in given if value is not None)
+
+
+def memory_line(memory: Mapping[str, Any]) -> str:
+    """Say whether a workload fits into a device's memory."""
+    sets = memory["working_set_bytes"].values()
+    # Without closed forms nothing is known of single operators.
+    largest = f", largest operator {with_unit(max(sets), 'B')}" if sets else ""
+    needs = (
+        f"memory: weights {with_unit(memory['weights_bytes'], 'B')}, KV cache "
+        f"{with_unit(memory['kv_cache_bytes'], 'B')}{largest}; at least "
+        f"{with_unit(memory['needed_bytes'], 'B')} in {memory['needed_in']}"
+    )
+    if memory["fits"] is None:
+        return needs
+    of_device = f"of the device's {with_unit(memory['device_bytes'], 'B')}"
+    if not memory["fits"]:
+        largest = memory["largest_batch_size"]
+        return f"{needs} {of_device}: does not fit, so there is no throughput; largest batch {largest:,}"
+    return f"{needs} {of_device}: may fit, up to batch {memory['largest_batch_size']:,}"
