@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, with_config
-from pydantic_core import CoreSchema
 from typing_extensions import TypedDict
 
 from stagemeter.core.settings import AnalysisSettings
@@ -34,7 +33,7 @@ class FieldsOf:
     def __init__(self, owner: type) -> None:
         self.owner = owner
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         return handler.generate_schema(self.owner)
 
 
