@@ -27,7 +27,8 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.models import lookup as description
 from stagemeter.models.families import families
 from stagemeter.models.lookup import ModelDescription, describe_model
-from stagemeter.models.pages.settings import ProcessorFiles, ProcessorSettings
+from stagemeter.models.pages.processor_files import ProcessorFiles
+from stagemeter.models.pages.settings import ProcessorSettings
 
 many = settings(max_examples=60, deadline=None)
 sides = st.integers(1, 4000)
@@ -421,7 +422,7 @@ def test_one_view_is_what_the_encoder_takes():
         ("llama-4-scout", {"do_resize": False}, "do_resize is False"),
         ("llava-1.5-7b", {"crop_size": 224}, "crop_size is 224; the encoder takes views of 336"),
         ("llava-1.6-mistral-7b", {"crop_size": 336, "image_grid_pinpoints": [[336, 100]]}, "image_grid_pinpoints is"),
-        ("gemma-3-4b", {"size": {"shortest_edge": 896}}, "size is .*; one edge leaves a page its shape"),
+        ("gemma-3-4b", {"size": {"shortest_edge": 896}}, "size is .*; one edge keeps the shape of a page"),
         ("deepseek-ocr-2", {"tile_size": 640}, "tile_size is 640; the encoder takes views of 768"),
         ("deepseek-ocr-2", {"crop_to_patches": False}, "crop_to_patches is False"),
         ("smolvlm-256m", {"max_image_size": {"longest_edge": 364}}, "max_image_size is .*; the encoder takes views of"),
@@ -451,7 +452,7 @@ def test_a_setting_that_cannot_be_is_refused_by_file_and_key(name, file, message
 )
 def test_a_page_that_is_not_resized_is_whole_blocks(name, page):
     assert views(name, 560, 280, {"do_resize": False}).image_tokens == 200
-    with pytest.raises(StagemeterError, match="do_resize is false, and the encoder takes sides that are multiples"):
+    with pytest.raises(StagemeterError, match="do_resize is false, and the encoder needs sides that are multiples"):
         views(name, *page, {"do_resize": False})
 
 

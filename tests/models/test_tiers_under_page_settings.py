@@ -11,7 +11,7 @@ from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_ti
 from stagemeter.models.configuration import complete
 from stagemeter.models.families import family_of
 from stagemeter.models.lookup import ModelDescription
-from stagemeter.models.pages.settings import ProcessorFiles
+from stagemeter.models.pages.processor_files import ProcessorFiles
 
 
 def tiled(sizes):

@@ -8,7 +8,8 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.family import PageViews
 from stagemeter.models.lookup import ModelDescription
-from stagemeter.models.pages.settings import OPTIONS, ProcessorFiles, ProcessorSettings
+from stagemeter.models.pages.processor_files import ProcessorFiles
+from stagemeter.models.pages.settings import OPTIONS, ProcessorSettings
 from stagemeter.models.resolution import Resolution
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from stagemeter.models.families.deepseek_ocr.configuration import NAME, Deepseek
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lora import Adapter, read_adapter
-from stagemeter.models.pages.processor_files import files_of_folder, processor_files
-from stagemeter.models.pages.settings import ProcessorFiles
+from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_folder, processor_files
 from stagemeter.models.quantization import (
     Quantization,
     UnknownStorageError,

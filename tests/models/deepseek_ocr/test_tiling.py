@@ -21,8 +21,7 @@ from stagemeter.models.families.deepseek_ocr.tiling import (
     queries_per_side,
 )
 from stagemeter.models.family import PageViews
-from stagemeter.models.pages.tile_limits import TileLimits
-from stagemeter.models.pages.tiling import tile_grid, tile_grids
+from stagemeter.models.pages.tiling import TileLimits, tile_grid, tile_grids
 
 LIMITS = TileLimits(MIN_TILES, MAX_TILES)
 page_sides = st.integers(min_value=1, max_value=20_000)

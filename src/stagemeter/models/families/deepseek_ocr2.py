@@ -22,8 +22,7 @@ from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.tile_limits import read_tile_limits
-from stagemeter.models.pages.tiling import tile_grid
+from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize

@@ -184,7 +184,7 @@ def _rules(sizes: Gemma4Architecture, settings: ProcessorSettings) -> PageRules:
         if found > tokens:
             raise StagemeterError(
                 f"a page of {width} x {height} pixels: do_resize is false, and it has {found:,} tokens, more than the "
-                f"{tokens:,} of max_soft_tokens; resize the page, or set do_resize to true"
+                f"{tokens:,} of max_soft_tokens. Resize the page, or set do_resize to true"
             )
         padded = None if tokens == _MOST_TOKENS else tokens
         return PageViews(1, 0, columns, rows, (1, 1), found, padded_tokens=padded)

@@ -20,7 +20,7 @@ from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
+from stagemeter.models.pages.tiling import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS

@@ -16,6 +16,7 @@ from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.tiling import tiles_beside_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import Projector
@@ -65,8 +66,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
                 f"a page of {width} x {height} pixels: brought to tiles of {side} pixels, nothing is left of its "
                 "shorter side, and this model's processor fails. Cut the page"
             )
-        views = columns * rows + 1 if columns * rows > 1 else 1
-        return PageViews(1, views - 1, side, side, (columns, rows), views * tokens)
+        return tiles_beside_page((columns, rows), side, tokens)
 
     return PageRules(page)
 

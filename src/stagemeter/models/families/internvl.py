@@ -10,7 +10,7 @@ from stagemeter.models.builders.vision_language import Pages, VisionLanguageArch
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.tile_limits import read_tile_limits, tiles_and_page
+from stagemeter.models.pages.tiling import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer

@@ -21,7 +21,7 @@ from stagemeter.models.families import text_decoder
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
-from stagemeter.models.pages.tiling import best_fit, tile_grids
+from stagemeter.models.pages.tiling import best_fit, tile_grids, tiles_beside_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
@@ -95,11 +95,8 @@ def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:
     grids = tile_grids(most)
 
     def page(width: int, height: int) -> PageViews:
-        columns, rows = best_fit(width, height, side, grids, single_precision=True, largest=largest)
-        tiles = columns * rows
-        # A page in several tiles is also one view as a whole.
-        views = tiles + 1 if tiles > 1 else 1
-        return PageViews(1, views - 1, side, side, (columns, rows), views * sizes.view_tokens)
+        grid = best_fit(width, height, side, grids, single_precision=True, largest=largest)
+        return tiles_beside_page(grid, side, sizes.view_tokens)
 
     return PageRules(page)
 

@@ -24,7 +24,7 @@ from stagemeter.models.families.deepseek_ocr.family import language_model, page_
 from stagemeter.models.families.deepseek_ocr.tiling import page_rule
 from stagemeter.models.family import Family, PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.tile_limits import read_tile_limits
+from stagemeter.models.pages.tiling import read_tile_limits
 
 #: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
 _VIEW, _TILE = 1024, 640

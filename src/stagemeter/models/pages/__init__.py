@@ -1,1 +1,1 @@
-"""How image processors cut a page to views, from the files of a checkpoint."""
+"""How processors turn pages into views, by the files of a checkpoint and the options of a request."""

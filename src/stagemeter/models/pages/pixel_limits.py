@@ -1,4 +1,4 @@
-"""Pixels between which processors resize pages and videos."""
+"""Processors that resize pages and videos between limits of pixels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings
 
-#: How many times longer one side of a page may be than the other, as the processors have it.
+#: Most times that one side of a page may be longer than the other; processors refuse more.
 _LONGEST_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class PixelLimits:
-    """Pixels between which a page, or all frames of a video together, are resized.
+    """Limits between which a page, or all frames of a video together, are resized.
 
     Attributes
     ----------
     least, most : int
-        The limits.
+        Fewest and most pixels.
     resizes : bool
         Whether pages are resized at all.
     """
@@ -37,25 +37,20 @@ def read_pixel_limits(
 ) -> PixelLimits:
     """Read the limits of a processor.
 
-    Source: transformers, ``image_processing_pil_qwen2_vl.py``, ``__init__``: ``min_pixels`` and ``max_pixels`` go over
-    ``size``, whose ``shortest_edge`` and ``longest_edge`` are numbers of pixels, too. Older files write
-    ``size.min_pixels`` and ``size.max_pixels``.
+    ``min_pixels`` and ``max_pixels`` win over ``size``, whose ``shortest_edge`` and ``longest_edge`` are also numbers
+    of pixels. Older files write ``size.min_pixels`` and ``size.max_pixels``. Source: transformers,
+    ``image_processing_pil_qwen2_vl.py``, ``__init__``.
 
     Parameters
     ----------
     settings : PageSettings
         Settings of the processor.
     published : tuple of int
-        Limits where there is no file.
+        Limits without a file.
     default : tuple of int
-        Limits where the file gives none, which are those of transformers' class.
+        Limits of transformers' class, where the file gives none.
     top_level : bool
-        Whether the processor looks at ``min_pixels`` and ``max_pixels`` outside of ``size``.
-
-    Raises
-    ------
-    StagemeterError
-        If a limit is no whole number, the lower one is above the upper one, or ``size`` gives one of them alone.
+        Whether the processor reads ``min_pixels`` and ``max_pixels`` outside of ``size``.
     """
     read = []
     for index, (name, edge) in enumerate((("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))):
@@ -73,33 +68,33 @@ def read_pixel_limits(
 def resized_between(
     limits: PixelLimits, block: int, width: int, height: int, frames: int = 1, span: int = 1
 ) -> tuple[int, int]:
-    """Width and height that a page is resized to: whole blocks, within the limits, its shape kept as well as may be.
+    """Return the width and height of a page resized to whole blocks within limits, its shape nearly kept.
 
     Source: transformers, ``image_processing_pil_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``smart_resize``.
 
     Parameters
     ----------
     limits : PixelLimits
-        The limits, of all frames together.
+        Limits of all frames together.
     block : int
         Side in pixels of what becomes one token.
     width, height : int
         Size of the page, or of a frame, in pixels.
     frames, span : int
-        Frames, and as how many of them they are counted at a time.
+        Frames, and how many of them one patch spans.
 
     Raises
     ------
     StagemeterError
-        If one side is more than 200 times the other, which the processors refuse; or if pages are not resized, and
-        this one is not made of whole blocks.
+        If one side is more than 200 times the other; or if pages are not resized, and this one is not made of whole
+        blocks.
     """
     if not limits.resizes:
         return whole_blocks(block, width, height)
     if max(width, height) > _LONGEST_PAGE * min(width, height):
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: this model takes none with one side more than {_LONGEST_PAGE} times "
-            "the other"
+            f"a page of {width} x {height} pixels: one side is more than {_LONGEST_PAGE} times the other, which this "
+            "model refuses. Cut the page"
         )
     columns, rows = (round(side / block) * block for side in (width, height))
     taken = round(frames / span) * span * columns * rows
@@ -113,16 +108,10 @@ def resized_between(
 
 
 def whole_blocks(block: int, width: int, height: int) -> tuple[int, int]:
-    """Return the size of a page that is not resized.
-
-    Raises
-    ------
-    StagemeterError
-        If a side of it is no multiple of the block's, which the processors fail on.
-    """
+    """Return the size of a page that is not resized; refuse one that is not made of whole blocks."""
     if width % block or height % block:
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: do_resize is false, and the encoder takes sides that are multiples "
-            f"of {block} alone; resize the page, or set do_resize to true"
+            f"a page of {width} x {height} pixels: do_resize is false, and the encoder needs sides that are multiples "
+            f"of {block}. Resize the page, or set do_resize to true"
         )
     return width, height

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.pages.settings import ProcessorFiles
 
 _IMAGE, _VIDEO, _WHOLE = "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"
 
 
-def files_of_folder(folder: Path, read_json: Callable[[Path], dict[str, Any]]) -> ProcessorFiles:
-    """Read the files of a checkpoint's folder.
+@dataclass(frozen=True, slots=True)
+class ProcessorFiles:
+    """What a checkpoint says about how its pages and videos are prepared.
 
-    Parameters
+    Attributes
     ----------
-    folder : Path
-        The folder.
-    read_json : callable
-        Reads a file of settings.
-
-    Raises
-    ------
-    StagemeterError
-        If one of them cannot be read.
+    image, video, whole : mapping
+        Settings of the image processor, of the video processor, and of the processor that holds both.
+    image_source, video_source, whole_source : str or None
+        The files of these settings; None without one.
     """
+
+    image: Mapping[str, Any] = field(default_factory=dict)
+    video: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    image_source: str | None = None
+    video_source: str | None = None
+    whole_source: str | None = None
+
+
+def files_of_folder(folder: Path, read_json: Callable[[Path], dict[str, Any]]) -> ProcessorFiles:
+    """Read the files of a checkpoint's folder, each by `read_json`."""
 
     def read(name: str) -> dict[str, Any] | None:
         path = folder / name
@@ -38,21 +45,16 @@ def files_of_folder(folder: Path, read_json: Callable[[Path], dict[str, Any]]) -
 def processor_files(read: Callable[[str], dict[str, Any] | None], name_of: Callable[[str], str]) -> ProcessorFiles:
     """Sort out what the files of a checkpoint say.
 
-    Source: transformers, ``image_processing_base.py``, ``get_image_processor_dict``, and ``video_processing_utils.py``,
-    ``get_video_processor_dict``: settings within ``processor_config.json`` go over files of their own, and a video
-    processor without any takes those of the image processor.
+    Settings within ``processor_config.json`` win over files of their own, and a video processor without any takes
+    those of the image processor. Source: transformers, ``image_processing_base.py``, ``get_image_processor_dict``, and
+    ``video_processing_utils.py``, ``get_video_processor_dict``.
 
     Parameters
     ----------
     read : callable
-        Returns what a file of some name holds; None where there is none.
+        Returns the content of a file by its name; None if it is missing.
     name_of : callable
-        What messages call a file of some name.
-
-    Raises
-    ------
-    StagemeterError
-        If a file cannot be read, or holds something else in the place of settings.
+        Returns the name of a file in messages.
     """
     whole, image, video = read(_WHOLE), read(_IMAGE), read(_VIDEO)
     parts: list[tuple[Mapping[str, Any], str | None]] = []

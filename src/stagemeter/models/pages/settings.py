@@ -1,4 +1,4 @@
-"""Settings of a checkpoint's image processor: read, checked, and remembered with where each is from."""
+"""Settings of a checkpoint's processors: read, checked, and kept with their origin."""
 
 from __future__ import annotations
 
@@ -8,41 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.resolution import Resolution
 
-#: Settings of a request that are limits of pages, and the options that give them.
+#: Limits of pages that a request may set, and the options that give them.
 OPTIONS = {"min_pixels": "--min-pixels", "max_pixels": "--max-pixels", "max_tiles": "--max-tiles"}
 #: Most tiles of a page that a setting may ask for; published processors have up to 36.
 MOST_TILES = 1024
 #: Most pixels that a setting may ask for, more than any page has, and the longest side in pixels.
 MOST_PIXELS, LONGEST_SIDE = 10**10, 100_000
-#: Where a value is from that neither a file nor an option gives.
+#: Origin of a value that neither a file nor an option gives.
 PUBLISHED, OF_CLASS = "the family's published values", "transformers' defaults"
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessorFiles:
-    """What a checkpoint says of how its pages and videos are prepared.
-
-    Attributes
-    ----------
-    image, video, whole : mapping
-        Settings of the image processor, of the video processor, and of the processor that holds both.
-    image_source, video_source, whole_source : str or None
-        The files that they are from; None where there is none.
-    """
-
-    image: Mapping[str, Any] = field(default_factory=dict)
-    video: Mapping[str, Any] = field(default_factory=dict)
-    whole: Mapping[str, Any] = field(default_factory=dict)
-    image_source: str | None = None
-    video_source: str | None = None
-    whole_source: str | None = None
+#: Settings that hold several numbers, none of which has a default once one is given.
+_SIZES = ("size", "max_image_size")
+#: Most characters of a value that a message shows.
+_LONGEST_SHOWN = 80
+#: Heights and widths in pixels.
+Canvases = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A value that decides what a page becomes, and where it is from."""
+    """A value that decides what a page becomes, and its origin."""
 
     value: Any
     origin: str
@@ -50,7 +37,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A value, where it is from, and what a message calls it."""
+    """A value, its origin, and its name in messages."""
 
     value: Any
     origin: str
@@ -59,28 +46,24 @@ class _Found:
 
 @dataclass(slots=True)
 class _Asked:
-    """Options of a request, and those of them that a rule has asked for."""
+    """Options of a request, and those of them that a rule has read."""
 
     options: Mapping[str, int] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
 
 
-#: Heights and widths in pixels.
-Canvases = tuple[tuple[int, int], ...]
-
-
 class PageSettings:
-    """Settings of one processor: options over its file, and that over the family's published values.
+    """Settings of one processor: options win over its file, and that over the family's published values.
 
-    Without a file, published values hold. What a file leaves out has the default of transformers' class. Every value
-    that decides what a page becomes is kept in `limits`.
+    Without a file, published values hold. What a file leaves out has the default of transformers' class. `limits`
+    keeps every value that decides what a page becomes. Each method refuses an invalid value by a `StagemeterError`.
 
     Parameters
     ----------
     values : mapping
         What the file holds.
     source : str or None
-        The file; None where there is none.
+        The file; None without one.
     asked : object, optional
         The options of the request.
     """
@@ -112,16 +95,11 @@ class PageSettings:
         default : int or None
             Its value in a file that leaves it out; None: the published one.
         least, most : int
-            Between which it must be.
+            Limits of the value.
         option : str or None
-            The option that goes over the file.
+            The option that wins over the file.
         name : str or None
-            What it is called as a limit; None: as the first key.
-
-        Raises
-        ------
-        StagemeterError
-            If it is no whole number, or out of range.
+            Its name in `limits`; None: the first key.
         """
         found = self._find(keys, published, default, option)
         value = found.value
@@ -131,13 +109,7 @@ class PageSettings:
         return value
 
     def ratio(self, key: str, published: float) -> float:
-        """Return a number above zero that decides what a page becomes.
-
-        Raises
-        ------
-        StagemeterError
-            If it is none.
-        """
+        """Return a number above zero that decides what a page becomes."""
         found = self._find((key,), published)
         value = found.value
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
@@ -146,13 +118,7 @@ class PageSettings:
         return float(value)
 
     def flag(self, key: str, published: bool, default: bool | None = None) -> bool:
-        """Return a switch; it counts as a limit where it is not as published.
-
-        Raises
-        ------
-        StagemeterError
-            If it is neither true nor false.
-        """
+        """Return a switch, which is a limit if it differs from the published one."""
         found = self._find((key,), published, default)
         if not isinstance(found.value, bool):
             self._refuse(found, "it must be true or false")
@@ -161,13 +127,7 @@ class PageSettings:
         return bool(found.value)
 
     def canvases(self, key: str, published: Canvases, default: Canvases, side: int) -> Canvases:
-        """Return heights and widths in pixels that are multiples of a view's side.
-
-        Raises
-        ------
-        StagemeterError
-            If they are none.
-        """
+        """Return heights and widths in pixels that are multiples of a view's side."""
         found = self._find((key,), published, default)
         given = found.value
         whole = isinstance(given, (list, tuple)) and 0 < len(given) <= MOST_TILES
@@ -182,18 +142,13 @@ class PageSettings:
         Parameters
         ----------
         *keys : str
-            As in `number`.
+            See `number`.
         needed : object
-            What it must be; a size may be written for both sides.
+            Its only valid value; a size may be written for both sides.
         default : object
-            Its value in a file that leaves it out; None: what is needed.
+            Its value in a file that leaves it out; None: the needed one.
         why : str
-            What needs it, in words that stand before the value.
-
-        Raises
-        ------
-        StagemeterError
-            If it is another one.
+            What needs it, in words that precede the value.
         """
         found = self._find(keys, needed, default)
         if _one_number(found.value) != _one_number(needed) or isinstance(found.value, bool) != isinstance(needed, bool):
@@ -205,14 +160,9 @@ class PageSettings:
         Parameters
         ----------
         *keys, published, default
-            As in `number`.
+            See `number`.
         needed : int or None
-            What it must be; None for any side.
-
-        Raises
-        ------
-        StagemeterError
-            If it is no side of a square, or not what is needed.
+            Its only valid value; None for any side.
         """
         found = self._find(keys, published, default)
         value = _one_number(found.value)
@@ -225,32 +175,20 @@ class PageSettings:
         return int(value)
 
     def has(self, key: str) -> bool:
-        """Whether the file holds a key, other than null."""
+        """Return whether the file holds a key, other than null."""
         return self._in_file(key) is not None
 
     def refuse(self, key: str, why: str) -> NoReturn:
-        """Refuse what the file says of a key.
-
-        Raises
-        ------
-        StagemeterError
-            Always.
-        """
+        """Refuse what the file holds under a key."""
         self._refuse(_Found(self._in_file(key), str(self.source), f"{self.source}: {key}"), why)
 
     def require_order(self, lower: str, upper: str) -> None:
-        """Refuse a lower limit above the upper one.
-
-        Raises
-        ------
-        StagemeterError
-            If it is above.
-        """
+        """Refuse a lower limit above the upper one."""
         least, most = self.limits[lower], self.limits[upper]
         if least.value > most.value:
             raise StagemeterError(
-                f"{lower} {least.value:,} of {least.origin} is more than {upper} {most.value:,} of {most.origin}: "
-                "give limits that leave something between them"
+                f"{lower} {least.value:,} of {least.origin} is more than {upper} {most.value:,} of {most.origin}. "
+                "Give limits that leave something between them"
             )
 
     def _find(self, keys: tuple[str, ...], published: Any, default: Any = None, option: str | None = None) -> _Found:
@@ -287,12 +225,6 @@ class PageSettings:
         raise StagemeterError(f"{found.name} is {shown}; {why}")
 
 
-#: Settings that hold several numbers, none of which has a default once one is given.
-_SIZES = ("size", "max_image_size")
-#: How much of a value a message shows.
-_LONGEST_SHOWN = 80
-
-
 class ProcessorSettings:
     """Settings of a checkpoint's processors and the options of a request.
 
@@ -321,13 +253,7 @@ class ProcessorSettings:
         self.whole = PageSettings(files.whole, files.whole_source, self._asked)
 
     def refuse_unused(self, model: str, family: str) -> None:
-        """Refuse options that no rule of a family has asked for.
-
-        Raises
-        ------
-        StagemeterError
-            If there is one.
-        """
+        """Refuse options that no rule of a family has read."""
         for option, value in self._asked.options.items():
             if option not in self._asked.taken:
                 known = ", ".join(sorted(self._asked.taken))
@@ -339,7 +265,7 @@ class ProcessorSettings:
                 )
 
     def note(self, video: bool = False) -> str | None:
-        """Say which limits decided what a page or a video becomes, and where each is from; None if none did."""
+        """Return which limits decided what a page or a video becomes, with their origins; None if none did."""
         limits = (self.video if video and self.video.limits else self.image).limits
         by_origin: dict[str, list[str]] = {}
         for name, limit in limits.items():
@@ -360,7 +286,7 @@ def _is_canvas(canvas: Any, side: int) -> bool:
 
 
 def _one_number(value: Any) -> Any:
-    """A size that is written for both sides, or as one edge, as one number; anything else as it is."""
+    """Return a size of equal sides, or of one edge, as one number; anything else as it is."""
     if isinstance(value, Mapping):
         # Files of older versions hold edges that are null.
         sides: Any = [side for side in value.values() if side is not None]

@@ -52,11 +52,6 @@ def square_views(image: PageSettings, side: int, default: int, crops: bool) -> C
     -------
     callable
         Refuses a page of some width and height that does not become such a view.
-
-    Raises
-    ------
-    StagemeterError
-        If its views are of another size.
     """
     # Checkpoints of LLaVA with SigLIP bring along its processor, whose class does not crop.
     crops = crops and not str(image.values.get("image_processor_type")).startswith("Siglip")
@@ -67,13 +62,13 @@ def square_views(image: PageSettings, side: int, default: int, crops: bool) -> C
     elif resized:
         image.side("size", published=side, default=default, needed=side)
         if image.has("size.shortest_edge") or image.has("size.longest_edge"):
-            image.refuse("size", f"one edge leaves a page its shape, and the encoder takes {side} x {side} alone")
+            image.refuse("size", f"one edge keeps the shape of a page, and the encoder takes only {side} x {side}")
 
     def check(width: int, height: int) -> None:
         if not cropped and not resized and (width, height) != (side, side):
             raise StagemeterError(
-                f"a page of {width} x {height} pixels: do_resize is false, and the encoder takes {side} x {side} "
-                "alone; resize the page, or set do_resize to true"
+                f"a page of {width} x {height} pixels: do_resize is false, and the encoder takes only "
+                f"{side} x {side}. Resize the page, or set do_resize to true"
             )
 
     return check
@@ -90,11 +85,6 @@ def require_tokens(whole: PageSettings, side: int, tokens: int) -> None:
         Settings of the processor.
     side, tokens : int
         Side of a view in pixels, and tokens that the model makes of it.
-
-    Raises
-    ------
-    StagemeterError
-        If its settings make another number.
     """
     strategy = whole.values.get("vision_feature_select_strategy")
     if strategy is None or not whole.has("patch_size"):

@@ -1,27 +1,85 @@
-"""How a page is cut to tiles."""
+"""Processors that cut pages to tiles: how many tiles, in which grid."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+
+from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.pages.settings import MOST_TILES, PageSettings
+
+#: Side that transformers' ``GotOcr2ImageProcessor`` gives a file that leaves it out.
+_SIDE_OF_CLASS = 384
+
+
+@dataclass(frozen=True, slots=True)
+class TileLimits:
+    """Fewest and most tiles of a page."""
+
+    fewest: int
+    most: int
+
+
+def read_tile_limits(image: PageSettings, most: int, fewest: int) -> TileLimits:
+    """Read the limits of an image processor, which calls tiles patches.
+
+    Parameters
+    ----------
+    image : PageSettings
+        Its settings.
+    most, fewest : int
+        Limits without a file, and in a file that leaves them out.
+    """
+    upper = image.number("max_patches", published=most, most=MOST_TILES, option="max_tiles", name="max_tiles")
+    lower = image.number("min_patches", published=fewest, most=MOST_TILES, name="min_tiles")
+    image.require_order("min_tiles", "max_tiles")
+    return TileLimits(lower, upper)
+
+
+def tiles_and_page(image: PageSettings, limits: TileLimits, side: int, tokens: int) -> PageRules:
+    """Return the rules of square tiles, and of the page as a whole beside more than one tile.
+
+    Source: transformers, ``image_processing_got_ocr2.py``, ``crop_image_to_patches``.
+
+    Parameters
+    ----------
+    image : PageSettings
+        Settings of the image processor.
+    limits : TileLimits
+        Fewest and most tiles.
+    side, tokens : int
+        Side of a view in pixels, and its tokens.
+    """
+    image.side("size", published=side, default=_SIDE_OF_CLASS, needed=side)
+    return PageRules(
+        lambda width, height: tiles_beside_page(
+            tile_grid(width, height, side, limits.most, limits.fewest), side, tokens
+        )
+    )
+
+
+def tiles_beside_page(grid: tuple[int, int], side: int, tokens: int) -> PageViews:
+    """Return the views of a grid of tiles, and of the page as a whole beside more than one tile."""
+    tiles = grid[0] * grid[1]
+    views = tiles + 1 if tiles > 1 else 1
+    return PageViews(1, views - 1, side, side, grid, views * tokens)
 
 
 def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) -> tuple[int, int]:
-    """Columns and rows of tiles whose shape is nearest to a page's.
+    """Return the columns and rows of tiles whose shape is nearest to a page's.
 
-    Of shapes that are equally near, the larger one is taken if the page's area exceeds half of its area.
+    Of equally near shapes, the larger one wins if the page has more than half of its area.
 
     Source: transformers, ``image_processing_pil_got_ocr2.py`` and ``image_processing_pil_deepseek_ocr2.py``,
     ``get_optimal_tiled_canvas``.
 
     Parameters
     ----------
-    width, height : int
-        Size of the page in pixels.
-    side : int
-        Side of a tile in pixels.
+    width, height, side : int
+        Size of the page and side of a tile in pixels.
     most, fewest : int
-        Tiles between which there are.
+        Limits of the tiles.
     """
     best, nearest = (1, 1), float("inf")
     for columns, rows in tile_grids(most, fewest):
@@ -34,7 +92,7 @@ def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) ->
 
 @cache
 def tile_grids(most: int, fewest: int = 1) -> list[tuple[int, int]]:
-    """Columns and rows that tiles may form, fewest tiles first, and of as many tiles fewest columns."""
+    """Return the columns and rows that tiles may form: fewest tiles first, then fewest columns."""
     grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
     return sorted((grid for grid in grids if grid[0] * grid[1] >= fewest), key=lambda grid: grid[0] * grid[1])
 
@@ -47,24 +105,22 @@ def best_fit(
     single_precision: bool,
     largest: bool = False,
 ) -> tuple[int, int]:
-    """Columns and rows of tiles that a page fits into best.
+    """Return the columns and rows of tiles that a page fits best.
 
-    Of grids that need no shrinking, those are taken that enlarge the page least; else those that shrink it least; of
-    several the first of the smallest area.
+    Grids that need no shrinking win, and of those the ones that enlarge the page least; else those that shrink it
+    least. Of several, the first of the smallest area wins.
 
     Source: transformers, ``image_processing_llama4.py``, ``get_best_fit``, and ``image_processing_pil_mllama.py``,
     ``get_optimal_tiled_canvas``.
 
     Parameters
     ----------
-    width, height : int
-        Size of the page in pixels.
-    side : int
-        Side of a tile in pixels.
+    width, height, side : int
+        Size of the page and side of a tile in pixels.
     grids : sequence of tuple of int
         Columns and rows to choose from.
     single_precision : bool
-        Whether the processor compares scales in single precision, which takes more of them for equal.
+        Whether the processor compares scales in single precision, in which more of them are equal.
     largest : bool
         Whether a page that fits is enlarged most instead of least.
     """

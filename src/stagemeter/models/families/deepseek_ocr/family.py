@@ -31,7 +31,7 @@ from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, RESOLUTI
 from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, page_rule
 from stagemeter.models.family import Family, PageRules, Variables
 from stagemeter.models.pages.settings import PUBLISHED, ProcessorSettings
-from stagemeter.models.pages.tile_limits import read_tile_limits
+from stagemeter.models.pages.tiling import read_tile_limits
 from stagemeter.models.vision.clip import clip_operators, clip_parameters
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import OWN
 from stagemeter.models.family import PageViews
-from stagemeter.models.pages.tile_limits import TileLimits
-from stagemeter.models.pages.tiling import tile_grid
+from stagemeter.models.pages.tiling import TileLimits, tile_grid
 
 #: Side of a vision patch in pixels, and patches per side that the vision tower merges into one token.
 PATCH_SIZE, DOWNSAMPLE_RATIO = 16, 4
