@@ -73,7 +73,7 @@ def test_tiers_agree_on_what_a_file_makes_of_a_page(kind, data, width, height):
     family = family_of(whole, "small")
     sizes = family.architecture_from_config(whole, "small")
     file = FILES[kind](sizes)
-    assume(kind != "lighton_ocr" or min(width, height) * 40 >= max(width, height) * sizes.block)
+    assume(kind != "lighton_ocr" or min(width, height) * 40 >= max(width, height) * sizes.patches.block)
     files = ProcessorFiles(file, image_source="preprocessor_config.json")
     described = ModelDescription("small", family, sizes, config, "small", processor=files)
     request = AnalysisConfig(image_w=width, image_h=height, text_tokens=3, new_tokens=2)
