@@ -83,7 +83,7 @@ def test_limits_mean_nothing_to_a_model_of_text(stagemeter):
 
 def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
     arguments = ("--page-size", "1920x1080", "--estimate", "--no-track")
-    ended = stagemeter("sweep", "--mode", "base,gundam", "--max-tiles", "6", "--verify", "0", *arguments)
+    ended = stagemeter("sweep", "--mode", "base,gundam", "--max-tiles", "6", *arguments)
     assert ended.code == 0, ended.err
     assert "note: a page is cut into at most 6 tiles, as --max-tiles says" in ended.out
     table = pandas.read_parquet(folder / "sweep.parquet")
@@ -102,13 +102,12 @@ def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
 
 def test_rows_of_a_sweep_with_a_limit_are_single_analyses():
     from stagemeter import estimate_report
-    from stagemeter.sweeping import verify
     from stagemeter.sweeping.build import SweepSettings, build_grids
+    from stagemeter.sweeping.single import differences
 
     (grid,) = build_grids(SweepSettings(mode="base,gundam", page_size="1920x1080", max_tiles="6", new_tokens="1,2"))
     for row in range(grid.size):
-        found = verify.differences(grid, row, lambda grid, config: estimate_report(grid.architecture, "m", config))
-        assert found == []
+        assert differences(grid, row, lambda config: estimate_report(grid.architecture, "m", config)) == []
 
 
 @pytest.mark.parametrize(

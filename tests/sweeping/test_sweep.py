@@ -15,8 +15,10 @@ import pytest
 from stagemeter import StagemeterError
 from stagemeter.application import sweep as application
 from stagemeter.application.sweep import settings_of, sweep
+from stagemeter.export.sweep import sweep_charts, sweep_markdown
 from stagemeter.sweeping import table as tables
 from stagemeter.sweeping.build import SweepSettings, build_grids, read_settings, with_overrides
+from stagemeter.sweeping.summary import summarize
 from stagemeter.sweeping.table import PartsFolder, require_space, rows_parquet
 
 GRID = {
@@ -172,16 +174,26 @@ def test_grid_that_is_too_large_for_the_disk(tmp_path, monkeypatch):
         require_space(tmp_path, grids)
 
 
-@pytest.mark.slow
-def test_verified_rows_are_counted_in_full(tmp_path, monkeypatch):
-    settings = SweepSettings(model="deepseek-ocr-small", mode="tiny,gundam", batch_size="1,3", new_tokens="1,9")
-    assert sweep(settings, tmp_path / "s.parquet", verify=4).verified == 4
-    monkeypatch.setattr(application, "differences", lambda grid, row, count: [f"row {row}: flops/sam is 1, and 2"])
+def test_no_table_is_written_where_a_row_is_not_what_an_analysis_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(application, "differences", lambda grid, row, report_of: [f"row {row}: flops/sam is 1, and 2"])
     with pytest.raises(StagemeterError, match="closed forms are not what counting gives: row 0"):
-        sweep(settings, tmp_path / "t.parquet")
-    with pytest.raises(StagemeterError, match="the table would be wrong: row"):
-        sweep(settings, tmp_path / "t.parquet", estimate=True, verify=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"]
+        sweep(SweepSettings(mode="tiny"), tmp_path / "t.parquet", estimate=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_of_several_families_are_one_table(tmp_path):
+    settings = SweepSettings(model="deepseek-ocr,llama-3.1-8b,qwen2.5-vl-7b", mode="tiny", device="A100-80GB")
+    table = pandas.read_parquet(sweep(settings, tmp_path / "s.parquet", estimate=True).output).set_index("model")
+    assert table["mode"].tolist() == ["tiny", "text", "own"]
+    assert table["flops/sam"].notna().tolist() == [True, False, False]
+    assert table["flops/vit"].notna().tolist() == [False, False, True]
+    assert table["at_roofline/pages_per_hour"].notna().tolist() == [True, False, True]
+    page = table.loc["qwen2.5-vl-7b"]
+    assert (page["view_width"], page["view_height"]) == (1652, 2352)
+    summary = summarize(tmp_path / "s.parquet")
+    assert summary.pages["mode"].tolist() == ["llama-3.1-8b", "deepseek-ocr tiny", "qwen2.5-vl-7b"]
+    assert "Pareto front" in [series.name for series in sweep_charts(summary)["cost_by_resolution"].series]
+    assert "qwen2.5-vl-7b" in sweep_markdown(summary, "s.parquet", "charts.html")
 
 
 # Settings

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.cost import ZERO, Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.closed_form import adapter_cost, decode_contexts, decode_span, decode_total, stage_cost
+from stagemeter.models.closed_form import (
+    adapter_cost,
+    all_steps,
+    decode_contexts,
+    decode_span,
+    decode_total,
+    stage_cost,
+)
 from stagemeter.models.family import Family, Runner, Stage
 from stagemeter.models.lora import Adapter
 
@@ -243,9 +250,7 @@ def _of_request(
     cost = cost_at(workload)
     if stage.whole_pass != "decode":
         return cost, cost
-    contexts = decode_contexts(stage, architecture, workload)
-    steps = {context: cost_at(replace(workload, decode_context=context)) for context in contexts}
-    return cost, decode_total(steps, workload)
+    return cost, all_steps(cost_at, workload, stage.bends(architecture, workload))
 
 
 def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:

@@ -1,4 +1,4 @@
-"""What the ``sweep`` command does from start to end: count each model once, evaluate the grid, verify, write, log."""
+"""What the ``sweep`` command does from start to end: check each model once, evaluate the grid, write, log."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError, TrackingError
-from stagemeter.core.report import Report
 from stagemeter.core.writing import require_writable
-from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.lookup import describe_model
 from stagemeter.sweeping.backends import LOCAL, map_parts, require_backend
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.grid import Grid
+from stagemeter.sweeping.single import differences
 from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
-from stagemeter.sweeping.verify import chosen_points, differences
 
 #: Up to how many parts are evaluated in this process: starting others takes longer.
 _FEW_PARTS = 4
@@ -40,8 +37,6 @@ class Swept:
         Those that were evaluated now; fewer where an interrupted sweep was resumed.
     seconds : float
         What evaluating and writing took.
-    verified : int
-        Rows that were counted again.
     run_id : str or None
         MLflow run that it was logged to.
     messages : list of str
@@ -54,7 +49,6 @@ class Swept:
     rows: int
     evaluated: int
     seconds: float
-    verified: int = 0
     run_id: str | None = None
     messages: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
@@ -66,8 +60,6 @@ def sweep(
     *,
     resume: bool = False,
     estimate: bool = False,
-    verify: int = 0,
-    seed: int = 0,
     backend: str = LOCAL,
     jobs: int = -1,
     cluster: str | None = None,
@@ -86,8 +78,6 @@ def sweep(
     estimate : bool
         Whether to take the closed forms as they are, instead of counting each model once in full and holding them
         against that.
-    verify, seed : int
-        How many rows, chosen at random, are counted again in full, and the seed of the choice.
     backend, jobs, cluster
         Where to evaluate, see `stagemeter.sweeping.backends.map_parts`.
 
@@ -99,10 +89,10 @@ def sweep(
     Raises
     ------
     StagemeterError
-        If something given cannot be used, a count disagrees with the closed forms, or a verified row with the table.
+        If something given cannot be used, or a count disagrees with the closed forms.
     """
     wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
-    return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, verify, seed, backend, jobs, cluster)
+    return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, backend, jobs, cluster)
 
 
 @dataclass(frozen=True)
@@ -130,19 +120,15 @@ def _run(
     plan: _Plan,
     resume: bool = False,
     estimate: bool = False,
-    verify: int = 0,
-    seed: int = 0,
     backend: str = LOCAL,
     jobs: int = -1,
     cluster: str | None = None,
     keep_parts: bool = False,
 ) -> Swept:
     grids, parts = plan.grids, plan.parts
-    if not estimate:
-        for grid in grids:
-            _require_agreement(grid)
-    # Before anything is written: a table that is wrong is not to be there at all.
-    verified = _verify(grids, verify, seed) if verify else 0
+    # Before anything is written: no table is better than a wrong one.
+    for grid in grids:
+        _require_agreement(grid, estimate)
     pending = parts.open(resume)
     start = time.perf_counter()
     try:
@@ -156,7 +142,7 @@ def _run(
     seconds = time.perf_counter() - start
     evaluated = sum(part.stop - part.start for part in pending)
     notes = tuple(dict.fromkeys(note for grid in grids for note in grid.notes))
-    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, verified, notes=notes)
+    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, notes=notes)
 
 
 def sweep_and_log(
@@ -237,47 +223,25 @@ def _work(item: tuple[Grid, Part]) -> bytes:
     return rows_parquet(grid, part.start, part.stop)
 
 
-def _require_agreement(grid: Grid) -> None:
-    """Count a model in full, at the first workload of a grid, and refuse a grid whose closed forms disagree."""
-    first = differences(grid, 0, _count)
+def _require_agreement(grid: Grid, estimate: bool) -> None:
+    """Refuse a grid whose first row is not what an analysis of its workload gives."""
+    from stagemeter.analysis.analyze import analyze_model, estimate_model
+
+    model, analyze = describe_model(grid.model), estimate_model if estimate else analyze_model
+    first = differences(grid, 0, lambda config: analyze(model, config))
     if first:
         raise StagemeterError(f"{grid.model}: the closed forms are not what counting gives: {first[0]}")
 
 
-def _verify(grids: list[Grid], count: int, seed: int) -> int:
-    points = chosen_points(grids, count, seed)
-    with _progress(len(points), "verifying") as advance:
-        for number, row in points:
-            wrong = differences(grids[number], row, _count)
-            if wrong:
-                raise StagemeterError(f"the table would be wrong: {'; '.join(wrong)}")
-            advance(1)
-    return len(points)
-
-
-def _count(grid: Grid, config: AnalysisConfig) -> Report:
-    from stagemeter.analysis.analyze import analyze_model
-
-    model, built = _model(grid.model)
-    return analyze_model(model, config, built=built)
-
-
-@cache
-def _model(name: str) -> tuple[ModelDescription, Any]:
-    """A model and what is counted of it, built once for all rows."""
-    model = describe_model(name)
-    return model, model.build()
-
-
 @contextmanager
-def _progress(total: int, text: str = "sweeping") -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar on stderr with the time that is left; the block gets a function that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(text, total=total)
+        task = progress.add_task("sweeping", total=total)
         yield lambda amount: progress.update(task, advance=amount)
 
 

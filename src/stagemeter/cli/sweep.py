@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stagemeter.cli.output import print_json, run_options, say, say_options
-from stagemeter.cli.types import NUMBER, PATH, TEXT, once
+from stagemeter.cli.types import PATH, TEXT, once
 from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ _COMMAS, _ONE_FOLDER = "write several values between commas", "pictures of all f
 @click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="The table.")
 @click.option("--resume", is_flag=True, help="Go on with a sweep that was interrupted.")
 @click.option("--estimate", is_flag=True, help="Take the closed forms without counting each model once.")
-@click.option("--verify", type=NUMBER, default=0, help="Count so many rows again in full, chosen at random. [0]")
-@click.option("--seed", type=int, default=0, help="Seed of that choice. [0]")
 @click.option("--backend", type=TEXT, default="loky", help="loky (this machine), dask, ray or spark. [loky]")
 @click.option("--jobs", type=int, default=-1, help="Workers. [as many as there are cores]")
 @click.option(
@@ -70,8 +68,6 @@ def sweep(
     output: Path | None,
     resume: bool,
     estimate: bool,
-    verify: int | None,
-    seed: int,
     backend: str | None,
     jobs: int,
     cluster: str | None,
@@ -95,8 +91,6 @@ def sweep(
     how: dict[str, Any] = {
         "resume": resume,
         "estimate": estimate,
-        "verify": verify or 0,
-        "seed": seed,
         "backend": backend or "loky",
         "jobs": jobs,
         "cluster": cluster,
@@ -119,7 +113,6 @@ def sweep(
                 "output": str(swept.output),
                 "rows": swept.rows,
                 "evaluated": swept.evaluated,
-                "verified": swept.verified,
                 "seconds": swept.seconds,
                 "notes": list(swept.notes),
             }
@@ -138,6 +131,4 @@ def _say(swept: Swept) -> None:
         f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s, "
         f"{per_second:,.0f} a second"
     ]
-    if swept.verified:
-        lines.append(f"{swept.verified:,} of them counted again in full: equal")
     print_lines([*lines, *(f"note: {note}" for note in swept.notes)])

@@ -52,13 +52,14 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
         name = f"{row.model} {row.column}" if several else str(row.column)
         ranges.append([name, *(with_unit(round(value)) for value in (row.min, row.mean, row.max))])
     add_table(document, unbroken(ranges))
-    front = summary.pages[summary.pages["pareto"]]
-    add_header(document, 2, "The cheapest way to see so much of a page")
-    pages = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
-    for row in _rows(front.head(_PAGES)):
-        seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
-        pages.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
-    add_table(document, unbroken(pages))
+    front = summary.pages[summary.pages["pareto"] & (summary.pages["pixels_seen"] > 0)]
+    if len(front):
+        add_header(document, 2, "The cheapest way to see so much of a page")
+        pages = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
+        for row in _rows(front.head(_PAGES)):
+            seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
+            pages.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
+        add_table(document, unbroken(pages))
     if summary.devices is not None:
         add_header(document, 2, "Pages per hour at the roofline, at most")
         hours = [["Device", "Mode", "Pages per hour"]]
@@ -94,7 +95,8 @@ def sweep_charts(summary: SweepSummary) -> dict[str, Chart]:
         )
     if summary.heat is not None:
         charts["heat_map"] = _heat(summary.heat)
-    charts["cost_by_resolution"] = _resolution(summary.pages)
+    if summary.pages["pixels_seen"].any():
+        charts["cost_by_resolution"] = _resolution(summary.pages)
     if summary.devices is not None:
         charts["pages_per_hour"] = _devices(summary.devices)
     return charts

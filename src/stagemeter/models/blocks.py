@@ -27,8 +27,13 @@ def repeated(costs: Iterable[Cost], times: int) -> list[Operator]:
 
 
 def larger(one: int, other: int) -> int:
-    """The larger of two numbers, by arithmetic: arrays of numbers can be put in like single ones."""
+    """Return the larger of two numbers, or of each pair of two arrays."""
     return (one + other + abs(one - other)) // 2
+
+
+def smaller(one: int, other: int) -> int:
+    """Return the smaller of two numbers, or of each pair of two arrays."""
+    return (one + other - abs(one - other)) // 2
 
 
 def sum_of(operators: Iterable[Operator]) -> Cost:

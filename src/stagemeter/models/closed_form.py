@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any, cast
@@ -10,6 +10,7 @@ from typing import Any, cast
 from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.polynomial import Polynomial, variables
 from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import larger, smaller
 from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
 from stagemeter.models.lora import Adapter
 
@@ -131,23 +132,53 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
 def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Cost]:
     """Evaluate all stages of a report's closed form at another workload, without the model.
 
+    Tokens and batch of the workload may be arrays; costs are arrays then.
+
     Returns
     -------
     dict
         Cost by stage; ``decode`` for one step at the workload's ``decode_context``, ``decode_total`` for all steps.
     """
     architecture = family.architecture_from_sizes(closed_form["architecture"])
-    costs = {}
-    for stage in family.stages:
-        calls = stage.calls(architecture, workload)
-        costs[stage.name] = total(evaluate(closed_form, stage.name, variables) for variables in calls)
+
+    def cost(stage: Stage[Any], at: Workload) -> Cost:
+        return total(evaluate(closed_form, stage.name, variables) for variables in stage.calls(architecture, at))
+
     decode = family.stage("decode")
-    steps = {}
-    for context in decode_contexts(decode, architecture, workload):
-        calls = decode.calls(architecture, replace(workload, decode_context=context))
-        steps[context] = total(evaluate(closed_form, "decode", variables) for variables in calls)
-    costs["decode_total"] = decode_total(steps, workload)
+    costs = {stage.name: cost(stage, workload) for stage in family.stages}
+    costs["decode_total"] = all_steps(lambda at: cost(decode, at), workload, decode.bends(architecture, workload))
     return costs
+
+
+def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Iterable[int]) -> Cost:
+    """Return the cost of all decode steps of a workload, whose tokens may be arrays; zero where there is no step.
+
+    Parameters
+    ----------
+    step : callable
+        Cost of one step, from the workload at the context of the step.
+    workload : Workload
+        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
+    bends : iterable of int
+        Contexts at which the growth of the cost changes, see `stagemeter.models.family.Stage`.
+    """
+    first, last = workload.prompt_tokens + 1, workload.prompt_tokens + workload.decode_steps
+    # A bend that no step reaches is moved to the first or the last step, where it adds nothing.
+    inside = [larger(first, smaller(bend, last)) for bend in bends]
+    # Arrays are sorted row by row, by exchanging neighbours.
+    for end in range(len(inside) - 1, 0, -1):
+        for place in range(end):
+            one, other = inside[place : place + 2]
+            inside[place : place + 2] = smaller(one, other), larger(one, other)
+    contexts = [first, *inside, last]
+    costs = [step(replace(workload, decode_context=context)) for context in contexts]
+    whole = ZERO
+    for number, (start, end) in enumerate(pairwise(contexts)):
+        whole += sum_of_steps(costs[number], costs[number + 1], end - start + 1)
+        if number + 2 < len(contexts):
+            # The next stretch has the step where both meet.
+            whole += costs[number + 1] * -1
+    return whole
 
 
 def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: Any) -> Any:

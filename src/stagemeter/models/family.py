@@ -197,6 +197,16 @@ class PageViews:
     padded_tokens: int | None = None
     mode: str = OWN
 
+    @property
+    def base_size(self) -> int:
+        """The longer side of a global view in pixels."""
+        return max(self.width, self.height)
+
+    @property
+    def image_size(self) -> int:
+        """Side of a tile in pixels."""
+        return self.tile_side or self.base_size
+
 
 #: Views of a request of text alone.
 NO_PAGE = PageViews(0, 0, 0, 0, (1, 1), 0, mode=TEXT)
@@ -233,13 +243,12 @@ def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> 
     **asked
         Fields of `Workload` that the page does not decide: text, length, batch, data type and context.
     """
-    longer = max(views.width, views.height)
     return Workload(
         image_width=page[0],
         image_height=page[1],
         mode=views.mode,
-        base_size=longer,
-        image_size=views.tile_side or longer,
+        base_size=views.base_size,
+        image_size=views.image_size,
         global_views=views.global_views,
         local_views=views.local_views,
         tile_grid=views.tile_grid,

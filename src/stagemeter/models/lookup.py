@@ -202,6 +202,22 @@ def require_family(model: ModelDescription, known: Sequence[str]) -> None:
         )
 
 
+def require_closed_forms(model: ModelDescription) -> None:
+    """Refuse a model whose stages have no closed forms.
+
+    Raises
+    ------
+    StagemeterError
+        If it has none; the message says why.
+    """
+    if not model.family.has_closed_forms:
+        notes = "".join(f"{note}. " for note in model.notes)
+        raise StagemeterError(
+            f"model {model.name}: no family has closed forms for it, so its cost at another workload is not known. "
+            f"{notes}Count one workload with `stagemeter analyze`, or give a model of `stagemeter models`"
+        )
+
+
 def shipped_models() -> list[str]:
     """Names of the models whose configurations are shipped: those of the families, and those without one."""
     return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]

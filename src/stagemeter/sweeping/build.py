@@ -8,23 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import limit_notes
-from stagemeter.analysis.requests import plan_request
+from stagemeter.analysis.pages import page_views, size_of_page
+from stagemeter.analysis.requests import text_prompt
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import coefficients
-from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, MODES
-from stagemeter.models.lookup import ModelDescription, describe_model, require_family
+from stagemeter.models.family import NO_PAGE, Family, PageViews
+from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.models.pages.settings import OPTIONS
-from stagemeter.sweeping.corpus import Corpus, PageSize, pages_of_folder, pages_of_sizes, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table
 from stagemeter.sweeping.evaluate import wide_columns
-from stagemeter.sweeping.grid import Grid, Page, Views
+from stagemeter.sweeping.grid import Grid, Page
 from stagemeter.sweeping.ranges import numbers, sizes, words
-
-#: Families that are swept. Their pages become square views, and their stages have the same names.
-FAMILIES = ("deepseek-ocr", "unlimited-ocr")
 
 
 @dataclass(frozen=True)
@@ -113,25 +110,27 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
         If a value cannot be used, or the grid holds numbers that a table cannot.
     """
     corpus, limits = _pages(settings), _limits(settings)
-    values: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "batch_sizes": tuple(_numbers(settings.batch_size, "--batch-size", AnalysisConfig().batch_size)),
         "text_tokens": tuple(_numbers(settings.text_tokens, "--text-tokens", AnalysisConfig().text_tokens)),
         "new_tokens": tuple(_numbers(settings.new_tokens, "--new-tokens", AnalysisConfig().new_tokens)),
         "dtypes": tuple(words(settings.dtype or AnalysisConfig().dtype, "--dtype")),
     }
     fixed = _fixed(settings)
-    _validate(values, fixed)
-    dtypes = values["dtypes"]
+    modes = words(settings.mode or AnalysisConfig().mode, "--mode")
+    _validate(asked, fixed, modes)
+    dtypes = asked["dtypes"]
     devices = [find_device(name) for name in words(settings.device, "--device")] if settings.device else []
     peaks = tuple({dtype: device_peak(device, dtype) for dtype in dtypes} for device in devices)
-    modes = words(settings.mode or DEFAULT_MODE, "--mode")
     grids = []
     for model in words(settings.model or AnalysisConfig().model, "--model"):
-        described = _described(model)
+        described, values = _described(model), asked
         family, architecture = described.family, described.architecture
         found = (closed_forms or {}).get(model) or coefficients(family, architecture)
-        pages = _planned(modes, corpus.pages, described, limits)
-        notes = (*corpus.notes, *_limit_notes(modes, described, limits))
+        pages, notes = _planned(modes, corpus, described, limits)
+        if not family.reads_pages:
+            prompts = dict.fromkeys(text_prompt(tokens) for tokens in asked["text_tokens"])
+            values = {**asked, "text_tokens": tuple(prompts)}
         named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
         grids.append(Grid(model, family.name, architecture, found, pages, **named))
     # A column is of one type in the whole table.
@@ -141,9 +140,9 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
 
 def _described(model: str) -> ModelDescription:
     described = describe_model(model)
-    require_family(described, FAMILIES)
+    require_closed_forms(described)
     if not described.weights_known:
-        raise StagemeterError(f"--model {model} cannot be swept: {described.notes[0]}")
+        raise StagemeterError(f"--model {model}: {described.notes[0]}. Sweep another model")
     return described
 
 
@@ -170,13 +169,15 @@ def _single(values: Sequence[int], option: str) -> Sequence[int]:
     return values
 
 
-def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> None:
-    """Refuse values that no analysis would take; of numbers their ends are enough."""
+def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any], modes: Sequence[str]) -> None:
+    """Refuse values that no analysis would take; of numbers the ends are enough."""
     for name, setting in (("batch_sizes", "batch_size"), ("text_tokens", "text_tokens"), ("new_tokens", "new_tokens")):
         for value in (min(values[name]), max(values[name])):
             AnalysisConfig(**{setting: value})
     for dtype in values["dtypes"]:
         AnalysisConfig(dtype=dtype)
+    for mode in modes:
+        AnalysisConfig(mode=mode)
     AnalysisConfig(**fixed)
 
 
@@ -191,20 +192,10 @@ def _limits(settings: SweepSettings) -> dict[str, int]:
     return limits
 
 
-def limits_of(mode: str, limits: Mapping[str, int], several: bool) -> dict[str, int]:
-    """Return the limits that mean something in a mode: of several modes, tiles are those of the ones that cut any."""
-    cuts = mode not in MODES or MODES[mode][2]
+def limits_of(family: Family[Any], mode: str, limits: Mapping[str, int], several: bool) -> dict[str, int]:
+    """Return the limits that apply in a mode; of several modes, a limit of tiles applies to those that cut any."""
+    cuts = mode not in family.modes or family.modes[mode].crop_mode
     return {name: value for name, value in limits.items() if cuts or not several or name != "max_tiles"}
-
-
-def _limit_notes(modes: Sequence[str], model: ModelDescription, limits: Mapping[str, int]) -> tuple[str, ...]:
-    """Say which limits decide the views of pages, and where they are from."""
-    notes = (
-        note
-        for mode in modes
-        for note in limit_notes(AnalysisConfig(mode=mode, **limits_of(mode, limits, len(modes) > 1)), model)
-    )
-    return tuple(dict.fromkeys(notes))
 
 
 def _pages(settings: SweepSettings) -> Corpus:
@@ -229,22 +220,21 @@ def _pages(settings: SweepSettings) -> Corpus:
 
 
 def _planned(
-    modes: Sequence[str], pages: Sequence[PageSize], model: ModelDescription, limits: Mapping[str, int]
-) -> list[Page]:
-    """Every page in every mode, or once where the model's own processor decides; of one size they are planned once."""
-    if not model.family.modes:
-        modes = modes[:1]
-    planned: dict[tuple[str, int, int], Views] = {}
-    found = []
-    for mode in modes:
-        for page in pages:
-            key = mode, page.width, page.height
-            if key not in planned:
-                asked = limits_of(mode, limits, len(modes) > 1)
-                config = AnalysisConfig(mode=mode, image_w=page.width, image_h=page.height, **asked)
-                workload = plan_request(config, model)
-                planned[key] = Views(
-                    **{field.name: getattr(workload, field.name) for field in fields(Views)},
-                )
-            found.append(Page(page.width, page.height, planned[key], page.name))
-    return found
+    modes: Sequence[str], corpus: Corpus, model: ModelDescription, limits: Mapping[str, int]
+) -> tuple[list[Page], tuple[str, ...]]:
+    """Return every page in every mode of the family, and notes on the pages. Equal sizes are planned once."""
+    family = model.family
+    if not family.reads_pages:
+        return [Page(0, 0, NO_PAGE)], ()
+    found, notes = [], list(corpus.notes)
+    for mode in modes if family.modes else modes[:1]:
+        asked = {"mode": mode, **limits_of(family, mode, limits, len(modes) > 1)}
+        planned: dict[tuple[int, int], PageViews] = {}
+        for page in corpus.pages:
+            size = page.width, page.height
+            if size not in planned:
+                config = AnalysisConfig(image_w=page.width, image_h=page.height, **asked)
+                planned[size], limit_notes = page_views(config, model, *size_of_page(config))
+                notes += limit_notes
+            found.append(Page(*size, planned[size], page.name))
+    return found, tuple(dict.fromkeys(notes))

@@ -8,20 +8,20 @@ then arrays of Python's own numbers are taken, which are slower and have no limi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.core.cost import ITEM_SIZES, ZERO, Cost, sum_of_steps, total
+from stagemeter.analysis.requests import make_workload
+from stagemeter.core.cost import ITEM_SIZES, Cost, total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import STATIC, values_of
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound
 from stagemeter.models.blocks import larger
-from stagemeter.models.closed_form import evaluate
-from stagemeter.models.family import bytes_read_of_weights, weight_bytes
-from stagemeter.sweeping.grid import AXES, Grid, Views
+from stagemeter.models.closed_form import evaluate_workload
+from stagemeter.models.family import PageViews, bytes_read_of_weights, weight_bytes
+from stagemeter.sweeping.grid import AXES, Grid
 from stagemeter.utilization.bounds import request_parts, throughput
 from stagemeter.utilization.memory import held_by_stage
 from stagemeter.utilization.work import Work, spared_bytes
@@ -124,13 +124,15 @@ def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) 
         "mode": of_pages(lambda page: page.views.mode),
         "image_width": of_pages(lambda page: page.width),
         "image_height": of_pages(lambda page: page.height),
+        "view_width": of_pages(lambda page: page.views.width),
+        "view_height": of_pages(lambda page: page.views.height),
         "base_size": of_pages(lambda page: page.views.base_size),
         "image_size": of_pages(lambda page: page.views.image_size),
         "global_views": of_pages(lambda page: page.views.global_views),
         "local_views": of_pages(lambda page: page.views.local_views),
         "tile_grid": of_pages(lambda page: "x".join(map(str, page.views.tile_grid))),
         "image_tokens": of_pages(lambda page: page.views.image_tokens),
-        **taken,
+        **{name: values for name, values in taken.items() if name != "text_tokens"},
         "dtype": np.asarray(grid.dtypes)[indices["dtypes"]],
     }
     if any(page.name is not None for page in grid.pages):
@@ -141,11 +143,11 @@ def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) 
     return columns
 
 
-def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[Views], NDArray[Any]]:
+def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[PageViews], NDArray[Any]]:
     """The different views that some pages become, and of each page which of them."""
     import numpy as np
 
-    numbers: dict[Views, int] = {}
+    numbers: dict[PageViews, int] = {}
     used, inverse = np.unique(pages, return_inverse=True)
     which = np.asarray([numbers.setdefault(grid.pages[page].views, len(numbers)) for page in used.tolist()])
     return list(numbers), which[inverse]
@@ -166,14 +168,15 @@ def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[
 
 
 def _costs(
-    grid: Grid, views: Views, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
+    grid: Grid, views: PageViews, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
 ) -> dict[str, Any]:
     """Values of some workloads whose pages become the same views; of arrays or of single numbers alike."""
     workload = _workload(grid, views, taken)
-    costs = {stage.name: _stage(grid, stage.name, workload) for stage in grid.family.stages}
-    request = {**costs, DECODE: _all_steps(grid, workload)}
+    costs = evaluate_workload(grid.closed_form, grid.family, workload)
+    steps = costs.pop(DECODE_TOTAL)
+    request = {**costs, DECODE: steps}
     stages = {name: cost.quantities(item_size) for name, cost in costs.items()}
-    stages[DECODE] |= request[DECODE].quantities(item_size, suffix="_total")
+    stages[DECODE] |= steps.quantities(item_size, suffix="_total")
     longest = workload.prompt_tokens + workload.decode_steps
     # What metrics read of a report.
     counts = {
@@ -186,51 +189,22 @@ def _costs(
         },
         "roofline": None if peaks is None else _roofline(grid, workload, request, item_size, peaks),
     }
-    context = {"prompt_tokens": workload.prompt_tokens, "decode_context": workload.decode_context}
+    context = {name: getattr(workload, name) for name in ("text_tokens", "prompt_tokens", "decode_context")}
     return {**context, **values_of(STATIC, counts, swept=True)}
 
 
-def _workload(grid: Grid, views: Views, taken: Mapping[str, Any]) -> Workload:
-    """The workloads of some rows as one, whose fields are arrays; or a single one."""
-    prompt = (
-        views.image_tokens + taken["text_tokens"] if grid.seq_len is None else grid.seq_len + 0 * taken["text_tokens"]
-    )
-    return Workload(
-        image_width=0,
-        image_height=0,
-        mode=views.mode,
-        base_size=views.base_size,
-        image_size=views.image_size,
-        global_views=views.global_views,
-        local_views=views.local_views,
-        tile_grid=views.tile_grid,
-        image_tokens=views.image_tokens,
-        prompt_tokens=prompt,
-        dtype="",  # type: ignore[arg-type]
-        decode_context=_decode_context(grid, prompt, taken["new_tokens"]),
+def _workload(grid: Grid, views: PageViews, taken: Mapping[str, Any]) -> Workload:
+    """Return the workloads of some rows as one, whose fields are arrays; or a single one."""
+    return make_workload(
+        grid.family,
+        grid.architecture,
+        (0, 0),
+        views,
+        seq_len=grid.seq_len,
+        decode_context=grid.decode_context,
+        dtype="",
         **taken,
     )
-
-
-def _all_steps(grid: Grid, workload: Workload) -> Cost:
-    """Cost of all decode steps, as `stagemeter.models.closed_form.decode_total` has it; zero where there is none."""
-    first, last = workload.prompt_tokens + 1, workload.prompt_tokens + workload.decode_steps
-    bends = grid.family.stage(DECODE).bends(grid.architecture, workload)
-    # A bend that no step reaches is where the first or the last step is, and adds nothing.
-    inside = [larger(first, -larger(-bend, -last)) for bend in bends]
-    for end in range(len(inside) - 1, 0, -1):
-        for place in range(end):
-            one, other = inside[place], inside[place + 1]
-            inside[place], inside[place + 1] = -larger(-one, -other), larger(one, other)
-    contexts = [first, *inside, last]
-    costs = [_stage(grid, DECODE, replace(workload, decode_context=context)) for context in contexts]
-    whole = ZERO
-    for number in range(len(contexts) - 1):
-        # Of two stretches, the step where they meet is in the later one.
-        shared = 1 if number + 2 < len(contexts) else 0
-        steps = contexts[number + 1] - contexts[number] + 1
-        whole += sum_of_steps(costs[number], costs[number + 1], steps) + costs[number + 1] * -shared
-    return whole
 
 
 def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:
@@ -238,22 +212,6 @@ def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:
     held = held_by_stage(grid.family, grid.architecture, workload, item_size, item_size)
     most = reduce(larger, (memory.most for memory in held.values()))
     return bytes_read_of_weights(grid.family, grid.architecture, item_size) + most
-
-
-def _stage(grid: Grid, name: str, workload: Workload) -> Cost:
-    calls = grid.family.stage(name).calls(grid.architecture, workload)
-    return total(evaluate(grid.closed_form, name, variables) for variables in calls)
-
-
-def _decode_context(grid: Grid, prompt: Any, new_tokens: Any) -> Any:
-    if grid.decode_context == "auto":
-        # At least two: a step attends to itself and to what came before. A prompt of one token and one new one is all
-        # that falls below.
-        auto = prompt + new_tokens // 2
-        return auto + (2 - auto) * (auto < 2)
-    longest = grid.family.decoder(grid.architecture).max_positions
-    fixed = longest if grid.decode_context == "max" else grid.decode_context
-    return fixed + 0 * prompt
 
 
 def _roofline(

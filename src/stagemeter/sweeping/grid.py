@@ -10,24 +10,11 @@ from typing import Any
 
 from stagemeter.core.workload import stable_hash
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.family import Family
+from stagemeter.models.family import Family, PageViews
 from stagemeter.models.registry import family_named
 
 #: The axes of a grid from the one that changes last to the one that changes with every row.
 AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Views:
-    """What a page becomes in a mode; pages that become the same cost the same."""
-
-    mode: str
-    base_size: int
-    image_size: int
-    global_views: int
-    local_views: int
-    tile_grid: tuple[int, int]
-    image_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +24,16 @@ class Page:
     Attributes
     ----------
     width, height : int
-        Size in pixels, upright.
-    views : Views
-        What it becomes.
+        Size in pixels, upright; zeros for a request of text alone.
+    views : PageViews
+        Its views. Pages with equal views cost the same.
     name : str or None
-        What it is called in a corpus.
+        Its name in a corpus.
     """
 
     width: int
     height: int
-    views: Views
+    views: PageViews
     name: str | None = None
 
 

@@ -8,14 +8,15 @@ if TYPE_CHECKING:
     import pandas
 
 #: Columns of a sweep's table that say how many pixels the model sees.
-VIEW_COLUMNS = ("global_views", "local_views", "base_size", "image_size")
+VIEW_COLUMNS = ("global_views", "local_views", "view_width", "view_height", "base_size", "image_size")
 
 
 def pixels_seen(table: pandas.DataFrame) -> pandas.Series:
-    """Pixels of all views of a page, for each row of a sweep's table."""
-    seen: pandas.Series = (
-        table["global_views"] * table["base_size"] ** 2 + table["local_views"] * table["image_size"] ** 2
-    )
+    """Return the pixels of all views of a page, for each row of a sweep's table."""
+    view = table["view_width"] * table["view_height"]
+    # Tiles of the size of the whole view have its shape, others are squares.
+    tile = view.where(table["image_size"] == table["base_size"], table["image_size"] ** 2)
+    seen: pandas.Series = table["global_views"] * view + table["local_views"] * tile
     return seen
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.workload import OWN, TEXT
 from stagemeter.sweeping.pareto import VIEW_COLUMNS, on_front, pixels_seen
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ def summarize(path: Path) -> SweepSummary:
     axes = [name for name in _HEAT_AXES if name in varied][:2]
     if len(axes) == 2:
         groups["heat"] = _Groups(axes, [_TOTAL])
-    if "device" in names:
+    if {"device", _PAGES_PER_HOUR} <= names:
         groups["devices"] = _Groups(["device", "mode"], [_PAGES_PER_HOUR])
-    for batch in _batches(file, names):
+    for batch in _batches(file, names, "model" in varied):
         for group in groups.values():
             group.add(batch)
     return SweepSummary(
@@ -115,14 +116,18 @@ def summarize(path: Path) -> SweepSummary:
     )
 
 
-def _batches(file: Any, names: set[str]) -> Iterator[pandas.DataFrame]:
-    """Batches of the columns that are summed up, and what follows from them."""
+def _batches(file: Any, names: set[str], several: bool) -> Iterator[pandas.DataFrame]:
+    """Yield batches of the columns that are summed up. Of several models, a mode is named with its model."""
     wanted = {*_RANGED, *_HEAT_AXES, *_OF_PAGES, "model", "mode", "device", _PAGES_PER_HOUR}
     for batch in file.iter_batches(batch_size=100_000, columns=sorted(wanted & names)):
         frame: pandas.DataFrame = batch.to_pandas()
         frame["flops_per_page"] = frame[_TOTAL].astype("float64") / frame["batch_size"]
         frame["bytes_per_page"] = frame["bytes/total"].astype("float64") / frame["batch_size"]
         frame["pixels_seen"] = pixels_seen(frame)
+        if several:
+            own = {OWN: "", TEXT: ""}
+            shown = {mode: own.get(mode, f" {mode}") for mode in frame["mode"].unique()}
+            frame["mode"] = frame["model"].astype(str) + frame["mode"].astype(str).map(shown)
         yield frame
 
 
@@ -130,7 +135,7 @@ def _varied(file: Any) -> list[str]:
     """Axes of which a table has more than one value, by its statistics."""
     metadata = file.metadata
     varied = []
-    for name in _HEAT_AXES:
+    for name in ("model", *_HEAT_AXES):
         index = file.schema_arrow.get_field_index(name)
         found = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
         if min(part.min for part in found) != max(part.max for part in found):

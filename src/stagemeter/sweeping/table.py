@@ -186,9 +186,13 @@ class PartsFolder:
             self._lock = None
 
     def _write_together(self, path: Path) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        writer = None
+        # Models have stages of their own: the table has the columns of all, and nulls where a model lacks one.
+        first = {part.grid: part for part in reversed(self.parts)}
+        schema = pa.unify_schemas([pq.read_schema(self._path(first[grid])) for grid in sorted(first)])
+        writer = pq.ParquetWriter(path, schema, compression="zstd")
         for part in self.parts:
             table = pq.read_table(self._path(part))
             if table.num_rows != part.stop - part.start:
@@ -196,14 +200,20 @@ class PartsFolder:
                     f"{self._path(part)} holds {table.num_rows} rows, not {part.stop - part.start}: delete it, and "
                     "--resume goes on"
                 )
-            if writer is None:
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+            writer.write_table(pa.table([_column(table, field) for field in schema], schema=schema))
+        writer.close()
 
     def _path(self, part: Part) -> Path:
         return self.folder / f"part-{part.number:06d}.parquet"
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.Array:
+    """Return a column of a table, of nulls where the table lacks it."""
+    import pyarrow as pa
+
+    if field.name in table.column_names:
+        return table[field.name]
+    return pa.nulls(table.num_rows, field.type)
 
 
 def _split(grids: list[Grid], rows_per_part: int) -> Iterator[Part]:

@@ -8,7 +8,7 @@ from functools import reduce
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, Storage
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import NamedLinear, Operator, larger, repeated, sum_of, working_set
+from stagemeter.models.blocks import NamedLinear, Operator, larger, repeated, smaller, sum_of, working_set
 from stagemeter.models.decoder.attention import DecoderPass, GroupedQueryAttention, LatentAttention
 from stagemeter.models.decoder.cross_attention import SourceAttention
 from stagemeter.models.decoder.feed_forward import Experts, ExpertsBeside, GatedFeedForward
@@ -171,7 +171,7 @@ class Decoder(Sizes):
 
     def windowed(self, workload: Workload) -> int:
         """Tokens that a decode step attends to in layers with a window, where others attend to the whole context."""
-        return _smaller(workload.decode_context, self.window_of(workload)) if self.window else workload.decode_context
+        return smaller(workload.decode_context, self.window_of(workload)) if self.window else workload.decode_context
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
         """Variables that its layers add to a prefill of some tokens, see `DecoderPass`."""
@@ -185,7 +185,7 @@ class Decoder(Sizes):
         kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]
         if not kinds:
             return ExpertsRead(0, 0)
-        most = reduce(larger, (_smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds))
+        most = reduce(larger, (smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds))
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
     def cached_elements(self, batch: int, tokens: int, prompt: int = 0) -> int:
@@ -194,7 +194,7 @@ class Decoder(Sizes):
         for layer in self.layers:
             # A window is full with one token less than it spans: the next one takes the last place.
             limit = layer.attention.window - 1 + prompt * layer.attention.keeps_prompt
-            held = _smaller(tokens, limit) if layer.attention.window else tokens
+            held = smaller(tokens, limit) if layer.attention.window else tokens
             elements += layer.times * layer.attention.cached_elements(batch, held)
         return elements
 
@@ -229,11 +229,6 @@ ENDLESS = 1 << 62
 
 #: Builds a decoder from its sizes as plain data.
 decoder_from_sizes = sizes_reader(Decoder)
-
-
-def _smaller(one: int, other: int) -> int:
-    # By arithmetic, so that arrays of numbers can be put in like single ones.
-    return (one + other - abs(one - other)) // 2
 
 
 def layer_operators(decoder: Decoder, of: DecoderPass) -> list[Operator]:
