@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-RECORDED = Path(__file__).parents[1] / "serving" / "recorded"
+RECORDED = Path(__file__).parents[1] / "utilization" / "serving" / "recorded"
 LLAMA = RECORDED / "llama.config.json"
 SECONDS, PEAK = 20, 989e12
 
