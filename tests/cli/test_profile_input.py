@@ -186,9 +186,9 @@ def test_mfu_counts_what_was_measured_where_no_run_does(stagemeter, times, optio
 
 def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
     for arguments, part in (
-        ([], "either --profile-run RUN or --experiment NAME"),
-        (["--profile-run", "a", "--experiment", "b"], "either --profile-run RUN or --experiment NAME"),
-        (["--experiment", "b", "--static-run", "c"], "--static-run goes with --profile-run"),
+        ([], "--profile-run, --experiment: one is needed, and only one"),
+        (["--profile-run", "a", "--experiment", "b"], "--profile-run, --experiment: one is needed, and only one"),
+        (["--experiment", "b", "--static-run", "c"], "--static-run: runs of an experiment find their own"),
         (["--profile-run", "nothing", "--peak-tflops", "1"], "no run 'nothing'"),
         (["--profile-run", "no'thing", "--peak-tflops", "1"], 'no run "no\'thing"'),
         (["--profile-run", "no'th\"ing", "--peak-tflops", "1"], "no run"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.text import Text
 
-from stagemeter.cli.output import _Lines
+from stagemeter.cli.options import LineFormatter
 from stagemeter.comparing.compare import compare
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.escape import markdown_code, markdown_link, markdown_text, printable, spreadsheet_cell
@@ -220,6 +220,6 @@ def test_terminal_is_not_steered(name, capsys, monkeypatch):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_log_is_a_line_of_text(name):
     record = logging.LogRecord("stagemeter", logging.WARNING, "x.py", 1, "run %s", (name,), None)
-    line = _Lines("%(levelname)s %(name)s: %(message)s").format(record)
+    line = LineFormatter("%(levelname)s %(name)s: %(message)s").format(record)
     assert is_harmless(line)
     assert "\n" not in line

@@ -1,57 +1,85 @@
-"""The command line: a command per entry point of the MLflow project, each in a module; nothing but arguments."""
+"""The command line: one module for each command, which takes its arguments and prints what comes of them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from importlib.metadata import version
+from importlib import import_module
 from typing import Any
 
 import click
 
-from stagemeter.cli.analyze import analyze
-from stagemeter.cli.compare import compare
-from stagemeter.cli.devices import devices
 from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end, show_warnings_as_lines
-from stagemeter.cli.import_profile import import_profile
-from stagemeter.cli.mfu import mfu
-from stagemeter.cli.models import models
-from stagemeter.cli.plan import plan
-from stagemeter.cli.profile import profile
 from stagemeter.cli.streams import prepare_streams
-from stagemeter.cli.sweep import sweep
-from stagemeter.cli.upload import upload
 from stagemeter.core.addresses import redactor, secrets_of
 
 __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 
-#: What MLflow, its plug-ins and torch's profiler are told unless someone tells them otherwise: nothing of their own.
+#: The commands by task, in the order of the help.
+TASKS = {
+    "Count": ("analyze", "models"),
+    "Measure": ("profile", "import-profile", "mfu", "devices"),
+    "Compare": ("compare", "upload"),
+    "Plan": ("sweep", "plan"),
+}
+#: Variables that keep MLflow, its plug-ins and torch's profiler quiet, unless the user sets them.
 _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "KINETO_LOG_LEVEL": "5",
-    # Runs of our own say on what something ran, which need not be this machine.
+    # Our own runs name their hardware, which need not be this machine.
     "STAGEMETER_RUN_CONTEXT": "off",
 }
 
 
+class _Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for names in TASKS.values() for name in names]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands and cmd_name in self.list_commands(ctx):
+            module = cmd_name.replace("-", "_")
+            self.add_command(getattr(import_module(f"stagemeter.cli.{module}"), module))
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for task, names in TASKS.items():
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(task):
+                formatter.write_dl([(name, one.get_short_help_str(200)) for name, one in commands if one is not None])
+
+
+_EPILOG = """\b
+Examples:
+  stagemeter analyze --image scan.png        count a page, without weights or a GPU
+  stagemeter profile --scale small           time a reduced model
+  stagemeter mfu --profile-run RUN           pair the times with the counts
+  stagemeter sweep --batch-size 1,2,4,8      tabulate a grid of workloads
+`stagemeter COMMAND --help` describes a command.
+"""
+
+
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": lambda n: n.replace("_", "-")}
+    cls=_Commands,
+    epilog=_EPILOG,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
-@click.version_option(version("stagemeter"), prog_name="stagemeter")
+@click.version_option(package_name="stagemeter", prog_name="stagemeter")
 def cli() -> None:
-    """What each stage of a vision-language model costs at your workload, and how well it ran."""
-
-
-for command in (analyze, profile, import_profile, mfu, compare, sweep, plan, upload, models, devices):
-    cli.add_command(command)
+    """Count what each stage of a model costs at your workload, and how well it ran."""
 
 
 def main() -> None:
-    """Run the command line, and turn what goes wrong into one message and an exit code."""
-    # A scheduler that ends a job asks first; the run should then be marked as killed, like one that Ctrl-C ended. A
-    # shell's background jobs are told to ignore Ctrl-C; who interrupts one by its number means it.
+    """Run the command line, and turn an error into one message and an exit code."""
+    # A scheduler sends SIGTERM before it ends a job; the run is then marked as killed, as after Ctrl-C. A shell has its
+    # background jobs ignore SIGINT; one that is sent by hand is meant.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     for name, value in _QUIET.items():
@@ -60,7 +88,7 @@ def main() -> None:
     show_warnings_as_lines()
     try:
         code = cli.main(standalone_mode=False)
-        # Here, where it can be told that the disk is full, and not when the interpreter ends.
+        # Flushed here, where a full disk can be reported; the interpreter's own flush comes too late.
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         code = end(error)
@@ -68,7 +96,7 @@ def main() -> None:
 
 
 def _interrupt(signum: int, frame: Any) -> None:
-    # Once is enough: marking the run takes a moment, and must not be interrupted by who grows impatient.
+    # Once: a second signal must not interrupt the marking of the run.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

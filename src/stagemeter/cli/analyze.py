@@ -7,34 +7,35 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_json, run_options, say, say_options
+from stagemeter.cli.options import no_track_option, output_options, run_options
+from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
-from stagemeter.cli.workload import read_config, workload_options
+from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 
 _EPILOG = """\b
 Examples:
   stagemeter analyze                                   a blank A4 page at 200 dpi, tiled
-  stagemeter analyze --image scan.png --mode base      your page, one view of 1024 px
+  stagemeter analyze --image scan.png --mode base      your page, as one view of 1024 px
   stagemeter analyze --page-size 2480x3508 --batch-size 8 --new-tokens 2048
   stagemeter analyze --device A100-80GB                bounds on time, and whether it fits
   stagemeter analyze --model llama-3.1-8b --seq-len 4096
-  stagemeter analyze --estimate --no-track --json      closed forms alone: no torch, a second
-  mlflow run . -P mode=large                           the same as an MLflow project
+  stagemeter analyze --estimate --no-track --json      closed forms: no torch, one second
+  mlflow run . -P mode=large                           as an MLflow project
 """
 _FOLDER = Path("stagemeter-report")
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=WorkloadCommand, epilog=_EPILOG)
 @workload_options("analyze")
-@click.option("--estimate", is_flag=True, help="Closed forms alone: no model is built, torch is not imported.")
-@click.option("--strict", is_flag=True, help="Operators that have no formula are an error; else they are listed.")
+@click.option("--estimate", is_flag=True, help="Use closed forms alone: build no model, import no torch.")
+@click.option("--strict", is_flag=True, help="Fail on operators that have no formula. Without it they are listed.")
 @click.option(
-    "--device", type=TEXT, help="Device to work out bounds for, see `stagemeter devices`; `measured`: this machine."
+    "--device", type=TEXT, help="Device to bound the time on: one of `stagemeter devices`, or measured (this machine)."
 )
 @click.option("--output-dir", type=PATH, default=_FOLDER, show_default=True, help="Folder for the report's files.")
 @run_options
-@click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
-@say_options
+@no_track_option
+@output_options
 def analyze(
     estimate: bool,
     strict: bool,
@@ -46,15 +47,15 @@ def analyze(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Count what each stage of a model costs for a page: parameters, FLOPs, activations, bytes.
+    """Count what each stage of a model costs: parameters, FLOPs, activations, bytes.
 
-    No weights and no GPU are needed. The report goes to --output-dir and to MLflow.
+    Neither weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
     """
     from stagemeter.analysis.config import AnalysisConfig
 
     config = read_config(AnalysisConfig, options)
     if not config.enabled:
-        say("enabled is false in the configuration: nothing to do")
+        say("enabled is false: nothing was run")
         return
     from stagemeter.application.analyze import analyze_page
 

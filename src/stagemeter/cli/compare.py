@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.output import print_json, say, say_options, store_options
+from stagemeter.cli.options import output_options, store_options
+from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
 from stagemeter.core.metrics import COMPARED
 
@@ -23,34 +24,34 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("runs", nargs=-1)
-@click.option("--baseline", type=TEXT, help="What the others are held against. [the first]")
+@click.option("--baseline", type=TEXT, help="Run to compare the others with. [the first]")
 @click.option(
     "--metric",
     "quantities",
     multiple=True,
-    help=f"What to compare, can be given repeatedly: {', '.join(COMPARED)}. [flops; of profiles time_ms]",
+    help=f"Quantity to compare: {', '.join(COMPARED)}. Can be repeated. [flops; of profiles time_ms]",
 )
 @click.option("--experiment", type=TEXT, help="Compare the runs of this experiment.")
-@click.option("--filter", "condition", type=TEXT, help="Only those of its runs that answer to this MLflow filter.")
+@click.option("--filter", "condition", type=TEXT, help="MLflow filter for the runs of the experiment.")
 @click.option(
     "--max-increase",
     "increases",
     multiple=True,
     metavar="STAGE/METRIC=X%",
-    help="Exit with code 1 if something is dearer than this; can be given repeatedly.",
+    help="Exit with code 1 if a value grows by more than this. Can be repeated.",
 )
 @click.option(
     "--max-decrease",
     "decreases",
     multiple=True,
     metavar="STAGE/METRIC=X%",
-    help="The same of what should not become less, such as total/mfu=5%.",
+    help="Exit with code 1 if a value falls by more than this, such as total/mfu=5%. Can be repeated.",
 )
 @click.option("--output-dir", type=PATH, help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]")
-@click.option("--log", is_flag=True, help="Log it as an MLflow run of its own.")
+@click.option("--log", is_flag=True, help="Log the comparison as an MLflow run.")
 @click.option("--run-name", type=TEXT, help="Name of that run.")
 @store_options
-@say_options
+@output_options
 def compare(
     runs: tuple[str, ...],
     baseline: str | None,
@@ -66,7 +67,8 @@ def compare(
 ) -> int:
     """Compare runs stage by stage: what changed, by how much, and what else differs.
 
-    RUNS are MLflow runs, by id, unique beginning of an id or name, or files: static_compute.json, profile.json.
+    RUNS are MLflow runs by id, by the unique beginning of an id, or by name; or files: static_compute.json or
+    profile.json.
     """
     from stagemeter.application.compare import compare_and_log
     from stagemeter.comparing.limits import parse_limit

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_profiled, run_options, say_options
-from stagemeter.cli.types import FRACTION, NUMBER, PATH, TEXT
-from stagemeter.cli.workload import read_config, workload_options
+from stagemeter.cli.options import devices_option, output_options, run_options
+from stagemeter.cli.output import print_profiled
+from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -23,25 +24,23 @@ Examples:
 """
 
 
-@click.command(name="import-profile", epilog=_EPILOG)
+@click.command(name="import-profile", cls=WorkloadCommand, epilog=_EPILOG)
 @click.argument("source", nargs=-1)
 @click.option("--from-run", type=TEXT, help="MLflow run, by id or name, that holds the times as metrics.")
-@click.option(
-    "--map", "pairs", multiple=True, help="stage=PATTERN, or stage=METRIC with --from-run; can be given repeatedly."
-)
+@click.option("--map", "pairs", multiple=True, help="stage=PATTERN, or stage=METRIC with --from-run. Can be repeated.")
 @click.option("--mapping", "mapping_file", type=PATH, help="YAML file of the form `stage: [pattern, ...]`.")
 @click.option("--interval", type=FRACTION, help="Seconds between two scrapes.")
-@click.option("--engine-model", type=TEXT, help="model_name of the serving engine to look at, where it has several.")
+@click.option("--engine-model", type=TEXT, help="model_name of the serving engine to read, if it has several.")
 @click.option(
     "--prefill-contains-vision/--prefill-without-vision",
     default=None,
-    help="For summaries without timestamps: whether the vision stages ran inside of the prefill range.",
+    help="Whether the vision stages ran inside the prefill range, for summaries without timestamps.",
 )
-@click.option("--device", type=TEXT, help="What it ran on, see `stagemeter devices`. [what the source names]")
-@click.option("--devices", type=NUMBER, help="Devices that did the work. [one for each engine in the metrics, else 1]")
+@click.option("--device", type=TEXT, help="Device that it ran on, one of `stagemeter devices`. [what the source names]")
+@devices_option
 @workload_options("import-profile")
 @run_options
-@say_options
+@output_options
 def import_profile(
     source: tuple[str, ...],
     from_run: str | None,
@@ -57,10 +56,10 @@ def import_profile(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Log times that something else took as a profiling run.
+    """Log the times that another tool measured as a profiling run.
 
-    SOURCE is a trace, an export or a table of times; two scrapes of vLLM's metrics; or their address. What was
-    measured is said with the options of `analyze`.
+    SOURCE is a trace, an export or a table of times, two scrapes of vLLM's metrics, or their address. The options of
+    `analyze` say what was measured.
     """
     from stagemeter.analysis.config import AnalysisConfig
 

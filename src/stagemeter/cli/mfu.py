@@ -8,8 +8,9 @@ from contextlib import contextmanager, redirect_stdout
 
 import click
 
-from stagemeter.cli.output import print_json, say, say_options, store_options
-from stagemeter.cli.types import FRACTION, NUMBER, TEXT
+from stagemeter.cli.options import devices_option, output_options, store_options
+from stagemeter.cli.output import print_json, say
+from stagemeter.cli.types import FRACTION, TEXT
 from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.lookup import MEASURED
 
@@ -25,17 +26,17 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.option("--profile-run", type=TEXT, help="Profiling run, by id or name.")
-@click.option("--experiment", type=TEXT, help="Pair all profiling runs of this experiment instead.")
-@click.option("--static-run", type=TEXT, help="Static run, by id or name. [the one of the same work]")
+@click.option("--experiment", type=TEXT, help="Experiment of which to pair all profiling runs.")
+@click.option("--static-run", type=TEXT, help="Static run, by id or name. [that of the same workload]")
 @click.option(
-    "--device", type=TEXT, help="Device whose peak counts, or `measured`. [the one that the profiling run names]"
+    "--device", type=TEXT, help="Device with the peak, or measured (this machine). [what the profiling run names]"
 )
 @click.option("--peak-tflops", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
 @click.option("--peak-gbps", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
-@click.option("--devices", type=NUMBER, help="Devices that did the work. [what the profiling run says, else 1]")
-@click.option("--figures", is_flag=True, help="With --experiment: draw a roofline for every run, too.")
+@devices_option
+@click.option("--figures", is_flag=True, help="Draw a roofline for each run of the experiment.")
 @store_options
-@say_options
+@output_options
 def mfu(
     profile_run: str | None,
     experiment: str | None,
@@ -47,15 +48,17 @@ def mfu(
     figures: bool,
     as_json: bool,
 ) -> None:
-    """Pair profiling runs with their static runs: MFU, MBU and roofline of every stage.
+    """Pair profiling runs with their static runs: MFU, MBU and roofline of each stage.
 
-    What comes of it is logged to the profiling run.
+    The results are logged to the profiling run.
     """
     if (profile_run is None) == (experiment is None):
-        raise StagemeterError("give either --profile-run RUN or --experiment NAME")
+        raise StagemeterError("--profile-run, --experiment: one is needed, and only one. Give a run or an experiment")
     if experiment is not None:
         if static_run is not None:
-            raise StagemeterError("--static-run goes with --profile-run: in an experiment each run finds its own")
+            raise StagemeterError(
+                "--static-run: runs of an experiment find their own. Leave it out, or give --profile-run"
+            )
         _pair_all(experiment, device, peak_tflops, peak_gbps, devices, figures, as_json)
         return
     from rich.console import Console
@@ -64,7 +67,7 @@ def mfu(
     from stagemeter.tracking.runs import find_run
     from stagemeter.tracking.store import run_messages, store_errors
 
-    # Whatever MLflow prints, stdout belongs to the result.
+    # MLflow prints to stdout, which belongs to the result.
     what = "pairing" if device != MEASURED else "measuring this machine for ten seconds, then pairing"
     with redirect_stdout(sys.stderr), Console(stderr=True).status(what):
         pairing = pair_runs(str(profile_run), static_run, device, peak_tflops, peak_gbps, devices)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from stagemeter.cli.output import print_json, say_options
+from stagemeter.cli.options import output_options
+from stagemeter.cli.output import print_json
 
 
 @click.command()
-@say_options
+@output_options
 def models(as_json: bool) -> None:
-    """List the models whose configurations are shipped: family, stages, parameters, and the source of each."""
+    """List the shipped models with family, stages, parameters and source."""
     from stagemeter.application.models import shipped_model_rows
     from stagemeter.export.catalog import print_models
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_json, say_options, store_options
-from stagemeter.cli.types import FRACTION, PATH, TEXT, once
-from stagemeter.cli.workload import read_config, workload_options
+from stagemeter.cli.options import corpus_options, output_options, store_options
+from stagemeter.cli.output import print_json
+from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
@@ -20,25 +21,15 @@ Examples:
 """
 
 
-#: What to do for several values.
-_ONE_FOLDER = "pictures of all folders below it are taken, and a table holds any number of pages"
-
-
-@click.command(epilog=_EPILOG)
-@click.option("--pages-per-day", type=FRACTION, help="Pages a day.")
-@click.option("--device", type=TEXT, help="Device, see `stagemeter devices`.")
-@click.option("--mfu", type=FRACTION, help="Utilization of whole requests, such as 0.05. [that of the roofline]")
-@click.option("--from-run", type=TEXT, help="Profiling run that was paired, whose utilization is taken.")
-@once("--images", type=PATH, instead=_ONE_FOLDER, help="Folder of pictures, whose mean is taken.")
-@once(
-    "--pages",
-    type=PATH,
-    instead=_ONE_FOLDER,
-    help="CSV of page sizes with the columns width and height, whose mean is taken.",
-)
+@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.option("--pages-per-day", type=FRACTION, help="Pages to process a day.")
+@click.option("--device", type=TEXT, help="Device, one of `stagemeter devices`.")
+@click.option("--mfu", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
+@click.option("--from-run", type=TEXT, help="Paired profiling run to take the MFU from.")
+@corpus_options(PATH)
 @workload_options("plan")
 @store_options
-@say_options
+@output_options
 def plan(
     pages_per_day: float | None,
     device: str | None,
@@ -49,10 +40,13 @@ def plan(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Work out how many devices a number of pages a day needs, and what the answer rests on."""
+    """Work out how many devices a number of pages a day needs, and say what the answer assumes.
+
+    Of --images and --pages, the mean page counts.
+    """
     if pages_per_day is None or device is None:
         raise StagemeterError(
-            "give --pages-per-day N and --device NAME; `stagemeter devices` lists those that are known"
+            "--pages-per-day, --device: missing. Give both; `stagemeter devices` lists the known devices"
         )
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.plan import plan_devices

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from stagemeter.cli.output import print_profiled, run_options, say, say_options
-from stagemeter.cli.workload import measuring_options, read_config, workload_options
+from stagemeter.cli.options import output_options, run_options
+from stagemeter.cli.output import print_profiled, say
+from stagemeter.cli.workload import WorkloadCommand, measuring_options, read_config, workload_options
 
 _EPILOG = """\b
 Examples:
@@ -19,21 +20,21 @@ Then pair it with its counts:
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(cls=WorkloadCommand, epilog=_EPILOG)
 @workload_options("profile")
 @measuring_options
 @run_options
-@say_options
+@output_options
 def profile(experiment: str | None, run_name: str | None, as_json: bool, **options: Any) -> None:
-    """Run a page for real, take the time of each stage, and log it to MLflow.
+    """Run requests, time each stage, and log the times to MLflow.
 
-    The times pair with the counts of `stagemeter analyze` through `stagemeter mfu`.
+    `stagemeter mfu` pairs the times with the counts of `stagemeter analyze`.
     """
     from stagemeter.analysis.config import ProfileConfig
 
     config = read_config(ProfileConfig, options)
     if not config.enabled:
-        say("enabled is false in the configuration: nothing to do")
+        say("enabled is false: nothing was run")
         return
     from stagemeter.application.profile import profile_page
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stagemeter.cli.output import print_json, run_options, say, say_options
+from stagemeter.cli.options import corpus_options, no_track_option, output_options, run_options
+from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT, once
+from stagemeter.cli.workload import SEVERAL_VALUES, WorkloadCommand, swept_options
 from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
@@ -21,48 +23,30 @@ Examples:
   stagemeter sweep --images scans/ --mode base,gundam           a corpus: its pages, each in each mode
   stagemeter sweep --pages sizes.csv --new-tokens 1..2048       width,height[,page]
   stagemeter sweep --grid grid.yaml --resume
-Values stand between commas; first..last:step is a range with both ends.
+Commas separate values; first..last:step is a range that includes both ends.
 """
 
 
-#: What to do for several values.
-_COMMAS, _ONE_FOLDER = "write several values between commas", "pictures of all folders below it are taken"
-
-
-@click.command(epilog=_EPILOG)
-@click.option("--grid", "grid_file", type=PATH, help="YAML file of the settings below; options given here win over it.")
-@once("--model", type=TEXT, instead=_COMMAS, help="Models. [deepseek-ocr]")
-@once("--mode", type=TEXT, instead=_COMMAS, help="Modes. [gundam]")
-@once("--page-size", type=TEXT, instead=_COMMAS, help="Page sizes in pixels. [1654x2339]")
-@once("--images", type=TEXT, instead=_ONE_FOLDER, help="Folder of pictures, whose sizes are the pages.")
+@click.command(cls=WorkloadCommand, epilog=_EPILOG)
+@click.option("--grid", "grid_file", type=PATH, help="YAML file of the settings below; options win over it.")
+@swept_options
+@corpus_options(TEXT)
 @once(
-    "--pages",
+    "--device",
     type=TEXT,
-    instead=_ONE_FOLDER,
-    help="CSV of page sizes with the columns width, height and, if named, page.",
+    instead=SEVERAL_VALUES,
+    help="Devices to bound the time on, see `stagemeter devices`. [none]",
 )
-@click.option("--min-pixels", type=TEXT, help="Pixels to which smaller pages are resized. [the processor's]")
-@click.option("--max-pixels", type=TEXT, help="Pixels to which larger pages are resized. [the processor's]")
-@click.option("--max-tiles", type=TEXT, help="Tiles of a page at most. [the processor's; DeepSeek-OCR: 9]")
-@once("--batch-size", type=TEXT, instead=_COMMAS, help="Pages at once. [1]")
-@once("--text-tokens", type=TEXT, instead=_COMMAS, help="Tokens of the prompt besides the page's. [10]")
-@once("--new-tokens", type=TEXT, instead=_COMMAS, help="Tokens to generate. [512]")
-@once("--dtype", type=TEXT, instead=_COMMAS, help="Data types. [bfloat16]")
-@once("--device", type=TEXT, instead=_COMMAS, help="Devices to work out bounds for, see `stagemeter devices`. [none]")
-@click.option("--seq-len", type=TEXT, help="Length at which to look at the language model, one for all. [the prompt's]")
-@click.option("--decode-context", type=TEXT, help="Tokens that the reported decode step attends to. [auto]")
-@click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="The table.")
-@click.option("--resume", is_flag=True, help="Go on with a sweep that was interrupted.")
-@click.option("--estimate", is_flag=True, help="Take the closed forms without counting each model once.")
-@click.option("--backend", type=TEXT, default="loky", help="loky (this machine), dask, ray or spark. [loky]")
-@click.option("--jobs", type=int, default=-1, help="Workers. [as many as there are cores]")
-@click.option(
-    "--cluster", type=TEXT, help="Address of the cluster. [the engine's own variable, or one of this machine]"
-)
-@click.option("--child-runs", type=TEXT, help="Rows that become runs of their own: all, pareto, or how many. [none]")
+@click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="Parquet file to write.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
+@click.option("--estimate", is_flag=True, help="Use closed forms alone: do not count each model once.")
+@click.option("--backend", type=TEXT, default="loky", help="Engine: loky (this machine), dask, ray or spark. [loky]")
+@click.option("--jobs", type=int, default=-1, help="Number of workers. [the number of cores]")
+@click.option("--cluster", type=TEXT, help="Address of the cluster. [the engine's own variable, or a local one]")
+@click.option("--child-runs", type=TEXT, help="Rows to log as child runs: all, pareto or a number. [none]")
 @run_options
-@click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
-@say_options
+@no_track_option
+@output_options
 def sweep(
     grid_file: Path | None,
     output: Path | None,
@@ -78,9 +62,9 @@ def sweep(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Work out what every combination of some settings costs, as a table: a row for each workload.
+    """Tabulate the cost of every combination of settings, one workload a row.
 
-    Each model is counted once in full; the rest is its closed form, equal to an analysis of each row to the integer.
+    Each model is counted once in full. Its closed form gives the rows, equal to an analysis of each to the integer.
     """
     from stagemeter.application.sweep import sweep as evaluate
     from stagemeter.application.sweep import sweep_and_log
@@ -96,7 +80,7 @@ def sweep(
         "cluster": cluster,
     }
     if no_track and child_runs is not None:
-        raise StagemeterError(f"--child-runs {child_runs} and --no-track exclude each other: leave one of them out")
+        raise StagemeterError(f"--child-runs {child_runs} and --no-track exclude each other. Leave one of them out")
     try:
         if no_track:
             swept = evaluate(settings, target, **how)

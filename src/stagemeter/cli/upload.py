@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from stagemeter.cli.output import print_json, say_options, store_options
+from stagemeter.cli.options import output_options, store_options
+from stagemeter.cli.output import print_json
 from stagemeter.cli.types import TEXT, OutsidePath
 
 _EPILOG = """\b
@@ -18,11 +19,14 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=OutsidePath())
-@click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's own choice]")
+@click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's default]")
 @store_options
-@say_options
+@output_options
 def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:
-    """Bring reports that were made without a store into MLflow, each once, however often it is tried."""
+    """Log to MLflow the reports that were made without a store, each once.
+
+    PATHS are reports, or folders that hold them. A report that was logged before is left alone.
+    """
     from stagemeter.application.upload import upload as run
 
     uploaded = run(paths, experiment)

@@ -11,7 +11,14 @@ import click
 from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import Row, table
-from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
+from stagemeter.core.settings import (
+    AnalysisSettings,
+    CountingSettings,
+    MeasuringSettings,
+    ModelSettings,
+    PageSettings,
+    RequestSettings,
+)
 
 if TYPE_CHECKING:
     from stagemeter.analysis.config import Config
@@ -22,6 +29,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SMALL = f"{AnalysisSettings().model}-small"
 #: Options of which the last one given must not win in silence, and what to do for several values.
 _ONCE = ("--image", "--page-size")
+SEVERAL_VALUES = "write several values between commas"
 _SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
 _CONFIG = click.option("--config", "config_file", type=PATH, help="YAML file of settings; options win over it.")
 _SCALE = click.option(
@@ -29,6 +37,27 @@ _SCALE = click.option(
     type=Optional(click.Choice(["full", "small"])),
     help=f"small: {SMALL}, a reduced model that runs in seconds.",
 )
+
+
+class WorkloadCommand(click.Command):
+    """A command that takes a workload; its help lists the settings by the sections of the table."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options into a help text."""
+        settings = (ModelSettings, PageSettings, RequestSettings, CountingSettings, MeasuringSettings)
+        titles = {row.option: row.section for owner in settings for row in table(owner).values() if row.option}
+        titles |= {"--config": "The model", "--scale": "The model", "--crop": titles["--crop/--no-crop"]}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in titles.values()}
+        for param in self.get_params(ctx):
+            # Not every command's --device is that of a measurement.
+            record, known = param.get_help_record(ctx), param.opts[0] != "--device"
+            if record is not None:
+                title = titles.get(param.opts[0], "Options") if known else "Options"
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def workload_options(command_name: str) -> Callable[[Command], Command]:
@@ -43,6 +72,17 @@ def workload_options(command_name: str) -> Callable[[Command], Command]:
 def measuring_options(command: Command) -> Command:
     """Give a command the options that say how a profile is measured."""
     return _added(_setting_options(MeasuringSettings), command)
+
+
+def swept_options(command: Command) -> Command:
+    """Give a command the settings of a sweep, each as text: several values between commas, or one for all rows."""
+    options = {}
+    for row in table(AnalysisSettings).values():
+        if row.setting.swept:
+            options[row.option] = once(str(row.option), type=TEXT, instead=SEVERAL_VALUES, help=help_of(row))
+        elif row.setting.swept is False:
+            options[row.option] = click.option(str(row.option), type=TEXT, help=help_of(row, "One for all rows."))
+    return _added(list(options.values()), command)
 
 
 def _added(options: Sequence[Callable[[Command], Command]], command: Command) -> Command:
@@ -68,8 +108,7 @@ def _option(row: Row) -> Callable[[Command], Command]:
         flag: dict[str, Any] = {} if "/" in option else {"is_flag": True}
         return click.option(option, row.name, default=None, help=help_of(row), **flag)
     if option == "--page-size":
-        text = "Size of a blank page in pixels, in place of a picture. [1654x2339]"
-        return once(option, type=Optional(PageSize()), instead=_SEVERAL, help=text)
+        return once(option, type=Optional(PageSize()), instead=_SEVERAL, help=help_of(row))
     if option in _ONCE:
         return once(option, row.name, type=TEXT, instead=_SEVERAL, help=help_of(row))
     return click.option(option, row.name, type=_type(row), help=help_of(row))
@@ -84,10 +123,12 @@ def _type(row: Row) -> click.ParamType[Any]:
     return click.STRING if "none" in row.choices else TEXT
 
 
-def help_of(row: Row) -> str:
+def help_of(row: Row, more: str = "") -> str:
     """Return the help of a setting's option, with its default in brackets."""
+    if row.option == "--page-size":
+        return "Size of a blank page in pixels, in place of a picture. [1654x2339]"
     default = row.setting.unset or (None if row.type is bool else row.default)
-    return row.setting.help if default is None else f"{row.setting.help} [{default}]"
+    return " ".join(filter(None, (row.setting.help, more, None if default is None else f"[{default}]")))
 
 
 def read_config(kind: type[Config], options: dict[str, Any]) -> Config:

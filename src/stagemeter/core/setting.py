@@ -36,6 +36,8 @@ class Setting:
         The kind of model that it means something to.
     replaces : tuple of str
         Settings of a file that no longer hold where this one is given over the file.
+    swept : bool or None
+        Whether a sweep takes several values; False: one for all rows; None: a sweep does not know it.
     project : bool
         Whether MLproject declares it as a parameter. Others can be given all the same.
     logged : bool or None
@@ -54,6 +56,7 @@ class Setting:
     commands: tuple[str, ...] = ()
     models: str = EVERY
     replaces: tuple[str, ...] = ()
+    swept: bool | None = None
     project: bool = True
     logged: bool | None = None
     hashed: bool = True

@@ -32,6 +32,7 @@ class ModelSettings:
             "A name of `stagemeter models`, a folder with a config.json, such a file, or a hub id.",
             "Of a hub id the configuration is fetched. Weights are not needed. `deepseek-ocr-small`, which "
             "`--scale small` names, is a reduced model that runs anywhere in seconds.",
+            swept=True,
         ),
     ] = "deepseek-ocr"
     adapter: Annotated[
@@ -80,6 +81,7 @@ class PageSettings:
             models=PAGES,
             replaces=("sample_image_path", "use_synthetic_inputs"),
             logged=False,
+            swept=True,
         ),
     ] = 1654
     image_h: Annotated[
@@ -112,6 +114,7 @@ class PageSettings:
             "make up, or `custom`.",
             models=MODES,
             replaces=("base_size", "image_size", "crop_mode"),
+            swept=True,
         ),
     ] = "gundam"
     base_size: Annotated[
@@ -151,6 +154,7 @@ class PageSettings:
             least=1,
             most=MOST_PIXELS,
             models=LIMITS,
+            swept=False,
         ),
     ] = None
     max_pixels: Annotated[
@@ -161,6 +165,7 @@ class PageSettings:
             least=1,
             most=MOST_PIXELS,
             models=LIMITS,
+            swept=False,
         ),
     ] = None
     max_tiles: Annotated[
@@ -172,6 +177,7 @@ class PageSettings:
             least=1,
             most=1024,
             models=LIMITS,
+            swept=False,
         ),
     ] = None
     patch_size: Annotated[
@@ -209,6 +215,7 @@ class RequestSettings:
             "Of a model that reads text alone, the whole prompt: 1,024 where neither this nor `seq_len` is given.",
             least=1,
             most=MOST_TOKENS,
+            swept=True,
         ),
     ] = 10
     new_tokens: Annotated[
@@ -218,12 +225,17 @@ class RequestSettings:
             "The prefill yields the first, so T tokens take T - 1 decode steps.",
             least=1,
             most=MOST_TOKENS,
+            swept=True,
         ),
     ] = 512
-    batch_size: Annotated[int, Setting("Requests processed at once.", least=1, most=65_536)] = 1
+    batch_size: Annotated[int, Setting("Requests processed at once.", least=1, most=65_536, swept=True)] = 1
     dtype: Annotated[
         DataType,
-        Setting("Data type of weights and activations: bfloat16, float16 or float32.", "The bytes follow from it."),
+        Setting(
+            "Data type of weights and activations: bfloat16, float16 or float32.",
+            "The bytes follow from it.",
+            swept=True,
+        ),
     ] = "bfloat16"
     kv_cache_dtype: Annotated[
         CacheDataType | None,
@@ -261,6 +273,7 @@ class CountingSettings:
             most=MOST_TOKENS,
             project=False,
             logged=True,
+            swept=False,
         ),
     ] = None
     decode_context: Annotated[
@@ -268,6 +281,7 @@ class CountingSettings:
         Setting(
             "Tokens that the reported decode step attends to, itself included: auto, max or a number.",
             "`auto` is prompt + new_tokens // 2; `max` is every position that the model was made for.",
+            swept=False,
         ),
     ] = "auto"
     use_analytic_fallback: Annotated[

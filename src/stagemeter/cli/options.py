@@ -1,0 +1,87 @@
+"""The options that several commands share, beside those of settings (`stagemeter.cli.workload`)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from stagemeter.cli.types import FRACTION, NUMBER, TEXT, once
+from stagemeter.core.escape import printable
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_ONE_FOLDER = "its subfolders are read, too, and a table holds any number of pages"
+
+
+def run_options(command: Command) -> Command:
+    """Give a command the options of the run that it logs."""
+    command = click.option("--run-name", type=TEXT, help="Name of the MLflow run. [the workload in words]")(command)
+    command = click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's default]")(command)
+    return store_options(command)
+
+
+def store_options(command: Command) -> Command:
+    """Give a command ``--store-timeout``."""
+    return click.option(
+        "--store-timeout",
+        type=FRACTION,
+        expose_value=False,
+        callback=_set_store_timeout,
+        help="Seconds to wait for an MLflow server that does not answer. [STAGEMETER_STORE_TIMEOUT, or 30]",
+    )(command)
+
+
+def _set_store_timeout(ctx: click.Context, param: click.Parameter, seconds: float | None) -> None:
+    # As a variable, which processes that are started see, too.
+    if seconds is not None:
+        os.environ["STAGEMETER_STORE_TIMEOUT"] = str(seconds)
+
+
+no_track_option = click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
+devices_option = click.option(
+    "--devices", type=NUMBER, help="Number of devices that did the work. [what the profile says, else 1]"
+)
+
+
+def corpus_options(kind: click.ParamType[Any]) -> Callable[[Command], Command]:
+    """Give a command the options that name many pages, of a type for their paths."""
+
+    def add(command: Command) -> Command:
+        table = "CSV of page sizes with the columns width, height and, optionally, page."
+        command = once("--pages", type=kind, instead=_ONE_FOLDER, help=table)(command)
+        folder = "Folder of pictures, whose sizes are the pages."
+        return once("--images", type=kind, instead=_ONE_FOLDER, help=folder)(command)
+
+    return add
+
+
+def output_options(command: Command) -> Command:
+    """Give a command ``--json`` and ``--verbose``."""
+    command = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_set_up_logging, help="Say more on stderr."
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout, and nothing else.")(
+        command
+    )
+
+
+class LineFormatter(logging.Formatter):
+    """Messages without control characters; tracebacks, which -v shows, stay as they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format the line of a record."""
+        return printable(super().formatMessage(record))
+
+
+def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
+    if not verbose:
+        # Counts do not depend on the kernels that transformers advises to install.
+        logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
+        # It reports each retry; the outcome is reported anyway.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
