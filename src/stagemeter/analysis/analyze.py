@@ -26,7 +26,11 @@ Progress = Callable[[str], None]
 
 
 def analyze_model(
-    model: ModelDescription, config: AnalysisConfig, progress: Progress | None = None, built: Any = None
+    model: ModelDescription,
+    config: AnalysisConfig,
+    progress: Progress | None = None,
+    built: Any = None,
+    workload: Workload | None = None,
 ) -> Report:
     """Analyze a model of any family: counted in isolation, in passes of the whole model, and by closed form.
 
@@ -40,6 +44,8 @@ def analyze_model(
         Told what is being done, in a few words, whenever that changes.
     built : torch.nn.Module, optional
         The result of ``model.build()``, to analyze a model more than once. Default: the model is built.
+    workload : Workload, optional
+        The workload of the configuration, where it is known already. Default: it is worked out.
 
     Returns
     -------
@@ -51,7 +57,7 @@ def analyze_model(
     StagemeterError
         If the picture or the configuration cannot be used.
     """
-    workload, model = plan_request(config, model), with_adapter(model, config.adapter)
+    workload, model = workload or plan_request(config, model), with_adapter(model, config.adapter)
     if built is None:
         tell(progress, "model")
         built = model.build()

@@ -120,7 +120,7 @@ def load_config(path: Path | None, overrides: Mapping[str, Any], kind: type[Conf
             given = settings.pop(other, None)
             # A file of defaults asks for nothing.
             if given not in (None, value if other == name else None, rows[other].default if other in rows else None):
-                logger.warning("%s: %s: %s gives way to %s", path, other, given, value)
+                logger.warning("%s: %s: %s gives way to %s", path, other, given, value if other == name else name)
     try:
         return kind(**{**settings, **overrides})
     except StagemeterError as error:

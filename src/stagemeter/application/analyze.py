@@ -1,4 +1,4 @@
-"""What the ``analyze`` command does from start to end: plan, count, write, log."""
+"""The ``analyze`` command from start to end: plan, count, write, log."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """What came of an analysis.
+    """The result of an analysis.
 
     Attributes
     ----------
     report : dict
         The report.
     files : list of Path
-        Where it was written.
+        The files of the report.
     run_id : str or None
-        MLflow run that it was logged to.
+        MLflow run that holds it.
     messages : list of str
-        What to tell the user at the end.
+        Lines for the user.
     tracking_error : TrackingError or None
-        Why it was not logged, although it should have been. The files are there all the same.
+        Why it could not be logged. The files are written all the same.
     """
 
     report: Report
@@ -72,34 +72,34 @@ def analyze_page(
     config : AnalysisConfig
         What to analyze.
     folder : Path
-        Where to write the files.
+        Folder of the files.
     track : bool
         Whether to log to MLflow.
     estimate : bool
-        Whether closed forms are enough.
+        Whether to use closed forms alone.
     strict : bool
         Whether operators without a formula are an error.
     device : str or None
-        Device to work out bounds for, or ``measured`` for this machine.
+        Device to bound the time on, or ``measured`` for this machine.
     experiment, run_name : str or None
         MLflow experiment and name of the run; None for defaults.
 
     Returns
     -------
     Outcome
-        The report and where it went.
+        The report, its files and its run.
 
     Raises
     ------
     StagemeterError
-        If something given cannot be used. It is found out before a run is opened or a file is written.
+        If a setting or an option cannot be used. No run is opened and no file is written then.
     """
     if strict and estimate:
-        raise StagemeterError("--strict looks at the operators that run, and --estimate runs none: give one of them")
+        raise StagemeterError("--strict: --estimate runs no operators to check. Give one of them")
     require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
-    work = partial(_count, config, estimate, strict, _peak(device, config.dtype))
+    work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
@@ -107,7 +107,7 @@ def analyze_page(
         return Outcome(report, write_report_files(contents, folder))
     # MLflow prints a link to the run on stdout, which belongs to the report.
     with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
-        # MLflow is slow to import, and so is torch: each in a process of its own, at the same time.
+        # MLflow and torch are slow to import, so each is imported in a process of its own, at the same time.
         from stagemeter.tracking.labels import workload_name
         from stagemeter.tracking.log import log_static_report
         from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
@@ -115,7 +115,7 @@ def analyze_page(
 
         require_choice(experiment)
         default_name = workload_name(config.model, workload.to_dict())
-        # Written before the store is asked for anything: the work is not lost with the store.
+        # The files are written first: a store that fails does not lose the work.
         with failure_recorded(run_name, default_name, experiment):
             report, contents = wait()
             outcome = Outcome(report, write_report_files(contents, folder))
@@ -150,8 +150,8 @@ Counted = tuple[Report, dict[str, str]]
 
 @contextmanager
 def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Callable[[], Counted]]:
-    """Have the report made while something else is done; the block gets a function that waits for it."""
-    # In this process where that costs no imports; a second one would be slower.
+    """Make the report in the background; the block gets a function that waits for it."""
+    # A second process saves nothing where torch is imported already or not needed.
     if estimate or "torch" in sys.modules:
         yield work
     else:
@@ -163,30 +163,34 @@ def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Call
 
 def _count(
     config: AnalysisConfig,
+    workload: Workload,
     estimate: bool,
     strict: bool,
     peak: Peak | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
-    """Make the report and the contents of its files, all that needs torch. Nothing is written: who asked does that."""
+    """Return the report and the contents of its files: the part of the work that needs torch."""
     from stagemeter.analysis.analyze import analyze_model, estimate_model
 
-    # Found again rather than handed over: what a family is made of cannot be sent to another process.
+    # Described anew: a family cannot be sent to another process.
     model = describe_model(config.model, config.trust_remote_code)
-    report = estimate_model(model, config) if estimate else analyze_model(model, config, tell)
+    if estimate:
+        report = estimate_model(model, config, workload)
+    else:
+        report = analyze_model(model, config, tell, workload=workload)
     unsupported = Counter[str]()
     for calls in report["unsupported_ops"].values():
         unsupported.update(calls)
     if strict and unsupported:
         listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
-        raise StagemeterError(f"{listed} ran and have no formula; without --strict they are listed in the report")
+        raise StagemeterError(f"--strict: {listed} have no formula. Leave --strict out to list them in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
     return report, report_files(report)
 
 
 def _peak(device: str | None, dtype: str) -> Peak | None:
-    """Find the peak of a device before any work is done."""
+    """Return the peak of a device."""
     if device is None:
         return None
     if device == MEASURED:
@@ -198,7 +202,7 @@ def _peak(device: str | None, dtype: str) -> Peak | None:
 
 @contextmanager
 def _status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show on stderr what is being done; the block may change the text. Silent where stderr is not a terminal."""
+    """Show a line on stderr, if that is a terminal; the block may change the text."""
     from rich.console import Console
 
     with Console(stderr=True).status(text) as status:

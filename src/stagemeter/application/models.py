@@ -1,4 +1,4 @@
-"""What the ``models`` command does: look at every model that is shipped."""
+"""The ``models`` command: describe every shipped model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagemeter.models.lookup import ModelDescription, describe_model, shipped_m
 
 
 def shipped_model_rows() -> list[dict[str, Any]]:
-    """What there is to say about each model whose configuration is shipped, as plain data.
+    """Describe each shipped model as plain data.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What the ``upload`` command does from start to end: read every report, then log those that are not there yet."""
+"""The ``upload`` command from start to end: read every report, then log those that the store lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagemeter.export.report import JSON_FILE
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What became of a report.
+    """A report that is in the store.
 
     Attributes
     ----------
@@ -38,16 +38,16 @@ def upload(paths: Sequence[Path], experiment: str | None = None) -> list[Uploade
     Parameters
     ----------
     paths : sequence of Path
-        Reports, and folders in which and below which they lie.
+        Reports, and folders that hold some at any depth.
     experiment : str or None
-        MLflow experiment; None for MLflow's own choice.
+        MLflow experiment; None for MLflow's default.
 
     Raises
     ------
     StagemeterError
-        If there is no report, or one cannot be used. It is found out before anything is logged.
+        If there is no report, or one cannot be used. Nothing is logged then.
     TrackingError
-        If the store cannot be reached or refuses. What was logged until then is found the next time.
+        If the store cannot be reached or refuses. The next call skips what was logged until then.
     """
     files = _files(paths)
     reports = {path: read_report(path) for path in files}
@@ -67,8 +67,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.rglob(JSON_FILE)) if path.is_dir() else [path]
         if not inside:
-            raise StagemeterError(f"{path}: holds no {JSON_FILE}; give the --output-dir of `stagemeter analyze`")
+            raise StagemeterError(f"{path}: holds no {JSON_FILE}. Give the --output-dir of `stagemeter analyze`")
         found |= dict.fromkeys(inside)
     if not found:
-        raise StagemeterError("give folders with reports, or reports")
+        raise StagemeterError("PATHS: missing. Give reports, or folders that hold some")
     return list(found)
