@@ -134,8 +134,10 @@ def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     assert plan(*asked[2:], "--from-run", run, "--batch-size", 16)["basis"] == "measured"
 
 
-@pytest.mark.parametrize("model", ["unlimited-ocr-default", "qwen2.5-vl-7b", "llama-3.2-11b-vision", "donut-base"])
-def test_every_family_that_reads_pages_is_planned_as_it_is_analyzed(plan, estimate, model):
+@pytest.mark.parametrize(
+    "model", ["unlimited-ocr-default", "qwen2.5-vl-7b", "llama-3.2-11b-vision", "donut-base", "llama-3.1-8b"]
+)
+def test_every_family_is_planned_as_it_is_analyzed(plan, estimate, model):
     asked = ("--model", model, "--new-tokens", 3000, "--page-size", "1240x1754", "--batch-size", 2)
     report = estimate(*asked, "--device", "A100-SXM-40GB")
     found = plan("--pages-per-day", 1e6, *asked)
@@ -144,6 +146,13 @@ def test_every_family_that_reads_pages_is_planned_as_it_is_analyzed(plan, estima
     assert plan("--pages-per-day", 1e6, *asked, "--mfu", 1e-4)["seconds_per_page"] == pytest.approx(
         report["total"]["flops"] / 2 / (1e-4 * 312e12), rel=1e-12
     )
+
+
+def test_a_plan_of_text_alone_is_of_requests(stagemeter):
+    asked = ("--pages-per-day", 5000, "--device", "L40S", "--model", "llama-3.1-8b")
+    lines = stagemeter("plan", *asked).out.splitlines()
+    assert "for 5,000 requests a day" in lines[0]
+    assert lines[1].startswith("assumed: a request costs ")
 
 
 def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
@@ -160,8 +169,8 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
     ("arguments", "part"),
     [
         (
-            ["--pages-per-day", 10, "--device", "H100-SXM", "--model", "llama-3.1-8b"],
-            "model llama-3.1-8b: it reads text alone. Give a model that reads pages",
+            ["--pages-per-day", 10, "--device", "H100-SXM", "--model", "llama-3.1-8b", "--pages", "sizes.csv"],
+            "--pages sizes.csv: llama-3.1-8b reads text alone. Leave it out",
         ),
         (
             ["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--model", "kimi-k2.5"],

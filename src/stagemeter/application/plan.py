@@ -1,4 +1,4 @@
-"""What the ``plan`` command does from start to end: find cost, peak and utilization, and divide."""
+"""The ``plan`` command from start to end: find cost, peak and utilization, and divide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.lookup import ModelDescription, describe_model
+from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table
 from stagemeter.utilization.fleet import PageCost, Sizing, devices_needed
 from stagemeter.utilization.memory import roofline_section
@@ -30,7 +30,7 @@ def plan_devices(
     images: Path | None = None,
     pages: Path | None = None,
 ) -> Sizing:
-    """Work out how many devices some pages a day need.
+    """Return how many devices some pages a day need; of a model that reads text alone, some requests.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ def plan_devices(
     mfu : float, optional
         Utilization of whole requests.
     from_run : str, optional
-        Profiling run that was paired, whose utilization is taken. Without either, the roofline is.
+        Paired profiling run that gives the utilization. Without either, the roofline gives it.
     images, pages : Path, optional
-        Folder of pictures, or CSV of page sizes, whose mean is taken in place of one page.
+        Folder of pictures, or CSV of page sizes. The mean of their pages takes the place of one page.
 
     Raises
     ------
     StagemeterError
-        If something given cannot be used.
+        If an argument cannot be used.
     TrackingError
         If the store cannot be reached.
     """
@@ -59,8 +59,9 @@ def plan_devices(
     if images is not None and pages is not None:
         raise StagemeterError("--images and --pages exclude each other: give one of them")
     peak = device_peak(find_device(device), config.dtype)
-    model = _model(config)
-    corpus = _corpus(images, pages)
+    model = describe_model(config.model, config.trust_remote_code)
+    require_closed_forms(model)
+    corpus = _corpus(images, pages, model)
     found = _pages(config, model, corpus)
     cost = _mean_cost(model, found, peak)
     source: str | None = None
@@ -82,20 +83,10 @@ def plan_devices(
     return replace(sizing, assumptions=[*sizing.assumptions, *of_pages, *model.notes])
 
 
-def _model(config: AnalysisConfig) -> ModelDescription:
-    """The model, refused where its pages have no cost."""
-    model = describe_model(config.model, config.trust_remote_code)
-    if not model.family.reads_pages:
-        raise StagemeterError(f"model {config.model}: it reads text alone. Give a model that reads pages")
-    if not model.family.has_closed_forms:
-        raise StagemeterError(
-            f"model {config.model}: it is of no family whose closed forms are known. Give a model of one, see "
-            "`stagemeter models`"
-        )
-    return model
-
-
-def _corpus(images: Path | None, pages: Path | None) -> Corpus | None:
+def _corpus(images: Path | None, pages: Path | None, model: ModelDescription) -> Corpus | None:
+    for option, given in (("--images", images), ("--pages", pages)):
+        if given is not None and not model.family.reads_pages:
+            raise StagemeterError(f"{option} {given}: {model.name} reads text alone. Leave it out")
     if images is not None:
         return pages_of_folder(images)
     return None if pages is None else pages_of_table(pages)
@@ -103,14 +94,14 @@ def _corpus(images: Path | None, pages: Path | None) -> Corpus | None:
 
 @dataclass
 class _Pages:
-    """Pages that become the same work: how one of them is asked for, and how many there are."""
+    """Pages of equal work: the configuration of one of them, and their number."""
 
     config: AnalysisConfig
     count: int = 0
 
 
 def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | None) -> dict[Workload, _Pages]:
-    """The different workloads of a corpus."""
+    """Return the different workloads of a corpus, with the pages of each."""
     refuse_adapter(config, "plan")
     found: dict[Workload, _Pages] = {}
     for size in [None] if corpus is None else corpus.pages:
@@ -145,4 +136,5 @@ def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: 
         if largest is not None:
             batches.append(largest)
     roofline = None if math.isnan(seconds) else seconds / whole
-    return PageCost(whole, flops / whole, roofline, min(batches, default=None))
+    unit = "page" if model.family.reads_pages else "request"
+    return PageCost(whole, flops / whole, roofline, min(batches, default=None), unit)

@@ -22,7 +22,7 @@ Examples:
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--pages-per-day", type=FRACTION, help="Pages to process a day.")
+@click.option("--pages-per-day", type=FRACTION, help="Pages to process a day; requests, of a model without pages.")
 @click.option("--device", type=TEXT, help="Device, one of `stagemeter devices`.")
 @click.option("--mfu", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
 @click.option("--from-run", type=TEXT, help="Paired profiling run to take the MFU from.")
@@ -59,8 +59,9 @@ def plan(
     measured = f", measured with {', '.join(sizing.differences)}" if sizing.differences else ""
     least = "at least " if sizing.basis == "roofline" else ""
     answer = (
-        f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} pages a day: "
-        f"{sizing.pages_per_day_and_device:,.0f} pages a day each, {sizing.seconds_per_page:.4g} s a page, "
+        f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} {sizing.unit}s a day: "
+        f"{sizing.pages_per_day_and_device:,.0f} {sizing.unit}s a day each, {sizing.seconds_per_page:.4g} s a "
+        f"{sizing.unit}, "
         f"MFU {100 * sizing.mfu:.3g} %{measured}"
     )
     from stagemeter.core.terminal import print_lines

@@ -18,7 +18,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class PageCost:
-    """What a page costs in the mean of a corpus.
+    """Mean cost of the pages of a corpus, or cost of one request.
 
     Attributes
     ----------
@@ -26,36 +26,41 @@ class PageCost:
         Pages that the mean is over.
     flops : float
         FLOPs per page.
-    roofline_seconds : float
-        Seconds per page at the device's roofline: not less, whichever experts run.
+    roofline_seconds : float or None
+        Seconds per page at the device's roofline, with the fewest experts read; None where not known.
     largest_batch : int or None
         Largest batch that may fit into the device's memory, of the page that needs most; None where not known.
+    unit : str
+        ``page``; ``request`` for a model that reads text alone.
     """
 
     pages: int
     flops: float
     roofline_seconds: float | None
     largest_batch: int | None
+    unit: str = "page"
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """How many devices are needed.
+    """Number of devices that are needed.
 
     Attributes
     ----------
     devices : int
-        Whole devices; at the roofline, at least so many.
+        Whole devices; at the roofline, a lower bound.
     seconds_per_page, pages_per_day_and_device : float
-        Of one device that never waits.
+        Speed of one device that never waits.
     mfu : float
-        Utilization that this is.
+        Utilization at this speed.
     basis : str
         ``mfu`` or ``measured``, or ``roofline``, which no run reaches.
     differences : sequence of str
-        In what the run that the utilization is from was other work, or on another device.
+        Differences of the run that gave the utilization: other work, or another device.
     assumptions : sequence of str
         What the answer rests on.
+    unit : str
+        See `PageCost`.
     """
 
     devices: int
@@ -65,6 +70,7 @@ class Sizing:
     basis: str
     differences: Sequence[str]
     assumptions: Sequence[str]
+    unit: str = "page"
 
     def to_dict(self) -> dict[str, object]:
         """Return the fields as JSON knows them."""
@@ -111,11 +117,13 @@ def devices_needed(
             f"{_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1, such as --mfu 0.05"
         )
     if cost.largest_batch == 0:
-        raise StagemeterError(f"--device {peak.name}: not even one of these pages fits. Give a device of more memory")
+        raise StagemeterError(
+            f"--device {peak.name}: not even one of these {cost.unit}s fits. Give a device of more memory"
+        )
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(
-            f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these pages can; give "
-            "a smaller --batch-size"
+            f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these {cost.unit}s "
+            "can; give a smaller --batch-size"
         )
     basis = UTILIZATION if source is None else MEASURED
     if mfu is None:
@@ -134,13 +142,14 @@ def devices_needed(
         basis=basis,
         differences=differences,
         assumptions=_assumptions(cost, peak, mfu, source, batch),
+        unit=cost.unit,
     )
 
 
 def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | None, batch: int) -> list[str]:
-    mean = "one page" if cost.pages == 1 else f"the mean of {cost.pages:,} pages"
+    mean = f"one {cost.unit}" if cost.pages == 1 else f"the mean of {cost.pages:,} {cost.unit}s"
     lines = [
-        f"a page costs {cost.flops:,.0f} FLOPs, {mean}, {batch} at once",
+        f"a {cost.unit} costs {cost.flops:,.0f} FLOPs, {mean}, {batch} at once",
         f"peak of {peak.name}, {peak.dtype}: {peak.flops_per_second / 1e12:,.5g} TFLOP/s, {peak.source}",
         "every device works day and night on nothing else: loading, rendering, waiting and failures come on top",
     ]
@@ -166,9 +175,10 @@ def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str 
         return
     most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
     if mfu > most * (1 + _ROUNDING):
+        roofline = f"{100 * most:.3g} % of {peak.name}'s roofline"
         raise StagemeterError(
-            f"{_given(mfu, source)} is above the {100 * most:.3g} % of {peak.name}'s roofline for these pages at this "
-            "batch. Give the --batch-size and the pages that the utilization was measured at, or a lower --mfu"
+            f"{_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. Give the --batch-size "
+            f"and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
         )
 
 
