@@ -12,6 +12,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunInfo, RunStatus, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.sweep import sweep_charts, sweep_markdown
@@ -62,7 +63,7 @@ def log_sweep(
         given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
         document_hash = stable_hash(given)
         params, otherwise = missing_params(require_room(run.run_id, SWEEP, document_hash), given)
-        model = settings.model or "deepseek-ocr"
+        model = settings.model or AnalysisSettings().model
         tags = {KIND: SWEEP, REPORT_HASH: document_hash, MODEL: model, MLFLOW_RUN_NOTE: note}
         client.log_batch(
             run.run_id,

@@ -177,8 +177,8 @@ def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str 
     if mfu > most * (1 + _ROUNDING):
         roofline = f"{100 * most:.3g} % of {peak.name}'s roofline"
         raise StagemeterError(
-            f"{_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. Give the --batch-size "
-            f"and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
+            f"{_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. Give the "
+            f"--batch-size and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
         )
 
 
