@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import torch
 from transformers.image_utils import SizeDict
+from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPMOcrImageProcessor
 
 
 def functions_of(model, names):
@@ -23,3 +24,15 @@ def _functions(model, names):
     namespace = {"math": math, "lru_cache": lru_cache, "defaultdict": defaultdict, "torch": torch, "SizeDict": SizeDict}
     exec(compile(ast.Module(found, []), model, "exec"), namespace)
     return [namespace[name] for name in names]
+
+
+def views_of_minicpm(width, height, patch_size, merges_more):
+    """Return the views of a page: as a whole, then its slices."""
+    processor, mode = object.__new__(MiniCPMOcrImageProcessor), "16x" if merges_more else "4x"
+    grid = processor.get_sliced_grid((height, width), 9, 448)
+    rows, columns = processor.find_best_resize((height, width), 448, patch_size, mode, allow_upscale=grid is None)
+    views = [(columns, rows)]
+    if grid is not None:
+        rows, columns = processor.get_refine_size((height, width), grid, 448, patch_size, mode, allow_upscale=True)
+        views += [(columns // grid[1], rows // grid[0])] * (grid[0] * grid[1])
+    return views
