@@ -15,8 +15,8 @@ from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.decoder.language import DecoderArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, published_architecture
+from stagemeter.models.families.deepseek_ocr.decoder import DecoderArchitecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.lookup import ModelDescription, describe_model

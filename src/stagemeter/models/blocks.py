@@ -153,6 +153,28 @@ def convolution(
     )
 
 
+def token_convolution(batch: int, channels: int, kernel: int, length: int, positions: int, bias: bool = False) -> Cost:
+    """Return the cost of a convolution over tokens, each channel by itself.
+
+    Parameters
+    ----------
+    batch, channels, kernel : int
+        Sequences, channels, and tokens that the filter spans.
+    length, positions : int
+        Tokens that it reads, and positions that it writes.
+    bias : bool
+        Whether a bias is added.
+    """
+    macs = batch * channels * positions * kernel
+    return Cost(
+        macs=macs,
+        macs_causal=macs,
+        activations=batch * channels * positions,
+        activation_reads=batch * channels * length,
+        weight_reads=channels * (kernel + bias),
+    )
+
+
 def self_attention(tokens: int, length: int, heads: int, head_width: int, biased: bool = False) -> Cost:
     """Cost of dense attention among the tokens of a sequence, as one fused operator: no scores are written.
 
@@ -179,7 +201,14 @@ def self_attention(tokens: int, length: int, heads: int, head_width: int, biased
 
 
 def cached_attention(
-    batch: int, queries: int, keys: int, heads: int, key_value_heads: int, head_width: int, causal: bool
+    batch: int,
+    queries: int,
+    keys: int,
+    heads: int,
+    key_value_heads: int,
+    head_width: int,
+    causal: bool,
+    fused: bool = True,
 ) -> Cost:
     """Cost of a decoder's attention, whose keys and values come from the cache and whose new ones go there.
 
@@ -193,13 +222,16 @@ def cached_attention(
         Query heads, the key and value heads that they share, and the width of each.
     causal : bool
         Whether queries and keys are the same tokens, so that a causal mask leaves half of the scores.
+    fused : bool
+        Whether it is one operator. Otherwise one operator writes scores and, after the softmax, the next reads them.
     """
-    macs = 2 * batch * heads * queries * keys * head_width
+    scores = batch * heads * queries * keys
+    macs, moved = 2 * scores * head_width, 0 if fused else scores
     return Cost(
         macs=macs,
-        macs_causal=batch * heads * queries * keys * head_width if causal else macs,
-        activations=batch * queries * heads * head_width,
-        activation_reads=batch * queries * heads * head_width,
+        macs_causal=scores * head_width if causal else macs,
+        activations=batch * queries * heads * head_width + moved,
+        activation_reads=batch * queries * heads * head_width + moved,
         kv_reads=2 * batch * keys * key_value_heads * head_width,
         kv_writes=2 * batch * queries * key_value_heads * head_width,
     )

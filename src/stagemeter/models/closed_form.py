@@ -121,6 +121,9 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     stages = closed_form["stages"]
     if stage not in stages:
         raise ValueError(f"unknown stage {stage!r}; the closed form holds {', '.join(stages)}")
+    # Reports of earlier versions call the tokens of an encoder's output otherwise.
+    if "encoder_tokens" in variables:
+        variables = {"source": variables["encoder_tokens"], **variables}
     missing = [name for name in stages[stage]["variables"] if name not in variables]
     if missing:
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")

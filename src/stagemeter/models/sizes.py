@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from stagemeter.core.workload import stable_hash
 
@@ -13,47 +13,36 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Kind = TypeVar("Kind")
-#: Sizes that came later, with what they are where nothing changed: hashes from before them still hold.
-_LATER: dict[str, Any] = {
-    "quantized": None,
-    "head_quantized": None,
-    "shared_quantized": None,
-    "weights_quantized": None,
-    "shared_gate_quantized": None,
-    "fused": False,
-    "module": "mlp",
-    "every_one": False,
-    "keeps_prompt": False,
-    "generated_window": 0,
-    "output_gate": False,
-    "keys_are_values": False,
-    "shared": False,
-    "per_layer_input": None,
-    "per_layer_embedding": None,
-    "numbers": 0,
-    "indexer": None,
-    "shared_blocks": 0,
-    "text_in_source": False,
-    "head_on_last": False,
-    "head_everywhere": False,
-    "attention_quantized": None,
-    "other_tokens": 0,
-}
-#: Fields that had another name in reports of earlier versions, and still have it in hashes.
+_UNHASHED = "unhashed"
+#: Fields and kinds that had another name in earlier versions. Hashes keep it, and documents with it are read.
 _RENAMED: dict[str, str] = {
     "attention_quantized": "attention_packing",
+    "cross": "source",
+    "encoder_tokens": "source",
+    "encoder_width": "source_width",
     "head_quantized": "head_packing",
     "quantized": "packing",
     "shared_gate_quantized": "shared_gate_packing",
     "shared_quantized": "shared_packing",
+    "text_is_encoded": "text_in_source",
     "weights_quantized": "weights_packing",
 }
+_KIND = "kind"
 _CURRENT = {before: name for name, before in _RENAMED.items()}
+_CURRENT_KINDS = {"source": "cross"}
+
+
+def unhashed(value: Any) -> Mapping[str, Any]:
+    """Return metadata for a field that was added later: a field with this value is left out of hashes.
+
+    Hashes from before the field was added stay valid that way.
+    """
+    return {_UNHASHED: value}
 
 
 def later(default: Any) -> Any:
-    """Declare a size that came later: hashes leave it out where it has its default, so that old ones still hold."""
-    return field(default=default, metadata={"later": True})
+    """Declare a size that was added later, see `unhashed`, with the default that it had in all models before."""
+    return field(default=default, metadata=unhashed(default))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +55,67 @@ class Sizes:
         return stable_hash(_hashed(self))
 
 
+class OneOfKinds:
+    """Base of the data classes that sizes hold one of several kinds of.
+
+    A direct subclass is one kind, named by its field ``kind``. Plain data is read as the subclass of that name, in
+    whichever module it is defined.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Tell pydantic how to read a kind, or any of the kinds where `cls` is their base."""
+        from pydantic_core import core_schema
+
+        if isinstance(getattr(cls, _KIND, None), str):
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(lambda sizes: _read_kind(cls, sizes))
+
+
+def _read_kind(base: type[Any], sizes: Any) -> Any:
+    if isinstance(sizes, base):
+        return sizes
+    kinds: dict[str, Any] = {kind.kind: kind for kind in base.__subclasses__()}
+    name = str(sizes.get(_KIND)) if isinstance(sizes, Mapping) else None
+    if name not in kinds:
+        raise ValueError(f"kind is {name!r}; it must be one of {', '.join(kinds)}")
+    return _adapter(kinds[name]).validate_python(sizes)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
 def _hashed(sizes: Any) -> Any:
-    """Return the sizes that a hash covers, by their first names, without later ones that have their default."""
+    """Return sizes as plain data for their hash: under their first names, without `unhashed` values."""
+    if isinstance(sizes, tuple):
+        return tuple(map(_hashed, sizes))
     if not is_dataclass(sizes):
-        return tuple(map(_hashed, sizes)) if isinstance(sizes, tuple) else sizes
-    found = {}
-    for size in fields(sizes):
-        value = getattr(sizes, size.name)
-        default = size.default if size.metadata.get("later") else _LATER.get(size.name, size)
-        if value != default:
-            found[_RENAMED.get(size.name, size.name)] = _hashed(value)
-    return found
+        return sizes
+    held = {
+        size.name: getattr(sizes, size.name)
+        for size in fields(sizes)
+        if _UNHASHED not in size.metadata or getattr(sizes, size.name) != size.metadata[_UNHASHED]
+    }
+    if _KIND in held:
+        held[_KIND] = _RENAMED.get(held[_KIND], held[_KIND])
+    return {_RENAMED.get(name, name): _hashed(size) for name, size in held.items()}
 
 
 def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:
     """Return a function that builds sizes of a kind from plain data, as ``dataclasses.asdict`` and JSON give them."""
-
-    @cache
-    def adapter() -> TypeAdapter[Kind]:
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(kind)
-
-    return lambda sizes: adapter().validate_python(_with_current_names(sizes))
+    read: Any = kind
+    return lambda sizes: cast(Kind, _adapter(read).validate_python(_with_current_names(sizes)))
 
 
 def _with_current_names(sizes: Any) -> Any:
-    """Return plain data of a report, which may be of an earlier version, with today's names."""
+    """Return plain data of a document, which may be of an earlier version, with today's names."""
     if isinstance(sizes, Mapping):
-        return {_CURRENT.get(name, name): _with_current_names(size) for name, size in sizes.items()}
+        named = {_CURRENT.get(name, name): _with_current_names(size) for name, size in sizes.items()}
+        if named.get(_KIND) in _CURRENT_KINDS:
+            named[_KIND] = _CURRENT_KINDS[named[_KIND]]
+        return named
     return [_with_current_names(size) for size in sizes] if isinstance(sizes, (list, tuple)) else sizes

@@ -12,7 +12,10 @@ from typing import Any, TypedDict, Unpack
 
 from stagemeter.core.stage_names import DECODE, PREFILL, VISION, aggregates
 from stagemeter.core.workload import Workload, decode_context_of
-from stagemeter.models.decoder.language import DecoderArchitecture, decode_cost, decoder_cost, output_head_cost
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
+from stagemeter.models.decoder.mixer import DecoderPass
 
 
 class DecoderSizes(TypedDict, total=False):
@@ -89,8 +92,7 @@ def estimate_prefill_flops_total(
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, seq_len=seq_len, batch_size=batch_size)
     experts_read = decoder.experts_read(batch_size * seq_len).most
-    layers = decoder_cost(decoder, batch_size, seq_len, seq_len, experts_read, causal=True)
-    return (layers + output_head_cost(decoder, batch_size)).flops
+    return decoder.cost(DecoderPass(batch_size, seq_len, seq_len, seq_len, experts_read, True, causal=True)).flops
 
 
 def estimate_decode_flops_per_token(
@@ -135,7 +137,8 @@ def estimate_decode_flops_per_token(
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, ctx_len=ctx_len)
-    return decode_cost(decoder, 1, ctx_len, decoder.experts_read(1).most).flops
+    experts_read = decoder.experts_read(1).most
+    return decoder.cost(DecoderPass(1, 1, ctx_len, ctx_len, experts_read, False, causal=False)).flops
 
 
 def select_decode_context_len(
@@ -309,7 +312,7 @@ def _reported_work(
     }, source
 
 
-def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> DecoderArchitecture:
+def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSizes]) -> Decoder:
     unknown = set(sizes) - set(DecoderSizes.__annotations__)
     if unknown:
         known = ", ".join(DecoderSizes.__annotations__)
@@ -338,20 +341,17 @@ def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSize
         _at_least(1, n_experts=experts, n_experts_per_token=experts_per_token, d_expert=expert_intermediate)
     if experts_per_token > experts:
         raise ValueError(f"{experts_per_token} experts per token, but only {experts} experts")
-    return DecoderArchitecture(
+    attention = GroupedQueryAttention(heads, key_value_heads, sizes.get("head_width", d_model // heads))
+    shared = sizes.get("n_shared_experts", 0) * expert_intermediate
+    routed = Experts(experts, experts_per_token, expert_intermediate, shared_intermediate=shared)
+    return Decoder(
         hidden=d_model,
-        layers=n_layers,
-        heads=heads,
-        key_value_heads=key_value_heads,
-        head_width=sizes.get("head_width", d_model // heads),
-        intermediate=d_ff,
-        dense_layers=dense_layers,
-        experts=experts,
-        experts_per_token=experts_per_token,
-        shared_experts=sizes.get("n_shared_experts", 0),
-        expert_intermediate=expert_intermediate,
         vocabulary=sizes.get("vocabulary", 0),
         max_positions=0,
+        layers=(
+            Layer(attention, GatedFeedForward(d_ff), dense_layers),
+            Layer(attention, routed, n_layers - dense_layers),
+        ),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from typing import Any, Protocol, TypeVar, cast
 
 from stagemeter.core.workload import Workload
@@ -17,6 +16,7 @@ from stagemeter.models.family import Family, PageRules, Stage, with_values
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
+from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import VisionTransformer
@@ -91,7 +91,7 @@ def vision_language_family(
     rules: Callable[[Architecture, ProcessorSettings], PageRules],
     stages: Sequence[Stage[Architecture]],
     pages: Pages,
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     notes: Sequence[str] = (),
     language: DecoderModules = LANGUAGE,
     videos: bool = False,
@@ -116,8 +116,8 @@ def vision_language_family(
         The stages before the decoder's.
     pages : Pages
         What the whole model takes of pages.
-    shipped : mapping
-        Files in ``models/configs`` by the names of their models.
+    shipped : sequence of str
+        Names of the models whose configurations are in ``models/configs``.
     notes : sequence of str
         What one should know about its numbers.
     language : DecoderModules
@@ -129,7 +129,6 @@ def vision_language_family(
     **options
         Options of `stagemeter.models.decoder.stages.decoder_stages`.
     """
-    configs = resources.files("stagemeter.models") / "configs"
     passes = page_passes(
         lambda sizes: sizes.decoder, pages.inputs, named_tokens=pages.values, see=pages.see, step_of=pages.step
     )
@@ -155,7 +154,7 @@ def vision_language_family(
         takes=lambda config: config.get("model_type") in model_types,
         architecture_from_config=from_config,
         build=lambda sizes, config: build_from_settings(config),
-        shipped={model: configs / file for model, file in shipped.items()},
+        shipped=shipped_configurations(*shipped),
         decoder=lambda sizes: sizes.decoder,
         stages=(*stages, *decoder_stages(lambda sizes: sizes.decoder, language, **options)),
         other_parameters=other_parameters,

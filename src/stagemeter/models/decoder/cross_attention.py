@@ -1,96 +1,89 @@
-"""Layers of a decoder that attend to a source, such as a page, in place of the decoder's own tokens."""
+"""Cross-attention: layers of a decoder that attend to the output of an encoder in place of the decoder's own tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
 
 
-@dataclass(frozen=True, slots=True)
-class SourceAttention:
-    """Attention to a source, whose keys and values a prefill makes and the cache keeps.
+@dataclass(frozen=True)
+class CrossAttention(Mixer):
+    """Attention to an encoder's output, whose keys and values a prefill makes and the cache keeps.
 
-    A mask says which token sees what of the source. Source: transformers, ``modeling_mllama.py``,
+    A mask says which token sees which part of it. Source: transformers, ``modeling_mllama.py``,
     ``MllamaTextCrossAttention``.
 
     Attributes
     ----------
     heads, key_value_heads, head_width : int
         Query heads, the key and value heads that they share, and the width of each.
-    source : int
-        Tokens of the source of each sequence, as wide as the decoder.
+    encoder_tokens : int
+        Tokens of the encoder's output of each sequence, as wide as the decoder.
     norms : int
         Parameters of the norms of queries and keys.
-    window, keeps_prompt : int, bool
-        Always 0 and false: all of the source is attended to.
-    quantized : QuantizedMatrix or None
-        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     heads: int
     key_value_heads: int
     head_width: int
-    source: int
+    encoder_tokens: int
     norms: int
-    window: Literal[0] = 0
-    keeps_prompt: Literal[False] = False
-    quantized: QuantizedMatrix | None = None
-    kind: Literal["source"] = "source"
+    kind: Literal["cross"] = "cross"
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "cross_attention"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """The projections of one layer in one pass; those of the source run in a prefill alone."""
+        """Return the projections of one layer in one pass; those of keys and values run in a prefill alone."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
-        of_source = ("k_proj", "v_proj") if of.causal else ()
         return [
             NamedLinear("cross_attn.q_proj", rows, hidden, width, quantized=self.quantized),
             *(
                 NamedLinear(
                     f"cross_attn.{name}",
-                    of.batch * self.source,
+                    of.batch * self.encoder_tokens,
                     hidden,
                     self.key_value_heads * self.head_width,
                     quantized=self.quantized,
                 )
-                for name in of_source
+                for name in (("k_proj", "v_proj") if of.prefill else ())
             ),
             NamedLinear("cross_attn.o_proj", rows, width, hidden, quantized=self.quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the costs of the operators of one layer in one pass."""
         attention = cached_attention(
-            of.batch, of.tokens, self.source, self.heads, self.key_value_heads, self.head_width, causal=False
+            of.batch, of.tokens, self.encoder_tokens, self.heads, self.key_value_heads, self.head_width, causal=False
         )
-        made = self.cached_elements(of.batch, 1) if of.causal else 0
-        mask = Cost(activation_reads=of.batch * of.tokens * self.source)
+        made = self.cached_elements(of.batch, 1) if of.prefill else 0
+        mask = Cost(activation_reads=of.batch * of.tokens * self.encoder_tokens)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         return [*projections, replace(attention, kv_writes=made) + mask]
 
-    def stored_as(self, storage: Storage) -> SourceAttention:
-        """The same with its matrices stored as `storage` says."""
-        prefill = replace(NO_PASS, causal=True)
-        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, prefill))))
-
     def parameters(self, hidden: int) -> int:
-        """Parameters of one layer: projections and norms."""
+        """Return the parameters of one layer: projections and norms."""
         return 2 * hidden * (self.heads + self.key_value_heads) * self.head_width + self.norms
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of the keys and the values of the source, however many tokens there are."""
-        shape = (batch, self.key_value_heads, self.source, self.head_width)
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of the keys and values of the encoder's output, however many tokens were generated."""
+        shape = (batch, self.key_value_heads, self.encoder_tokens, self.head_width)
         return shape, shape
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the keys and values of the source, however many tokens there are."""
-        return 2 * batch * self.source * self.key_value_heads * self.head_width * (tokens > 0)
+    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
+        """Put into a cache what earlier passes left of a layer, which later passes read and append nothing to."""
+        cache.keep(*map(zeros, self.cached_shapes(batch, sum(held))), layer_idx=layer)
 
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that it adds to a prefill of some tokens: none."""
-        return {}
+    def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
+        """Return the shapes of mask and, in a prefill, encoder's output, by argument of the decoder."""
+        mask = {"cross_attention_mask": (batch, 1, tokens, self.encoder_tokens)}
+        return mask if cached else {**mask, "cross_attention_states": (batch, self.encoder_tokens, hidden)}

@@ -1,28 +1,83 @@
-"""Decoders of encoder-decoders: they attend to their own tokens and to a source. Sizes, parameters, closed forms."""
+"""Decoders of encoder-decoders: they attend to their own tokens and to the output of an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import NamedLinear, Operator, cached_attention, repeated, sum_of
-from stagemeter.models.lora import Adapter
+from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import PlainFeedForward
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
 from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import later, unhashed
 
 #: Rows of the table of positions that stand for none: ``MBartLearnedPositionalEmbedding`` and its like of TrOCR.
 _OFFSET = 2
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceDecoder:
-    """A decoder with attention to a source: learned positions, biases everywhere, feed-forward networks of two layers.
+@dataclass(frozen=True)
+class SelfAndCrossAttention(Mixer):
+    """Multi-head attention to the decoder's own tokens, and after it to an encoder's output; biases everywhere.
 
     Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers, ``modeling_mbart.py`` and
     ``modeling_trocr.py``.
+
+    Attributes
+    ----------
+    heads : int
+        Heads, which together are as wide as the decoder.
+    encoder_width : int
+        Width of the encoder's output.
+    fused : bool
+        Whether attention is one operator, of which a causal mask leaves half; two products of their own show no mask.
+    kind : str
+        Name of the kind in reports.
+    """
+
+    heads: int
+    encoder_width: int
+    fused: bool
+    kind: Literal["self_and_cross"] = "self_and_cross"
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Return the projections of one layer in one pass; keys and values of the encoder's output are kept."""
+        rows, encoded = of.batch * of.tokens, of.batch * of.encoder_tokens
+        names = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "encoder_attn.q", "encoder_attn.out")
+        made = ("encoder_attn.k", "encoder_attn.v") if of.prefill else ()
+        return [
+            *(NamedLinear(f"{name}_proj", rows, hidden, hidden, bias=True) for name in names),
+            *(NamedLinear(f"{name}_proj", encoded, self.encoder_width, hidden, bias=True) for name in made),
+        ]
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the operators of one layer in one pass."""
+        made = 2 * of.batch * of.encoder_tokens * hidden * of.prefill
+        return [
+            *(layer.cost for layer in self.linear_layers(hidden, of)),
+            self._attention(hidden, of, of.context, of.causal and self.fused),
+            replace(self._attention(hidden, of, of.encoder_tokens, causal=False), kv_writes=made),
+        ]
+
+    def _attention(self, hidden: int, of: DecoderPass, keys: int, causal: bool) -> Cost:
+        heads = self.heads
+        return cached_attention(of.batch, of.tokens, keys, heads, heads, hidden // heads, causal, self.fused)
+
+    def parameters(self, hidden: int) -> int:
+        """Return the parameters of one layer: six projections of the decoder's width, two of the encoder's output."""
+        return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Refuse: how many tokens of the encoder's output are kept is the workload's, see `SequenceDecoder`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceDecoder:
+    """A decoder of an encoder-decoder: learned positions, biases everywhere, feed-forward networks of two layers.
 
     Attributes
     ----------
@@ -34,17 +89,16 @@ class SequenceDecoder:
         Learned embeddings of positions.
     max_positions : int
         Longest sequence that it was made for.
-    source_width : int
-        Width of the source.
+    encoder_width : int
+        Width of the encoder's output.
     norms : int
         Norms outside of the layers.
     fused : bool
-        Whether attention runs as one operator, which writes no scores, and of which a causal mask leaves half; two
-        products of their own show no mask.
+        See `SelfAndCrossAttention`.
     tied : bool
         Whether the output head's weights are the embedding's.
-    text_in_source : bool
-        Whether the text of a request is part of the source, beside the page.
+    text_is_encoded : bool
+        Whether the encoder takes the text of a request, too, beside the page.
     head_on_last : bool
         Whether the output head runs on the last position of a prompt alone, and not on all.
     """
@@ -56,173 +110,74 @@ class SequenceDecoder:
     vocabulary: int
     positions: int
     max_positions: int
-    source_width: int
+    encoder_width: int
     norms: int
-    fused: bool
+    fused: bool = field(metadata=unhashed(False))
     tied: bool
-    text_in_source: bool = False
-    head_on_last: bool = False
+    text_is_encoded: bool = later(False)
+    head_on_last: bool = later(False)
 
-    def source_of(self, workload: Workload) -> int:
-        """Tokens of the source of each sequence."""
-        return workload.image_tokens + workload.text_tokens * self.text_in_source
+    @classmethod
+    def read(cls, settings: Settings, encoder_width: int, **changes: Any) -> SequenceDecoder:
+        """Read the sizes that configurations of mBART's kind give.
+
+        Parameters
+        ----------
+        settings : Settings
+            Configuration of the decoder. It says whether the output head is tied, whatever the whole model's says.
+        encoder_width : int
+            Width of the encoder's output.
+        **changes
+            Fields that the family sets.
+
+        Raises
+        ------
+        StagemeterError
+            If a size is missing, or sizes contradict one another.
+        """
+        settings.split("d_model", "decoder_attention_heads")
+        positions = settings.whole("max_position_embeddings")
+        return cls(
+            hidden=settings.whole("d_model"),
+            layers=settings.whole("decoder_layers"),
+            heads=settings.whole("decoder_attention_heads"),
+            intermediate=settings.whole("decoder_ffn_dim"),
+            vocabulary=settings.whole("vocab_size"),
+            positions=positions + _OFFSET,
+            max_positions=positions,
+            encoder_width=encoder_width,
+            tied=settings.flag("tie_word_embeddings"),
+            **changes,
+        )
+
+    @property
+    def decoder(self) -> Decoder:
+        """The same sizes, layer by layer."""
+        attention = SelfAndCrossAttention(self.heads, self.encoder_width, self.fused)
+        # Each norm has a bias, too. The last one's first half is the decoder's.
+        layer = Layer(attention, PlainFeedForward(self.intermediate), self.layers, norms=2 * 3)
+        return Decoder(
+            self.hidden,
+            self.vocabulary,
+            self.max_positions,
+            layers=(layer,),
+            tied=self.tied,
+            head_everywhere=not self.head_on_last,
+            other_parameters=(self.positions + 2 * self.norms - 1) * self.hidden,
+        )
+
+    def encoder_tokens(self, workload: Workload) -> int:
+        """Return the tokens of the encoder's output of each sequence."""
+        return workload.image_tokens + workload.text_tokens * self.text_is_encoded
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Elements of the cache: keys and values of its own tokens, and those of the source."""
-        return self.cached_elements(workload.batch_size, tokens + self.source_of(workload) * (tokens > 0))
+        """Return the elements of the KV cache: of the decoder's own tokens, and of the encoder's output."""
+        return self.cached_elements(workload.batch_size, tokens + self.encoder_tokens(workload) * (tokens > 0))
 
     def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements of the keys and values of some tokens of each sequence, its own or of the source."""
+        """Return the elements of keys and values of some tokens of each sequence, its own or of the encoder."""
         return 2 * self.layers * batch * tokens * self.hidden
 
     def quantized_weights(self) -> QuantizedWeights:
-        """No weights are stored in fewer bits."""
+        """Return the quantized weights: none."""
         return QuantizedWeights(0, 0)
-
-
-def read_decoder(settings: Settings, source_width: int, **changes: Any) -> SequenceDecoder:
-    """Decoder of the sizes that configurations of mBART's kind give it.
-
-    Parameters
-    ----------
-    settings : Settings
-        Configuration of the decoder, which says whether the output head is tied, whatever the whole model's says.
-    source_width : int
-        Width of the source.
-    **changes
-        What the family does its own way, see `SequenceDecoder`.
-
-    Raises
-    ------
-    StagemeterError
-        If a size is missing, or sizes contradict one another.
-    """
-    settings.split("d_model", "decoder_attention_heads")
-    positions = settings.whole("max_position_embeddings")
-    return SequenceDecoder(
-        hidden=settings.whole("d_model"),
-        layers=settings.whole("decoder_layers"),
-        heads=settings.whole("decoder_attention_heads"),
-        intermediate=settings.whole("decoder_ffn_dim"),
-        vocabulary=settings.whole("vocab_size"),
-        positions=positions + _OFFSET,
-        max_positions=positions,
-        source_width=source_width,
-        tied=settings.flag("tie_word_embeddings"),
-        **changes,
-    )
-
-
-def prefill_layers(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[NamedLinear]:
-    """Linear layers of one layer over a prompt: those of the source make keys and values, which are kept.
-
-    Parameters
-    ----------
-    decoder : SequenceDecoder
-        Sizes.
-    batch, tokens, source : int
-        Sequences, tokens of each, and tokens of the source of each.
-    """
-    width, rows = decoder.hidden, batch * source
-    kept = [
-        NamedLinear(f"encoder_attn.{name}_proj", rows, decoder.source_width, width, bias=True) for name in ("k", "v")
-    ]
-    return [*_layers(decoder, batch * tokens), *kept]
-
-
-def prefill_operators(decoder: SequenceDecoder, batch: int, tokens: int, source: int) -> list[Operator]:
-    """Operators over a prompt, see `prefill_layers`."""
-    cross = replace(_attention(decoder, batch, tokens, source), kv_writes=2 * batch * source * decoder.hidden)
-    own = _attention(decoder, batch, tokens, tokens, causal=decoder.fused)
-    layers = [layer.cost for layer in prefill_layers(decoder, batch, tokens, source)]
-    written = batch * (1 if decoder.head_on_last else tokens)
-    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, written).cost, 1)]
-
-
-def decode_layers(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[NamedLinear]:
-    """Linear layers of one layer over one new token of each sequence.
-
-    Parameters
-    ----------
-    decoder : SequenceDecoder
-        Sizes.
-    batch, context, source : int
-        Sequences, tokens of its own that each attends to, and tokens of the source.
-    """
-    return _layers(decoder, batch)
-
-
-def decode_operators(decoder: SequenceDecoder, batch: int, context: int, source: int) -> list[Operator]:
-    """Operators over one new token of each sequence, see `decode_layers`; it attends to its context and the source."""
-    cross = replace(_attention(decoder, batch, 1, source), kv_writes=0)
-    own = _attention(decoder, batch, 1, context)
-    layers = [layer.cost for layer in decode_layers(decoder, batch, context, source)]
-    return [*repeated([*layers, own, cross], decoder.layers), (head(decoder, batch).cost, 1)]
-
-
-def adapter_cost(
-    decoder: SequenceDecoder, layers: Sequence[NamedLinear], output: NamedLinear, adapter: Adapter, module: str
-) -> Cost:
-    """Cost of a low-rank adapter beside the layers, apart from that of the layers.
-
-    Parameters
-    ----------
-    decoder : SequenceDecoder
-        Sizes.
-    layers : sequence of NamedLinear
-        Linear layers of one layer in one pass.
-    output : NamedLinear
-        The output head, by its name in the whole model.
-    adapter : Adapter
-        The adapter.
-    module : str
-        The module that holds the layers.
-
-    Raises
-    ------
-    StagemeterError
-        If it stands beside some of those that are alike.
-    """
-    taken = [
-        (layer.adapter(adapter.rank), decoder.layers)
-        for layer in layers
-        if adapter.takes_part([f"{module}.layers.{index}.{layer.name}" for index in range(decoder.layers)], output.name)
-    ]
-    if adapter.takes(output.name, output.name):
-        taken.append((output.adapter(adapter.rank), 1))
-    return sum_of(taken)
-
-
-def head(decoder: SequenceDecoder, positions: int, name: str = "") -> NamedLinear:
-    """The output head at some positions."""
-    return NamedLinear(name, positions, decoder.hidden, decoder.vocabulary)
-
-
-def decoder_parameters(decoder: SequenceDecoder) -> int:
-    """Parameters of embedding, positions, layers and norms; those of a head that is not tied are as the embedding's."""
-    hidden, between = decoder.hidden, decoder.intermediate
-    # Six projections of its own width, and the two of the source.
-    attention = 6 * (hidden + 1) * hidden + 2 * (decoder.source_width + 1) * hidden
-    layer = attention + 2 * hidden * between + between + hidden + 3 * 2 * hidden
-    outer = (decoder.vocabulary + decoder.positions + 2 * decoder.norms) * hidden
-    return outer + decoder.layers * layer
-
-
-def _layers(decoder: SequenceDecoder, rows: int) -> list[NamedLinear]:
-    """All but what makes keys and values of the source."""
-    width, between = decoder.hidden, decoder.intermediate
-    own = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-    return [
-        *(NamedLinear(name, rows, width, width, bias=True) for name in own),
-        *(NamedLinear(f"encoder_attn.{name}_proj", rows, width, width, bias=True) for name in ("q", "out")),
-        NamedLinear("fc1", rows, width, between, bias=True),
-        NamedLinear("fc2", rows, between, width, bias=True),
-    ]
-
-
-def _attention(decoder: SequenceDecoder, batch: int, queries: int, keys: int, causal: bool = False) -> Cost:
-    heads = decoder.heads
-    fused = cached_attention(batch, queries, keys, heads, heads, decoder.hidden // heads, causal)
-    scores = batch * heads * queries * keys
-    # Scores that one operator writes and, after the softmax, the next one reads.
-    return fused if decoder.fused else fused + Cost(activations=scores, activation_reads=scores)

@@ -1,30 +1,52 @@
-"""The feed-forward part of a decoder's layer: sizes, parameters and closed forms."""
+"""The feed-forward part of a decoder's layer: gated and plain networks, mixtures of experts."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Self
 
 from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, gated_layers, mixture_of_experts
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import OneOfKinds, later
 
 
-class FeedForward(Protocol):
-    """What a decoder asks of the feed-forward part of a layer."""
+@dataclass(frozen=True)
+class FeedForward(OneOfKinds, ABC):
+    """Base of the kinds of feed-forward parts."""
 
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name of the kind in reports; a field with a default in each kind."""
+
+    @property
+    def mixture(self) -> Experts | None:
+        """The mixture of experts that it has, if any."""
+        return None
+
+    @abstractmethod
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """The linear layers of one layer over `rows` tokens; routers and experts are none."""
+        """Return the linear layers of one layer over `rows` tokens, without routers and experts."""
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Costs of the operators of one layer over `rows` tokens."""
+        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
+        return [layer.cost for layer in self.linear_layers(hidden, rows)]
 
+    @abstractmethod
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same with its matrices stored as `storage` says."""
+
+    @abstractmethod
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Parameters of one layer: all of them, or those that one token uses."""
+        """Return the parameters of one layer: all of them, or those that one token uses."""
 
 
-@dataclass(frozen=True, slots=True)
-class GatedFeedForward:
+@dataclass(frozen=True)
+class GatedFeedForward(FeedForward):
     """Gate, up and down projection: SwiGLU, GeGLU and their like.
 
     Attributes
@@ -34,47 +56,77 @@ class GatedFeedForward:
     bias : bool
         Whether each adds a bias.
     quantized : QuantizedMatrix or None
-        How its matrices are stored, if they are in fewer bits than the rest.
+        How its matrices are stored, if they are quantized.
     fused : bool
         Whether gate and up projection are one layer.
     module : str
         Its name in a layer.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     intermediate: int
     bias: bool = False
-    quantized: QuantizedMatrix | None = None
-    fused: bool = False
-    module: str = "mlp"
+    quantized: QuantizedMatrix | None = later(None)
+    fused: bool = later(False)
+    module: str = later("mlp")
     kind: Literal["gated"] = "gated"
 
+    @classmethod
+    def read(cls, settings: Settings, key: str = "intermediate_size", **changes: Any) -> GatedFeedForward:
+        """Read a gated network of the width that a setting gives; `changes` are fields that the family sets."""
+        return cls(settings.whole(key), **changes)
+
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """All that there is of one layer over `rows` tokens."""
+        """Return the linear layers of one layer over `rows` tokens."""
         layers = gated_layers(self.module, rows, hidden, self.intermediate, self.bias, self.quantized)
         if not self.fused:
             return layers
-        both = NamedLinear(
-            f"{self.module}.gate_up_proj", rows, hidden, 2 * self.intermediate, self.bias, self.quantized
-        )
-        return [both, layers[-1]]
+        name, outputs = f"{self.module}.gate_up_proj", 2 * self.intermediate
+        return [NamedLinear(name, rows, hidden, outputs, self.bias, self.quantized), layers[-1]]
 
-    def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Costs of the operators of one layer over `rows` tokens."""
-        return [layer.cost for layer in self.linear_layers(hidden, rows)]
-
-    def stored_as(self, storage: Storage) -> GatedFeedForward:
-        """The same with its matrices stored as `storage` says."""
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same with its matrices stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Parameters of one layer; one token uses all."""
+        """Return the parameters of one layer; one token uses all."""
         return 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
+@dataclass(frozen=True)
+class PlainFeedForward(FeedForward):
+    """Two projections with biases.
+
+    Attributes
+    ----------
+    intermediate : int
+        Width between the projections.
+    kind : str
+        Name of the kind in reports.
+    """
+
+    intermediate: int
+    kind: Literal["plain"] = "plain"
+
+    def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
+        """Return the linear layers of one layer over `rows` tokens."""
+        return [
+            NamedLinear("fc1", rows, hidden, self.intermediate, bias=True),
+            NamedLinear("fc2", rows, self.intermediate, hidden, bias=True),
+        ]
+
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same: it is never quantized."""
+        return self
+
+    def parameters(self, hidden: int, active: bool = False) -> int:
+        """Return the parameters of one layer; one token uses all."""
+        return 2 * hidden * self.intermediate + self.intermediate + hidden
+
+
+@dataclass(frozen=True)
+class Experts(FeedForward):
     """A mixture of gated experts: a router chooses some for each token; shared ones serve every token.
 
     Attributes
@@ -86,7 +138,7 @@ class Experts:
     shared_intermediate : int
         Width of all shared experts together, which run as one network; 0 where there are none.
     shared_gate : bool
-        Whether a number between 0 and 1 is worked out for each token, by which the shared experts' result is scaled.
+        Whether a gate scales the shared experts' result by a number between 0 and 1 for each token.
     bias : bool
         Whether the router and each expert's projections add a bias.
     choice_bias : bool
@@ -96,10 +148,9 @@ class Experts:
     module : str
         Its name in a layer; empty where router and experts are the layer's own.
     quantized, shared_quantized, shared_gate_quantized : QuantizedMatrix or None
-        How the matrices of experts, of shared experts and of their gate are stored, if they are in fewer bits than the
-        rest.
+        How the matrices of experts, of shared experts and of their gate are stored, if they are quantized.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     experts: int
@@ -109,12 +160,47 @@ class Experts:
     shared_gate: bool = False
     bias: bool = False
     choice_bias: bool = False
-    every_one: bool = False
-    module: str = "mlp"
-    quantized: QuantizedMatrix | None = None
-    shared_quantized: QuantizedMatrix | None = None
-    shared_gate_quantized: QuantizedMatrix | None = None
+    every_one: bool = later(False)
+    module: str = later("mlp")
+    quantized: QuantizedMatrix | None = later(None)
+    shared_quantized: QuantizedMatrix | None = later(None)
+    shared_gate_quantized: QuantizedMatrix | None = later(None)
     kind: Literal["experts"] = "experts"
+
+    @classmethod
+    def read(
+        cls,
+        settings: Settings,
+        number: str,
+        intermediate: str,
+        chosen: str = "num_experts_per_tok",
+        **changes: Any,
+    ) -> Experts:
+        """Read a mixture of experts.
+
+        Parameters
+        ----------
+        settings : Settings
+            The configuration.
+        number, intermediate, chosen : str
+            Settings that hold how many experts there are, the width of one, and how many a token uses.
+        **changes
+            Fields that the family sets.
+
+        Raises
+        ------
+        StagemeterError
+            If a token would use more experts than there are.
+        """
+        known, used = settings.whole(number), settings.whole(chosen)
+        if used > known:
+            raise StagemeterError(f"{settings.source}: {chosen} is {used}, but {number} is {known}")
+        return cls(known, used, settings.whole(intermediate), **changes)
+
+    @property
+    def mixture(self) -> Experts:
+        """The mixture of experts itself."""
+        return self
 
     @property
     def _shared(self) -> str:
@@ -122,21 +208,21 @@ class Experts:
         return f"{self.module}.shared_expert{'' if self.shared_gate or self.every_one else 's'}"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Those of shared experts and of their gate, over `rows` tokens."""
+        """Return the linear layers of shared experts and of their gate, over `rows` tokens."""
         shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, quantized=self.shared_quantized)
         gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, quantized=self.shared_gate_quantized)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
+        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
         used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
         routed = mixture_of_experts(
             rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.quantized
         )
         return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
-    def stored_as(self, storage: Storage) -> Experts:
-        """The same with its matrices stored as `storage` says."""
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same with its matrices stored as `storage` says."""
         names = [layer.name for layer in self.linear_layers(1, 1)]
         gate = [names.pop()] if self.shared_gate else []
         return replace(
@@ -147,15 +233,15 @@ class Experts:
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Parameters of one layer: with all experts, or with those that one token uses."""
+        """Return the parameters of one layer: with all experts, or with those that one token uses."""
         expert = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         router = self.experts * (hidden + self.bias + self.choice_bias)
         shared = 3 * hidden * self.shared_intermediate + hidden * self.shared_gate
         return router + (self.experts_per_token if active else self.experts) * expert + shared
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertsBeside:
+@dataclass(frozen=True)
+class ExpertsBeside(FeedForward):
     """A mixture of experts beside a dense network: both run on every token, and their results are added.
 
     Source: transformers, ``modeling_gemma4.py``, ``Gemma4TextDecoderLayer``.
@@ -167,27 +253,32 @@ class ExpertsBeside:
     routed : Experts
         The mixture of experts.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     dense: GatedFeedForward
     routed: Experts
     kind: Literal["experts_beside"] = "experts_beside"
 
+    @property
+    def mixture(self) -> Experts:
+        """The mixture of experts beside the dense network."""
+        return self.routed
+
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Those of the dense network and the router, which is a plain layer here, over `rows` tokens."""
+        """Return those of the dense network, and the router, which is a plain linear layer here."""
         return [*self.dense.linear_layers(hidden, rows), NamedLinear("router.proj", rows, hidden, self.routed.experts)]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Costs of the operators of one layer over `rows` tokens, of which `experts_read` experts' weights are read."""
+        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
         dense = self.dense.operators(hidden, rows, experts_read)
         return [*dense, *self.routed.operators(hidden, rows, experts_read)]
 
-    def stored_as(self, storage: Storage) -> ExpertsBeside:
-        """The same with its matrices stored as `storage` says."""
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same with its matrices stored as `storage` says."""
         return replace(self, dense=self.dense.stored_as(storage), routed=self.routed.stored_as(storage))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Parameters of one layer; the router scales each of its inputs and each expert's result."""
+        """Return the parameters of one layer; the router scales each of its inputs and each expert's result."""
         scales = hidden + self.routed.experts
         return self.dense.parameters(hidden, active) + self.routed.parameters(hidden, active) + scales

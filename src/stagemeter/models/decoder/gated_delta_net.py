@@ -1,27 +1,30 @@
-"""Gated delta networks: layers that keep a state of one size in place of keys and values. Closed forms.
+"""Gated delta networks: layers that keep a state of one size in place of keys and values.
 
-Source: Gated Delta Networks, arXiv 2412.06464; counted as transformers runs it where its kernels are not installed
-(``modeling_qwen3_5.py``, ``torch_chunk_gated_delta_rule`` and ``torch_recurrent_gated_delta_rule``): a prompt in
-chunks, by products within and between them; a new token by updates element by element, which are no products. The two
-triangular systems of a chunk are solved by an operator that has no formula, and reports list it.
+They are counted as transformers runs them without kernels of others (``modeling_qwen3_5.py``,
+``torch_chunk_gated_delta_rule`` and ``torch_recurrent_gated_delta_rule``). A prompt runs in chunks, by products within
+and between them. A new token runs by updates element by element, which are no products. An operator without a formula
+solves the two triangular systems of a chunk, and reports list it. Source: Gated Delta Networks, arXiv 2412.06464.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import QuantizedMatrix, Storage
-from stagemeter.models.blocks import NamedLinear, larger, product
-from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import unhashed
 
 #: Tokens of a chunk: the default of ``torch_chunk_gated_delta_rule``.
 CHUNK = 64
 
 
-@dataclass(frozen=True, slots=True)
-class GatedDeltaNet:
+@dataclass(frozen=True)
+class GatedDeltaNet(Mixer):
     """A gated delta network in place of attention.
 
     Attributes
@@ -35,12 +38,8 @@ class GatedDeltaNet:
     fused : bool
         Whether queries, keys, values and gate are projected by one layer, and both factors by another; else all but
         queries, keys and values have layers of their own.
-    window, keeps_prompt : int, bool
-        Always 0 and false: a state holds all tokens.
-    quantized : QuantizedMatrix or None
-        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     key_heads: int
@@ -48,11 +47,41 @@ class GatedDeltaNet:
     key_width: int
     value_width: int
     kernel: int
-    fused: bool
-    window: Literal[0] = 0
-    keeps_prompt: Literal[False] = False
-    quantized: QuantizedMatrix | None = None
+    fused: bool = field(metadata=unhashed(False))
     kind: Literal["gated_delta"] = "gated_delta"
+
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
+        "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
+        "padded": "max(prompt_tokens, kernel), of layers that keep states",
+    }
+
+    @classmethod
+    def read(cls, settings: Settings, fused: bool) -> GatedDeltaNet:
+        """Read the sizes that configurations of Qwen3-Next's kind give.
+
+        Raises
+        ------
+        StagemeterError
+            If a size is missing, or heads of values cannot share heads of keys.
+        """
+        keys, values = settings.whole("linear_num_key_heads"), settings.whole("linear_num_value_heads")
+        if values % keys:
+            raise StagemeterError(
+                f"{settings.source}: linear_num_value_heads {values} cannot be split into linear_num_key_heads {keys}"
+            )
+        return cls(
+            key_heads=keys,
+            value_heads=values,
+            key_width=settings.whole("linear_key_head_dim"),
+            value_width=settings.whole("linear_value_head_dim"),
+            kernel=settings.whole("linear_conv_kernel_dim"),
+            fused=fused,
+        )
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "linear_attention"
 
     @property
     def convolved(self) -> int:
@@ -70,7 +99,7 @@ class GatedDeltaNet:
         return self.value_heads * self.key_width * self.value_width
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the projections of one layer in one pass."""
         rows, quantized = of.batch * of.tokens, self.quantized
         inputs = (
             {"in_proj_qkvz": self.convolved + self.values, "in_proj_ba": 2 * self.value_heads}
@@ -91,19 +120,19 @@ class GatedDeltaNet:
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * (self.state + self.convolved * self.kernel))
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
-        if not of.causal:
-            # What is kept of the tokens before stands before the new one, and all positions that fit are worked out.
+        if not of.prefill:
+            # The kept inputs stand before the new token's, and every position that fits is computed.
             step = token_convolution(of.batch, self.convolved, self.kernel, self.kernel + 1, 2)
             return [*projections, step, states]
-        positions = of.padded + self.kernel - 1
-        convolution = token_convolution(of.batch, self.convolved, self.kernel, of.padded, positions)
-        return [*projections, convolution, *self._chunks(of.batch * of.chunks), states]
+        padded = of.own["padded"]
+        convolution = token_convolution(of.batch, self.convolved, self.kernel, padded, padded + self.kernel - 1)
+        return [*projections, convolution, *self._chunks(of.batch * of.own["chunks"]), states]
 
     def _chunks(self, chunks: int) -> list[Cost]:
-        """Products within some chunks of all sequences, and of the states with them."""
+        """Return the products within some chunks of all sequences, and of the states with them."""
         keys, values, heads = self.key_width, self.value_width, chunks * self.value_heads
         within = product(heads, CHUNK, keys, CHUNK)
         with_state = product(heads, CHUNK, keys, values)
@@ -115,46 +144,16 @@ class GatedDeltaNet:
             product(heads, keys, CHUNK, values),
         ]
 
-    def stored_as(self, storage: Storage) -> GatedDeltaNet:
-        """The same with its matrices stored as `storage` says."""
-        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
-
     def parameters(self, hidden: int) -> int:
-        """Parameters of one layer: projections, convolution, norm, and two for each head of values."""
+        """Return the parameters of one layer: projections, convolution, norm, and two for each head of values."""
         inputs = self.convolved + self.values + 2 * self.value_heads
         return hidden * (inputs + self.values) + self.convolved * self.kernel + self.value_width + 2 * self.value_heads
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of what the convolution goes on from, and of the state."""
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of what the convolution goes on from, and of the state."""
         state = (batch, self.value_heads, self.key_width, self.value_width)
         return (batch, self.convolved, self.kernel), state
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements that the cache of one layer holds, however many tokens it has seen."""
-        return batch * (self.state + self.convolved * self.kernel) * (tokens > 0)
-
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill of some tokens."""
         return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}
-
-
-def token_convolution(batch: int, channels: int, kernel: int, length: int, positions: int, bias: bool = False) -> Cost:
-    """Cost of a convolution over tokens, each channel by itself.
-
-    Parameters
-    ----------
-    batch, channels, kernel : int
-        Sequences, channels, and tokens that the filter spans.
-    length, positions : int
-        Tokens that it reads, and positions that it writes.
-    bias : bool
-        Whether a bias is added.
-    """
-    macs = batch * channels * positions * kernel
-    return Cost(
-        macs=macs,
-        macs_causal=macs,
-        activations=batch * channels * positions,
-        activation_reads=batch * channels * length,
-        weight_reads=channels * (kernel + bias),
-    )

@@ -1,4 +1,4 @@
-"""A key-value cache that tells the counter what it holds and what is appended to it."""
+"""A KV cache with a recorder of what it holds and what is appended to it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from stagemeter.models.family import CacheRecorder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-#: Configurations whose models take a cache of their own.
-_LIGHTNING = "minimax"
 
 
 class RecordedCache(DynamicCache):
@@ -29,7 +26,7 @@ class RecordedCache(DynamicCache):
     Attributes
     ----------
     recorder : CacheRecorder
-        Told of every update from now on.
+        Told of every later update.
     """
 
     def __init__(self, recorder: CacheRecorder, config: PretrainedConfig | None = None) -> None:
@@ -53,7 +50,7 @@ class RecordedCache(DynamicCache):
                 super().update_indexer(keys, layer_idx)
 
     def keep(self, *held: torch.Tensor, layer_idx: int) -> None:
-        """Put in what a layer reads in every pass and appends nothing to, and tell the recorder what it is."""
+        """Put in what a layer reads in every pass and appends nothing to, and tell the recorder."""
         self.fill(*held, layer_idx=layer_idx)
         layer: Any = self.layers[layer_idx]
         self.recorder.record_cache_update(layer.keys, layer.values, added=0)
@@ -61,7 +58,7 @@ class RecordedCache(DynamicCache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the keys and values of new tokens and return all, as transformers' caches do."""
+        """Append the keys and values of new tokens, and return all of them."""
         key, value = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
         return key, value
@@ -69,7 +66,7 @@ class RecordedCache(DynamicCache):
     def update_conv_state(
         self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """Keep the last inputs of a convolution over tokens, as layers of state-space models do, and return all."""
+        """Keep the last inputs of a convolution over tokens, and return all of them."""
         layer: Any = self.layers[layer_idx]
         first = not layer.is_conv_states_initialized[state_idx]
         inputs: torch.Tensor = super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
@@ -80,7 +77,7 @@ class RecordedCache(DynamicCache):
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """Keep the state that a recurrence or linear attention goes on from; all of it is written."""
+        """Keep the state of a recurrence or of linear attention; all of it is written."""
         layer: Any = self.layers[layer_idx]
         first = not layer.is_recurrent_states_initialized[state_idx]
         state: torch.Tensor = super().update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
@@ -99,27 +96,8 @@ class RecordedCache(DynamicCache):
         self.recorder.record_state(state, added=state.numel())
 
 
-def recorded_cache(recorder: CacheRecorder, settings: PretrainedConfig, keeps_everything: bool) -> Any:
-    """The cache that a decoder of some configuration takes, with a recorder.
-
-    Parameters
-    ----------
-    recorder : CacheRecorder
-        Told of every update.
-    settings : PretrainedConfig
-        Configuration of the decoder.
-    keeps_everything : bool
-        Whether the cache keeps all tokens, whatever the configuration says.
-    """
-    if settings.model_type == _LIGHTNING:
-        from stagemeter.models.decoder.lightning_cache import RecordedLightningCache
-
-        return RecordedLightningCache(recorder)
-    return RecordedCache(recorder, None if keeps_everything else settings)
-
-
 def recorded(cache: DynamicCache, recorder: CacheRecorder) -> DynamicCache:
-    """Have a cache of some other kind tell a recorder of keys and values, from now on."""
+    """Make a cache of some other kind tell a recorder of later keys and values."""
     update = type(cache).update
 
     def record(key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

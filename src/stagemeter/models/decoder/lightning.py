@@ -1,23 +1,27 @@
-"""Lightning attention: linear attention in blocks, which keeps a state of one size. Closed forms.
+"""Lightning attention: linear attention in blocks, which keeps a state of one size.
 
-Source: MiniMax-01, arXiv 2501.08313, section 2.2; counted as transformers runs it (``modeling_minimax.py``,
-``MiniMaxLightningAttention``): a prompt in blocks, by products within a block and with the state; a new token by an
-outer product, and a product with the state.
+It is counted as transformers runs it (``modeling_minimax.py``, ``MiniMaxLightningAttention``): a prompt in blocks, by
+products within a block and with the state; a new token by an outer product, and a product with the state. Source:
+MiniMax-01, arXiv 2501.08313, section 2.2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, product
-from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.settings import Settings
+
+if TYPE_CHECKING:
+    from stagemeter.models.family import CacheRecorder
 
 
-@dataclass(frozen=True, slots=True)
-class LightningAttention:
+@dataclass(frozen=True)
+class LightningAttention(Mixer):
     """Lightning attention in place of softmax attention.
 
     Attributes
@@ -26,21 +30,37 @@ class LightningAttention:
         Heads, each with queries, keys and values of its own, and their width.
     block : int
         Tokens of a block.
-    window, keeps_prompt : int, bool
-        Always 0 and false: a state holds all tokens.
-    quantized : QuantizedMatrix or None
-        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     heads: int
     head_width: int
     block: int
-    window: Literal[0] = 0
-    keeps_prompt: Literal[False] = False
-    quantized: QuantizedMatrix | None = None
     kind: Literal["lightning"] = "lightning"
+
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
+        "blocks": "ceil(prompt_tokens / block), of lightning attention",
+        "pairs": "pairs of tokens within blocks, of lightning attention",
+    }
+
+    @classmethod
+    def read(cls, settings: Settings) -> LightningAttention:
+        """Read the sizes that MiniMax-01's configuration gives."""
+        heads = settings.whole("num_attention_heads")
+        width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
+        return cls(heads, width, settings.whole("block_size"))
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "linear_attention"
+
+    def own_cache(self, recorder: CacheRecorder) -> Any:
+        """Return the cache that models with the kind take."""
+        from stagemeter.models.decoder.lightning_cache import RecordedLightningCache
+
+        return RecordedLightningCache(recorder)
 
     @property
     def state(self) -> int:
@@ -48,7 +68,7 @@ class LightningAttention:
         return self.heads * self.head_width**2
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the projections of one layer in one pass."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         return [
             NamedLinear("self_attn.qkv_proj", rows, hidden, 3 * width, quantized=self.quantized),
@@ -57,16 +77,16 @@ class LightningAttention:
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * self.state)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         number, width = of.batch * self.heads, self.head_width
-        if not of.causal:
+        if not of.prefill:
             return [*projections, product(number, width, 1, width), product(number, 1, width, width), states]
-        return [*projections, *self._blocks(number, of.tokens, of.blocks, of.pairs), states]
+        return [*projections, *self._blocks(number, of.tokens, of.own["blocks"], of.own["pairs"]), states]
 
     def _blocks(self, number: int, tokens: int, blocks: int, pairs: int) -> list[Cost]:
-        """Products of all blocks, by heads of all sequences: the last block may be shorter than the others."""
+        """Return the products of all blocks; the last block may be shorter than the others."""
         width = self.head_width
         rows = number * tokens * width
 
@@ -82,24 +102,16 @@ class LightningAttention:
             products(rows * width, state, 2 * rows),
         ]
 
-    def stored_as(self, storage: Storage) -> LightningAttention:
-        """The same with its matrices stored as `storage` says."""
-        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
-
     def parameters(self, hidden: int) -> int:
-        """Parameters of one layer: projections and the norm of what heads make; decays follow from the layer."""
+        """Return the parameters of one layer: projections and the norm after the heads."""
         width = self.heads * self.head_width
         return 5 * hidden * width + width
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-        """Shape of the state."""
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shape of the state."""
         return ((batch, self.heads, self.head_width, self.head_width),)
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements that the cache of one layer holds, however many tokens it has seen."""
-        return batch * self.state * (tokens > 0)
-
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill of some tokens."""
         whole, rest = tokens // self.block, tokens % self.block
         return {"blocks": -(-tokens // self.block), "pairs": whole * self.block**2 + rest**2}

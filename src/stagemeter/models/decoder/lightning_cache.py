@@ -1,4 +1,4 @@
-"""The cache of lightning attention, which tells the counter what it holds and what is appended to it."""
+"""The cache of lightning attention, with a recorder of what it holds and what is appended to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stagemeter.models.family import CacheRecorder
 
 
 class RecordedLightningCache(MiniMaxCache):
-    """The cache that transformers has for lightning attention, with a recorder.
+    """transformers' cache for lightning attention, with a recorder.
 
     Parameters
     ----------
@@ -35,13 +35,13 @@ class RecordedLightningCache(MiniMaxCache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the keys and values of new tokens and return all, as transformers' caches do."""
+        """Append the keys and values of new tokens, and return all of them."""
         key, value = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         self.recorder.record_cache_update(key, value, added=key_states.numel() + value_states.numel())
         return key, value
 
     def set_linear_cache(self, layer_idx: int, linear_cache: torch.Tensor) -> None:
-        """Keep the state that linear attention goes on from; all of it is written."""
+        """Keep the state of linear attention; all of it is written."""
         untyped: Any = super()
         untyped.set_linear_cache(layer_idx, linear_cache)
         self.recorder.record_cache_update(linear_cache, linear_cache, added=linear_cache.numel())

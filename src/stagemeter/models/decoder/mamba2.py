@@ -1,24 +1,26 @@
-"""Mamba 2: state-space models, whose layers keep a state of one size in place of keys and values. Closed forms.
+"""Mamba 2: state-space models, whose layers keep a state of one size in place of keys and values.
 
-Source: Transformers are SSMs, arXiv 2405.21060, section 6; counted as transformers runs it where its kernels are not
-installed (``modeling_mamba2.py``, ``mamba2_chunk_scan`` and ``mamba2_selective_state_update``): a prompt in chunks, by
-products within and between them; a new token by updates element by element, and one product of the state.
+They are counted as transformers runs them without kernels of others (``modeling_mamba2.py``, ``mamba2_chunk_scan`` and
+``mamba2_selective_state_update``). A prompt runs in chunks, by products within and between them. A new token runs by
+updates element by element, and one product of the state. Source: Transformers are SSMs, arXiv 2405.21060, section 6.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import QuantizedMatrix, Storage
-from stagemeter.models.blocks import NamedLinear, larger, product
-from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
-from stagemeter.models.decoder.gated_delta_net import token_convolution
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import unhashed
 
 
-@dataclass(frozen=True, slots=True)
-class StateSpace:
+@dataclass(frozen=True)
+class StateSpace(Mixer):
     """A state-space model in place of attention.
 
     Attributes
@@ -37,12 +39,8 @@ class StateSpace:
         Whether the projections and the convolution add a bias.
     module : str
         Its name in a layer.
-    window, keeps_prompt : int, bool
-        Always 0 and false: a state holds all tokens.
-    quantized : QuantizedMatrix or None
-        How the matrices of its projections are stored, if they are in fewer bits than the rest.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     heads: int
@@ -53,11 +51,49 @@ class StateSpace:
     block: int
     bias: bool
     convolution_bias: bool
-    module: str
-    window: Literal[0] = 0
-    keeps_prompt: Literal[False] = False
-    quantized: QuantizedMatrix | None = None
+    module: str = field(metadata=unhashed("mlp"))
     kind: Literal["state_space"] = "state_space"
+
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
+        "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
+        "padded": "max(prompt_tokens, kernel), of layers that keep states",
+    }
+
+    @classmethod
+    def read(cls, settings: Settings) -> StateSpace:
+        """Read the sizes that Mamba 2's configuration gives.
+
+        Raises
+        ------
+        StagemeterError
+            If a size is missing, or sizes contradict one another.
+        """
+        hidden, heads, width = settings.whole("hidden_size"), settings.whole("num_heads"), settings.whole("head_dim")
+        expand = settings.number("expand")
+        if int(expand * hidden) != heads * width:
+            raise StagemeterError(
+                f"{settings.source}: num_heads {heads} times head_dim {width} is not hidden_size {hidden} times expand "
+                f"{expand}"
+            )
+        groups = settings.whole("n_groups")
+        if heads % groups:
+            raise StagemeterError(f"{settings.source}: num_heads {heads} cannot be split into n_groups {groups}")
+        return cls(
+            heads=heads,
+            head_width=width,
+            groups=groups,
+            state_width=settings.whole("state_size"),
+            kernel=settings.whole("conv_kernel"),
+            block=settings.whole("chunk_size"),
+            bias=settings.flag("use_bias"),
+            convolution_bias=settings.flag("use_conv_bias"),
+            module="mixer",
+        )
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "linear_attention"
 
     @property
     def inner(self) -> int:
@@ -75,7 +111,7 @@ class StateSpace:
         return self.inner * self.state_width + self.convolved * self.kernel
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """The projections of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the projections of one layer in one pass."""
         rows, inputs = of.batch * of.tokens, self.inner + self.convolved + self.heads
         return [
             NamedLinear(f"{self.module}.in_proj", rows, hidden, inputs, self.bias, self.quantized),
@@ -83,20 +119,22 @@ class StateSpace:
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * self.kept)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
-        # In a step, what is kept of the tokens before stands before the new one, and all positions that fit are made.
-        length, positions = (of.padded, of.padded + self.kernel - 1) if of.causal else (self.kernel + 1, 2)
+        # In a step, the kept inputs stand before the new token's, and every position that fits is computed.
+        length = of.own["padded"] if of.prefill else self.kernel + 1
+        positions = length + self.kernel - 1 if of.prefill else 2
         convolution = token_convolution(
             of.batch, self.convolved, self.kernel, length, positions, bias=self.convolution_bias
         )
         number, width = of.batch * self.heads, self.state_width
-        work = self._chunks(number, of.blocks) if of.causal else [product(number, self.head_width, width, 1)]
+        step = [product(number, self.head_width, width, 1)]
+        work = self._chunks(number, of.own["blocks"]) if of.prefill else step
         return [*projections, convolution, *work, states]
 
     def _chunks(self, number: int, chunks: int) -> list[Cost]:
-        """Products within and between the chunks of the heads of all sequences."""
+        """Return the products within and between the chunks of the heads of all sequences."""
         tokens, width, state = self.block, self.head_width, self.state_width
         return [
             # Scores within chunks, and their products with the inputs; the state that each chunk adds.
@@ -108,24 +146,16 @@ class StateSpace:
             product(number * chunks, tokens, state, width),
         ]
 
-    def stored_as(self, storage: Storage) -> StateSpace:
-        """The same with its matrices stored as `storage` says."""
-        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
-
     def parameters(self, hidden: int) -> int:
-        """Parameters of one layer: projections, convolution, norm, and three for each head."""
+        """Return the parameters of one layer: projections, convolution, norm, and three for each head."""
         inputs = self.inner + self.convolved + self.heads
         projections = hidden * (inputs + self.inner) + (inputs + hidden) * self.bias
         return projections + self.convolved * (self.kernel + self.convolution_bias) + self.inner + 3 * self.heads
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-        """Shapes of what the convolution goes on from, and of the state."""
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of what the convolution goes on from, and of the state."""
         return (batch, self.convolved, self.kernel), (batch, self.heads, self.head_width, self.state_width)
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements that the cache of one layer holds, however many tokens it has seen."""
-        return batch * self.kept * (tokens > 0)
-
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill of some tokens."""
         return {"blocks": -(-tokens // self.block), "padded": larger(tokens, self.kernel)}

@@ -1,24 +1,28 @@
-"""Layers of a state-space model and, before it, a transformer whose weights several such layers share. Closed forms.
+"""Layers of a state-space model and, before it, a transformer whose weights several such layers share.
 
 Source: Zamba2, arXiv 2411.15242, figure 2; transformers, ``modeling_zamba2.py``, ``Zamba2HybridLayer``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.attention import NO_PASS, DecoderPass
 from stagemeter.models.decoder.mamba2 import StateSpace
+from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import later
 
 _SHARED = "shared_transformer"
 
 
-@dataclass(frozen=True, slots=True)
-class SharedTransformer:
+@dataclass(frozen=True)
+class SharedTransformer(Mixer):
     """A transformer over the layer's input beside the embedding of its tokens, a projection, and a state-space model.
 
     Attributes
@@ -35,13 +39,10 @@ class SharedTransformer:
         Whether queries, keys and values have such layers, too; the feed-forward network has.
     states : StateSpace
         The state-space model.
-    window, keeps_prompt : int, bool
-        Always 0 and false: all tokens are attended to.
-    attention_quantized, quantized : QuantizedMatrix or None
-        How the matrices of attention, and the others of the transformer, are stored, if they are in fewer bits than the
-        rest.
+    attention_quantized : QuantizedMatrix or None
+        How the matrices of attention are stored, if they are quantized; `quantized` is for the transformer's others.
     kind : str
-        Tells the kinds apart in a report.
+        Name of the kind in reports.
     """
 
     heads: int
@@ -52,14 +53,43 @@ class SharedTransformer:
     rank: int
     attention_adapters: bool
     states: StateSpace
-    window: Literal[0] = 0
-    keeps_prompt: Literal[False] = False
-    attention_quantized: QuantizedMatrix | None = None
-    quantized: QuantizedMatrix | None = None
+    attention_quantized: QuantizedMatrix | None = later(None)
     kind: Literal["shared_transformer"] = "shared_transformer"
 
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = StateSpace.PREFILL_VARIABLES
+
+    @classmethod
+    def read(cls, settings: Settings, states: StateSpace) -> SharedTransformer:
+        """Read the sizes that Zamba 2's configuration gives.
+
+        Raises
+        ------
+        StagemeterError
+            If a size is missing, or the width cannot be split into heads.
+        """
+        hidden, heads = settings.whole("hidden_size"), settings.whole("num_attention_heads")
+        if 2 * hidden % heads:
+            raise StagemeterError(
+                f"{settings.source}: twice hidden_size, {2 * hidden}, cannot be split into num_attention_heads {heads}"
+            )
+        return cls(
+            heads=heads,
+            key_value_heads=settings.whole("num_key_value_heads"),
+            head_width=2 * hidden // heads,
+            intermediate=settings.whole("intermediate_size"),
+            bias=settings.flag("add_bias_linear"),
+            rank=settings.whole("adapter_rank"),
+            attention_adapters=settings.flag("use_shared_attention_adapter"),
+            states=states,
+        )
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "hybrid"
+
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """The linear layers of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the linear layers of one layer in one pass."""
         return [
             *self._attention_layers(hidden, of),
             *self._other_layers(hidden, of),
@@ -95,14 +125,14 @@ class SharedTransformer:
     def _low_rank(
         self, name: str, rows: int, before: int, after: int, quantized: QuantizedMatrix | None
     ) -> list[NamedLinear]:
-        """The two layers that one layer has beside a shared one; which of a list they are does not matter."""
+        """Return the two linear layers that one layer has beside a shared one."""
         return [
             NamedLinear(f"{name}.0.0", rows, before, self.rank, quantized=quantized),
             NamedLinear(f"{name}.0.1", rows, self.rank, after, quantized=quantized),
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Costs of the operators of one layer in one pass; see `stagemeter.models.decoder.attention.Attention`."""
+        """Return the costs of the operators of one layer in one pass."""
         attention = cached_attention(
             of.batch, of.tokens, of.context, self.heads, self.key_value_heads, self.head_width, of.causal
         )
@@ -110,7 +140,7 @@ class SharedTransformer:
         return [*(layer.cost for layer in transformer), attention, *self.states.operators(hidden, of)]
 
     def stored_as(self, storage: Storage) -> SharedTransformer:
-        """The same with its matrices stored as `storage` says."""
+        """Return the same with its matrices stored as `storage` says."""
         attention, others = self._attention_layers(1, NO_PASS), self._other_layers(1, NO_PASS)
         return replace(
             self,
@@ -120,31 +150,26 @@ class SharedTransformer:
         )
 
     def parameters(self, hidden: int) -> int:
-        """Parameters that one layer has for itself: low-rank layers, the projection, and the state-space model."""
+        """Return a layer's own parameters: low-rank layers, the projection, and the state-space model."""
         low_rank = 3 * 4 * hidden * self.rank * self.attention_adapters
         low_rank += (hidden + 2 * self.intermediate) * self.rank
         return low_rank + hidden**2 + self.states.parameters(hidden)
 
     def shared_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Linear layers in one pass whose weights several layers share."""
+        """Return the linear layers whose weights several layers share."""
         return [*self._attention_layers(hidden, of)[:4], *self._other_layers(hidden, of)[:2]]
 
     def shared_parameters(self, hidden: int) -> int:
-        """Parameters that several layers share: attention, feed-forward network and norms."""
+        """Return the parameters that several layers share: attention, feed-forward network and norms."""
         attention = hidden * (2 * (self.heads + 2 * self.key_value_heads) + self.heads) * self.head_width
         feed_forward = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         return attention + feed_forward + 3 * hidden
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the keys and values of some tokens, and of what the state-space model keeps."""
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of keys and values of some tokens, and of what the state-space model keeps."""
         shape = (batch, self.key_value_heads, tokens, self.head_width)
         return (shape, shape, *self.states.cached_shapes(batch, tokens))
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Elements that the cache of one layer holds of some tokens."""
-        keys_and_values = 2 * batch * tokens * self.key_value_heads * self.head_width
-        return keys_and_values + self.states.cached_elements(batch, tokens)
-
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Variables that it adds to a prefill of some tokens; see `stagemeter.models.decoder.attention.Attention`."""
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill of some tokens."""
         return self.states.prefill_variables(tokens)

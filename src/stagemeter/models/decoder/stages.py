@@ -6,25 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.workload import Workload
-from stagemeter.models.decoder.attention import DecoderPass
-from stagemeter.models.decoder.cross_attention import SourceAttention
-from stagemeter.models.decoder.decoder import (
-    Decoder,
-    adapter_cost,
-    embedding_parameters,
-    head_parameters,
-    layer_parameters,
-    pass_cost,
-    pass_working_set,
-)
-from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
-from stagemeter.models.decoder.lightning import LightningAttention
-from stagemeter.models.decoder.mamba2 import StateSpace
-from stagemeter.models.decoder.shared_transformer import SharedTransformer
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.grouped_query import FULL, SLIDING
+from stagemeter.models.decoder.mixer import DecoderPass, VariableMeanings
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.models.lora import Adapter
 from stagemeter.models.settings import BeyondFamilyError
@@ -34,30 +22,10 @@ if TYPE_CHECKING:
 
 Architecture = TypeVar("Architecture")
 
-_WINDOWED = "windowed"
+_WINDOWED, _ENCODER_TOKENS = "windowed", "encoder_tokens"
 #: What a prefill does where the output head runs on the last position alone, as almost everywhere.
 PREFILL_TITLE = "decoder over the prompt, output head on its last position"
-#: The variables of a prefill that layers which keep states add, by the names that `DecoderPass` has for them.
-OF_STATES = {
-    "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
-    "padded": "max(prompt_tokens, kernel), of layers that keep states",
-}
-#: Those that state-space models add.
-OF_SCANS = {
-    "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
-    "padded": OF_STATES["padded"],
-}
-#: Those that lightning attention adds.
-OF_BLOCKS = {
-    "blocks": "ceil(prompt_tokens / block), of lightning attention",
-    "pairs": "pairs of tokens within blocks, of lightning attention",
-}
-#: Those that layers add which share keys and values.
-OF_SHARING = {"single": "1 for a prompt of one token, else 0, of layers that share keys and values"}
-#: Kinds of layers by what their caches hold.
-_FULL, _WINDOW, _SOURCE = "full_attention", "sliding_attention", "cross_attention"
-_STATES, _BOTH = "linear_attention", "hybrid"
-_NONE: Mapping[str, str] = MappingProxyType({})
+_NONE: VariableMeanings = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +44,33 @@ class DecoderModules:
     head: str = "lm_head"
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderTokens(Generic[Architecture]):
+    """The tokens of an encoder's output, which every layer attends to.
+
+    Attributes
+    ----------
+    meaning : str
+        What they are, in a few words.
+    number : callable
+        How many there are of each sequence of a workload.
+    """
+
+    meaning: str
+    number: Callable[[Architecture, Workload], int]
+
+
 def decoder_stages(
     decoder_of: Callable[[Architecture], Decoder],
     modules: DecoderModules,
     windows: bool = True,
+    experts: bool = True,
     keeps_everything: bool = False,
     causal: bool = True,
-    prefill_variables: Mapping[str, str] = _NONE,
+    prefill_variables: VariableMeanings = _NONE,
     prefill_title: str = PREFILL_TITLE,
+    encoder_tokens: EncoderTokens[Architecture] | None = None,
+    run: Callable[[Any, Architecture, Workload, CacheRecorder, int, int], None] | None = None,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
 
@@ -93,171 +80,189 @@ def decoder_stages(
         The decoder of an architecture.
     modules : DecoderModules
         Where its models have it.
-    windows : bool
-        Whether a configuration may have a sliding window; the closed form has one more variable then.
+    windows, experts : bool
+        Whether a configuration may have a sliding window, and experts; the closed form has a variable for each.
     keeps_everything : bool
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool
         Whether tokens of the prompt attend to none after them.
     prefill_variables : mapping
-        Variables that kinds of layers add to the closed form of the prefill: `OF_STATES`, `OF_SCANS`, `OF_BLOCKS`,
-        `OF_SHARING`.
+        ``PREFILL_VARIABLES`` of the kinds of layers that its decoders may have.
     prefill_title : str
         What a prefill does, in a few words.
+    encoder_tokens : EncoderTokens, optional
+        The encoder's output that its decoders attend to.
+    run : callable, optional
+        Runs decoder and head over new tokens after cached ones; by default on embeddings of tokens.
     """
 
-    def prefill_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
-        tokens = variables["tokens"]
-        # A prefill computes the scores of all tokens, and masks those outside of a window.
-        added = {name: variables[name] for name in prefill_variables}
-        return DecoderPass(variables["batch"], tokens, tokens, tokens, variables.get(EXPERTS_READ, 0), causal, **added)
+    def experts_of(sizes: Architecture, tokens: int) -> ExpertsRead:
+        return decoder_of(sizes).experts_read(tokens)
 
-    def decode_pass(architecture: Architecture, variables: Variables) -> DecoderPass:
-        context = variables["context"]
-        windowed = variables.get(_WINDOWED, context)
-        return DecoderPass(variables["batch"], 1, context, windowed, variables.get(EXPERTS_READ, 0), causal=False)
-
-    def prefill_experts(architecture: Architecture, workload: Workload) -> ExpertsRead:
-        return decoder_of(architecture).experts_read(workload.batch_size * workload.prompt_tokens)
-
-    def decode_experts(architecture: Architecture, workload: Workload) -> ExpertsRead:
-        return decoder_of(architecture).experts_read(workload.batch_size)
-
-    def prefill_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
-        most = prefill_experts(architecture, workload).most
-        tokens = workload.prompt_tokens
-        known = decoder_of(architecture).prefill_variables(tokens)
-        # Where no layer needs one, it is in no term.
-        added = {name: known.get(name, 0) for name in prefill_variables}
-        return [{"batch": workload.batch_size, "tokens": tokens, **added, EXPERTS_READ: most}]
-
-    def decode_calls(architecture: Architecture, workload: Workload) -> list[Variables]:
-        context, most = workload.decode_context, decode_experts(architecture, workload).most
-        variables = {"batch": workload.batch_size, "context": context, EXPERTS_READ: most}
-        return [variables | ({_WINDOWED: decoder_of(architecture).windowed(workload)} if windows else {})]
-
-    def costs(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], Cost]:
-        return lambda architecture, variables: pass_cost(decoder_of(architecture), pass_of(architecture, variables))
-
-    def adapters(
-        pass_of: Callable[[Architecture, Variables], DecoderPass],
-    ) -> Callable[[Architecture, Variables, Adapter], Cost]:
-        return lambda architecture, variables, adapter: adapter_cost(
-            decoder_of(architecture), pass_of(architecture, variables), adapter, modules.layers, modules.head
+    def prefill_pass(values: Variables) -> DecoderPass:
+        tokens = values["tokens"]
+        return DecoderPass(
+            values["batch"],
+            tokens,
+            # A prefill computes the scores of all tokens, and masks those outside of a window.
+            context=tokens,
+            windowed=tokens,
+            experts_read=values.get(EXPERTS_READ, 0),
+            prefill=True,
+            causal=causal,
+            encoder_tokens=values.get(_ENCODER_TOKENS, 0),
+            own={name: values[name] for name in prefill_variables},
         )
 
-    def sets(pass_of: Callable[[Architecture, Variables], DecoderPass]) -> Callable[[Architecture, Variables], int]:
-        return lambda architecture, variables: pass_working_set(
-            decoder_of(architecture), pass_of(architecture, variables)
+    def decode_pass(values: Variables) -> DecoderPass:
+        return DecoderPass(
+            values["batch"],
+            tokens=1,
+            context=values["context"],
+            windowed=values.get(_WINDOWED, values["context"]),
+            experts_read=values.get(EXPERTS_READ, 0),
+            prefill=False,
+            causal=False,
+            encoder_tokens=values.get(_ENCODER_TOKENS, 0),
         )
 
-    def prefill_parameters(architecture: Architecture) -> StageParameters:
-        decoder = decoder_of(architecture)
-        embedding = embedding_parameters(decoder)
-        return StageParameters(
-            total=embedding + layer_parameters(decoder),
-            active=embedding + layer_parameters(decoder, active=True),
-        )
+    def prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        batch, tokens = workload.batch_size, workload.prompt_tokens
+        known = decoder_of(sizes).prefill_variables(tokens)
+        # A variable that no layer of this decoder has is in no term.
+        own = {name: known.get(name, 0) for name in prefill_variables}
+        return [{"batch": batch, "tokens": tokens, **own, **common(sizes, workload, batch * tokens)}]
 
-    def decode_parameters(architecture: Architecture) -> StageParameters:
+    def decode_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        batch = workload.batch_size
+        windowed = {_WINDOWED: decoder_of(sizes).windowed(workload)} if windows else {}
+        return [{"batch": batch, "context": workload.decode_context, **windowed, **common(sizes, workload, batch)}]
+
+    def common(sizes: Architecture, workload: Workload, rows: int) -> Variables:
+        values = {_ENCODER_TOKENS: encoder_tokens.number(sizes, workload)} if encoder_tokens else {}
+        return {**values, EXPERTS_READ: experts_of(sizes, rows).most} if experts else values
+
+    def meanings(rows: str) -> dict[str, str]:
+        known = {_ENCODER_TOKENS: encoder_tokens.meaning} if encoder_tokens else {}
+        return {**known, EXPERTS_READ: f"min(experts, {rows} * experts_per_token)"} if experts else known
+
+    def prefill_parameters(sizes: Architecture) -> StageParameters:
+        decoder = decoder_of(sizes)
+        total, active = (
+            decoder.embedding_parameters() + decoder.layer_parameters(active=active) for active in (False, True)
+        )
+        return StageParameters(total=total, active=active)
+
+    def decode_parameters(sizes: Architecture) -> StageParameters:
         # Tied weights are counted once, where the embedding is.
-        parameters = head_parameters(decoder_of(architecture))
+        parameters = decoder_of(sizes).head_parameters()
         return StageParameters(total=parameters, active=parameters)
 
-    def run(
-        model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
+    def run_on_embeddings(
+        model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
     ) -> None:
-        decoder = decoder_of(architecture)
-        cache = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
-        inputs = {"inputs_embeds": empty(model, workload.batch_size, tokens, decoder.hidden)}
-        embedding = decoder.per_layer_embedding
-        if embedding is not None:
-            shape = (workload.batch_size, tokens, embedding.layers, embedding.width)
-            inputs["per_layer_inputs"] = empty(model, *shape)
-        if any(layer.last_token_only for layer in decoder.layers):
-            cache["logits_to_keep"] = 1
-        if decoder.source:
-            if not cached:
-                states = empty(model, workload.batch_size, decoder.source, decoder.hidden)
-                inputs["cross_attention_states"] = states
-            inputs["cross_attention_mask"] = empty(model, workload.batch_size, 1, tokens, decoder.source)
-        model.get_submodule(modules.layers)(**inputs, **cache)
-        written = decoder.written(1, tokens)
-        model.get_submodule(modules.head)(empty(model, workload.batch_size, written, decoder.hidden))
+        decoder, batch = decoder_of(sizes), workload.batch_size
+        shapes = {"inputs_embeds": (batch, tokens, decoder.hidden), **decoder.decoder_inputs(batch, tokens, cached)}
+        passed = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
+        if any(layer.attention.last_token_only for layer in decoder.layers):
+            passed["logits_to_keep"] = 1
+        inputs = {name: empty(model, *shape) for name, shape in shapes.items()}
+        model.get_submodule(modules.layers)(**inputs, **passed)
+        written = tokens if decoder.head_everywhere else 1
+        model.get_submodule(modules.head)(empty(model, batch, written, decoder.hidden))
 
-    def run_prefill(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
-        run(model, architecture, workload, recorder, workload.prompt_tokens, 0)
+    run_pass = run or run_on_embeddings
 
-    def run_decode(model: Any, architecture: Any, workload: Workload, recorder: CacheRecorder) -> None:
-        run(model, architecture, workload, recorder, 1, workload.decode_context - 1)
+    def run_prefill(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        run_pass(model, sizes, workload, recorder, workload.prompt_tokens, 0)
 
-    def bends(architecture: Architecture, workload: Workload) -> tuple[int, ...]:
-        decoder = decoder_of(architecture)
+    def run_decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        run_pass(model, sizes, workload, recorder, 1, workload.decode_context - 1)
+
+    def bends(sizes: Architecture, workload: Workload) -> tuple[int, ...]:
+        decoder = decoder_of(sizes)
         return (decoder.window_of(workload),) if decoder.window else ()
 
-    windowed = (
-        {_WINDOWED: "min(context, window), attended to in layers that have a window; with the prompt where it is kept"}
-        if windows
-        else {}
-    )
-    both = (modules.layers, modules.head)
+    def stage(
+        name: str,
+        title: str,
+        owned: str,
+        pass_of: Callable[[Variables], DecoderPass],
+        variables: Mapping[str, str],
+        rows_of: Callable[[Workload], int],
+        **more: Any,
+    ) -> Stage[Architecture]:
+        def cost(sizes: Architecture, values: Variables) -> Cost:
+            return decoder_of(sizes).cost(pass_of(values))
+
+        def lora_cost(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
+            return decoder_of(sizes).lora_cost(pass_of(values), adapter, modules.layers, modules.head)
+
+        return Stage(
+            name=name,
+            title=title,
+            modules=(modules.layers, modules.head),
+            owns=(owned,),
+            variables=variables,
+            cost=cost,
+            working_set=lambda sizes, values: decoder_of(sizes).working_set(pass_of(values)),
+            experts=(lambda sizes, workload: experts_of(sizes, rows_of(workload))) if experts else None,
+            adapter=lora_cost,
+            **more,
+        )
+
+    windowed = "min(context, window), attended to in layers that have a window; with the prompt where it is kept"
     return (
-        Stage(
-            name="prefill",
-            title=prefill_title,
-            modules=both,
-            owns=(modules.layers,),
-            parameters=prefill_parameters,
-            variables={
+        stage(
+            "prefill",
+            prefill_title,
+            modules.layers,
+            prefill_pass,
+            {
                 "batch": "batch_size",
                 "tokens": "prompt_tokens",
                 **prefill_variables,
-                EXPERTS_READ: "min(experts, batch * tokens * experts_per_token)",
+                **meanings("batch * tokens"),
             },
+            rows_of=lambda workload: workload.batch_size * workload.prompt_tokens,
+            parameters=prefill_parameters,
             calls=prefill_calls,
-            cost=costs(prefill_pass),
-            working_set=sets(prefill_pass),
             run=run_prefill,
-            experts=prefill_experts,
-            adapter=adapters(prefill_pass),
         ),
-        Stage(
-            name="decode",
-            title="one token through decoder and output head",
-            modules=both,
-            owns=(modules.head,),
-            parameters=decode_parameters,
-            variables={
+        stage(
+            "decode",
+            "one token through decoder and output head",
+            modules.head,
+            decode_pass,
+            {
                 "batch": "batch_size",
                 "context": "tokens attended to, the new one included",
-                **windowed,
-                EXPERTS_READ: "min(experts, batch * experts_per_token)",
+                **({_WINDOWED: windowed} if windows else {}),
+                **meanings("batch"),
             },
+            rows_of=lambda workload: workload.batch_size,
+            parameters=decode_parameters,
             calls=decode_calls,
-            cost=costs(decode_pass),
-            working_set=sets(decode_pass),
             run=run_decode,
             whole_pass="decode",
-            experts=decode_experts,
-            adapter=adapters(decode_pass),
             bends=bends,
         ),
     )
 
 
-def require_known(decoder: Decoder, prefill_variables: Mapping[str, str], source: str) -> None:
-    """Refuse a decoder whose layers the closed form of a prefill has no variables for, see `decoder_stages`.
+def require_known(decoder: Decoder, prefill_variables: VariableMeanings, source: str) -> None:
+    """Refuse a decoder whose layers add variables that the closed form of a prefill lacks, see `decoder_stages`.
 
     Raises
     ------
     BeyondFamilyError
-        If there is such a layer; the message says of what kind.
+        If there is such a layer; the message names its kind.
     """
     for layer in decoder.layers:
-        kind, needed = layer.attention.kind, layer.attention.prefill_variables(1)
-        if not needed.keys() <= prefill_variables.keys():
+        if not layer.attention.prefill_variables(1).keys() <= prefill_variables.keys():
             raise BeyondFamilyError(
-                f"{source}: its language model has layers of the kind {kind!r}, which this family does not know"
+                f"{source}: its language model has layers of the kind {layer.attention.kind!r}, which this family does "
+                "not know"
             )
 
 
@@ -288,15 +293,15 @@ def whole_pass(
     recorder : CacheRecorder
         Takes what the pass appends to the cache.
     page : mapping, optional
-        Pixels and whatever else the model takes; tokens, too, if it matters which they are.
+        Pixels and other inputs of the model; tokens, too, if it matters which they are.
     keeps_everything : bool
         See `decoder_stages`.
     """
     import torch
 
     ids = torch.zeros(workload.batch_size, tokens, dtype=torch.long, device=model.device)
-    cache = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
-    model(logits_to_keep=1, **{"input_ids": ids, **(page or {})}, **cache)
+    passed = cache_arguments(model, decoder, workload, tokens, cached, recorder, keeps_everything)
+    model(logits_to_keep=1, **{"input_ids": ids, **(page or {})}, **passed)
 
 
 def cache_arguments(
@@ -308,54 +313,42 @@ def cache_arguments(
     recorder: CacheRecorder,
     keeps_everything: bool = False,
 ) -> dict[str, Any]:
-    """What a decoder pass needs besides its tokens: positions, and a cache that holds what came before."""
+    """Make the positions of a decoder's pass, and a cache that holds what earlier passes left."""
     import torch
 
-    from stagemeter.models.decoder.kv_cache import recorded_cache
+    from stagemeter.models.decoder.kv_cache import RecordedCache
 
     settings = model.config.get_text_config(decoder=True)
-    cache = recorded_cache(recorder, settings, keeps_everything)
-    batch = workload.batch_size
-    # What is put in first is what the prompt left, to caches that keep it.
+    # The first layers are those that keep something.
+    keeping = [layer for layer in decoder.layers if not layer.attention.last_token_only]
+    caches = [cache for layer in keeping if (cache := layer.attention.own_cache(recorder)) is not None]
+    cache = caches[0] if caches else RecordedCache(recorder, None if keeps_everything else settings)
     prompt = min(cached, workload.prompt_tokens)
-    keeping = [layer for layer in decoder.layers if not layer.last_token_only]
-    kinds = {_kind(layer.attention): layer.attention for layer in keeping}
+    by_type = {layer.attention.layer_type: layer.attention for layer in keeping}
     for index in range(sum(layer.times for layer in keeping) if cached else 0):
-        attention = next(iter(kinds.values())) if len(kinds) == 1 else kinds[_kind_of(settings, index)]
-        if isinstance(attention, SourceAttention):
-            cache.keep(*(empty(model, *shape) for shape in attention.cached_shapes(batch, cached)), layer_idx=index)
-            continue
-        # What windows drop, the cache drops; a state is what all tokens left.
-        for held in filter(None, (cached,) if _kind(attention) in (_STATES, _BOTH) else (prompt, cached - prompt)):
-            cache.fill(*(empty(model, *shape) for shape in attention.cached_shapes(batch, held)), layer_idx=index)
+        mixer = by_type[_layer_type(settings, index, by_type)]
+        held = (prompt, cached - prompt)
+        mixer.fill_cache(cache, index, lambda shape: empty(model, *shape), workload.batch_size, held)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     # Models that keep nothing but states call their cache otherwise.
     name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
     return {"position_ids": positions.expand(workload.batch_size, tokens), name: cache, "use_cache": True}
 
 
-def _kind(attention: Any) -> str:
-    """What sets the caches of layers apart, by the names that configurations have for kinds of layers."""
-    if isinstance(attention, SourceAttention):
-        return _SOURCE
-    if isinstance(attention, SharedTransformer):
-        return _BOTH
-    if isinstance(attention, (GatedDeltaNet, LightningAttention, StateSpace)):
-        return _STATES
-    return _WINDOW if attention.window else _FULL
-
-
-def _kind_of(settings: Any, index: int) -> str:
-    """The same of a layer of a model, by its configuration."""
+def _layer_type(settings: Any, index: int, known: Mapping[str, Any]) -> str:
+    """Return which of the known types of layers one of a model is, by its configuration."""
+    if len(known) == 1:
+        return next(iter(known))
     if index in (getattr(settings, "cross_attention_layers", None) or ()):
-        return _SOURCE
-    kinds = getattr(settings, "layer_types", None) or getattr(settings, "layers_block_type", None)
-    named = kinds[index] if kinds else _FULL
-    return named if named in (_STATES, _BOTH, _FULL) else _WINDOW
+        return "cross_attention"
+    types = getattr(settings, "layer_types", None) or getattr(settings, "layers_block_type", None)
+    named: str = types[index] if types else FULL
+    # Some call windows by another name, such as chunks.
+    return named if named in known else SLIDING
 
 
 def empty(model: Any, *shape: int) -> torch.Tensor:
-    """Zeros of a model's data type, on its device."""
+    """Return zeros of a model's data type, on its device."""
     import torch
 
     return torch.zeros(shape, dtype=model.dtype, device=model.device)

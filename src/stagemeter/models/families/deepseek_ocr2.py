@@ -14,10 +14,11 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
 from stagemeter.models.builders.encoders import projector_stage
 from stagemeter.models.builders.page_stages import page_stage
-from stagemeter.models.builders.text import DENSE, SPARSE, decoder, experts, gated, grouped_query_attention
+from stagemeter.models.builders.text import DENSE, SPARSE
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
-from stagemeter.models.decoder.attention import GroupedQueryAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import PageRules, PageViews, Variables
@@ -116,17 +117,17 @@ def _sam(settings: Settings) -> SamArchitecture:
 def _decoder(text: Settings) -> Decoder:
     text.refuse("mlp_bias", True, "the feed-forward networks of DeepSeek-OCR 2 have no bias")
     bias = text.flag("attention_bias")
-    attention = grouped_query_attention(text, bias=bias, output_bias=bias)
+    attention = GroupedQueryAttention.read(text, bias=bias, output_bias=bias)
     kinds = text.kinds("mlp_layer_types", (DENSE, SPARSE))
     width = text.whole("moe_intermediate_size")
-    routed = experts(
+    routed = Experts.read(
         text,
         "n_routed_experts",
         "moe_intermediate_size",
         shared_intermediate=text.whole("n_shared_experts") * width,
     )
-    dense = gated(text)
-    return decoder(text, [Layer(attention, dense if kind == DENSE else routed, 1) for kind in kinds])
+    dense = GatedFeedForward.read(text)
+    return Decoder.read(text, [Layer(attention, dense if kind == DENSE else routed, 1) for kind in kinds])
 
 
 def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> PageRules:
@@ -251,7 +252,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_page, values=True),
-    shipped={"deepseek-ocr-2": "deepseek_ocr_2.json"},
+    shipped=("deepseek-ocr-2",),
     other_parameters=lambda sizes: {
         **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},
         "model.view_separator": sizes.decoder.hidden,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.decoder.encoder_decoder import read_decoder
+from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.swin import SwinTransformer, swin_operators, swin_parameters
@@ -35,7 +35,7 @@ def _read(settings: Settings) -> DonutArchitecture:
     width = text.whole("d_model")
     if width != encoder.outputs:
         raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
-    decoder = read_decoder(text, encoder.outputs, norms=2, fused=True)
+    decoder = SequenceDecoder.read(text, encoder.outputs, norms=2, fused=True)
     return DonutArchitecture(decoder, encoder)
 
 
@@ -102,6 +102,6 @@ FAMILY = encoder_decoder_family(
     tokens=lambda sizes: sizes.encoder.tokens,
     check=_check,
     head="decoder.lm_head",
-    shipped={"donut-base": "donut_base.json", "nougat-base": "nougat_base.json"},
+    shipped=("donut-base", "nougat-base"),
     notes=("every page is resized to the encoder's input, as the published processors do",),
 )

@@ -6,24 +6,27 @@ Source: Florence-2, arXiv 2311.06242; transformers, ``modeling_florence2.py``, `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, feed_forward, linear, repeated, self_attention
 from stagemeter.models.build import build_from_settings
+from stagemeter.models.builders.encoder_decoder import (
+    EncoderDecoderArchitecture,
+    sequence_arguments,
+    sequence_stages,
+)
 from stagemeter.models.builders.encoders import projector_stage
 from stagemeter.models.builders.page_stages import page_stage
-from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture
 from stagemeter.models.builders.vision_language import VISION
-from stagemeter.models.decoder.encoder_decoder import read_decoder
-from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
+from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.stages import DecoderModules, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, with_values
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import square_views
 from stagemeter.models.settings import Settings
+from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import sizes_reader
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
@@ -79,7 +82,9 @@ def _read(settings: Settings) -> Florence2Architecture:
         holder.refuse(
             "tie_word_embeddings", False, "encoder, decoder and output head of this family share one embedding"
         )
-    decoder = read_decoder(text, text.whole("d_model"), norms=1, fused=True, text_in_source=True, head_on_last=True)
+    decoder = SequenceDecoder.read(
+        text, text.whole("d_model"), norms=1, fused=True, text_is_encoded=True, head_on_last=True
+    )
     if sizes.whole("projection_dim") != decoder.hidden:
         raise StagemeterError(
             f"{sizes.source}: projection_dim is {sizes.whole('projection_dim')}, and the encoder takes {decoder.hidden}"
@@ -112,10 +117,10 @@ def _davit(sizes: Settings) -> DaViT:
 
 
 def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[Operator]:
-    width, rows = sizes.decoder.hidden, values["batch"] * values["source"]
+    width, rows = sizes.decoder.hidden, values["batch"] * values["encoder_tokens"]
     layer = [
         *[linear(rows, width, width, bias=True)] * 4,
-        self_attention(rows, values["source"], sizes.heads, width // sizes.heads),
+        self_attention(rows, values["encoder_tokens"], sizes.heads, width // sizes.heads),
         *feed_forward(rows, width, sizes.intermediate),
     ]
     return repeated(layer, sizes.layers)
@@ -139,7 +144,7 @@ def _projector_inputs(model: Any, sizes: Florence2Architecture, workload: Worklo
 
 
 def _encoder_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> dict[str, Any]:
-    source = sizes.decoder.source_of(workload)
+    source = sizes.decoder.encoder_tokens(workload)
     return {"inputs_embeds": empty(model, workload.batch_size, source, sizes.decoder.hidden)}
 
 
@@ -188,7 +193,7 @@ FAMILY = Family(
     takes=lambda config: config.get("model_type") == "florence2",
     architecture_from_config=lambda config, source: _read(Settings(config, source)),
     build=lambda sizes, config: build_from_settings(config),
-    shipped={"florence-2-base": resources.files("stagemeter.models") / "configs" / "florence_2_base.json"},
+    shipped=shipped_configurations("florence-2-base"),
     decoder=lambda sizes: sizes.decoder,
     stages=(
         page_stage(
@@ -217,11 +222,13 @@ FAMILY = Family(
             modules=(_ENCODER,),
             operators=_encoder_operators,
             parameters=_encoder_parameters,
-            variables={"batch": "batch_size", "source": "tokens of page and text"},
-            calls=lambda sizes, workload: [{"batch": workload.batch_size, "source": sizes.decoder.source_of(workload)}],
+            variables={"batch": "batch_size", "encoder_tokens": "tokens of page and text"},
+            calls=lambda sizes, workload: [
+                {"batch": workload.batch_size, "encoder_tokens": sizes.decoder.encoder_tokens(workload)}
+            ],
             inputs=_encoder_inputs,
         ),
-        *sequence_stages(lambda sizes: sizes.decoder, DecoderModules(_DECODER, "lm_head"), "tokens of page and text"),
+        *sequence_stages(DecoderModules(_DECODER, "lm_head"), "tokens of page and text"),
     ),
     other_parameters=lambda sizes: {},
     architecture_from_sizes=sizes_reader(Florence2Architecture),

@@ -83,7 +83,7 @@ FAMILY = vision_language_family(
         square_projector(shape=lambda sizes: (sizes.vision.side**2, sizes.vision.hidden)),
     ),
     pages=Pages(square_pixels),
-    shipped={"gemma-3-4b": "gemma_3_4b.json"},
+    shipped=("gemma-3-4b",),
     notes=(
         "tokens of a picture attend to one another both ways; flops_causal still halves them like text",
         "pooling is an average, which costs nothing by convention",

@@ -17,7 +17,8 @@ from stagemeter.models.builders.encoders import projector_stage, view_size
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import OF_SHARING, empty
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
@@ -256,7 +257,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_page, values=True),
-    shipped={"gemma-4-e2b": "gemma_4_e2b.json"},
+    shipped=("gemma-4-e2b",),
     notes=(
         "a page is padded to the most tokens that it may have; padding costs as much as the page",
         "where the tokens of a picture attend to one another both ways, flops_causal still halves them like text",
@@ -264,6 +265,6 @@ FAMILY = vision_language_family(
         "transformers runs them when it generates",
         "videos and sound are not counted; the parameters of the audio encoder are listed apart",
     ),
-    prefill_variables=OF_SHARING,
+    prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
 )

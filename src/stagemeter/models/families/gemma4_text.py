@@ -11,18 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.builders.text import (
-    decoder,
-    gated,
-    grouped_query_attention,
-    text_family,
-    windows_by_layer,
-)
-from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.builders.text import text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, ExpertsBeside, GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention, windows_by_layer
 from stagemeter.models.decoder.per_layer_embeddings import PerLayerEmbedding, PerLayerInput
-from stagemeter.models.decoder.stages import OF_SHARING
 from stagemeter.models.settings import Settings
 
 #: Norms of a layer as wide as the model; one with experts has three more.
@@ -41,7 +34,7 @@ def _read(settings: Settings) -> Decoder:
             f"{settings.source}: num_kv_shared_layers is {len(windows) - first_shared}, which transformers runs with "
             "embeddings for each layer alone, but hidden_size_per_layer_input is 0"
         )
-    made = decoder(
+    made = Decoder.read(
         settings,
         [
             Layer(
@@ -76,7 +69,7 @@ def _attention(settings: Settings, index: int, window: int, shared: bool) -> Gro
     keys_are_values = settings.flag("attention_k_eq_v") and not window
     sizes = Settings({**settings.values, **_of_layer(settings, index)}, settings.source)
     bias = settings.flag("attention_bias")
-    return grouped_query_attention(
+    return GroupedQueryAttention.read(
         sizes,
         bias=bias,
         output_bias=bias,
@@ -101,7 +94,7 @@ def _of_layer(settings: Settings, index: int) -> Mapping[str, Any]:
 
 
 def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | ExpertsBeside:
-    dense = gated(settings)
+    dense = GatedFeedForward.read(settings)
     if shared and settings.flag("use_double_wide_mlp"):
         dense = replace(dense, intermediate=2 * dense.intermediate)
     if not settings.flag("enable_moe_block"):
@@ -111,10 +104,8 @@ def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | Expert
             f"{settings.source}: experts in layers that share keys and values, and run on the last token of a prompt "
             "alone, are not part of this family"
         )
-    known, used = settings.whole("num_experts"), settings.whole("top_k_experts")
-    if used > known:
-        raise StagemeterError(f"{settings.source}: top_k_experts is {used}, but num_experts is {known}")
-    return ExpertsBeside(dense, Experts(known, used, settings.whole("moe_intermediate_size"), module=""))
+    routed = Experts.read(settings, "num_experts", "moe_intermediate_size", chosen="top_k_experts", module="")
+    return ExpertsBeside(dense, routed)
 
 
 FAMILY = text_family(
@@ -122,8 +113,7 @@ FAMILY = text_family(
     title="Gemma 4, text alone: windows, embeddings for each layer, shared keys and values",
     model_types=("gemma4_text",),
     read=_read,
-    prefill_variables=OF_SHARING,
-    shipped={},
+    prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,
     notes=(
         "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "
         "runs them when it generates",

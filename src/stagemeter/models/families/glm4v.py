@@ -5,16 +5,17 @@ Source: transformers, ``modeling_glm4v.py``, ``modeling_glm4v_moe.py``, ``image_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
-from stagemeter.models.builders.text import decoder, dense_then_experts, grouped_query_attention
+from stagemeter.models.builders.text import dense_then_experts
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import Family, PageRules, PageViews
@@ -61,7 +62,7 @@ def glm_v_family(
     model_types: Sequence[str],
     read: Callable[[Settings], GlmVArchitecture],
     encoder: Sequence[str],
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Family[GlmVArchitecture]:
     """Make a family whose encoder takes a page at its own resolution and makes tokens of patches by a convolution.
@@ -164,17 +165,17 @@ def _read(settings: Settings) -> GlmVArchitecture:
 
 def _dense(text: Settings) -> Decoder:
     layer = Layer(
-        grouped_query_attention(text, bias=True),
+        GroupedQueryAttention.read(text, bias=True),
         GatedFeedForward(text.whole("intermediate_size"), fused=True),
         text.whole("num_hidden_layers"),
         norms=4,
     )
-    return decoder(text, [layer])
+    return Decoder.read(text, [layer])
 
 
 def _mixture(text: Settings) -> Decoder:
-    attention = grouped_query_attention(text, bias=text.flag("attention_bias"))
-    return decoder(text, dense_then_experts(text, attention))
+    attention = GroupedQueryAttention.read(text, bias=text.flag("attention_bias"))
+    return Decoder.read(text, dense_then_experts(text, attention))
 
 
 FAMILY = glm_v_family(
@@ -183,5 +184,5 @@ FAMILY = glm_v_family(
     model_types=("glm4v", "glm46v", _EXPERTS),
     read=_read,
     encoder=("patch_embed", "post_conv_layernorm", "embeddings", "blocks", "post_layernorm"),
-    shipped={"glm-4.1v-9b": "glm_4_1v_9b.json", "glm-4.5v": "glm_4_5v.json"},
+    shipped=("glm-4.1v-9b", "glm-4.5v"),
 )

@@ -5,9 +5,9 @@ Source: transformers, ``modeling_glm_ocr.py``, ``image_processing_pil_glm46v.py`
 
 from __future__ import annotations
 
-from stagemeter.models.builders.text import decoder, grouped_query_attention
-from stagemeter.models.decoder.decoder import Layer
+from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.families import text_settings
 from stagemeter.models.families.glm4v import PIXELS, GlmVArchitecture, glm_v_family
 from stagemeter.models.settings import Settings
@@ -18,8 +18,8 @@ from stagemeter.models.vision.qwen_vision import qwen_vision
 def _read(settings: Settings) -> GlmVArchitecture:
     sizes, said = settings.part("vision_config"), text_settings(settings)
     feed_forward = GatedFeedForward(said.whole("intermediate_size"), fused=True)
-    layer = Layer(grouped_query_attention(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
-    language = decoder(said, [layer])
+    layer = Layer(GroupedQueryAttention.read(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
+    language = Decoder.read(said, [layer])
     bias = sizes.flag("attention_bias")
     vision = qwen_vision(
         sizes,
@@ -44,6 +44,6 @@ FAMILY = glm_v_family(
     model_types=("glm_ocr",),
     read=_read,
     encoder=("patch_embed", "blocks", "post_layernorm"),
-    shipped={"glm-ocr": "glm_ocr.json"},
+    shipped=("glm-ocr",),
     notes=("the layer that predicts several tokens at once, which the checkpoint holds beside the model, is left out",),
 )

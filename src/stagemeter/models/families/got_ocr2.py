@@ -130,7 +130,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_page),
-    shipped={"got-ocr2": "got_ocr2.json"},
+    shipped=("got-ocr2",),
     notes=(
         "a page is one view; tiles are counted where the image processor's file has crop_to_patches, though "
         "transformers' whole processor sets it to false in each call that does not ask for tiles",

@@ -131,6 +131,6 @@ FAMILY = vision_language_family(
     ),
     pages=Pages(_page, values=True),
     language=DecoderModules("model.text_model"),
-    shipped={"smolvlm-256m": "smolvlm_256m.json", "granite-docling-258m": "granite_docling_258m.json"},
+    shipped=("smolvlm-256m", "granite-docling-258m"),
     notes=("what the processor writes around the tokens of a tile counts as text",),
 )

@@ -59,5 +59,5 @@ FAMILY = vision_language_family(
     rules=_rules,
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
-    shipped={"internvl3-1b": "internvl3_1b.json", "qianfan-ocr-default": "qianfan_ocr_default.json"},
+    shipped=("internvl3-1b", "qianfan-ocr-default"),
 )

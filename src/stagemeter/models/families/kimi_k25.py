@@ -6,7 +6,7 @@ Source: transformers, ``modeling_kimi_k25.py``, ``image_processing_kimi_k25.py``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ def moonvit_family(
     encoder: str,
     projector: str,
     page_by_page: bool,
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Family[MoonViTArchitecture]:
     """Make a family of an encoder with interpolated positions, two layers that merge its patches, and a decoder.
@@ -172,7 +172,7 @@ FAMILY = moonvit_family(
     resizing=_resizing,
     encoder=VISION,
     projector="model.mm_projector",
-    shipped={"kimi-k2.5": "kimi_k2_5.json"},
+    shipped=("kimi-k2.5",),
     page_by_page=False,
     notes=(
         "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "

@@ -13,6 +13,6 @@ FAMILY = pixtral_family(
     model_types=("lighton_ocr",),
     encoder="model.vision_encoder",
     projector="model.vision_projection",
-    shipped={"lighton-ocr-default": "lighton_ocr_default.json"},
+    shipped=("lighton-ocr-default",),
     own_patches=True,
 )

@@ -144,7 +144,7 @@ FAMILY = vision_language_family(
     ),
     language=DecoderModules("language_model.model", "language_model.lm_head"),
     pages=Pages(square_pixels, values=True, see=_see),
-    shipped={"llama-4-scout": "llama_4_scout.json"},
+    shipped=("llama-4-scout",),
     notes=(
         "a page becomes the tiles that it fits best",
         *TEXT.notes,

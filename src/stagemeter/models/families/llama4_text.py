@@ -5,38 +5,33 @@ Source: transformers, ``modeling_llama4.py``, ``configuration_llama4.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.builders.text import FULL, decoder, experts, grouped_query_attention, text_family
+from dataclasses import replace
+
+from stagemeter.models.builders.text import text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
-from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.grouped_query import FULL, GroupedQueryAttention
 from stagemeter.models.settings import Settings
 
-_CHUNKED, _MODULE = "chunked_attention", "feed_forward"
+_CHUNKED, _MODULE, _WIDTH = "chunked_attention", "feed_forward", "intermediate_size"
 
 
 def _read(settings: Settings) -> Decoder:
     bias = settings.flag("attention_bias")
-    routed = experts(
-        settings,
-        "num_local_experts",
-        "intermediate_size",
-        shared_intermediate=settings.whole("intermediate_size"),
-        every_one=True,
-        module=_MODULE,
+    full = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias, window=0)
+    # A step computes the scores of as many tokens as a chunk has, and masks those of the chunk before. Null: no chunks.
+    chunked = replace(full, window=settings.whole("attention_chunk_size", 0))
+    shared = settings.whole(_WIDTH)
+    routed = Experts.read(
+        settings, "num_local_experts", _WIDTH, shared_intermediate=shared, every_one=True, module=_MODULE
     )
-    dense = GatedFeedForward(settings.whole("intermediate_size_mlp"), module=_MODULE)
-    sparse = set(settings.indices("moe_layers"))
-    # Null: no chunks.
-    chunk = settings.whole("attention_chunk_size", 0)
-    return decoder(
+    dense = GatedFeedForward.read(settings, "intermediate_size_mlp", module=_MODULE)
+    sparse, kinds = settings.indices("moe_layers"), settings.kinds("layer_types", (FULL, _CHUNKED))
+    return Decoder.read(
         settings,
         [
-            Layer(
-                # A step computes the scores of as many tokens as a chunk has, and masks those of the chunk before.
-                grouped_query_attention(settings, bias=bias, output_bias=bias, window=chunk * (kind == _CHUNKED)),
-                routed if index in sparse else dense,
-                1,
-            )
-            for index, kind in enumerate(settings.kinds("layer_types", (FULL, _CHUNKED)))
+            Layer(chunked if kind == _CHUNKED else full, routed if index in sparse else dense, 1)
+            for index, kind in enumerate(kinds)
         ],
     )
 
@@ -46,10 +41,9 @@ FAMILY = text_family(
     title="Llama 4: chunked attention, a shared and routed experts",
     model_types=("llama4_text",),
     read=_read,
-    shipped={},
     notes=(
         "transformers runs every expert on every token and scales the results of those that were not chosen to "
-        "nothing, and so is it counted: an engine that runs the chosen ones alone does num_experts_per_tok / "
+        "nothing, and they are counted that way: an engine that runs the chosen ones alone does num_experts_per_tok / "
         "num_local_experts of the experts' work",
     ),
 )

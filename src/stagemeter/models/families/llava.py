@@ -41,6 +41,6 @@ FAMILY = vision_language_family(
     rules=_rules,
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
-    shipped={"llava-1.5-7b": "llava_1_5_7b.json"},
+    shipped=("llava-1.5-7b",),
     notes=("the encoder's last layer runs and goes unused: features come from the layer before it",),
 )

@@ -162,7 +162,7 @@ FAMILY = vision_language_family(
     rules=_rules,
     stages=(square_encoder(), square_projector()),
     pages=Pages(_page, values=True),
-    shipped={"llava-1.6-mistral-7b": "llava_1_6_mistral_7b.json", "llava-onevision-0.5b": "llava_onevision_0_5b.json"},
+    shipped=("llava-1.6-mistral-7b", "llava-onevision-0.5b"),
     notes=("with CLIP, the encoder's last layer runs, though features come from the layer before it",),
     other_parameters=lambda sizes: {"model.image_newline": sizes.decoder.hidden},
 )

@@ -16,7 +16,8 @@ from stagemeter.models.builders.encoders import view_size
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import OF_STATES, empty
+from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
+from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables
@@ -328,7 +329,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_page, values=True),
-    shipped={"minicpm-ocr-default": "minicpm_ocr_default.json"},
+    shipped=("minicpm-ocr-default",),
     notes=(
         "a page is one view as a whole and, if it is large, several slices; the tokens that the processor writes "
         "around them count as text",
@@ -336,6 +337,6 @@ FAMILY = vision_language_family(
         *TEXT.notes,
         "videos are not counted",
     ),
-    prefill_variables=OF_STATES,
+    prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,
     prefill_title="decoder over the prompt, output head on every position",
 )

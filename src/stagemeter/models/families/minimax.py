@@ -1,22 +1,22 @@
-"""MiniMax-M2: grouped-query attention with norms over all heads, mixture of experts in every layer.
-
-Source: transformers, ``modeling_minimax_m2.py``.
-"""
+"""MiniMax-M2: norms over the queries and keys of all heads. Source: transformers, ``modeling_minimax_m2.py``."""
 
 from __future__ import annotations
 
-from stagemeter.models.builders.text import decoder, experts, grouped_query_attention, text_family
-from stagemeter.models.decoder.decoder import Decoder, Layer
+from dataclasses import replace
+
+from stagemeter.models.builders.text import alike, text_family
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.feed_forward import Experts
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> Decoder:
     settings.refuse("use_qk_norm", False, "queries and keys of MiniMax-M2 are normed")
-    plain = grouped_query_attention(settings)
-    norms = (plain.heads + plain.key_value_heads) * plain.head_width
-    attention = grouped_query_attention(settings, norms=norms)
-    routed = experts(settings, "num_local_experts", "intermediate_size", choice_bias=True)
-    return decoder(settings, [Layer(attention, routed, settings.whole("num_hidden_layers"))])
+    plain = GroupedQueryAttention.read(settings)
+    attention = replace(plain, norms=(plain.heads + plain.key_value_heads) * plain.head_width)
+    routed = Experts.read(settings, "num_local_experts", "intermediate_size", choice_bias=True)
+    return alike(settings, attention, routed)
 
 
 FAMILY = text_family(
@@ -24,6 +24,6 @@ FAMILY = text_family(
     title="MiniMax-M2: grouped-query attention, mixture of experts",
     model_types=("minimax_m2",),
     read=_read,
-    shipped={"minimax-m2": "minimax_m2.json"},
+    shipped=("minimax-m2",),
     notes=("layers for predicting several tokens at once, which a checkpoint may hold beside the model, are left out",),
 )

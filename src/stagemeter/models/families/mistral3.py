@@ -7,7 +7,7 @@ All pages of a batch go through the encoder as one sequence. Source: transformer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -100,7 +100,7 @@ def pixtral_family(
     name: str,
     title: str,
     model_types: Sequence[str],
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     encoder: str = VISION,
     projector: str = PROJECTOR,
     notes: Sequence[str] = (),
@@ -237,6 +237,6 @@ FAMILY = pixtral_family(
     name="mistral3",
     title="Mistral Small 3.1 and later: a page at its own resolution through Pixtral's encoder",
     model_types=("mistral3",),
-    shipped={"mistral-small-3.1-24b": "mistral_small_3_1_24b.json"},
+    shipped=("mistral-small-3.1-24b",),
     notes=("the token that a processor writes after each row of a page's tokens counts as text",),
 )

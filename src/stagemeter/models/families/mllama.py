@@ -15,10 +15,11 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage
 from stagemeter.models.builders.page_stages import page_stage
-from stagemeter.models.builders.text import decoder, gated, grouped_query_attention, refuse_window
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
-from stagemeter.models.decoder.cross_attention import SourceAttention
+from stagemeter.models.decoder.cross_attention import CrossAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention, refuse_window
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -158,11 +159,11 @@ def _decoder(settings: Settings, source: int) -> Decoder:
             "transformers how long the text is"
         )
     refuse_window(text)
-    own = grouped_query_attention(text)
-    page = SourceAttention(own.heads, own.key_value_heads, own.head_width, source, norms=2 * own.head_width)
+    own, feed_forward = GroupedQueryAttention.read(text), GatedFeedForward.read(text)
+    page = CrossAttention(own.heads, own.key_value_heads, own.head_width, source, norms=2 * own.head_width)
     # Two factors scale the results of a layer that attends to the page.
-    kinds = {False: Layer(own, gated(text), 1), True: Layer(page, gated(text), 1, numbers=2)}
-    made = decoder(text, [kinds[index in to_page] for index in range(number)])
+    kinds = {False: Layer(own, feed_forward, 1), True: Layer(page, feed_forward, 1, numbers=2)}
+    made = Decoder.read(text, [kinds[index in to_page] for index in range(number)])
     return replace(made, tied=False, other_tokens=_OTHER_TOKENS)
 
 
@@ -264,7 +265,7 @@ FAMILY = vision_language_family(
         ),
     ),
     pages=Pages(_whole_page, step=lambda model, sizes, workload: _seen(model, sizes, workload, 1)),
-    shipped={"llama-3.2-11b-vision": "llama_3_2_11b_vision.json"},
+    shipped=("llama-3.2-11b-vision",),
     notes=(
         "a page is padded to the most tiles that it may have, and padding costs as much as tiles; one token of the "
         "prompt stands for the page",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stagemeter.models.builders.text import decoder, gated, grouped_query_attention
-from stagemeter.models.decoder.decoder import Layer
+from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.families import text_settings
 from stagemeter.models.families.kimi_k25 import MoonViTArchitecture, moonvit_family
 from stagemeter.models.pages.pixel_limits import read_pixel_limits, resized_between
@@ -26,8 +27,8 @@ def _read(settings: Settings) -> MoonViTArchitecture:
     side = sizes.whole("image_size") // sizes.whole("patch_size")
     vision = moonvit(sizes, sizes.whole("spatial_merge_size"), side**2)
     said.refuse("use_bias", True, "the decoder of PaddleOCR-VL has none")
-    layer = Layer(grouped_query_attention(said), gated(said), said.whole("num_hidden_layers"))
-    return MoonViTArchitecture(vision, decoder(said, [layer]))
+    layer = Layer(GroupedQueryAttention.read(said), GatedFeedForward.read(said), said.whole("num_hidden_layers"))
+    return MoonViTArchitecture(vision, Decoder.read(said, [layer]))
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
@@ -56,7 +57,7 @@ FAMILY = moonvit_family(
     resizing=_resizing,
     encoder="model.visual",
     projector="model.projector",
-    shipped={"paddleocr-vl": "paddleocr_vl.json"},
+    shipped=("paddleocr-vl",),
     page_by_page=True,
     notes=("transformers runs the projector page by page",),
 )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
-from stagemeter.models.builders.text import refuse_window
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -53,7 +53,7 @@ FAMILY = vision_language_family(
     rules=_rules,
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
-    shipped={"paligemma-3b": "paligemma_3b.json"},
+    shipped=("paligemma-3b",),
     notes=(
         "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill equal its FLOPs",
     ),

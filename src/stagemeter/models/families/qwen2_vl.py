@@ -7,7 +7,7 @@ Qwen 2.5-VL attends within windows in most layers of its encoder. Source: transf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ def qwen_vl_family(
     title: str,
     model_types: Sequence[str],
     read: Callable[[Settings], QwenVLArchitecture],
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     notes: Sequence[str],
     positions: bool = False,
     deep: bool = False,
@@ -212,6 +212,6 @@ FAMILY = qwen_vl_family(
     title="Qwen 2-VL and 2.5-VL: a page at its own resolution, four patches to a token",
     model_types=("qwen2_vl", _WINDOWED),
     read=_read,
-    shipped={"qwen2-vl-7b": "qwen2_vl_7b.json", "qwen2.5-vl-7b": "qwen2_5_vl_7b.json"},
+    shipped=("qwen2-vl-7b", "qwen2.5-vl-7b"),
     notes=("a patch spans two pictures: a single page is doubled, and so is the last of an odd number of frames",),
 )

@@ -8,45 +8,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stagemeter.models.builders.text import (
-    decoder,
-    experts,
-    gated,
-    grouped_query_attention,
-    text_family,
-    windows_by_layer,
-)
-from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.builders.text import sparse_layers, text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
+from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention, windows_by_layer
 from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> Decoder:
     attention = _attention(settings)
-    layers = settings.whole("num_hidden_layers")
     # Without kinds of layers, as in mixtures of experts, a window is that of every layer.
-    windows = [attention.window] * layers
+    windows = [attention.window] * settings.whole("num_hidden_layers")
     if settings.values.get("layer_types") is not None:
         windows = windows_by_layer(settings)
     kinds = [replace(attention, window=window) for window in windows]
+    dense = GatedFeedForward.read(settings)
     if settings.values["model_type"] != "qwen3_moe":
-        return decoder(settings, [Layer(kind, gated(settings), 1) for kind in kinds])
-    routed = experts(settings, "num_local_experts", "moe_intermediate_size")
-    step, dense = settings.whole("decoder_sparse_step"), settings.indices("mlp_only_layers")
-    return decoder(
-        settings,
-        [
-            Layer(kind, routed if index not in dense and (index + 1) % step == 0 else gated(settings), times=1)
-            for index, kind in enumerate(kinds)
-        ],
-    )
+        return Decoder.read(settings, [Layer(kind, dense, 1) for kind in kinds])
+    routed = Experts.read(settings, "num_local_experts", "moe_intermediate_size")
+    feed_forward = [routed if sparse else dense for sparse in sparse_layers(settings)]
+    return Decoder.read(settings, [Layer(*parts, 1) for parts in zip(kinds, feed_forward, strict=True)])
 
 
 def _attention(settings: Settings) -> GroupedQueryAttention:
     if settings.values["model_type"] == "qwen2":
-        return grouped_query_attention(settings, bias=True)
+        return GroupedQueryAttention.read(settings, bias=True)
     bias = settings.flag("attention_bias")
-    attention = grouped_query_attention(settings, bias=bias, output_bias=bias)
+    attention = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias)
     return replace(attention, norms=2 * attention.head_width)
 
 
@@ -55,10 +43,5 @@ FAMILY = text_family(
     title="Qwen 2, 2.5 and 3: grouped-query attention, dense or mixture of experts",
     model_types=("qwen2", "qwen3", "qwen3_moe"),
     read=_read,
-    shipped={
-        "qwen2.5-7b": "qwen2_5_7b.json",
-        "qwen3-0.6b": "qwen3_0_6b.json",
-        "qwen3-8b": "qwen3_8b.json",
-        "qwen3-30b-a3b": "qwen3_30b_a3b.json",
-    },
+    shipped=("qwen2.5-7b", "qwen3-0.6b", "qwen3-8b", "qwen3-30b-a3b"),
 )

@@ -5,7 +5,7 @@ Source: transformers, ``modeling_qwen3_5.py``, ``modeling_qwen3_5_moe.py``.
 
 from __future__ import annotations
 
-from stagemeter.models.decoder.stages import OF_STATES
+from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
 from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.families.qwen3_vl import PAGE_NOTES, TOGETHER, later_vision
@@ -25,9 +25,9 @@ FAMILY = qwen_vl_family(
     title="Qwen 3.5: a page at its own resolution, a decoder of gated delta networks and gated attention",
     model_types=tuple(_DECODERS),
     read=_read,
-    shipped={"qwen3.5-27b": "qwen3_5_27b.json"},
+    shipped=("qwen3.5-27b",),
     notes=(*PAGE_NOTES, *TEXT.notes),
     positions=True,
-    prefill_variables=OF_STATES,
+    prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,
     videos=TOGETHER,
 )

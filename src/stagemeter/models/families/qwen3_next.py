@@ -6,12 +6,11 @@ Source: transformers, ``modeling_qwen3_next.py``, ``modeling_qwen3_5.py``, ``mod
 from __future__ import annotations
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.builders.text import FULL, decoder, experts, gated, grouped_query_attention, text_family
-from stagemeter.models.decoder.attention import GroupedQueryAttention
+from stagemeter.models.builders.text import sparse_layers, text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
-from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
+from stagemeter.models.decoder.feed_forward import Experts, FeedForward, GatedFeedForward
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
-from stagemeter.models.decoder.stages import OF_STATES
+from stagemeter.models.decoder.grouped_query import FULL, GroupedQueryAttention
 from stagemeter.models.settings import Settings
 
 _LINEAR = "linear_attention"
@@ -22,55 +21,31 @@ def _read(settings: Settings) -> Decoder:
     kinds = settings.kinds("layer_types", (FULL, _LINEAR))
     if _LINEAR not in kinds:
         raise StagemeterError(f"{settings.source}: layer_types holds no {_LINEAR}, which makes this family")
-    attention, states = _attention(settings), _states(settings)
-    return decoder(
+    bias, norms = settings.flag("attention_bias"), 2 * settings.whole("head_dim")
+    full = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias, output_gate=True, norms=norms)
+    linear = GatedDeltaNet.read(settings, fused=settings.values["model_type"] == _NEXT)
+    feed_forwards = _feed_forwards(settings)
+    return Decoder.read(
         settings,
         [
-            Layer(states if kind == _LINEAR else attention, _feed_forward(settings, index), 1)
-            for index, kind in enumerate(kinds)
+            Layer(linear if kind == _LINEAR else full, feed_forward, 1)
+            for kind, feed_forward in zip(kinds, feed_forwards, strict=True)
         ],
     )
 
 
-def _attention(settings: Settings) -> GroupedQueryAttention:
-    bias = settings.flag("attention_bias")
-    return grouped_query_attention(
-        settings, bias=bias, output_bias=bias, output_gate=True, norms=2 * settings.whole("head_dim")
+def _feed_forwards(settings: Settings) -> list[FeedForward]:
+    """Return the feed-forward part of each layer."""
+    kind, layers = settings.values["model_type"], settings.whole("num_hidden_layers")
+    if kind == _DENSE:
+        return [GatedFeedForward.read(settings)] * layers
+    shared = settings.whole("shared_expert_intermediate_size")
+    routed = Experts.read(
+        settings, "num_experts", "moe_intermediate_size", shared_intermediate=shared, shared_gate=True
     )
-
-
-def _states(settings: Settings) -> GatedDeltaNet:
-    keys, values = settings.whole("linear_num_key_heads"), settings.whole("linear_num_value_heads")
-    if values % keys:
-        raise StagemeterError(
-            f"{settings.source}: linear_num_value_heads {values} cannot be split into linear_num_key_heads {keys}"
-        )
-    return GatedDeltaNet(
-        key_heads=keys,
-        value_heads=values,
-        key_width=settings.whole("linear_key_head_dim"),
-        value_width=settings.whole("linear_value_head_dim"),
-        kernel=settings.whole("linear_conv_kernel_dim"),
-        fused=settings.values["model_type"] == _NEXT,
-    )
-
-
-def _feed_forward(settings: Settings, index: int) -> GatedFeedForward | Experts:
-    kind = settings.values["model_type"]
-    if kind == _DENSE or (kind == _NEXT and _is_dense(settings, index)):
-        return gated(settings)
-    return experts(
-        settings,
-        "num_experts",
-        "moe_intermediate_size",
-        shared_intermediate=settings.whole("shared_expert_intermediate_size"),
-        shared_gate=True,
-    )
-
-
-def _is_dense(settings: Settings, index: int) -> bool:
-    """Whether a layer has no experts: it is named, or is none of every so many."""
-    return index in settings.indices("mlp_only_layers") or (index + 1) % settings.whole("decoder_sparse_step") != 0
+    if kind == _EXPERTS:
+        return [routed] * layers
+    return [routed if sparse else GatedFeedForward.read(settings) for sparse in sparse_layers(settings)]
 
 
 FAMILY = text_family(
@@ -78,12 +53,12 @@ FAMILY = text_family(
     title="Qwen3-Next: gated delta networks, gated attention in every fourth layer",
     model_types=(_NEXT, _DENSE, _EXPERTS),
     read=_read,
-    shipped={"qwen3-next-80b-a3b": "qwen3_next_80b_a3b.json"},
+    shipped=("qwen3-next-80b-a3b",),
     notes=(
         "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks of "
         "64, by products, but for two triangular systems each, which have no formula; a new token by updates element "
         "by element, which are zero by convention",
         "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
     ),
-    prefill_variables=OF_STATES,
+    prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,
 )

@@ -54,12 +54,7 @@ FAMILY = qwen_vl_family(
     title="Qwen 3-VL: a page at its own resolution, features of several layers to the decoder",
     model_types=tuple(_DECODERS),
     read=_read,
-    shipped={
-        "qwen3-vl-2b": "qwen3_vl_2b.json",
-        "qwen3-vl-4b": "qwen3_vl_4b.json",
-        "qwen3-vl-8b": "qwen3_vl_8b.json",
-        "qwen3-vl-30b-a3b": "qwen3_vl_30b_a3b.json",
-    },
+    shipped=("qwen3-vl-2b", "qwen3-vl-4b", "qwen3-vl-8b", "qwen3-vl-30b-a3b"),
     notes=PAGE_NOTES,
     deep=True,
     positions=True,

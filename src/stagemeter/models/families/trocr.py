@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.builders.vision_encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
-from stagemeter.models.decoder.encoder_decoder import read_decoder
+from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
@@ -34,13 +34,13 @@ def _read(settings: Settings) -> TrOCRArchitecture:
     sizes, text = settings.part("encoder"), settings.part("decoder")
     encoder = vision_transformer(sizes, class_token=True, attention_bias=sizes.flag("qkv_bias"))
     text.refuse("use_learned_position_embeddings", False, "only learned positions are counted")
-    source = text.whole("cross_attention_hidden_size", 0)
-    if source not in (0, encoder.hidden) or (not source and text.whole("d_model") != encoder.hidden):
+    encoder_width = text.whole("cross_attention_hidden_size", 0)
+    if encoder_width not in (0, encoder.hidden) or (not encoder_width and text.whole("d_model") != encoder.hidden):
         raise StagemeterError(
-            f"{text.source}: cross_attention_hidden_size is {source or 'missing'}, and the encoder's tokens are "
+            f"{text.source}: cross_attention_hidden_size is {encoder_width or 'missing'}, and the encoder's tokens are "
             f"{encoder.hidden} wide"
         )
-    decoder = read_decoder(
+    decoder = SequenceDecoder.read(
         text,
         encoder.hidden,
         norms=int(text.flag("layernorm_embedding")),
@@ -72,7 +72,7 @@ FAMILY = encoder_decoder_family(
     tokens=lambda sizes: sizes.encoder.tokens,
     check=_check,
     head="decoder.output_projection",
-    shipped={"trocr-base": "trocr_base.json"},
+    shipped=("trocr-base",),
     notes=(
         "the model reads one line of text: a page is resized to the size of a line",
         "attention runs as two products without a mask that shows: flops_causal halves nothing",

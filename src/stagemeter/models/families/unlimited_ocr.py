@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import resources
 from typing import Any
 
 from stagemeter.models.builders.page_stages import page_passes
@@ -25,6 +24,7 @@ from stagemeter.models.families.deepseek_ocr.tiling import page_rule
 from stagemeter.models.family import Family, PageRules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
+from stagemeter.models.shipped import shipped_configurations
 
 #: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
 _VIEW, _TILE = 1024, 640
@@ -64,7 +64,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = replace(
     modes={},
     takes=_takes,
     architecture_from_config=partial(architecture_from_config, window=True),
-    shipped={"unlimited-ocr-default": resources.files("stagemeter.models") / "configs" / "unlimited_ocr_default.json"},
+    shipped=shipped_configurations("unlimited-ocr-default"),
     stages=(
         *DEEPSEEK_OCR.stages[:3],
         *decoder_stages(language_model, DecoderModules("model.language_model", "lm_head")),

@@ -9,13 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.models.decoder.language import DecoderArchitecture
+from stagemeter.models.families.deepseek_ocr.decoder import DecoderArchitecture
 from stagemeter.models.settings import Settings
+from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision.clip import ClipArchitecture
 from stagemeter.models.vision.sam import SamArchitecture
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 NAME = "deepseek-ocr"
 #: Name of a reduced model of the same architecture, for trying things out: it runs anywhere in seconds.
 SMALL_NAME = "deepseek-ocr-small"
-_CONFIGS = resources.files("stagemeter.models") / "configs"
-SHIPPED = {NAME: _CONFIGS / "deepseek_ocr.json", SMALL_NAME: _CONFIGS / "deepseek_ocr_small.json"}
+SHIPPED = shipped_configurations(NAME, SMALL_NAME)
 _OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
 _TRANSFORMERS_TYPE = "unlimited_ocr"
 #: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the

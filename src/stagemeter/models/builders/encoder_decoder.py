@@ -1,10 +1,9 @@
-"""Families of an encoder over pages of one size and a decoder that attends to what it makes of them."""
+"""Families of an encoder over pages of one size, and a decoder that attends to its output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from stagemeter.core.workload import Workload
@@ -12,11 +11,11 @@ from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
-from stagemeter.models.decoder.encoder_decoder_stages import sequence_arguments, sequence_stages
-from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, with_values
+from stagemeter.models.decoder.stages import DecoderModules, EncoderTokens, decoder_stages, empty
+from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Stage, with_values
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings
+from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import Sizes, sizes_reader
 from stagemeter.models.vision import CHANNELS
 
@@ -51,7 +50,7 @@ def encoder_decoder_family(
     tokens: Callable[[Architecture], int],
     check: Callable[[Architecture, PageSettings], None],
     head: str,
-    shipped: Mapping[str, str],
+    shipped: Sequence[str],
     notes: tuple[str, ...] = (),
 ) -> Family[Architecture]:
     """Make a family of such models.
@@ -74,10 +73,10 @@ def encoder_decoder_family(
         Refuses an image processor that brings pages to another size.
     head : str
         The output head.
-    shipped : mapping
-        Files in ``models/configs`` by the names that their models are asked for by.
+    shipped : sequence of str
+        Names of the models whose configurations are in ``models/configs``.
     notes : tuple of str
-        What one should know about how its numbers come about.
+        Remarks on how its numbers come about.
     """
 
     def rules(sizes: Architecture, settings: ProcessorSettings) -> PageRules:
@@ -102,7 +101,6 @@ def encoder_decoder_family(
     def step(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         model(**sequence_arguments(model, sizes.decoder, workload, recorder, 1, workload.decode_context - 1))
 
-    configs = resources.files("stagemeter.models") / "configs"
     return Family(
         name=name,
         title=title,
@@ -110,7 +108,7 @@ def encoder_decoder_family(
         takes=takes,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),
-        shipped={model: configs / file for model, file in shipped.items()},
+        shipped=shipped_configurations(*shipped),
         decoder=lambda sizes: sizes.decoder,
         stages=(
             page_stage(
@@ -123,17 +121,97 @@ def encoder_decoder_family(
                 calls=lambda sizes, workload: [{"views": workload.batch_size}],
                 inputs=lambda model, sizes, workload: (pixels(model, sizes, workload),),
             ),
-            *sequence_stages(
-                lambda sizes: sizes.decoder, DecoderModules(_DECODER, head), "tokens that the page became"
-            ),
+            *sequence_stages(DecoderModules(_DECODER, head), "tokens that the page became"),
         ),
         other_parameters=lambda sizes: {},
         architecture_from_sizes=cast(Callable[[Mapping[str, Any]], Architecture], sizes_reader(sizes)),
         whole_passes={"forward": forward, "decode": step},
         notes=(
-            "what is seen of a page is attended to, and is in no prompt",
-            "transformers runs the output head on every position of a prompt, and so is it counted",
+            "the decoder attends to the encoder's output, which is in no prompt",
+            "transformers runs the output head on every position of a prompt, and it is counted that way",
             *notes,
         ),
         prompt_tokens=lambda sizes, image, text: text,
     )
+
+
+def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Architecture], Stage[Architecture]]:
+    """Make the stages ``prefill`` and ``decode`` of a family.
+
+    Parameters
+    ----------
+    modules : DecoderModules
+        Where its models have it.
+    meaning : str
+        What the tokens of the encoder's output are, in a few words.
+    """
+
+    def run(
+        model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
+    ) -> None:
+        decoder = sizes.decoder
+        passed = sequence_arguments(model, decoder, workload, recorder, tokens, cached)
+        model.get_submodule(modules.layers)(
+            input_ids=passed.pop("decoder_input_ids"),
+            encoder_hidden_states=passed.pop("encoder_outputs")[0],
+            **passed,
+        )
+        written = 1 if decoder.head_on_last else tokens
+        model.get_submodule(modules.head)(empty(model, workload.batch_size, written, decoder.hidden))
+
+    def encoder_tokens(sizes: Architecture, workload: Workload) -> int:
+        return sizes.decoder.encoder_tokens(workload)
+
+    stages = decoder_stages(
+        lambda sizes: sizes.decoder.decoder,
+        modules,
+        windows=False,
+        experts=False,
+        prefill_title="decoder over the prompt, and output head",
+        encoder_tokens=EncoderTokens(meaning, encoder_tokens),
+        run=run,
+    )
+    prefill, decode = (replace(stage, run=with_values(stage.run)) for stage in stages)
+    return prefill, decode
+
+
+def sequence_arguments(
+    model: Any, decoder: SequenceDecoder, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
+) -> dict[str, Any]:
+    """Make the arguments of a pass: new tokens, an encoder's output, and a cache that holds what earlier passes left.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    decoder : SequenceDecoder
+        Its decoder.
+    workload : Workload
+        The request.
+    recorder : CacheRecorder
+        Takes what the pass appends to the cache.
+    tokens, cached : int
+        New tokens of each sequence, and those that earlier passes left in the cache.
+    """
+    import torch
+    from transformers import EncoderDecoderCache
+    from transformers.modeling_outputs import BaseModelOutput
+
+    from stagemeter.models.decoder.kv_cache import RecordedCache
+
+    batch, encoded = workload.batch_size, decoder.encoder_tokens(workload)
+    own, cross = RecordedCache(recorder), RecordedCache(recorder)
+    cache = EncoderDecoderCache(own, cross)
+    if cached:
+        kept = batch, decoder.heads, cached, decoder.hidden // decoder.heads
+        seen = batch, decoder.heads, encoded, decoder.hidden // decoder.heads
+        for index in range(decoder.layers):
+            own.fill(empty(model, *kept), empty(model, *kept), layer_idx=index)
+            cross.keep(empty(model, *seen), empty(model, *seen), layer_idx=index)
+            cache.is_updated[index] = True
+    return {
+        "decoder_input_ids": torch.zeros(batch, tokens, dtype=torch.long, device=model.device),
+        "encoder_outputs": BaseModelOutput(last_hidden_state=empty(model, batch, encoded, decoder.encoder_width)),
+        "past_key_values": cache,
+        "use_cache": True,
+    }

@@ -1,15 +1,13 @@
-"""Decoders: sizes, parameters and closed forms."""
+"""The sizes of DeepSeek-OCR's decoder, as hashes and reports have them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stagemeter.core.cost import Cost
-from stagemeter.models.blocks import sum_of
-from stagemeter.models.decoder.attention import DecoderPass, GroupedQueryAttention
-from stagemeter.models.decoder.decoder import Decoder, Layer, head_operator, layer_operators, pass_cost
+from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
-from stagemeter.models.family import ExpertsRead
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
+from stagemeter.models.sizes import later
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ class DecoderArchitecture:
     expert_intermediate: int
     vocabulary: int
     max_positions: int
-    generated_window: int = 0
+    generated_window: int = later(0)
 
     @property
     def expert_layers(self) -> int:
@@ -83,45 +81,3 @@ class DecoderArchitecture:
                 Layer(attention, experts, self.expert_layers),
             ),
         )
-
-    def experts_read(self, tokens: int) -> ExpertsRead:
-        """How many experts of a layer some tokens can touch."""
-        return self.decoder.experts_read(tokens)
-
-
-def decoder_cost(
-    decoder: DecoderArchitecture, batch: int, tokens: int, context: int, experts_read: int, causal: bool
-) -> Cost:
-    """Cost of one pass through the decoder's layers, the output head left out.
-
-    Parameters
-    ----------
-    decoder : DecoderArchitecture
-        Sizes.
-    batch : int
-        Sequences.
-    tokens : int
-        New tokens of each sequence.
-    context : int
-        Tokens that each attends to, in the cache after this pass.
-    experts_read : int
-        Experts whose weights are read, see `DecoderArchitecture.experts_read`.
-    causal : bool
-        Whether the new tokens are the whole context (prefill), so that a causal mask leaves half of the scores.
-
-    Notes
-    -----
-    Source: transformers, ``modeling_unlimited_ocr.py``, ``UnlimitedOcrTextModel``. Rotary positions, norms and softmax
-    are elementwise and not counted.
-    """
-    return sum_of(layer_operators(decoder.decoder, DecoderPass(batch, tokens, context, context, experts_read, causal)))
-
-
-def output_head_cost(decoder: DecoderArchitecture, positions: int) -> Cost:
-    """Cost of the output head at some positions; generating needs one position per sequence and pass."""
-    return sum_of([head_operator(decoder.decoder, positions)])
-
-
-def decode_cost(decoder: DecoderArchitecture, batch: int, context: int, experts_read: int) -> Cost:
-    """Cost of one token through the decoder and the output head, `context` tokens attended to, itself included."""
-    return pass_cost(decoder.decoder, DecoderPass(batch, 1, context, context, experts_read, causal=False))

@@ -1,0 +1,190 @@
+"""Grouped-query attention, with multi-head attention as a special case: windows, sinks, shared keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import later, unhashed
+
+#: Kinds of layers, as transformers' configurations name them.
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True)
+class GroupedQueryAttention(Mixer):
+    """Attention whose query heads share key and value heads; with as many of both it is multi-head attention.
+
+    A prefill computes all scores and masks those outside of a window, so a window shows in decode steps alone.
+
+    Attributes
+    ----------
+    heads, key_value_heads, head_width : int
+        Query heads, the key and value heads that they share, and the width of each.
+    bias, output_bias : bool
+        Whether the projections of queries, keys and values, and that of the output, add a bias.
+    output_gate : bool
+        Whether the projection of queries also makes numbers that scale the output, as many as queries.
+    norms : int
+        Parameters of the norms of queries and keys.
+    sinks : int
+        Parameters that stand in each head's softmax for a token that is not there.
+    fused : bool
+        Whether it runs as one operator, which writes no scores.
+    keys_are_values : bool
+        Whether the projection of keys makes the values, too.
+    shared : bool
+        Whether keys and values are those of an earlier layer. Such a layer runs on the last token of a prompt alone,
+        since nothing after it needs the others.
+    kind : str
+        Name of the kind in reports.
+    """
+
+    heads: int
+    key_value_heads: int
+    head_width: int
+    bias: bool = False
+    output_bias: bool = False
+    output_gate: bool = later(False)
+    norms: int = 0
+    sinks: int = 0
+    fused: bool = field(default=True, metadata=unhashed(False))
+    keys_are_values: bool = later(False)
+    shared: bool = later(False)
+    kind: Literal["grouped_query"] = "grouped_query"
+
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
+        "single": "1 for a prompt of one token, else 0, of layers that share keys and values"
+    }
+
+    @classmethod
+    def read(cls, settings: Settings, **changes: Any) -> GroupedQueryAttention:
+        """Read the attention that most configurations describe.
+
+        Parameters
+        ----------
+        settings : Settings
+            Configuration with ``num_attention_heads``; ``num_key_value_heads`` and ``head_dim`` follow from the other
+            sizes where they are missing or null.
+        **changes
+            Fields that the family sets otherwise; its window, where the model's own class knows one.
+
+        Raises
+        ------
+        StagemeterError
+            If the sizes contradict one another.
+        """
+        heads = settings.whole("num_attention_heads")
+        key_value_heads = settings.whole("num_key_value_heads", heads)
+        if heads % key_value_heads:
+            raise StagemeterError(
+                f"{settings.source}: num_attention_heads {heads} cannot be split into num_key_value_heads "
+                f"{key_value_heads}"
+            )
+        # transformers leaves the remainder of the division to no head.
+        head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
+        changes.setdefault("window", cached_window(settings))
+        return cls(heads, key_value_heads, head_width, **changes)
+
+    @property
+    def last_token_only(self) -> bool:
+        """Whether the layer runs on no token of a prompt but the last."""
+        return self.shared
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Widths of all queries, and of all keys."""
+        return self.heads * self.head_width, self.key_value_heads * self.head_width
+
+    @property
+    def _key_value_projections(self) -> int:
+        return 0 if self.shared else 2 - self.keys_are_values
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Return the projections of one layer in one pass."""
+        rows, (width, key_value_width) = of.batch * of.tokens, self._widths
+        return [
+            NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.quantized),
+            *(
+                NamedLinear(f"self_attn.{name}", rows, hidden, key_value_width, self.bias, self.quantized)
+                for name in ("k_proj", "v_proj")[: self._key_value_projections]
+            ),
+            NamedLinear("self_attn.o_proj", rows, width, hidden, self.output_bias, self.quantized),
+        ]
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the operators of one layer in one pass."""
+        attended = of.windowed if self.window else of.context
+        attention = cached_attention(
+            of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal, self.fused
+        )
+        if self.shared:
+            # The cost of a prompt of one token is halved like every other one.
+            alone = of.batch * self.heads * self.head_width * of.own.get("single", 0)
+            attention = replace(attention, kv_writes=0, macs_causal=attention.macs - alone)
+        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
+
+    def parameters(self, hidden: int) -> int:
+        """Return the parameters of one layer: projections, biases, norms and sinks."""
+        width, key_value_width = self._widths
+        queries = width * (1 + self.output_gate)
+        made = self._key_value_projections * key_value_width
+        biases = (queries + made) * self.bias + hidden * self.output_bias
+        return hidden * (queries + width + made) + biases + self.norms + self.sinks
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of keys and values of some tokens; the cache drops what a window drops."""
+        shape = (batch, self.key_value_heads, tokens, self.head_width)
+        return () if self.shared else (shape, shape)
+
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables, which sharing layers alone have."""
+        return {"single": (tokens == 1) * 1} if self.shared else {}
+
+
+def cached_window(settings: Settings) -> int:
+    """Return the window of every layer of a model whose own class knows none; 0 where the configuration has none.
+
+    transformers' cache keeps as many tokens as a ``sliding_window`` says all the same, of any model whose configuration
+    has no ``layer_types``. A decode step attends to what is kept, a prefill to everything.
+    Source: transformers, ``cache_utils.py``, ``get_layer_types_and_kwargs``.
+    """
+    return 0 if settings.values.get("layer_types") is not None else settings.whole("sliding_window", 0)
+
+
+def refuse_window(settings: Settings) -> None:
+    """Refuse a window for layers of a kind whose cache is counted without one, see `cached_window`.
+
+    Raises
+    ------
+    StagemeterError
+        If the configuration has one.
+    """
+    if cached_window(settings):
+        raise StagemeterError(
+            f"{settings.source}: sliding_window is {settings.values['sliding_window']}, and the cache of its layers is "
+            "counted without one. Leave it out"
+        )
+
+
+def windows_by_layer(settings: Settings) -> list[int]:
+    """Return the window of each layer, 0 for one that attends to everything.
+
+    Parameters
+    ----------
+    settings : Settings
+        Configuration with ``num_hidden_layers``, ``sliding_window`` and ``layer_types``.
+
+    Raises
+    ------
+    StagemeterError
+        If there are not as many kinds as layers, or there are windows of no length.
+    """
+    kinds = settings.kinds("layer_types", (FULL, SLIDING))
+    return [settings.whole("sliding_window") if kind == SLIDING else 0 for kind in kinds]

@@ -1,0 +1,190 @@
+"""Multi-head latent attention (MLA), and the indexer that chooses which tokens it attends to (DSA)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from stagemeter.core.cost import Cost
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
+from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Mixer, Shape
+from stagemeter.models.settings import Settings
+from stagemeter.models.sizes import later
+
+
+@dataclass(frozen=True, slots=True)
+class Indexer:
+    """The indexer of sparse attention: it scores every token with every one before, to choose those attended to.
+
+    transformers masks the tokens that were not chosen, so attention computes all scores, too. Source: DeepSeek-V3.2,
+    arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``, ``DeepseekV32Indexer``.
+
+    Attributes
+    ----------
+    heads, head_width : int
+        Heads of its queries, which share one key, and their width.
+    quantized, weights_quantized : QuantizedMatrix or None
+        How its matrices, and the one that weighs its heads, are stored, if they are quantized.
+    """
+
+    heads: int
+    head_width: int
+    quantized: QuantizedMatrix | None = later(None)
+    weights_quantized: QuantizedMatrix | None = later(None)
+
+    def linear_layers(self, hidden: int, query_rank: int, rows: int) -> list[NamedLinear]:
+        """Return its projections over `rows` tokens; its queries are made of the compressed ones."""
+        width = self.heads * self.head_width
+        return [
+            NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, quantized=self.quantized),
+            NamedLinear("self_attn.indexer.wk", rows, hidden, self.head_width, quantized=self.quantized),
+            NamedLinear("self_attn.indexer.weights_proj", rows, hidden, self.heads, quantized=self.weights_quantized),
+        ]
+
+    def scores(self, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the scores of all heads, and of their weighted sums over heads."""
+        rows, keys = of.batch * of.tokens, of.batch * of.context * self.head_width
+        scores, sums = rows * of.context * self.heads, rows * of.context
+        return [
+            Cost(
+                macs=scores * self.head_width,
+                macs_causal=scores * self.head_width,
+                activations=scores,
+                activation_reads=rows * self.heads * self.head_width,
+                kv_reads=keys,
+                kv_writes=rows * self.head_width,
+            ),
+            Cost(macs=scores, macs_causal=scores, activations=sums, activation_reads=rows * self.heads + scores),
+        ]
+
+    def parameters(self, hidden: int, query_rank: int) -> int:
+        """Return the parameters of one layer: projections, and the norm of keys."""
+        return query_rank * self.heads * self.head_width + hidden * (self.head_width + self.heads) + 2 * self.head_width
+
+
+@dataclass(frozen=True)
+class LatentAttention(Mixer):
+    """Multi-head latent attention (MLA): the cache holds one compressed vector per token, and no keys and values.
+
+    It is counted as transformers runs it (``modeling_deepseek_v3.py``): each pass expands the compressed vectors of the
+    whole context into keys and values again. Engines that absorb that product into the projections of queries and
+    output do other work in decode steps. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+
+    Attributes
+    ----------
+    heads : int
+        Heads.
+    query_rank : int
+        Width that queries are compressed to; 0 where they are not.
+    key_value_rank : int
+        Width that keys and values are compressed to.
+    rotary_width, plain_width, value_width : int
+        Widths of the part of a head's queries and keys that is rotated, of the other part, and of its values.
+    bias : bool
+        Whether the compressing projections and that of the output add a bias.
+    indexer : Indexer or None
+        The indexer that chooses the tokens attended to; None: all are.
+    kind : str
+        Name of the kind in reports.
+    """
+
+    heads: int
+    query_rank: int
+    key_value_rank: int
+    rotary_width: int
+    plain_width: int
+    value_width: int
+    bias: bool = False
+    indexer: Indexer | None = later(None)
+    kind: Literal["latent"] = "latent"
+
+    @classmethod
+    def read(cls, settings: Settings, indexed: bool = False) -> LatentAttention:
+        """Read latent attention as DeepSeek's configurations describe it, with an indexer where it is `indexed`."""
+        return cls(
+            heads=settings.whole("num_attention_heads"),
+            # Null: queries are not compressed. An indexer needs compressed ones.
+            query_rank=settings.whole("q_lora_rank", None if indexed else 0),
+            key_value_rank=settings.whole("kv_lora_rank"),
+            rotary_width=settings.whole("qk_rope_head_dim"),
+            plain_width=settings.whole("qk_nope_head_dim"),
+            value_width=settings.whole("v_head_dim"),
+            bias=settings.flag("attention_bias"),
+            indexer=Indexer(settings.whole("index_n_heads"), settings.whole("index_head_dim")) if indexed else None,
+        )
+
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Return the projections of one layer in one pass."""
+        rows, quantized = of.batch * of.tokens, self.quantized
+        query_width, value_width = self._widths
+        queries = (
+            [
+                NamedLinear("self_attn.q_a_proj", rows, hidden, self.query_rank, self.bias, quantized),
+                NamedLinear("self_attn.q_b_proj", rows, self.query_rank, query_width, quantized=quantized),
+            ]
+            if self.query_rank
+            else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, quantized=quantized)]
+        )
+        compressed = self.key_value_rank + self.rotary_width
+        expanded = self.heads * (self.plain_width + self.value_width)
+        return [
+            *queries,
+            NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
+            # The expansion reads the compressed vectors of the whole context; what is rotated is only copied.
+            NamedLinear(
+                "self_attn.kv_b_proj",
+                of.batch * of.context,
+                self.key_value_rank,
+                expanded,
+                quantized=quantized,
+                cached=True,
+            ),
+            NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, quantized),
+            *(self.indexer.linear_layers(hidden, self.query_rank, rows) if self.indexer else []),
+        ]
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """Widths of all queries, and of all values."""
+        return self.heads * (self.rotary_width + self.plain_width), self.heads * self.value_width
+
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the operators of one layer in one pass."""
+        rows, cached = of.batch * of.tokens, of.batch * of.context
+        query_width, value_width = self._widths
+        macs = of.batch * of.tokens * of.context * (query_width + value_width)
+        attention = Cost(
+            macs=macs,
+            # Half a product of two tokens and two widths: whole, as numbers and as symbols.
+            macs_causal=of.batch * of.tokens * of.context * ((query_width + value_width) // 2) if of.causal else macs,
+            activations=rows * value_width,
+            activation_reads=rows * query_width + cached * (query_width + value_width),
+            kv_writes=rows * (self.key_value_rank + self.rotary_width),
+        )
+        choice = self.indexer.scores(of) if self.indexer else []
+        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention, *choice]
+
+    def stored_as(self, storage: Storage) -> LatentAttention:
+        """Return the same with its matrices, and those of its indexer, stored as `storage` says."""
+        indexer = self.indexer
+        if indexer is not None:
+            *projections, weights = (layer.name for layer in indexer.linear_layers(1, 1, 1))
+            indexer = replace(indexer, quantized=storage(*projections), weights_quantized=storage(weights))
+        others = replace(self, indexer=None).linear_layers(1, NO_PASS)
+        return replace(self, quantized=storage(*(layer.name for layer in others)), indexer=indexer)
+
+    def parameters(self, hidden: int) -> int:
+        """Return the parameters of one layer: projections, biases, and norms of the compressed vectors."""
+        query_width, value_width = self._widths
+        compressed = self.key_value_rank + self.rotary_width
+        queries = self.query_rank * (hidden + query_width + 1) if self.query_rank else hidden * query_width
+        keys_and_values = hidden * compressed + self.key_value_rank * (1 + self.heads * self.plain_width + value_width)
+        biases = (self.query_rank + compressed + hidden) * self.bias
+        indexer = self.indexer.parameters(hidden, self.query_rank) if self.indexer else 0
+        return queries + keys_and_values + value_width * hidden + biases + indexer
+
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of the compressed vectors, the rotated keys and the indexer's keys of some tokens."""
+        latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
+        return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent

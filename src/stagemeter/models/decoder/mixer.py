@@ -1,0 +1,154 @@
+"""The protocol for what mixes the tokens of a decoder's layer: attention of some kind, or a recurrence.
+
+Each kind is a subclass of `Mixer` in a file of its own. Decoder, stages, LoRA, quantization and cache ask a layer's
+mixer, and never which kind it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from stagemeter.core.cost import Cost
+from stagemeter.core.weight_storage import QuantizedMatrix, Storage
+from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.sizes import OneOfKinds, later
+
+if TYPE_CHECKING:
+    from stagemeter.models.family import CacheRecorder
+
+#: Variables that a kind adds to the closed form of a prefill, and what they mean.
+VariableMeanings = Mapping[str, str]
+_NONE: Mapping[str, Any] = MappingProxyType({})
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderPass:
+    """One pass of some tokens through a decoder. The numbers may be symbols.
+
+    Attributes
+    ----------
+    batch : int
+        Sequences.
+    tokens : int
+        New tokens of each sequence.
+    context : int
+        Tokens that each attends to where nothing limits that; in the cache after this pass.
+    windowed : int
+        Tokens that each attends to in layers with a sliding window.
+    experts_read : int
+        Experts whose weights are read, in every layer that has experts.
+    prefill : bool
+        Whether the new tokens are the whole context.
+    causal : bool
+        Whether a causal mask leaves half of the scores; of a prefill alone.
+    encoder_tokens : int
+        Tokens of an encoder's output that each sequence attends to.
+    own : mapping
+        Variables that kinds of layers add, see `Mixer.prefill_variables`.
+    """
+
+    batch: int
+    tokens: int
+    context: int
+    windowed: int
+    experts_read: int
+    prefill: bool
+    causal: bool
+    encoder_tokens: int = 0
+    own: Mapping[str, int] = field(default_factory=dict)
+
+
+#: A prefill of nothing, for what no pass changes.
+NO_PASS = DecoderPass(0, 0, 0, 0, 0, prefill=True, causal=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixer(OneOfKinds, ABC):
+    """Base of the kinds of token mixers.
+
+    Attributes
+    ----------
+    window : int
+        Tokens that a token attends to at most, itself included; 0 where nothing limits them.
+    keeps_prompt : bool
+        Whether the window is for generated tokens alone, and all of the prompt is attended to besides.
+    quantized : QuantizedMatrix or None
+        How the matrices of its projections are stored, if they are quantized.
+    """
+
+    window: int = 0
+    keeps_prompt: bool = later(False)
+    quantized: QuantizedMatrix | None = later(None)
+
+    #: Variables that the kind adds to the closed form of a prefill, and what they mean.
+    PREFILL_VARIABLES: ClassVar[VariableMeanings] = _NONE
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name of the kind in reports; a field with a default in each kind."""
+
+    @abstractmethod
+    def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Return the linear layers of one layer in one pass: LoRA and quantization know them by their names."""
+
+    @abstractmethod
+    def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the operators of one layer in one pass, linear layers included."""
+
+    @abstractmethod
+    def parameters(self, hidden: int) -> int:
+        """Return the parameters that one layer has for itself."""
+
+    @abstractmethod
+    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+        """Return the shapes of the tensors that the cache of one layer holds of some tokens."""
+
+    def cached_elements(self, batch: int, tokens: int) -> int:
+        """Return the elements that the cache of one layer holds of some tokens."""
+        return (tokens > 0) * sum(prod(shape) for shape in self.cached_shapes(batch, tokens))
+
+    def stored_as(self, storage: Storage) -> Self:
+        """Return the same with its matrices stored as `storage` says."""
+        return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
+
+    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill, see `PREFILL_VARIABLES`."""
+        return _NONE
+
+    @property
+    def layer_type(self) -> str:
+        """The name that configurations of transformers have for layers with such a cache."""
+        return "sliding_attention" if self.window else "full_attention"
+
+    @property
+    def last_token_only(self) -> bool:
+        """Whether the layer runs on no token of a prompt but the last."""
+        return False
+
+    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
+        """Put into a cache what earlier passes left of a layer: of the prompt, and of generated tokens."""
+        for tokens in filter(None, held if self.keeps_prompt else (sum(held),)):
+            cache.fill(*map(zeros, self.cached_shapes(batch, tokens)), layer_idx=layer)
+
+    def own_cache(self, recorder: CacheRecorder) -> Any:
+        """Return the cache that models with the kind take; None where it is transformers' usual one."""
+        return None
+
+    def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
+        """Return the shapes of what a decoder with the kind takes besides tokens and cache, by argument."""
+        return _NONE
+
+    def shared_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
+        """Return the linear layers whose weights several layers share."""
+        return []
+
+    def shared_parameters(self, hidden: int) -> int:
+        """Return the parameters that several layers share."""
+        return 0
