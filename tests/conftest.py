@@ -1,27 +1,29 @@
-"""What all tests share: free ports, and golden files of what is printed and written, for a reader to look at.
+"""What all tests share: stores, free ports, and golden files of what is printed and written.
 
-To write golden files anew after a wanted change, and then look at the difference::
+Write golden files anew after a wanted change, and read the difference::
 
     pytest tests/export --regenerate
 
-Mutations of files (``tests/fuzz``) are drawn by ``--fuzz-seed`` or STAGEMETER_FUZZ_SEED, which may be ``random``.
+``--fuzz-seed`` or STAGEMETER_FUZZ_SEED, which may be ``random``, draws the mutations of files (``tests/fuzz``).
 """
 
 import os
 import random
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# Examples are the same in every run, and may take their time; HYPOTHESIS_PROFILE=nightly draws new ones, and more.
+# Examples are the same in every run, without a deadline; HYPOTHESIS_PROFILE=nightly draws new ones, and more.
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=500, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-# Tests run side by side, and torch's threads of one would only wait for those of the others. Before torch is imported.
+# Before torch is imported: tests run side by side, and more threads would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -29,9 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate", action="store_true", help="write golden files anew")
     seed = os.environ.get("STAGEMETER_FUZZ_SEED", "16")
     drawn = str(random.SystemRandom().randrange(10**9))
-    parser.addoption("--fuzz-seed", default=drawn if seed == "random" else seed, help="what mutations are drawn by")
-    parser.addoption("--fuzz-only", help="a single mutation, by its name")
-    parser.addoption("--fuzz-share", type=float, default=1.0, help="how many of the mutations to try")
+    parser.addoption("--fuzz-seed", default=drawn if seed == "random" else seed, help="seed of the mutations")
+    parser.addoption("--fuzz-only", help="name of the only mutation to try")
+    parser.addoption("--fuzz-share", type=float, default=1.0, help="share of the mutations to try")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how many mutations of each kind ended how."""
+    """Print how many mutations of each kind ended in each way."""
     kinds: dict[str, Counter[str]] = {}
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for name, (kind, outcomes) in getattr(report, "user_properties", ()):
@@ -60,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files whose tests are slow, so that no worker is left alone with one at the end."""
+    """Begin with files of slow tests, so that no worker is left alone with one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: -slow[item.path] / tests[item.path])
@@ -81,8 +83,29 @@ def golden(request):
 
 
 @pytest.fixture(scope="session")
+def new_store(tmp_path_factory) -> Callable[[Path], str]:
+    """Make an empty sqlite store: ``new_store(folder)`` returns its address.
+
+    MLflow takes a second to make the tables, so they are made once and copied.
+    """
+    tables: list[Path] = []
+
+    def make(folder: Path) -> str:
+        if not tables:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+            SqlAlchemyStore(f"sqlite:///{path}", (path.parent / "artifacts").as_uri())
+            tables.append(path)
+        shutil.copy(tables[0], folder / "mlflow.db")
+        return f"sqlite:///{folder / 'mlflow.db'}"
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """Find a port on which nobody listens: ``free_port()``."""
+    """Find a free port: ``free_port()``."""
 
     def find() -> int:
         with socket.socket() as probe:

@@ -72,10 +72,11 @@ def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
 
 
 @pytest.fixture
-def paired(stagemeter, folder):
+def paired(stagemeter, new_store, folder):
     """Log the same times for any request, and pair them: ``paired("A100-SXM-40GB", "--mode", "tiny")``."""
     times = {"sam": 31.7, "clip": 9.1, "projector": 0.2, "prefill": 27.9, "decode": 7.8}
     (folder / "times.json").write_text(json.dumps(times))
+    new_store(folder)
 
     def run(device: str, *arguments: object) -> str:
         assert stagemeter("analyze", "--estimate", *arguments).code == 0

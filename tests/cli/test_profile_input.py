@@ -11,6 +11,11 @@ from stagemeter.hardware.devices import known_devices
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
 
 
+@pytest.fixture(autouse=True)
+def store(new_store, folder) -> str:
+    return new_store(folder)
+
+
 @pytest.fixture
 def refused(stagemeter, folder):
     """Expect a command to end with code 2 and one line; gives the line."""

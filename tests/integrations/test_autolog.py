@@ -16,10 +16,10 @@ PEAK = 0.4
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
+def store(new_store, tmp_path, monkeypatch):
     """A store of the test's own; and transformers as it was, afterwards."""
     generate = GenerationMixin.generate
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
     yield

@@ -24,8 +24,8 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_example(name, tmp_path, monkeypatch):
-    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_example(name, new_store, tmp_path):
+    address = new_store(tmp_path)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment["MLFLOW_TRACKING_URI"] = address
     done = subprocess.run(

@@ -25,9 +25,9 @@ MODULE_CALL = nn.Module.__call__
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
+def store(new_store, tmp_path, monkeypatch):
     """A store of the test's own; and torch as it was, afterwards."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
     yield

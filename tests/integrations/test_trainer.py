@@ -154,8 +154,8 @@ def test_packed_texts_are_counted_one_by_one(model, tmp_path):
     assert entry["padding/train"] == 0
 
 
-def test_run_in_mlflow_has_it(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+def test_run_in_mlflow_has_it(model, new_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(None)
     history = train(model, tmp_path, [24] * 16, StagemeterCallback(peak_tflops=PEAK), report_to="mlflow")

@@ -24,6 +24,8 @@ from stagemeter.models.family import all_parameters
 FAMILIES = families()
 VIDEO_TOKEN = IMAGE_TOKEN + 1
 PIXTRAL = ("mistral3", "lighton_ocr")
+#: Square views, patches of a page, cross-attention.
+DIFFERENT = ("llava", "qwen2_5_vl", "mllama")
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
@@ -45,8 +47,9 @@ def costs(tier):
     return {name: count.cost for name, count in tier.stages.items()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in DIFFERENT else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 @few
 @given(st.data())
 def test_isolated_extracted_and_analytic_are_equal(kind, data):

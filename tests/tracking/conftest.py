@@ -23,9 +23,9 @@ TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100
 
 
 @pytest.fixture(scope="session")
-def database(tmp_path_factory) -> str:
+def database(new_store, tmp_path_factory) -> str:
     """Address of an empty sqlite store. Its tables are made once; tests are told apart by experiment."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(autouse=True)

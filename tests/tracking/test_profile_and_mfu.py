@@ -73,10 +73,10 @@ def steps_of(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def profiled(tmp_path_factory):
+def profiled(new_store, tmp_path_factory):
     """A profile of the small model, measured once by the real command; gives the store and what was printed."""
     folder = tmp_path_factory.mktemp("profiled")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = new_store(folder)
     done = subprocess.run(
         [sys.executable, "-m", "stagemeter", "profile", *map(str, SMALL), "--repeats", "3", "--json"],
         cwd=folder,
