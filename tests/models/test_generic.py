@@ -141,7 +141,7 @@ def test_decode_steps_are_summed_as_if_each_was_counted(model_of, config, prompt
 def test_report_has_all_parameters_once_and_says_how_parts_were_found(model_of):
     model = model_of(VIPLLAVA)
     report = analyze_model(model, AnalysisConfig(image_w=100, image_h=50, new_tokens=4))
-    assert list(report["stages"]) == ["vision", "projector", "prefill", "decode"]
+    assert list(report["stages"]) == ["tower", "projector", "prefill", "decode"]
     parameters = sum(parameter.numel() for parameter in model.architecture.model.parameters())
     assert report["total"]["params"] == parameters
     # Tied: the head's are the embedding's.
@@ -158,7 +158,7 @@ def test_prompt_without_room_for_its_page_is_counted_as_far_as_can_be(model_of):
     config = AnalysisConfig(image_w=100, image_h=50, new_tokens=4)
     whole = analyze_model(model_of(VIPLLAVA), config)
     short = analyze_model(model_of(VIPLLAVA), config.model_copy(update={"seq_len": 10}))
-    assert short["stages"]["vision"]["flops"] == whole["stages"]["vision"]["flops"]
+    assert short["stages"]["tower"]["flops"] == whole["stages"]["tower"]["flops"]
     assert short["stages"]["prefill"]["flops_extracted"] is None
     assert short["stages"]["prefill"]["flops"] < whole["stages"]["prefill"]["flops"]
     assert short["agreement"]["status"] == "incomplete"

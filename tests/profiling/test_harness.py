@@ -4,35 +4,40 @@ import gzip
 import json
 import statistics
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.models.lookup import load_architecture
+from stagemeter import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.core.workload import Workload
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling import harness
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
-from stagemeter.profiling.harness import TRACED_STEPS, Request, measure, peak_memory
+from stagemeter.profiling.harness import TRACED_STEPS, measure, peak_memory
 from stagemeter.profiling.ranges import own_times
+from stagemeter.profiling.running import Session
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def session() -> DeepSeekOCRSession:
-    return DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu", "float32")
+SMALL = describe_model("deepseek-ocr-small")
 
 
 @pytest.fixture(scope="module")
-def request_of_four(session) -> Request:
-    config = AnalysisConfig(mode="tiny", dtype="float32")
-    input_ids, page = DeepseekOCRStaticAnalyzer(session).prepare_inputs(config)
-    return Request(input_ids, page, 4)
+def session() -> Session:
+    return Session.build(SMALL, "cpu", "float32")
 
 
-def test_every_stage_is_timed_and_together_they_are_the_request(session, request_of_four):
-    harness.warm_up(session, request_of_four, 1)
-    (repeat,) = measure(session, request_of_four, repeats=1)
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return plan_request(AnalysisConfig(mode="tiny", dtype="float32", new_tokens=4), SMALL)
+
+
+def test_every_stage_is_timed_and_together_they_are_the_request(session, workload):
+    harness.warm_up(session, workload, 1)
+    (repeat,) = measure(session, workload, repeats=1)
     assert set(repeat.times_ms) == {"sam", "clip", "projector", "prefill", "decode", "decode_total"}
     assert all(time_ms > 0 for time_ms in repeat.times_ms.values())
     assert repeat.ranges == {"sam": 1, "clip": 1, "projector": 1, "prefill": 1, "decode": 3}
@@ -42,17 +47,16 @@ def test_every_stage_is_timed_and_together_they_are_the_request(session, request
     assert repeat.notes == ("prefill contains sam, clip and projector: their time was taken out of it",)
 
 
-def test_one_token_takes_no_decode_step(session, request_of_four):
-    request = Request(request_of_four.input_ids, request_of_four.model_kwargs, 1)
-    (repeat,) = measure(session, request, repeats=1)
+def test_one_token_takes_no_decode_step(session, workload):
+    (repeat,) = measure(session, replace(workload, new_tokens=1), repeats=1)
     assert "decode" not in repeat.times_ms
     assert "decode_total" not in repeat.times_ms
 
 
-def test_warm_up_is_run_and_not_counted(session, request_of_four):
+def test_warm_up_is_run_and_not_counted(session, workload):
     told = []
-    harness.warm_up(session, request_of_four, 2, lambda *what: told.append(what))
-    repeats = list(measure(session, request_of_four, 3, lambda *what: told.append(what)))
+    harness.warm_up(session, workload, 2, lambda *what: told.append(what))
+    repeats = list(measure(session, workload, 3, lambda *what: told.append(what)))
     assert len(repeats) == 3
     assert list(dict.fromkeys((kind, number) for kind, number, _ in told)) == [
         ("warm-up", 1),
@@ -61,21 +65,21 @@ def test_warm_up_is_run_and_not_counted(session, request_of_four):
         ("repeat", 2),
         ("repeat", 3),
     ]
-    assert harness.warm_up(session, request_of_four, 0) == {}
+    assert harness.warm_up(session, workload, 0) == {}
     # Each stage once, however many decode steps there are.
     first = [stage for kind, number, stage in told if (kind, number) == ("repeat", 1)]
     assert first == ["prefill", "sam", "clip", "projector", "decode"]
 
 
-def test_repeats_come_one_by_one(session, request_of_four):
-    repeats = measure(session, request_of_four, repeats=1000)
+def test_repeats_come_one_by_one(session, workload):
+    repeats = measure(session, workload, repeats=1000)
     assert next(repeats).request_ms > 0
     repeats.close()
 
 
-def test_trace_shows_the_stages(session, request_of_four):
-    request = Request(request_of_four.input_ids, request_of_four.model_kwargs, TRACED_STEPS + 5)
-    events = json.loads(gzip.decompress(harness.trace(session, request)))["traceEvents"]
+def test_trace_shows_the_stages(session, workload):
+    longer = replace(workload, new_tokens=TRACED_STEPS + 5)
+    events = json.loads(gzip.decompress(harness.trace(session, longer)))["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     assert names.count("prefill") == names.count("sam") == names.count("clip") == names.count("projector") == 1
     assert names.count("decode") == TRACED_STEPS
@@ -117,8 +121,8 @@ def test_taking_the_time_costs_microseconds():
     assert min(cost.inside for cost in costs) < min(cost.around for cost in costs) < 1
 
 
-def test_overhead_is_a_share_of_the_stage(session, request_of_four):
-    repeats = list(measure(session, request_of_four, repeats=2))
+def test_overhead_is_a_share_of_the_stage(session, workload):
+    repeats = list(measure(session, workload, repeats=2))
     shares = harness.overhead(repeats, CPU)
     assert set(shares) == {"sam", "clip", "projector", "prefill", "decode"}
     assert all(share > 0 for share in shares.values())

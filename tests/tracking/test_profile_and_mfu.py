@@ -23,6 +23,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware import measure
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import load_architecture
+from stagemeter.profiling.running import Session
 from stagemeter.tracking import peaks
 
 SMALL = ("--scale", "small", "--mode", "tiny", "--new-tokens", 4)
@@ -220,7 +221,7 @@ def test_memory_that_runs_out_is_said_and_fails_the_run(command, experiment, run
     def no_memory(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(DeepSeekOCRSession, "run_inference", no_memory)
+    monkeypatch.setattr(Session, "run", no_memory)
     code, out, err = command("profile", *SMALL, "--experiment", experiment)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("error: device 'cpu' ran out of memory")
@@ -246,7 +247,7 @@ def test_other_errors_are_not_taken_for_want_of_memory(experiment, runs, monkeyp
     def broken(*args, **kwargs):
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(DeepSeekOCRSession, "run_inference", broken)
+    monkeypatch.setattr(Session, "run", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         profile_page(ProfileConfig(model="deepseek-ocr-small", mode="tiny", new_tokens=2), experiment=experiment)
     assert [run.info.status for run in runs()] == ["FAILED"]
@@ -485,6 +486,25 @@ def test_checkpoint_is_run_with_its_own_weights(command, experiment, runs, tmp_p
     (run,) = runs()
     assert run.data.params["weights"] == run.data.params["model"] == str(folder)
     assert run.data.tags["stagemeter.architecture_hash"] == session.architecture.hash
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "granitemoe"])
+def test_any_model_is_profiled_and_paired_with_counts_that_are_made_for_it(command, experiment, runs, tmp_path, kind):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    rest = {"intermediate_size": 96, "vocab_size": 128, "num_local_experts": 8, "num_experts_per_tok": 2}
+    name = {"mixtral": "MixtralForCausalLM", "granitemoe": "GraniteMoeForCausalLM"}[kind]
+    config = {"model_type": kind, "architectures": [name], "max_position_embeddings": 256, **sizes, **rest}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = ("--seq-len", 20, "--new-tokens", 3, "--repeats", 1, "--trace", "none", "--experiment", experiment)
+    code, out, err = command("profile", "--model", tmp_path, *options, "--json")
+    assert code == 0, err
+    printed = json.loads(out)
+    assert set(printed["time_ms"]) == {"prefill", "decode", "decode_total", "total"}
+    assert printed["metadata"]["family"] == {"mixtral": "mixtral", "granitemoe": "generic"}[kind]
+    paired = pair_runs(printed["run_id"], peak_tflops=1, peak_gbps=50)
+    assert paired["workload_hash"] == printed["metadata"]["workload_hash"]
+    assert set(paired["stages"]) == {"prefill", "decode", "total"}
+    assert set(paired["counts"]["experts_read"]) == {"prefill", "decode"}
 
 
 def test_runs_are_found_by_name(imported, analyzed):

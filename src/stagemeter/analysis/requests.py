@@ -156,15 +156,22 @@ def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Map
     return plan_request(type(config)(**{**config.model_dump(), **settings}), model)
 
 
-def require_runnable(workload: Workload) -> None:
-    """Refuse a workload that can be counted but not run: one whose prompt has no room for its page.
+def require_runnable(workload: Workload, model: ModelDescription) -> None:
+    """Refuse a workload that can be counted but not run: a prompt without room for its page.
+
+    Parameters
+    ----------
+    workload : Workload
+        The work.
+    model : ModelDescription
+        The model; the page is in no prompt of an encoder-decoder.
 
     Raises
     ------
     StagemeterError
         If it cannot be run.
     """
-    if workload.prompt_tokens <= workload.image_tokens:
+    if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= workload.image_tokens:
         raise StagemeterError(
             f"seq_len {workload.prompt_tokens} cannot be run: the page alone takes {workload.image_tokens} tokens, and "
             f"one begins the sequence; leave it out, or give {workload.image_tokens + 1} or more"

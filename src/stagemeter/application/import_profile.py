@@ -103,7 +103,7 @@ def import_profile(
     profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     # A page that was not in the prompt cannot have been worked on.
-    require_runnable(workload)
+    require_runnable(workload, model)
     if not profile.times_ms:
         raise StagemeterError("there is no time of any stage in it: map the names that it has, see docs/profiles.md")
     differing = differing_fields(asked, workload)

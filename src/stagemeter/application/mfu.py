@@ -101,7 +101,7 @@ def pair_experiment(
 
 
 def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:
-    """Count a workload by the closed forms of a model.
+    """Count a workload: by the closed forms of a model, or by running it on shapes where it has none.
 
     Parameters
     ----------
@@ -117,11 +117,14 @@ def count_work(model: str, architecture_hash: str, workload: Workload, limits: M
     Raises
     ------
     StagemeterError
-        If the model cannot be found here, is another one by now, or has no closed forms.
+        If the model cannot be found here, or its sizes have changed.
     """
-    from stagemeter.analysis.analyze import estimate_model
+    from stagemeter.analysis.analyze import analyze_model, estimate_model
 
     described = describe_model(model)
     if described.architecture.hash != architecture_hash:
         raise StagemeterError(f"model {model}: its sizes are not those that were measured. Give the one that was")
-    return estimate_model(described, AnalysisConfig(**workload_config(model, workload, limits)), workload)
+    config = AnalysisConfig(**workload_config(model, workload, limits))
+    if not described.family.has_closed_forms:
+        return analyze_model(described, config)
+    return estimate_model(described, config, workload)

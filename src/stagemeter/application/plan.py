@@ -110,8 +110,7 @@ def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | Non
             given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None}
             settings = AnalysisConfig(**{**config.model_dump(), **given, "use_synthetic_inputs": True})
         workload = plan_request(settings, model)
-        if model.family.prompt_tokens(model.architecture, workload.image_tokens, 0) >= workload.image_tokens:
-            require_runnable(workload)
+        require_runnable(workload, model)
         # Pages that become the same views cost the same, whatever their size.
         same = replace(workload, image_width=0, image_height=0)
         found.setdefault(same, _Pages(settings)).count += 1

@@ -1,4 +1,4 @@
-"""What the ``profile`` command does from start to end: plan, build, run, measure, log."""
+"""The ``profile`` command from start to end: plan, build, run, measure, log."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import ProfileConfig
+from stagemeter.analysis.pages import load_picture
 from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import DECODE_TOTAL
 from stagemeter.core.workload import Workload
-from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture
-from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.family import EXPERTS_READ
-from stagemeter.models.lookup import describe_model, load_architecture
+from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
 from stagemeter.utilization.memory import memory_need
 
 if TYPE_CHECKING:
-    from stagemeter.profiling.harness import Repeat, Request
-    from stagemeter.profiling.session import DeepSeekOCRSession
+    from stagemeter.profiling.harness import Repeat
+    from stagemeter.profiling.running import Session
 
 logger = logging.getLogger(__name__)
 
-#: What ``--weights`` says for a model without a checkpoint.
+#: Value of ``--weights`` for a model without a checkpoint.
 RANDOM = "random"
 
 
 @dataclass(frozen=True)
 class _Plan:
     config: ProfileConfig
-    architecture: DeepseekOCRArchitecture
+    model: ModelDescription
+    weights: Path | None
     workload: Workload
     device: str
 
 
 @dataclass
 class _Measured:
-    """What is there so far, so that it is there whatever ends the measuring."""
+    """What has been measured so far, kept however the measurement ends."""
 
     repeats: list[Repeat] = field(default_factory=list)
     experts_read: dict[str, float] = field(default_factory=dict)
@@ -53,7 +54,7 @@ class _Measured:
 
 
 def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_name: str | None = None) -> Profiled:
-    """Run a page through the model for real, take the time of its stages, and log them to MLflow.
+    """Run a request through the model, time its stages, and log the times to MLflow.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     Raises
     ------
     StagemeterError
-        If something given cannot be used, or memory runs out. What can be is found out before a run is opened.
+        If a setting cannot be used, or memory runs out. Settings are checked before a run is opened.
     TrackingError
         If the store cannot be reached or refuses before anything was measured.
     """
@@ -80,7 +81,7 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     from stagemeter.tracking.run import tracked_run
     from stagemeter.tracking.store import run_messages
 
-    default_name = profile_name(plan.config.model, plan.workload.to_dict(), plan.device)
+    default_name = profile_name(plan.model.name, plan.workload.to_dict(), plan.device)
     measured = _Measured()
     document: ProfileDocument | None = None
     try:
@@ -89,10 +90,10 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
             require_unused(run.run_id)
             try:
                 with _progress(config.warmup + config.repeats) as tell, _memory_errors(plan), true_dtype(config.dtype):
-                    session, request = _prepare(plan, tell)
-                    _measure(session, request, plan, measured, tell)
+                    session = _build(plan, tell)
+                    _measure(session, plan, measured, tell)
             except BaseException:
-                # Whatever ended it, an interrupt or an error: what was measured is kept.
+                # After an interrupt or an error, keep what was measured.
                 if measured.repeats:
                     log_profile(run.run_id, _document(plan, session, measured))
                 raise
@@ -101,85 +102,87 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
     except TrackingError as error:
         if document is None:
             raise
-        # Minutes of measuring are not lost with the store.
+        # Minutes of measurement are not lost with the store.
         return Profiled(document, run.run_id, [], error)
     return Profiled(document, run.run_id, run_messages(run))
 
 
 def _plan(config: ProfileConfig) -> _Plan:
-    """Find out whether the workload can be run here, before anything is built or logged."""
-    if config.weights != RANDOM and config.model == NAME:
+    """Check that the workload can run here, before anything is built or logged."""
+    if config.weights != RANDOM and config.model == ProfileConfig.model_fields["model"].default:
         config = config.model_copy(update={"model": config.weights})
-    architecture = load_architecture(config.model)
-    if config.weights not in (RANDOM, config.model) and load_architecture(config.weights) != architecture:
-        raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
-    if config.weights != RANDOM:
-        from stagemeter.profiling.session import require_weights
-
-        require_weights(outside_path(config.weights, "weights"))
-    workload = plan_request(config, describe_model(config.model))
-    require_runnable(workload)
+    model = describe_model(config.model, config.trust_remote_code)
+    weights = None if config.weights == RANDOM else outside_path(config.weights, "weights")
+    if weights is not None:
+        _require_weights_of(model, config, weights)
+    refuse_adapter(config, "profile")
+    workload = plan_request(config, model)
+    require_runnable(workload, model)
     if workload.kv_cache_dtype is not None:
         raise StagemeterError(
-            f"kv_cache_dtype {workload.kv_cache_dtype} cannot be run here, where the cache is of {workload.dtype} as "
-            "all is; leave it out, or take times of an engine that does it to import-profile"
+            f"kv_cache_dtype: {workload.kv_cache_dtype} cannot be run here, where the cache has the data type of the "
+            f"model, {workload.dtype}. Leave it out, or take times of an engine that does it to import-profile"
         )
-    refuse_adapter(config, "profile")
+    if model.quantization is not None:
+        raise StagemeterError(
+            f"model: {model.name} stores its weights in fewer bits, which cannot be run here. Take the times of an "
+            "engine that runs it to import-profile"
+        )
     device = choose_device(config.device)
     require_dtype(device, config.dtype)
-    need = memory_need(FAMILY, architecture, workload)
+    need = memory_need(model.family, model.architecture, workload)
     require_memory(device, need.needed, f"weights, KV cache and the {need.stage} stage")
-    return _Plan(config, architecture, workload, device)
+    return _Plan(config, model, weights, workload, device)
 
 
-def _prepare(plan: _Plan, tell: Callable[[str], None]) -> tuple[DeepSeekOCRSession, Request]:
-    """Build the model and the inputs of the request."""
-    from stagemeter.analysis.analyzer import DeepseekOCRStaticAnalyzer
-    from stagemeter.models.families.deepseek_ocr.prompt import vary_text
-    from stagemeter.profiling.harness import Request
-    from stagemeter.profiling.session import DeepSeekOCRSession
+def _require_weights_of(model: ModelDescription, config: ProfileConfig, weights: Path) -> None:
+    """Refuse a checkpoint that cannot be loaded, or is of another model."""
+    if config.weights != config.model:
+        other = describe_model(config.weights, config.trust_remote_code)
+        if other.architecture.hash != model.architecture.hash:
+            raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
+    from stagemeter.profiling.weights import require_weights
 
-    config, workload = plan.config, plan.workload
+    require_weights(weights)
+
+
+def _build(plan: _Plan, tell: Callable[[str], None]) -> Session:
+    from stagemeter.profiling.running import Session
+
     tell("weights")
-    if config.weights == RANDOM:
-        session = DeepSeekOCRSession.from_config(plan.architecture, plan.device, config.dtype, name=config.model)
-    else:
-        session = DeepSeekOCRSession.from_local(config.weights, plan.device, dtype=config.dtype)
-    tell("page")
-    # A length that was set by hand is reached with text.
-    filled = replace(workload, text_tokens=workload.prompt_tokens - workload.image_tokens)
-    input_ids, model_kwargs = DeepseekOCRStaticAnalyzer(session).prepare_inputs(config, filled)
-    input_ids = vary_text(input_ids, model_kwargs["images_seq_mask"], plan.architecture.decoder.vocabulary)
-    return session, Request(input_ids, model_kwargs, workload.new_tokens)
+    session = Session.build(plan.model, plan.device, plan.config.dtype, plan.weights)
+    pixels = plan.model.family.pixels
+    if pixels is not None and not plan.config.use_synthetic_inputs:
+        tell("page")
+        session.page = pixels(load_picture(plan.config), plan.workload)
+    return session
 
 
-def _measure(
-    session: DeepSeekOCRSession, request: Request, plan: _Plan, measured: _Measured, tell: Callable[[str], None]
-) -> None:
+def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[[str], None]) -> None:
     """Fill `measured`."""
     from stagemeter.profiling import harness
     from stagemeter.profiling.routing import count_experts
 
-    config = plan.config
+    config, workload = plan.config, plan.workload
     totals = {"warm-up": config.warmup, "repeat": config.repeats}
 
     def on_stage(kind: str, number: int, stage: str) -> None:
         tell(f"{kind} {number}/{totals[kind]}: {stage}")
 
-    measured.experts_read = harness.warm_up(session, request, config.warmup, on_stage)
-    for repeat in harness.measure(session, request, config.repeats, on_stage):
+    measured.experts_read = harness.warm_up(session, workload, config.warmup, on_stage)
+    for repeat in harness.measure(session, workload, config.repeats, on_stage):
         measured.repeats.append(repeat)
         logger.info("repeat %d of %d took %.4g ms", len(measured.repeats), config.repeats, repeat.request_ms)
     measured.memory = harness.peak_memory(session.device)
     if not config.warmup:
         tell("experts")
-        measured.experts_read = count_experts(session, request)
+        measured.experts_read = count_experts(session, session.prepare(workload))
     if config.trace != "none":
         tell("trace")
-        measured.trace = harness.trace(session, request)
+        measured.trace = harness.trace(session, workload)
 
 
-def _document(plan: _Plan, session: DeepSeekOCRSession, measured: _Measured) -> ProfileDocument:
+def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocument:
     from stagemeter.hardware.machine import describe_machine
     from stagemeter.profiling.clock import StageClock
     from stagemeter.profiling.harness import TRACED_STEPS, overhead, peak_memory
@@ -193,7 +196,7 @@ def _document(plan: _Plan, session: DeepSeekOCRSession, measured: _Measured) -> 
         **{f"harness_overhead/{stage}": share for stage, share in overhead(repeats, session.device).items()},
         **{f"{EXPERTS_READ}/{stage}": count for stage, count in measured.experts_read.items()},
     }
-    notes = list(repeats[0].notes)
+    notes = [*repeats[0].notes, *_notes(plan, session)]
     if len(repeats) < plan.config.repeats:
         notes.append(f"interrupted: {len(repeats)} of {plan.config.repeats} repeats were measured")
     if measured.trace is not None and plan.workload.decode_steps > TRACED_STEPS:
@@ -210,16 +213,24 @@ def _document(plan: _Plan, session: DeepSeekOCRSession, measured: _Measured) -> 
     return profile_document(
         profile,
         plan.workload,
-        model=plan.config.model,
-        family=FAMILY.name,
-        architecture_hash=plan.architecture.hash,
+        model=plan.model.name,
+        family=plan.model.family.name,
+        architecture_hash=plan.model.architecture.hash,
         config=plan.config.model_dump(),
     )
 
 
+def _notes(plan: _Plan, session: Session) -> list[str]:
+    """Say what the request was made of."""
+    notes = list(plan.model.notes)
+    if plan.workload.global_views and session.page is None:
+        notes.append("random numbers stand for the pixels: what is on a page changes no time but that of experts")
+    return notes
+
+
 @contextmanager
 def _memory_errors(plan: _Plan) -> Iterator[None]:
-    """Say what ran out of memory, and what would need less."""
+    """Say which device ran out of memory, and which settings need less."""
     try:
         yield
         return
@@ -235,12 +246,12 @@ def _memory_errors(plan: _Plan) -> Iterator[None]:
 
 @contextmanager
 def _progress(requests: int) -> Iterator[Callable[[str], None]]:
-    """Show a bar on stderr that moves with every request; the block gets a function that says what is being done."""
+    """Show a bar on stderr that moves with every request; yield a function that names the current step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn seldom: on few cores, drawing would take time from what is measured.
+    # Drawn seldom: on few cores, drawing takes time from the measurement.
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True) as progress:
         task = progress.add_task("profiling", total=requests)
         current = ""

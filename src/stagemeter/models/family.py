@@ -303,6 +303,8 @@ class Family(Generic[Architecture]):
     quantized : callable or None
         Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
         are counted like those of others.
+    pixels : callable or None
+        Pixels of the views of a picture at a workload, by the model's argument. None: a profile takes random numbers.
     """
 
     name: str
@@ -322,6 +324,7 @@ class Family(Generic[Architecture]):
     rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
     modes: Mapping[str, Resolution] = field(default_factory=dict)
     videos: bool = False
+    pixels: Callable[[Any, Workload], Mapping[str, Any]] | None = None
 
     @property
     def reads_pages(self) -> bool:
@@ -332,6 +335,10 @@ class Family(Generic[Architecture]):
     def has_closed_forms(self) -> bool:
         """Whether every stage has one."""
         return all(stage.cost is not None for stage in self.stages)
+
+    def page_in_prompt(self, architecture: Architecture) -> bool:
+        """Whether the tokens of a page are part of the prompt, as they are of no encoder-decoder's."""
+        return self.prompt_tokens(architecture, 2, 0) > 1
 
     def stage(self, name: str) -> Stage[Architecture]:
         """Return a stage by its name.

@@ -1,55 +1,110 @@
-"""Taking the time of stages as they run: CUDA events on a GPU, a monotonic clock elsewhere."""
+"""Named ranges around stages as they run, and their times: CUDA events on a GPU, a monotonic clock elsewhere."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.profiling.ranges import TimeRange, own_times
-from stagemeter.profiling.scopes import annotate
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-#: Ranges that are opened and closed to find out what that costs.
+#: Opens a range of a name for the length of a ``with`` block.
+Scope = Callable[[str], AbstractContextManager[None]]
+
+#: Ranges that are timed to find the cost of timing one.
 _TRIALS = 1000
 
 
-class StageClock:
-    """Times named ranges on one device.
+@contextmanager
+def annotate(name: str) -> Iterator[None]:
+    """Open a range that torch's profiler records as a user annotation and, with CUDA, Nsight Systems as an NVTX range.
 
-    A call opens a range; what runs inside of it, nested ranges included, is timed. `take` hands over what was timed
-    since the last time.
+    Parameters
+    ----------
+    name : str
+        Name of the range, such as that of a stage.
+    """
+    import torch
+
+    nvtx: Any = torch.cuda.nvtx if torch.cuda.is_available() else None
+    with torch.profiler.record_function(name):
+        if nvtx is not None:
+            nvtx.range_push(name)
+        try:
+            yield
+        finally:
+            if nvtx is not None:
+                nvtx.range_pop()
+
+
+@contextmanager
+def scoped_modules(modules: Iterable[tuple[str, nn.Module]], scope: Scope) -> Iterator[None]:
+    """Open a range around each call of some modules. The hooks go when the block ends, after errors too.
+
+    Parameters
+    ----------
+    modules : iterable of tuple
+        Name of the range and module. No module calls itself.
+    scope : callable
+        Opens a range.
+    """
+    opened: dict[nn.Module, AbstractContextManager[None]] = {}
+
+    def enter(module: nn.Module, name: str) -> None:
+        opened[module] = scope(name)
+        opened[module].__enter__()
+
+    def leave(module: nn.Module) -> None:
+        # torch also calls this for a module that failed before the range was opened.
+        context = opened.pop(module, None)
+        if context is not None:
+            context.__exit__(None, None, None)
+
+    with ExitStack() as stack:
+        for name, module in modules:
+            before = module.register_forward_pre_hook(lambda module, args, name=name: enter(module, name))
+            after = module.register_forward_hook(lambda module, args, out: leave(module), always_call=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        yield
+
+
+class StageClock:
+    """A timer of named ranges on one device.
+
+    A call opens a range. Its time includes that of nested ranges. `take` returns the ranges since the last `take`.
 
     Parameters
     ----------
     device : torch.device
-        Where the work runs. On CUDA, events are put into the stream at both ends of a range: the time is the device's
-        own, and nothing waits for anything while the work runs. On other accelerators the device is waited for at
-        both ends.
+        Where the work runs. On CUDA, an event marks each end of a range in the stream, so that the time is the
+        device's own and the host does not wait. On other accelerators the host waits for the device at both ends.
     on_enter : callable, optional
-        Told the name of each range that is opened, before its time begins.
+        Called with the name of each range before its time begins.
     """
 
     def __init__(self, device: torch.device, on_enter: Callable[[str], None] | None = None) -> None:
         self._device = device
         self._on_enter = on_enter
         self._marks: list[tuple[str, int, int]] = []
-        #: On CUDA, marks are places in here, and times elsewhere: events tell only how far apart they are.
+        #: On CUDA, marks are indices into this list, elsewhere times: two events tell only how far apart they are.
         self._events: list[Any] = []
 
     @property
     def kind(self) -> str:
-        """What the times are taken with."""
+        """Kind of clock."""
         return "CUDA events" if self._device.type == "cuda" else "monotonic clock"
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time a range, which torch's profiler and NVTX see under the same name."""
+        """Time a range, which torch's profiler and NVTX record under the same name."""
         if self._on_enter is not None:
             self._on_enter(name)
         with annotate(name):
@@ -60,19 +115,19 @@ class StageClock:
                 self._marks.append((name, start, self._mark()))
 
     def take(self) -> list[TimeRange]:
-        """Wait for the device, and return what was timed, in nanoseconds from an arbitrary beginning."""
+        """Wait for the device, and return the timed ranges in nanoseconds from an arbitrary origin."""
         self.synchronize()
         marks, events = self._marks, self._events
         self._marks, self._events = [], []
         if self._device.type != "cuda":
             return [TimeRange(name, start, end) for name, start, end in marks]
-        # From one to the next: what lies between two is a float of 24 bits, which tells microseconds for a minute.
+        # From event to event: a difference is a float of 24 bits, which resolves microseconds for a minute only.
         steps = (round(1e6 * before.elapsed_time(after)) for before, after in pairwise(events))
         times = list(accumulate(steps, initial=0))
         return [TimeRange(name, times[start], times[end]) for name, start, end in marks]
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished its work."""
         import torch
 
         if self._device.type != "cpu":
@@ -93,14 +148,14 @@ class StageClock:
 
 @dataclass(frozen=True, slots=True)
 class RangeCost:
-    """What timing a range costs, in milliseconds.
+    """Cost of timing a range, in milliseconds.
 
     Attributes
     ----------
     inside : float
-        What of it falls into the time of the range itself.
+        Part that falls into the time of the range itself.
     around : float
-        What of it falls into the time of the range that it is nested in.
+        Part that falls into the time of the range around it.
     """
 
     inside: float
@@ -108,7 +163,7 @@ class RangeCost:
 
 
 def cost_of_a_range(device: torch.device) -> RangeCost:
-    """Find out what it costs to time a range: an empty one inside of another, many times over."""
+    """Measure the cost of timing a range: time an empty one inside of another, many times."""
     clock = StageClock(device)
     with clock("outer"):
         for _ in range(_TRIALS):

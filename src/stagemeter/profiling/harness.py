@@ -1,4 +1,4 @@
-"""Running a workload for real and taking the time of its stages, again and again."""
+"""Run a workload for real, and time its stages, again and again."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stagemeter.core.scratch import scratch_folder
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
-from stagemeter.models.families.deepseek_ocr.family import VISION_MODULES
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
+from stagemeter.core.workload import Workload
 from stagemeter.profiling.clock import StageClock, cost_of_a_range
 from stagemeter.profiling.ranges import own_times
 from stagemeter.profiling.routing import count_experts
@@ -22,21 +22,12 @@ from stagemeter.profiling.routing import count_experts
 if TYPE_CHECKING:
     import torch
 
-    from stagemeter.profiling.session import DeepSeekOCRSession
+    from stagemeter.profiling.running import Session
 
-#: At most how many decode steps a trace shows: they are all alike, and a trace of hundreds cannot be looked at.
+#: Decode steps that a trace shows at most: they are alike, and a trace of hundreds is too long to read.
 TRACED_STEPS = 8
 
 OnStage = Callable[[str, int, str], None]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is run: token ids, pages, and how many tokens to generate."""
-
-    input_ids: torch.Tensor
-    model_kwargs: dict[str, Any]
-    new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +53,20 @@ class Repeat:
 
 
 def warm_up(
-    session: DeepSeekOCRSession, request: Request, warmup: int, on_stage: OnStage = lambda kind, number, stage: None
+    session: Session, workload: Workload, warmup: int, on_stage: OnStage = lambda kind, number, stage: None
 ) -> dict[str, float]:
-    """Run a request that is not measured some times, and count in the first of them which experts it reads.
+    """Run a request without measuring it, and count the experts that the first run reads.
 
     Parameters
     ----------
-    session : DeepSeekOCRSession
+    session : Session
         Model and device.
-    request : Request
-        What to run.
+    workload : Workload
+        The work.
     warmup : int
-        How many times.
+        How often.
     on_stage : callable
-        Told of each stage that begins: ``warm-up``, the number of the request from one, and the stage.
+        Called for each stage that begins with ``warm-up``, the number of the request from one, and the stage.
 
     Returns
     -------
@@ -86,43 +77,43 @@ def warm_up(
     for number in range(1, warmup + 1):
         on_enter = _once_a_stage(on_stage, "warm-up", number)
         if number == 1:
-            experts = count_experts(session, request, on_enter)
+            experts = count_experts(session, session.prepare(workload), on_enter)
         else:
-            _run(session, request, on_enter)
+            _run(session, workload, on_enter)
     return experts
 
 
 def measure(
-    session: DeepSeekOCRSession,
-    request: Request,
+    session: Session,
+    workload: Workload,
     repeats: int,
     on_stage: OnStage = lambda kind, number, stage: None,
 ) -> Iterator[Repeat]:
-    """Run a request over and over, and take the time of its stages.
+    """Run a request again and again, and time its stages.
 
     Parameters
     ----------
-    session : DeepSeekOCRSession
+    session : Session
         Model and device.
-    request : Request
-        What to run.
+    workload : Workload
+        The work.
     repeats : int
-        How many times.
+        How often.
     on_stage : callable
-        Told of each stage that begins: ``repeat``, its number from one, and the stage.
+        Called for each stage that begins with ``repeat``, its number from one, and the stage.
 
     Yields
     ------
     Repeat
-        Each as soon as it is measured, so that those there are survive an interrupt.
+        Each as soon as it is measured, so that an interrupt loses none.
     """
     _forget_peak(session.device)
     for number in range(1, repeats + 1):
-        yield _run(session, request, _once_a_stage(on_stage, "repeat", number))
+        yield _run(session, workload, _once_a_stage(on_stage, "repeat", number))
 
 
 def _once_a_stage(on_stage: OnStage, kind: str, number: int) -> Callable[[str], None]:
-    """Tell of a stage when it begins; a request has a range for every decode step, and once is enough for people."""
+    """Report a stage once in a row, although each decode step is a range of its own."""
     last = ""
 
     def tell(stage: str) -> None:
@@ -134,11 +125,11 @@ def _once_a_stage(on_stage: OnStage, kind: str, number: int) -> Callable[[str], 
     return tell
 
 
-def _run(session: DeepSeekOCRSession, request: Request, on_enter: Callable[[str], None]) -> Repeat:
-    clock = StageClock(session.device, on_enter)
+def _run(session: Session, workload: Workload, on_enter: Callable[[str], None]) -> Repeat:
+    request, clock = session.prepare(workload), StageClock(session.device, on_enter)
     clock.synchronize()
     start = time.perf_counter_ns()
-    session.run_inference(request.input_ids, request.model_kwargs, request.new_tokens, clock)
+    session.run(request, clock)
     ranges = clock.take()
     request_ms = (time.perf_counter_ns() - start) / 1e6
     partition = own_times(ranges)
@@ -151,34 +142,34 @@ def _run(session: DeepSeekOCRSession, request: Request, on_enter: Callable[[str]
 
 
 def overhead(repeats: Sequence[Repeat], device: torch.device) -> dict[str, float]:
-    """Share of each stage's time that taking it cost: of its own ranges, and of those that are nested in it."""
+    """Return the share of each stage's time that timing it cost: its own ranges and those nested in it."""
     cost = cost_of_a_range(device)
     counts = repeats[0].ranges
-    nested = sum(counts.get(stage, 0) for stage in VISION_MODULES)
+    nested = sum(count for stage, count in counts.items() if stage not in (PREFILL, DECODE))
     spent = {stage: cost.inside * (1 if stage == DECODE else count) for stage, count in counts.items()}
-    spent["prefill"] += cost.around * nested
+    spent[PREFILL] += cost.around * nested
     return {
         stage: milliseconds / median(repeat.times_ms[stage] for repeat in repeats)
         for stage, milliseconds in spent.items()
     }
 
 
-def trace(session: DeepSeekOCRSession, request: Request) -> bytes:
+def trace(session: Session, workload: Workload) -> bytes:
     """Run a request once more under torch's profiler.
 
     Returns
     -------
     bytes
-        A Chrome trace, compressed, with a user annotation per stage; of at most `TRACED_STEPS` decode steps.
+        A compressed Chrome trace of at most `TRACED_STEPS` decode steps, with a user annotation a stage.
     """
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CPU]
     if session.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    new_tokens = min(request.new_tokens, TRACED_STEPS + 1)
+    request = session.prepare(replace(workload, new_tokens=min(workload.new_tokens, TRACED_STEPS + 1)))
     with torch.profiler.profile(activities=activities) as profiler:
-        session.run_inference(request.input_ids, request.model_kwargs, new_tokens)
+        session.run(request)
         StageClock(session.device).synchronize()
     with scratch_folder() as folder:
         path = folder / "trace.json"
@@ -187,7 +178,7 @@ def trace(session: DeepSeekOCRSession, request: Request) -> bytes:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory in bytes that was in use: of the GPU by torch's allocator, elsewhere by this process."""
+    """Return the peak memory in bytes: of the GPU by torch's allocator, elsewhere of this process."""
     import torch
 
     if device.type == "cuda":

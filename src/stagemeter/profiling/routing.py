@@ -1,4 +1,4 @@
-"""How many experts a request reads, counted while it runs: bytes depend on it, and only the weights decide it."""
+"""How many experts a request reads, counted as it runs: the bytes depend on it, and only the weights decide it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.models.families.deepseek_ocr.family import EXPERTS_MODULE, VISION_MODULES
-from stagemeter.profiling.scopes import annotate
+from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.profiling.clock import annotate
 
 if TYPE_CHECKING:
-    from stagemeter.profiling.harness import Request
-    from stagemeter.profiling.session import DeepSeekOCRSession
+    from torch import nn
+
+    from stagemeter.profiling.request import Request
+    from stagemeter.profiling.running import Session
 
 
 def count_experts(
-    session: DeepSeekOCRSession, request: Request, on_enter: Callable[[str], None] = lambda stage: None
+    session: Session, request: Request, on_enter: Callable[[str], None] = lambda stage: None
 ) -> dict[str, float]:
-    """Run a request and count the experts whose weights it reads.
-
-    The count takes time of its own, so that the request must not be one of those that are measured.
+    """Run a request and count the experts whose weights it reads. The count takes time: do not measure this request.
 
     Parameters
     ----------
-    session : DeepSeekOCRSession
+    session : Session
         Model and device.
     request : Request
         What to run.
     on_enter : callable
-        Told of every stage that begins.
+        Called with the name of every stage that begins.
 
     Returns
     -------
     dict
-        By stage, ``prefill`` and ``decode``, how many different experts of a layer are read in one pass: mean over the
-        layers that have experts, and over the decode steps. Empty for a model without experts.
+        For ``prefill`` and ``decode``, how many different experts of a layer one pass reads: the mean over layers with
+        experts and over decode steps. Empty for a model without experts, or one that runs all of them on every token.
     """
     counts: dict[str, list[int]] = defaultdict(list)
     current = ""
@@ -45,18 +45,20 @@ def count_experts(
     def scope(name: str) -> Iterator[None]:
         nonlocal current
         on_enter(name)
+        if name in (PREFILL, DECODE):
+            current = name
         with annotate(name):
-            if name not in VISION_MODULES:
-                current = name
             yield
 
-    def count(module: Any, arguments: tuple[Any, ...]) -> None:
-        _, chosen, *_ = arguments
-        counts[current].append(chosen.unique().numel())
+    def count(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # Called with the hidden states, the experts that each token chose, and their weights.
+        chosen = next((value for value in arguments if not value.is_floating_point()), None)
+        if chosen is not None:
+            counts[current].append(chosen.unique().numel())
 
     with ExitStack() as hooks:
         for name, module in session.model.named_modules():
-            if name.endswith(EXPERTS_MODULE):
+            if name.endswith("experts") and hasattr(module, "num_experts"):
                 hooks.callback(module.register_forward_pre_hook(count).remove)
-        session.run_inference(request.input_ids, request.model_kwargs, request.new_tokens, scope)
+        session.run(request, scope)
     return {stage: fmean(found) for stage, found in counts.items()}

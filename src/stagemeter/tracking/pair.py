@@ -16,12 +16,12 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_link
 from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
+from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.pairing import mfu_description, mfu_markdown, roofline_page, roofline_picture, roofline_points
 from stagemeter.hardware.roofline import Peak
 from stagemeter.profiling.profile import LONGEST_MS
-from stagemeter.profiling.readers import STAGES
 from stagemeter.tracking.artifacts import log_files
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
@@ -52,8 +52,8 @@ _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", 
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: The metrics of a pairing.
 _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
-#: What a time can be of.
-_TIMED = tuple(stage for stage in STAGES if stage != "request")
+#: What the names of times begin with.
+_TIME = "time_ms/"
 #: How many profiles a static run lists.
 _LISTED = 100
 
@@ -158,7 +158,8 @@ def link_back(static: Run, profiles: Sequence[str]) -> None:
 
 def _times(run: Run) -> dict[str, float]:
     """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
-    times = {stage: run.data.metrics[f"time_ms/{stage}"] for stage in _TIMED if f"time_ms/{stage}" in run.data.metrics}
+    logged = {name.removeprefix(_TIME): value for name, value in run.data.metrics.items() if name.startswith(_TIME)}
+    times = {stage: value for stage, value in logged.items() if stage not in (REQUEST, TOTAL)}
     for stage, value in times.items():
         if not 0 < value <= LONGEST_MS:
             raise StagemeterError(

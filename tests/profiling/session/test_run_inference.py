@@ -7,7 +7,7 @@ import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
 from stagemeter.models.lookup import load_architecture
-from stagemeter.profiling.scopes import scoped_modules
+from stagemeter.profiling.clock import scoped_modules
 
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, dtype="float32")
 PLAIN = AnalysisConfig(base_size=128, crop_mode=False, image_w=100, image_h=150, dtype="float32")
@@ -102,7 +102,7 @@ def test_ranges_are_closed_and_hooks_removed_when_a_module_fails(session, monkey
 
     projector = session.model.model.multi_modal_projector
     monkeypatch.setattr(projector, "forward", breaks)
-    with pytest.raises(RuntimeError, match="on purpose"), scoped_modules({"projector": projector}, scope):
+    with pytest.raises(RuntimeError, match="on purpose"), scoped_modules([("projector", projector)], scope):
         projector(torch.zeros(1))
     assert open_ranges == []
     assert not projector._forward_hooks

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stagemeter.models.generic.passes import FoundModel
 
 NAME = "generic"
-_VISION, _PROJECTOR, _ENCODE = "vision", "projector", "encode"
+_TOWER, _PROJECTOR, _ENCODE = "tower", "projector", "encode"
 #: Settings of a decoder that say after how many tokens the cost of a step stops growing as it did.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 #: Settings that say how many experts there are, and how many one token uses.
@@ -162,7 +162,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
         run_whole(found, workload, recorder, 1, workload.decode_context - 1, pages=False)
 
     owners = {
-        _VISION: shares.vision,
+        _TOWER: shares.vision,
         _PROJECTOR: shares.projector,
         _ENCODE: shares.encoder,
         "prefill": shares.decoder,
@@ -172,7 +172,7 @@ def _family(found: FoundModel, shares: _Shares) -> Family[FoundModel]:
     both = (*shares.decoder, *parts.tail)
     make = partial(_stage, owners, parameters)
     stages = [
-        make(_VISION, "vision tower over the page", shares.vision, see),
+        make(_TOWER, "vision tower over the page", shares.vision, see),
         make(_PROJECTOR, "from the vision tower to the decoder's width", shares.projector, project),
         make(_ENCODE, "encoder over the source", shares.encoder, encode),
         make("prefill", "decoder over the prompt, output head", both, prefill),

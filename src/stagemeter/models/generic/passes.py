@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
@@ -61,6 +61,17 @@ class FoundModel:
     model: Any
     parts: Parts
     known: KnownValues = field(default_factory=KnownValues)
+
+    def with_weights(self, model: Any) -> FoundModel:
+        """Return the same of a model that has weights, where tensors hold their values themselves."""
+        return replace(self, model=model, known=cast(KnownValues, nullcontext()))
+
+    def place(self, value: torch.Tensor) -> torch.Tensor:
+        """Put a tensor where the model is; on the meta device its values are noted beside its shape."""
+        made = value.to(self.model.device)
+        if made.is_meta:
+            self.known.give(made, value)
+        return made
 
     @property
     def hash(self) -> str:
@@ -300,10 +311,7 @@ def bare(found: FoundModel, page: Mapping[str, Any]) -> dict[str, Any]:
     def shape_of(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        dtype = found.model.dtype if value.is_floating_point() else value.dtype
-        made = torch.empty(value.shape, dtype=dtype, device="meta")
-        found.known.give(made, value)
-        return made
+        return found.place(value.to(found.model.dtype) if value.is_floating_point() else value)
 
     made: dict[str, Any] = tree_map(shape_of, dict(page))
     return made
@@ -332,10 +340,7 @@ def _token_types(found: FoundModel, batch: int, tokens: int, image: int) -> dict
 
 
 def _of_values(found: FoundModel, rows: list[list[int]]) -> torch.Tensor:
-    value = torch.tensor(rows)
-    made = torch.empty_like(value, device="meta")
-    found.known.give(made, value)
-    return made
+    return found.place(torch.tensor(rows))
 
 
 def _placeholder(config: Any) -> int:

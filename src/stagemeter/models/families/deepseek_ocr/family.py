@@ -48,10 +48,6 @@ _CLIP = "model.vision_tower.vision_encoder"
 _PROJECTOR = "model.multi_modal_projector"
 _DECODER = "model.language_model"
 _HEAD = "lm_head"
-#: The stages that run inside of the first forward pass, before its prefill, and the module that each is.
-VISION_MODULES = {"sam": _SAM, "clip": _CLIP, "projector": _PROJECTOR}
-#: What the modules that hold a layer's experts are named; they are called with the experts that each token chose.
-EXPERTS_MODULE = ".mlp.experts"
 
 
 def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -159,6 +155,12 @@ def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
     return [empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
 
 
+def _pixels(page: Any, workload: Workload) -> Mapping[str, torch.Tensor]:
+    from stagemeter.models.families.deepseek_ocr.page import view_pixels
+
+    return view_pixels(page, workload)
+
+
 def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
     """Views, side and channels of SAM's feature maps."""
     sam = model.config.vision_config.sam_config
@@ -226,4 +228,5 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     other_parameters=_other_parameters,
     architecture_from_sizes=architecture_from_sizes,
     whole_passes=page_passes(language_model, page_inputs, keeps_everything=True),
+    pixels=_pixels,
 )

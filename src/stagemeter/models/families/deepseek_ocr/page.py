@@ -6,7 +6,7 @@ The views are those of ``infer`` and ``dynamic_preprocess`` in ``modeling_deepse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps
@@ -70,6 +70,29 @@ def request_inputs(
         "images_spatial_crop": torch.tensor([workload.tile_grid] * batch, device=device),
     }
     return torch.tensor([prompt.input_ids] * batch, device=device), kwargs
+
+
+def page_arguments(model_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate pages from the arguments of the authors' code to those of transformers' model."""
+    import torch
+
+    local_views, global_views = zip(*model_kwargs["images"], strict=True)
+    arguments: dict[str, Any] = {"pixel_values": torch.cat(global_views)}
+    local_pixels = torch.cat(local_views)
+    if len(local_pixels):
+        arguments["pixel_values_local"] = local_pixels
+        arguments["num_local_patches"] = [len(views) for views in local_views]
+        arguments["patches_grid"] = model_kwargs["images_spatial_crop"].tolist()
+    return arguments
+
+
+def view_pixels(page: Image.Image, workload: Workload) -> dict[str, torch.Tensor]:
+    """Return the pixels of the views of a page, by the argument of transformers' model."""
+    import torch
+
+    crops = workload.local_views > 0 or workload.image_size != workload.base_size
+    _, model_kwargs = request_inputs(workload, lambda: page, crops, torch.device("cpu"))
+    return {name: value for name, value in page_arguments(model_kwargs).items() if isinstance(value, torch.Tensor)}
 
 
 def global_view(page: Image.Image, side: int, stretch: bool = False) -> Image.Image:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 #: ``<image>`` in DeepSeek-OCR's tokenizer. Newlines and separators of a page carry it as well.
 IMAGE_TOKEN_ID = 128815
@@ -51,31 +51,3 @@ def build_prompt(image_tokens: int, text_tokens: int) -> Prompt:
         input_ids=(BOS_TOKEN_ID, *[IMAGE_TOKEN_ID] * image_tokens, *[TEXT_TOKEN_ID] * after),
         image_mask=(False, *[True] * image_tokens, *[False] * after),
     )
-
-
-def vary_text(input_ids: torch.Tensor, image_mask: torch.Tensor, vocabulary: int) -> torch.Tensor:
-    """Put another text token at every text position behind BOS, the same ones every time.
-
-    The cost of a token does not depend on which it is. But equal tokens choose equal experts, so that a batch of equal
-    rows would read fewer weights than different pages do.
-
-    Parameters
-    ----------
-    input_ids, image_mask : torch.Tensor
-        Shape ``(batch, prompt tokens)``, see `Prompt`.
-    vocabulary : int
-        Number of tokens that the model knows.
-
-    Returns
-    -------
-    torch.Tensor
-        Token ids of the same shape, data type and device.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    highest = min(vocabulary, IMAGE_TOKEN_ID)
-    others = torch.randint(TEXT_TOKEN_ID, highest, tuple(input_ids.shape), generator=generator).to(input_ids)
-    text = ~image_mask
-    text[:, 0] = False
-    return torch.where(text, others, input_ids)

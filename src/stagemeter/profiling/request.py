@@ -1,0 +1,220 @@
+"""The passes of a real request: the calls that a family's own passes make, with values in place of zeros."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
+from stagemeter.models.family import Family, Runner
+
+if TYPE_CHECKING:
+    import torch
+
+#: Names of a model's arguments for token ids, and for the cache.
+_TOKENS = ("decoder_input_ids", "input_ids")
+_CACHES = ("past_key_values", "cache_params")
+#: Settings that hold token ids with a meaning of their own, and those whose tokens stand for a picture or mark one.
+_SPECIAL = re.compile(r"_(token|patch)_(id|ids|index)$")
+_OF_PICTURES = re.compile(r"(image|video|vision|media|boi|eoi)\w*_(id|index)$")
+#: Settings that name the token of a picture, in the order in which they are asked.
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "media_placeholder_token_id", "image_patch_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a module with keyword arguments."""
+
+    module: Any
+    arguments: dict[str, Any]
+
+    @property
+    def tokens(self) -> str:
+        """Name of the argument that holds the decoder's token ids."""
+        return next(name for name in _TOKENS if name in self.arguments)
+
+    @property
+    def cache(self) -> str:
+        """Name of the argument that holds the cache."""
+        return next(name for name in _CACHES if name in self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The calls of one request. The cache fills as it runs, so a request runs once.
+
+    Attributes
+    ----------
+    prefill : Call
+        First pass: pages and prompt, with an empty cache.
+    step : Call
+        A decode step; token ids, positions, cache and encoder's output are those of the request as it runs.
+    prompt_tokens, new_tokens : int
+        Tokens of the prompt, and tokens to generate.
+    """
+
+    prefill: Call
+    step: Call
+    prompt_tokens: int
+    new_tokens: int
+
+
+def make_request(
+    model: Any,
+    family: Family[Any],
+    architecture: Any,
+    workload: Workload,
+    page: Mapping[str, torch.Tensor] | None = None,
+) -> Request:
+    """Make a request of the shapes of a workload, the same values every time.
+
+    Token ids of text differ from one another, since equal tokens choose equal experts.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, with weights.
+    family : Family
+        Its family, whose own passes say what the model takes.
+    architecture : object
+        Its sizes.
+    workload : Workload
+        The work.
+    page : mapping, optional
+        Pixels of a picture, by argument. Default: random numbers.
+    """
+    import torch
+
+    # Of an empty cache: a request brings its own.
+    first = replace(workload, decode_context=1)
+    prefill = _first_call(model, architecture, workload, family.whole_passes["forward"])
+    step = _first_call(model, architecture, first, family.whole_passes["decode"])
+    generator = torch.Generator().manual_seed(0)
+    # The passes of a model without closed forms place the page themselves.
+    in_prompt = family.has_closed_forms and family.page_in_prompt(architecture)
+    for name, value in prefill.arguments.items():
+        if name in _CACHES:
+            continue
+        if name in _TOKENS:
+            pages = workload.image_tokens if in_prompt and name == "input_ids" else 0
+            prefill.arguments[name] = _varied_text(model, value, pages, generator)
+        elif page is not None and name in page:
+            prefill.arguments[name] = page[name].to(value)
+        else:
+            prefill.arguments[name] = _with_values(name, value, generator)
+    for name, value in step.arguments.items():
+        if "mask" in name:
+            step.arguments[name] = _with_values(name, value, generator)
+    return Request(prefill, step, workload.prompt_tokens, workload.new_tokens)
+
+
+class _ReachedError(Exception):
+    """A pass has called its model."""
+
+
+class _NoRecorder:
+    """A recorder of caches that records nothing."""
+
+    is_paused = False
+
+    def record_cache_update(self, key: Any, value: Any, added: int) -> None:
+        """Record nothing."""
+
+    def record_state(self, state: Any, added: int) -> None:
+        """Record nothing."""
+
+    def known_values(self) -> AbstractContextManager[None]:
+        """Do nothing: tensors with values need no notes of them."""
+        return nullcontext()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Mark a block whose calls prepare a pass and are no part of it."""
+        before, self.is_paused = self.is_paused, True
+        try:
+            yield
+        finally:
+            self.is_paused = before
+
+
+def _first_call(model: Any, architecture: Any, workload: Workload, run: Runner) -> Call:
+    """Return the first call that a pass makes, without running it."""
+    recorder, found = _NoRecorder(), []
+
+    def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not recorder.is_paused:
+            found.append(Call(module, dict(kwargs)))
+            raise _ReachedError
+
+    import torch
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in model.modules():
+            hooks.callback(module.register_forward_pre_hook(stop, with_kwargs=True).remove)
+        try:
+            run(model, architecture, workload, recorder)
+        except _ReachedError:
+            return found[0]
+    raise StagemeterError(f"{type(model).__name__}: its pass calls no module, and cannot be profiled")
+
+
+def _with_values(name: str, value: Any, generator: torch.Generator) -> Any:
+    """Put numbers in place of tensors of one value: ones into masks, random ones into pixels."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def fill(item: Any) -> Any:
+        if not isinstance(item, torch.Tensor) or not item.is_floating_point() or item.numel() < 1:
+            return item
+        if "mask" in name:
+            return torch.ones_like(item)
+        if item.min() != item.max():
+            return item
+        return torch.randn(item.shape, generator=generator).to(item)
+
+    return tree_map(fill, value)
+
+
+def _varied_text(model: Any, ids: torch.Tensor, pages: int, generator: torch.Generator) -> torch.Tensor:
+    """Put another token at every place of text, and the page's own where the pass left them out."""
+    import torch
+
+    settings = dict(_token_settings(model.config.to_dict()))
+    special = {token for tokens in settings.values() for token in tokens}
+    of_pictures = {token for name, tokens in settings.items() if _OF_PICTURES.search(name) for token in tokens}
+    words = [token for token in range(model.config.get_text_config(decoder=True).vocab_size) if token not in special]
+    places = torch.isin(ids.cpu(), torch.tensor(sorted(of_pictures), dtype=torch.long))
+    placeholder = _placeholder(model, settings, words) if pages and not places.any() else None
+    choices = torch.tensor([word for word in words if word != placeholder] or [0])
+    varied = torch.where(places, ids.cpu(), choices[torch.randint(len(choices), ids.shape, generator=generator)])
+    if placeholder is not None:
+        # The token that begins the sequence comes before the page.
+        start = min(1, ids.shape[1] - pages)
+        varied[:, start : start + pages] = placeholder
+    return varied.to(ids.device)
+
+
+def _placeholder(model: Any, settings: Mapping[str, list[int]], words: list[int]) -> int:
+    """Return the token that stands for a picture; of a reduced vocabulary, which lacks the published one, another."""
+    name = next((name for name in _PLACEHOLDERS if name in settings), None)
+    if name is None:
+        raise StagemeterError(f"{type(model).__name__}: its configuration names no token that stands for a picture")
+    if settings[name][0] >= model.get_input_embeddings().num_embeddings:
+        setattr(model.config, name, words[0])
+    token: int = getattr(model.config, name)
+    return token
+
+
+def _token_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:
+    """Yield the settings that hold token ids: those of parts first, so that the whole model's override them."""
+    for value in settings.values():
+        if isinstance(value, Mapping):
+            yield from _token_settings(value)
+    for name, value in settings.items():
+        tokens = value if isinstance(value, list) else [value]
+        if _SPECIAL.search(str(name)) and tokens and all(type(token) is int for token in tokens):
+            yield name, tokens

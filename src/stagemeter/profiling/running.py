@@ -1,0 +1,148 @@
+"""A model that really runs: built from its configuration or loaded from a checkpoint, and asked for text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.core.workload import Workload
+from stagemeter.models.family import Family
+from stagemeter.models.generic.family import NAME as GENERIC
+from stagemeter.models.lookup import ModelDescription
+from stagemeter.profiling.clock import Scope, annotate, scoped_modules
+from stagemeter.profiling.request import Request, make_request
+from stagemeter.profiling.weights import build_model, load_model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass
+class Session:
+    """A model with weights, and where it lives.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        transformers' model.
+    architecture : object
+        Its sizes.
+    device : torch.device
+        Where its weights are; ``meta`` for a model without weights.
+    name : str
+        Its name in reports.
+    family : Family
+        Its family.
+    page : mapping or None
+        Pixels of a picture, by the model's argument; None where random numbers stand for them.
+    """
+
+    model: Any
+    architecture: Any
+    device: torch.device
+    name: str
+    family: Family[Any]
+    page: Mapping[str, torch.Tensor] | None = None
+
+    @classmethod
+    def build(cls, described: ModelDescription, device: str, dtype: str, weights: Path | None = None) -> Session:
+        """Build a model of any family.
+
+        Parameters
+        ----------
+        described : ModelDescription
+            The model.
+        device : str
+            Where its weights go.
+        dtype : str
+            Data type of the weights.
+        weights : Path, optional
+            Folder of a checkpoint. Default: random weights, the same every time.
+
+        Raises
+        ------
+        StagemeterError
+            If the weights cannot be loaded.
+        """
+        import torch
+
+        family, architecture, place = described.family, described.architecture, torch.device(device)
+        blueprint = family.build(architecture, described.config)
+        if weights is None:
+            model = build_model(type(blueprint), blueprint.config, place, dtype)
+        else:
+            model = load_model(type(blueprint), blueprint.config, weights, dtype).to(place)
+        if family.name == GENERIC:
+            architecture = architecture.with_weights(model)
+        return cls(model, architecture, place, described.name, family)
+
+    def prepare(self, workload: Workload) -> Request:
+        """Make a request of the shapes of a workload, see `stagemeter.profiling.request.make_request`."""
+        return make_request(self.model, self.family, self.architecture, workload, self.page)
+
+    def run(self, request: Request, scope: Scope = annotate) -> torch.Tensor:
+        """Run a request, greedily: the first pass yields a token, and each decode step one more.
+
+        Each stage runs in a range of its name. ``prefill`` is the first forward pass and contains the stages before
+        it; each ``decode`` is one further pass over one token, with the keys and values of all before it.
+
+        Parameters
+        ----------
+        request : Request
+            What to run. It runs once.
+        scope : callable
+            Opens a range of a name. Default: for torch's profiler and NVTX.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape ``(batch, new_tokens)``, int64. No end-of-text token ends it.
+        """
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        prefill, step = request.prefill, request.step
+        arguments = dict(step.arguments)
+        with torch.inference_mode():
+            with scoped_modules(self._modules_before_prefill(), scope), scope(PREFILL):
+                out = prefill.module(**prefill.arguments)
+                generated = [_following(out)]
+            arguments[step.cache] = prefill.arguments[prefill.cache]
+            if "encoder_outputs" in arguments:
+                arguments["encoder_outputs"] = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state)
+            for number in range(request.new_tokens - 1):
+                with scope(DECODE):
+                    arguments[step.tokens] = generated[-1]
+                    if "position_ids" in arguments:
+                        position = request.prompt_tokens + number
+                        arguments["position_ids"] = torch.full_like(step.arguments["position_ids"], position)
+                    generated.append(_following(step.module(**arguments)))
+        return torch.cat(generated, dim=1)
+
+    def _modules_before_prefill(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the modules of the stages that run inside of the first pass, with the stage's name."""
+        for stage in self.family.stages:
+            if stage.name not in (PREFILL, DECODE):
+                for path in stage.modules:
+                    for module in _callable(self.model.get_submodule(path)):
+                        yield stage.name, module
+
+
+def _following(out: Any) -> torch.Tensor:
+    token: torch.Tensor = out.logits[:, -1].argmax(-1, keepdim=True)
+    return token
+
+
+def _callable(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module, or those inside of it where it is a mere container of them."""
+    from torch import nn
+
+    if type(module).forward is nn.Module.forward:
+        for child in module.children():
+            yield from _callable(child)
+    else:
+        yield module
