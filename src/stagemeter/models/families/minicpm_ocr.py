@@ -26,7 +26,13 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
-from stagemeter.models.vision.vit import VisionTransformer, layer_operators, patch_embedding, vit_parameters
+from stagemeter.models.vision.vit import (
+    VisionTransformer,
+    layer_operators,
+    layer_sizes,
+    patch_embedding,
+    vit_parameters,
+)
 
 _MERGER = "model.merger"
 #: Most slices of a page by default, and the side of a square with the pixels of a view.
@@ -107,12 +113,8 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
     layers, after = sizes.whole("num_hidden_layers"), settings.whole("insert_layer_id", least=0) + 1
     if mode == "16x" and after > layers:
         raise StagemeterError(f"{settings.source}: insert_layer_id is {after - 1}, but there are {layers} layers")
-    sizes.split("hidden_size", "num_attention_heads")
     return MiniCPMOcrArchitecture(
-        hidden=sizes.whole("hidden_size"),
-        layers=layers,
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
+        **layer_sizes(sizes),
         patch_size=sizes.square("patch_size"),
         positions=(sizes.square("image_size") // sizes.square("patch_size")) ** 2,
         patches_of_token=_PATCHES_OF_TOKEN[mode],

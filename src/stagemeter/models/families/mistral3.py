@@ -27,7 +27,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer
+from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
 
 #: Longer side of a page and side of a patch that transformers' ``PixtralImageProcessor`` gives a file without them.
 _LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
@@ -159,12 +159,8 @@ def pixtral_family(
 def _read(settings: Settings) -> PixtralArchitecture:
     sizes, decoder = settings.part("vision_config"), text_decoder(settings)
     settings.require("vision_feature_layer", -1, "what it takes of its encoder")
-    sizes.split("hidden_size", "num_attention_heads")
     return PixtralArchitecture(
-        hidden=sizes.whole("hidden_size"),
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
+        **layer_sizes(sizes),
         patch_size=sizes.square("patch_size"),
         longest_side=sizes.square("image_size"),
         merge_size=settings.whole("spatial_merge_size"),

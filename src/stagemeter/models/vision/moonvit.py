@@ -11,7 +11,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.patches import Patches
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer
+from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,8 @@ def moonvit(sizes: Settings, merge_size: int, positions: int) -> MoonViT:
     StagemeterError
         If its width cannot be split into its heads.
     """
-    sizes.split("hidden_size", "num_attention_heads")
     return MoonViT(
-        hidden=sizes.whole("hidden_size"),
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
+        **layer_sizes(sizes),
         patch_size=sizes.whole("patch_size"),
         merge_size=merge_size,
         positions=positions,

@@ -136,17 +136,20 @@ def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
     StagemeterError
         If the sizes contradict one another.
     """
-    sizes.split("hidden_size", "num_attention_heads")
     patch_size, image_size = patch_and_view(sizes)
     return VisionTransformer(
-        hidden=sizes.whole("hidden_size"),
-        layers=sizes.whole("num_hidden_layers"),
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("intermediate_size"),
+        **layer_sizes(sizes),
         patch_size=patch_size,
         image_size=image_size,
         **options,
     )
+
+
+def layer_sizes(sizes: Settings) -> dict[str, Any]:
+    """Read width, depth, attention heads and feed-forward width, under the names that most configurations use."""
+    sizes.split("hidden_size", "num_attention_heads")
+    names = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
+    return {size: sizes.whole(name) for size, name in {**names, "intermediate": "intermediate_size"}.items()}
 
 
 def patch_and_view(sizes: Settings) -> tuple[int, int]:
