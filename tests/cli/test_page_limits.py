@@ -90,7 +90,7 @@ def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
     assert dict(zip(table["mode"], table["image_tokens"], strict=True)) == {"base": 273, "gundam": 483}
     for limits, message in (
         (["--mode", "base", "--max-tiles", "6"], "max_tiles: 6 means nothing in mode base"),
-        (["--max-tiles", "4,6"], "--max-tiles: 2 values were given: give one"),
+        (["--max-tiles", "4,6"], "--max-tiles: 2 values were given. Give one"),
         (["--max-pixels", "6"], "max_pixels: 6 means nothing to deepseek-ocr"),
         (["--mode", "tiny", "--mode", "base"], "--mode: given 2 times. Give it once; write several values between"),
         (["--images", "a", "--images", "b"], "--images: given 2 times"),

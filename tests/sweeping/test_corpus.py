@@ -86,7 +86,7 @@ def test_a_folder_of_pdfs_says_so(tmp_path):
 def test_pages_of_a_table_that_share_a_name_are_said(tmp_path):
     file = tmp_path / "sizes.csv"
     file.write_text("page,width,height\na,1,2\na,3,4\n")
-    assert pages_of_table(file).notes == ("1 page has the name of another one, and counts all the same",)
+    assert pages_of_table(file).notes == ("1 page has the name of another one: all of them count",)
 
 
 def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
@@ -104,13 +104,13 @@ def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(StagemeterError, match="is no folder"):
+    with pytest.raises(StagemeterError, match="no such folder"):
         pages_of_folder(tmp_path / "nothing")
     with pytest.raises(StagemeterError, match="holds no picture"):
         pages_of_folder(tmp_path)
     for number in range(5):
         (tmp_path / f"broken{number}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    with pytest.raises(StagemeterError, match=r"broken0.png.*broken2.png.*and 2 more: mend or remove them"):
+    with pytest.raises(StagemeterError, match=r"broken0.png.*broken2.png.*and 2 more\. Repair or remove them"):
         pages_of_folder(tmp_path)
 
 

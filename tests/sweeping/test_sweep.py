@@ -88,7 +88,7 @@ def test_interrupted_sweep_goes_on_where_it_was_and_evaluates_nothing_twice(tmp_
     with pytest.raises(KeyboardInterrupt):
         sweep(SweepSettings(**GRID), output, estimate=True)
     assert not output.exists()
-    with pytest.raises(StagemeterError, match="--resume goes on with it"):
+    with pytest.raises(StagemeterError, match="Give --resume to continue it"):
         sweep(SweepSettings(**GRID), output, estimate=True)
     with pytest.raises(StagemeterError, match="is of another sweep"):
         sweep(SweepSettings(**{**GRID, "mode": "large"}), output, estimate=True, resume=True)
@@ -169,7 +169,7 @@ def test_grid_that_is_too_large_for_the_disk(tmp_path, monkeypatch):
     require_space(tmp_path / "not" / "yet", grids)
     monkeypatch.setattr(tables.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**7))
     with pytest.raises(
-        StagemeterError, match=r"2,000,000 rows take about .* GB .* has 0.01 GB free: give a smaller grid"
+        StagemeterError, match=r"2,000,000 rows take about .* GB .* has 0.01 GB free\. Give a smaller grid"
     ):
         require_space(tmp_path, grids)
 
@@ -240,10 +240,10 @@ def test_settings_from_python():
         (["--device", "T4"], "no bfloat16 rate"),
         (["--page-size", "12"], "WIDTHxHEIGHT"),
         (["--page-size", "12x12", "--images", "."], "exclude each other"),
-        (["--seq-len", "1,2"], "give one"),
+        (["--seq-len", "1,2"], "Give one"),
         (["--model", "nothing"], "unknown model 'nothing'"),
         (["--output", "table.csv"], "ends in .parquet"),
-        (["--backend", "mpi"], "known are loky"),
+        (["--backend", "mpi"], "Known are loky"),
         (["--backend", "spark"], "pip install 'stagemeter[spark]'"),
         (["--grid", "nothing.yaml"], "nothing.yaml"),
         (["--pages", "nothing.csv"], "no such table of pages"),

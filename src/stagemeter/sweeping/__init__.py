@@ -1,1 +1,1 @@
-"""Many workloads at once: a grid, evaluated by closed form into a table."""
+"""Sweeps: a grid of workloads, evaluated by closed form into a table."""

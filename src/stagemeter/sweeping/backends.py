@@ -1,4 +1,4 @@
-"""Where the parts of a sweep are evaluated: on this machine's cores, or on a cluster, through joblib."""
+"""Evaluation of the parts of a sweep through joblib: on this machine's cores, or on a cluster."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOCAL = "loky"
-#: Backends beyond this machine: what has to be installed, by the name of the extra.
+#: Modules that backends beyond this machine need, by the name of the extra.
 _MODULES = {"dask": ("distributed",), "ray": ("ray",), "spark": ("joblibspark", "pyspark")}
 BACKENDS = (LOCAL, *_MODULES)
-#: Parts that are under way at a time, for each core.
+#: Parts in work at a time, for each core.
 _AHEAD = 4
-#: Seconds in which a scheduler has to answer.
+#: Seconds within which a scheduler has to answer.
 _PATIENCE = 20
 
 
 def map_parts(
     work: Callable[[Item], Result], items: Sequence[Item], backend: str, jobs: int, cluster: str | None
 ) -> Iterator[tuple[Item, Result]]:
-    """Do some work for each item, on several cores or machines, and yield results in the order of the items.
+    """Map a function over items on several cores or machines; yield items and results in order.
 
     Parameters
     ----------
     work : callable
-        What is done; it and its argument are sent to the workers.
+        The function. It and its argument are sent to the workers.
     items : sequence
-        What it is done for.
+        Its arguments.
     backend : str
         One of `BACKENDS`.
     jobs : int
-        Workers; -1 for as many as there are cores.
+        Number of workers; -1 for the number of cores.
     cluster : str or None
-        Address of the cluster. Default: as the engine's own variables say, or a cluster on this machine.
+        Address of the cluster. Default: the engine's own variable, or a cluster on this machine.
 
     Raises
     ------
     StagemeterError
-        If the backend is not installed, or its cluster is gone.
+        If the cluster does not answer or fails.
     """
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
     workers = cpu_count() if jobs < 1 else jobs
-    # Workers of this machine end with this process, also where it is killed.
+    # Workers of this machine end with this process, even if it is killed.
     options: dict[str, Any] = {}
     if backend == LOCAL:
         options = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
     with _opened(backend, workers, cluster) as failures, parallel_config(backend=backend, n_jobs=workers, **options):
-        # In waves, so that what is done and not yet written does not grow with the number of parts.
+        # In waves: results that wait to be written do not grow with the number of parts.
         wave = workers * _AHEAD
         for start in range(0, len(items), wave):
             batch = items[start : start + wave]
@@ -63,22 +63,16 @@ def map_parts(
                 results = Parallel()(delayed(work)(item) for item in batch)
             except failures as error:
                 raise StagemeterError(
-                    f"the {backend} cluster failed ({type(error).__name__}: {error}): what is done is kept, and "
-                    "--resume goes on"
+                    f"the {backend} cluster failed ({type(error).__name__}: {error}). Finished parts are "
+                    "kept; --resume continues"
                 ) from error
             yield from zip(batch, results, strict=True)
 
 
 def require_backend(backend: str) -> None:
-    """Refuse a backend that is unknown or not installed.
-
-    Raises
-    ------
-    StagemeterError
-        If it is; the message names the extra that installs it.
-    """
+    """Refuse a backend that is unknown or not installed; the message names the extra that installs it."""
     if backend not in BACKENDS:
-        raise StagemeterError(f"--backend {backend}: unknown; known are {', '.join(BACKENDS)}")
+        raise StagemeterError(f"--backend {backend}: unknown. Known are {', '.join(BACKENDS)}")
     missing = [module for module in _MODULES.get(backend, ()) if find_spec(module) is None]
     if missing:
         raise StagemeterError(f"--backend {backend} needs {missing[0]}: pip install 'stagemeter[{backend}]'")
@@ -86,7 +80,7 @@ def require_backend(backend: str) -> None:
 
 @contextmanager
 def _opened(backend: str, workers: int, cluster: str | None) -> Iterator[tuple[type[BaseException], ...]]:
-    """Open what a backend needs; the block gets the errors by which it tells that it failed."""
+    """Open a backend; the block gets the types of its errors."""
     if backend == LOCAL:
         yield ()
     elif backend == "dask":

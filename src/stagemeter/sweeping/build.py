@@ -1,4 +1,4 @@
-"""From what people write to the grids of a sweep."""
+"""Grids of a sweep, from settings as people write them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from stagemeter.sweeping.ranges import numbers, sizes, words
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Settings of a sweep, each as text: values between commas, ranges as ``256..4096:256``; None for a default.
+    """Settings of a sweep, each as text: values between commas, ranges such as ``256..4096:256``; None: the default.
 
     Attributes
     ----------
     model, mode, dtype, device : str or None
-        Names. Without a device no bounds are worked out.
+        Names. Without a device, rows have no bounds.
     page_size : str or None
         Sizes such as ``1240x1754``.
     images, pages : str or None
@@ -39,7 +39,7 @@ class SweepSettings:
     batch_size, text_tokens, new_tokens : str or None
         Numbers and ranges.
     seq_len, decode_context, min_pixels, max_pixels, max_tiles : str or None
-        A single value, as in an analysis. A limit of tiles is one of the modes that cut any.
+        A single value, as in an analysis. Of several modes, a limit of tiles applies to those that cut any.
     """
 
     model: str | None = None
@@ -65,20 +65,22 @@ def read_settings(path: Path) -> SweepSettings:
     Raises
     ------
     StagemeterError
-        If it cannot be read or names a setting that there is not.
+        If it cannot be read or names an unknown setting.
     """
     values = read_yaml(path, "grid", "mode: [tiny, base]")
     known = [field.name for field in fields(SweepSettings)]
     unknown = [name for name in values if name not in known]
     if unknown:
-        raise StagemeterError(f"{path}: {unknown[0]}: no such setting of a sweep; known are {', '.join(known)}")
+        raise StagemeterError(f"{path}: {unknown[0]}: no such setting of a sweep. Known are {', '.join(known)}")
     return SweepSettings(**{name: _text(path, name, value) for name, value in values.items() if value is not None})
 
 
 def _text(path: Path, name: str, value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     if not parts or not all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in parts):
-        raise StagemeterError(f"{path}: {name}: {value!r} is no number, text or list of them")
+        raise StagemeterError(
+            f"{path}: {name}: {value!r} is no number, text or list of them. Write such as 'tiny' or [1, 2]"
+        )
     text = ",".join(map(str, parts))
     if not text.strip():
         raise StagemeterError(f"{path}: {name}: is empty. Give a value, or leave the line out")
@@ -86,7 +88,7 @@ def _text(path: Path, name: str, value: Any) -> str:
 
 
 def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None]) -> SweepSettings:
-    """Let what is given go over what a file says; one kind of pages goes over all others."""
+    """Put options over the settings of a file; one kind of pages replaces all others."""
     given = {name: value for name, value in overrides.items() if value is not None}
     kinds = ("page_size", "images", "pages")
     if any(name in given for name in kinds):
@@ -94,20 +96,18 @@ def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None])
     return replace(settings, **given)
 
 
-def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str, Any]] | None = None) -> list[Grid]:
+def build_grids(settings: SweepSettings) -> list[Grid]:
     """Build the grids of a sweep, one for each model.
 
     Parameters
     ----------
     settings : SweepSettings
-        What is swept.
-    closed_forms : mapping, optional
-        ``closed_form`` of a report of each model. Default: worked out.
+        The settings.
 
     Raises
     ------
     StagemeterError
-        If a value cannot be used, or the grid holds numbers that a table cannot.
+        If a value cannot be used, or a number of the grid is too large for a table.
     """
     corpus, limits = _pages(settings), _limits(settings)
     asked: dict[str, Any] = {
@@ -126,13 +126,13 @@ def build_grids(settings: SweepSettings, closed_forms: Mapping[str, Mapping[str,
     for model in words(settings.model or AnalysisConfig().model, "--model"):
         described, values = _described(model), asked
         family, architecture = described.family, described.architecture
-        found = (closed_forms or {}).get(model) or coefficients(family, architecture)
+        closed_form = coefficients(family, architecture)
         pages, notes = _planned(modes, corpus, described, limits)
         if not family.reads_pages:
             prompts = dict.fromkeys(text_prompt(tokens) for tokens in asked["text_tokens"])
             values = {**asked, "text_tokens": tuple(prompts)}
         named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
-        grids.append(Grid(model, family.name, architecture, found, pages, **named))
+        grids.append(Grid(model, family.name, architecture, closed_form, pages, **named))
     # A column is of one type in the whole table.
     wide = frozenset(name for grid in grids for name in wide_columns(grid))
     return [replace(grid, wide=wide) for grid in grids]
@@ -165,12 +165,12 @@ def _fixed(settings: SweepSettings) -> dict[str, Any]:
 
 def _single(values: Sequence[int], option: str) -> Sequence[int]:
     if len(values) != 1:
-        raise StagemeterError(f"{option}: {len(values)} values were given: give one, and sweep something else")
+        raise StagemeterError(f"{option}: {len(values)} values were given. Give one, and sweep another setting")
     return values
 
 
 def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any], modes: Sequence[str]) -> None:
-    """Refuse values that no analysis would take; of numbers the ends are enough."""
+    """Refuse values that no analysis takes; of numbers, the smallest and the largest decide."""
     for name, setting in (("batch_sizes", "batch_size"), ("text_tokens", "text_tokens"), ("new_tokens", "new_tokens")):
         for value in (min(values[name]), max(values[name])):
             AnalysisConfig(**{setting: value})
@@ -182,7 +182,7 @@ def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any], mod
 
 
 def _limits(settings: SweepSettings) -> dict[str, int]:
-    """Limits of pages that were asked for."""
+    """Return the limits of pages that a request asks for."""
     limits: dict[str, int] = {}
     for name, option in OPTIONS.items():
         text = getattr(settings, name)
@@ -209,7 +209,7 @@ def _pages(settings: SweepSettings) -> Corpus:
         if value is not None
     }
     if len(given) > 1:
-        raise StagemeterError(f"{' and '.join(given)} exclude each other: give one of them")
+        raise StagemeterError(f"{' and '.join(given)} exclude each other. Give one of them")
     if settings.images is not None:
         return pages_of_folder(outside_path(settings.images, "--images"))
     if settings.pages is not None:

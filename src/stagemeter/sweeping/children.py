@@ -1,4 +1,4 @@
-"""Which rows of a sweep become runs of their own: none, unless it is said."""
+"""Rows of a sweep that become child runs: none by default."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ ALL, PARETO = "all", "pareto"
 
 
 def require_children(chosen: str | None) -> None:
-    """Refuse a choice that is none.
-
-    Raises
-    ------
-    StagemeterError
-        If it is neither ``all``, ``pareto`` nor a number above zero.
-    """
+    """Refuse a choice that is neither ``all``, ``pareto`` nor a number above zero."""
     if chosen is not None and chosen not in (ALL, PARETO) and not (chosen.isdecimal() and int(chosen)):
-        raise StagemeterError(f"--child-runs {chosen}: give all, pareto, or how many rows")
+        raise StagemeterError(f"--child-runs {chosen}: no such choice. Give all, pareto, or a number of rows")
 
 
 def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
@@ -34,8 +28,8 @@ def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
     path : Path
         The table.
     chosen : str
-        ``all``; ``pareto``, those that no other row sees more pixels than for fewer FLOPs per page; or a number: so
-        many rows, evenly spread.
+        ``all``; ``pareto``: no other row sees as many pixels for fewer FLOPs per page; or a number of rows, evenly
+        spread.
     """
     import pandas
 

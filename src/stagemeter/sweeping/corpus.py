@@ -15,7 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
 from stagemeter.core.settings import LONGEST_SIDE
 
-#: How many files a message names.
+#: Files that a message names.
 _NAMED = 3
 
 
@@ -28,7 +28,7 @@ class PageSize:
     width, height : int
         In pixels, upright.
     name : str or None
-        What it is called.
+        Its name.
     """
 
     width: int
@@ -38,14 +38,14 @@ class PageSize:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Pages, and what one should know of where they are from.
+    """Pages, and notes on their source.
 
     Attributes
     ----------
     pages : sequence of PageSize
         The pages.
     notes : tuple of str
-        What was left out, and which pages are there more than once.
+        Files that were left out, and pages that occur more than once.
     """
 
     pages: Sequence[PageSize]
@@ -58,38 +58,38 @@ def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> Corpus:
 
 
 def pages_of_folder(folder: Path, jobs: int = -1) -> Corpus:
-    """Measure the pictures of a folder and of those below it, by name.
+    """Measure the pictures of a folder and of all folders below it, in the order of their names.
 
-    Hidden files and folders, links to folders, and files that Pillow has no format for by their ending are left out.
-    Of a picture of several pages the first is taken. A copy of another picture counts like it.
+    Left out are hidden files and folders, links to folders, and files whose ending Pillow does not know. Of a picture
+    with several pages, the first counts. A copy of a picture counts like the picture.
 
     Parameters
     ----------
     folder : Path
         The folder.
     jobs : int
-        How many pictures are read at a time; -1 for as many as there are cores.
+        Pictures that are read at a time; -1 for the number of cores.
 
     Raises
     ------
     StagemeterError
-        If there is no such folder, it holds no picture, or one cannot be read.
+        If the folder does not exist, holds no picture, or holds one that cannot be read.
     """
     from joblib import Parallel, delayed
 
     if not folder.is_dir():
-        raise StagemeterError(f"--images {folder}: is no folder")
+        raise StagemeterError(f"--images {folder}: no such folder. Give a folder of pictures")
     paths, left_out = _pictures(folder)
     if not paths:
         found = "".join(f"; {line}" for line in _left_out(left_out))
-        raise StagemeterError(f"--images {folder}: holds no picture that Pillow reads{found}")
+        raise StagemeterError(f"--images {folder}: holds no picture that Pillow reads{found}. Give another folder")
     measured: Sequence[_Measured | str] = Parallel(n_jobs=jobs, prefer="threads")(
         delayed(_measure)(folder, path) for path in paths
     )
     broken = [found for found in measured if isinstance(found, str)]
     if broken:
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        raise StagemeterError(f"--images {folder}: {'; '.join(broken[:_NAMED])}{more}: mend or remove them")
+        raise StagemeterError(f"--images {folder}: {'; '.join(broken[:_NAMED])}{more}. Repair or remove them")
     read = [found for found in measured if isinstance(found, _Measured)]
     left_out[_FURTHER] = sum(found.further for found in read)
     copies = len(read) - len({found.content for found in read})
@@ -101,14 +101,14 @@ def pages_of_folder(folder: Path, jobs: int = -1) -> Corpus:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A picture: the size of its first page, how many pages follow, and a digest of the file."""
+    """A picture: its first page, the number of pages after it, and a digest of the file."""
 
     page: PageSize
     further: int
     content: bytes
 
 
-#: Kinds of what is left out of a corpus, in words for one and for several.
+#: Kinds of files that a corpus leaves out, in words for one and for several.
 _PDF = (
     "PDF, whose pages are to be rendered to pictures first",
     "PDFs, whose pages are to be rendered to pictures first",
@@ -120,7 +120,7 @@ _FURTHER = ("further page of a picture of several pages", "further pages of pict
 
 
 def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
-    """Pictures of a folder by their endings, and how many other things there are, by kind."""
+    """Return the pictures of a folder by their endings, and the number of other files by kind."""
     from PIL import Image
 
     Image.init()
@@ -150,7 +150,7 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
 
 
 def _left_out(left_out: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
-    """Say what was left out; nothing where nothing was."""
+    """Return a note on the files that were left out, if any."""
     kinds = [_number(number, *kind) for kind, number in left_out.items() if number]
     return (f"left out of the pages: {'; '.join(kinds)}",) if kinds else ()
 
@@ -177,7 +177,7 @@ def pages_of_table(path: Path) -> Corpus:
     Raises
     ------
     StagemeterError
-        If it cannot be read, lacks a column, or a size is none.
+        If it cannot be read, lacks a column, or holds a size that is not a number of pixels.
     """
     import pandas
 
@@ -187,15 +187,15 @@ def pages_of_table(path: Path) -> Corpus:
     except (ValueError, OverflowError) as error:
         raise StagemeterError(f"--pages {path}: is not CSV: {str(error).splitlines()[0]}") from None
     if not isinstance(table.index, pandas.RangeIndex):
-        raise StagemeterError(f"--pages {path}: a line has more columns than the header; write width,height[,page]")
+        raise StagemeterError(f"--pages {path}: a line has more columns than the header. Write width,height[,page]")
     header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
     twice = [name for name in ("width", "height", "page") if header.count(name) > 1]
     if twice:
-        raise StagemeterError(f"--pages {path}: has the column {twice[0]!r} more than once; keep one of them")
+        raise StagemeterError(f"--pages {path}: has the column {twice[0]!r} more than once. Keep one of them")
     missing = [name for name in ("width", "height") if name not in table.columns]
     if missing or table.empty:
         what = f"lacks the column {missing[0]!r}" if missing else "holds no page"
-        raise StagemeterError(f"--pages {path}: {what}; write width,height[,page], and a line for each page")
+        raise StagemeterError(f"--pages {path}: {what}. Write width,height[,page], and a line for each page")
     for name in ("width", "height"):
         sizes = pandas.to_numeric(table[name], errors="coerce")
         wrong = table.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
@@ -209,5 +209,5 @@ def pages_of_table(path: Path) -> Corpus:
     rows = zip(table["width"].tolist(), table["height"].tolist(), names, strict=True)
     pages = [PageSize(width, height, name) for width, height, name in rows]
     again = len(pages) - len({page.name for page in pages}) if "page" in table.columns else 0
-    named = _number(again, "page has the name of another one, and counts", "pages have names of others, and count")
-    return Corpus(pages, (f"{named} all the same",) if again else ())
+    named = _number(again, "page has the name of another one", "pages have names of others")
+    return Corpus(pages, (f"{named}: all of them count",) if again else ())

@@ -1,8 +1,8 @@
 """Rows of a sweep: the closed forms of a model, evaluated for many workloads at a time, to the integer.
 
-The closed forms only add and multiply whole numbers, and so does what leads from a workload to their variables. Arrays
-of 64 bits go through both as single numbers do. `wide_columns` finds out beforehand whether a number could overflow;
-then arrays of Python's own numbers are taken, which are slower and have no limit.
+A workload becomes variables, and variables a cost, by adding and multiplying whole numbers. Arrays of 64-bit numbers
+pass through the same functions as single numbers. `wide_columns` finds out beforehand whether a number could overflow.
+If one could, arrays of Python's own numbers take their place: slower, without a limit.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     Columns = dict[str, NDArray[Any]]
 
 NEEDED = "memory/needed"
-#: Columns of devices, which are no whole numbers.
+#: Columns that depend on a device, which hold floats.
 _OF_DEVICES = ("roofline_ms/", "at_roofline/")
-#: What 64 bits hold, with a bit to spare for a sum that is halved.
+#: Largest number of 64 bits, with a bit to spare for a sum that is halved.
 _LIMIT = 2**62
-#: What a table holds: decimal numbers of 128 bits.
+#: Largest number of a table: a decimal of 128 bits.
 _MOST = 10**38
 
 
@@ -53,8 +53,8 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
     Returns
     -------
     dict
-        Arrays of as many values by column: the fields of the workload, ``flops/<stage>`` and so on as MLflow's metrics
-        are called, and with devices ``roofline_ms/<stage>``.
+        Arrays by column: fields of the workload, metrics by their names in MLflow such as ``flops/<stage>``, and with
+        devices ``roofline_ms/<stage>``.
     """
     import numpy as np
 
@@ -83,12 +83,12 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
 
 
 def wide_columns(grid: Grid) -> list[str]:
-    """Columns of a grid whose numbers may not fit into 64 bits.
+    """Return the columns of a grid whose numbers may not fit into 64 bits.
 
     Raises
     ------
     StagemeterError
-        If one may not fit into a table at all.
+        If a number may not fit into a table at all.
     """
     largest = {
         "batch_size": max(grid.batch_sizes),
@@ -105,14 +105,14 @@ def wide_columns(grid: Grid) -> list[str]:
         if values[name] >= _MOST:
             raise StagemeterError(
                 f"{name} reaches {values[name]} at the largest batch and the most tokens, more than a table holds "
-                "exactly: give a smaller --batch-size or fewer --new-tokens"
+                "exactly. Give a smaller --batch-size or fewer --new-tokens"
             )
         found |= {name for name in values if values[name] >= _LIMIT}
     return sorted(found)
 
 
 def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) -> Columns:
-    """Columns that say which workload a row is of."""
+    """Return the columns that tell the workload of a row."""
     import numpy as np
 
     def of_pages(value: Callable[[Any], Any]) -> NDArray[Any]:
@@ -144,7 +144,7 @@ def _settings(grid: Grid, indices: Mapping[str, Any], taken: Mapping[str, Any]) 
 
 
 def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[PageViews], NDArray[Any]]:
-    """The different views that some pages become, and of each page which of them."""
+    """Return the different views of some pages, and the index of the views of each page."""
     import numpy as np
 
     numbers: dict[PageViews, int] = {}
@@ -154,7 +154,7 @@ def _distinct_views(grid: Grid, pages: NDArray[Any]) -> tuple[list[PageViews], N
 
 
 def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[Any, Any, Any] | None:
-    """Peak rates of arithmetic and of memory, and bytes of memory, by row; None without devices."""
+    """Return peak rates of arithmetic and of memory, and bytes of memory, by row; None without devices."""
     import numpy as np
 
     if not grid.devices:
@@ -170,7 +170,7 @@ def _peaks(grid: Grid, indices: Mapping[str, Any], rows: NDArray[Any]) -> tuple[
 def _costs(
     grid: Grid, views: PageViews, taken: Mapping[str, Any], item_size: Any, peaks: tuple[Any, Any, Any] | None
 ) -> dict[str, Any]:
-    """Values of some workloads whose pages become the same views; of arrays or of single numbers alike."""
+    """Return the values of some workloads whose pages have equal views, as arrays or single numbers."""
     workload = _workload(grid, views, taken)
     costs = evaluate_workload(grid.closed_form, grid.family, workload)
     steps = costs.pop(DECODE_TOTAL)
@@ -178,7 +178,7 @@ def _costs(
     stages = {name: cost.quantities(item_size) for name, cost in costs.items()}
     stages[DECODE] |= steps.quantities(item_size, suffix="_total")
     longest = workload.prompt_tokens + workload.decode_steps
-    # What metrics read of a report.
+    # The part of a report that metrics read.
     counts = {
         "stages": stages,
         "total": {
@@ -194,7 +194,7 @@ def _costs(
 
 
 def _workload(grid: Grid, views: PageViews, taken: Mapping[str, Any]) -> Workload:
-    """Return the workloads of some rows as one, whose fields are arrays; or a single one."""
+    """Return the workloads of some rows as one whose fields are arrays."""
     return make_workload(
         grid.family,
         grid.architecture,
@@ -208,7 +208,7 @@ def _workload(grid: Grid, views: PageViews, taken: Mapping[str, Any]) -> Workloa
 
 
 def _needed(grid: Grid, workload: Workload, item_size: Any) -> Any:
-    """Bytes of memory that are needed at least, see `stagemeter.utilization.memory.memory_need`."""
+    """Return a lower bound on the bytes of memory, see `stagemeter.utilization.memory.memory_need`."""
     held = held_by_stage(grid.family, grid.architecture, workload, item_size, item_size)
     most = reduce(larger, (memory.most for memory in held.values()))
     return bytes_read_of_weights(grid.family, grid.architecture, item_size) + most
@@ -235,7 +235,7 @@ def _roofline(
     bounds[DECODE_TOTAL] = bounds[DECODE] * some
     bounds[DECODE] = bounds[DECODE] / np.maximum(_floats(steps), 1) * some
     needed = _needed(grid, workload, item_size)
-    # What does not fit has no throughput. Memory that is not known is NaN, which nothing is larger than.
+    # A request that does not fit has no throughput. Unknown memory is NaN, and no number is larger than that.
     fits = np.where(_floats(needed) > memory, np.nan, 1.0)
     rates = {name: rate for name, rate in throughput(bounds, workload).items() if rate is not None}
     return {
@@ -246,7 +246,7 @@ def _roofline(
 
 
 def _floats(values: Any) -> NDArray[Any]:
-    """Whole numbers of any size as the nearest floats."""
+    """Return whole numbers of any size as the nearest floats."""
     import numpy as np
 
     return np.asarray(values, np.float64)

@@ -1,4 +1,4 @@
-"""What a sweep is over: every page in every mode, with every combination of the other settings."""
+"""The grid of a sweep: every page in every mode, with every combination of the other settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.family import Family, PageViews
 from stagemeter.models.registry import family_named
 
-#: The axes of a grid from the one that changes last to the one that changes with every row.
+#: Axes of a grid, from the one that changes last to the one that changes with every row.
 AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")
 
 
@@ -46,7 +46,7 @@ class Grid:
     model : str
         Name of the model.
     family_name : str
-        Family of the model. By name, since what a family is made of cannot be sent to every cluster.
+        Family of the model. By name, since a family cannot be sent to every cluster.
     architecture : object
         Its sizes.
     closed_form : mapping
@@ -58,15 +58,15 @@ class Grid:
     dtypes : sequence of str
         Data types.
     devices : sequence of mapping of str to Peak
-        Of each device its peaks by data type; none: no bounds are worked out.
+        Peaks of each device by data type; without devices, rows have no bounds.
     seq_len : int or None
-        Length at which the language model is looked at; None: that of the prompt.
+        Length of the prompt; None: that of page and text.
     decode_context : int or str
         As in a configuration.
     limits : mapping
-        Limits of pages that were asked for, as in a configuration.
+        Limits of pages that the request asks for, as in a configuration.
     notes : sequence of str
-        What one should know of where the pages are from.
+        Notes on the source of the pages.
     wide : frozenset of str
         Columns whose numbers may not fit into 64 bits.
     """
@@ -94,17 +94,17 @@ class Grid:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """How many values each of the `AXES` has."""
+        """Number of values of each of the `AXES`."""
         return tuple(max(1, len(getattr(self, axis))) for axis in AXES)
 
     @property
     def size(self) -> int:
-        """How many workloads there are, each once for each device."""
+        """Number of rows: each workload once for each device."""
         return math.prod(self.shape)
 
     @cached_property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for grids that give the same table."""
+        """Twelve hexadecimal digits, equal for grids of the same table."""
         return stable_hash(
             {
                 "family": self.family_name,

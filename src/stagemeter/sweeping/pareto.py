@@ -1,4 +1,4 @@
-"""The cheapest way to see so much of a page: which rows no other sees more than, for less."""
+"""The Pareto front of a sweep: rows that see most of a page for their cost."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def pixels_seen(table: pandas.DataFrame) -> pandas.Series:
 
 
 def on_front(seen: pandas.Series, cost: pandas.Series) -> pandas.Series:
-    """Tell of each row whether it is on the Pareto front: none that sees as many pixels, or more, costs as little.
+    """Return whether each row is on the Pareto front: no other sees as many pixels for as little.
 
-    Of rows that see and cost the same, one is on it.
+    Of rows that see and cost the same, one is on the front.
     """
     import pandas
 

@@ -1,4 +1,4 @@
-"""What a sweep comes to: a table of any length, read batch by batch, as a few small ones."""
+"""Summary of a sweep: a table of any length, read batch by batch, as a few small ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stagemeter.sweeping.pareto import VIEW_COLUMNS, on_front, pixels_seen
 if TYPE_CHECKING:
     import pandas
 
-#: Numbers whose range over a sweep is worth knowing.
+#: Columns whose range the summary shows.
 _RANGED = ("flops/total", "flops/forward", "bytes/total", "memory/kv_cache", "prompt_tokens", "image_tokens")
-#: Axes of a heat map, those that people vary most first.
+#: Axes of a heat map, the most common first.
 _HEAT_AXES = ("new_tokens", "batch_size", "text_tokens", "image_tokens")
-#: What a page is, and what a mode makes of it.
+#: Columns of a page and its views.
 _OF_PAGES = ("image_width", "image_height", *VIEW_COLUMNS)
 _TOTAL = "flops/total"
 _PAGES_PER_HOUR = "at_roofline/pages_per_hour"
@@ -25,7 +25,7 @@ _PAGES_PER_HOUR = "at_roofline/pages_per_hour"
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """Small tables of a sweep; each None where the sweep does not vary what it is over.
+    """Small tables of a sweep. A table over an axis that the sweep does not vary is None.
 
     Attributes
     ----------
@@ -38,8 +38,7 @@ class SweepSummary:
     heat : DataFrame or None
         Mean FLOPs per request, by the two axes that have the most values.
     pages : DataFrame
-        Of each page and mode the pixels that the model sees, and mean FLOPs per page; ``pareto`` where none that sees
-        as many costs less.
+        Pixels that the model sees and mean FLOPs per page, by page and mode; ``pareto`` marks the Pareto front.
     devices : DataFrame or None
         Most pages per hour at the roofline, by device and mode.
     """
@@ -54,7 +53,7 @@ class SweepSummary:
 
 
 class _Groups:
-    """Sums, counts and extremes by group, added up over batches."""
+    """Sums, counts and extremes by group, over all batches."""
 
     def __init__(self, keys: Sequence[str], values: Sequence[str]) -> None:
         self._keys, self._values = list(keys), list(values)
@@ -63,7 +62,7 @@ class _Groups:
     def add(self, batch: pandas.DataFrame) -> None:
         import pandas
 
-        # A sum of so many whole numbers does not fit into 64 bits; a mean needs no more digits than a float has.
+        # A sum of many whole numbers may not fit into 64 bits; a float has enough digits for a mean.
         keys, values = batch[self._keys], batch[self._values].astype("float64")
         sums = keys.join(values).groupby(self._keys, observed=True, sort=False).agg(["sum", "count"])
         extremes = batch.groupby(self._keys, observed=True, sort=False)[self._values].agg(["min", "max"])
@@ -73,7 +72,7 @@ class _Groups:
         self._found = both.groupby(level=self._keys, observed=True, sort=False).agg(how)
 
     def table(self, what: str) -> pandas.DataFrame:
-        """``mean``, ``min`` or ``max`` of the values by group."""
+        """Return ``mean``, ``min`` or ``max`` of the values by group."""
         import pandas
 
         found: Any = self._found
@@ -85,7 +84,7 @@ class _Groups:
 
 
 def summarize(path: Path) -> SweepSummary:
-    """Read a sweep's table batch by batch, and sum it up."""
+    """Summarize a sweep's table, batch by batch."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
@@ -117,7 +116,7 @@ def summarize(path: Path) -> SweepSummary:
 
 
 def _batches(file: Any, names: set[str], several: bool) -> Iterator[pandas.DataFrame]:
-    """Yield batches of the columns that are summed up. Of several models, a mode is named with its model."""
+    """Yield batches of the summarized columns. Of several models, the name of a mode includes the model."""
     wanted = {*_RANGED, *_HEAT_AXES, *_OF_PAGES, "model", "mode", "device", _PAGES_PER_HOUR}
     for batch in file.iter_batches(batch_size=100_000, columns=sorted(wanted & names)):
         frame: pandas.DataFrame = batch.to_pandas()
@@ -132,7 +131,7 @@ def _batches(file: Any, names: set[str], several: bool) -> Iterator[pandas.DataF
 
 
 def _varied(file: Any) -> list[str]:
-    """Axes of which a table has more than one value, by its statistics."""
+    """Return the columns of which a table has more than one value, by its statistics."""
     metadata = file.metadata
     varied = []
     for name in ("model", *_HEAT_AXES):
@@ -151,6 +150,6 @@ def _ranges(groups: _Groups) -> pandas.DataFrame:
 
 
 def _with_pareto(pages: pandas.DataFrame) -> pandas.DataFrame:
-    """Mark the pages that are the cheapest way to see so much."""
+    """Mark the pages on the Pareto front."""
     marked = pages.assign(pareto=on_front(pages["pixels_seen"], pages["flops_per_page"]))
     return marked.sort_values(["pixels_seen", "flops_per_page"]).reset_index(drop=True)

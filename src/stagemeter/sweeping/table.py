@@ -1,4 +1,4 @@
-"""Rows of a sweep as a table: its columns, and its parts on disk until all are there."""
+"""The table of a sweep: its columns, and its parts on disk until the table is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stagemeter.sweeping.grid import Grid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: Rows that are evaluated at a time, and are a part.
+#: Rows of a part, evaluated at a time.
 ROWS_PER_PART = 50_000
 #: Digits of a decimal number of 128 bits.
 _DIGITS = 38
@@ -54,7 +54,7 @@ def rows_table(grid: Grid, start: int, stop: int) -> pa.Table:
 
 
 def rows_parquet(grid: Grid, start: int, stop: int) -> bytes:
-    """Evaluate rows of a grid as a Parquet file: what a worker sends back."""
+    """Evaluate rows of a grid as a Parquet file, which a worker sends back."""
     import pyarrow.parquet as pq
 
     stream = io.BytesIO()
@@ -63,16 +63,16 @@ def rows_parquet(grid: Grid, start: int, stop: int) -> bytes:
 
 
 class PartsFolder:
-    """The parts of a sweep, in a folder beside the table that they will be.
+    """The parts of a sweep, in a folder beside the table.
 
-    A part is there in full or not at all. The folder says which sweep it is of, so that no other goes on with it.
+    A part is complete or absent. The folder names its sweep, so that no other sweep continues it.
 
     Parameters
     ----------
     output : Path
         The table.
     grids : list of Grid
-        What is swept.
+        The grids of the sweep.
     rows_per_part : int
         Rows of a part.
     """
@@ -95,25 +95,24 @@ class PartsFolder:
         Raises
         ------
         StagemeterError
-            If there are parts of an interrupted sweep and `resume` is not said, or they are of another sweep.
+            If the folder holds parts of another sweep, or of this one without `resume`.
         """
         if not self.folder.exists():
             return
         if not resume:
             raise StagemeterError(
-                f"{self.folder} holds the parts of a sweep that was interrupted: --resume goes on with it, or delete it"
+                f"{self.folder} holds the parts of an interrupted sweep. Give --resume to continue it, or delete the "
+                "folder"
             )
         try:
             found = read_json(self.folder / _MANIFEST)
         except StagemeterError:
             found = None
         if found != self._identity:
-            raise StagemeterError(
-                f"{self.folder} is of another sweep than this one: give the same options, or delete it"
-            )
+            raise StagemeterError(f"{self.folder} is of another sweep. Give the same options, or delete the folder")
 
     def open(self, resume: bool) -> list[Part]:
-        """Make the folder, or go on with it, and return the parts that are not there yet.
+        """Make the folder, or open it, and return the missing parts.
 
         Raises
         ------
@@ -131,7 +130,7 @@ class PartsFolder:
         return [part for part in self.parts if not self._path(part).exists()]
 
     def _make(self) -> None:
-        """Make the folder with what it is of in it, in one step: of two processes that try, one is refused."""
+        """Make the folder with its manifest in one step: of two processes that try, one is refused."""
         manifest = json.dumps(self._identity, indent=2) + "\n"
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with scratch_folder(self.output.parent) as made:
@@ -144,21 +143,21 @@ class PartsFolder:
                 ) from error
 
     def write(self, part: Part, content: bytes) -> None:
-        """Keep a part."""
+        """Write a part."""
         write_whole(self._path(part), content)
 
     def leave(self) -> None:
-        """Keep whole parts alone: what was being written goes, and the folder with it if no part is in it."""
+        """Remove unfinished files, and the folder if it holds no part."""
         self._close()
         if not any(self._path(part).exists() for part in self.parts):
             shutil.rmtree(self.folder, ignore_errors=True)
             return
-        # An interrupt can come between the making of a file and what would remove it.
+        # An interrupt can come after a file is made and before it is removed.
         for unfinished in self.folder.glob(".part-*"):
             unfinished.unlink(missing_ok=True)
 
     def merge(self) -> None:
-        """Put the parts together in their order.
+        """Write the parts to the table, in their order.
 
         Raises
         ------
@@ -172,11 +171,11 @@ class PartsFolder:
                 self._write_together(temporary)
         except pa.ArrowException as error:
             raise StagemeterError(
-                f"{self.output} cannot be written: {error}; the parts are in {self.folder}"
+                f"{self.output} cannot be written: {error}. The parts are in {self.folder}"
             ) from error
 
     def remove(self) -> None:
-        """Remove the parts, once the table is there and nobody needs them to go on."""
+        """Remove the parts, once the table is complete."""
         self._close()
         shutil.rmtree(self.folder)
 
@@ -189,7 +188,7 @@ class PartsFolder:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        # Models have stages of their own: the table has the columns of all, and nulls where a model lacks one.
+        # Models have different stages: the table has the columns of all, and nulls where a model lacks one.
         first = {part.grid: part for part in reversed(self.parts)}
         schema = pa.unify_schemas([pq.read_schema(self._path(first[grid])) for grid in sorted(first)])
         writer = pq.ParquetWriter(path, schema, compression="zstd")
@@ -197,8 +196,8 @@ class PartsFolder:
             table = pq.read_table(self._path(part))
             if table.num_rows != part.stop - part.start:
                 raise StagemeterError(
-                    f"{self._path(part)} holds {table.num_rows} rows, not {part.stop - part.start}: delete it, and "
-                    "--resume goes on"
+                    f"{self._path(part)} holds {table.num_rows} rows, not {part.stop - part.start}. Delete it, and "
+                    "continue by --resume"
                 )
             writer.write_table(pa.table([_column(table, field) for field in schema], schema=schema))
         writer.close()
@@ -225,13 +224,7 @@ def _split(grids: list[Grid], rows_per_part: int) -> Iterator[Part]:
 
 
 def require_space(folder: Path, grids: list[Grid]) -> None:
-    """Refuse a sweep whose table is larger than the disk.
-
-    Raises
-    ------
-    StagemeterError
-        If it is; judged by some rows of it.
-    """
+    """Refuse a sweep whose table is too large for the disk, judged by some of its rows."""
     rows = sum(grid.size for grid in grids)
     sample = min(grids[0].size, 2000)
     needed = len(rows_parquet(grids[0], 0, sample)) / sample * rows
@@ -239,9 +232,9 @@ def require_space(folder: Path, grids: list[Grid]) -> None:
     while not existing.exists():
         existing = existing.parent
     free = shutil.disk_usage(existing).free
-    # The parts and the table are there at the same time.
+    # Parts and table are on disk at the same time.
     if 2 * needed > free:
         raise StagemeterError(
             f"{rows:,} rows take about {2 * needed / 1e9:,.3g} GB while they are put together, and {folder} has "
-            f"{free / 1e9:,.3g} GB free: give a smaller grid"
+            f"{free / 1e9:,.3g} GB free. Give a smaller grid"
         )
