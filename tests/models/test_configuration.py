@@ -33,7 +33,7 @@ WHOLE = [kind for kind in TYPES if family_of(complete({"model_type": kind}, kind
 REFUSED = {
     "deepseek_ocr2": "SAM's feature map has 896 channels, but the encoder takes 4096",
     "gemma3": "vision_use_head is True",
-    "gemma4": "vision_config is null or missing, so the model reads text alone",
+    "gemma4": "vision_config is null or missing, so the model reads only text",
     "glm_ocr": "the encoder's tokens are 1536 wide, and the decoder takes 1024",
     "idefics3": "a view has 7 patches per side, which scale_factor 2 cannot merge",
     "llama4": "intermediate_size is 5632. It must be 3072, the width of what it is joined to",

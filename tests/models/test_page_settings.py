@@ -124,7 +124,7 @@ def test_options_go_over_files_and_over_published_values(tmp_path):
     ("name", "asked", "message"),
     [
         ("qwen2.5-vl-7b", {"max_tiles": 4}, "max_tiles: 4 means nothing to qwen2.5-vl-7b"),
-        ("internvl3-1b", {"max_pixels": 4}, "max_pixels: 4 means nothing to internvl3-1b.*it has max_tiles alone"),
+        ("internvl3-1b", {"max_pixels": 4}, "max_pixels: 4 means nothing to internvl3-1b.*it has only max_tiles"),
         ("llama-3.1-8b", {"min_pixels": 4}, "min_pixels: 4 means nothing to llama-3.1-8b.*it has no such limit"),
         ("gemma-3-4b", {"max_tiles": 4}, "max_tiles: 4 means nothing to gemma-3-4b"),
         ("llama-3.2-11b-vision", {"max_tiles": 2}, "max_tiles: 2 means nothing to llama-3.2-11b-vision"),

@@ -45,7 +45,7 @@ def page_stage(
     calls : callable
         The variables of each call that a workload makes.
     inputs : callable, optional
-        Arguments of the first module, if it alone runs, once.
+        Arguments of the first module, if only it runs, and once.
     run : callable, optional
         Runs the modules otherwise, given the model, its sizes and a workload.
     unused : callable

@@ -65,7 +65,7 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
         return takers[0]
     if takers:
         names = ", ".join(family.name for family in takers)
-        raise StagemeterError(f"{source} is taken by several families: {names}; one of them has to go")
+        raise StagemeterError(f"{source} is taken by several families: {names}. Remove one of them")
     return None
 
 
@@ -79,7 +79,7 @@ def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: boo
     key : str
         Setting that holds the language model's configuration.
     tied_by_part : bool
-        Whether that configuration alone says if the output head is tied, see `text_settings`.
+        Whether that configuration says if the output head is tied; else the whole one does, see `text_settings`.
 
     Raises
     ------

@@ -100,7 +100,7 @@ class Gemma4Architecture(Sizes):
 def _read(settings: Settings) -> Gemma4Architecture:
     if settings.values["vision_config"] is None:
         raise StagemeterError(
-            f"{settings.source}: vision_config is null or missing, so the model reads text alone. Give its text_config "
+            f"{settings.source}: vision_config is null or missing, so the model reads only text. Give its text_config "
             "as a configuration of its own"
         )
     sizes, decoder = settings.part("vision_config"), text_decoder(settings)
@@ -164,7 +164,7 @@ def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _M
         columns, rows = block, min(height // width, tokens) * block
     if columns * rows > most:
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: brought to {columns} x {rows}, it has more than {tokens} "
+            f"a page of {width} x {height} pixels: resized to {columns} x {rows}, it has more than {tokens} "
             "tokens, which this model's processor refuses"
         )
     return columns, rows

@@ -143,8 +143,8 @@ def _run_merger(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None
 
 
 def _read(settings: Settings) -> GlmVArchitecture:
-    sizes, said = settings.part("vision_config"), text_settings(settings)
-    language = _mixture(said) if settings.values["model_type"] == _EXPERTS else _dense(said)
+    sizes, text = settings.part("vision_config"), text_settings(settings)
+    language = _mixture(text) if settings.values["model_type"] == _EXPERTS else _dense(text)
     vision = qwen_vision(
         sizes,
         language.hidden,

@@ -16,10 +16,10 @@ from stagemeter.models.vision.qwen_vision import qwen_vision
 
 
 def _read(settings: Settings) -> GlmVArchitecture:
-    sizes, said = settings.part("vision_config"), text_settings(settings)
-    feed_forward = GatedFeedForward(said.whole("intermediate_size"), fused=True)
-    layer = Layer(GroupedQueryAttention.read(said), feed_forward, said.whole("num_hidden_layers"), norms=4)
-    language = Decoder.read(said, [layer])
+    sizes, text = settings.part("vision_config"), text_settings(settings)
+    feed_forward = GatedFeedForward(text.whole("intermediate_size"), fused=True)
+    layer = Layer(GroupedQueryAttention.read(text), feed_forward, text.whole("num_hidden_layers"), norms=4)
+    language = Decoder.read(text, [layer])
     bias = sizes.flag("attention_bias")
     vision = qwen_vision(
         sizes,

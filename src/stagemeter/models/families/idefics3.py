@@ -63,7 +63,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
             columns, rows = whole_tiles(*size, side)
         if not columns * rows:
             raise StagemeterError(
-                f"a page of {width} x {height} pixels: brought to tiles of {side} pixels, nothing is left of its "
+                f"a page of {width} x {height} pixels: resized to tiles of {side} pixels, nothing is left of its "
                 "shorter side, and this model's processor fails. Cut the page"
             )
         return tiles_beside_page((columns, rows), side, tokens)

@@ -23,12 +23,12 @@ _PUBLISHED_PIXELS, _PIXELS_OF_CLASS = (147_384, 2_822_400), (384**2, 1536**2)
 
 
 def _read(settings: Settings) -> MoonViTArchitecture:
-    sizes, said = settings.part("vision_config"), text_settings(settings)
+    sizes, text = settings.part("vision_config"), text_settings(settings)
     side = sizes.whole("image_size") // sizes.whole("patch_size")
     vision = moonvit(sizes, sizes.whole("spatial_merge_size"), side**2)
-    said.refuse("use_bias", True, "the decoder of PaddleOCR-VL has none")
-    layer = Layer(GroupedQueryAttention.read(said), GatedFeedForward.read(said), said.whole("num_hidden_layers"))
-    return MoonViTArchitecture(vision, Decoder.read(said, [layer]))
+    text.refuse("use_bias", True, "the decoder of PaddleOCR-VL has none")
+    layer = Layer(GroupedQueryAttention.read(text), GatedFeedForward.read(text), text.whole("num_hidden_layers"))
+    return MoonViTArchitecture(vision, Decoder.read(text, [layer]))
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:

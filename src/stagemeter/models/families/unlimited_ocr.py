@@ -1,4 +1,4 @@
-"""Unlimited-OCR: DeepSeek-OCR, of which generated tokens attend to the prompt and to the last few of their own.
+"""Unlimited-OCR: DeepSeek-OCR whose generated tokens attend to the prompt and to the last few generated tokens.
 
 Source: transformers, ``modeling_unlimited_ocr.py``, ``image_processing_unlimited_ocr.py``.
 """
@@ -26,11 +26,11 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
 from stagemeter.models.shipped import shipped_configurations
 
-#: Sides in pixels of the view of a whole page and of a tile, as the processor has them by default.
+#: Sides in pixels of the view of a whole page and of a tile by default.
 _VIEW, _TILE = 1024, 640
-#: How few and how many tiles a page becomes, as the processor has it by default.
+#: Fewest and most tiles of a page by default.
 _FEWEST_TILES, _MOST_TILES = 2, 32
-#: Longest side of a view in pixels: larger ones than this are no page's.
+#: Longest side of a view in pixels.
 _LARGEST_VIEW = 8192
 
 
@@ -39,7 +39,7 @@ def _takes(config: Mapping[str, Any]) -> bool:
 
 
 def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Views of a page: the page as a whole, and tiles of one that is larger than a tile.
+    """Return the rules: a page is one view as a whole, and a page larger than a tile also becomes tiles.
 
     Each row of patches ends in a token, and one more token is between tiles and page. Source: transformers,
     ``processing_unlimited_ocr.py``, ``replace_image_token``.
@@ -70,5 +70,5 @@ FAMILY: Family[DeepseekOCRArchitecture] = replace(
         *decoder_stages(language_model, DecoderModules("model.language_model", "lm_head")),
     ),
     whole_passes=page_passes(language_model, page_inputs),
-    notes=("a generated token attends to the whole prompt, and to the last generated ones as far as the window goes",),
+    notes=("a generated token attends to the whole prompt, and to generated tokens within the window",),
 )

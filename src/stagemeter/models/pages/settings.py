@@ -233,7 +233,7 @@ class ProcessorSettings:
     files : ProcessorFiles
         What the checkpoint says.
     options : mapping
-        Settings of the request that go over it, by their names in `OPTIONS`.
+        Settings of the request that win over it, by their names in `OPTIONS`.
     resolution : Resolution, optional
         The resolution that the request asks for, of families with modes.
     """
@@ -257,7 +257,7 @@ class ProcessorSettings:
         for option, value in self._asked.options.items():
             if option not in self._asked.taken:
                 known = ", ".join(sorted(self._asked.taken))
-                instead = f"it has {known} alone" if known else "it has no such limit"
+                instead = f"it has only {known}" if known else "it has no such limit"
                 if family == "generic":
                     instead = "a processor of transformers prepares its pages, by its preprocessor_config.json"
                 raise StagemeterError(
@@ -273,8 +273,8 @@ class ProcessorSettings:
             by_origin.setdefault(limit.origin, []).append(f"{name} {value}")
         if not by_origin:
             return None
-        said = "; ".join(f"{', '.join(values)}, from {origin}" for origin, values in by_origin.items())
-        return f"limits of {'videos' if video else 'pages'}: {said}"
+        listed = "; ".join(f"{', '.join(values)}, from {origin}" for origin, values in by_origin.items())
+        return f"limits of {'videos' if video else 'pages'}: {listed}"
 
 
 def _is_canvas(canvas: Any, side: int) -> bool:
