@@ -5,7 +5,7 @@ import pytest
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.analyze import analyze_page
 from stagemeter.core.errors import StagemeterError
-from stagemeter.counting import formulas
+from stagemeter.counting import registry
 
 PAGE = {"model": "deepseek-ocr-small", "mode": "tiny", "new_tokens": 2}
 
@@ -17,7 +17,7 @@ def test_known_operators_pass(tmp_path):
 
 def test_unknown_operators_are_named_and_nothing_is_written(tmp_path, monkeypatch):
     for operator in ("aten::convolution", "aten::_convolution"):
-        monkeypatch.delitem(formulas._RULES, operator)
+        monkeypatch.delitem(registry._RULES, operator)
     with pytest.raises(StagemeterError, match=r"aten\.convolution \(\d+ x\) have no formula"):
         analyze_page(AnalysisConfig(**PAGE), tmp_path / "out", track=False, strict=True)
     assert not (tmp_path / "out" / "static_compute.json").exists()
