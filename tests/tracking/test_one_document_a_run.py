@@ -16,7 +16,7 @@ from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.tracking.compare import subject_of_run
-from stagemeter.tracking.holding import missing_params
+from stagemeter.tracking.document import missing_params
 from stagemeter.tracking.labels import PARAMS_OTHERWISE
 from stagemeter.tracking.profile import log_profile
 from stagemeter.tracking.runs import find_run, load_report

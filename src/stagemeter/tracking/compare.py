@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -17,9 +17,8 @@ from stagemeter.core.metrics import comparison_values, module_values, report_val
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.module import MODULE_JSON_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
-from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.holding import params_of, require_room
-from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, REPORT_HASH, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.document import log_document, params_of
+from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
@@ -144,17 +143,18 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
     parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
     client = mlflow.MlflowClient()
     with store_errors():
-        document_hash = stable_hash(comparison)
-        require_room(run_id, COMPARISON, document_hash)
-        tags = {
-            KIND: COMPARISON,
-            REPORT_HASH: document_hash,
-            SCHEMA: comparison["schema_version"],
-            COMPARED_RUNS: ",".join(parts),
-            MLFLOW_RUN_NOTE: files["comparison.md"],
-        }
-        client.log_batch(run_id, metrics=_metrics(comparison), tags=[RunTag(key, value) for key, value in tags.items()])
-        log_files(run_id, files)
+        log_document(
+            run_id,
+            COMPARISON,
+            stable_hash(comparison),
+            metrics=_metrics(comparison),
+            tags={
+                SCHEMA: comparison["schema_version"],
+                COMPARED_RUNS: ",".join(parts),
+                MLFLOW_RUN_NOTE: files["comparison.md"],
+            },
+            files=files,
+        )
         for part in parts:
             listed = [name for name in client.get_run(part).data.tags.get(COMPARISONS, "").split(",") if name]
             client.set_tag(part, COMPARISONS, ",".join([*listed, run_id]))

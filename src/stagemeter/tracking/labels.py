@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.metrics import COMPARISON as COMPARISON
+from stagemeter.core.metrics import MODULE as MODULE
+from stagemeter.core.metrics import PROFILE as PROFILE
+from stagemeter.core.metrics import STATIC as STATIC
+
 #: Kinds of runs.
-KIND, STATIC, PROFILE, MODULE = "stagemeter.kind", "static", "profile", "module"
-COMPARISON, SWEEP, POINT = "comparison", "sweep", "sweep_point"
+KIND, SWEEP, POINT = "stagemeter.kind", "sweep", "sweep_point"
 MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
@@ -31,18 +35,9 @@ VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
 CONTEXT_DEVICE, CONTEXT_PEAK = "stagemeter.context.device", "stagemeter.context.peak"
 
 
-def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Tags by which runs of the same work find one another.
-
-    Parameters
-    ----------
-    kind : str
-        `STATIC` or `PROFILE`.
-    metadata : mapping
-        ``metadata`` of a report or a profile.
-    """
+def workload_tags(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags by which runs of the same work find one another, given ``metadata`` of a report or profile."""
     tags = {
-        KIND: kind,
         MODEL: metadata["model"],
         "stagemeter.mode": metadata["workload"]["mode"],
         WORKLOAD: json.dumps(metadata["workload"]),

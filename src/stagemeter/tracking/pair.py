@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,12 +19,11 @@ from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.pairing import mfu_description, mfu_markdown, roofline_page, roofline_picture, roofline_points
-from stagemeter.hardware.roofline import Peak
 from stagemeter.profiling.profile import LONGEST_MS
-from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
-from stagemeter.tracking.peaks import find_peak, peak_flags
+from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
 from stagemeter.tracking.runs import (
     architecture_of,
     devices_of_run,
@@ -56,21 +54,18 @@ _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
 _TIME = "time_ms/"
 #: How many profiles a static run lists.
 _LISTED = 100
+_AS_THE_RUN_SAYS = GivenHardware()
 
 
 def pair_profile(
     profile_run: str,
     count: Count,
     static_run: str | None = None,
-    device: str | None = None,
-    peak_tflops: float | None = None,
-    peak_gbps: float | None = None,
-    devices: int | None = None,
+    hardware: GivenHardware = _AS_THE_RUN_SAYS,
 ) -> Pairing:
     """Pair a profiling run, and count its work where no static run does.
 
-    Parameters and errors are those of `stagemeter.application.mfu.pair_runs`; `count` makes the report of a model and a
-    workload.
+    See `stagemeter.application.mfu.pair_runs`. `count` makes the report of a model and a workload.
     """
     require_reachable()
     with store_errors():
@@ -78,8 +73,7 @@ def pair_profile(
         require_profile(profile)
         statics = StaticRuns(many=False, count=count)
         static = find_run(static_run) if static_run is not None else statics.matching(profile)
-        peak = find_peak(profile, device, peak_tflops, peak_gbps)
-        pairing = pair_run(profile, static, statics, peak, devices=devices)
+        pairing = pair_run(profile, static, statics, hardware)
         link_back(static, [profile.info.run_id])
     return pairing
 
@@ -102,9 +96,7 @@ def require_profile(run: Run) -> None:
         raise StagemeterError(f"run {run.info.run_id} holds no time of any stage: it ended before one was measured")
 
 
-def pair_run(
-    profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures: bool = True, devices: int | None = None
-) -> Pairing:
+def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHardware, figures: bool = True) -> Pairing:
     """Pair two runs and log what comes of it, unless that is there already.
 
     Raises
@@ -123,7 +115,7 @@ def pair_run(
             f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
         )
     workload, report = measured_workload(profile), statics.report(static)
-    used = devices_of_run(profile, devices)
+    peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
     requests = requests_work(report, workload, lengths_of_run(profile))
     experts = counted_experts(profile.data.metrics)
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests)
@@ -194,12 +186,11 @@ def _remove_figures(profile: Run) -> None:
 
 
 def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
-    now = int(time.time() * 1000)
     values = pairing_values(pairing)
     # Values of an earlier pairing must not stand beside those of this one. A metric cannot be deleted.
     stale = [key for key in logged if key.partition("/")[0] in _PAIRED and key not in values]
     values |= dict.fromkeys(stale, math.nan)
-    return [Metric(key, value, now, 0) for key, value in values.items()]
+    return metrics_now(values)
 
 
 def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: bool) -> list[RunTag]:
@@ -233,16 +224,13 @@ def _described(profile: Run, written: str) -> str:
 def pair_profiles(
     experiment: str,
     count: Count,
-    device: str | None = None,
-    peak_tflops: float | None = None,
-    peak_gbps: float | None = None,
+    hardware: GivenHardware = _AS_THE_RUN_SAYS,
     figures: bool = False,
     on_run: Callable[[int, int], None] = lambda done, runs: None,
-    devices: int | None = None,
 ) -> tuple[list[Pairing], dict[str, str]]:
     """Pair all profiling runs of an experiment, and count the work of those that no static run counts.
 
-    Parameters and errors are those of `stagemeter.application.mfu.pair_experiment`; `count` is that of `pair_profile`.
+    See `stagemeter.application.mfu.pair_experiment`. `count` makes the report of a model and a workload.
     """
     require_reachable()
     with store_errors():
@@ -256,8 +244,7 @@ def pair_profiles(
             try:
                 require_profile(profile)
                 static = statics.matching(profile)
-                peak = find_peak(profile, device, peak_tflops, peak_gbps)
-                pairings.append(pair_run(profile, static, statics, peak, figures, devices))
+                pairings.append(pair_run(profile, static, statics, hardware, figures))
                 linked.setdefault(static.info.run_id, (static, []))[1].append(run_id)
             except StagemeterError as error:
                 failures[run_id] = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 
 import mlflow
@@ -20,14 +21,35 @@ _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
 _WAY_OUT = "--device measured measures this machine; --peak-tflops X --peak-gbps Y gives the numbers"
 
 
-def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: float | None) -> Peak:
+@dataclass(frozen=True, slots=True)
+class GivenHardware:
+    """What a user says of the hardware of a run.
+
+    Attributes
+    ----------
+    device : str or None
+        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the run's own.
+    peak_tflops, peak_gbps : float or None
+        The peak itself, in place of a device.
+    devices : int or None
+        Devices that did the work. Default: those that the run names, or one.
+    """
+
+    device: str | None = None
+    peak_tflops: float | None = None
+    peak_gbps: float | None = None
+    devices: int | None = None
+
+
+def find_peak(profile: Run, given: GivenHardware) -> Peak:
     """Choose the peak that a profile is held against.
 
     Raises
     ------
     StagemeterError
-        If there is none, or what was given contradicts itself.
+        If there is no peak, or what was given contradicts itself.
     """
+    device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
     dtype = measured_workload(profile).dtype
     if tflops is not None:
         if device is not None:

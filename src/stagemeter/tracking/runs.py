@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -90,15 +90,8 @@ def find_experiment(name: str) -> str:
 
 
 def all_experiments() -> list[str]:
-    """Ids of all experiments that were not deleted."""
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = mlflow.MlflowClient().search_experiments(ViewType.ACTIVE_ONLY, page_token=token)
-        found += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return found
+    """Return the ids of all experiments that are not deleted."""
+    return [str(experiment.experiment_id) for experiment in mlflow.search_experiments()]
 
 
 def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
