@@ -14,11 +14,7 @@ from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.writing import require_writable, write_whole
-from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page
-from stagemeter.export.json_file import json_text
-
-#: Files of a comparison.
-JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE = (f"comparison.{ending}" for ending in ("json", "md", "csv", "html"))
+from stagemeter.export.comparison import COMPARISON_FILES, comparison_files
 
 
 @dataclass(frozen=True)
@@ -114,18 +110,13 @@ def compare_and_log(
         If the store cannot be reached or refuses.
     """
     if folder is not None:
-        require_writable(folder, (JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE))
+        require_writable(folder, COMPARISON_FILES)
     subjects, position = _subjects(runs, baseline, experiment, condition)
     comparison = compare(subjects, quantities, position)
     exceeded = breaches(subjects, position, limits)
     messages: list[str] = []
     if folder is not None or log:
-        files = {
-            JSON_FILE: json_text(comparison),
-            MARKDOWN_FILE: comparison_markdown(comparison),
-            CSV_FILE: comparison_csv(comparison),
-            PAGE_FILE: comparison_page(comparison),
-        }
+        files = comparison_files(comparison)
         if folder is not None:
             written = [write_whole(folder / name, content) for name, content in files.items()]
             messages.append(f"wrote {', '.join(map(str, written))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.charts import COLOURS
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -314,3 +315,17 @@ def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
     )
     figure.update_yaxes(automargin=True)
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
+
+
+#: The files of a comparison: name, and what makes the contents.
+COMPARISON_FILES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "comparison.json": json_text,
+    "comparison.md": comparison_markdown,
+    "comparison.csv": comparison_csv,
+    "comparison.html": comparison_page,
+}
+
+
+def comparison_files(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contents of a comparison's files by name."""
+    return {name: make(comparison) for name, make in COMPARISON_FILES.items()}

@@ -11,6 +11,7 @@ from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
 from stagemeter.export.charts import COLOURS, new_figure, png
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -40,6 +41,20 @@ _FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roo
 
 #: How many runs are named that share a warning.
 _NAMED = 3
+
+
+JSON_FILE, MARKDOWN_FILE = "mfu.json", "mfu.md"
+#: The roofline as a picture and as a page.
+FIGURES = PICTURE_FILE, PAGE_FILE = "roofline.png", "roofline.html"
+
+
+def pairing_files(pairing: Mapping[str, Any], figures: bool = True) -> dict[str, str | bytes]:
+    """Return the contents of a pairing's files by name, without figures where there is nothing to draw."""
+    files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
+    points = roofline_points(pairing) if figures else None
+    return (
+        files if points is None else {**files, PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
+    )
 
 
 def mfu_markdown(pairing: Mapping[str, Any]) -> str:

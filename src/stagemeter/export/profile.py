@@ -8,6 +8,7 @@ from typing import Any
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -24,6 +25,11 @@ _RATES = {
     "tokens_per_second/request": "new tokens/s of whole requests",
     "pages_per_hour/request": "pages/hour",
 }
+
+
+def profile_files(document: Mapping[str, Any]) -> dict[str, str | bytes]:
+    """Return the contents of a profile's files by name."""
+    return {"profile.json": json_text(document), "profile.md": profile_markdown(document)}
 
 
 def profile_markdown(document: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
 FVCORE_FILE = "static_compute_fvcore.md"
+#: The files that a folder holds of a report.
+REPORT_FILES = (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE)
 
 
 def report_files(report: Mapping[str, Any]) -> dict[str, str]:
@@ -67,7 +69,7 @@ def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
     """
     try:
         with locked_folder(folder):
-            for name in (MARKDOWN_FILE, FVCORE_FILE):
+            for name in REPORT_FILES[1:]:
                 (folder / name).unlink(missing_ok=True)
             return [write_whole(folder / name, content) for name, content in files.items()]
     except OSError as error:

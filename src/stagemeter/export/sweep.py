@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.escape import Marked, markdown_code
 from stagemeter.core.units import with_unit
-from stagemeter.export.charts import Chart, Series
+from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 
 #: Rows that a table of pages shows.
 _PAGES = 20
+
+
+PAGE_FILE = "charts.html"
+
+
+def sweep_files(summary: SweepSummary, title: str) -> dict[str, str | bytes]:
+    """Return the contents of a sweep's files by name: its charts as pictures, and together on a page."""
+    charts = sweep_charts(summary)
+    pictures = {f"{name}.png": chart_picture(chart) for name, chart in charts.items()}
+    return {**pictures, PAGE_FILE: charts_page(charts, title)}
 
 
 def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes: Sequence[str] = ()) -> str:

@@ -15,11 +15,9 @@ from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import comparison_values, module_values, report_values
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.module import MODULE_JSON_FILE
-from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document, params_of
 from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
-from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
+from stagemeter.tracking.runs import find_experiment, find_run, load_module_report, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
 #: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
@@ -93,11 +91,7 @@ def subject_of_run(run: Run) -> Subject:
     values: dict[str, float] = {name: _whole(value) for name, value in run.data.metrics.items()}
     if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
-        values |= (
-            report_values(load_report(run))
-            if kind == STATIC
-            else module_values(load_report(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION))
-        )
+        values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))
     environment = {
         name.removeprefix(prefix): value
         for prefix in (VERSION, HARDWARE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 from mlflow.entities import Run
 
@@ -53,7 +53,7 @@ class StaticRuns:
     def report(self, run: Run) -> Report:
         """Return the report of a run."""
         if run.info.run_id not in self._reports:
-            self._reports[run.info.run_id] = cast(Report, load_report(run))
+            self._reports[run.info.run_id] = load_report(run)
         return self._reports[run.info.run_id]
 
     def matching(self, profile: Run) -> Run:

@@ -17,8 +17,7 @@ from stagemeter.core.escape import markdown_link
 from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.json_file import json_text
-from stagemeter.export.pairing import mfu_description, mfu_markdown, roofline_page, roofline_picture, roofline_points
+from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files, roofline_points
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
@@ -39,8 +38,6 @@ from stagemeter.utilization.pairing import Pairing, pair
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
-#: Artifacts of a paired run.
-JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"
 #: Tags of a paired run, and the one by which a static run knows the profiles of its work.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
 FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
@@ -163,16 +160,14 @@ def _times(run: Run) -> dict[str, float]:
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
     client = mlflow.MlflowClient()
     run_id = profile.info.run_id
-    files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
-    points = roofline_points(pairing) if figures else None
-    if points is not None:
-        files |= {PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
+    files = pairing_files(pairing, figures)
+    drawn = FIGURES[0] in files
     log_files(run_id, files)
-    if points is None:
+    if not drawn:
         _remove_figures(profile)
     # Last, and in one call: a pairing that was cut short is done again.
     metrics = _metrics(pairing, profile.data.metrics)
-    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, points is not None))
+    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, drawn))
 
 
 def _remove_figures(profile: Run) -> None:
@@ -181,7 +176,7 @@ def _remove_figures(profile: Run) -> None:
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
     for file in artifacts.list_artifacts():
-        if file.path in (PICTURE_FILE, PAGE_FILE):
+        if file.path in FIGURES:
             artifacts.delete_artifacts(file.path)
 
 

@@ -13,14 +13,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stagemeter.core.metrics import profile_values
 from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.json_file import json_text
-from stagemeter.export.profile import profile_markdown
+from stagemeter.export.profile import profile_files, profile_markdown
 from stagemeter.tracking.document import log_document, require_room
 from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, SCHEMA, workload_tags
 from stagemeter.tracking.store import store_errors
 
-#: Artifacts of a profiling run.
-JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
+#: The trace, beside the files of the profile.
+TRACE_FILE = "trace.json.gz"
 #: What the times begin with in a run's description; utilization goes before it.
 TIMES_HEADER = "## Times"
 
@@ -61,7 +60,7 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
     TrackingError
         If the store cannot be reached or refuses.
     """
-    files: dict[str, str | bytes] = {JSON_FILE: json_text(document), MARKDOWN_FILE: profile_markdown(document)}
+    files = profile_files(document)
     if trace is not None:
         files[TRACE_FILE] = trace
     with store_errors():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
 from mlflow.entities import Run
@@ -17,10 +17,12 @@ from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json, read_json
-from stagemeter.core.report import SCHEMA_VERSION, report_fault
+from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
+from stagemeter.export.module import MODULE_JSON_FILE
 from stagemeter.export.report import JSON_FILE as REPORT_FILE
+from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
@@ -198,20 +200,42 @@ def lengths_of_run(run: Run) -> RequestLengths | None:
         ) from None
 
 
-def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) -> dict[str, Any]:
+def load_report(run: Run) -> Report:
     """Read the report of a static run.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    file, known : str
-        Name of the report's file, and the version of its schema that can be read.
 
     Raises
     ------
     StagemeterError
-        If it has none, one that this version cannot read, or another run's.
+        If the run has no report, one that this version cannot read, or another run's.
+    """
+    report = _load_document(run, REPORT_FILE, SCHEMA_VERSION)
+    fault = report_fault(report)
+    if fault is not None:
+        raise StagemeterError(f"run {run.info.run_id}: its {REPORT_FILE} is damaged ({fault}): analyze again")
+    _require_own(run, REPORT_FILE, report)
+    return cast(Report, report)
+
+
+def load_module_report(run: Run) -> dict[str, Any]:
+    """Read the report of a module from the run that it was logged to.
+
+    Raises
+    ------
+    StagemeterError
+        If the run has no report, one that this version cannot read, or another run's.
+    """
+    document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION)
+    _require_own(run, MODULE_JSON_FILE, document)
+    return document
+
+
+def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
+    """Read a JSON file of a run whose schema has the major version of a known one.
+
+    Raises
+    ------
+    StagemeterError
+        If the run has no such file, or one that this version cannot read.
     """
     run_id = run.info.run_id
     try:
@@ -233,10 +257,6 @@ def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) 
         raise StagemeterError(
             f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}"
         )
-    fault = report_fault(report)
-    if fault is not None:
-        raise StagemeterError(f"run {run_id}: its {file} is damaged ({fault}): analyze again")
-    _require_own(run, file, report)
     return report
 
 

@@ -13,8 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.charts import chart_picture, charts_page
-from stagemeter.export.sweep import sweep_charts, sweep_markdown
+from stagemeter.export.sweep import PAGE_FILE, sweep_files, sweep_markdown
 from stagemeter.sweeping.build import SweepSettings
 from stagemeter.sweeping.children import child_rows
 from stagemeter.sweeping.summary import SweepSummary, summarize
@@ -25,7 +24,6 @@ from stagemeter.tracking.store import store_errors
 if TYPE_CHECKING:
     import pandas
 
-PAGE_FILE = "charts.html"
 #: MLflow's limit on the length of a param.
 _LONGEST = 6000
 
@@ -54,11 +52,9 @@ def log_sweep(
         If the store cannot be reached or refuses.
     """
     summary = summarize(table)
-    charts = sweep_charts(summary)
     note = sweep_markdown(summary, table.name, PAGE_FILE, notes)
     client = mlflow.MlflowClient()
     given = {name: value[:_LONGEST] for name, value in asdict(settings).items() if value is not None}
-    pictures = {f"{name}.png": chart_picture(chart) for name, chart in charts.items()}
     with store_errors():
         log_document(
             run.run_id,
@@ -67,7 +63,7 @@ def log_sweep(
             params=given,
             metrics=metrics_now(_values(summary)),
             tags={MODEL: settings.model or AnalysisSettings().model, MLFLOW_RUN_NOTE: note},
-            files={**pictures, PAGE_FILE: charts_page(charts, run.run_name or "Sweep")},
+            files=sweep_files(summary, run.run_name or "Sweep"),
         )
         client.log_artifact(run.run_id, str(table))
         if child_runs is not None:
