@@ -437,7 +437,7 @@ def test_work_that_cannot_be_counted_is_named_and_the_closest_are(orphan, analyz
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert "base_size (512, measured 1024)" in line
-    assert f"`stagemeter analyze --model {small_model} --page-size 500x500 --mode base`" in line
+    assert f"`stagemeter analyze --page-size 500x500 --model {small_model} --mode base`" in line
     assert "It cannot be counted by closed form here" in line
     assert "mfu/sam" not in run_of(orphan).data.metrics
     assert not [run for run in runs() if "stagemeter.counted_for" in run.data.tags]
