@@ -611,7 +611,7 @@ def test_damaged_report_is_named(imported, analyzed, runs, tmp_path, lost):
     file.write_text(json.dumps(report))
     MlflowClient().log_artifact(static, str(file))
     profile = imported(TIMES)["run_id"]
-    with pytest.raises(StagemeterError, match=rf"static_compute.json is damaged \(at \$: '{lost}' is a required"):
+    with pytest.raises(StagemeterError, match=rf"static_compute.json is damaged \(at \$.{lost}: Field required"):
         pair_runs(profile, static, peak_tflops=312)
 
 

@@ -58,14 +58,14 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Header and a row for each stage; without deciles where there is one repeat, of which they would say nothing."""
+    """Return a header and a row for each stage, without deciles where there is one repeat."""
     times, deciles_of = document["time_ms"], document["spread_ms"]
     repeated = any(len(values) > 1 for values in document["times_ms"].values())
     whole = times.get("total")
     rows = [["Stage", "Median", "p10", "p90", "Share"] if repeated else ["Stage", "Time", "Share"]]
     for stage, time in times.items():
         deciles = deciles_of.get(stage)
-        # What is a sum of other rows has no share of its own.
+        # A sum of other rows has no share of its own.
         counted = stage in deciles_of and stage != "decode"
         rows.append(
             [
@@ -103,7 +103,7 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
 
 
 def _of(document: Mapping[str, Any], quantity: str) -> dict[str, float]:
-    """Metrics of one quantity, by stage."""
+    """Return the metrics of one quantity, by stage."""
     prefix = f"{quantity}/"
     return {name.removeprefix(prefix): value for name, value in document["metrics"].items() if name.startswith(prefix)}
 

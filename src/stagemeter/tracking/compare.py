@@ -20,9 +20,9 @@ from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFI
 from stagemeter.tracking.runs import find_experiment, find_run, load_module_report, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
-#: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
+#: Tag of a comparison with its runs, and tag of these runs with their comparisons.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
-#: Beyond this a double does not hold every whole number.
+#: Above this, a double does not hold every whole number.
 _EXACT = 2**53
 #: Kinds of runs that can be compared.
 _COMPARED = (STATIC, PROFILE, MODULE)
@@ -34,7 +34,7 @@ def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
     Raises
     ------
     StagemeterError
-        If there is no such run, several could be meant, or it holds neither counts nor times.
+        If a run does not exist, its name is ambiguous, or it holds neither counts nor times.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -56,7 +56,7 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
     Raises
     ------
     StagemeterError
-        If there is no such experiment, the filter cannot be read, or no run answers to it.
+        If the experiment does not exist, the filter cannot be read, or no run matches.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -77,12 +77,12 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
 
 
 def subject_of_run(run: Run) -> Subject:
-    """Make a subject of a run: of its metrics, params and tags.
+    """Make a subject of the metrics, params and tags of a run.
 
     Raises
     ------
     StagemeterError
-        If it holds neither counts nor times.
+        If the run holds neither counts nor times.
     """
     tags, kind = run.data.tags, run.data.tags.get(KIND)
     if kind is None or kind not in _COMPARED:
@@ -118,7 +118,7 @@ def _whole(value: float) -> float:
 
 
 def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Log a comparison to a run of its own, and let the runs that it is of name it.
+    """Log a comparison to a run of its own, and tag the compared runs with it.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
     comparison : mapping
         See `stagemeter.comparing.compare.compare`.
     files : mapping
-        Contents of its files by name, the one in Markdown for the description among them as ``comparison.md``.
+        Contents of its files by name. ``comparison.md`` becomes the description.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[Metric]:
-    """Ratios to the baseline, each other subject a step."""
+    """Return the ratios to the baseline. Each other subject is a step."""
     others = [number for number in range(len(comparison["subjects"])) if number != comparison["baseline"]]
     return [
         Metric(name, value, 0, step)

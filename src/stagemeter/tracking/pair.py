@@ -1,4 +1,4 @@
-"""A profiling run finds its counts, and gets its MFU."""
+"""Pair profiling runs with their counts, and log the utilization."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ from stagemeter.utilization.pairing import Pairing, pair
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
-#: Tags of a paired run, and the one by which a static run knows the profiles of its work.
+#: Tags of a paired run, and the tag of a static run with its profiles.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
 FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
-#: What a pairing wrote into a description: whole lines, from one comment to the other. Markdown shows neither.
+#: The part of a description that a pairing wrote: whole lines between two comments, which Markdown hides.
 _BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
 _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: The metrics of a pairing.
 _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
-#: What the names of times begin with.
+#: The beginning of the names of times.
 _TIME = "time_ms/"
-#: How many profiles a static run lists.
+#: The most profiles that a static run lists.
 _LISTED = 100
 _AS_THE_RUN_SAYS = GivenHardware()
 
@@ -76,12 +76,12 @@ def pair_profile(
 
 
 def require_profile(run: Run) -> None:
-    """Refuse a run that holds no times of ours.
+    """Refuse a run that is no profile.
 
     Raises
     ------
     StagemeterError
-        If it is of another kind, or was not logged by Stagemeter.
+        If the run is of another kind, or has no times.
     """
     kind = run.data.tags.get(KIND)
     if kind != PROFILE:
@@ -94,7 +94,7 @@ def require_profile(run: Run) -> None:
 
 
 def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHardware, figures: bool = True) -> Pairing:
-    """Pair two runs and log what comes of it, unless that is there already.
+    """Pair two runs and log the pairing, unless the run holds it already.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
     pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
-    # A picture that is asked for and not there yet is drawn.
+    # A missing picture is drawn where it is asked for.
     undrawn = figures and roofline_points(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
@@ -137,7 +137,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
 
 
 def link_back(static: Run, profiles: Sequence[str]) -> None:
-    """Let a static run name the profiles that were paired with it, the newest last."""
+    """Tag a static run with the profiles that were paired with it, the newest last."""
     listed = [name for name in static.data.tags.get(PROFILE_RUNS, "").split(",") if name]
     together = [name for name in listed if name not in profiles] + list(profiles)
     if set(profiles) <= set(listed):
@@ -146,7 +146,7 @@ def link_back(static: Run, profiles: Sequence[str]) -> None:
 
 
 def _times(run: Run) -> dict[str, float]:
-    """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
+    """Return the median milliseconds by stage. MLflow gives the last value of a metric, which is the median."""
     logged = {name.removeprefix(_TIME): value for name, value in run.data.metrics.items() if name.startswith(_TIME)}
     times = {stage: value for stage, value in logged.items() if stage not in (REQUEST, TOTAL)}
     for stage, value in times.items():
@@ -165,13 +165,13 @@ def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures:
     log_files(run_id, files)
     if not drawn:
         _remove_figures(profile)
-    # Last, and in one call: a pairing that was cut short is done again.
+    # Last, and in one call, so an interrupted pairing is repeated.
     metrics = _metrics(pairing, profile.data.metrics)
     client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, drawn))
 
 
 def _remove_figures(profile: Run) -> None:
-    """Remove the roofline of an earlier pairing, which had another peak."""
+    """Remove the roofline of an earlier pairing with another peak."""
     if profile.data.tags.get(FIGURES_HASH, _NO_FIGURES) == _NO_FIGURES:
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
@@ -207,9 +207,9 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
 
 
 def _described(profile: Run, written: str) -> str:
-    """Put a pairing into a run's description, in place of an earlier one; what people wrote there stays."""
+    """Put a pairing into a run's description in place of an earlier one. What people wrote stays."""
     first, _, rest = written.rstrip().partition("\n")
-    # Behind the first line, so that lists of runs, which show the beginning as it is written, show no comment.
+    # After the first line: lists of runs show the beginning as it is written.
     block = f"{first} {_BEGIN}\n{rest}\n\n{_END}"
     note = profile.data.tags.get(MLFLOW_RUN_NOTE, "")
     replaced, earlier = _WRITTEN.subn(lambda match: block, note, count=1)

@@ -1,4 +1,4 @@
-"""The peak that a profile is held against: looked up, given, or measured."""
+"""The peak rates for a profile: looked up, given, or measured."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class GivenHardware:
 
 
 def find_peak(profile: Run, given: GivenHardware) -> Peak:
-    """Choose the peak that a profile is held against.
+    """Choose the peak rates for a profile.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def find_peak(profile: Run, given: GivenHardware) -> Peak:
 
 
 def peak_flags(profile: Run, peak: Peak) -> list[str]:
-    """Say so where a profile is held against the peak of another device than the one that it names."""
+    """Flag a peak that is not of the device that the profile names."""
     ran_on = profile.data.tags.get(_DEVICE)
     if ran_on is None and peak.source.startswith("measured"):
         return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]
@@ -88,18 +88,18 @@ def peak_flags(profile: Run, peak: Peak) -> list[str]:
 
 
 def _measured_peak(profile: Run, dtype: str) -> Peak:
-    """Measure this machine, once for each profile: the same pairing twice gives the same numbers."""
+    """Measure this machine once for each profile, so that the same pairing gives the same numbers."""
     kept = _kept_peak(profile)
     if kept is not None:
         return kept
-    # As it is read back the next time, to the last digit.
+    # Exactly as it is read back the next time.
     peak = Peak.from_dict(_measure(_measurable(profile), dtype).to_dict())
     mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak.to_dict()))
     return peak
 
 
 def _kept_peak(profile: Run) -> Peak | None:
-    """The peak that was measured for a profile before."""
+    """Return the peak that was measured for a profile before."""
     kept = profile.data.tags.get(_MEASURED_PEAK)
     try:
         return None if kept is None else Peak.from_dict(parse_json(kept, _MEASURED_PEAK))
@@ -111,7 +111,7 @@ def _kept_peak(profile: Run) -> Peak | None:
 
 @cache
 def _measure(target: str, dtype: str) -> Peak:
-    """Measure a device of this machine, once for all profiles that this process pairs."""
+    """Measure a device of this machine, once for all profiles of this process."""
     from stagemeter.hardware.measure import measure_peak
 
     return measure_peak(target, dtype).peak
@@ -137,7 +137,7 @@ def _measurable(profile: Run) -> str:
     names = {place: device_name(torch.device(place)) for place in places}
     cores = profile.data.tags.get(_CORES)
     for place, name in names.items():
-        # Processors of many sizes bear one name.
+        # Processors with different numbers of cores share a name.
         if same_device(name, ran_on) and (place != "cpu" or cores in (None, str(usable_cores()))):
             return place
     there = ran_on if cores is None else f"{ran_on} of {cores} cores"
@@ -149,7 +149,7 @@ def _measurable(profile: Run) -> str:
 
 
 def same_device(name: str, other: str) -> bool:
-    """Whether two names are of one device: a driver's, ours, an alias."""
+    """Tell whether two names mean one device."""
     return _known_name(name) == _known_name(other)
 
 

@@ -20,7 +20,7 @@ from stagemeter.tracking.store import store_errors
 
 #: The trace, beside the files of the profile.
 TRACE_FILE = "trace.json.gz"
-#: What the times begin with in a run's description; utilization goes before it.
+#: The header of the times in a run's description. Utilization goes before it.
 TIMES_HEADER = "## Times"
 
 

@@ -38,13 +38,13 @@ def log_sweep(
     run : RunInfo
         The run.
     settings : SweepSettings
-        What was swept; its params.
+        The settings of the sweep, which become params.
     table : Path
-        The table, an artifact.
+        The table, which becomes an artifact.
     child_runs : str or None
         See `stagemeter.sweeping.children.child_rows`.
     notes : sequence of str
-        What one should know of its pages.
+        What to know about its pages.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def _values(summary: SweepSummary) -> dict[str, float]:
 
 
 def _log_children(client: mlflow.MlflowClient, parent: RunInfo, rows: pandas.DataFrame) -> None:
-    """Make a run of each row, in two calls: one that makes it, one that holds all of it."""
+    """Make a run of each row, in two calls: one creates it, and one logs everything."""
     for row in _records(rows):
         metrics = {name: value for name, value in row.items() if "/" in name and value == value}
         params = {name: str(value) for name, value in row.items() if "/" not in name}
