@@ -129,7 +129,7 @@ def test_commands_that_know_no_adapters_say_so(stagemeter, folder, command):
     (folder / "mine.yaml").write_text("adapter: somewhere\n")
     ended = stagemeter(*command, "--config", "mine.yaml")
     assert ended.code == 2
-    assert f"adapter somewhere: {command[0]} knows no adapters" in ended.err
+    assert f"adapter somewhere: {command[0]} counts no adapters" in ended.err
 
 
 def test_adapter_that_is_not_there(stagemeter, folder):
