@@ -1,4 +1,4 @@
-"""Limits of pages on the command line: what they come to, where they are refused, and what is said of them."""
+"""Limits of pages on the command line: their effect, their errors and their notes."""
 
 import json
 import shlex
