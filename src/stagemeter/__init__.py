@@ -1,6 +1,6 @@
-"""Count what a model costs, stage by stage, before it runs; measure how well it ran. MLflow keeps both.
+"""What a model costs, stage by stage, before it runs; how well it ran, once it has. Both kept in MLflow.
 
-Names are imported when they are first used, so importing the package is fast.
+The names below are imported when they are first used, so that importing the package costs next to nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models that cannot be used: exit code 2, one line that names the setting and the file."""
+"""Models that cannot be used: exit code 2, one line that says which setting of which file, and what there is."""
 
 import json
 
@@ -34,7 +34,7 @@ def without(config, key):
 
 @pytest.fixture
 def refused(stagemeter, folder):
-    """Return the one line that refuses a configuration."""
+    """The one line in which a configuration is refused."""
 
     def run(config, *options: object) -> str:
         (folder / "config.json").write_text(json.dumps(config))
@@ -118,25 +118,10 @@ def test_unknown_name_is_told_the_nearest(stagemeter):
     assert "did you mean 'llama-3.1-8b'" in stagemeter("analyze", "--model", "llama-3.1-9b").err
 
 
-@pytest.mark.parametrize("command", ["profile", "sweep"])
-def test_commands_for_pages_say_so(stagemeter, command):
-    ended = stagemeter(command, "--model", "llama-3.1-8b")
-    assert ended.code == 2
-    assert "llama-3.1-8b is of the family llama: this command knows deepseek-ocr" in ended.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [
-        (("profile", "--model", "unlimited-ocr-default"), "this command knows deepseek-ocr alone so far"),
-        (("profile", "--model", "deepseek-ocr", "--weights", "unlimited-ocr-default"), "deepseek-ocr alone so far"),
-        (("import-profile", "--model", "unlimited-ocr-default", "times.json"), "of the family unlimited-ocr: times of"),
-    ],
-)
-def test_a_family_that_shares_a_class_is_not_taken_for_the_other(stagemeter, arguments, part):
-    ended = stagemeter(*arguments)
+def test_weights_of_another_family_are_refused(stagemeter):
+    ended = stagemeter("profile", "--model", "qwen3-0.6b", "--weights", "unlimited-ocr-default")
     assert (ended.code, ended.out) == (2, "")
-    assert part in ended.err
+    assert "--weights unlimited-ocr-default are of another model than --model qwen3-0.6b" in ended.err
 
 
 def test_a_file_will_do_in_place_of_a_folder(estimate, folder):

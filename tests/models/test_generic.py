@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from stagemeter.utilization.memory import roofline_section
 from stagemeter.utilization.pairing import pair
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 OLMO = {
     "model_type": "olmo2",

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model, log_static_report, pair_runs
+from stagemeter import AnalysisConfig, describe_model, estimate_model, log_static_report, pair_runs
 from stagemeter.application.import_profile import Source, import_profile
 
 COMMON = {
@@ -90,8 +90,3 @@ def test_one_forward_pass_is_the_prefill(experiment, tmp_path):
     assert pairing["stages"]["forward"]["flops"] == pairing["counts"]["flops"]["prefill"]
     assert pairing["stages"]["total"]["time_ms"] == pytest.approx(35)
     assert pairing["missing"] == {"prefill": "no time of its own: it was timed as part of forward"}
-
-
-def test_times_of_other_models_that_read_pages_are_refused(times):
-    with pytest.raises(StagemeterError, match="is of the family qwen2-vl: times of stages are read for DeepSeek-OCR"):
-        import_profile(AnalysisConfig(model="qwen2.5-vl-7b"), times)

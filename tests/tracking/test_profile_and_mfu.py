@@ -437,7 +437,7 @@ def test_work_that_cannot_be_counted_is_named_and_the_closest_are(orphan, analyz
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert "base_size (512, measured 1024)" in line
-    assert f"`stagemeter analyze --page-size 500x500 --model {small_model} --mode base`" in line
+    assert f"`stagemeter analyze --model {small_model} --page-size 500x500 --mode base`" in line
     assert "It cannot be counted by closed form here" in line
     assert "mfu/sam" not in run_of(orphan).data.metrics
     assert not [run for run in runs() if "stagemeter.counted_for" in run.data.tags]
@@ -512,6 +512,34 @@ def test_runs_are_found_by_name(imported, analyzed):
     imported(TIMES, "--run-name", "times-by-name")
     paired = pair_runs("times-by-name", "counts-by-name", peak_tflops=1)
     assert run_of(paired["static_run_id"]).info.run_name == "counts-by-name"
+
+
+@pytest.mark.parametrize(
+    ("model", "times"),
+    [
+        ("qwen2.5-vl-7b", {"vit": 30.0, "merger": 2.0, "prefill": 20.0, "decode": 7.0}),
+        ("qwen2.5-vl-7b", {"vision": 32.0, "prefill": 20.0, "decode": 7.0}),
+        ("florence-2-base", {"forward": 50.0, "decode": 7.0}),
+    ],
+    ids=["stages", "vision", "forward"],
+)
+def test_times_of_any_family_are_brought_in_and_paired(imported, analyzed, model, times):
+    options = ("--model", model, "--new-tokens", 4)
+    analyzed(*options)
+    printed = imported(times, *options)
+    whole = sum(times.values()) - times["decode"] + 3 * times["decode"]
+    assert printed["time_ms"]["total"] == close(whole)
+    paired = pair_runs(printed["run_id"], peak_tflops=312, peak_gbps=2039)
+    assert set(paired["stages"]) >= {*times, "total"}
+    assert paired["stages"]["total"]["time_ms"] == close(whole)
+
+
+def test_stage_of_another_family_is_refused(command, tmp_path):
+    file = tmp_path / "times.json"
+    file.write_text('{"sam": 1.0, "prefill": 2.0}')
+    code, _, err = command("import-profile", file, "--model", "qwen2.5-vl-7b")
+    assert code == 2
+    assert "'sam' is no stage" in err
 
 
 def test_missing_stage_is_named_and_has_no_metric(imported, analyzed, command):
@@ -611,7 +639,7 @@ def test_damaged_report_is_named(imported, analyzed, runs, tmp_path, lost):
     file.write_text(json.dumps(report))
     MlflowClient().log_artifact(static, str(file))
     profile = imported(TIMES)["run_id"]
-    with pytest.raises(StagemeterError, match=rf"static_compute.json is damaged \(at \$.{lost}: Field required"):
+    with pytest.raises(StagemeterError, match=rf"static_compute.json is damaged \(at \$: '{lost}' is a required"):
         pair_runs(profile, static, peak_tflops=312)
 
 

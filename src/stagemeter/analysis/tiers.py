@@ -1,4 +1,4 @@
-"""The three tiers, ways of counting a stage: isolated, extracted, analytic."""
+"""The three ways of counting a stage: isolated, extracted, analytic."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from stagemeter.models.lora import Adapter
 if TYPE_CHECKING:
     from stagemeter.counting.events import Counts
 
-#: Contexts that differ by less have no step between them.
+#: Contexts at most so far apart are steps one after the other: there is none between them.
 _SHORTEST_LOOKED_INTO = 2
-#: Most steps that are counted to find out how the cost of a step grows.
+#: Steps that are counted at most to find out how the cost of a step grows.
 _MOST_STEPS = 64
 
 logger = logging.getLogger(__name__)
@@ -48,15 +48,15 @@ class StageCount:
     cost : Cost
         One pass; of ``decode`` one step at the workload's context.
     request_cost : Cost or None
-        Cost of the stage in the whole request, where the tier gives it; of ``decode`` all steps.
+        The stage's part of the whole request, where this tier gives it; of ``decode`` all steps.
     operators : dict
         Cost by operator; empty for closed forms.
     unsupported : Counter
-        Calls of operators without a formula.
+        Operators without a formula, with their calls.
     steps : dict
-        Of ``decode``, counted steps by the context they attend to.
+        Of ``decode``, steps that were counted, by the context they attend to.
     adapter, request_adapter : Cost or None
-        The same of what an adapter adds.
+        Like `cost` and `request_cost`, of what an adapter adds.
     """
 
     cost: Cost
@@ -70,7 +70,7 @@ class StageCount:
 
 @dataclass
 class Tier:
-    """The counts of one tier.
+    """What one way of counting gave.
 
     Attributes
     ----------
@@ -79,9 +79,9 @@ class Tier:
     stages : dict
         Counts by stage.
     failures : dict
-        Reasons of stages without a count.
+        Why a stage has no count.
     passes : dict
-        Counts per module of each pass of the whole model; empty where the tier makes none.
+        Counts per module of each pass of the whole model, where the tier makes such passes.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
         for context in decode_contexts(stage, architecture, workload):
             step(context)
         if stage.cost is None:
-            # No closed form knows where the growth of a step changes.
+            # Nobody says where the cost of a step bends: it is looked for.
             find_bends(step, *decode_span(workload))
         request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
@@ -162,19 +162,19 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
 
 
 def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
-    """Count steps until the cost grows evenly between every two of them, judged by the step in the middle.
+    """Count steps until those between two that were counted grow evenly, as far as the one in the middle says.
 
     Parameters
     ----------
     step : callable
-        Cost of a decode step by its context. It keeps its counts.
+        Cost of a decode step by its context; keeps what it counted.
     first, last : int
-        Contexts of the first and the last step.
+        Contexts between which to look.
 
     Raises
     ------
     StagemeterError
-        If the growth changes too often to add up all steps from a few.
+        If the cost of a step changes its growth too often to be added up from few steps.
     """
     left = [(first, last)]
     counted = 0
@@ -187,7 +187,7 @@ def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
         if counted > _MOST_STEPS:
             raise StagemeterError(
                 f"the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of context, and "
-                f"{_MOST_STEPS} steps between them do not show how. Ask for fewer new tokens"
+                f"{_MOST_STEPS} steps between them do not show how; ask for fewer new tokens"
             )
         here, ahead = middle - start, end - middle
         # Compared without fractions.
@@ -246,7 +246,7 @@ def _analytic(stage: Stage[Any], architecture: Any, workload: Workload, adapter:
 def _of_request(
     stage: Stage[Any], architecture: Any, workload: Workload, cost_at: Callable[[Workload], Cost]
 ) -> tuple[Cost, Cost]:
-    """Return the cost of a stage's pass, and of all passes of a request."""
+    """Cost of a stage's pass, and of all passes of a request."""
     cost = cost_at(workload)
     if stage.whole_pass != "decode":
         return cost, cost
@@ -254,7 +254,7 @@ def _of_request(
 
 
 def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:
-    """Count one stage. A failure is recorded with its reason; other stages are still counted."""
+    """Count one stage; a failure is kept with its reason and does not take the other stages along."""
     try:
         tier.stages[stage] = count()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What the ``import-profile`` command does from start to end: read, settle what was measured, log."""
+"""The ``import-profile`` command from start to end: read, settle what was measured, log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_measured, plan_request, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
-from stagemeter.models.families.deepseek_ocr.family import FAMILY
+from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.document import Profiled, profile_document
@@ -21,16 +21,16 @@ from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
 from stagemeter.utilization.work import differing_fields
 
-#: What only some sources look at: attributes of `Source`, and the options that set them.
+#: Options that only some sources use, by the attribute of `Source` that they set.
 _OF_SCRAPES = {"interval": "--interval", "engine_model": "--engine-model"}
 _OF_SUMMARIES = {"prefill_contains_vision": "--prefill-contains-vision"}
-#: What looks like an address without its beginning: a name, a port.
+#: An address without its scheme: a name and a port.
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where times come from: one of files, a server's address, or a run.
+    """A source of times: files, a server's address, or a run.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Source:
     from_run : str or None
         MLflow run that holds the times as metrics.
     mapping_file, pairs : Path or None, tuple of str
-        What names stand for, see `NameMapping`.
+        Patterns for the names of stages, see `NameMapping`.
     interval : float or None
         Seconds between two scrapes.
     engine_model : str or None
@@ -49,7 +49,7 @@ class Source:
     device : str or None
         What the times were taken on.
     devices : int or None
-        How many of them did the work; None for what the source shows.
+        Number of devices that did the work; None for what the source shows.
     """
 
     files: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Source:
 def import_profile(
     config: AnalysisConfig, source: Source, *, experiment: str | None = None, run_name: str | None = None
 ) -> Profiled:
-    """Log times that something else took as a profiling run.
+    """Log the times that another tool took as a profiling run.
 
     Parameters
     ----------
@@ -85,27 +85,22 @@ def import_profile(
     Raises
     ------
     StagemeterError
-        If the source or the workload cannot be used. It is found out before a run is opened.
+        If the source or the workload cannot be used. Both are checked before a run is opened.
     TrackingError
         If the times are those of a run, and the store cannot be reached or refuses.
     """
     refuse_adapter(config, "import-profile")
-    model = describe_model(config.model)
-    if model.family.reads_pages and model.family is not FAMILY:
-        raise StagemeterError(
-            f"{config.model} is of the family {model.family.name}: times of stages are read for DeepSeek-OCR and for "
-            "models that read text alone so far"
-        )
+    model = describe_model(config.model, config.trust_remote_code)
+    stages = [stage.name for stage in model.family.stages]
     asked = plan_request(config, model)
     hardware = _hardware(source.device)
-    profile = _read(source, asked.decode_steps)
+    profile = _read(source, asked.decode_steps, aggregates(stages).get(VISION, []))
     hardware |= _devices(source.devices, profile)
     profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
-    # A page that was not in the prompt cannot have been worked on.
     require_runnable(workload, model)
     if not profile.times_ms:
-        raise StagemeterError("there is no time of any stage in it: map the names that it has, see docs/profiles.md")
+        raise StagemeterError("no time of any stage in it: map the names that it has, see docs/profiles.md")
     differing = differing_fields(asked, workload)
     if differing:
         found = ", ".join(f"{name} {measured} (asked for: {given})" for name, (given, measured) in differing.items())
@@ -115,6 +110,7 @@ def import_profile(
         workload,
         model=config.model,
         family=model.family.name,
+        stages=stages,
         architecture_hash=model.architecture.hash,
         config=config.model_dump(),
     )
@@ -135,13 +131,15 @@ def import_profile(
     return Profiled(document, run.run_id, run_messages(run))
 
 
-def _read(source: Source, steps: int) -> Profile:
-    """Choose the reader by what was given, and refuse options that it would not look at."""
+def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
+    """Choose the reader by the kind of source, and refuse options that it does not use."""
     if (source.from_run is None) == (not source.files):
         raise StagemeterError("give either a file, two scrapes or an address, or --from-run RUN")
     if source.from_run is not None:
         _refuse(source, "--from-run", mapping_file="--mapping", **_OF_SCRAPES, **_OF_SUMMARIES)
-        return _read_run(source, source.from_run, steps)
+        from stagemeter.tracking.times import read_metrics
+
+        return read_metrics(source.from_run, _metrics_by_stage(source.pairs), steps, vision)
     address = source.files[0].startswith(("http://", "https://"))
     if address or len(source.files) == 2:
         _refuse(source, "scrapes", mapping_file="--mapping", pairs="--map", **_OF_SUMMARIES)
@@ -158,12 +156,12 @@ def _read(source: Source, steps: int) -> Profile:
     if not path.exists() and _ADDRESS.match(source.files[0]):
         raise StagemeterError(f"{source.files[0]}: no such file; for a server, write http://{source.files[0]}")
     _refuse(source, "a file", **_OF_SCRAPES)
-    mapping = NameMapping.load(source.mapping_file, source.pairs)
+    mapping = NameMapping.load(vision, source.mapping_file, source.pairs)
     return read_profile(path, steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
 
 
 def _refuse(source: Source, what: str, **options: str) -> None:
-    """Refuse options that were given and mean nothing here, by the attributes that hold them."""
+    """Refuse options that mean nothing for a kind of source, by the attributes that hold them."""
     for attribute, option in options.items():
         if getattr(source, attribute) not in (None, ()):
             raise StagemeterError(f"{option} means nothing with {what}: leave it out")
@@ -171,16 +169,10 @@ def _refuse(source: Source, what: str, **options: str) -> None:
 
 def _scrape(source: Source) -> Profile:
     if len(source.files) > 1:
-        raise StagemeterError("an address is scraped twice by itself: give nothing beside it")
+        raise StagemeterError("an address is scraped twice: give no second source")
     if source.interval is None:
         raise StagemeterError(f"{source.files[0]}: give --interval SECONDS, the time between the two scrapes")
     return scrape(source.files[0], source.interval, engine_model=source.engine_model)
-
-
-def _read_run(source: Source, run: str, steps: int) -> Profile:
-    from stagemeter.tracking.times import read_metrics
-
-    return read_metrics(run, _metrics_by_stage(source.pairs), steps)
 
 
 def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
@@ -196,7 +188,7 @@ def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _devices(given: int | None, profile: Profile) -> dict[str, str]:
-    """How many devices did the work, if somebody said so."""
+    """Return the number of devices if it was given."""
     if given is None:
         return {}
     engines = profile.metrics.get("engine/engines")

@@ -54,10 +54,8 @@ def pair_runs(
         If the store cannot be reached or refuses.
     """
     from stagemeter.tracking.pair import pair_profile
-    from stagemeter.tracking.peaks import GivenHardware
 
-    hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
-    return pair_profile(profile_run, count_work, static_run, hardware)
+    return pair_profile(profile_run, count_work, static_run, device, peak_tflops, peak_gbps, devices)
 
 
 def pair_experiment(
@@ -98,10 +96,8 @@ def pair_experiment(
         If the store cannot be reached or refuses.
     """
     from stagemeter.tracking.pair import pair_profiles
-    from stagemeter.tracking.peaks import GivenHardware
 
-    hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
-    return pair_profiles(experiment, count_work, hardware, figures, on_run)
+    return pair_profiles(experiment, count_work, device, peak_tflops, peak_gbps, figures, on_run, devices)
 
 
 def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:

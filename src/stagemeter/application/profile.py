@@ -139,7 +139,8 @@ def _require_weights_of(model: ModelDescription, config: ProfileConfig, weights:
     """Refuse a checkpoint that cannot be loaded, or is of another model."""
     if config.weights != config.model:
         other = describe_model(config.weights, config.trust_remote_code)
-        if other.architecture.hash != model.architecture.hash:
+        # Families can share the class of their sizes.
+        if (other.family.name, other.architecture.hash) != (model.family.name, model.architecture.hash):
             raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
     from stagemeter.profiling.weights import require_weights
 
@@ -215,6 +216,7 @@ def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocu
         plan.workload,
         model=plan.model.name,
         family=plan.model.family.name,
+        stages=[stage.name for stage in plan.model.family.stages],
         architecture_hash=plan.model.architecture.hash,
         config=plan.config.model_dump(),
     )

@@ -1,4 +1,4 @@
-"""The ``sweep`` command from start to end: check each model once, evaluate the grid, write, log."""
+"""What the ``sweep`` command does from start to end: check each model once, evaluate the grid, write, log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from stagemeter.sweeping.grid import Grid
 from stagemeter.sweeping.single import differences
 from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
 
-#: Most parts that are evaluated in this process: starting others takes longer.
+#: Up to how many parts are evaluated in this process: starting others takes longer.
 _FEW_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Swept:
-    """Result of a sweep.
+    """What came of a sweep.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class Swept:
     rows : int
         Its rows.
     evaluated : int
-        Rows that were evaluated now; fewer for a resumed sweep.
+        Those that were evaluated now; fewer where an interrupted sweep was resumed.
     seconds : float
-        Time of evaluating and writing.
+        What evaluating and writing took.
     run_id : str or None
-        MLflow run of the sweep.
+        MLflow run that it was logged to.
     messages : list of str
-        Messages for the user.
+        What to tell the user at the end.
     notes : tuple of str
-        Files that the pages leave out, and the limits that decided their views.
+        What was left out of the pages, and which limits decided their views.
     """
 
     output: Path
@@ -69,21 +69,27 @@ def sweep(
     Parameters
     ----------
     settings : SweepSettings or mapping
-        The settings. A value of a mapping is a text as on the command line, a single value or a list, such as
+        What is swept; of a mapping each value is a text as on the command line, a single value or a list, such as
         ``{"mode": ["tiny", "base"], "batch_size": range(1, 9), "page_size": [(1240, 1754)]}``.
     output : Path or str
-        The table. It is written once all rows are evaluated.
+        The table, which is written as a whole once all of it is there.
     resume : bool
-        Whether to continue an interrupted sweep.
+        Whether to go on with a sweep that was interrupted.
     estimate : bool
-        Whether to compare the first row of each model with its closed forms alone, instead of a full count.
+        Whether to take the closed forms as they are, instead of counting each model once in full and holding them
+        against that.
     backend, jobs, cluster
-        See `stagemeter.sweeping.backends.map_parts`.
+        Where to evaluate, see `stagemeter.sweeping.backends.map_parts`.
+
+    Returns
+    -------
+    Swept
+        What was done.
 
     Raises
     ------
     StagemeterError
-        If a setting cannot be used, or a count differs from the closed forms.
+        If something given cannot be used, or a count disagrees with the closed forms.
     """
     wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
     return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, backend, jobs, cluster)
@@ -97,11 +103,11 @@ class _Plan:
 
 
 def _plan(settings: SweepSettings, output: Path, resume: bool, backend: str) -> _Plan:
-    """Check all settings before anything is written or logged."""
+    """Find out whether everything given can be used, before anything is written or logged."""
     target = output.expanduser()
     require_backend(backend)
     if target.suffix != ".parquet":
-        raise StagemeterError(f"--output {target}: the table is written as Parquet. Give a name that ends in .parquet")
+        raise StagemeterError(f"--output {target}: the table is written as Parquet: give a name that ends in .parquet")
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
@@ -155,8 +161,8 @@ def sweep_and_log(
     settings, output, options
         See `sweep`.
     child_runs : str or None
-        Rows that become child runs: ``all``, ``pareto`` (the cheapest of each resolution), or a number of rows, evenly
-        spread; None for none.
+        Which rows become runs of their own below it: ``all``, ``pareto`` (the cheapest of each resolution), or a
+        number of rows, evenly spread; None for none.
     experiment, run_name : str or None
         MLflow experiment and name of the run.
 
@@ -165,7 +171,7 @@ def sweep_and_log(
     StagemeterError
         As `sweep`, and if `child_runs` is none of these.
     TrackingError
-        If the store cannot be reached or refuses. The table is written nevertheless.
+        If the store cannot be reached or refuses. The table is written all the same.
     """
     from stagemeter.sweeping.children import require_children
 
@@ -178,7 +184,7 @@ def sweep_and_log(
     require_choice(experiment)
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
-        # The parts stay until the sweep is logged: no other sweep writes the table, and an interrupted one can resume.
+        # Until it is logged, the parts are kept: nobody else writes to the same table, and what is cut short goes on.
         with failure_recorded(run_name, _name(settings), experiment):
             swept = _run(plan, **options, keep_parts=True)
         try:
@@ -192,7 +198,7 @@ def sweep_and_log(
 
 
 def _name(settings: SweepSettings) -> str:
-    """Return the name of a sweep, made of its settings."""
+    """Name a sweep by what it is over."""
     varied = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
     return f"sweep of {', '.join(varied) or 'one workload'}".replace("_", " ")[:120]
 
@@ -229,7 +235,7 @@ def _require_agreement(grid: Grid, estimate: bool) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; the block gets a function that advances it."""
+    """Show a bar on stderr with the time that is left; the block gets a function that moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -240,11 +246,17 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def settings_of(values: Mapping[str, Any]) -> SweepSettings:
-    """Make settings of Python values: single ones, or lists and ranges. Unknown names are refused."""
+    """Make settings of what Python code gives: single values, or lists and ranges of them.
+
+    Raises
+    ------
+    StagemeterError
+        If a name is no setting of a sweep.
+    """
     known = SweepSettings.__dataclass_fields__
     unknown = [name for name in values if name not in known]
     if unknown:
-        raise StagemeterError(f"{unknown[0]}: no such setting of a sweep. Known are {', '.join(known)}")
+        raise StagemeterError(f"{unknown[0]}: no such setting of a sweep; known are {', '.join(known)}")
     return SweepSettings(**{name: _written(value) for name, value in values.items() if value is not None})
 
 

@@ -1,1 +1,1 @@
-"""Compare counts and times of several workloads, models or versions."""
+"""Setting counts and times of several workloads, models or versions side by side."""

@@ -1,4 +1,4 @@
-"""Compare the values of several subjects with those of a baseline: differences, ratios, and settings."""
+"""Values of several subjects against those of one of them: differences, ratios, and what else differs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import COMPARED, MODULE, PROFILE, STATIC
 from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 
-#: Changes with the keys of a comparison and their meaning.
+#: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.0"
-#: What is compared by default.
+#: What is compared unless it is said.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
 #: Rows that are sums of others, or the rest. They stand below, in this order.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
@@ -21,7 +21,7 @@ Comparison = dict[str, Any]
 
 
 def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baseline: int = 0) -> Comparison:
-    """Compare subjects with one of them.
+    """Set subjects side by side.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     quantities : sequence of str
         Names in `COMPARED`. Default: FLOPs, or times where all subjects are profiles.
     baseline : int
-        Position of the subject that the others are compared with.
+        Position of the subject that the others are held against.
 
     Returns
     -------
     dict
         ``subjects``: ``name``, ``source``, ``kind``, ``run_id`` and ``link`` of each; ``baseline``: its position.
         ``quantities``: by name the ``unit``, the ``stages`` in the order of a request, and the ``rows``, the largest
-        mover first and sums last. A row has the ``stage``, and per subject ``values``, ``differences`` and ``ratios``
-        to the baseline, None where one is missing or the baseline is zero. ``configuration`` and ``environment``: the
-        settings that differ, ``name`` and ``values``. ``notes``: what to know.
+        mover first and sums last; of each the ``stage``, and per subject ``values``, ``differences`` and ``ratios`` to
+        the baseline's, None where one is missing or the baseline's is zero. ``configuration`` and ``environment``: what
+        differs, ``name`` and ``values``. ``notes``: what one should know.
 
     Raises
     ------
@@ -78,13 +78,13 @@ def _default(subjects: Sequence[Subject]) -> list[str]:
     if len(defaults) == 1:
         return [defaults.pop()]
     raise StagemeterError(
-        "--metric: static runs and profiling runs have different metrics. Give one that both have, such as --metric "
-        "roofline_ms, or give runs of one kind"
+        "some are static runs and some are profiling runs, which count and measure different things: say what to "
+        "compare, such as --metric roofline_ms, or give runs of one kind"
     )
 
 
 def _schemas(subjects: Sequence[Subject]) -> list[str]:
-    """Refuse documents whose numbers have other meanings, and name versions that differ in their contents."""
+    """Refuse documents whose numbers mean something else, and name versions that differ in what they hold."""
     notes = []
     for kind in _DEFAULTS:
         versions = {subject.schema_version: subject.name for subject in subjects if subject.kind == kind}
@@ -129,7 +129,7 @@ def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str,
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, float]:
-    """Sort sums last, and the others by the size of their largest difference."""
+    """Sums last; of the others the largest difference first, whichever its sign."""
     if row["stage"] in SUMS:
         return 1 + SUMS.index(row["stage"]), 0.0
     return 0, -max((abs(difference) for difference in row["differences"] if difference is not None), default=-1.0)
@@ -152,18 +152,18 @@ def _missing(compared: Mapping[str, Any], subjects: Sequence[Subject]) -> list[s
 
 
 def _contexts(compared: Mapping[str, Any], configuration: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Note where decode steps are at different contexts, and so are not alike."""
+    """One decode step can be at contexts that differ, and then is no like for like."""
     contexts = [
         row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")
     ]
     steps = any(row["stage"] == DECODE for quantity in compared.values() for row in quantity["rows"])
     if not contexts or not steps:
         return []
-    return ["decode is one step, at the context that each subject reports; decode_total is all steps of the request"]
+    return ["decode is one step, at the context that each was looked at; decode_total is all steps of the request"]
 
 
 def _distinct_names(subjects: Sequence[Subject]) -> list[str]:
-    """Return names, with a part of the source where several subjects share one."""
+    """Names, those that several share with a part of where each is from."""
     names = [subject.name for subject in subjects]
     return [
         name

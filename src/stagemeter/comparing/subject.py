@@ -1,4 +1,4 @@
-"""Subjects of a comparison: counts or times under flat names, from files or runs."""
+"""What is compared: counts or times under flat names, wherever they are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.core.metrics import PROFILE, STATIC, profile_values, report_values
 from stagemeter.core.params import profile_params, workload_params
 
-#: Params that name where times were measured. They belong to the environment.
+#: Params that say where times were taken, which is told by the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})
 
 
@@ -20,13 +20,13 @@ class Subject:
     Attributes
     ----------
     name : str
-        Name of the run, or of the file.
+        What people call it: the name of a run, or a file.
     source : str
-        Id of the run, or path of the file.
+        Where it is from: the id of a run, or the path of a file.
     kind : str
         ``static``, ``module`` (counts of any module) or ``profile``.
     schema_version : str
-        Version of its document's schema.
+        Of its document.
     values : mapping
         Numbers by name, such as ``flops/sam``.
     configuration : mapping

@@ -1,4 +1,4 @@
-"""Charts, drawn as a picture and as an interactive page that needs no network."""
+"""Charts drawn from the same data as a picture and as an interactive page that needs no network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c
 
 @dataclass(frozen=True)
 class Series:
-    """A series of points.
+    """Points of one name.
 
     Attributes
     ----------
     name : str
-        Name in the legend.
+        In the legend.
     x, y : sequence
-        Numbers; for bars, x are names.
+        Numbers; of bars x are names.
     labels : sequence of str
-        Label of each point; may be empty.
+        What each point is; may be empty.
     joined : bool
-        Whether a line joins the points.
+        Of points: whether a line joins them.
     """
 
     name: str
@@ -38,22 +38,22 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """The data of a chart.
+    """What both drawings show.
 
     Attributes
     ----------
     title, x_title, y_title : str
-        Titles of the chart and its axes.
+        Words.
     kind : str
         ``lines``, ``points``, ``bars`` or ``heat``.
     series : sequence of Series
-        The series of lines, points or bars.
+        Of lines, points and bars.
     heat : sequence of sequence of float
-        Values of a heat map: a row for each of `y_values`, a column for each of `x_values`.
+        Of a heat map a row for each of `y_values`, a column for each of `x_values`.
     x_values, y_values : sequence
-        Axes of a heat map.
+        Its axes.
     log : bool
-        Whether both axes of lines or points are logarithmic.
+        Whether both axes of points and lines are logarithmic.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Chart:
 
 def new_figure(height: float) -> tuple[Any, Any]:
     """Return an empty figure of matplotlib, and its axes."""
-    # pyplot would look for a window system, and keep global state.
+    # Without pyplot: no window system is looked for, and no global state is left behind.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,7 +130,7 @@ def chart_picture(chart: Chart) -> bytes:
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
-    """Draw charts on one HTML page, which holds plotly's script of five megabytes once."""
+    """Draw charts below one another on one HTML page, plotly's script of five megabytes in it once."""
     from plotly.offline import get_plotlyjs
 
     bodies = "\n".join(
@@ -194,9 +194,9 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     flops : mapping
         FLOPs by the name of their bar.
     total : int
-        The total of the shares.
+        What the shares are of.
     what, title : str
-        Titles of the axis and of the chart.
+        What the bars show, and what it is of.
 
     Returns
     -------

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from stagemeter.core.errors import TrackingError
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, TOTAL, VISION
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload
-from stagemeter.profiling.profile import AGGREGATES, Profile, spread
+from stagemeter.profiling.profile import Profile, spread
 
 #: Changes with every change of the document's keys or of what they mean.
 SCHEMA_VERSION = "1.1"
@@ -47,6 +47,7 @@ def profile_document(
     *,
     model: str,
     family: str,
+    stages: Iterable[str],
     architecture_hash: str,
     config: Mapping[str, Any],
 ) -> ProfileDocument:
@@ -60,6 +61,8 @@ def profile_document(
         What was measured.
     model, family, architecture_hash : str
         The model.
+    stages : iterable of str
+        Its stages.
     config : mapping
         Settings as given.
 
@@ -84,7 +87,7 @@ def profile_document(
         },
         "source": profile.source,
         "clock": profile.clock,
-        "time_ms": with_sums(profile.medians, workload.decode_steps, pages=workload.global_views > 0),
+        "time_ms": with_sums(profile.medians, workload.decode_steps, stages),
         "spread_ms": {stage: asdict(spread(times)) for stage, times in profile.times_ms.items()},
         "times_ms": values["times_ms"],
         "request_ms": values["request_ms"],
@@ -98,8 +101,8 @@ def profile_document(
     }
 
 
-def with_sums(times: Mapping[str, float], decode_steps: int, pages: bool = True) -> dict[str, float]:
-    """Add the time of the vision stages together, and of all stages, where none of theirs is missing.
+def with_sums(times: Mapping[str, float], decode_steps: int, stages: Iterable[str]) -> dict[str, float]:
+    """Add the sums over the vision stages and over all stages, where no part of a sum is missing.
 
     Parameters
     ----------
@@ -107,14 +110,14 @@ def with_sums(times: Mapping[str, float], decode_steps: int, pages: bool = True)
         Milliseconds by stage.
     decode_steps : int
         Decode steps of the request; without any, none has to have a time.
-    pages : bool
-        Whether the request has pages; without any, no vision stage has to have a time.
+    stages : iterable of str
+        Stages of the model.
     """
     complete = dict(times)
-    for name, stages in AGGREGATES.items():
-        if name == VISION and name not in complete and all(stage in times for stage in stages):
-            complete[name] = sum(times[stage] for stage in stages)
-    parts = ["forward"] if "forward" in complete else [*([VISION] if pages else []), "prefill"]
+    vision = aggregates(stages).get(VISION, [])
+    if vision and VISION not in complete and all(stage in times for stage in vision):
+        complete[VISION] = sum(times[stage] for stage in vision)
+    parts = [FORWARD] if FORWARD in complete else [*([VISION] if vision else []), PREFILL]
     if decode_steps:
         parts.append(DECODE_TOTAL)
     if TOTAL not in complete and all(part in complete for part in parts):

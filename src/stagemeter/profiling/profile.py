@@ -7,14 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
-from stagemeter.core.stage_names import FORWARD, PREFILL, VISION
 from stagemeter.profiling.lengths import RequestLengths
 
-#: The stages that make up an aggregate.
-AGGREGATES: dict[str, tuple[str, ...]] = {
-    VISION: ("sam", "clip", "projector"),
-    FORWARD: ("sam", "clip", "projector", PREFILL),
-}
 #: A century. A longer time is of a wrong unit or from a damaged file.
 LONGEST_MS = 100 * 365.25 * 86_400e3
 

@@ -80,8 +80,8 @@ def require_weights(folder: Path) -> None:
             "read; convert them to safetensors"
         )
     raise StagemeterError(
-        f"{folder} holds no *.safetensors files; without weights, DeepSeekOCRSession.from_config builds the "
-        "architecture, and `stagemeter analyze --model` needs the config.json alone"
+        f"{folder} holds no *.safetensors files; leave the weights out to run random ones, and "
+        "`stagemeter analyze --model` needs the config.json alone"
     )
 
 

@@ -1,23 +1,23 @@
-"""Read times from the metrics of a run."""
+"""Times that are metrics of a run already."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import mlflow
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.profile import Profile
-from stagemeter.profiling.readers import STAGES
+from stagemeter.profiling.readers import NameMapping
 from stagemeter.profiling.readers.plain import profile_of_times
 from stagemeter.tracking.labels import CONTEXT_DEVICE, KIND, PROFILE
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
 
-def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
+def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Sequence[str]) -> Profile:
     """Read the times of stages from the metrics of a run.
 
     Parameters
@@ -29,6 +29,8 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
         ``time_ms/<stage>`` and under their own name.
     steps : int
         Decode steps of the workload that was measured.
+    vision : sequence of str
+        Stages of the model before its prefill.
 
     Raises
     ------
@@ -36,21 +38,22 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
         If there is no such run or metric, a stage is unknown, or a value is no time.
     """
     require_reachable()
+    mapping = NameMapping(vision)
     with store_errors():
         found = find_run(run)
         if found.data.tags.get(KIND) == PROFILE:
             raise StagemeterError(f"run {found.info.run_id} is a profiling run already: pair it by `stagemeter mfu`")
         logged = found.data.metrics
         for stage, metric in metrics.items():
-            if stage not in STAGES:
-                raise StagemeterError(f"--map {stage}={metric}: no such stage; known are {', '.join(STAGES)}")
+            if stage not in mapping.stages:
+                raise StagemeterError(f"--map {stage}={metric}: no such stage; known are {', '.join(mapping.stages)}")
             if metric not in logged:
                 close = difflib.get_close_matches(metric, logged, n=3) or sorted(logged)[:5]
                 raise StagemeterError(
                     f"run {found.info.run_id} has no metric {metric!r}; it has {', '.join(close) or 'none at all'}"
                 )
         chosen = dict(metrics)
-        for stage in STAGES:
+        for stage in mapping.stages:
             for metric in (f"time_ms/{stage}", stage):
                 if metric in logged:
                     chosen.setdefault(stage, metric)
@@ -64,7 +67,7 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int) -> Profile:
             stage: [point.value for point in client.get_metric_history(found.info.run_id, metric)]
             for stage, metric in chosen.items()
         }
-    profile = profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps)
+    profile = profile_of_times(times, source=f"metrics of run {found.info.run_id}", steps=steps, mapping=mapping)
     taken = ", ".join(f"{stage} from {metric}" for stage, metric in chosen.items())
     notes = (f"times were taken as milliseconds: {taken}", *profile.notes)
     device = found.data.tags.get(CONTEXT_DEVICE)

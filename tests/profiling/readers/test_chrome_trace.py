@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages_of_deepseek import NameMapping, read_profile
 from traced_requests import PEAK_MEMORY, REQUESTS, STEPS
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers import NameMapping, read_profile
 
 
 def event(name: str, start: float, duration: float, **fields: Any) -> dict[str, Any]:
@@ -318,8 +318,8 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
 PEAK = f"""
 import json, sys
 from pathlib import Path
-from stagemeter.profiling.readers import read_profile
-profile = read_profile(Path(sys.argv[1]), steps=int(sys.argv[2]))
+from stagemeter.profiling.readers import NameMapping, read_profile
+profile = read_profile(Path(sys.argv[1]), steps=int(sys.argv[2]), mapping=NameMapping(["sam", "clip", "projector"]))
 print(json.dumps([{PEAK_MEMORY}, len(profile.times_ms["sam"])]))
 """
 

@@ -12,10 +12,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pages_of_deepseek import read_profile
 from traced_requests import PEAK_MEMORY
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers import read_profile
 
 TABLE = "stage,time_ms\nsam,1.5\n"
 
@@ -163,8 +163,8 @@ def test_memory_does_not_grow_with_an_export(tmp_path: Path) -> None:
         )
         database.commit()
     code = (
-        "import sys; from pathlib import Path; from stagemeter.profiling.readers import read_profile\n"
-        "times = read_profile(Path(sys.argv[1]), steps=3).times_ms\n"
+        "import sys; from pathlib import Path; from stagemeter.profiling.readers import NameMapping, read_profile\n"
+        "times = read_profile(Path(sys.argv[1]), steps=3, mapping=NameMapping([])).times_ms\n"
         f"print(times['prefill'][0], {PEAK_MEMORY})"
     )
     run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+from pages_of_deepseek import STAGES, VISION, NameMapping, stage_names
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers.mapping import STAGES, NameMapping, StageNames, near
+from stagemeter.profiling.readers import mapping as readers_mapping
+from stagemeter.profiling.readers.mapping import near
+
+load = partial(readers_mapping.NameMapping.load, VISION)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_own_name_needs_no_mapping(stage: str) -> None:
-    names = StageNames(None, "trace.json")
+    names = stage_names(None, "trace.json")
     assert [names.stage(name) for name in (stage, f":{stage}", f"ocr:{stage}")] == [stage] * 3
     assert names.notes() == ()
 
 
 @pytest.mark.parametrize("name", ["Prefill", "prefill ", "prefill:", "aten::prefill", "a:b:prefill", "xprefill", ""])
 def test_other_names_are_not_a_stages_own(name: str) -> None:
-    assert StageNames(None, "trace.json").stage(name) is None
+    assert stage_names(None, "trace.json").stage(name) is None
 
 
 def test_patterns_are_those_of_a_shell_and_case_matters() -> None:
-    names = StageNames(NameMapping({"prefill": ["fwd*", "Ctx?"], "sam": ["vit[01]"], "decode": ["gen ("]}), "t")
+    names = stage_names(NameMapping({"prefill": ["fwd*", "Ctx?"], "sam": ["vit[01]"], "decode": ["gen ("]}), "t")
     found = {name: names.stage(name) for name in ("fwd_7", "Ctx1", "ctx1", "Ctx12", "vit1", "vit2", "gen (", "x fwd")}
     assert found == {
         "fwd_7": "prefill",
@@ -38,29 +43,29 @@ def test_patterns_are_those_of_a_shell_and_case_matters() -> None:
 
 
 def test_a_name_cannot_be_two_stages() -> None:
-    names = StageNames(NameMapping({"clip": ["*clip*"], "prefill": ["prefill*"]}), "trace.json")
+    names = stage_names(NameMapping({"clip": ["*clip*"], "prefill": ["prefill*"]}), "trace.json")
     with pytest.raises(
         StagemeterError, match=r"trace\.json: 'prefill_clip' is taken for two stages, clip by '\*clip\*' and prefill by"
     ):
         names.stage("prefill_clip")
-    both = StageNames(NameMapping({"clip": ["*clip*", "prefill*"]}), "trace.json")
+    both = stage_names(NameMapping({"clip": ["*clip*", "prefill*"]}), "trace.json")
     assert both.stage("prefill_clip") == "clip"
 
 
 def test_a_stages_own_name_comes_before_patterns() -> None:
-    names = StageNames(NameMapping({"prefill": ["*"]}), "trace.json")
+    names = stage_names(NameMapping({"prefill": ["*"]}), "trace.json")
     assert (names.stage("sam"), names.stage("other")) == ("sam", "prefill")
     assert names.notes() == ("'sam' is a stage's own name and stays one, although a pattern for prefill matches it",)
 
 
 def test_patterns_that_match_nothing_are_named() -> None:
-    names = StageNames(NameMapping({"prefill": ["fwd", "forwrd"]}), "trace.json")
+    names = stage_names(NameMapping({"prefill": ["fwd", "forwrd"]}), "trace.json")
     names.stage("fwd")
     assert names.notes() == ("the pattern 'forwrd' for prefill matches nothing",)
 
 
 def test_names_of_no_stage_are_listed_by_frequency() -> None:
-    names = StageNames(None, "trace.json")
+    names = stage_names(None, "trace.json")
     for count, name in enumerate(["a", "b", "c", "d", "e", "f", "g", "ProfilerStep#3"], 1):
         for _ in range(count):
             names.stage(name)
@@ -68,7 +73,7 @@ def test_names_of_no_stage_are_listed_by_frequency() -> None:
 
 
 def test_names_with_running_numbers_do_not_pile_up() -> None:
-    names = StageNames(NameMapping({"decode": ["step *"]}), "trace.json")
+    names = stage_names(NameMapping({"decode": ["step *"]}), "trace.json")
     for number in range(2**16 + 100):
         assert names.stage(f"aten::add, seq = {number}") is None
     assert names.stage("step 7") == "decode"
@@ -78,9 +83,9 @@ def test_names_with_running_numbers_do_not_pile_up() -> None:
 def test_a_file_and_pairs_together(tmp_path: Path) -> None:
     path = tmp_path / "names.yaml"
     path.write_text("prefill: [fwd*, run]\nsam: vit\n")
-    mapping = NameMapping.load(path, ["prefill=ctx=1", "clip=c*"])
+    mapping = load(path, ["prefill=ctx=1", "clip=c*"])
     assert mapping.patterns == {"prefill": ("fwd*", "run", "ctx=1"), "sam": ("vit",), "clip": ("c*",)}
-    assert NameMapping.load().patterns == {}
+    assert load().patterns == {}
 
 
 @pytest.mark.parametrize(
@@ -104,17 +109,17 @@ def test_files_that_hold_no_mapping_are_refused(tmp_path: Path, text: str, messa
     path = tmp_path / "names.yaml"
     path.write_text(text)
     with pytest.raises(StagemeterError, match=message):
-        NameMapping.load(path)
+        load(path)
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StagemeterError, match="no such mapping file"):
-        NameMapping.load(tmp_path / "none.yaml")
+        load(tmp_path / "none.yaml")
     with pytest.raises(StagemeterError, match="is a folder"):
-        NameMapping.load(tmp_path)
+        load(tmp_path)
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(StagemeterError, match="is not text"):
-        NameMapping.load(tmp_path / "b.yaml")
+        load(tmp_path / "b.yaml")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +133,18 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 )
 def test_pairs_that_are_none_are_refused(pair: str, message: str) -> None:
     with pytest.raises(StagemeterError, match=message):
-        NameMapping.load(pairs=[pair])
+        load(pairs=[pair])
 
 
 def test_near_names() -> None:
     assert near("projectr", STAGES) == "did you mean 'projector'?"
     assert near("zzz", ["a", "b"]) == "known are a, b"
+
+
+def test_stages_are_those_of_the_model():
+    text = readers_mapping.NameMapping(())
+    assert text.stages == ("prefill", "decode", "decode_total", "forward", "request")
+    names = readers_mapping.StageNames(readers_mapping.NameMapping(("vit", "merger")), "trace.json")
+    assert (names.stage("merger"), names.stage("sam")) == ("merger", None)
+    with pytest.raises(StagemeterError, match="'sam' is no stage"):
+        readers_mapping.NameMapping(("vit",), {"sam": ["*"]})

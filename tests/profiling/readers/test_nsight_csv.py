@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pages_of_deepseek import NameMapping, read_profile
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers import NameMapping, read_profile
 
 #: Ten requests of 4 new tokens; nanoseconds. The layout is that of ``nsys stats --report nvtx_pushpop_sum``.
 PUSH_POP = """\

@@ -12,9 +12,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from pages_of_deepseek import NameMapping, read_profile
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers import NameMapping, read_profile
 
 SCHEMA = """
 CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT NOT NULL);

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pages_of_deepseek import NameMapping, read_profile
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.profile import Profile
-from stagemeter.profiling.readers import NameMapping, read_profile
 
 LENGTHS = RequestLengths(
     Histogram(300, (Bucket(1, 100, 1), Bucket(101, None, 1))),

@@ -25,7 +25,7 @@ def request(at: float, decode: int = 3, vision_inside: bool = True) -> list[Time
 
 
 def split(*ranges: TimeRange, steps: int = 3) -> Repeats:
-    return split_repeats(ranges, steps, "trace.json")
+    return split_repeats(ranges, steps, "trace.json", ("sam", "clip", "projector"))
 
 
 EXPECTED = {"sam": 5, "clip": 4, "projector": 1, "prefill": 20, "decode": 2, "decode_total": 6}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pages_of_deepseek import read_profile
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.profile import LONGEST_MS, Profile
-from stagemeter.profiling.readers import read_profile
 
 #: Microseconds of a century and a second, in the unit of traces.
 TOO_LONG = round(LONGEST_MS * 1e3) + 10**6

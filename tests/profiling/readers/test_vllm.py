@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import pytest
+from pages_of_deepseek import read_profile
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.profiling.readers import read_profile, read_scrape_files, read_scrapes, scrape
+from stagemeter.profiling.readers import read_scrape_files, read_scrapes, scrape
 
 MODEL = "deepseek-ai/DeepSeek-OCR"
 

@@ -175,7 +175,7 @@ def test_pickles_are_refused_unread(small_config, make_checkpoint, weights, name
 def test_folder_without_weights_says_what_to_do_instead(small_config, make_checkpoint):
     message = refusal(make_checkpoint(small_config, None))
     assert "no *.safetensors" in message
-    assert "from_config" in message
+    assert "analyze --model" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\xff" * 64], ids=["empty", "text", "noise"])

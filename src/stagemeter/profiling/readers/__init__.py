@@ -1,7 +1,7 @@
 """Times that other tools took, as profiles: traces, exports, summaries, tables, and a serving engine's metrics."""
 
 from stagemeter.profiling.readers.detection import read_profile
-from stagemeter.profiling.readers.mapping import STAGES, NameMapping
+from stagemeter.profiling.readers.mapping import NameMapping
 from stagemeter.profiling.readers.vllm import read_scrape_files, read_scrapes, scrape
 
-__all__ = ["STAGES", "NameMapping", "read_profile", "read_scrape_files", "read_scrapes", "scrape"]
+__all__ = ["NameMapping", "read_profile", "read_scrape_files", "read_scrapes", "scrape"]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from stagemeter.core.stage_names import FORWARD, PREFILL, VISION
-from stagemeter.profiling.profile import AGGREGATES
 from stagemeter.profiling.ranges import listed
-from stagemeter.profiling.readers.mapping import VISION_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +28,7 @@ class Settled:
     notes: tuple[str, ...]
 
 
-def settle(names: Collection[str], prefill_suffices: bool) -> Settled:
+def settle(names: Collection[str], vision: Sequence[str], prefill_suffices: bool) -> Settled:
     """Decide between ``vision`` or ``forward`` and their parts.
 
     Parts stand where all of them are timed, the aggregate where only some are: what is left of it is several stages.
@@ -39,6 +37,8 @@ def settle(names: Collection[str], prefill_suffices: bool) -> Settled:
     ----------
     names : collection of str
         Stages that are timed.
+    vision : sequence of str
+        Stages of the model before its prefill.
     prefill_suffices : bool
         Whether ``prefill`` alone is enough to leave ``forward`` out. It is among ranges, where frameworks call a range
         forward that is around every pass of the decoder.
@@ -46,16 +46,16 @@ def settle(names: Collection[str], prefill_suffices: bool) -> Settled:
     left_out: list[str] = []
     part_of: dict[str, str] = {}
     if FORWARD in names:
-        covered = VISION in names or all(stage in names for stage in VISION_STAGES)
+        covered = VISION in names or all(stage in names for stage in vision)
         if PREFILL in names and (prefill_suffices or covered):
             left_out.append(FORWARD)
         else:
-            part_of |= {stage: FORWARD for stage in (*AGGREGATES[FORWARD], VISION) if stage in names}
+            part_of |= {stage: FORWARD for stage in (*vision, PREFILL, VISION) if stage in names}
     if VISION in names and VISION not in part_of:
-        if all(stage in names for stage in VISION_STAGES):
+        if all(stage in names for stage in vision):
             left_out.append(VISION)
         else:
-            part_of |= {stage: VISION for stage in VISION_STAGES if stage in names}
+            part_of |= {stage: VISION for stage in vision if stage in names}
     return Settled(tuple(left_out), part_of, _notes(left_out, part_of))
 
 

@@ -103,7 +103,7 @@ class _Scopes:
         self.gpu[key] = TimeRange(stage, min(known.start, scope.start), max(known.end, scope.end), known.lane)
 
 
-def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMapping) -> Profile:
     """Read the times of stages from a trace.
 
     Parameters
@@ -114,8 +114,8 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
         Where in it the events are: `EVENTS_OF_OBJECT` or `EVENTS_OF_LIST`.
     steps : int
         Decode steps of the workload.
-    mapping : NameMapping, optional
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
     if not scopes.cpu and not gpu:
         raise StagemeterError(f"{path}: {_nothing_found(scopes)}")
     chosen = choose_clock(scopes.cpu, gpu, scopes.gpu_worked)
-    repeats = split_repeats(chosen.ranges, steps, str(path))
+    repeats = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
     return Profile(
         times_ms=repeats.times_ms,
         source=f"torch trace of {path.name}",

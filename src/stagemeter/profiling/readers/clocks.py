@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from stagemeter.core.stage_names import FORWARD, PREFILL
 from stagemeter.profiling.ranges import TimeRange, listed
-from stagemeter.profiling.readers.mapping import STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def choose_clock(cpu: Sequence[TimeRange], gpu: Sequence[TimeRange], gpu_worked:
         Whether the file shows any work on a GPU.
     """
     on_cpu, on_gpu = Counter(part.name for part in cpu), Counter(part.name for part in gpu)
-    lacking = [stage for stage in STAGES if stage in on_cpu and stage not in on_gpu]
+    lacking = [stage for stage in on_cpu if stage not in on_gpu]
     asynchronous = (
         "the GPU worked, and a CPU scope may end before the work that it launched: these times hold only if the "
         "program waited for the GPU at the end of each stage"

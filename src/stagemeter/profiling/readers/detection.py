@@ -33,7 +33,7 @@ def read_profile(
     path: Path,
     *,
     steps: int,
-    mapping: NameMapping | None = None,
+    mapping: NameMapping,
     prefill_contains_vision: bool | None = None,
 ) -> Profile:
     """Read the times of stages from a file of any known format.
@@ -45,8 +45,8 @@ def read_profile(
         may be compressed by gzip but for the database.
     steps : int
         Decode steps of the workload that was measured: one less than its new tokens.
-    mapping : NameMapping, optional
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
     prefill_contains_vision : bool, optional
         For summaries, which have no timestamps: whether the vision stages ran inside of the prefill range.
 
@@ -82,7 +82,7 @@ def read_profile(
     return _read_table(path, read_text(path), steps, mapping, prefill_contains_vision)
 
 
-def _read_list(path: Path, steps: int, mapping: NameMapping | None) -> Profile:
+def _read_list(path: Path, steps: int, mapping: NameMapping) -> Profile:
     first = next(stream_items(path, EVENTS_OF_LIST), None)
     if first is None:
         raise StagemeterError(f"{path}: is an empty list; the profiler probably recorded nothing")
@@ -93,7 +93,7 @@ def _read_list(path: Path, steps: int, mapping: NameMapping | None) -> Profile:
     raise StagemeterError(f"{path}: is a JSON list of {shown(first)}, neither trace events nor times; {_FORMATS}")
 
 
-def _read_object(path: Path, steps: int, mapping: NameMapping | None) -> Profile:
+def _read_object(path: Path, steps: int, mapping: NameMapping) -> Profile:
     if _has_events(path):
         return read_chrome_trace(path, EVENTS_OF_OBJECT, steps=steps, mapping=mapping)
     text = read_text(path)
@@ -108,7 +108,7 @@ def _has_events(path: Path) -> bool:
 
 
 def _read_table(
-    path: Path, text: str, steps: int, mapping: NameMapping | None, prefill_contains_vision: bool | None
+    path: Path, text: str, steps: int, mapping: NameMapping, prefill_contains_vision: bool | None
 ) -> Profile:
     lines = [line for line in text.splitlines()[:_PREAMBLE_LINES] if line.strip()]
     try:

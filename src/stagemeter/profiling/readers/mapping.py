@@ -12,13 +12,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.core.yaml_file import read_yaml
-from stagemeter.profiling.profile import AGGREGATES
 from stagemeter.profiling.ranges import listed
-
-#: The stages of a page's way through the vision encoder.
-VISION_STAGES = AGGREGATES[VISION]
-#: What a range can stand for.
-STAGES = (*VISION_STAGES, PREFILL, DECODE, DECODE_TOTAL, VISION, FORWARD, REQUEST)
 
 #: Names that no stage takes are listed up to this many, the most frequent first.
 _LISTED = 5
@@ -29,12 +23,14 @@ _OF_THE_PROFILER = "ProfilerStep#*"
 
 
 class NameMapping:
-    """Patterns by stage.
+    """The stages of a model, and patterns for names that stand for them.
 
-    A pattern is a shell's: ``*``, ``?`` and ``[...]``, and case matters. Names that are a stage's own need none.
+    A pattern is a shell's: ``*``, ``?`` and ``[...]``, and case matters. The stages' own names need no pattern.
 
     Parameters
     ----------
+    vision : sequence of str
+        Stages of the model before its prefill.
     patterns : mapping
         Stage to patterns.
     source : str
@@ -46,21 +42,32 @@ class NameMapping:
         If a stage is unknown or a pattern is empty.
     """
 
-    def __init__(self, patterns: Mapping[str, Sequence[str]] | None = None, source: str = "mapping") -> None:
+    def __init__(
+        self, vision: Sequence[str], patterns: Mapping[str, Sequence[str]] | None = None, source: str = "mapping"
+    ) -> None:
+        self.vision = tuple(vision)
         self.patterns: dict[str, tuple[str, ...]] = {}
         for stage, given in (patterns or {}).items():
-            if stage not in STAGES:
-                raise StagemeterError(f"{source}: {stage!r} is no stage; {near(stage, STAGES)}")
+            if stage not in self.stages:
+                raise StagemeterError(f"{source}: {stage!r} is no stage; {near(stage, self.stages)}")
             if not given or any(not pattern for pattern in given):
                 raise StagemeterError(f"{source}: {stage} has an empty pattern; give a name, or leave the stage out")
             self.patterns[stage] = tuple(dict.fromkeys(given))
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Everything that a time can be of, in the order of a request."""
+        together = (VISION, FORWARD) if self.vision else (FORWARD,)
+        return (*self.vision, PREFILL, DECODE, DECODE_TOTAL, *together, REQUEST)
+
     @classmethod
-    def load(cls, path: Path | None = None, pairs: Iterable[str] = ()) -> NameMapping:
-        """Put a mapping together from a file and from single patterns; a stage that has both keeps both.
+    def load(cls, vision: Sequence[str], path: Path | None = None, pairs: Iterable[str] = ()) -> NameMapping:
+        """Combine a file and single patterns; a stage that has both keeps both.
 
         Parameters
         ----------
+        vision : sequence of str
+            Stages of the model before its prefill.
         path : Path, optional
             YAML file of the form ``stage: [pattern, ...]``; a single pattern may stand without brackets.
         pairs : iterable of str
@@ -71,14 +78,14 @@ class NameMapping:
         StagemeterError
             If the file cannot be used, a pair has no ``=``, or a stage is unknown.
         """
-        patterns = {} if path is None else dict(cls(_read(path), str(path)).patterns)
+        patterns = {} if path is None else dict(cls(vision, _read(path), str(path)).patterns)
         for pair in pairs:
             stage, equals, pattern = pair.partition("=")
             if not equals:
                 raise StagemeterError(f"mapping {pair!r}: no '=' in it; write stage=pattern, such as prefill=forward*")
-            cls({stage: [pattern]}, f"mapping {pair!r}")
+            cls(vision, {stage: [pattern]}, f"mapping {pair!r}")
             patterns[stage] = (*patterns.get(stage, ()), pattern)
-        return cls(patterns)
+        return cls(vision, patterns)
 
 
 class StageNames:
@@ -86,14 +93,15 @@ class StageNames:
 
     Parameters
     ----------
-    mapping : NameMapping or None
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The stages, and patterns for other names.
     source : str
         What is being read, for errors.
     """
 
-    def __init__(self, mapping: NameMapping | None, source: str) -> None:
-        self._patterns = [(stage, p) for stage, given in (mapping or NameMapping()).patterns.items() for p in given]
+    def __init__(self, mapping: NameMapping, source: str) -> None:
+        self._own = mapping.stages
+        self._patterns = [(stage, pattern) for stage, given in mapping.patterns.items() for pattern in given]
         self._source = source
         self._stages: dict[str, str | None] = {}
         self._unused = dict.fromkeys(self._patterns)
@@ -122,8 +130,8 @@ class StageNames:
         matching = [(stage, pattern) for stage, pattern in self._patterns if fnmatchcase(name, pattern)]
         for match in matching:
             self._unused.pop(match, None)
-        own = name if name in STAGES else name.partition(":")[2]
-        if own in STAGES:
+        own = name if name in self._own else name.partition(":")[2]
+        if own in self._own:
             if matching and matching[0][0] != own:
                 self._overruled[name] = matching[0][0]
             return own

@@ -28,7 +28,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.mapping import STAGES, VISION_STAGES, NameMapping, StageNames
+from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
@@ -86,7 +86,7 @@ def read_nsight_csv(
     text: str,
     *,
     steps: int,
-    mapping: NameMapping | None = None,
+    mapping: NameMapping,
     prefill_contains_vision: bool | None = None,
 ) -> Profile:
     """Read the mean times of stages from a summary.
@@ -99,8 +99,8 @@ def read_nsight_csv(
         What nsys printed; lines around the table may be in it. Of several tables, one of GPU times is taken.
     steps : int
         Decode steps of the workload.
-    mapping : NameMapping, optional
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
     prefill_contains_vision : bool, optional
         Whether the vision stages ran inside of the prefill range. None: as the depths of ranges show, where they do;
         times are taken as they stand otherwise.
@@ -113,20 +113,21 @@ def read_nsight_csv(
     tables = _read_tables(path, text)
     table = next((table for table in tables if table.on_gpu), tables[0])
     names = StageNames(mapping, str(path))
-    stages = _by_stage(table, names)
+    stages = _by_stage(table, names, mapping)
     if not stages:
         seen = ", ".join(names.unmapped[:10])
         raise StagemeterError(f"{path}: no range is a stage's; it has {seen}; map them, as prefill={names.unmapped[0]}")
     notes: list[str] = []
     requests = _requests(path, stages, notes)
-    contained, reason = _containment(stages, table, names, prefill_contains_vision)
+    vision = [stage for stage in (*mapping.vision, VISION) if stage in stages]
+    contained, reason = _containment(stages, vision, table, names, prefill_contains_vision)
     if reason:
         notes.append(reason)
-    settled = settle(stages.keys() - {REQUEST}, prefill_suffices=True)
+    settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=True)
     notes.extend(settled.notes)
     kept = {stage: row for stage, row in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
     if contained:
-        kept = _without_vision(path, kept)
+        kept = _without_vision(path, kept, vision)
     times, measured = _times(path, kept, requests, steps, notes)
     return Profile(
         times_ms=times,
@@ -206,7 +207,7 @@ def _mean_ms(row: _Row, count: int) -> float:
     return milliseconds(f"{row.where}: mean of {row.name}", row.total_ms / count)
 
 
-def _by_stage(table: _Table, names: StageNames) -> dict[str, _Row]:
+def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[str, _Row]:
     """Add up the rows that stand for the same stage."""
     stages: dict[str, _Row] = {}
     for row in table.rows:
@@ -226,7 +227,7 @@ def _by_stage(table: _Table, names: StageNames) -> dict[str, _Row]:
         children = None if row.children is None or known.children is None else max(row.children, known.children)
         total, instances = known.total_ms + row.total_ms, known.instances + row.instances
         stages[stage] = _Row(row.name, row.where, total, instances, level, children)
-    return {stage: stages[stage] for stage in STAGES if stage in stages}
+    return {stage: stages[stage] for stage in mapping.stages if stage in stages}
 
 
 def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
@@ -251,9 +252,10 @@ def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
     return requests
 
 
-def _containment(stages: dict[str, _Row], table: _Table, names: StageNames, told: bool | None) -> tuple[bool, str]:
+def _containment(
+    stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames, told: bool | None
+) -> tuple[bool, str]:
     """Tell whether the vision stages ran inside of the prefill, and how that is known."""
-    vision = [stage for stage in (*VISION_STAGES, VISION) if stage in stages]
     if PREFILL not in stages or not vision:
         return False, ""
     if told is not None:
@@ -291,9 +293,9 @@ def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, n
     return True if all(deeper) and settled and not any(row.children for row in siblings) else None
 
 
-def _without_vision(path: Path, stages: dict[str, _Row]) -> dict[str, _Row]:
+def _without_vision(path: Path, stages: dict[str, _Row], vision: list[str]) -> dict[str, _Row]:
     """Take the vision stages' time out of the prefill's."""
-    inside = sum((row.total_ms for stage, row in stages.items() if stage in (*VISION_STAGES, VISION)), Decimal(0))
+    inside = sum((row.total_ms for stage, row in stages.items() if stage in vision), Decimal(0))
     rest = stages[PREFILL].total_ms - inside
     if rest <= 0:
         raise StagemeterError(

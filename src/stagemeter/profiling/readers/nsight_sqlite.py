@@ -58,7 +58,7 @@ _STEPS_A_BYTE, _FEWEST_STEPS, _STEPS_AT_A_TIME = 50, 20_000_000, 10_000
 _THREADS = 0x1000000
 
 
-def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
     """Read the times of stages from an export.
 
     Parameters
@@ -67,8 +67,8 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = 
         The database. It is not written to.
     steps : int
         Decode steps of the workload.
-    mapping : NameMapping, optional
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping | None = 
         gpu = _project(path, database, tables, on_one_thread)
         hardware = _devices(database, tables)
     chosen = choose_clock(list(ranges.values()), gpu, any(table in tables for table in _GPU_TABLES))
-    repeats = split_repeats(chosen.ranges, steps, str(path))
+    repeats = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
     return Profile(
         times_ms=repeats.times_ms,
         source=f"Nsight Systems export {path.name}",

@@ -24,7 +24,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.aggregates import settle
-from stagemeter.profiling.readers.mapping import STAGES, NameMapping, StageNames, near
+from stagemeter.profiling.readers.mapping import NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
@@ -50,7 +50,7 @@ def is_plain_header(line: str) -> bool:
     return _STAGE in columns and _TIME in columns
 
 
-def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping) -> Profile:
     """Read times from JSON.
 
     Parameters
@@ -62,8 +62,8 @@ def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping |
         returns, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``.
     steps : int
         Decode steps of the workload.
-    mapping : NameMapping, optional
-        Patterns for names that are not a stage's own.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping |
     return _profile(path, entries, steps, mapping)
 
 
-def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping | None = None) -> Profile:
+def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping) -> Profile:
     """Read times from CSV with the columns ``stage``, ``time_ms`` and, if there are several of a stage, ``repeat``.
 
     Parameters and errors are those of `read_plain_json`.
@@ -99,7 +99,7 @@ def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping | 
     return _profile(path, entries, steps, mapping)
 
 
-def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps: int) -> Profile:
+def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps: int, mapping: NameMapping) -> Profile:
     """Make a profile of times that are at hand already.
 
     Parameters
@@ -110,6 +110,8 @@ def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps
         Where they come from.
     steps : int
         Decode steps of the workload.
+    mapping : NameMapping
+        The model's stages.
 
     Raises
     ------
@@ -118,7 +120,7 @@ def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps
     """
     where = Path(source)
     entries = _keyed_entries(where, {stage: list(values) for stage, values in times.items()}, "")
-    return replace(_profile(where, list(entries), steps, None), source=source)
+    return replace(_profile(where, list(entries), steps, mapping), source=source)
 
 
 def _parse(path: Path, text: str) -> Any:
@@ -164,7 +166,7 @@ def _table_entries(path: Path, reader: csv.DictReader[str]) -> Iterable[_Entry]:
 
 def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
     if not isinstance(name, str) or not name:
-        raise StagemeterError(f"{where}: {name!r} is no name of a stage; known are {', '.join(STAGES)}")
+        raise StagemeterError(f"{where}: {name!r} is no name of a stage")
     try:
         number = 0 if repeat is None else int(repeat)
     except (TypeError, ValueError, OverflowError):
@@ -174,9 +176,7 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
     return _Entry(where, name, number, milliseconds(f"{where}: {name}", value))
 
 
-def _ours(
-    path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: int, mapping: NameMapping | None
-) -> Profile:
+def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: int, mapping: NameMapping) -> Profile:
     """Read back what `Profile.to_dict` returned."""
     measured = _dict(path, content, "measured")
     times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
@@ -211,17 +211,17 @@ def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     return values
 
 
-def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping | None) -> Profile:
+def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping) -> Profile:
     if not entries:
         raise StagemeterError(f"{path}: holds no times; {_forms()}")
     names = StageNames(mapping, str(path))
-    stages = _by_stage(path, entries, names)
-    settled = settle(stages.keys() - {REQUEST}, prefill_suffices=False)
+    stages = _by_stage(path, entries, names, mapping)
+    settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=False)
     kept = {stage: times for stage, times in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
     request_ms = tuple(kept.pop(REQUEST, {}).values())
     times, notes = _with_both_decodes(path, {stage: list(times.values()) for stage, times in kept.items()}, steps)
     return Profile(
-        times_ms={stage: tuple(times[stage]) for stage in STAGES if stage in times},
+        times_ms={stage: tuple(times[stage]) for stage in mapping.stages if stage in times},
         source=f"times in {path.name}",
         clock="not known",
         request_ms=request_ms,
@@ -229,7 +229,9 @@ def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping
     )
 
 
-def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str, dict[int, float]]:
+def _by_stage(
+    path: Path, entries: list[_Entry], names: StageNames, mapping: NameMapping
+) -> dict[str, dict[int, float]]:
     """Milliseconds by stage and repeat; several names of a stage add up."""
     stages: dict[str, dict[int, float]] = {}
     repeats: dict[str, set[int]] = {}
@@ -237,7 +239,7 @@ def _by_stage(path: Path, entries: list[_Entry], names: StageNames) -> dict[str,
         stage = names.stage(entry.name)
         if stage is None:
             raise StagemeterError(
-                f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, STAGES)}; "
+                f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, mapping.stages)}; "
                 f"or map it, as --map {shlex.quote(f'prefill={entry.name}')}"
             )
         given = repeats.setdefault(entry.name, set())

@@ -12,7 +12,6 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
 from stagemeter.profiling.readers.aggregates import Settled, settle
-from stagemeter.profiling.readers.mapping import STAGES, VISION_STAGES
 from stagemeter.profiling.readers.steps import count_steps
 
 _NS_PER_MS = 1e6
@@ -53,7 +52,7 @@ class _Request:
         self.count[name] += 1
 
 
-def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str) -> Repeats:
+def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: Sequence[str]) -> Repeats:
     """Tell requests apart, and give each the time that its stages have of their own.
 
     A request is what lies in a ``request`` range. Without such ranges, each prefill begins one: the vision stages
@@ -67,6 +66,8 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str) -> Repea
         Decode steps of the workload.
     source : str
         What is being read, for errors.
+    vision : sequence of str
+        Stages of the model before its prefill.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str) -> Repea
         without decode steps.
     """
     given = list(ranges)
-    settled = settle({part.name for part in given} - {REQUEST}, prefill_suffices=True)
+    settled = settle({part.name for part in given} - {REQUEST}, vision, prefill_suffices=True)
     outer = [part for part in given if part.name == REQUEST]
     partition = own_times(
         (part for part in given if part.name != REQUEST and not (part.name == FORWARD and FORWARD in settled.left_out)),
@@ -86,15 +87,16 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str) -> Repea
     requests = _within(outer, stages, notes) if outer else _by_prefill(stages, source, notes)
     for request in requests:
         _sum_up(request, settled)
-    requests = _complete(requests, notes)
+    order = (*vision, PREFILL, DECODE, DECODE_TOTAL, VISION, FORWARD)
+    requests = _complete(requests, order, notes)
     requests, measured = _with_steps(requests, steps, source, notes)
-    if not {*VISION_STAGES, VISION, FORWARD} & {owned.range.name for owned in stages}:
+    if vision and not {*vision, VISION, FORWARD} & {owned.range.name for owned in stages}:
         notes.append(
             "no vision stage has a range: if the vision encoder ran inside of prefill, "
             f"its time is in there, and the range is to be mapped to {FORWARD}"
         )
     return Repeats(
-        _times(requests, notes),
+        _times(requests, order, notes),
         tuple((request.end - request.start) / _NS_PER_MS for request in requests) if outer else (),
         measured,
         tuple(notes),
@@ -186,13 +188,13 @@ def _sum_up(request: _Request, settled: Settled) -> None:
         request.own[DECODE_TOTAL] = request.own.get(DECODE_TOTAL, 0) + request.own.pop(DECODE, 0)
 
 
-def _complete(requests: list[_Request], notes: list[str]) -> list[_Request]:
+def _complete(requests: list[_Request], order: Sequence[str], notes: list[str]) -> list[_Request]:
     """Leave out requests that lack a stage, which the profiler saw the end or the beginning of alone."""
     stages = {stage for request in requests for stage in request.own}
     complete = [request for request in requests if request.own.keys() == stages]
     if len(complete) == len(requests):
         return requests
-    lacking = [stage for stage in STAGES if any(stage not in request.own for request in requests) and stage in stages]
+    lacking = [stage for stage in order if any(stage not in request.own for request in requests) and stage in stages]
     if complete:
         notes.append(
             f"{len(requests) - len(complete)} of {len(requests)} requests lack {listed(lacking)} and are left out"
@@ -237,11 +239,10 @@ def _decode_ranges(request: _Request) -> int:
     return request.count[DECODE] or 1
 
 
-def _times(requests: list[_Request], notes: list[str]) -> dict[str, tuple[float, ...]]:
+def _times(requests: list[_Request], order: Sequence[str], notes: list[str]) -> dict[str, tuple[float, ...]]:
     """Milliseconds by stage, in the stages' order."""
     times = {
-        stage: tuple(request.own[stage] / _NS_PER_MS for request in requests if stage in request.own)
-        for stage in STAGES
+        stage: tuple(request.own[stage] / _NS_PER_MS for request in requests if stage in request.own) for stage in order
     }
     empty = [stage for stage, repeats in times.items() if repeats and min(repeats) <= 0]
     if empty:

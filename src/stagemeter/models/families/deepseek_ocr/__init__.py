@@ -1,1 +1,1 @@
-"""DeepSeek-OCR: family, configuration, modes, tiling, page and prompt."""
+"""DeepSeek-OCR: its family, configuration, tiling, page and prompt."""
