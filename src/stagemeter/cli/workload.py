@@ -1,4 +1,4 @@
-"""The options that say what is asked of which model, made of the table of settings."""
+"""The options of a workload, made from the table of settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 #: The model that ``--scale small`` names.
 SMALL = f"{AnalysisSettings().model}-small"
-#: Options of which the last one given must not win in silence, and what to do for several values.
+#: Options that may be given once only, and the remedy for several values.
 _ONCE = ("--image", "--page-size")
 SEVERAL_VALUES = "write several values between commas"
 _SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
@@ -47,13 +47,14 @@ class WorkloadCommand(click.Command):
         settings = (ModelSettings, PageSettings, RequestSettings, CountingSettings, MeasuringSettings)
         titles = {row.option: row.section for owner in settings for row in table(owner).values() if row.option}
         titles |= {"--config": "The model", "--scale": "The model", "--crop": titles["--crop/--no-crop"]}
+        if self.name != "profile":
+            # Elsewhere it names an accelerator.
+            del titles["--device"]
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in titles.values()}
         for param in self.get_params(ctx):
-            # Not every command's --device is that of a measurement.
-            record, known = param.get_help_record(ctx), param.opts[0] != "--device"
+            record = param.get_help_record(ctx)
             if record is not None:
-                title = titles.get(param.opts[0], "Options") if known else "Options"
-                sections.setdefault(title, []).append(record)
+                sections.setdefault(titles.get(param.opts[0], "Options"), []).append(record)
         for title, records in sections.items():
             if records:
                 with formatter.section(title):
@@ -104,7 +105,7 @@ def _setting_options(owner: type, command_name: str = "") -> list[Callable[[Comm
 def _option(row: Row) -> Callable[[Command], Command]:
     option = str(row.option)
     if row.type is bool:
-        # Without a default, "not given" is not "no".
+        # Without a default, an option that is not given leaves the file's value alone.
         flag: dict[str, Any] = {} if "/" in option else {"is_flag": True}
         return click.option(option, row.name, default=None, help=help_of(row), **flag)
     if option == "--page-size":
@@ -132,7 +133,7 @@ def help_of(row: Row, more: str = "") -> str:
 
 
 def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
-    """Return the configuration that a file and the options of a command make up.
+    """Return the configuration from the options of a command and the file that they name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A row of the table of settings: what a setting's annotation says, and what is made of it."""
+"""The rows of the table of settings: the annotation of a setting, and what follows from it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from inspect import get_annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-#: Kinds of model that a setting means something to.
+#: Kinds of model that have a setting.
 EVERY, PAGES, MODES, LIMITS, VIDEO = "every model", "pages", "modes", "page limits", "video"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Setting:
-    """What the table says of a setting beside its name, type and default.
+    """The annotation of a setting, beside its name, type and default.
 
     Attributes
     ----------
     help : str
-        One sentence: for ``--help``, files and the schema.
+        A sentence for ``--help``, files and the schema.
     more : str
         Further sentences, for the documentation.
     unset : str
-        What holds where no value is given, in place of the default.
+        The default in words, where the value is not known before the model is.
     least, most : int or None
         Bounds of a number.
     option : str or None
-        The option of the command line; empty: made of the name; None: there is none. Settings that share one are given
-        together, as ``WxH``.
+        The option of the command line; empty: derived from the name; None: no option. Settings with the same option are
+        given together, as ``WxH``.
     commands : tuple of str
         The commands that have the option; empty: all that take a workload.
     models : str
-        The kind of model that it means something to.
+        The kind of model that has the setting.
     replaces : tuple of str
-        Settings of a file that no longer hold where this one is given over the file.
+        Settings of a file that this one overrides, if it is given on the command line.
     swept : bool or None
-        Whether a sweep takes several values; False: one for all rows; None: a sweep does not know it.
+        Whether a sweep takes several values; False: one for all rows; None: sweeps lack the setting.
     project : bool
-        Whether MLproject declares it as a parameter. Others can be given all the same.
+        Whether MLproject declares it as a parameter. MLflow passes on others, too.
     logged : bool or None
-        Whether it is a param of the run; None: where it has a value.
+        Whether it is a param of the run; None: if it has a value.
     hashed : bool
-        Of a workload's field, whether it is part of the hash. A field that is None never is.
+        Whether a field of a workload is part of its hash. A field without a value never is.
     """
 
     help: str
@@ -62,11 +62,11 @@ class Setting:
     hashed: bool = True
 
     def __repr__(self) -> str:
-        """Keep the signatures of what is configured short."""
+        """Return a short form, which keeps signatures readable."""
         return f"Setting({self.help!r})"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Have pydantic hold the bounds."""
+        """Make pydantic check the bounds."""
         if self.least is None and self.most is None:
             return handler(source)
         from pydantic import Field
@@ -87,7 +87,7 @@ class Row:
     name : str
         Name of the setting.
     setting : Setting
-        What the table says of it.
+        Its annotation.
     type : object
         Its type, without None.
     default : object
@@ -115,17 +115,17 @@ class Row:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The words that it can be, without numbers."""
+        """The words among the possible values."""
         return tuple(word for part in _parts(self.type) if get_origin(part) is Literal for word in get_args(part))
 
     @property
     def bounds(self) -> Setting:
-        """What holds the bounds of a number: of a word or a number, its second part."""
+        """The annotation with the bounds: for a word or a number, that of the number."""
         return next((found for part in _parts(self.type) if (found := _setting(part)) is not None), self.setting)
 
     @property
     def expected(self) -> str:
-        """What a value must be, for messages."""
+        """The possible values in words, for messages."""
         if self.type is bool:
             return "true or false"
         bounds, words = self.bounds, list(map(repr, self.choices))

@@ -1,8 +1,8 @@
-"""The table of settings: name, type, default, bounds, help, and what is made of each.
+"""The table of settings: name, type, default, bounds, help and use of each.
 
-Every field below is a setting, and its `Setting` says the rest. Generated from it are the options of the command line,
+Every field below is a setting, annotated with a `Setting`. From the table come the options of the command line,
 the validation of files (`stagemeter.analysis.config`), MLproject, ``conf/*/default.yaml``, the tables of the
-documentation (``docs/settings.py``), the params of a run (`stagemeter.core.metrics`), the commands that messages advise
+documentation (``docs/settings.py``), the params of a run (`stagemeter.core.params`), the commands that messages advise
 (`stagemeter.analysis.advice`), and the report's schema. The fields of `RequestSettings` are fields of a workload, too.
 """
 
