@@ -35,7 +35,10 @@ def fill(experiment: str, runs: int) -> None:
     architecture = load_architecture("deepseek-ocr")
     report = estimate_report(architecture, "deepseek-ocr", AnalysisConfig(mode="tiny"))
     params = workload_params(report["metadata"]["config"], report["metadata"]["workload"])
-    tags = workload_tags(STATIC, report["metadata"]) | {"stagemeter.schema_version": report["schema_version"]}
+    tags = workload_tags(report["metadata"]) | {
+        "stagemeter.kind": STATIC,
+        "stagemeter.schema_version": report["schema_version"],
+    }
     values = report_values(report)
     place = client.get_experiment_by_name(experiment).experiment_id
     with click.progressbar(range(runs), label="filling", file=sys.stderr) as numbers:

@@ -1,6 +1,6 @@
-"""What a model costs, stage by stage, before it runs; how well it ran, once it has. Both kept in MLflow.
+"""Count what a model costs, stage by stage, before it runs; measure how well it ran. MLflow keeps both.
 
-The names below are imported when they are first used, so that importing the package costs next to nothing.
+Names are imported when they are first used, so importing the package is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command in this process, in an empty folder, with a store that would be made there if anything touched it."""
+"""Run the command in this process, in an empty folder that also gets the store of any run."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -23,7 +23,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """The working directory, empty."""
+    """Change to an empty folder."""
     empty = tmp_path / "here"
     empty.mkdir()
     monkeypatch.chdir(empty)
@@ -34,7 +34,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def stagemeter(monkeypatch, capsys):
-    """Run the command line: ``stagemeter("analyze", "--mode", "tiny")`` tells how it ended."""
+    """Run the command line: ``stagemeter("analyze", "--mode", "tiny")``."""
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> Ended:
@@ -50,7 +50,7 @@ def stagemeter(monkeypatch, capsys):
 
 @pytest.fixture
 def estimate(stagemeter):
-    """The report of an estimate with some options: ``estimate("--mode", "tiny")``."""
+    """Estimate with some options and return the report: ``estimate("--mode", "tiny")``."""
 
     def run(*arguments: object) -> dict:
         ended = stagemeter("analyze", "--estimate", "--no-track", "--json", *arguments)

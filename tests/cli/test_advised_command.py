@@ -1,4 +1,4 @@
-"""The command that a message advises asks for the very work that the message is about, of every model."""
+"""For every model, the command that a message advises asks for the work that the message is about."""
 
 import shlex
 from functools import cache
@@ -41,7 +41,7 @@ SIZES = st.sampled_from([{"mode": mode} for mode in MODES]) | st.fixed_dictionar
 
 
 def asked_by(command: str) -> AnalysisConfig:
-    """The configuration that a command line comes to."""
+    """Return the configuration that a command line makes."""
     program, name, *words = shlex.split(command)
     assert (program, name) == ("stagemeter", "analyze")
     parameters = analyze.make_context("analyze", words).params

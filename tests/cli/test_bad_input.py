@@ -1,4 +1,4 @@
-"""Whatever cannot be used: exit code 2, one line that says why, nothing written, no run."""
+"""Input that cannot be used: exit code 2, one line that says why, nothing written, no run."""
 
 import struct
 import zlib
@@ -10,7 +10,7 @@ from PIL import Image
 
 @pytest.fixture
 def refused(stagemeter, folder):
-    """Run ``analyze`` with options that are refused, tracking on, and return the message."""
+    """Run ``analyze`` with bad options and tracking, and return the message."""
 
     def run(*arguments: object) -> str:
         before = sorted(folder.rglob("*"))
@@ -89,7 +89,7 @@ def test_impossible_page_size_is_named(refused, size, named):
 
 
 def test_page_of_more_pixels_than_a_picture_may_have(refused):
-    """Refused like a picture of that size, whether or not its picture is drawn later."""
+    """A blank page has the limit of a picture, whether or not it is drawn later."""
     assert "99999" in refused("--page-size", "99999x99999")
     assert "99999" in refused("--page-size", "99999x99999", "--estimate", "--no-track")
 
@@ -113,7 +113,7 @@ def test_message_names_the_way_out(refused, arguments, way_out):
 
 @pytest.mark.parametrize("option", ["--mode", "--batch-size", "--image", "--page-size", "--config"])
 def test_empty_value_is_refused(refused, option):
-    """As a shell makes one of a variable that is not set."""
+    """A shell passes an empty value for a variable that is not set."""
     assert option in refused(option, "")
 
 

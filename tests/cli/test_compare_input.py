@@ -1,4 +1,4 @@
-"""`stagemeter compare` on files: its exit codes, and what it refuses."""
+"""`stagemeter compare` on files: exit codes and errors."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def reports(estimate, folder):
-    """Reports of two requests of different length, as files."""
+    """Return the files of two reports, of requests of different length."""
     for name, tokens in (("short", 100), ("long", 1000)):
         (folder / f"{name}.json").write_text(json.dumps(estimate("--mode", "base", "--new-tokens", tokens)))
     return "short.json", "long.json"

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, one line, whatever becomes of its output and its terminal."""
+"""The end of a command: exit code and one line, whatever happens to its output and its terminal."""
 
 import errno
 import json
@@ -53,7 +53,7 @@ def test_codes_are_those_that_the_docs_name():
 
 @pytest.fixture
 def broken(monkeypatch):
-    """A command with a bug, whose message would steer a terminal."""
+    """Plant a bug in a command, with a message that holds control characters."""
 
     def fail(*_args, **_kwargs):
         raise IndexError("list index\nout of \x1b[31mrange")
@@ -84,7 +84,7 @@ def test_bug_in_a_comparison_is_not_a_limit_that_is_exceeded(stagemeter, monkeyp
 
 @pytest.mark.parametrize("arguments", [("devices",), ("devices", "--json"), ("--help",), ("models",)])
 def test_reader_who_leaves_is_no_error(arguments):
-    """As ``| head -0``: the other end of the pipe is closed before anything is written."""
+    """The reader closes the pipe before anything is written, as ``| head -0`` does."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
@@ -143,7 +143,7 @@ def test_ascii_terminal_gets_ascii(environment, report_files):
 
 
 def test_json_in_ascii_is_the_same_json(folder):
-    """A model folder of any name is part of the report."""
+    """A report names a model folder whatever its name is."""
     name = "modèle-µ"
     (folder / name).mkdir()
     (folder / name / "config.json").write_text(json.dumps(dict(describe_model("qwen3-0.6b").config)))

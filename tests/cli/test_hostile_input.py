@@ -1,4 +1,4 @@
-"""Input that nobody controls: exit code 2, one line that says what it is, in little time and memory."""
+"""Hostile input: exit code 2 and one line that names it, in little time and memory."""
 
 import json
 import os
@@ -12,7 +12,7 @@ DEEP = "[" * 100_000
 
 @pytest.fixture
 def refused(stagemeter, folder):
-    """Run a command that is refused, and return the one line it says; nothing is written."""
+    """Run a command that fails, and return its one line; nothing is written."""
 
     def run(*arguments: object) -> str:
         before = sorted(folder.rglob("*"))
@@ -28,7 +28,7 @@ def refused(stagemeter, folder):
 
 @pytest.fixture
 def with_config(refused, folder):
-    """Refuse ``analyze`` of a configuration that is given as text or as data."""
+    """Expect ``analyze`` to refuse a configuration, given as text or as data."""
 
     def run(config: object, *options: object) -> str:
         text = config if isinstance(config, str) else json.dumps(config)
@@ -106,7 +106,7 @@ def test_adapter_whose_targets_take_for_ever(with_config, folder):
 
 
 def laughs(form, first, levels):
-    """Each line holds the line before it ten times."""
+    """Each line repeats the line before it ten times."""
     lines = [f"a0: &a0 {first}"]
     for level in range(1, levels):
         lines.append(f"a{level}: &a{level} " + form.format(", ".join([f"*a{level - 1}"] * 10)))

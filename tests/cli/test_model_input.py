@@ -1,4 +1,4 @@
-"""Models that cannot be used: exit code 2, one line that says which setting of which file, and what there is."""
+"""Models that cannot be used: exit code 2, one line that names the setting and the file."""
 
 import json
 
@@ -34,7 +34,7 @@ def without(config, key):
 
 @pytest.fixture
 def refused(stagemeter, folder):
-    """The one line in which a configuration is refused."""
+    """Return the one line that refuses a configuration."""
 
     def run(config, *options: object) -> str:
         (folder / "config.json").write_text(json.dumps(config))

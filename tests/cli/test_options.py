@@ -1,4 +1,4 @@
-"""What the command line says, prints, and takes from where."""
+"""The command line: help, output, and the layers of settings."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_help_names_every_option_and_gives_examples(stagemeter, spelling):
 
 
 def test_examples_of_the_help_are_possible(stagemeter, folder):
-    """Only their options are tried, on estimates; the picture of one of them is not there."""
+    """Try the options of each on an estimate; the picture of one does not exist."""
     text = stagemeter("analyze", "--help").out.split("Examples:")[1]
     for example in re.findall(r"^ +stagemeter (analyze.*?)(?:  |$)", text, flags=re.MULTILINE):
         arguments = [word for word in example.split() if word not in {"--image", "scan.png"}]
@@ -129,7 +129,7 @@ def test_commands_that_know_no_adapters_say_so(stagemeter, folder, command):
     (folder / "mine.yaml").write_text("adapter: somewhere\n")
     ended = stagemeter(*command, "--config", "mine.yaml")
     assert ended.code == 2
-    assert f"adapter somewhere: {command[0]} knows no adapters" in ended.err
+    assert f"adapter somewhere: {command[0]} counts no adapters" in ended.err
 
 
 def test_adapter_that_is_not_there(stagemeter, folder):
@@ -198,7 +198,7 @@ def test_exit_code_of_the_process(folder, mode, code):
 
 @pytest.mark.slow
 def test_full_analysis_prints_only_json(folder):
-    """Without ``--estimate`` torch and transformers are there, too, and may have something to say."""
+    """Without ``--estimate``, torch and transformers run, too, and could print."""
     command = [sys.executable, "-m", "stagemeter", "analyze", "--no-track", "--json", "--mode", "tiny", "--verbose"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Limits of pages on the command line: what they come to, where they are refused, and what is said of them."""
+"""Limits of pages on the command line: their effect, their errors and their notes."""
 
 import json
 import shlex
@@ -130,7 +130,7 @@ def test_further_pages_of_a_picture_are_left_out_with_a_word(stagemeter, folder)
     pages = [Image.new("RGB", (700, 900))] * 3
     pages[0].save(folder / "scan.tiff", save_all=True, append_images=pages[1:])
     assert (
-        "the picture has 2 further pages, left out: its first one is the page"
+        "the picture has 2 further pages, left out: the first one counts"
         in stagemeter(*ESTIMATE, "--image", "scan.tiff").out
     )
     pages[0].save(folder / "scan.png")

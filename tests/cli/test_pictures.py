@@ -1,4 +1,4 @@
-"""Pictures of every kind that a scanner or a phone makes work, and are measured as one sees them."""
+"""Pictures of every kind that a scanner or a phone makes, measured upright."""
 
 import pytest
 from PIL import Image

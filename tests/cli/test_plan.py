@@ -1,4 +1,4 @@
-"""`stagemeter plan`: how many devices, by hand and with what it rests on."""
+"""`stagemeter plan`: numbers of devices checked by hand, with the assumptions."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What `profile`, `import-profile`, `mfu` and `devices` refuse: one message, exit code 2, nothing left behind."""
+"""Errors of `profile`, `import-profile`, `mfu` and `devices`: one line, exit code 2, nothing left behind."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ def store(new_store, folder) -> str:
 
 @pytest.fixture
 def refused(stagemeter, folder):
-    """Expect a command to end with code 2 and one line; gives the line."""
+    """Expect a command to end with code 2 and one line, and return the line."""
 
     def run(*arguments: object) -> str:
         before = sorted(folder.iterdir())

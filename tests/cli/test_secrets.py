@@ -1,4 +1,4 @@
-"""What nobody is to read, in addresses of stores and servers: whatever goes wrong, and whoever says it."""
+"""Secrets in addresses of stores and servers stay secret in every message, also in those of libraries."""
 
 import os
 import subprocess

@@ -120,7 +120,7 @@ def test_schemas_that_mean_something_else_are_refused():
         ([], [], "there is 0 to compare"),
         ([made_up("a", flops__sam=1), made_up("b", flops__sam=1)], ["flopz"], "flopz: unknown; known are flops"),
         ([made_up("a", flops__sam=1), made_up("b", flops__sam=1)], ["mfu"], r"a \(static\) has no mfu; there is flops"),
-        ([made_up("a", flops__sam=1), made_up("b", "profile", time_ms__sam=1)], [], "say what to compare"),
+        ([made_up("a", flops__sam=1), made_up("b", "profile", time_ms__sam=1)], [], "have different metrics"),
         ([made_up("a", flops__sam=1), made_up("b", time_ms__sam=1)], ["flops"], r"b \(static\) has no flops"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reports of a small model, of all kinds."""
+"""Reports of all kinds for a small model."""
 
 import copy
 import json
@@ -27,13 +27,13 @@ def small_analyzer(broken_module: str | None = None) -> DeepseekOCRStaticAnalyze
 
 @pytest.fixture
 def small_config() -> dict:
-    """The official config.json of a small model."""
+    """Return the official config.json of a small model."""
     return copy.deepcopy(SMALL)
 
 
 @pytest.fixture(scope="session")
 def reports() -> dict[str, dict]:
-    """Reports of all kinds, by what is special about them. Not to be changed."""
+    """Return reports of all kinds by what is special about each. Do not change them."""
     analyzer = small_analyzer()
     architecture = analyzer.session.architecture
     broken = small_analyzer("model.multi_modal_projector")
@@ -52,7 +52,7 @@ def reports() -> dict[str, dict]:
 
 @pytest.fixture
 def report(reports) -> dict:
-    """The report of a page in 2 x 3 tiles, without versions; the test's own."""
+    """Return a copy of the report of a page in 2 x 3 tiles, without versions."""
     report = copy.deepcopy(reports["tiled"])
     report["metadata"]["versions"] = dict.fromkeys(report["metadata"]["versions"], "any")
     return report

@@ -1,4 +1,4 @@
-"""Seeds, numbers of mutations, and a folder for their files."""
+"""Try mutations by seed and number, each in a folder of its own."""
 
 import random
 import resource
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from judging import Ended, Tally, judged
 
-#: Bytes that a command may take beside what the process has.
+#: Bytes that a command may allocate beside those of the process.
 MEMORY = 4 * 2**30
 
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """The working directory, empty."""
+    """Change to an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def bounded_memory():
-    """Refuse memory beyond the bound, so that what takes too much of it fails alone."""
+    """Refuse memory beyond the bound, so that only a greedy command fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
@@ -32,7 +32,7 @@ def bounded_memory():
 
 @pytest.fixture
 def without_generic(monkeypatch):
-    """What no family takes is refused: transformers and torch are left out of this."""
+    """Refuse what no family takes, so that neither transformers nor torch runs."""
     from stagemeter.core.errors import StagemeterError
     from stagemeter.models.generic import family
 
@@ -47,7 +47,7 @@ def without_generic(monkeypatch):
 def fuzz(request, record_property, here, bounded_memory, without_generic):
     """Try mutations of a kind: ``fuzz(kind, number, mutate, check)``; `mutate` writes files and gives a command.
 
-    Each mutation is drawn by the seed, its kind and its number alone, so that ``--fuzz-only`` shows it again.
+    The seed, the kind and the number alone draw a mutation, so ``--fuzz-only`` repeats it.
     """
     seed = request.config.getoption("--fuzz-seed")
     only = request.config.getoption("--fuzz-only")

@@ -121,7 +121,7 @@ def test_experts_are_named(adapter):
         report = analyze_model(model, AnalysisConfig(adapter=adapter(targets), seq_len=8, new_tokens=2))
         assert any(experts in note for note in report["notes"]) == named
     assert any(
-        "was not looked at" in note for note in estimate_model(model, AnalysisConfig(adapter=adapter(targets)))["notes"]
+        "are not checked" in note for note in estimate_model(model, AnalysisConfig(adapter=adapter(targets)))["notes"]
     )
 
 

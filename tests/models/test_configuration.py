@@ -329,7 +329,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         (
             json.loads(families()["deepseek-ocr"].shipped["deepseek-ocr"].read_text(encoding="utf-8"))
             | {"tie_word_embeddings": True},
-            "tie_word_embeddings is true, and DeepSeek-OCR is counted with an output head of its own",
+            "tie_word_embeddings is true, but DeepSeek-OCR has an output head of its own",
         ),
         ({"model_type": "mamba2", "expand": {"__float__": "Infinity"}}, "expand is inf; it must be a number above 0"),
         ({"model_type": "qwen3_moe", "mlp_only_layers": ["x"]}, "it must be a list of numbers of layers"),

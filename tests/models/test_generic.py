@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from stagemeter.utilization.memory import roofline_section
 from stagemeter.utilization.pairing import pair
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 OLMO = {
     "model_type": "olmo2",

@@ -60,7 +60,7 @@ from stagemeter.models.pages.settings import ProcessorSettings
             "small_image_upsize is 'adaptive'",
         ),
         ("kimi-k2.5", {"media_proc_cfg": {"fixed_output_tokens": 64}}, "fixed_output_tokens is 64"),
-        ("florence-2-base", {"image_seq_length": 100}, "image_seq_length is 100; a page becomes 577"),
+        ("florence-2-base", {"image_seq_length": 100}, "image_seq_length is 100; a view becomes 577"),
         ("donut-base", {"size": [2560, 1920]}, "size is .*; the encoder takes pages of width and height"),
         ("nougat-base", {"image_processor_type": "NougatImageProcessor", "do_pad": False}, "do_pad is False"),
         ("trocr-base", {"size": 224}, "size is 224; the encoder takes views of 384"),

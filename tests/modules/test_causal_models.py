@@ -1,11 +1,6 @@
 """Causal models of transformers, each kind of architecture once; benchmarks/causal_models.py goes through all."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 #: Names of types, and where they can be counted: dense, grouped and latent attention, experts, sliding windows, states.
 TYPES = {

@@ -1,4 +1,4 @@
-"""A real store in a temporary folder for every test of this folder, and a real server."""
+"""Give every test of this folder a real store, and some a real server."""
 
 import json
 import os
@@ -24,14 +24,14 @@ TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100
 
 @pytest.fixture(scope="session")
 def database(new_store, tmp_path_factory) -> str:
-    """Address of an empty sqlite store. Its tables are made once; tests are told apart by experiment."""
+    """Return the address of a sqlite store. Each test has an experiment of its own in it."""
     return new_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(autouse=True)
 def store(database, tmp_path, monkeypatch) -> str:
     """Make the store the one that MLflow finds, with an experiment of the test's own; return the store's address."""
-    # Set and deleted, so that what is set meanwhile is undone, too.
+    # Set and deleted, so that values set during the test are undone too.
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -47,7 +47,7 @@ def store(database, tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def experiment(store, tmp_path) -> str:
-    """Name of an experiment of the test's own, which is not the active one."""
+    """Create an experiment of the test's own and return its name; it is not the active one."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     mlflow.create_experiment(name, artifact_location=(tmp_path / "artifacts").as_uri())
     return name
@@ -55,7 +55,7 @@ def experiment(store, tmp_path) -> str:
 
 @pytest.fixture
 def runs(experiment):
-    """The runs of the test's experiment, newest first: ``runs()``."""
+    """Return the runs of the test's experiment, newest first: ``runs()``."""
 
     def find(name: str = experiment) -> list:
         found = mlflow.MlflowClient().get_experiment_by_name(name)
@@ -83,14 +83,14 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def report() -> dict:
-    """A report of a small model, whole. Not to be changed."""
+    """Return the complete report of a small model. Do not change it."""
     session = DeepSeekOCRSession.from_config(json.loads(SMALL.read_text()))
     return DeepseekOCRStaticAnalyzer(session).generate_report(TILED)
 
 
 @pytest.fixture
 def small_model(tmp_path) -> Path:
-    """Folder that ``--model`` takes: a small config.json, no weights."""
+    """Return a folder for ``--model``: a small config.json, no weights."""
     folder = tmp_path / "small-ocr"
     folder.mkdir()
     (folder / "config.json").write_text(SMALL.read_text())
@@ -99,13 +99,13 @@ def small_model(tmp_path) -> Path:
 
 @pytest.fixture
 def nobody(free_port) -> str:
-    """Address on which no server answers."""
+    """Return an address on which no server answers."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, free_port) -> str:
-    """Address of a real MLflow server."""
+    """Start an MLflow server and yield its address."""
     folder = tmp_path_factory.mktemp("server")
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -115,13 +115,13 @@ def server(tmp_path_factory, free_port) -> str:
     # Background jobs, which nothing here needs, take longer to start than the server.
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     with (folder / "log").open("w") as log:
-        # A process group of its own: the server starts workers, and all of them are to be ended.
+        # A process group of its own, so that its workers end with it.
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(f"{address}/health", process, folder / "log")
         yield address
     finally:
-        # Not asked first: it waits for connections that this process keeps open.
+        # Killed at once: it would wait for connections that this process keeps open.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
 

@@ -54,3 +54,14 @@ def test_two_are_compared_stage_by_stage(reports, experiment):
     rows = {row["stage"]: row["ratios"][1] for row in comparison["quantities"]["flops"]["rows"]}
     assert rows == {"body": 3.0, "head": 3.0, "other": None, "total": 3.0}
     assert [row["name"] for row in comparison["configuration"]] == ["inputs"]
+
+
+def test_numbers_that_a_double_cannot_hold_are_those_of_the_report(experiment):
+    """A layer of 2**53 + 2 FLOPs: the run has a double, and its report every digit."""
+    wide = stagemeter.analyze(nn.Linear(1, 1, device="meta"), stagemeter.spec(2**52 + 1, 1))
+    assert wide.total.flops == 2**53 + 2
+    small = stagemeter.analyze(nn.Linear(1, 1, device="meta"), stagemeter.spec(1, 1))
+    mlflow.set_experiment(experiment)
+    comparison = compare_runs([stagemeter.log_static_report(small), stagemeter.log_static_report(wide)])
+    (row,) = comparison["quantities"]["flops"]["rows"][-1:]
+    assert row["values"] == [2, 2**53 + 2]

@@ -16,7 +16,7 @@ from stagemeter.models.lookup import load_architecture
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.tracking.compare import subject_of_run
-from stagemeter.tracking.holding import missing_params
+from stagemeter.tracking.document import missing_params
 from stagemeter.tracking.labels import PARAMS_OTHERWISE
 from stagemeter.tracking.profile import log_profile
 from stagemeter.tracking.runs import find_run, load_report
@@ -153,11 +153,11 @@ def test_spelling_is_no_other_value(there, here, same, recwarn):
     with mlflow.start_run() as run:
         mlflow.log_param("x", there)
     if same:
-        assert missing_params(find_run(run.info.run_id), {"x": here}) == ([], [])
+        assert missing_params(find_run(run.info.run_id), {"x": here}) == ([], {})
     else:
         with pytest.warns(StagemeterWarning, match=f"x is '{there}' there and '{here}' here"):
-            params, (tag,) = missing_params(find_run(run.info.run_id), {"x": here})
-        assert (params, json.loads(tag.value)) == ([], {"x": here})
+            params, tags = missing_params(find_run(run.info.run_id), {"x": here})
+        assert (params, json.loads(tags[PARAMS_OTHERWISE])) == ([], {"x": here})
 
 
 # A report that is not the run's

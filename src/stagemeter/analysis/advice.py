@@ -1,4 +1,4 @@
-"""From a workload back to the settings that ask for it: to count it, and to advise a command that does."""
+"""Settings that ask for a workload, and the command that counts it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stagemeter.models.resolution import CUSTOM_MODE
 
 
 def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings by which a workload is asked for, those at their defaults left out.
+    """Return the settings that ask for a workload, without those at their defaults.
 
     Parameters
     ----------
     model : str
-        As the configuration has it.
+        The model, as a configuration names it.
     workload : Workload
-        What is to be counted.
+        The workload.
     limits : mapping, optional
-        Limits under which the page became these views, as numbers or as the params of a run: they are no part of a
-        workload. Other names are passed over. Default: the model's own limits.
+        Limits that decided the views of the page, as numbers or as the params of a run. Other names are ignored.
+        Default: the model's own limits.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | 
 def _page(workload: Workload) -> dict[str, Any]:
     page = {"image_w": workload.image_width, "image_h": workload.image_height}
     if workload.mode == OWN:
-        # Not every family's prompt is as long as its page and its text, so it is given whatever it is.
+        # Not every family's prompt is as long as its page and its text.
         return page | {"seq_len": workload.prompt_tokens}
     if workload.prompt_tokens != workload.image_tokens + workload.text_tokens:
         page["seq_len"] = workload.prompt_tokens
@@ -59,7 +59,7 @@ def _page(workload: Workload) -> dict[str, Any]:
 
 
 def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> str:
-    """Return the ``stagemeter analyze`` that counts a workload; what are defaults is left out.
+    """Return the ``stagemeter analyze`` command that counts a workload, without settings at their defaults.
 
     Parameters are those of `workload_config`.
     """

@@ -1,4 +1,4 @@
-"""From counts to the report: tiers merged per stage, compared, and added up. Needs no torch."""
+"""Build a report from counts: merge the tiers per stage, compare them, add them up. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Tiers = Mapping[str, Tier]
 
 #: Settings that say how to count, not what.
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
-#: Settings that came later: not given, they leave the hashes of before as they were.
+#: Settings that came later. Without a value, they leave earlier hashes as they were.
 _LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
-#: At most how many contexts the decode curve is given at.
+#: The most points of the decode curve.
 _CURVE_POINTS = 17
 _CONVENTIONS = (
     "FLOPs are two per multiply-accumulate; attention is counted dense, flops_causal halves causal self-attention; "
@@ -49,7 +49,7 @@ def build_report(
     adapter: Adapter | None = None,
     found: AdapterFound | None = None,
 ) -> Report:
-    """Put the report together.
+    """Build the report.
 
     Parameters
     ----------
@@ -60,19 +60,19 @@ def build_report(
     model_name : str
         Name of the model in the report.
     config : AnalysisConfig
-        What was asked for.
+        The configuration.
     workload : Workload
-        What it comes to.
+        The workload that follows from it.
     tiers : mapping
-        Counts by tier; those that did not run are absent.
+        Counts by tier, without tiers that did not run.
     modules : sequence of mapping
         Parameters, multiply-accumulates and activations of single modules over one forward pass.
     model_notes : sequence of str
-        What one should know about the model.
+        What to know about the model.
     adapter : Adapter or None
-        The adapter beside its layers, counted apart.
+        The LoRA adapter beside its layers, counted apart.
     found : AdapterFound or None
-        What it is in the model; None where none was built.
+        The adapter in the model; None where no model was built.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def build_report(
 def _free_stages(
     family: Family[Any], architecture: Any, workload: Workload, results: Mapping[str, StageAnalysisResult]
 ) -> Iterator[str]:
-    """Name the stages that a request runs, and that cost nothing all the same."""
+    """Name the stages that a request runs at no cost."""
     for stage in family.stages:
         result = results[stage.name]
         runs = stage.cost is None or bool(stage.calls(architecture, workload))
@@ -171,7 +171,7 @@ def stage_results(
 
 
 def _may_report_closed_form(config: AnalysisConfig, tiers: Tiers) -> bool:
-    # Where nothing but the closed form was asked for it is no fallback.
+    # Where the closed form alone was asked for, it is no fallback.
     return config.use_analytic_fallback or set(tiers) == {ANALYTIC}
 
 
@@ -216,7 +216,7 @@ def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, work
 def _with_steps(
     result: StageAnalysisResult, counts: Mapping[str, StageCount], source: str | None, workload: Workload
 ) -> StageAnalysisResult:
-    # A tier that only looked at one step has no sum; the closed form does.
+    # A tier that ran one step has no sum of steps; the closed form has.
     tiers = [source, ANALYTIC] if source is not None else []
     request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
@@ -253,7 +253,7 @@ def _calls(operators: Mapping[str, int]) -> str:
 
 
 def differences(family: Family[Any], tiers: Tiers) -> list[str]:
-    """Every quantity in which two tiers that counted a stage differ, in words."""
+    """Return every quantity in which two tiers of a stage differ, in words."""
     found = []
     for stage in family.stages:
         counts = [(name, tiers[name].stages[stage.name]) for name in TIERS if _counted(tiers, name, stage.name)]
@@ -323,7 +323,7 @@ def _total(
     item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
 
     def request(quantity: str) -> int:
-        """Sum over the whole request: all decode steps, one pass of everything else."""
+        """Add up the whole request: all decode steps, and one pass of everything else."""
         whole = [getattr(stage, f"{quantity}_total", None) for stage in stages]
         return sum(
             getattr(stage, quantity) if value is None else value for stage, value in zip(stages, whole, strict=True)
@@ -346,7 +346,7 @@ def _total(
 
 
 def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[CurvePoint]:
-    """FLOPs of a decode step over the contexts of the request: by closed form, or from the steps that were counted."""
+    """Return the FLOPs of decode steps over the request: by closed form, or from the steps that were counted."""
     if stage.cost is None:
         counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None
         steps = {} if counted is None else counted.steps

@@ -1,4 +1,4 @@
-"""What a report says of a low-rank adapter: its costs by stage, apart from those of the model."""
+"""The LoRA section of a report: costs by stage, apart from those of the model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def adapter_section(
     adapter: Adapter, found: AdapterFound | None, counts: Mapping[str, StageCount], workload: Workload
 ) -> AdapterSection:
-    """Put the section together.
+    """Build the section.
 
     Parameters
     ----------
     adapter : Adapter
         The adapter.
     found : AdapterFound or None
-        What it is in the model; None where none was built.
+        The adapter in the model; None where no model was built.
     counts : mapping
-        By stage, the count that is reported.
+        The reported count of each stage.
     workload : Workload
         The request.
 
@@ -58,10 +58,10 @@ def adapter_section(
 
 
 def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
-    """What one should know about an adapter before reading its numbers."""
+    """Return what to know about an adapter before reading its numbers."""
     if found is None:
         return [
-            "no model was built: whether the adapter names experts or layers outside of the decoder was not looked at"
+            "no model was built, so layers and experts outside of the decoder that the adapter may name are not checked"
         ]
     notes = []
     if found.outside:

@@ -1,4 +1,4 @@
-"""From a configuration to the workload it asks for. Needs no torch."""
+"""Workloads: what a configuration asks of a model. Needs no torch."""
 
 from __future__ import annotations
 
@@ -15,27 +15,14 @@ from stagemeter.models.closed_form import decode_span
 from stagemeter.models.family import NO_PAGE, Family, PageViews, workload_of_views
 from stagemeter.models.lookup import ModelDescription
 
-#: Tokens of a prompt to a model that reads text alone, where no length is given.
+#: Tokens of a prompt of text alone where no length is given.
 DEFAULT_TEXT_PROMPT = 1024
 
 
 def refuse_adapter(config: AnalysisConfig, what: str) -> None:
-    """Refuse an adapter where what is asked for leaves it aside.
-
-    Parameters
-    ----------
-    config : AnalysisConfig
-        The configuration.
-    what : str
-        What is asked for.
-
-    Raises
-    ------
-    StagemeterError
-        If the configuration has one.
-    """
+    """Refuse a configuration with an adapter, which `what` does not count."""
     if config.adapter is not None:
-        raise StagemeterError(f"adapter {config.adapter}: {what} knows no adapters; analyze counts them. Leave it out")
+        raise StagemeterError(f"adapter {config.adapter}: {what} counts no adapters; analyze does. Leave it out")
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
@@ -130,22 +117,22 @@ def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
 
 
 def _asked(config: AnalysisConfig) -> dict[str, Any]:
-    """Return the settings that a workload takes as they are; a cache of the same type as the rest needs no saying."""
+    """Return the settings that a workload takes as they are; None for a cache of the type of the rest."""
     asked = {name: getattr(config, name) for name in table(RequestSettings)}
     return asked | {"kv_cache_dtype": None if config.kv_cache_dtype == config.dtype else config.kv_cache_dtype}
 
 
 def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Mapping[str, int]) -> Workload:
-    """Work out the workload that was really measured, where it is not quite the one that was asked for.
+    """Return the workload that was measured, which may differ from the one that the configuration asks for.
 
     Parameters
     ----------
     config : AnalysisConfig
-        What was asked for.
+        The configuration.
     model : ModelDescription
         The model.
     measured : mapping
-        ``prompt_tokens``, ``new_tokens`` or ``batch_size`` as measured; those left out are as asked for.
+        ``prompt_tokens``, ``new_tokens`` or ``batch_size`` as measured. Default: as configured.
 
     Raises
     ------
@@ -174,12 +161,12 @@ def require_runnable(workload: Workload, model: ModelDescription) -> None:
     if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= workload.image_tokens:
         raise StagemeterError(
             f"seq_len {workload.prompt_tokens} cannot be run: the page alone takes {workload.image_tokens} tokens, and "
-            f"one begins the sequence; leave it out, or give {workload.image_tokens + 1} or more"
+            f"one begins the sequence. Leave it out, or give {workload.image_tokens + 1} or more"
         )
 
 
 def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[Any], architecture: Any) -> list[str]:
-    """What one should know about a workload before reading its numbers."""
+    """Return notes on a workload that its numbers depend on."""
     needed = family.prompt_tokens(architecture, workload.image_tokens, workload.text_tokens)
     notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload, needed)
     max_positions = family.decoder(architecture).max_positions
@@ -192,16 +179,16 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
     first, last = decode_span(workload)
     if not first <= workload.decode_context <= last and workload.decode_steps:
         notes.append(
-            f"no step of the request attends to {workload.decode_context:,} tokens, at which decode is looked at; "
+            f"no step of the request attends to {workload.decode_context:,} tokens, the context of the reported step; "
             f"they attend to {first:,} up to {last:,}"
         )
     return notes
 
 
 def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
-    notes = ["the model reads text alone: what the configuration says of pages is left aside"]
+    notes = ["the model reads text alone: settings of pages have no effect"]
     if config.seq_len is None and workload.prompt_tokens != config.text_tokens:
-        notes.append(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens gives yours")
+        notes.append(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens sets it")
     return notes
 
 
@@ -211,7 +198,7 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
     notes = []
     if workload.mode == OWN:
         notes.append(
-            "the model's own processor decides the views: mode, sizes and crops of the configuration are left aside"
+            "the model's own processor decides the views: mode, sizes and crops of the configuration have no effect"
         )
     if workload.prompt_tokens < needed:
         notes.append(
@@ -224,9 +211,7 @@ def _page_notes(config: AnalysisConfig, workload: Workload, needed: int) -> list
         )
     further = 0 if config.sample_image_path is None else page_count(config.sample_image_path) - 1
     if further:
-        notes.append(
-            f"the picture has {further:,} further page{'s' * (further > 1)}, left out: its first one is the page"
-        )
+        notes.append(f"the picture has {further:,} further page{'s' * (further > 1)}, left out: the first one counts")
     if config.use_synthetic_inputs:
         notes.append("the page is a blank one of the given size; what is on a page does not change its cost")
     return notes

@@ -1,4 +1,4 @@
-"""The three ways of counting a stage: isolated, extracted, analytic."""
+"""The three tiers, ways of counting a stage: isolated, extracted, analytic."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from stagemeter.models.lora import Adapter
 if TYPE_CHECKING:
     from stagemeter.counting.events import Counts
 
-#: Contexts at most so far apart are steps one after the other: there is none between them.
+#: Contexts that differ by less have no step between them.
 _SHORTEST_LOOKED_INTO = 2
-#: Steps that are counted at most to find out how the cost of a step grows.
+#: Most steps that are counted to find out how the cost of a step grows.
 _MOST_STEPS = 64
 
 logger = logging.getLogger(__name__)
@@ -48,15 +48,15 @@ class StageCount:
     cost : Cost
         One pass; of ``decode`` one step at the workload's context.
     request_cost : Cost or None
-        The stage's part of the whole request, where this tier gives it; of ``decode`` all steps.
+        Cost of the stage in the whole request, where the tier gives it; of ``decode`` all steps.
     operators : dict
         Cost by operator; empty for closed forms.
     unsupported : Counter
-        Operators without a formula, with their calls.
+        Calls of operators without a formula.
     steps : dict
-        Of ``decode``, steps that were counted, by the context they attend to.
+        Of ``decode``, counted steps by the context they attend to.
     adapter, request_adapter : Cost or None
-        Like `cost` and `request_cost`, of what an adapter adds.
+        The same of what an adapter adds.
     """
 
     cost: Cost
@@ -70,7 +70,7 @@ class StageCount:
 
 @dataclass
 class Tier:
-    """What one way of counting gave.
+    """The counts of one tier.
 
     Attributes
     ----------
@@ -79,9 +79,9 @@ class Tier:
     stages : dict
         Counts by stage.
     failures : dict
-        Why a stage has no count.
+        Reasons of stages without a count.
     passes : dict
-        Counts per module of each pass of the whole model, where the tier makes such passes.
+        Counts per module of each pass of the whole model; empty where the tier makes none.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
         for context in decode_contexts(stage, architecture, workload):
             step(context)
         if stage.cost is None:
-            # Nobody says where the cost of a step bends: it is looked for.
+            # No closed form knows where the growth of a step changes.
             find_bends(step, *decode_span(workload))
         request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
@@ -162,19 +162,19 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
 
 
 def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
-    """Count steps until those between two that were counted grow evenly, as far as the one in the middle says.
+    """Count steps until the cost grows evenly between every two of them, judged by the step in the middle.
 
     Parameters
     ----------
     step : callable
-        Cost of a decode step by its context; keeps what it counted.
+        Cost of a decode step by its context. It keeps its counts.
     first, last : int
-        Contexts between which to look.
+        Contexts of the first and the last step.
 
     Raises
     ------
     StagemeterError
-        If the cost of a step changes its growth too often to be added up from few steps.
+        If the growth changes too often to add up all steps from a few.
     """
     left = [(first, last)]
     counted = 0
@@ -187,7 +187,7 @@ def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
         if counted > _MOST_STEPS:
             raise StagemeterError(
                 f"the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of context, and "
-                f"{_MOST_STEPS} steps between them do not show how; ask for fewer new tokens"
+                f"{_MOST_STEPS} steps between them do not show how. Ask for fewer new tokens"
             )
         here, ahead = middle - start, end - middle
         # Compared without fractions.
@@ -246,7 +246,7 @@ def _analytic(stage: Stage[Any], architecture: Any, workload: Workload, adapter:
 def _of_request(
     stage: Stage[Any], architecture: Any, workload: Workload, cost_at: Callable[[Workload], Cost]
 ) -> tuple[Cost, Cost]:
-    """Cost of a stage's pass, and of all passes of a request."""
+    """Return the cost of a stage's pass, and of all passes of a request."""
     cost = cost_at(workload)
     if stage.whole_pass != "decode":
         return cost, cost
@@ -254,7 +254,7 @@ def _of_request(
 
 
 def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:
-    """Count one stage; a failure is kept with its reason and does not take the other stages along."""
+    """Count one stage. A failure is recorded with its reason; other stages are still counted."""
     try:
         tier.stages[stage] = count()
     except Exception as error:

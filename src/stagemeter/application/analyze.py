@@ -18,7 +18,7 @@ from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import OWN, TEXT, Workload
 from stagemeter.core.writing import require_writable
-from stagemeter.export.report import FVCORE_FILE, JSON_FILE, MARKDOWN_FILE, report_files, write_report_files
+from stagemeter.export.report import REPORT_FILES, report_files, write_report_files
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model, with_adapter
@@ -96,7 +96,7 @@ def analyze_page(
     """
     if strict and estimate:
         raise StagemeterError("--strict: --estimate runs no operators to check. Give one of them")
-    require_writable(folder, (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE))
+    require_writable(folder, REPORT_FILES)
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
     work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype))

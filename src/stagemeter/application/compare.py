@@ -1,4 +1,4 @@
-"""What the ``compare`` command does from start to end: find, compare, write, log."""
+"""The ``compare`` command from start to end: find, compare, write, log."""
 
 from __future__ import annotations
 
@@ -14,16 +14,12 @@ from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.writing import require_writable, write_whole
-from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page
-from stagemeter.export.json_file import json_text
-
-#: Files of a comparison.
-JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE = (f"comparison.{ending}" for ending in ("json", "md", "csv", "html"))
+from stagemeter.export.comparison import COMPARISON_FILES, comparison_files
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What came of a comparison.
+    """The result of a comparison.
 
     Attributes
     ----------
@@ -32,7 +28,7 @@ class Compared:
     breaches : list of str
         Limits that are exceeded.
     messages : list of str
-        What to tell the user at the end.
+        Messages for the end of the command.
     """
 
     comparison: Comparison
@@ -56,12 +52,12 @@ def compare_runs(
         Each an id of a run, a beginning of one that no other has, a name, or the path of a ``static_compute.json`` or
         a ``profile.json``.
     baseline : str, optional
-        What the others are held against; one of them, or one more. Default: the first.
+        The run that the others are compared with: one of them, or a further one. Default: the first.
     quantities : sequence of str
         What to compare: ``flops``, ``macs``, ``params``, ``activations``, ``bytes``, ``time_ms``, ``roofline_ms``,
         ``mfu``. Default: ``flops``, or ``time_ms`` where all are profiles.
     experiment, condition : str, optional
-        Compare the runs of an experiment instead, those that answer to a filter of MLflow's.
+        Compare the runs of an experiment instead, filtered as MLflow does.
 
     Returns
     -------
@@ -91,41 +87,36 @@ def compare_and_log(
     log: bool = False,
     run_name: str | None = None,
 ) -> Compared:
-    """Compare, hold the result against limits, write its files, and log it.
+    """Compare, check limits, write the files, and log them.
 
     Parameters
     ----------
     runs, baseline, quantities, experiment, condition
         See `compare_runs`.
     limits : sequence of Limit
-        How much dearer the others may be than the baseline.
+        Limits on the differences from the baseline.
     folder : Path or None
-        Where to write the comparison as JSON, Markdown, CSV and HTML.
+        Folder for the files of the comparison.
     log : bool
-        Whether to log it as an MLflow run of its own.
+        Whether to log the comparison as an MLflow run of its own.
     run_name : str or None
         Name of that run.
 
     Raises
     ------
     StagemeterError
-        If something given cannot be used; nothing is written then.
+        If something given cannot be used. Nothing is written then.
     TrackingError
         If the store cannot be reached or refuses.
     """
     if folder is not None:
-        require_writable(folder, (JSON_FILE, MARKDOWN_FILE, CSV_FILE, PAGE_FILE))
+        require_writable(folder, COMPARISON_FILES)
     subjects, position = _subjects(runs, baseline, experiment, condition)
     comparison = compare(subjects, quantities, position)
     exceeded = breaches(subjects, position, limits)
     messages: list[str] = []
     if folder is not None or log:
-        files = {
-            JSON_FILE: json_text(comparison),
-            MARKDOWN_FILE: comparison_markdown(comparison),
-            CSV_FILE: comparison_csv(comparison),
-            PAGE_FILE: comparison_page(comparison),
-        }
+        files = comparison_files(comparison)
         if folder is not None:
             written = [write_whole(folder / name, content) for name, content in files.items()]
             messages.append(f"wrote {', '.join(map(str, written))}")
@@ -137,7 +128,7 @@ def compare_and_log(
 def _subjects(
     names: Sequence[str], baseline: str | None, experiment: str | None, condition: str | None
 ) -> tuple[list[Subject], int]:
-    """Find everything that is compared, and the position of the baseline."""
+    """Find the subjects, and the position of the baseline."""
     if experiment is None and condition is not None:
         raise StagemeterError(f"--filter {condition!r} needs --experiment NAME beside it")
     if experiment is not None and names:
@@ -162,7 +153,7 @@ def _subjects(
 
 
 def _found(names: Sequence[str]) -> list[Subject]:
-    """Subjects in the order in which they were named, files and runs."""
+    """Return files and runs as subjects, in the order of their names."""
     subjects: dict[str, Subject] = {name: read_subject(Path(name)) for name in names if _is_file(name)}
     missing = [name for name in dict.fromkeys(names) if name not in subjects]
     if missing:
@@ -181,7 +172,7 @@ def _is_file(name: str) -> bool:
     try:
         there = Path(name).exists()
     except (OSError, ValueError):
-        # Names of runs may be longer than those of files.
+        # The name of a run may be too long for a file.
         return False
     if there:
         return True

@@ -54,8 +54,10 @@ def pair_runs(
         If the store cannot be reached or refuses.
     """
     from stagemeter.tracking.pair import pair_profile
+    from stagemeter.tracking.peaks import GivenHardware
 
-    return pair_profile(profile_run, count_work, static_run, device, peak_tflops, peak_gbps, devices)
+    hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
+    return pair_profile(profile_run, count_work, static_run, hardware)
 
 
 def pair_experiment(
@@ -96,8 +98,10 @@ def pair_experiment(
         If the store cannot be reached or refuses.
     """
     from stagemeter.tracking.pair import pair_profiles
+    from stagemeter.tracking.peaks import GivenHardware
 
-    return pair_profiles(experiment, count_work, device, peak_tflops, peak_gbps, figures, on_run, devices)
+    hardware = GivenHardware(device, peak_tflops, peak_gbps, devices)
+    return pair_profiles(experiment, count_work, hardware, figures, on_run)
 
 
 def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:

@@ -1,4 +1,4 @@
-"""What the ``sweep`` command does from start to end: check each model once, evaluate the grid, write, log."""
+"""The ``sweep`` command from start to end: check each model once, evaluate the grid, write, log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from stagemeter.sweeping.grid import Grid
 from stagemeter.sweeping.single import differences
 from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
 
-#: Up to how many parts are evaluated in this process: starting others takes longer.
+#: Most parts that are evaluated in this process: starting others takes longer.
 _FEW_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What came of a sweep.
+    """Result of a sweep.
 
     Attributes
     ----------
@@ -34,15 +34,15 @@ class Swept:
     rows : int
         Its rows.
     evaluated : int
-        Those that were evaluated now; fewer where an interrupted sweep was resumed.
+        Rows that were evaluated now; fewer for a resumed sweep.
     seconds : float
-        What evaluating and writing took.
+        Time of evaluating and writing.
     run_id : str or None
-        MLflow run that it was logged to.
+        MLflow run of the sweep.
     messages : list of str
-        What to tell the user at the end.
+        Messages for the user.
     notes : tuple of str
-        What was left out of the pages, and which limits decided their views.
+        Files that the pages leave out, and the limits that decided their views.
     """
 
     output: Path
@@ -69,27 +69,21 @@ def sweep(
     Parameters
     ----------
     settings : SweepSettings or mapping
-        What is swept; of a mapping each value is a text as on the command line, a single value or a list, such as
+        The settings. A value of a mapping is a text as on the command line, a single value or a list, such as
         ``{"mode": ["tiny", "base"], "batch_size": range(1, 9), "page_size": [(1240, 1754)]}``.
     output : Path or str
-        The table, which is written as a whole once all of it is there.
+        The table. It is written once all rows are evaluated.
     resume : bool
-        Whether to go on with a sweep that was interrupted.
+        Whether to continue an interrupted sweep.
     estimate : bool
-        Whether to take the closed forms as they are, instead of counting each model once in full and holding them
-        against that.
+        Whether to compare the first row of each model with its closed forms alone, instead of a full count.
     backend, jobs, cluster
-        Where to evaluate, see `stagemeter.sweeping.backends.map_parts`.
-
-    Returns
-    -------
-    Swept
-        What was done.
+        See `stagemeter.sweeping.backends.map_parts`.
 
     Raises
     ------
     StagemeterError
-        If something given cannot be used, or a count disagrees with the closed forms.
+        If a setting cannot be used, or a count differs from the closed forms.
     """
     wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
     return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, backend, jobs, cluster)
@@ -103,11 +97,11 @@ class _Plan:
 
 
 def _plan(settings: SweepSettings, output: Path, resume: bool, backend: str) -> _Plan:
-    """Find out whether everything given can be used, before anything is written or logged."""
+    """Check all settings before anything is written or logged."""
     target = output.expanduser()
     require_backend(backend)
     if target.suffix != ".parquet":
-        raise StagemeterError(f"--output {target}: the table is written as Parquet: give a name that ends in .parquet")
+        raise StagemeterError(f"--output {target}: the table is written as Parquet. Give a name that ends in .parquet")
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
@@ -161,8 +155,8 @@ def sweep_and_log(
     settings, output, options
         See `sweep`.
     child_runs : str or None
-        Which rows become runs of their own below it: ``all``, ``pareto`` (the cheapest of each resolution), or a
-        number of rows, evenly spread; None for none.
+        Rows that become child runs: ``all``, ``pareto`` (the cheapest of each resolution), or a number of rows, evenly
+        spread; None for none.
     experiment, run_name : str or None
         MLflow experiment and name of the run.
 
@@ -171,7 +165,7 @@ def sweep_and_log(
     StagemeterError
         As `sweep`, and if `child_runs` is none of these.
     TrackingError
-        If the store cannot be reached or refuses. The table is written all the same.
+        If the store cannot be reached or refuses. The table is written nevertheless.
     """
     from stagemeter.sweeping.children import require_children
 
@@ -184,7 +178,7 @@ def sweep_and_log(
     require_choice(experiment)
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
-        # Until it is logged, the parts are kept: nobody else writes to the same table, and what is cut short goes on.
+        # The parts stay until the sweep is logged: no other sweep writes the table, and an interrupted one can resume.
         with failure_recorded(run_name, _name(settings), experiment):
             swept = _run(plan, **options, keep_parts=True)
         try:
@@ -198,7 +192,7 @@ def sweep_and_log(
 
 
 def _name(settings: SweepSettings) -> str:
-    """Name a sweep by what it is over."""
+    """Return the name of a sweep, made of its settings."""
     varied = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
     return f"sweep of {', '.join(varied) or 'one workload'}".replace("_", " ")[:120]
 
@@ -235,7 +229,7 @@ def _require_agreement(grid: Grid, estimate: bool) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr with the time that is left; the block gets a function that moves it."""
+    """Show a progress bar on stderr; the block gets a function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -246,17 +240,11 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def settings_of(values: Mapping[str, Any]) -> SweepSettings:
-    """Make settings of what Python code gives: single values, or lists and ranges of them.
-
-    Raises
-    ------
-    StagemeterError
-        If a name is no setting of a sweep.
-    """
+    """Make settings of Python values: single ones, or lists and ranges. Unknown names are refused."""
     known = SweepSettings.__dataclass_fields__
     unknown = [name for name in values if name not in known]
     if unknown:
-        raise StagemeterError(f"{unknown[0]}: no such setting of a sweep; known are {', '.join(known)}")
+        raise StagemeterError(f"{unknown[0]}: no such setting of a sweep. Known are {', '.join(known)}")
     return SweepSettings(**{name: _written(value) for name, value in values.items() if value is not None})
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code and at most one line, whatever went wrong."""
+"""The end of a command: an exit code, and at most one line about an error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import click
 from stagemeter.core.errors import StagemeterError, StagemeterWarning, TrackingError
 from stagemeter.core.escape import printable
 
-#: Exit codes beside 0, and 1, which is the gate's (`stagemeter.cli.compare`): the user can mend it; the store cannot
-#: be reached; a bug (``EX_SOFTWARE`` of sysexits.h); interrupted.
+#: Exit codes beside 0, and 1 of the gate (`stagemeter.cli.compare`): bad input; no store; a bug (``EX_SOFTWARE`` of
+#: sysexits.h); interrupted.
 BAD_INPUT, NO_STORE, BUG, INTERRUPTED = 2, 3, 70, 130
-#: What the machine lacks is for its owner to mend, and no bug.
+#: Errors of the machine, which are not bugs.
 _OF_THE_MACHINE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
-#: Characters of a message.
+#: Longest message, in characters.
 _LONGEST = 3000
 _REPORT = (
     "Please report it, with the command and the traceback that -v shows, in the issues of the repository that "
@@ -29,7 +29,7 @@ _REPORT = (
 
 
 def show_warnings_as_lines() -> None:
-    """Show warnings of our own as one line, without the place in the code that they are from."""
+    """Show Stagemeter's warnings as one line, without their place in the code."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **how: Any) -> None:
@@ -42,7 +42,7 @@ def show_warnings_as_lines() -> None:
 
 
 def ending(error: BaseException) -> tuple[int, str]:
-    """Return the exit code of an error, and the line that says what went wrong."""
+    """Return the exit code of an error, and the line that describes it."""
     if isinstance(error, click.ClickException):
         return BAD_INPUT, error.format_message()
     if isinstance(error, StagemeterError):
@@ -52,7 +52,7 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return INTERRUPTED, "interrupted"
     if isinstance(error, MemoryError):
-        return BAD_INPUT, "memory: there is not enough of it. Ask for less, or use a machine that has more"
+        return BAD_INPUT, "memory: not enough. Ask for less, or use a machine with more"
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return BAD_INPUT, f"{error.filename or 'this machine'}: {error.strerror}. Free some, or use another place"
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -60,12 +60,12 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def _shortened(message: str) -> str:
-    """Leave out the middle of a message that holds too much of a file."""
+    """Cut the middle out of a long message."""
     return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
 
 
 def end(error: BaseException) -> int:
-    """Tell the user how a command ended, and return its exit code."""
+    """Print the error of a command, and return its exit code."""
     code, message = ending(error)
     if code == BUG and logging.getLogger().isEnabledFor(logging.INFO):
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

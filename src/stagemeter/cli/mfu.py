@@ -78,7 +78,7 @@ def mfu(
 
         print_pairing(pairing)
     if not pairing["changed"]:
-        say("the run holds this pairing already: nothing was written")
+        say("the run already holds this pairing: nothing was written")
     with store_errors():
         paired = find_run(pairing["profile_run_id"])
     for line in run_messages(paired.info):
@@ -107,7 +107,10 @@ def _pair_all(
     for reason in failures.values():
         say(f"not paired: {reason}")
     if not pairings:
-        raise StagemeterError(f"none of the {len(failures)} profiling runs of {experiment!r} could be paired")
+        raise StagemeterError(
+            f"--experiment: none of the {len(failures)} profiling runs of {experiment!r} could be paired. "
+            "See the reasons above"
+        )
 
 
 @contextmanager

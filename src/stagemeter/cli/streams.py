@@ -1,4 +1,4 @@
-"""Standard output and error of a command: a reader who leaves, a full disk, a terminal that knows ASCII alone."""
+"""Standard output and error that survive a closed pipe, a full disk and a terminal of ASCII alone."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TextIO
 
 from stagemeter.core.errors import StagemeterError
 
-#: What characters of ours become where the terminal does not know them; others are written as their escapes.
+#: Replacements for characters that an ASCII terminal lacks; others are written as escapes.
 _IN_ASCII = {"µ": "u", "×": "x", "–": "-", "…": "...", "→": "->", "•": "*", "━": "-", "\u00a0": " "}
 _HANDLER = "stagemeter.ascii"
 
 
 def prepare_streams(redact: Callable[[str], str]) -> None:
-    """Put streams that forgive in the place of standard output and error, unless somebody else did so before.
+    """Replace standard output and error by streams that survive errors, unless they were replaced before.
 
     Parameters
     ----------
     redact : callable
-        Takes out of a text what nobody is to read: of all that goes to standard error, whoever wrote it. What goes to
-        standard output is ours alone, and exact.
+        Removes secrets from a text. It applies to all of standard error, third-party lines included. Standard output
+        holds results alone, which stay exact.
     """
     codecs.register_error(_HANDLER, _in_ascii)
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is None:
-            # The shell closed it. A file that is opened later would get its number.
+            # The shell closed it. The next file to be opened would get its descriptor.
             setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w"))))
         elif isinstance(stream, io.TextIOWrapper):
             if stream is getattr(sys, f"__{name}__"):
@@ -39,7 +39,7 @@ def prepare_streams(redact: Callable[[str], str]) -> None:
 
 
 def _asks_for_ascii(environment: Mapping[str, str]) -> bool:
-    """Whether the locale is set to C, in whose place Python takes UTF-8 (PEP 540), and nobody told Python otherwise."""
+    """Return whether the locale is C, for which Python takes UTF-8 (PEP 540), and Python has no other orders."""
     told = "PYTHONIOENCODING" in environment or "PYTHONUTF8" in environment or "utf8" in sys._xoptions
     return environment.get("LC_ALL") in ("C", "POSIX") and not told
 
@@ -57,19 +57,19 @@ def _forgiving(stream: io.TextIOWrapper, name: str, redact: Callable[[str], str]
 
 
 class _Redacted(io.TextIOWrapper):
-    """Text from which something is taken out on its way."""
+    """A text stream that removes secrets."""
 
     redact: Callable[[str], str] | None = None
 
     def write(self, text: str, /) -> int:
-        # click offers bytes to see whether they are refused.
+        # click writes bytes to find out whether the stream takes them.
         return super().write(self.redact(text) if self.redact and isinstance(text, str) else text)
 
 
 class _Outlet(io.RawIOBase):
-    """A descriptor whose reader may leave: what is written from then on goes nowhere, and the work goes on.
+    """A descriptor whose reader may leave: later output is dropped, and the work goes on.
 
-    The exit code stays the one that the work earned, which a gate's caller may rely on.
+    The exit code stays that of the work, on which the caller of a gate relies.
     """
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -91,13 +91,13 @@ class _Outlet(io.RawIOBase):
         try:
             return os.write(self._descriptor, content)
         except OSError as error:
-            # Once is enough: the interpreter tries again when it ends, and would say so.
+            # Drop the rest: the interpreter flushes again at its end, and would report the error twice.
             self._ended = True
-            # Of standard error nothing can be said.
+            # An error of standard error cannot be reported.
             if isinstance(error, BrokenPipeError) or self._name == "stderr":
                 return len(content)
             raise StagemeterError(
-                f"{self._name}: cannot be written: {error.strerror}. Free space there, or write to somewhere else"
+                f"{self._name}: cannot be written: {error.strerror}. Free space, or redirect the output elsewhere"
             ) from error
 
 

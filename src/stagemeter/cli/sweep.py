@@ -88,7 +88,7 @@ def sweep(
             run = {"child_runs": child_runs, "experiment": experiment, "run_name": run_name}
             swept = sweep_and_log(settings, target, **run, **how)
     except KeyboardInterrupt:
-        say(f"what is done is kept in {target}.parts: the same command with --resume goes on")
+        say(f"finished parts are kept in {target}.parts: repeat the command with --resume to continue")
         raise
     if as_json:
         print_json(

@@ -1,4 +1,4 @@
-"""Types of options."""
+"""The types of options."""
 
 from __future__ import annotations
 
@@ -13,66 +13,66 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-#: How an MLflow project, whose parameters always have a value, says that an option is not given.
+#: The word for an option that is not given: parameters of an MLflow project always have a value.
 _NOT_GIVEN = "none"
 
 
 class Optional(click.ParamType[Any]):
-    """Wraps a type so that the words for "not given" become None."""
+    """A type that takes ``none`` for an option that is not given."""
 
     def __init__(self, inner: click.ParamType[Any]) -> None:
         self.name = inner.name
         self._inner = inner
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Convert what was given on the command line."""
+        """Convert the text of an option."""
         if value == "":
-            self.fail("is empty; `none` says that it is not given", param, ctx)
+            self.fail("is empty. Give a value, or `none`", param, ctx)
         if isinstance(value, str) and value.lower() == _NOT_GIVEN:
             return None
         return self._inner.convert(value, param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        """Name the type in a help text."""
+        """Return the name of the type for a help text."""
         return self._inner.get_metavar(param, ctx)
 
 
 class PageSize(click.ParamType[tuple[int, int]]):
-    """Width x height in pixels."""
+    """A page size: width x height in pixels."""
 
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Convert what was given on the command line."""
+        """Convert the text of an option."""
         match = re.fullmatch(r"(\d{1,9})[xX×](\d{1,9})", str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is not a page size; write width x height in pixels, such as 1654x2339", param, ctx)
+            self.fail(f"{value!r} is not a page size. Give width x height in pixels, such as 1654x2339", param, ctx)
         return int(match[1]), int(match[2])
 
 
 class DecodeContext(click.ParamType[int | str]):
-    """A number of tokens, or a word for one."""
+    """A number of tokens, ``auto`` or ``max``."""
 
     name = "auto|max|N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Convert what was given on the command line."""
+        """Convert the text of an option."""
         text = str(value).strip()
         return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else text
 
 
 class OutsidePath(click.ParamType[Path]):
-    """A path that a file can have."""
+    """A path, checked for characters that no file name has."""
 
     name = "path"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Convert what was given on the command line."""
+        """Convert the text of an option."""
         return outside_path(value, "path" if param is None else param.opts[0])
 
 
 def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Command]:
-    """Make an option that is refused where it is given more than once: click would take the last one without a word.
+    """Return an option that may be given once only: click would silently take the last value.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Co
 
     def only_one(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:
         if len(values) > 1:
-            raise StagemeterError(f"{param.opts[0]}: given {len(values)} times. Give it once; {instead}")
+            raise StagemeterError(f"{param.opts[0]}: given {len(values)} times. Give it once: {instead}")
         return values[0] if values else None
 
     return click.option(*names, multiple=True, callback=only_one, **attributes)

@@ -1,1 +1,1 @@
-"""Setting counts and times of several workloads, models or versions side by side."""
+"""Compare counts and times of several workloads, models or versions."""

@@ -1,4 +1,4 @@
-"""Values of several subjects against those of one of them: differences, ratios, and what else differs."""
+"""Compare the values of several subjects with those of a baseline: differences, ratios, and settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import COMPARED, MODULE, PROFILE, STATIC
 from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 
-#: Changes with every change of the document's keys or of what they mean.
+#: Changes with the keys of a comparison and their meaning.
 SCHEMA_VERSION = "1.0"
-#: What is compared unless it is said.
+#: What is compared by default.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
 #: Rows that are sums of others, or the rest. They stand below, in this order.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
@@ -21,7 +21,7 @@ Comparison = dict[str, Any]
 
 
 def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baseline: int = 0) -> Comparison:
-    """Set subjects side by side.
+    """Compare subjects with one of them.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     quantities : sequence of str
         Names in `COMPARED`. Default: FLOPs, or times where all subjects are profiles.
     baseline : int
-        Position of the subject that the others are held against.
+        Position of the subject that the others are compared with.
 
     Returns
     -------
     dict
         ``subjects``: ``name``, ``source``, ``kind``, ``run_id`` and ``link`` of each; ``baseline``: its position.
         ``quantities``: by name the ``unit``, the ``stages`` in the order of a request, and the ``rows``, the largest
-        mover first and sums last; of each the ``stage``, and per subject ``values``, ``differences`` and ``ratios`` to
-        the baseline's, None where one is missing or the baseline's is zero. ``configuration`` and ``environment``: what
-        differs, ``name`` and ``values``. ``notes``: what one should know.
+        mover first and sums last. A row has the ``stage``, and per subject ``values``, ``differences`` and ``ratios``
+        to the baseline, None where one is missing or the baseline is zero. ``configuration`` and ``environment``: the
+        settings that differ, ``name`` and ``values``. ``notes``: what to know.
 
     Raises
     ------
@@ -78,13 +78,13 @@ def _default(subjects: Sequence[Subject]) -> list[str]:
     if len(defaults) == 1:
         return [defaults.pop()]
     raise StagemeterError(
-        "some are static runs and some are profiling runs, which count and measure different things: say what to "
-        "compare, such as --metric roofline_ms, or give runs of one kind"
+        "--metric: static runs and profiling runs have different metrics. Give one that both have, such as --metric "
+        "roofline_ms, or give runs of one kind"
     )
 
 
 def _schemas(subjects: Sequence[Subject]) -> list[str]:
-    """Refuse documents whose numbers mean something else, and name versions that differ in what they hold."""
+    """Refuse documents whose numbers have other meanings, and name versions that differ in their contents."""
     notes = []
     for kind in _DEFAULTS:
         versions = {subject.schema_version: subject.name for subject in subjects if subject.kind == kind}
@@ -129,7 +129,7 @@ def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str,
 
 
 def _order(row: Mapping[str, Any]) -> tuple[int, float]:
-    """Sums last; of the others the largest difference first, whichever its sign."""
+    """Sort sums last, and the others by the size of their largest difference."""
     if row["stage"] in SUMS:
         return 1 + SUMS.index(row["stage"]), 0.0
     return 0, -max((abs(difference) for difference in row["differences"] if difference is not None), default=-1.0)
@@ -152,18 +152,18 @@ def _missing(compared: Mapping[str, Any], subjects: Sequence[Subject]) -> list[s
 
 
 def _contexts(compared: Mapping[str, Any], configuration: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One decode step can be at contexts that differ, and then is no like for like."""
+    """Note where decode steps are at different contexts, and so are not alike."""
     contexts = [
         row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")
     ]
     steps = any(row["stage"] == DECODE for quantity in compared.values() for row in quantity["rows"])
     if not contexts or not steps:
         return []
-    return ["decode is one step, at the context that each was looked at; decode_total is all steps of the request"]
+    return ["decode is one step, at the context that each subject reports; decode_total is all steps of the request"]
 
 
 def _distinct_names(subjects: Sequence[Subject]) -> list[str]:
-    """Names, those that several share with a part of where each is from."""
+    """Return names, with a part of the source where several subjects share one."""
     names = [subject.name for subject in subjects]
     return [
         name

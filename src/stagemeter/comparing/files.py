@@ -1,4 +1,4 @@
-"""Reports and profiles in files, as subjects of a comparison."""
+"""Read reports and profiles from files, as subjects of a comparison."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def read_subject(path: Path) -> Subject:
     Parameters
     ----------
     path : Path
-        What `stagemeter analyze` wrote as ``static_compute.json``, or a profiling run holds as ``profile.json``.
+        A ``static_compute.json`` of `stagemeter analyze`, or a ``profile.json`` of a profiling run.
 
     Raises
     ------
     StagemeterError
-        If it cannot be read, is neither, or has a schema that this version does not know.
+        If the file cannot be read, is neither, or has a schema that this version does not know.
     """
     document = _read(path)
-    # Of files that bear the name they were given here, the folder says more.
+    # The folder says more than the name that Stagemeter gave the file.
     name = path.absolute().parent.name if path.stem in ("static_compute", "profile") else path.stem
     if "times_ms" in document and "time_ms" in document:
         _require_schema(path, document, PROFILE_SCHEMA_VERSION)
@@ -44,7 +44,7 @@ def read_subject(path: Path) -> Subject:
 
 
 def _sound(path: Path, subject: Subject) -> Subject:
-    """Refuse numbers that cannot be compared, and names that are no text."""
+    """Refuse numbers that cannot be compared, and settings that are no text."""
     for name, value in subject.values.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise StagemeterError(f"{path}: {shown(name)} is {shown(value)}, which cannot be; {_WAY_OUT}")
@@ -60,7 +60,7 @@ def read_report(path: Path) -> Report:
     Raises
     ------
     StagemeterError
-        If it cannot be read, is none, or has a schema that this version does not know.
+        If the file cannot be read, is no report, or has a schema that this version does not know.
     """
     return _require_report(path, _read(path))
 

@@ -1,4 +1,4 @@
-"""Limits on how much dearer something may become, as a gate for continuous integration."""
+"""Limits on how much a metric may grow or shrink, as a gate for continuous integration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far a value may be from the baseline's in the wrong direction.
+    """How far a value may move from the baseline in the wrong direction.
 
     Attributes
     ----------
@@ -25,9 +25,9 @@ class Limit:
     amount : Fraction
         A share, 1/100 for 1 %, or an amount in the value's own unit; exact, so that a limit holds to the integer.
     relative : bool
-        Which of both.
+        Whether the amount is a share.
     increase : bool
-        Whether more is worse; False for limits on a decrease, such as of MFU.
+        Whether more is worse. False for limits on a decrease, such as of MFU.
     """
 
     metric: str
@@ -50,7 +50,7 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
     Raises
     ------
     StagemeterError
-        If it is written otherwise, or names no quantity.
+        If the text is not a limit, or names no quantity.
     """
     option = "--max-increase" if increase else "--max-decrease"
     match = _LIMIT.fullmatch(text.strip())
@@ -65,12 +65,12 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
 
 
 def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]) -> list[str]:
-    """Say which limits are exceeded, a line for each.
+    """Return a line for each limit that is exceeded.
 
     Raises
     ------
     StagemeterError
-        If a subject has no value of that name: a limit that cannot be held must not pass.
+        If a subject has no value of that name: a limit that cannot be checked must not pass.
     """
     base = subjects[baseline]
     lines = []
@@ -106,5 +106,5 @@ def _breach(subject: Subject, base: Subject, limit: Limit, before: float, after:
 
 
 def _number(value: float | Fraction) -> str:
-    """All digits of a whole number, which a float may not have."""
+    """Write a whole number with all its digits, and another number with six."""
     return f"{int(value):,}" if value == int(value) else f"{float(value):,.6g}"

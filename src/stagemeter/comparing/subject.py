@@ -1,4 +1,4 @@
-"""What is compared: counts or times under flat names, wherever they are kept."""
+"""Subjects of a comparison: counts or times under flat names, from files or runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.core.metrics import PROFILE, STATIC, profile_values, report_values
 from stagemeter.core.params import profile_params, workload_params
 
-#: Params that say where times were taken, which is told by the environment.
+#: Params that name where times were measured. They belong to the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})
 
 
@@ -20,13 +20,13 @@ class Subject:
     Attributes
     ----------
     name : str
-        What people call it: the name of a run, or a file.
+        Name of the run, or of the file.
     source : str
-        Where it is from: the id of a run, or the path of a file.
+        Id of the run, or path of the file.
     kind : str
         ``static``, ``module`` (counts of any module) or ``profile``.
     schema_version : str
-        Of its document.
+        Version of its document's schema.
     values : mapping
         Numbers by name, such as ``flops/sam``.
     configuration : mapping

@@ -1,4 +1,4 @@
-"""What a piece of work costs: exact integers that add, and multiply by a count."""
+"""The cost of work: exact integers that add, and multiply by a count."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, fields
 
 #: Bytes per element of the data types that a workload can name.
 ITEM_SIZES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
-#: The same of a key-value cache, which engines also keep in fewer bits than they calculate in.
+#: The same for a KV cache, which engines can keep in fewer bits than they calculate in.
 CACHE_ITEM_SIZES: dict[str, int] = {**ITEM_SIZES, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 
 def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]:
-    """Bytes per element of weights and activations, and of the key-value cache.
+    """Return the bytes per element of weights and activations, and of the KV cache.
 
     Parameters
     ----------
     dtype : str
-        Data type of weights and activations, and of the cache unless something else is said.
+        Data type of weights and activations, and of the cache by default.
     kv_cache_dtype : str or None
-        Data type of the cache where it is another one.
+        Data type of the cache where it differs.
     """
     return ITEM_SIZES[dtype], CACHE_ITEM_SIZES[kv_cache_dtype or dtype]
 
@@ -28,7 +28,7 @@ def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]
 class Cost:
     """The cost of some counted operators.
 
-    Every field but one is a number of things, never of bytes: bytes follow from the data type, see `bytes_read` and
+    Every field but the last counts operations or elements. Bytes follow from the data type, see `bytes_read` and
     `bytes_written`. Quantized weights are counted in bytes. Elementwise work, norms, softmax and gathers are zero by
     convention, so they appear in no field.
 
@@ -46,9 +46,9 @@ class Cost:
         Weight elements read by the counted operators, without quantized ones. In a mixture of experts, at most those of
         as many experts as there are tokens times experts per token.
     kv_reads : int
-        Elements of the key-value cache that attention reads.
+        Elements of the KV cache that attention reads.
     kv_writes : int
-        Elements appended to the key-value cache.
+        Elements appended to the KV cache.
     packed_weight_bytes : int
         Bytes read of weights that are stored in fewer bits, see `stagemeter.core.weight_storage.QuantizedMatrix`.
     """
@@ -62,7 +62,7 @@ class Cost:
     kv_writes: int = 0
     packed_weight_bytes: int = 0
 
-    # Written out, since counting adds costs by the ten thousand.
+    # Written out for speed: counting adds tens of thousands of costs.
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.macs + other.macs,
@@ -91,28 +91,28 @@ class Cost:
         return 2 * self.macs_causal
 
     def bytes_read(self, item_size: int, cache_item_size: int | None = None) -> int:
-        """Bytes that the counted operators read: weights, cached keys and values, activations.
+        """Return the bytes that the counted operators read: weights, cached keys and values, activations.
 
         Parameters
         ----------
         item_size : int
             Bytes per element, see `ITEM_SIZES`.
         cache_item_size : int, optional
-            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: `item_size`.
         """
         of_cache = item_size if cache_item_size is None else cache_item_size
         elements = self.weight_reads + self.activation_reads
         return elements * item_size + self.kv_reads * of_cache + self.packed_weight_bytes
 
     def bytes_written(self, item_size: int, cache_item_size: int | None = None) -> int:
-        """Bytes that the counted operators write: activations, and keys and values appended to the cache.
+        """Return the bytes that the counted operators write: activations, and keys and values for the cache.
 
         Parameters
         ----------
         item_size : int
             Bytes per element, see `ITEM_SIZES`.
         cache_item_size : int, optional
-            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: as everywhere else.
+            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: `item_size`.
         """
         of_cache = item_size if cache_item_size is None else cache_item_size
         return self.activations * item_size + self.kv_writes * of_cache
@@ -138,12 +138,12 @@ ZERO = Cost()
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """Sum of some costs; zero for none."""
+    """Return the sum of some costs; zero for none."""
     return sum(costs, start=ZERO)
 
 
 def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
-    """Sum of a cost that changes by the same amount from each step to the next.
+    """Return the sum of a cost that changes by the same amount from each step to the next.
 
     Decoding is such a series: each step attends to one token more than the one before.
 
@@ -152,13 +152,12 @@ def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
     first, last : Cost
         The first and the last step.
     steps : int
-        How many steps there are, both ends included.
+        Number of steps, both ends included.
 
     Returns
     -------
     Cost
-        ``steps * (first + last) / 2``, which is a whole number for any arithmetic series of integers, and zero for no
-        step.
+        ``steps * (first + last) / 2``, a whole number for any arithmetic series of integers; zero for no step.
     """
     doubled = (first + last) * steps
     return Cost(*(getattr(doubled, name) // 2 for name in QUANTITIES))

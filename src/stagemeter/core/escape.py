@@ -1,4 +1,4 @@
-"""Text from elsewhere (names, stages, metadata) made harmless for the place where it is shown."""
+"""Escape text from elsewhere (names, stages, metadata) for the place that shows it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import unicodedata
 from html import escape
 
-#: Categories of Unicode that steer a terminal or the order of what is read: controls, formats, separators, surrogates.
+#: Categories of Unicode that steer a terminal or the direction of text: controls, formats, separators, surrogates.
 _STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -32,8 +32,8 @@ def _shown(character: str) -> str:
     return " " if character.isspace() else character.encode("unicode_escape", "backslashreplace").decode()
 
 
-#: What Markdown takes for more than text: columns, code, links and pictures, HTML and its entities, bare addresses; and
-#: at the beginning headings, quotations, lists and rules. Underscores and stars, which change the look alone, stay.
+#: Markup of Markdown: columns, code, links, pictures, HTML, entities and bare addresses, and at the beginning of a line
+#: headings, quotations, lists and rules. Underscores and stars stay, since they change the look alone.
 _MORE = (
     r"\\(?=[!-/:-@\[-`{-~]|$)|[`|]|!(?=\[)|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|:(?=//)"
     r"|^(?:#|>|[-+*=](?=[ =-])|~~~)"

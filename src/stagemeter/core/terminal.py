@@ -17,7 +17,7 @@ _WIDEST = 10_000
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Print rows on stdout, the first one the header, with a title."""
     table = plain_table(rows, title)
-    # A line that a narrow terminal wraps can be read; a number that is cut off cannot.
+    # A wrapped line is readable; a number that is cut off is not.
     width = Console(width=_WIDEST).measure(table).maximum
     Console(width=max(Console().width, width), soft_wrap=True, highlight=False).print(table)
 
@@ -33,7 +33,7 @@ def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on stdout, without what a terminal would obey."""
+    """Print lines on stdout, without control characters."""
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
         console.print(printable(line), markup=False)

@@ -24,9 +24,9 @@ def with_unit(value: int | None, unit: str = "") -> str:
     Parameters
     ----------
     value : int or None
-        The number; None, for what is not known, becomes a dash.
+        The number; None becomes a dash.
     unit : str
-        What it is a number of, such as ``FLOPs`` or ``B``.
+        The unit, such as ``FLOPs`` or ``B``.
 
     Examples
     --------
@@ -57,19 +57,19 @@ def describe_views(workload: dict[str, Any]) -> str:
     if workload["local_views"]:
         columns, rows = workload["tile_grid"]
         views += f" + {workload['local_views']} x {workload['image_size']}"
-        # How the views of a model without a family lie is not known.
+        # The layout of the views is not known for a model without a family.
         views += f" ({columns}x{rows})" if columns * rows == workload["local_views"] else ""
     return views
 
 
 def describe_dtypes(workload: dict[str, Any]) -> str:
-    """Say in which data types a request is worked on, such as ``bfloat16, cache in float8_e5m2``."""
+    """Say which data types a request uses, such as ``bfloat16, cache in float8_e5m2``."""
     cache = workload.get("kv_cache_dtype")
     return str(workload["dtype"]) if cache is None else f"{workload['dtype']}, cache in {cache}"
 
 
 def describe_lengths(workload: dict[str, Any]) -> str:
-    """Say what goes in and comes out, such as ``batch 1, views 1 x 512, 83 prompt + 4 new tokens``."""
+    """Say how long a request is, such as ``batch 1, views 1 x 512, 83 prompt + 4 new tokens``."""
     views = f"views {describe_views(workload)}, " if workload["global_views"] else ""
     return (
         f"batch {workload['batch_size']}, {views}{workload['prompt_tokens']:,} prompt + "

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stagemeter.core.scratch import temporary_beside
 
 
 def write_whole(path: Path | str, content: str | bytes) -> Path:
-    """Write a file so that it is there in full, or as it was before.
+    """Write a file in full, or leave it as it was.
 
     Parameters
     ----------
     path : Path or str
-        Where to; missing folders are made.
+        The file. Missing folders are made.
     content : str or bytes
-        What to write; text in UTF-8.
+        Its content. Text becomes UTF-8.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
         If the file cannot be written.
     """
     target = Path(path)
-    # A name of a file can hold bytes that are no text: written as escapes.
+    # The name of a file can hold bytes that are no text. They become escapes.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(target) as temporary:
         temporary.write_bytes(data)
@@ -42,9 +42,9 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Write a file under another name, which takes the place of the target once the block is done, and only then.
+    """Yield a temporary file that replaces the target at the end of the block.
 
-    What was written is on the disk before it takes the place of anything: no crash leaves half of it.
+    Its content is on the disk before it replaces anything, so no crash leaves half of it.
 
     Raises
     ------
@@ -53,10 +53,10 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that the last step is a renaming within one file system.
+        # Beside the target, so the last step renames within one file system.
         with temporary_beside(target) as (temporary, descriptor):
             yield temporary
-            # A temporary file is its owner's alone; the result gets the mode that any new file would.
+            # A temporary file is private; the result gets the mode of any new file.
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o666 & ~mask)
@@ -68,7 +68,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name of a file on the disk, too, where a folder can be opened."""
+    """Write the new name of a file to the disk, where a folder can be opened."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -78,19 +78,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def require_writable(folder: Path, names: Iterable[str] = ()) -> None:
-    """Refuse a folder that files cannot be written to, before any work is done.
+    """Refuse a folder that cannot be written to, before any work is done.
 
     Parameters
     ----------
     folder : Path
         The folder; it need not exist yet.
     names : iterable of str
-        The files that are to be written.
+        The files to write.
 
     Raises
     ------
     StagemeterError
-        If it is not a folder, or nothing can be written there.
+        If it is not a folder, or cannot be written to.
     """
     existing = folder
     while not existing.exists() and existing != existing.parent:
@@ -103,7 +103,7 @@ def require_writable(folder: Path, names: Iterable[str] = ()) -> None:
                 f"{folder / name} is a folder, where a file is to be written; give another --output-dir"
             )
     try:
-        # Asking for permission is not enough: a file system can be read-only, full or not made for files at all.
+        # Permissions are not enough: a file system can be read-only or full.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:

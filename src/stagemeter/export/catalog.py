@@ -1,4 +1,4 @@
-"""The models that are shipped and the accelerators that are known, for people and for programs."""
+"""Tables of the shipped models and the known accelerators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stagemeter.hardware.devices import known_devices
 
 
 def print_models(models: Sequence[Mapping[str, Any]]) -> None:
-    """Print the models on stdout as a table, and what else ``--model`` takes."""
+    """Print the models on stdout as a table, with a line on other values of ``--model``."""
     rows = [["model", "family", "stages", "params", "active", "positions"]]
     rows += [
         [
@@ -38,16 +38,16 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-#: What of a device is shown besides its name and its source: column, and data type where it is a rate.
+#: Columns of rates, and their data types.
 _RATES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: Columns of the table, the source last.
 COLUMNS = ("device", *_RATES, "GB/s", "GB", "source")
-#: Where nobody looks on, a device is one line, so that it can be searched for.
+#: Width where stdout is no terminal: a device is one line, for tools that search.
 _ONE_LINE = 400
 
 
 def print_devices(as_json: bool = False) -> None:
-    """Print the known devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON and nothing else."""
+    """Print the known devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON alone."""
     if as_json:
         print_json(devices_document())
         return
@@ -64,7 +64,7 @@ def print_devices(as_json: bool = False) -> None:
 
 
 def device_rows() -> list[list[str]]:
-    """Cells of the table by device, in the order of `COLUMNS`; a dash where a device has no such rate."""
+    """Return a row for each device in the order of `COLUMNS`, with a dash for a rate that is not known."""
     return [
         [
             device.name,
@@ -78,7 +78,7 @@ def device_rows() -> list[list[str]]:
 
 
 def devices_document() -> list[dict[str, Any]]:
-    """All that is known of each device, as plain data."""
+    """Return everything known about each device, as plain data."""
     return [
         {
             "name": device.name,

@@ -1,4 +1,4 @@
-"""Charts drawn from the same data as a picture and as an interactive page that needs no network."""
+"""Charts, drawn as a picture and as an interactive page that needs no network."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name.
+    """A series of points.
 
     Attributes
     ----------
     name : str
-        In the legend.
+        Name in the legend.
     x, y : sequence
-        Numbers; of bars x are names.
+        Numbers; for bars, x are names.
     labels : sequence of str
-        What each point is; may be empty.
+        Label of each point; may be empty.
     joined : bool
-        Of points: whether a line joins them.
+        Whether a line joins the points.
     """
 
     name: str
@@ -38,22 +38,22 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What both drawings show.
+    """The data of a chart.
 
     Attributes
     ----------
     title, x_title, y_title : str
-        Words.
+        Titles of the chart and its axes.
     kind : str
         ``lines``, ``points``, ``bars`` or ``heat``.
     series : sequence of Series
-        Of lines, points and bars.
+        The series of lines, points or bars.
     heat : sequence of sequence of float
-        Of a heat map a row for each of `y_values`, a column for each of `x_values`.
+        Values of a heat map: a row for each of `y_values`, a column for each of `x_values`.
     x_values, y_values : sequence
-        Its axes.
+        Axes of a heat map.
     log : bool
-        Whether both axes of points and lines are logarithmic.
+        Whether both axes of lines or points are logarithmic.
     """
 
     title: str
@@ -69,7 +69,7 @@ class Chart:
 
 def new_figure(height: float) -> tuple[Any, Any]:
     """Return an empty figure of matplotlib, and its axes."""
-    # Without pyplot: no window system is looked for, and no global state is left behind.
+    # pyplot would look for a window system, and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,7 +130,7 @@ def chart_picture(chart: Chart) -> bytes:
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
-    """Draw charts below one another on one HTML page, plotly's script of five megabytes in it once."""
+    """Draw charts on one HTML page, which holds plotly's script of five megabytes once."""
     from plotly.offline import get_plotlyjs
 
     bodies = "\n".join(
@@ -194,9 +194,9 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     flops : mapping
         FLOPs by the name of their bar.
     total : int
-        What the shares are of.
+        The total of the shares.
     what, title : str
-        What the bars show, and what it is of.
+        Titles of the axis and of the chart.
 
     Returns
     -------

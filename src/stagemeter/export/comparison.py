@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.charts import COLOURS
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -24,14 +25,14 @@ from stagemeter.export.markdown import (
     unbroken,
 )
 
-#: Up to how many subjects stand side by side; more stand below one another.
+#: The most subjects that a table shows side by side. More stand below one another.
 _SIDE_BY_SIDE = 4
-#: Up to how many settings and values of them a line on the console names.
+#: The most values of a setting that a line on the console names.
 _NAMED = 4
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Print a comparison on stdout: a table for each quantity, and what else differs."""
+    """Print a comparison on stdout: a table for each quantity, and the settings that differ."""
     print_lines(legend(comparison))
     for name, quantity in comparison["quantities"].items():
         print_lines([""])
@@ -78,14 +79,14 @@ def comparison_csv(comparison: Mapping[str, Any]) -> str:
 
 
 def title_of(comparison: Mapping[str, Any], name: str) -> str:
-    """Say what a table is of."""
+    """Return the title of a quantity's table."""
     baseline = comparison["subjects"][comparison["baseline"]]["name"]
     return f"{name}, against {baseline}"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: what it shows, and what it is sorted by."""
+    """A cell of a table: its text, and the value that sorts it."""
 
     text: str
     value: float | str | None
@@ -94,7 +95,7 @@ class Cell:
 def comparison_table(
     comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]
 ) -> tuple[list[str], list[list[Cell]]]:
-    """Header and rows of one quantity: stages below one another, or, of many subjects, subjects."""
+    """Return header and rows of one quantity. Rows are stages, or subjects where there are many."""
     subjects, baseline, rows = comparison["subjects"], comparison["baseline"], quantity["rows"]
     others = [number for number in range(len(subjects)) if number != baseline]
     if len(subjects) > _SIDE_BY_SIDE:
@@ -116,13 +117,13 @@ def comparison_table(
 
 
 def comparison_rows(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of the table of one quantity as text, the header first."""
+    """Return the table of one quantity as text, the header first."""
     header, table = comparison_table(comparison, name, quantity)
     return [header, *([cell.text for cell in row] for row in table)]
 
 
 def setting_rows(comparison: Mapping[str, Any], settings: str) -> list[list[str]]:
-    """Rows of what differs in ``configuration`` or ``environment``, the header first."""
+    """Return the settings that differ in ``configuration`` or ``environment``, the header first."""
     header = ["", *(subject["name"] for subject in comparison["subjects"])]
     return [header, *([row["name"], *("–" if v is None else v for v in row["values"])] for row in comparison[settings])]
 
@@ -166,7 +167,7 @@ def _with_ratio(name: str, row: Mapping[str, Any], number: int) -> Cell:
 
 
 def legend(comparison: Mapping[str, Any], links: bool = False) -> list[str]:
-    """A line for each subject; with links in Markdown to the pages of runs."""
+    """Return a line for each subject, in Markdown with links to the pages of runs."""
     lines: list[str] = []
     for number, subject in enumerate(comparison["subjects"]):
         name = subject["name"]
@@ -199,7 +200,7 @@ def _some(values: Sequence[str | None]) -> str:
     return ", ".join(distinct[:_NAMED]) + more
 
 
-#: Of subjects, so that they are not taken for stages.
+#: Colours of subjects, which differ from those of stages.
 _SUBJECT_COLOURS = ("#7d8590", "#3aa0a0", "#b5577d", "#7a9a01", "#5b6abf", "#c2752b")
 _BAR_HEIGHT, _CHART_MARGIN = 34, 120
 
@@ -225,7 +226,7 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
         loader=PackageLoader("stagemeter.export"),
         autoescape=True,
         undefined=StrictUndefined,
-        # Text alone: a chart is a page's part already.
+        # Charts are markup already.
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
     quantities = [
@@ -254,7 +255,7 @@ def _page_table(comparison: Mapping[str, Any], name: str, quantity: Mapping[str,
 
 
 def _bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
-    """A bar for each subject, made of its stages; MFU, which does not add up, side by side."""
+    """Draw a bar for each subject, made of its stages. MFU does not add up: its bars stand side by side."""
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
@@ -274,7 +275,7 @@ def _bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any],
 
 
 def _difference_bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
-    """What each stage adds or takes away against the baseline."""
+    """Draw the difference of each stage from the baseline."""
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
@@ -297,7 +298,7 @@ def _difference_bars(comparison: Mapping[str, Any], name: str, quantity: Mapping
 
 
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Rows that a request is made of, in its order: no sums, and of decode all steps where there are both."""
+    """Return the rows that a request consists of: without sums, and with all decode steps in place of one."""
     rows = {row["stage"]: row for row in quantity["rows"]}
     left_out = {*SUMS, "active", REQUEST, *([DECODE] if DECODE_TOTAL in rows else [])}
     return [rows[stage] for stage in quantity["stages"] if stage not in left_out]
@@ -314,3 +315,17 @@ def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
     )
     figure.update_yaxes(automargin=True)
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
+
+
+#: The files of a comparison: name, and what makes the contents.
+COMPARISON_FILES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "comparison.json": json_text,
+    "comparison.md": comparison_markdown,
+    "comparison.csv": comparison_csv,
+    "comparison.html": comparison_page,
+}
+
+
+def comparison_files(comparison: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contents of a comparison's files by name."""
+    return {name: make(comparison) for name, make in COMPARISON_FILES.items()}

@@ -23,7 +23,7 @@ def write_static_compute_fvcore_table(report_or_counts: Any, path: Path | str) -
     Parameters
     ----------
     report_or_counts : mapping or fvcore.nn.FlopCountAnalysis
-        A report, or an analysis of fvcore's, such as `stagemeter.counting.fvcore_view.CountedFlops`.
+        A report, or an analysis of fvcore, such as `stagemeter.counting.fvcore_view.CountedFlops`.
     path : Path or str
         The file, in Markdown.
 
@@ -54,7 +54,7 @@ def fvcore_table(report_or_counts: Any) -> str:
 
 
 def _table_of_report(report: Mapping[str, Any]) -> str:
-    """Let fvcore print a hollow model: modules of the names and sizes that the report lists, with nothing inside."""
+    """Have fvcore print a hollow model, whose modules have the names and sizes of the report."""
     from stagemeter.core.cost import Cost
     from stagemeter.counting.events import Counts
     from stagemeter.counting.fvcore_view import module_table
@@ -67,7 +67,7 @@ def _table_of_report(report: Mapping[str, Any]) -> str:
         counts.by_module[name] = {"": Cost(macs=module["macs"], activations=module["activations"])}
         counts.unsupported[name] = Counter()
     depth = max(name.count(".") + 1 for name in modules)
-    # The hollow model's parameters stand for all of a module's own, and their shapes for nothing.
+    # One parameter stands for all of a module's own, so shapes mean nothing.
     return module_table(_hollow_model(modules), counts, max_depth=depth, show_param_shapes=False)
 
 

@@ -11,7 +11,7 @@ _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 
 def json_text(document: Any) -> str:
-    """Return a document as indented JSON, in which what a terminal would obey is written as an escape."""
+    """Return a document as indented JSON, with control characters escaped."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return _NOT_ASCII.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text) + "\n"
 

@@ -1,4 +1,4 @@
-"""What all Markdown documents share."""
+"""Build Markdown documents."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stagemeter.core.escape import markdown_text
 
 def new_document() -> MdUtils:
     """Return an empty document."""
-    # mdutils wants to know a file of its own; what it makes is taken as text, and written by write_whole.
+    # mdutils demands the name of a file, which it does not write here.
     return MdUtils(file_name=str(Path(tempfile.gettempdir()) / "stagemeter"))
 
 
 def document_text(document: MdUtils) -> str:
-    """Return what a document holds."""
+    """Return the text of a document."""
     return str(document.get_md_text()).strip() + "\n"
 
 
@@ -28,17 +28,17 @@ def add_header(document: MdUtils, level: int, title: str) -> None:
 
 
 def add_paragraph(document: MdUtils, text: str) -> None:
-    """Add a paragraph; what is Markdown already, a link or code, is `Marked`."""
+    """Add a paragraph. Text that is Markdown already is `Marked`."""
     document.new_paragraph(markdown_text(text))
 
 
 def add_list(document: MdUtils, lines: Iterable[str]) -> None:
-    """Add a list; a line that is Markdown already is `Marked`."""
+    """Add a list. A line that is Markdown already is `Marked`."""
     document.new_list([markdown_text(line) for line in lines])
 
 
 def add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[str] | None = None) -> None:
-    """Add a table, its first row the header; the first column is aligned left and the others right by default."""
+    """Add a table, the header first. By default, the first column is aligned left and the others right."""
     columns = len(rows[0])
     document.new_line()
     document.new_table(
@@ -50,5 +50,5 @@ def add_table(document: MdUtils, rows: Sequence[Sequence[str]], alignment: list[
 
 
 def unbroken(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Keep each cell on one line and apart from the next: MLflow's page breaks at spaces and pads nothing."""
+    """Keep each cell on one line and apart from the next: MLflow's page breaks at spaces and adds no padding."""
     return [[f"{cell} ".replace(" ", "\u00a0") for cell in row] for row in rows]

@@ -11,6 +11,7 @@ from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
 from stagemeter.export.charts import COLOURS, new_figure, png
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -35,15 +36,29 @@ _COLUMNS = (
     "Of roofline",
     "Bound by",
 )
-#: What a description has room for.
+#: The columns that a description has room for.
 _FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roofline", "Bound by")
 
-#: How many runs are named that share a warning.
+#: The most runs that a shared warning names.
 _NAMED = 3
 
 
+JSON_FILE, MARKDOWN_FILE = "mfu.json", "mfu.md"
+#: The roofline as a picture and as a page.
+FIGURES = PICTURE_FILE, PAGE_FILE = "roofline.png", "roofline.html"
+
+
+def pairing_files(pairing: Mapping[str, Any], figures: bool = True) -> dict[str, str | bytes]:
+    """Return the contents of a pairing's files by name, without figures where there is nothing to draw."""
+    files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
+    points = roofline_points(pairing) if figures else None
+    return (
+        files if points is None else {**files, PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
+    )
+
+
 def mfu_markdown(pairing: Mapping[str, Any]) -> str:
-    """Return a pairing as Markdown: the table, what is missing, and what it rests on."""
+    """Return a pairing as Markdown: the table, what is missing, and the assumptions."""
     document = new_document()
     add_header(document, 1, "Utilization by stage")
     add_paragraph(document, _title(pairing))
@@ -54,9 +69,9 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     )
     for title, lines in (
         ("Missing", [f"{stage}: {why}" for stage, why in pairing["missing"].items()]),
-        ("Look at these", pairing["flags"]),
+        ("Warnings", pairing["flags"]),
         ("Serving engine", _engine(pairing)),
-        ("What it rests on", [*_facts(pairing), *pairing["assumptions"]]),
+        ("Assumptions", [*_facts(pairing), *pairing["assumptions"]]),
     ):
         if lines:
             add_header(document, 2, title)
@@ -65,7 +80,7 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
 
 
 def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
-    """Return the short form of a pairing for the description of a run: what matters first, in a narrow table.
+    """Return the short form of a pairing for the description of a run, as a narrow table.
 
     Parameters
     ----------
@@ -145,7 +160,7 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
 
 
 def _devices(devices: Mapping[str, Any]) -> list[str]:
-    """How many devices there were, how that is known, and how many of them worked on a request; nothing if assumed."""
+    """Say how many devices there were, and how that is known; nothing where one is assumed."""
     if devices["source"] == ASSUMED:
         return []
     count, engines, together = devices["count"], devices["engines"], devices["per_request"]
@@ -182,7 +197,7 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
 
 
 def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:
-    """Print many pairings on stdout, a line each: MFU by stage."""
+    """Print many pairings on stdout, a line each, with the MFU of each stage."""
     stages = list(dict.fromkeys(stage for pairing in pairings for stage in pairing["stages"]))
     rows = [["profiling run", "id", *stages, "peak"]]
     for pairing in pairings:
@@ -201,20 +216,20 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} runs"
 
 
-#: How far the ceilings reach beyond the outermost points, as a factor.
+#: The factor by which the ceilings reach beyond the outermost points.
 _MARGIN = 4.0
 
 
 @dataclass(frozen=True)
 class Points:
-    """What both drawings show.
+    """The data of a roofline.
 
     Attributes
     ----------
     stages : tuple of str
         Names of the points.
     intensity, tflops : tuple of float
-        FLOPs per byte, and TFLOP/s that were reached, of each.
+        FLOPs per byte and the TFLOP/s that were reached, for each point.
     ceiling : tuple of tuple of float
         Corners of the roof: FLOPs per byte and TFLOP/s.
     title : str
@@ -229,7 +244,7 @@ class Points:
 
 
 def roofline_points(pairing: Mapping[str, Any]) -> Points | None:
-    """Work out what to draw; None where the bandwidth is not known or no stage was paired."""
+    """Return the data of a pairing's roofline; None without a bandwidth or a paired stage."""
     peak = pairing["peak"]
     rows = {stage: row for stage, row in pairing["stages"].items() if row["bytes"]}
     if peak["gbps"] is None or not rows:

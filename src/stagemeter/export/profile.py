@@ -8,6 +8,7 @@ from typing import Any
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
+from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -24,6 +25,11 @@ _RATES = {
     "tokens_per_second/request": "new tokens/s of whole requests",
     "pages_per_hour/request": "pages/hour",
 }
+
+
+def profile_files(document: Mapping[str, Any]) -> dict[str, str | bytes]:
+    """Return the contents of a profile's files by name."""
+    return {"profile.json": json_text(document), "profile.md": profile_markdown(document)}
 
 
 def profile_markdown(document: Mapping[str, Any]) -> str:
@@ -52,14 +58,14 @@ def _title(document: Mapping[str, Any]) -> str:
 
 
 def _rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """Header and a row for each stage; without deciles where there is one repeat, of which they would say nothing."""
+    """Return a header and a row for each stage, without deciles where there is one repeat."""
     times, deciles_of = document["time_ms"], document["spread_ms"]
     repeated = any(len(values) > 1 for values in document["times_ms"].values())
     whole = times.get("total")
     rows = [["Stage", "Median", "p10", "p90", "Share"] if repeated else ["Stage", "Time", "Share"]]
     for stage, time in times.items():
         deciles = deciles_of.get(stage)
-        # What is a sum of other rows has no share of its own.
+        # A sum of other rows has no share of its own.
         counted = stage in deciles_of and stage != "decode"
         rows.append(
             [
@@ -97,7 +103,7 @@ def _facts(document: Mapping[str, Any]) -> list[str]:
 
 
 def _of(document: Mapping[str, Any], quantity: str) -> dict[str, float]:
-    """Metrics of one quantity, by stage."""
+    """Return the metrics of one quantity, by stage."""
     prefix = f"{quantity}/"
     return {name.removeprefix(prefix): value for name, value in document["metrics"].items() if name.startswith(prefix)}
 

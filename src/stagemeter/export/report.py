@@ -33,10 +33,12 @@ from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
 FVCORE_FILE = "static_compute_fvcore.md"
+#: The files that a folder holds of a report.
+REPORT_FILES = (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE)
 
 
 def report_files(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the contents of a report's files by name: JSON, Markdown, and fvcore's table of a model that was run."""
+    """Return the contents of a report's files by name: JSON, Markdown, and fvcore's table where a model was run."""
     files = {JSON_FILE: json_text(report), MARKDOWN_FILE: report_markdown(report)}
     if report["modules"]:
         files[FVCORE_FILE] = fvcore_table(report)
@@ -44,16 +46,16 @@ def report_files(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write the files of a report into a folder, in which those of an earlier report are replaced.
+    """Write the files of a report into a folder, in place of those of an earlier report.
 
-    Whenever this is cut short, and whoever else writes there, the files in the folder are of one report.
+    The files in the folder are of one report, even after an interruption or with other writers.
 
     Parameters
     ----------
     files : mapping
         See `report_files`.
     folder : Path
-        Where to; it is made if it is missing.
+        The folder. It is made if it is missing.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
     """
     try:
         with locked_folder(folder):
-            for name in (MARKDOWN_FILE, FVCORE_FILE):
+            for name in REPORT_FILES[1:]:
                 (folder / name).unlink(missing_ok=True)
             return [write_whole(folder / name, content) for name, content in files.items()]
     except OSError as error:
@@ -326,7 +328,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         apart = [with_unit(adapter["params"]), with_unit(adapter["total"]["flops"]), share, with_unit(moved, "B")]
         rows.append([f"adapter, rank {adapter['rank']:,}", *apart, "apart"])
     print_table(rows, title=report["metadata"]["model"])
-    # The first note states the conventions, which the table's reader knows or finds in the report.
+    # The first note states the conventions, which stand in the report.
     print_lines([_page(workload), *(f"note: {note}" for note in report["notes"][1:])])
     roofline = report["roofline"]
     if roofline is not None:
@@ -361,7 +363,7 @@ _THROUGHPUT = {
 def bounds_table(roofline: Mapping[str, Any]) -> list[list[str]]:
     """Return the bounds of every stage as rows, the header first.
 
-    The last column is there only where it says something else than the bound: where tokens choose among experts.
+    The last column is there only where tokens choose among experts.
     """
     header = ["Stage", "Arithmetic", "Memory", "At least", "Bound by"]
     bounds = roofline["bounds"]
@@ -379,7 +381,7 @@ def bounds_table(roofline: Mapping[str, Any]) -> list[list[str]]:
 
 
 def roofline_lines(roofline: Mapping[str, Any]) -> list[str]:
-    """Say in a few lines what a device's bounds come to."""
+    """Return a few lines on a device's bounds."""
     lines = []
     rates = _rates(roofline["throughput"])
     if rates:
@@ -395,9 +397,9 @@ def _rates(throughput: Mapping[str, float | None]) -> str:
 
 
 def memory_line(memory: Mapping[str, Any]) -> str:
-    """Say whether a workload fits into a device's memory."""
+    """Return a line on whether a workload fits into a device's memory."""
     sets = memory["working_set_bytes"].values()
-    # Without closed forms nothing is known of single operators.
+    # Single operators are known from closed forms alone.
     largest = f", largest operator {with_unit(max(sets), 'B')}" if sets else ""
     needs = (
         f"memory: weights {with_unit(memory['weights_bytes'], 'B')}, KV cache "

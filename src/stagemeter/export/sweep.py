@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.escape import Marked, markdown_code
 from stagemeter.core.units import with_unit
-from stagemeter.export.charts import Chart, Series
+from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
 from stagemeter.export.markdown import (
     add_header,
     add_list,
@@ -24,21 +24,31 @@ if TYPE_CHECKING:
     from stagemeter.sweeping.summary import SweepSummary
 
 
-#: Rows that a table of pages shows.
+#: The most rows of the table of pages.
 _PAGES = 20
 
 
+PAGE_FILE = "charts.html"
+
+
+def sweep_files(summary: SweepSummary, title: str) -> dict[str, str | bytes]:
+    """Return the contents of a sweep's files by name: its charts as pictures, and together on a page."""
+    charts = sweep_charts(summary)
+    pictures = {f"{name}.png": chart_picture(chart) for name, chart in charts.items()}
+    return {**pictures, PAGE_FILE: charts_page(charts, title)}
+
+
 def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes: Sequence[str] = ()) -> str:
-    """Say what a sweep comes to: ranges, the cheapest way to see a page, and what devices can do.
+    """Return a summary of a sweep: ranges, the cheapest way to see a page, and the rates of devices.
 
     Parameters
     ----------
     summary : SweepSummary
-        What the sweep comes to.
+        Summary of the sweep.
     table_name, page_name : str
         Files that lie beside this text: the table, and the page of charts.
     notes : sequence of str
-        What one should know of the pages.
+        What to know about the pages.
     """
     document = new_document()
     table, page = markdown_code(table_name), markdown_code(page_name)
@@ -74,7 +84,7 @@ def _rows(table: Any) -> Any:
 
 
 def sweep_charts(summary: SweepSummary) -> dict[str, Chart]:
-    """Work out the charts of a sweep; those of an axis that it does not vary are left out."""
+    """Return the charts of a sweep, without those of axes that it does not vary."""
     charts = {}
     if summary.by_new_tokens is not None:
         charts["cost_by_tokens"] = Chart(
@@ -144,7 +154,7 @@ def _devices(devices: pandas.DataFrame) -> Chart:
     series = []
     for mode, part in devices.groupby("mode", observed=True, sort=False):
         by_device = part.assign(device=part["device"].astype(str)).set_index("device")["at_roofline/pages_per_hour"]
-        # What does not fit into a device has no bar.
+        # A workload that does not fit into a device has no bar.
         by_device = by_device.fillna(0.0)
         series.append(Series(str(mode), names, [float(by_device.get(name, 0.0)) for name in names]))
     return Chart(

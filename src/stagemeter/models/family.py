@@ -1,4 +1,4 @@
-"""What a model family is: an ordered list of stages."""
+"""A model family: an ordered list of stages, and how a request becomes their inputs."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ Variables = Mapping[str, int]
 
 
 class CacheRecorder(Protocol):
-    """Takes note of what is appended to a key-value cache; the counter does."""
+    """Records what is appended to a key-value cache; the counter is one."""
 
     def record_cache_update(self, key: Any, value: Any, added: int) -> None:
-        """Take note that a cache now holds `key` and `value`, and that `added` elements of both are new."""
+        """Record that a cache now holds `key` and `value`, and that `added` elements of both are new."""
 
     def record_state(self, state: Any, added: int) -> None:
-        """Take note that a cache keeps a state, `added` elements of which are new, and of what is copied into it."""
+        """Record that a cache keeps a state with `added` new elements, and what is copied into it."""
 
     def paused(self) -> AbstractContextManager[None]:
-        """Take note of nothing in a block, such as one that fills a cache with what earlier passes left."""
+        """Record nothing in a block, such as one that fills a cache with the tokens of earlier passes."""
 
     def known_values(self) -> AbstractContextManager[Any]:
         """Know the values of token ids, masks and the like in a block, where a model has shapes alone."""
 
 
 class LanguageModel(Protocol):
-    """What is asked of a decoder, however much is known of it."""
+    """A decoder, with or without closed forms."""
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence that it was made for."""
+        """Longest sequence that the model was made for."""
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Elements of the cache of a workload's sequences when they have some tokens."""
+        """Return the elements of the cache when the sequences of a workload have some tokens."""
 
     def quantized_weights(self) -> QuantizedWeights:
         """Weights that are stored in fewer bits than the model calculates in."""
 
 
-#: Runs something of a model, given it and its sizes, for a workload, in a counter.
+#: Runs a part of a model, given the model, its sizes, a workload and the counter.
 Runner = Callable[[Any, Any, Workload, CacheRecorder], None]
 
 
@@ -75,9 +75,9 @@ class StageParameters:
     Attributes
     ----------
     total : int
-        All that the checkpoint holds for the stage.
+        All parameters of the stage in the checkpoint.
     active : int
-        Those that one token uses; fewer only where experts are chosen.
+        Those that one token uses; fewer where experts are chosen.
     unused : int
         Those that no pass ever reads; part of the total.
     """
@@ -87,20 +87,20 @@ class StageParameters:
     unused: int = 0
 
 
-#: The variable of a closed form that says how many experts' weights a pass reads, in every layer that has experts.
+#: Variable of a closed form: the experts whose weights a pass reads, in every layer that has experts.
 EXPERTS_READ = "experts_read"
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsRead:
-    """How many experts of a layer one pass can read the weights of: it depends on which experts its tokens choose.
+    """Bounds on the experts of a layer that one pass reads. The number depends on the tokens.
 
     Attributes
     ----------
     fewest : int
-        Where all tokens choose the same.
+        The number where all tokens choose the same experts.
     most : int
-        Where they choose as differently as they can; what a closed form is evaluated with.
+        The number where they choose as many different ones as they can. Closed forms are evaluated with it.
     """
 
     fewest: int
@@ -116,37 +116,36 @@ class Stage(Generic[Architecture]):
     name : str
         Name in reports and metrics.
     title : str
-        What the stage does, in a few words.
+        Description in a few words.
     modules : tuple of str
-        The modules that run in it, none inside of another.
+        Modules that run in it, none inside another.
     owns : tuple of str
-        The modules whose parameters belong to it. Each parameter of a model belongs to one stage or to none.
+        Modules whose parameters belong to it. Each parameter of a model belongs to one stage or to none.
     parameters : callable
         Parameters; by closed form where there is one.
     run : callable
-        Runs the stage's own modules, given the model and its sizes, on inputs of the shapes that a workload has. The
-        last argument takes what the pass appends to the key-value cache.
+        Runs the stage's own modules on inputs of a workload's shapes, see `Runner`.
     variables : mapping
-        The variables of the closed form and what they mean.
+        Variables of the closed form, with their meanings.
     calls : callable
-        The variables of each call that a workload makes; a stage may be called for several groups of views.
+        Variables of each call that a workload makes. A stage may be called for several groups of views.
     cost : callable or None
-        Cost of one call from its variables. Only adds and multiplies, so that symbols can be put in. None where there
-        is no closed form: the stage is counted by running it alone.
+        Cost of one call from its variables. It only adds and multiplies, so that symbols and arrays pass through.
+        None without a closed form: the stage is counted by running it.
     working_set : callable or None
-        Elements that the most demanding operator of one call reads and writes, weights and cached tokens left out: at
-        least so many are in memory at once. None where there is no closed form.
+        Elements that the most demanding operator of one call reads and writes, without weights and cached tokens: a
+        lower bound on what is in memory at once. None without a closed form.
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
     experts : callable or None
-        How many experts one pass of a workload can read; None for a stage without experts. The closed form's weight
-        reads then have a variable `EXPERTS_READ`, to the power of one.
+        Experts that one pass of a workload can read; None for a stage without experts. The weight reads of the closed
+        form are linear in the variable `EXPERTS_READ`.
     adapter : callable or None
-        Cost of a low-rank adapter in one call, apart from the stage's own, from its variables. None where there is no
-        closed form, or where no adapter can stand beside the stage's layers.
+        Cost of a LoRA adapter in one call, apart from the stage's own, from its variables. None without a closed form,
+        and where no adapter can stand beside the stage's layers.
     bends : callable
-        Of ``decode``: contexts at which the cost of a step stops growing as it did, such as the length of a window.
-        Between them each step costs the same more than the one before.
+        Of ``decode``: contexts at which the growth of a step's cost changes, such as the length of a window. Between
+        them, each step costs the same amount more than the one before.
     """
 
     name: str
@@ -180,9 +179,9 @@ class PageViews:
     image_tokens : int
         Tokens that the views become.
     tile_side : int or None
-        Side of a tile in pixels where it is another one than that of the page as a whole.
+        Side of a tile in pixels where it differs from that of the whole page.
     padded_tokens : int or None
-        Tokens that the page is padded to before the encoder, where the family's published models pad to another number.
+        Tokens that the page is padded to before the encoder, where they differ from those of the published models.
     mode : str
         Name of the resolution mode; `OWN` where the model's own processor decides the views.
     """
@@ -214,14 +213,14 @@ NO_PAGE = PageViews(0, 0, 0, 0, (1, 1), 0, mode=TEXT)
 
 @dataclass(frozen=True, slots=True)
 class PageRules:
-    """What pages and videos become under the settings of a processor and of a request.
+    """Views of pages and videos under the settings of a processor and a request.
 
     Attributes
     ----------
     page : callable
-        Views of a page of some width and height in pixels.
+        Views of a page, from its width and height in pixels.
     video : callable or None
-        Views of a video of some frames, each of some width and height; None where videos are not counted.
+        Views of a video, from its frames and their width and height; None where the model reads no videos.
     notes : tuple of str or None
         Which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
     """
@@ -268,16 +267,16 @@ class Family(Generic[Architecture]):
     name : str
         Name of the family.
     title : str
-        What it is, in a few words.
+        Description in a few words.
     takes : callable
-        Whether a configuration, what ``config.json`` holds, is of this family.
+        Whether a configuration, the content of a ``config.json``, is of this family.
     architecture_from_config : callable
-        Reads the sizes from a configuration; the second argument says where it is from, for error messages. Raises
-        `StagemeterError` if it cannot be used.
+        Reads the sizes from a configuration; the second argument names its source in errors. Raises `StagemeterError`
+        if it cannot be used.
     build : callable
-        Makes the model from its sizes and its configuration, without weights, on the meta device and in bfloat16.
+        Builds the model from sizes and configuration, without weights, on the meta device and in bfloat16.
     shipped : mapping
-        Configurations that come with the family, by the names they are asked for by.
+        Configurations that come with the family, by the names of their models.
     decoder : callable
         The language model of an architecture.
     stages : tuple of Stage
@@ -287,22 +286,22 @@ class Family(Generic[Architecture]):
     architecture_from_sizes : callable
         Builds an architecture from its sizes as plain data, the ``architecture`` of a report's closed form.
     whole_passes : mapping
-        The passes of the whole model by name, see `Stage.whole_pass`.
+        Passes of the whole model by name, see `Stage.whole_pass`.
     notes : tuple of str
-        What one should know about how its numbers come about.
+        Notes on its numbers.
     prompt_tokens : callable
-        Length of a prompt of some tokens of a page and of text. Of an encoder-decoder both are the source, and the
-        prompt is what its decoder begins with.
+        Length of a prompt, from the tokens of its page and of its text. An encoder-decoder encodes both; its prompt is
+        what the decoder begins with.
     rules : callable or None
-        Reads from the settings of a checkpoint's processors and of a request what pages become. None for models that
+        Decides the views of pages by the settings of a checkpoint's processors and of a request. None for models that
         read text alone.
     modes : mapping
         Resolutions by name that a request can ask for; empty where the model's own processor decides the views.
     videos : bool
         Whether the rules are about videos, too.
     quantized : callable or None
-        Sizes of a model whose checkpoint is quantized. None where quantized checkpoints are not known: their weights
-        are counted like those of others.
+        Sizes of a model whose checkpoint is quantized. None where the layout of quantized checkpoints is not known:
+        their weights are counted as if they were not.
     pixels : callable or None
         Pixels of the views of a picture at a workload, by the model's argument. None: a profile takes random numbers.
     """
@@ -346,7 +345,7 @@ class Family(Generic[Architecture]):
         Raises
         ------
         ValueError
-            If there is no such stage; the message names those that there are.
+            If there is no such stage; the message names the known ones.
         """
         for stage in self.stages:
             if stage.name == name:
@@ -356,7 +355,7 @@ class Family(Generic[Architecture]):
 
 
 def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
-    """Bytes of all weights of a checkpoint as it stores them, by closed form.
+    """Return the bytes of all weights of a checkpoint as it stores them, by closed form.
 
     Parameters
     ----------
@@ -370,13 +369,13 @@ def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
 
 
 def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int) -> int:
-    """Bytes of those weights of a checkpoint that some pass reads: what a device holds at least."""
+    """Return the bytes of the weights that some pass reads: a lower bound on what a device holds."""
     unused = sum(stage.parameters(architecture).unused for stage in family.stages)
     # What no pass reads is never quantized.
     return weight_bytes(family, architecture, item_size) - unused * item_size
 
 
 def all_parameters(family: Family[Any], architecture: Any) -> int:
-    """Parameters of a whole checkpoint, by closed form."""
+    """Return the parameters of a whole checkpoint, by closed form."""
     stages = sum(stage.parameters(architecture).total for stage in family.stages)
     return stages + sum(family.other_parameters(architecture).values())

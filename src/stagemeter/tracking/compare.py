@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
@@ -15,17 +15,14 @@ from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import comparison_values, module_values, report_values
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.module import MODULE_JSON_FILE
-from stagemeter.modules.report import MODULE_SCHEMA_VERSION
-from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.holding import params_of, require_room
-from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, REPORT_HASH, SCHEMA, STATIC, VERSION
-from stagemeter.tracking.runs import find_experiment, find_run, load_report, search_runs
+from stagemeter.tracking.document import log_document, params_of
+from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.runs import find_experiment, find_run, load_module_report, load_report, search_runs
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
-#: Tags of a comparison's run: the runs it is of; and of these runs: the comparisons they are part of.
+#: Tag of a comparison with its runs, and tag of these runs with their comparisons.
 COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_runs"
-#: Beyond this a double does not hold every whole number.
+#: Above this, a double does not hold every whole number.
 _EXACT = 2**53
 #: Kinds of runs that can be compared.
 _COMPARED = (STATIC, PROFILE, MODULE)
@@ -37,7 +34,7 @@ def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
     Raises
     ------
     StagemeterError
-        If there is no such run, several could be meant, or it holds neither counts nor times.
+        If a run does not exist, its name is ambiguous, or it holds neither counts nor times.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -59,7 +56,7 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
     Raises
     ------
     StagemeterError
-        If there is no such experiment, the filter cannot be read, or no run answers to it.
+        If the experiment does not exist, the filter cannot be read, or no run matches.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -80,12 +77,12 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
 
 
 def subject_of_run(run: Run) -> Subject:
-    """Make a subject of a run: of its metrics, params and tags.
+    """Make a subject of the metrics, params and tags of a run.
 
     Raises
     ------
     StagemeterError
-        If it holds neither counts nor times.
+        If the run holds neither counts nor times.
     """
     tags, kind = run.data.tags, run.data.tags.get(KIND)
     if kind is None or kind not in _COMPARED:
@@ -94,11 +91,7 @@ def subject_of_run(run: Run) -> Subject:
     values: dict[str, float] = {name: _whole(value) for name, value in run.data.metrics.items()}
     if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
-        values |= (
-            report_values(load_report(run))
-            if kind == STATIC
-            else module_values(load_report(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION))
-        )
+        values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))
     environment = {
         name.removeprefix(prefix): value
         for prefix in (VERSION, HARDWARE)
@@ -125,7 +118,7 @@ def _whole(value: float) -> float:
 
 
 def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Log a comparison to a run of its own, and let the runs that it is of name it.
+    """Log a comparison to a run of its own, and tag the compared runs with it.
 
     Parameters
     ----------
@@ -134,7 +127,7 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
     comparison : mapping
         See `stagemeter.comparing.compare.compare`.
     files : mapping
-        Contents of its files by name, the one in Markdown for the description among them as ``comparison.md``.
+        Contents of its files by name. ``comparison.md`` becomes the description.
 
     Raises
     ------
@@ -144,24 +137,25 @@ def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[st
     parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
     client = mlflow.MlflowClient()
     with store_errors():
-        document_hash = stable_hash(comparison)
-        require_room(run_id, COMPARISON, document_hash)
-        tags = {
-            KIND: COMPARISON,
-            REPORT_HASH: document_hash,
-            SCHEMA: comparison["schema_version"],
-            COMPARED_RUNS: ",".join(parts),
-            MLFLOW_RUN_NOTE: files["comparison.md"],
-        }
-        client.log_batch(run_id, metrics=_metrics(comparison), tags=[RunTag(key, value) for key, value in tags.items()])
-        log_files(run_id, files)
+        log_document(
+            run_id,
+            COMPARISON,
+            stable_hash(comparison),
+            metrics=_metrics(comparison),
+            tags={
+                SCHEMA: comparison["schema_version"],
+                COMPARED_RUNS: ",".join(parts),
+                MLFLOW_RUN_NOTE: files["comparison.md"],
+            },
+            files=files,
+        )
         for part in parts:
             listed = [name for name in client.get_run(part).data.tags.get(COMPARISONS, "").split(",") if name]
             client.set_tag(part, COMPARISONS, ",".join([*listed, run_id]))
 
 
 def _metrics(comparison: Mapping[str, Any]) -> list[Metric]:
-    """Ratios to the baseline, each other subject a step."""
+    """Return the ratios to the baseline. Each other subject is a step."""
     others = [number for number in range(len(comparison["subjects"])) if number != comparison["baseline"]]
     return [
         Metric(name, value, 0, step)

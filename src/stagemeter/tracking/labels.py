@@ -1,4 +1,4 @@
-"""Names under which a workload is kept with a run: params for people, tags for finding runs again."""
+"""Names of tags, and names of runs."""
 
 from __future__ import annotations
 
@@ -7,42 +7,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stagemeter.core.metrics import COMPARISON as COMPARISON
+from stagemeter.core.metrics import MODULE as MODULE
+from stagemeter.core.metrics import PROFILE as PROFILE
+from stagemeter.core.metrics import STATIC as STATIC
+
 #: Kinds of runs.
-KIND, STATIC, PROFILE, MODULE = "stagemeter.kind", "static", "profile", "module"
-COMPARISON, SWEEP, POINT = "comparison", "sweep", "sweep_point"
+KIND, SWEEP, POINT = "stagemeter.kind", "sweep", "sweep_point"
 MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
-#: How long the requests were that the times of a serving engine are means over, as JSON.
+#: Lengths of the requests that a serving engine's times are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
-#: How many devices a pairing was held against, and how that is known.
+#: Devices of a pairing, and the source of their number.
 DEVICES = "stagemeter.devices"
-#: The profiling run for which a static run was made, because there was none.
+#: The profiling run that a static run was made for.
 COUNTED_FOR = "stagemeter.counted_for"
-#: Hash of all that a document holds: by it a report is known that was brought in before, and that it is the run's.
+#: Hash of a whole document. It tells whether a report is logged already, and whether it belongs to the run.
 REPORT_HASH = "stagemeter.report_hash"
-#: Params that a run had before and that say otherwise than what was logged to it, as JSON: values of the latter.
+#: Values of the document, as JSON, for params that the run had with other values.
 PARAMS_OTHERWISE = "stagemeter.params_otherwise"
-#: What the names of packages and the properties of a machine are put behind.
+#: Prefixes of tags for versions of packages and properties of a machine.
 VERSION, HARDWARE = "stagemeter.version.", "stagemeter.hardware."
-#: The accelerator of the machine that a run was started on, and its peak, as the plug-in tags every run.
+#: Tags that the plug-in gives every run: the accelerator of the machine, and its peak.
 CONTEXT_DEVICE, CONTEXT_PEAK = "stagemeter.context.device", "stagemeter.context.peak"
 
 
-def workload_tags(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Tags by which runs of the same work find one another.
-
-    Parameters
-    ----------
-    kind : str
-        `STATIC` or `PROFILE`.
-    metadata : mapping
-        ``metadata`` of a report or a profile.
-    """
+def workload_tags(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags by which runs of the same work find one another, given ``metadata`` of a report or profile."""
     tags = {
-        KIND: kind,
         MODEL: metadata["model"],
         "stagemeter.mode": metadata["workload"]["mode"],
         WORKLOAD: json.dumps(metadata["workload"]),

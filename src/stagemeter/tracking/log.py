@@ -1,30 +1,38 @@
-"""A static report becomes an MLflow run: params, metrics, tags, description and artifacts, in few calls."""
+"""Reports of models and of any module, as MLflow runs."""
 
 from __future__ import annotations
 
 import io
-import json
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import Metric, Run, RunStatus, RunTag
+from mlflow.entities import Metric, Run, RunStatus
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.core.metrics import report_values
-from stagemeter.core.params import workload_params
+from stagemeter.core.metrics import module_values, report_values
+from stagemeter.core.params import as_params, module_params, workload_params
 from stagemeter.core.report import request_total
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
+from stagemeter.export.module import module_files, module_markdown
 from stagemeter.export.report import flops_chart, report_files, stage_agreement, summary_markdown
-from stagemeter.modules.report import ModuleReport
-from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.holding import missing_params, require_room
-from stagemeter.tracking.labels import COUNTED_FOR, REPORT_HASH, SCHEMA, STATIC, workload_name, workload_tags
-from stagemeter.tracking.module import log_module_report
+from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
+from stagemeter.tracking.document import log_document, metrics_now
+from stagemeter.tracking.labels import (
+    ARCHITECTURE_HASH,
+    COUNTED_FOR,
+    MODEL,
+    MODULE,
+    SCHEMA,
+    STATIC,
+    VERSION,
+    WORKLOAD_HASH,
+    workload_name,
+    workload_tags,
+)
 from stagemeter.tracking.store import require_reachable, store_errors
 
 if TYPE_CHECKING:
@@ -48,7 +56,7 @@ def log_static_report(
     page : PIL.Image.Image, optional
         Picture of the page as analyzed, where the report is of one.
     contents : mapping, optional
-        What is in the report's files, by name, where that was worked out already.
+        Contents of the report's files by name, where they are made already.
 
     Returns
     -------
@@ -69,7 +77,7 @@ def log_static_report(
     """
     if isinstance(report, ModuleReport):
         name = f"{report.model} {report.mode}"
-        log = partial(log_module_report, report=report)
+        log = partial(_log_module, report=report)
     else:
         metadata = report["metadata"]
         name = workload_name(metadata["model"], metadata["workload"])
@@ -86,7 +94,7 @@ def log_static_report(
 
 
 def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
-    """Log a report that was made for a profiling run as a static run beside it, whatever run is active.
+    """Log a report that was made for a profiling run as a static run beside it. The active run is left alone.
 
     Returns
     -------
@@ -108,18 +116,20 @@ def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
 
 
 def _log(run_id: str, report: Mapping[str, Any], page: Image.Image | None, contents: Mapping[str, str] | None) -> None:
-    document_hash = stable_hash(report)
-    run = require_room(run_id, STATIC, document_hash)
-    params, otherwise = missing_params(
-        run, workload_params(report["metadata"]["config"], report["metadata"]["workload"])
-    )
-    tags = [*_tags(report, document_hash), *otherwise, _tables_tag(run)]
-    mlflow.MlflowClient().log_batch(run_id, metrics=_metrics(report), params=params, tags=tags)
     files: dict[str, str | bytes] = {**(report_files(report) if contents is None else contents)}
     files |= {CHART_FILE: flops_chart(report), TABLE_FILE: json_text(_stage_table(report))}
     if page is not None:
         files[PAGE_FILE] = _png(page)
-    log_files(run_id, files)
+    log_document(
+        run_id,
+        STATIC,
+        stable_hash(report),
+        params=workload_params(report["metadata"]["config"], report["metadata"]["workload"]),
+        metrics=_metrics(report),
+        tags=_tags(report),
+        files=files,
+        tables=[TABLE_FILE],
+    )
 
 
 def _png(page: Image.Image) -> bytes:
@@ -128,36 +138,49 @@ def _png(page: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _tables_tag(run: Run) -> RunTag:
-    """The tag by which MLflow's pages find tables: what `mlflow.log_table` sets, which adds rows to a table there."""
-    listed = json.loads(run.data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
-    table = {"path": TABLE_FILE, "type": "table"}
-    return RunTag(MLFLOW_LOGGED_ARTIFACTS, json.dumps([*(one for one in listed if one != table), table]))
-
-
 def _metrics(report: Mapping[str, Any]) -> list[Metric]:
-    now = int(time.time() * 1000)
-    metrics = [Metric(key, value, now, 0) for key, value in report_values(report).items()]
+    metrics = metrics_now(report_values(report))
+    now = metrics[0].timestamp
     curve = [Metric("decode_curve/flops", point["flops"], now, point["context"]) for point in report["decode_curve"]]
     return metrics + curve
 
 
-def _tags(report: Mapping[str, Any], document_hash: str) -> list[RunTag]:
-    tags = workload_tags(STATIC, report["metadata"]) | {
+def _tags(report: Mapping[str, Any]) -> dict[str, str]:
+    tags = workload_tags(report["metadata"]) | {
         "stagemeter.config_hash": report["metadata"]["config_hash"],
         SCHEMA: report["schema_version"],
-        REPORT_HASH: document_hash,
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }
     if report["roofline"] is not None:
         peak = report["roofline"]["peak"]
         tags |= {"stagemeter.peak": peak["name"], "stagemeter.peak_source": peak["source"]}
-    return [RunTag(key, value) for key, value in tags.items()]
+    return tags
+
+
+def _log_module(run_id: str, report: ModuleReport) -> None:
+    document = report.to_dict()
+    tags = {
+        MODEL: report.model,
+        SCHEMA: MODULE_SCHEMA_VERSION,
+        WORKLOAD_HASH: report.workload_hash,
+        ARCHITECTURE_HASH: report.architecture_hash,
+        MLFLOW_RUN_NOTE: module_markdown(report),
+        **{f"{VERSION}{package}": version for package, version in report.versions.items()},
+    }
+    log_document(
+        run_id,
+        MODULE,
+        stable_hash(document),
+        params=as_params(module_params(document)),
+        metrics=metrics_now(module_values(document)),
+        tags=tags,
+        files=module_files(report),
+    )
 
 
 def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """One row per stage, as pandas splits a table: what MLflow's table view shows and compares between runs."""
+    """Return one row a stage, as pandas splits a table, for MLflow's table view."""
     flops = request_total(report, "flops")
     macs = request_total(report, "macs")
     activations = request_total(report, "activations")

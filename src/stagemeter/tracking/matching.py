@@ -1,11 +1,11 @@
-"""Which static run counts the work of a profile."""
+"""Find the static run that counts the work of a profile."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 from mlflow.entities import Run
 
@@ -20,13 +20,13 @@ from stagemeter.utilization.work import differing_fields
 
 logger = logging.getLogger(__name__)
 
-#: In what a measured workload may differ from the counted one without the static run being named by hand.
+#: Fields in which a measured workload may differ from that of a static run that nobody named.
 _SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype", "kv_cache_dtype"})
-#: How many candidates a message names.
+#: The most candidates that a message names.
 _NAMED = 3
 
 
-#: Makes a report of a model, the hash of its sizes, a workload, and the params of the run, for the limits of its page.
+#: Makes a report of a model, given the hash of its sizes, a workload, and the params of the run.
 Count = Callable[[str, str, Workload, Mapping[str, Any]], Report]
 
 
@@ -39,7 +39,7 @@ class StaticRuns:
         Whether many profiles will be paired. For one, the store is asked for the counts of its work first, and for all
         static runs only if there are none.
     count : callable
-        Makes the report of a model, the hash of its sizes, a workload and the limits of its page.
+        Makes a report, see `Count`.
     """
 
     def __init__(self, many: bool, count: Count) -> None:
@@ -53,16 +53,16 @@ class StaticRuns:
     def report(self, run: Run) -> Report:
         """Return the report of a run."""
         if run.info.run_id not in self._reports:
-            self._reports[run.info.run_id] = cast(Report, load_report(run))
+            self._reports[run.info.run_id] = load_report(run)
         return self._reports[run.info.run_id]
 
     def matching(self, profile: Run) -> Run:
-        """Find the counts of a profile: of the same work, else of the same page and model; else make them.
+        """Find the counts of a profile, for the same work or for the same page and model, or make them.
 
         Raises
         ------
         StagemeterError
-            If there are none and they cannot be made; the message names the closest candidates and in what they differ.
+            If there are none and they cannot be made. The message names the closest candidates.
         """
         measured, architecture = measured_workload(profile), architecture_of(profile)
         if not self._many:
@@ -70,7 +70,7 @@ class StaticRuns:
             if found is not None:
                 return found
         same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == architecture]
-        # Newest first, so that of several the newest is taken.
+        # Runs are sorted, the newest first.
         for run in same_model:
             if run.data.tags.get(WORKLOAD_HASH) == measured.hash:
                 return run
@@ -101,7 +101,7 @@ class StaticRuns:
             f"Count it: `{command}`"
         )
         if candidates:
-            # Of those that differ in the same, one is enough to name.
+            # One candidate for each set of differences is enough.
             differing = {str(found): (found, run) for found, run in reversed(candidates)}
             closest = "; ".join(
                 f"{run.info.run_id} ({run.info.run_name}), which differs in "
@@ -118,6 +118,6 @@ def _workload_or_none(run: Run) -> Workload | None:
     try:
         return workload_of(run)
     except StagemeterError as error:
-        # Somebody else's damaged run is no reason not to find a sound one.
+        # A damaged run must not hide a sound one.
         logger.warning("%s; it is passed over", error)
         return None

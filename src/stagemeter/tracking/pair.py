@@ -1,10 +1,9 @@
-"""A profiling run finds its counts, and gets its MFU."""
+"""Pair profiling runs with their counts, and log the utilization."""
 
 from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +17,12 @@ from stagemeter.core.escape import markdown_link
 from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.json_file import json_text
-from stagemeter.export.pairing import mfu_description, mfu_markdown, roofline_page, roofline_picture, roofline_points
-from stagemeter.hardware.roofline import Peak
+from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files, roofline_points
 from stagemeter.profiling.profile import LONGEST_MS
-from stagemeter.tracking.artifacts import log_files
+from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
-from stagemeter.tracking.peaks import find_peak, peak_flags
+from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
 from stagemeter.tracking.runs import (
     architecture_of,
     devices_of_run,
@@ -41,36 +38,31 @@ from stagemeter.utilization.pairing import Pairing, pair
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
-#: Artifacts of a paired run.
-JSON_FILE, MARKDOWN_FILE, PICTURE_FILE, PAGE_FILE = "mfu.json", "mfu.md", "roofline.png", "roofline.html"
-#: Tags of a paired run, and the one by which a static run knows the profiles of its work.
+#: Tags of a paired run, and the tag of a static run with its profiles.
 STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
 FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
-#: What a pairing wrote into a description: whole lines, from one comment to the other. Markdown shows neither.
+#: The part of a description that a pairing wrote: whole lines between two comments, which Markdown hides.
 _BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
 _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: The metrics of a pairing.
 _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
-#: What the names of times begin with.
+#: The beginning of the names of times.
 _TIME = "time_ms/"
-#: How many profiles a static run lists.
+#: The most profiles that a static run lists.
 _LISTED = 100
+_AS_THE_RUN_SAYS = GivenHardware()
 
 
 def pair_profile(
     profile_run: str,
     count: Count,
     static_run: str | None = None,
-    device: str | None = None,
-    peak_tflops: float | None = None,
-    peak_gbps: float | None = None,
-    devices: int | None = None,
+    hardware: GivenHardware = _AS_THE_RUN_SAYS,
 ) -> Pairing:
     """Pair a profiling run, and count its work where no static run does.
 
-    Parameters and errors are those of `stagemeter.application.mfu.pair_runs`; `count` makes the report of a model and a
-    workload.
+    See `stagemeter.application.mfu.pair_runs`. `count` makes the report of a model and a workload.
     """
     require_reachable()
     with store_errors():
@@ -78,19 +70,18 @@ def pair_profile(
         require_profile(profile)
         statics = StaticRuns(many=False, count=count)
         static = find_run(static_run) if static_run is not None else statics.matching(profile)
-        peak = find_peak(profile, device, peak_tflops, peak_gbps)
-        pairing = pair_run(profile, static, statics, peak, devices=devices)
+        pairing = pair_run(profile, static, statics, hardware)
         link_back(static, [profile.info.run_id])
     return pairing
 
 
 def require_profile(run: Run) -> None:
-    """Refuse a run that holds no times of ours.
+    """Refuse a run that is no profile.
 
     Raises
     ------
     StagemeterError
-        If it is of another kind, or was not logged by Stagemeter.
+        If the run is of another kind, or has no times.
     """
     kind = run.data.tags.get(KIND)
     if kind != PROFILE:
@@ -102,10 +93,8 @@ def require_profile(run: Run) -> None:
         raise StagemeterError(f"run {run.info.run_id} holds no time of any stage: it ended before one was measured")
 
 
-def pair_run(
-    profile: Run, static: Run, statics: StaticRuns, peak: Peak, figures: bool = True, devices: int | None = None
-) -> Pairing:
-    """Pair two runs and log what comes of it, unless that is there already.
+def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHardware, figures: bool = True) -> Pairing:
+    """Pair two runs and log the pairing, unless the run holds it already.
 
     Raises
     ------
@@ -123,7 +112,7 @@ def pair_run(
             f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
         )
     workload, report = measured_workload(profile), statics.report(static)
-    used = devices_of_run(profile, devices)
+    peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
     requests = requests_work(report, workload, lengths_of_run(profile))
     experts = counted_experts(profile.data.metrics)
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests)
@@ -139,7 +128,7 @@ def pair_run(
     pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
     pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
-    # A picture that is asked for and not there yet is drawn.
+    # A missing picture is drawn where it is asked for.
     undrawn = figures and roofline_points(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
@@ -148,7 +137,7 @@ def pair_run(
 
 
 def link_back(static: Run, profiles: Sequence[str]) -> None:
-    """Let a static run name the profiles that were paired with it, the newest last."""
+    """Tag a static run with the profiles that were paired with it, the newest last."""
     listed = [name for name in static.data.tags.get(PROFILE_RUNS, "").split(",") if name]
     together = [name for name in listed if name not in profiles] + list(profiles)
     if set(profiles) <= set(listed):
@@ -157,7 +146,7 @@ def link_back(static: Run, profiles: Sequence[str]) -> None:
 
 
 def _times(run: Run) -> dict[str, float]:
-    """Median milliseconds by stage: of several values of a metric MLflow gives the last, which is the median."""
+    """Return the median milliseconds by stage. MLflow gives the last value of a metric, which is the median."""
     logged = {name.removeprefix(_TIME): value for name, value in run.data.metrics.items() if name.startswith(_TIME)}
     times = {stage: value for stage, value in logged.items() if stage not in (REQUEST, TOTAL)}
     for stage, value in times.items():
@@ -171,35 +160,32 @@ def _times(run: Run) -> dict[str, float]:
 def _log(profile: Run, static: Run, pairing: Pairing, fingerprint: str, figures: bool) -> None:
     client = mlflow.MlflowClient()
     run_id = profile.info.run_id
-    files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
-    points = roofline_points(pairing) if figures else None
-    if points is not None:
-        files |= {PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
+    files = pairing_files(pairing, figures)
+    drawn = FIGURES[0] in files
     log_files(run_id, files)
-    if points is None:
+    if not drawn:
         _remove_figures(profile)
-    # Last, and in one call: a pairing that was cut short is done again.
+    # Last, and in one call, so an interrupted pairing is repeated.
     metrics = _metrics(pairing, profile.data.metrics)
-    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, points is not None))
+    client.log_batch(run_id, metrics=metrics, tags=_tags(profile, static, pairing, fingerprint, drawn))
 
 
 def _remove_figures(profile: Run) -> None:
-    """Remove the roofline of an earlier pairing, which had another peak."""
+    """Remove the roofline of an earlier pairing with another peak."""
     if profile.data.tags.get(FIGURES_HASH, _NO_FIGURES) == _NO_FIGURES:
         return
     artifacts: Any = get_artifact_repository(profile.info.artifact_uri)
     for file in artifacts.list_artifacts():
-        if file.path in (PICTURE_FILE, PAGE_FILE):
+        if file.path in FIGURES:
             artifacts.delete_artifacts(file.path)
 
 
 def _metrics(pairing: Pairing, logged: Mapping[str, float]) -> list[Metric]:
-    now = int(time.time() * 1000)
     values = pairing_values(pairing)
     # Values of an earlier pairing must not stand beside those of this one. A metric cannot be deleted.
     stale = [key for key in logged if key.partition("/")[0] in _PAIRED and key not in values]
     values |= dict.fromkeys(stale, math.nan)
-    return [Metric(key, value, now, 0) for key, value in values.items()]
+    return metrics_now(values)
 
 
 def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: bool) -> list[RunTag]:
@@ -221,9 +207,9 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
 
 
 def _described(profile: Run, written: str) -> str:
-    """Put a pairing into a run's description, in place of an earlier one; what people wrote there stays."""
+    """Put a pairing into a run's description in place of an earlier one. What people wrote stays."""
     first, _, rest = written.rstrip().partition("\n")
-    # Behind the first line, so that lists of runs, which show the beginning as it is written, show no comment.
+    # After the first line: lists of runs show the beginning as it is written.
     block = f"{first} {_BEGIN}\n{rest}\n\n{_END}"
     note = profile.data.tags.get(MLFLOW_RUN_NOTE, "")
     replaced, earlier = _WRITTEN.subn(lambda match: block, note, count=1)
@@ -233,16 +219,13 @@ def _described(profile: Run, written: str) -> str:
 def pair_profiles(
     experiment: str,
     count: Count,
-    device: str | None = None,
-    peak_tflops: float | None = None,
-    peak_gbps: float | None = None,
+    hardware: GivenHardware = _AS_THE_RUN_SAYS,
     figures: bool = False,
     on_run: Callable[[int, int], None] = lambda done, runs: None,
-    devices: int | None = None,
 ) -> tuple[list[Pairing], dict[str, str]]:
     """Pair all profiling runs of an experiment, and count the work of those that no static run counts.
 
-    Parameters and errors are those of `stagemeter.application.mfu.pair_experiment`; `count` is that of `pair_profile`.
+    See `stagemeter.application.mfu.pair_experiment`. `count` makes the report of a model and a workload.
     """
     require_reachable()
     with store_errors():
@@ -256,8 +239,7 @@ def pair_profiles(
             try:
                 require_profile(profile)
                 static = statics.matching(profile)
-                peak = find_peak(profile, device, peak_tflops, peak_gbps)
-                pairings.append(pair_run(profile, static, statics, peak, figures, devices))
+                pairings.append(pair_run(profile, static, statics, hardware, figures))
                 linked.setdefault(static.info.run_id, (static, []))[1].append(run_id)
             except StagemeterError as error:
                 failures[run_id] = str(error)

@@ -1,4 +1,4 @@
-"""How long a store may keep its caller waiting: one number for all that is asked of it, retries included."""
+"""A time limit for everything that is asked of a store, retries included."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import requests
 from stagemeter.core import waiting
 from stagemeter.core.errors import StagemeterError
 
-#: Seconds, and the environment variable that says otherwise; ``--store-timeout`` sets it.
+#: Default in seconds, and the environment variable that overrides it. ``--store-timeout`` sets the variable.
 DEFAULT, VARIABLE = 30.0, "STAGEMETER_STORE_TIMEOUT"
 Result = TypeVar("Result")
 
 
 def store_timeout() -> float:
-    """Seconds for which a store may answer nothing.
+    """Return the seconds for which a store may stay silent.
 
     Raises
     ------
     StagemeterError
-        If the environment variable is no positive number.
+        If the environment variable is not a positive number.
     """
     text = os.environ.get(VARIABLE, "").strip()
     try:
@@ -40,17 +40,17 @@ def store_timeout() -> float:
 
 
 class OutOfPatienceError(requests.exceptions.Timeout):
-    """A store answered nothing in time."""
+    """A store did not answer in time."""
 
 
 def in_time(function: Callable[[], Result], seconds: float) -> Result:
-    """Call a function that asks a store, and raise `OutOfPatienceError` where it takes longer."""
+    """Call a function that asks a store; raise `OutOfPatienceError` where it takes longer."""
     late = OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
     return waiting.in_time(function, seconds, late)
 
 
 class _Patience:
-    """The time since which a server has answered nothing; what is asked of it while it answers costs none."""
+    """The time for which a server has been silent."""
 
     def __init__(self) -> None:
         self.users = 0
@@ -58,9 +58,9 @@ class _Patience:
         self._failed = 0.0
 
     def left(self) -> float:
-        """Seconds until it is over, which begin with the first question that is not answered."""
+        """Return the seconds that are left. They begin with the first request without an answer."""
         now = time.monotonic()
-        # Of a server that nobody has asked for as long, nobody knows whether it is still gone.
+        # A server that was not asked for this long may be back.
         if self._since is None or now - self._failed > store_timeout():
             self._since = self._failed = now
         return max(0.0, store_timeout() - (now - self._since))
@@ -76,24 +76,24 @@ class _Patience:
         return self._since is not None and time.monotonic() - self._since >= store_timeout()
 
 
-#: Of servers that were asked, by host and port.
+#: The patience with each server, by host and port.
 _servers: dict[str, _Patience] = {}
 _lock = threading.Lock()
 _send = requests.Session.send
 
 
 def _send_in_time(self: requests.Session, request: requests.PreparedRequest, **how: Any) -> requests.Response:
-    """Send a request; of a server that Stagemeter asks now, for no longer than its patience.
+    """Send a request, with the time limit where Stagemeter asks the server now.
 
-    MLflow's own timeout (``MLFLOW_HTTP_REQUEST_TIMEOUT``) is that of a single read: a server that drips never exceeds
-    it, and one that fails is asked again for minutes (``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, 7, with a backoff factor of
-    2, mlflow/environment_variables.py). Both stay as they are set, within this time.
+    MLflow's own timeout (``MLFLOW_HTTP_REQUEST_TIMEOUT``) is for a single read, which a dripping server never exceeds.
+    MLflow asks a failing server for minutes (``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, 7, with a backoff factor of 2,
+    mlflow/environment_variables.py). Both settings hold within this time limit.
     """
     patience = _servers.get(_server(request.url or ""))
     if patience is None or not patience.users:
         return _send(self, request, **how)
     left = patience.left()
-    # Read in full there, since reading is where a server drips.
+    # Read the whole answer here, since a server can drip it.
     try:
         answer = in_time(lambda: _send(self, request, **{**how, "stream": False}), left) if left else _over()
     except BaseException:
@@ -111,7 +111,7 @@ def _over() -> requests.Response:
 
 
 def _server(address: str) -> str:
-    """Host and port; empty for an address that is none."""
+    """Return host and port; empty for an invalid address."""
     try:
         return urlsplit(address).netloc.rpartition("@")[2]
     except ValueError:
@@ -119,19 +119,19 @@ def _server(address: str) -> str:
 
 
 def is_out_of_patience(address: str) -> bool:
-    """Whether a tracking server has answered nothing for as long as anybody waits."""
+    """Tell whether a tracking server has been silent for the whole time limit."""
     patience = _servers.get(_server(address))
     return patience is not None and patience.is_over
 
 
 @contextmanager
 def patience_with(address: str) -> Iterator[None]:
-    """Within the block, wait for answers of a tracking server as long as `store_timeout` says, and no longer.
+    """Limit the time that a tracking server may take within the block, see `store_timeout`.
 
     Parameters
     ----------
     address : str
-        Of the store; one that is no server needs none.
+        Address of the store. A store that is not a server needs no limit.
     """
     if not address.startswith(("http://", "https://")):
         yield

@@ -1,8 +1,9 @@
-"""The peak that a profile is held against: looked up, given, or measured."""
+"""The peak rates for a profile: looked up, given, or measured."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 
 import mlflow
@@ -20,14 +21,35 @@ _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
 _WAY_OUT = "--device measured measures this machine; --peak-tflops X --peak-gbps Y gives the numbers"
 
 
-def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: float | None) -> Peak:
-    """Choose the peak that a profile is held against.
+@dataclass(frozen=True, slots=True)
+class GivenHardware:
+    """What a user says of the hardware of a run.
+
+    Attributes
+    ----------
+    device : str or None
+        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the run's own.
+    peak_tflops, peak_gbps : float or None
+        The peak itself, in place of a device.
+    devices : int or None
+        Devices that did the work. Default: those that the run names, or one.
+    """
+
+    device: str | None = None
+    peak_tflops: float | None = None
+    peak_gbps: float | None = None
+    devices: int | None = None
+
+
+def find_peak(profile: Run, given: GivenHardware) -> Peak:
+    """Choose the peak rates for a profile.
 
     Raises
     ------
     StagemeterError
-        If there is none, or what was given contradicts itself.
+        If there is no peak, or what was given contradicts itself.
     """
+    device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
     dtype = measured_workload(profile).dtype
     if tflops is not None:
         if device is not None:
@@ -54,7 +76,7 @@ def find_peak(profile: Run, device: str | None, tflops: float | None, gbps: floa
 
 
 def peak_flags(profile: Run, peak: Peak) -> list[str]:
-    """Say so where a profile is held against the peak of another device than the one that it names."""
+    """Flag a peak that is not of the device that the profile names."""
     ran_on = profile.data.tags.get(_DEVICE)
     if ran_on is None and peak.source.startswith("measured"):
         return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]
@@ -66,18 +88,18 @@ def peak_flags(profile: Run, peak: Peak) -> list[str]:
 
 
 def _measured_peak(profile: Run, dtype: str) -> Peak:
-    """Measure this machine, once for each profile: the same pairing twice gives the same numbers."""
+    """Measure this machine once for each profile, so that the same pairing gives the same numbers."""
     kept = _kept_peak(profile)
     if kept is not None:
         return kept
-    # As it is read back the next time, to the last digit.
+    # Exactly as it is read back the next time.
     peak = Peak.from_dict(_measure(_measurable(profile), dtype).to_dict())
     mlflow.MlflowClient().set_tag(profile.info.run_id, _MEASURED_PEAK, json.dumps(peak.to_dict()))
     return peak
 
 
 def _kept_peak(profile: Run) -> Peak | None:
-    """The peak that was measured for a profile before."""
+    """Return the peak that was measured for a profile before."""
     kept = profile.data.tags.get(_MEASURED_PEAK)
     try:
         return None if kept is None else Peak.from_dict(parse_json(kept, _MEASURED_PEAK))
@@ -89,7 +111,7 @@ def _kept_peak(profile: Run) -> Peak | None:
 
 @cache
 def _measure(target: str, dtype: str) -> Peak:
-    """Measure a device of this machine, once for all profiles that this process pairs."""
+    """Measure a device of this machine, once for all profiles of this process."""
     from stagemeter.hardware.measure import measure_peak
 
     return measure_peak(target, dtype).peak
@@ -115,7 +137,7 @@ def _measurable(profile: Run) -> str:
     names = {place: device_name(torch.device(place)) for place in places}
     cores = profile.data.tags.get(_CORES)
     for place, name in names.items():
-        # Processors of many sizes bear one name.
+        # Processors with different numbers of cores share a name.
         if same_device(name, ran_on) and (place != "cpu" or cores in (None, str(usable_cores()))):
             return place
     there = ran_on if cores is None else f"{ran_on} of {cores} cores"
@@ -127,7 +149,7 @@ def _measurable(profile: Run) -> str:
 
 
 def same_device(name: str, other: str) -> bool:
-    """Whether two names are of one device: a driver's, ours, an alias."""
+    """Tell whether two names mean one device."""
     return _known_name(name) == _known_name(other)
 
 

@@ -1,4 +1,4 @@
-"""A profile becomes an MLflow run: params, times as metrics, tags, description and files, in few calls."""
+"""A profile as an MLflow run."""
 
 from __future__ import annotations
 
@@ -7,33 +7,30 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import mlflow
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Metric
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.metrics import profile_values
 from stagemeter.core.params import profile_params
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.json_file import json_text
-from stagemeter.export.profile import profile_markdown
-from stagemeter.tracking.artifacts import log_files
-from stagemeter.tracking.holding import missing_params, require_room
-from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, REPORT_HASH, SCHEMA, workload_tags
+from stagemeter.export.profile import profile_files, profile_markdown
+from stagemeter.tracking.document import log_document, require_room
+from stagemeter.tracking.labels import HARDWARE, LENGTHS, PROFILE, SCHEMA, workload_tags
 from stagemeter.tracking.store import store_errors
 
-#: Artifacts of a profiling run.
-JSON_FILE, MARKDOWN_FILE, TRACE_FILE = "profile.json", "profile.md", "trace.json.gz"
-#: What the times begin with in a run's description; utilization goes before it.
+#: The trace, beside the files of the profile.
+TRACE_FILE = "trace.json.gz"
+#: The header of the times in a run's description. Utilization goes before it.
 TIMES_HEADER = "## Times"
 
 
 def require_unused(run_id: str) -> None:
-    """Refuse a run that holds something, before minutes are spent on what cannot be logged to it.
+    """Refuse a run that holds a document, before the work whose result it could not hold.
 
     Raises
     ------
     StagemeterError
-        If it does.
+        If the run holds a document.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -59,24 +56,27 @@ def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = 
     Raises
     ------
     StagemeterError
-        If the run holds something else.
+        If the run holds another document.
     TrackingError
         If the store cannot be reached or refuses.
     """
+    files = profile_files(document)
+    if trace is not None:
+        files[TRACE_FILE] = trace
     with store_errors():
-        document_hash = stable_hash(document)
-        run = require_room(run_id, PROFILE, document_hash)
-        params, otherwise = missing_params(run, profile_params(document))
-        tags = [*_tags(document), RunTag(REPORT_HASH, document_hash), *otherwise]
-        mlflow.MlflowClient().log_batch(run_id, metrics=_metrics(document), params=params, tags=tags)
-        files: dict[str, str | bytes] = {JSON_FILE: json_text(document), MARKDOWN_FILE: profile_markdown(document)}
-        if trace is not None:
-            files[TRACE_FILE] = trace
-        log_files(run_id, files)
+        log_document(
+            run_id,
+            PROFILE,
+            stable_hash(document),
+            params=profile_params(document),
+            metrics=_metrics(document),
+            tags=_tags(document),
+            files=files,
+        )
 
 
 def _metrics(document: Mapping[str, Any]) -> list[Metric]:
-    """Every repeat as a step, and behind them the values that tables and charts show."""
+    """Return every repeat as a step, followed by the values that tables and charts show."""
     now = int(time.time() * 1000)
     series = {**document["times_ms"], "request": document["request_ms"]}
     metrics = [
@@ -92,8 +92,8 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
     return metrics
 
 
-def _tags(document: Mapping[str, Any]) -> list[RunTag]:
-    tags = workload_tags(PROFILE, document["metadata"]) | {
+def _tags(document: Mapping[str, Any]) -> dict[str, str]:
+    tags = workload_tags(document["metadata"]) | {
         SCHEMA: document["schema_version"],
         "stagemeter.source": document["source"],
         "stagemeter.clock": document["clock"],
@@ -102,4 +102,4 @@ def _tags(document: Mapping[str, Any]) -> list[RunTag]:
     }
     if document["lengths"] is not None:
         tags[LENGTHS] = json.dumps(document["lengths"], separators=(",", ":"))
-    return [RunTag(key, value) for key, value in tags.items()]
+    return tags

@@ -1,4 +1,4 @@
-"""The MLflow run that a command works in: opened before the work, and ended as the work ended."""
+"""The MLflow run of a command: it opens before the work, and ends as the work ends."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def tracked_run(
 ) -> Iterator[RunInfo]:
     """Work inside of an MLflow run.
 
-    The run is the one that ``mlflow run`` opened, or a new one. It ends as FINISHED; as FAILED if an error leaves the
-    block; as KILLED if the block is interrupted.
+    The run is the one that ``mlflow run`` opened, or a new one. It ends as FINISHED, FAILED after an error, or KILLED
+    after an interrupt.
 
     Parameters
     ----------
     name : str or None
         Name of the run.
     default_name : str
-        Name where none is given and ``mlflow run`` was not given one either.
+        Name where neither `name` nor ``mlflow run`` gives one.
     experiment : str or None
         Experiment to put a new run in; None for MLflow's own choice.
     system_metrics : bool
-        Whether MLflow takes note of the use of processors, memory and network meanwhile.
+        Whether MLflow records the use of processors, memory and network meanwhile.
 
     Yields
     ------
@@ -60,7 +60,7 @@ def _in_run(name: str | None, default_name: str, experiment: str | None, system_
         if experiment is not None:
             mlflow.set_experiment(experiment)
         if system_metrics and not mlflow.environment_variables.MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.defined:
-            # MLflow's own ten seconds would see nothing of most requests.
+            # MLflow's default of ten seconds would miss most requests.
             settings: Any = mlflow
             settings.set_system_metrics_sampling_interval(1)
         run = mlflow.start_run(run_name=name or default_name, log_system_metrics=system_metrics or None)
@@ -82,18 +82,18 @@ def _in_run(name: str | None, default_name: str, experiment: str | None, system_
 
 
 def _is_made_up(name: str) -> bool:
-    """Whether MLflow made up the name, such as kindly-fox-123, because none was given."""
+    """Tell whether MLflow made up the name, such as kindly-fox-123."""
     match = re.fullmatch(r"([a-z]+)-([a-z]+)-\d+", name)
     return match is not None and match[1] in _GENERATOR_PREDICATES and match[2] in _GENERATOR_NOUNS
 
 
 def require_choice(experiment: str | None) -> None:
-    """Refuse an experiment where there is none to choose; the store is not asked.
+    """Refuse an experiment where the run has one already. The store is not asked.
 
     Raises
     ------
     StagemeterError
-        If `mlflow run` opened the run already: a run does not change its experiment.
+        If `mlflow run` opened the run, which cannot change its experiment.
     """
     opened = mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined
     if experiment is not None and opened:
@@ -104,7 +104,7 @@ def require_choice(experiment: str | None) -> None:
 
 @contextmanager
 def failure_recorded(name: str | None, default_name: str, experiment: str | None) -> Iterator[None]:
-    """Work before a run is opened: a run is made of what fails, FAILED or KILLED as by `tracked_run`.
+    """Work before a run is opened. A failure is recorded as a run, see `tracked_run`.
 
     Parameters
     ----------

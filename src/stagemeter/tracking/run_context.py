@@ -1,7 +1,7 @@
-"""A plug-in of MLflow: runs carry the accelerator that they were started on, so that pairing need not be told.
+"""A plug-in of MLflow that tags runs with the accelerator of their machine, for pairing.
 
-MLflow asks it whenever ``mlflow.start_run`` makes a run, in whatever script, once this package is installed (entry
-point ``mlflow.run_context_provider``). The environment variable ``STAGEMETER_RUN_CONTEXT=off`` keeps it silent.
+MLflow asks it whenever ``mlflow.start_run`` makes a run in any script, once this package is installed (entry point
+``mlflow.run_context_provider``). The environment variable ``STAGEMETER_RUN_CONTEXT=off`` switches it off.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _DTYPE = "bfloat16"
 
 
 class AcceleratorContext(RunContextProvider):
-    """Tags of a run: the accelerator of this machine, and its peak where it is known."""
+    """The tags of a run: the accelerator of this machine, and its peak where known."""
 
     def in_context(self) -> bool:
-        """Whether there is something to say."""
+        """Tell whether the plug-in is switched on."""
         return os.environ.get(SWITCH, "").strip().lower() not in _OFF
 
     def tags(self) -> dict[str, str]:
         """Return the tags; none on a machine without an accelerator.
 
-        What goes wrong here ends no run: MLflow warns and goes on (``mlflow/tracking/context/registry.py``).
+        An error here ends no run: MLflow warns and goes on (``mlflow/tracking/context/registry.py``).
         """
         return _tags()
 

@@ -1,14 +1,14 @@
-"""Finding runs, and reading back what was logged to them."""
+"""Find runs, and read what was logged to them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlflow
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -17,30 +17,32 @@ from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json, read_json
-from stagemeter.core.report import SCHEMA_VERSION, report_fault
+from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
+from stagemeter.export.module import MODULE_JSON_FILE
 from stagemeter.export.report import JSON_FILE as REPORT_FILE
+from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
 
-#: Runs per page of a search; MLflow's limit is 50,000, sqlite slows down long before.
+#: Runs per page of a search. MLflow's limit is 50,000, but SQLite slows down long before.
 _PAGE = 1000
-#: What can be the beginning of a run's id, and is long enough to mean one.
+#: The beginning of a run's id, long enough to identify it.
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
 _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 
 
 def find_run(name: str) -> Run:
-    """Find a run by its id, its name, or a beginning of its id that no other has.
+    """Find a run by its id, its name, or a unique beginning of its id.
 
     Raises
     ------
     StagemeterError
-        If there is no such run, it was deleted, or several could be meant.
+        If there is no such run, it was deleted, or several match.
     """
     client = mlflow.MlflowClient()
     try:
@@ -70,7 +72,7 @@ def find_run(name: str) -> Run:
 
 
 def _search_all(condition: str, text: str) -> list[Run]:
-    # MLflow's filters know both quotation marks, and no way to write one inside of the same.
+    # MLflow's filters know both quotation marks, but cannot escape them.
     mark = '"' if "'" in text else "'"
     return [] if mark in text else list(search_runs(all_experiments(), f"{condition}{mark}{text}{mark}"))
 
@@ -81,7 +83,7 @@ def find_experiment(name: str) -> str:
     Raises
     ------
     StagemeterError
-        If there is none of the name.
+        If there is no experiment of that name.
     """
     found = mlflow.MlflowClient().get_experiment_by_name(name)
     if found is None:
@@ -90,19 +92,12 @@ def find_experiment(name: str) -> str:
 
 
 def all_experiments() -> list[str]:
-    """Ids of all experiments that were not deleted."""
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = mlflow.MlflowClient().search_experiments(ViewType.ACTIVE_ONLY, page_token=token)
-        found += [experiment.experiment_id for experiment in page]
-        token = page.token
-        if not token:
-            return found
+    """Return the ids of all experiments that are not deleted."""
+    return [str(experiment.experiment_id) for experiment in mlflow.search_experiments()]
 
 
 def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
-    """Search runs, newest first, page by page."""
+    """Yield the runs that match, the newest first."""
     token: str | None = None
     while True:
         page = mlflow.MlflowClient().search_runs(list(experiments), condition, max_results=_PAGE, page_token=token)
@@ -113,24 +108,24 @@ def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
 
 
 def static_runs(**tags: str) -> Iterator[Run]:
-    """Static runs that were completed, newest first.
+    """Yield the completed static runs, the newest first.
 
     Parameters
     ----------
     tags
-        Values of tags that they have, by the tags' names without ``stagemeter.``.
+        Values of their tags, by name without ``stagemeter.``.
     """
     conditions = [f"tags.`stagemeter.{name}` = '{value}'" for name, value in {"kind": STATIC, **tags}.items()]
     return search_runs(all_experiments(), " and ".join([*conditions, "attributes.status = 'FINISHED'"]))
 
 
 def workload_of(run: Run) -> Workload | None:
-    """Workload that a run is of; None for a run that was not logged by Stagemeter.
+    """Return the workload of a run; None for a run that Stagemeter did not log.
 
     Raises
     ------
     StagemeterError
-        If what it says is no workload.
+        If the tag is no workload.
     """
     text = run.data.tags.get(WORKLOAD)
     if text is None:
@@ -145,12 +140,12 @@ def workload_of(run: Run) -> Workload | None:
 
 
 def architecture_of(run: Run) -> str:
-    """Hash of the sizes of the model that a run is of.
+    """Return the hash of the sizes of a run's model.
 
     Raises
     ------
     StagemeterError
-        If it does not say.
+        If the run has none.
     """
     found: str | None = run.data.tags.get(ARCHITECTURE_HASH)
     if not found:
@@ -159,12 +154,12 @@ def architecture_of(run: Run) -> str:
 
 
 def measured_workload(run: Run) -> Workload:
-    """Workload that a profiling run measured.
+    """Return the workload that a profiling run measured.
 
     Raises
     ------
     StagemeterError
-        If it does not say.
+        If the run has none.
     """
     workload = workload_of(run)
     if workload is None:
@@ -173,12 +168,12 @@ def measured_workload(run: Run) -> Workload:
 
 
 def devices_of_run(run: Run, given: int | None) -> Devices:
-    """The devices that did the work of a profiling run, as given or as the run says.
+    """Return the devices of a profiling run, as given or as the run says.
 
     Raises
     ------
     StagemeterError
-        If they cannot be shared by the engines of the run.
+        If the engines of the run cannot share them.
     """
     seen = run.data.metrics.get("engine/engines")
     engines = int(seen) if seen is not None and seen >= 1 else None
@@ -189,12 +184,12 @@ def devices_of_run(run: Run, given: int | None) -> Devices:
 
 
 def lengths_of_run(run: Run) -> RequestLengths | None:
-    """Lengths of the requests that a profiling run of a serving engine is of; None where it does not say.
+    """Return the lengths of a serving engine's requests in a profiling run; None where the run has none.
 
     Raises
     ------
     StagemeterError
-        If what it says is damaged.
+        If the tag is damaged.
     """
     text = run.data.tags.get(LENGTHS)
     try:
@@ -205,25 +200,47 @@ def lengths_of_run(run: Run) -> RequestLengths | None:
         ) from None
 
 
-def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) -> dict[str, Any]:
+def load_report(run: Run) -> Report:
     """Read the report of a static run.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    file, known : str
-        Name of the report's file, and the version of its schema that can be read.
 
     Raises
     ------
     StagemeterError
-        If it has none, one that this version cannot read, or another run's.
+        If the run has no report, one that this version cannot read, or another run's.
+    """
+    report = _load_document(run, REPORT_FILE, SCHEMA_VERSION)
+    fault = report_fault(report)
+    if fault is not None:
+        raise StagemeterError(f"run {run.info.run_id}: its {REPORT_FILE} is damaged ({fault}): analyze again")
+    _require_own(run, REPORT_FILE, report)
+    return cast(Report, report)
+
+
+def load_module_report(run: Run) -> dict[str, Any]:
+    """Read the report of a module from the run that it was logged to.
+
+    Raises
+    ------
+    StagemeterError
+        If the run has no report, one that this version cannot read, or another run's.
+    """
+    document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION)
+    _require_own(run, MODULE_JSON_FILE, document)
+    return document
+
+
+def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
+    """Read a JSON file of a run whose schema has the major version of a known one.
+
+    Raises
+    ------
+    StagemeterError
+        If the run has no such file, or one that this version cannot read.
     """
     run_id = run.info.run_id
     try:
         with scratch_folder() as folder:
-            # Asked of the run, MLflow would look it up twice more.
+            # Given the run's id, MLflow would look it up twice more.
             artifacts: Any = get_artifact_repository(run.info.artifact_uri)
             path = artifacts.download_artifacts(file, str(folder))
             report: dict[str, Any] = read_json(Path(path), "report")
@@ -240,17 +257,13 @@ def load_report(run: Run, file: str = REPORT_FILE, known: str = SCHEMA_VERSION) 
         raise StagemeterError(
             f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}"
         )
-    fault = report_fault(report)
-    if fault is not None:
-        raise StagemeterError(f"run {run_id}: its {file} is damaged ({fault}): analyze again")
-    _require_own(run, file, report)
     return report
 
 
 def _require_own(run: Run, file: str, report: Mapping[str, Any]) -> None:
-    """Refuse a report that is not the one that the run's tags and metrics are of."""
+    """Refuse a report that does not belong to the run's tags and metrics."""
     logged, held = run.data.tags.get(REPORT_HASH), stable_hash(report)
-    # Runs of the first versions say no hash.
+    # Runs of the first versions have no hash.
     if logged is not None and logged != held:
         raise StagemeterError(
             f"run {run.info.run_id}: its {file} (hash {held}) is not the report that was logged to it (hash {logged}), "

@@ -27,7 +27,7 @@ from stagemeter.tracking.patience import (
     store_timeout,
 )
 
-#: Seconds in which a tracking server has to answer that it is there.
+#: Seconds in which a tracking server has to answer a health check.
 _PATIENCE = 5
 #: Stores that are opened when they are used.
 _FILES = ("sqlite:", "file:")
@@ -35,7 +35,7 @@ _FILES = ("sqlite:", "file:")
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what goes wrong with the store inside of the block into `TrackingError`.
+    """Turn errors of the store inside of the block into `TrackingError`.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def store_errors() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, without what the store's address keeps secret."""
+    """Return the first line of an error, without the secrets of the store's address."""
     lines = str(error).strip().splitlines()
     return redactor(secrets_of(os.environ, [mlflow.get_tracking_uri()]))(lines[0]) if lines else type(error).__name__
 
@@ -68,12 +68,14 @@ def _silent(address: str) -> TrackingError:
 
 
 def require_reachable() -> None:
-    """Make sure that a store answers, without the minutes that MLflow's own retries take.
+    """Make sure that a store answers, without the minutes of MLflow's own retries.
+
+    Stores that are files are not checked: they are opened when they are used.
 
     Raises
     ------
     TrackingError
-        If it does not. Stores that are files are opened when they are used.
+        If the store does not answer.
     """
     address = mlflow.get_tracking_uri()
     shown = shown_address(address)
@@ -117,7 +119,7 @@ def charts_link(experiment_id: str) -> tuple[str, str | None]:
 
 
 def run_messages(run: RunInfo) -> list[str]:
-    """What to tell the user about a run that was logged: where to see it and others, and how to serve the pages."""
+    """Return messages about a logged run: its page, the charts beside others, and the command that serves them."""
     host, command = _pages()
     charts, _ = charts_link(run.experiment_id)
     messages = [f"run {run.run_id}: {host}/{run_link(run)}", f"beside others: {charts}"]
@@ -127,7 +129,7 @@ def run_messages(run: RunInfo) -> list[str]:
 
 
 def _pages() -> tuple[str, str | None]:
-    """Where MLflow's pages are, and the command that serves them, if one is needed."""
+    """Return the address of MLflow's pages, and the command that serves them, if one is needed."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         return shown_address(uri).partition("?")[0].rstrip("/"), None
@@ -135,11 +137,11 @@ def _pages() -> tuple[str, str | None]:
 
 
 def store_address() -> str:
-    """Return the address of the store as it can be shown: without a password."""
+    """Return the address of the store without its password."""
     return shown_address(mlflow.get_tracking_uri())
 
 
 def run_link(run: RunInfo) -> str:
-    """Return the page of a run, from wherever MLflow's pages are served."""
-    # Without the type, MLflow 3 shows runs reached by a link in its view for generative AI.
+    """Return the page of a run, relative to MLflow's pages."""
+    # Without the type, MLflow 3 shows the run in its view for generative AI.
     return f"#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning"

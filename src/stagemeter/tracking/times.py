@@ -1,4 +1,4 @@
-"""Times that are metrics of a run already."""
+"""Read times from the metrics of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of a training that is under way, in the run that is active."""
+"""Log metrics of a training to the active run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 
 def run_is_active() -> bool:
-    """Whether there is a run that metrics could be logged to."""
-    # Without a run nobody has imported MLflow, which takes seconds.
+    """Tell whether a run is active."""
+    # Where a run is active, MLflow is imported already. Importing it takes seconds.
     mlflow = sys.modules.get("mlflow")
     return mlflow is not None and mlflow.active_run() is not None
 
 
 def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics of a step to the active run, if there is one; the training does not wait for the store.
+    """Log metrics of a step to the active run, if there is one. The training does not wait for the store.
 
     Parameters
     ----------

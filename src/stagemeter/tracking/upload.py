@@ -1,4 +1,4 @@
-"""Reports that were made without a store, brought into one later: each once, however often it is tried."""
+"""Log reports that were made without a store, each once."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def upload_report(report: Report, experiment: str | None = None) -> tuple[str, b
     report : dict
         The report.
     experiment : str or None
-        MLflow experiment to log to, and to look in; None for MLflow's own choice, and for all of them.
+        MLflow experiment to log to and to search. None: log to MLflow's default, and search all.
 
     Returns
     -------
     run_id : str
         The run that holds it.
     new : bool
-        Whether it was logged now.
+        Whether the report was logged now.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def upload_report(report: Report, experiment: str | None = None) -> tuple[str, b
     """
     require_reachable()
     metadata = report["metadata"]
-    # Only runs that ended well: one that was cut short does not hold all of it.
+    # Finished runs only: an interrupted run does not hold the whole report.
     condition = (
         f"tags.`{WORKLOAD_HASH}` = '{metadata['workload_hash']}' and tags.`{REPORT_HASH}` = '{stable_hash(report)}' "
         f"and tags.`{KIND}` = '{STATIC}' and attributes.status = 'FINISHED'"
@@ -52,7 +52,7 @@ def upload_report(report: Report, experiment: str | None = None) -> tuple[str, b
 
 
 def _places(experiment: str | None) -> list[str]:
-    """Experiments to look in."""
+    """Return the ids of the experiments to search."""
     if experiment is None:
         return all_experiments()
     found = mlflow.MlflowClient().get_experiment_by_name(experiment)

@@ -1,4 +1,4 @@
-"""The utilization that a run reached."""
+"""The utilization that a profiling run reached."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from stagemeter.tracking.peaks import same_device
 from stagemeter.tracking.runs import architecture_of, find_run, measured_workload
 from stagemeter.tracking.store import require_reachable, store_errors
 
-#: The machine's, where many requests shared it, comes before that of one request alone.
+#: MFU of a machine that many requests shared, and of one request alone. The first is preferred.
 _OF_MACHINE, _OF_REQUEST = "mfu/engine", "mfu/total"
-#: What makes other work of a request, and the words for it.
+#: Fields that make a request other work, and their wording.
 _COMPARED = {
     "mode": "mode {}",
     "batch_size": "batch {}",
@@ -32,22 +32,22 @@ _COMPARED = {
 
 @dataclass(frozen=True)
 class Utilization:
-    """Model FLOPs utilization of a profiling run, and what it holds for.
+    """The model FLOPs utilization of a profiling run, and its conditions.
 
     Attributes
     ----------
     mfu : float
-        Of the machine where the run knows it, else of a whole request.
+        MFU of the machine where the run has it, else of a whole request.
     source : str
         The run, in words.
     model, architecture_hash : str
-        What ran.
+        The model.
     device : str
-        What it was held against.
+        The device of the peak.
     workload : Workload
-        What was measured.
+        The workload that was measured.
     devices : int
-        Devices that worked on a request together; the utilization is of one.
+        Devices that worked on a request together. The utilization is of one.
     """
 
     mfu: float
@@ -59,7 +59,7 @@ class Utilization:
     devices: int = 1
 
     def differences(self, device: str, planned: Collection[Workload]) -> list[str]:
-        """In what the run was other work than all of what is planned, or on another device, in words."""
+        """Return where the run differs from all planned work and from the device, in words."""
         found = [] if same_device(self.device, device) else [f"device {self.device}"]
         found += [f"{self.devices} devices on each request"] if self.devices > 1 else []
         mine = self._fields(self.workload)
@@ -76,7 +76,7 @@ class Utilization:
 
 
 def utilization_of(name: str) -> Utilization:
-    """Find the MFU that a profiling run reached.
+    """Return the MFU that a profiling run reached.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def utilization_of(name: str) -> Utilization:
     Raises
     ------
     StagemeterError
-        If there is no such run, or it has none.
+        If there is no such run, or it has no MFU.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -124,5 +124,5 @@ def _devices_of_a_request(run: Run) -> int:
 
 
 def _known(run: Run, metric: str) -> bool:
-    # A metric cannot be deleted: what a later pairing did not know is NaN.
+    # A metric cannot be deleted, so a value that a later pairing lacks is NaN.
     return not math.isnan(run.data.metrics.get(metric, math.nan))

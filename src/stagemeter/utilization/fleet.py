@@ -1,4 +1,4 @@
-"""How many devices a number of pages a day needs, and what the answer rests on. Needs no torch."""
+"""The number of devices that some pages a day need, and the assumptions behind it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak
 
 SECONDS_PER_DAY = 86_400
-#: Where the speed is from.
+#: Sources of the speed.
 ROOFLINE, UTILIZATION, MEASURED = "roofline", "mfu", "measured"
-#: What rounding may add to a utilization that is the roofline's own.
+#: Tolerance for rounding where the utilization is that of the roofline.
 _ROUNDING = 1e-9
 
 
@@ -29,7 +29,7 @@ class PageCost:
     roofline_seconds : float or None
         Seconds per page at the device's roofline, with the fewest experts read; None where not known.
     largest_batch : int or None
-        Largest batch that may fit into the device's memory, of the page that needs most; None where not known.
+        Largest batch of the most demanding page that may fit into the device's memory; None where not known.
     unit : str
         ``page``; ``request`` for a model that reads text alone.
     """
@@ -86,29 +86,29 @@ def devices_needed(
     batch: int,
     differences: Sequence[str] = (),
 ) -> Sizing:
-    """Work out how many devices are needed.
+    """Return the number of devices that some pages a day need.
 
     Parameters
     ----------
     pages_per_day : float
         Pages a day.
     cost : PageCost
-        What a page costs.
+        Cost of a page.
     peak : Peak
         The device.
     mfu : float or None
-        Utilization of whole requests; None: the roofline's, at which no run arrives.
+        Utilization of whole requests. None: that of the roofline, which no run reaches.
     source : str or None
-        The run that the utilization is of; None where it was given.
+        The run of the utilization; None where a number was given.
     batch : int
         Pages at once.
     differences : sequence of str
-        In what that run was other work, or on another device.
+        Where that run was other work, or on another device.
 
     Raises
     ------
     StagemeterError
-        If a number is impossible, the utilization is above the roofline's, or nothing is known to work it out from.
+        If a number is impossible, the utilization is above the roofline, or the speed is not known.
     """
     if not 0 < pages_per_day < math.inf:
         raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")
@@ -170,7 +170,7 @@ def _roofline_mfu(flops: float, seconds: float, peak: Peak) -> float:
 
 
 def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str | None) -> None:
-    """Refuse a utilization that would promise fewer devices than the roofline's "at least"."""
+    """Refuse a utilization that would promise fewer devices than the roofline allows."""
     if cost.roofline_seconds is None:
         return
     most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)

@@ -1,15 +1,15 @@
-"""What a device could do with a report's workload at best: bounds on time and throughput, and whether it fits.
+"""Bound a report's workload on a device: time, throughput, and whether it fits. Needs no torch.
 
-The bounds on time are the roofline's, see `stagemeter.hardware.roofline`. The memory is a lower bound too:
+The bounds on time are those of `stagemeter.hardware.roofline`. The memory is a lower bound, too. It consists of:
 
-- the weights, all that any pass reads;
-- the key-value cache: what it holds before a stage begins, and what it holds when the stage has ended;
-- the working set of a stage: operands and result of its most demanding operator. They are there at the same time.
+- the weights that any pass reads;
+- the KV cache, before a stage and after it;
+- the working set of a stage: operands and result of its most demanding operator.
 
-What else a process takes (results that later operators wait for, the allocator's reserve, the driver's context) comes
-on top, so what does not fit by this cannot fit, and what fits by this still may not. That holds for passes that run
-whole and in unfused operators, as transformers runs them: an engine that cuts a prompt into chunks, or sends views
-through the encoders a few at a time, needs less for them. Needs no torch.
+A process needs more: results that later operators wait for, the allocator's reserve, the driver's context. So a
+workload that does not fit by this bound cannot fit, and one that fits by it still may not. The bound is for passes that
+run whole and in unfused operators, as in transformers. An engine that cuts a prompt into chunks, or encodes a few views
+at a time, needs less.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ _Time = Literal["roofline_ms", "roofline_ms_every_expert"]
 _NOTES = (
     "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
     "bytes are those of operators that are not fused with one another",
-    "memory is a lower bound: weights, key-value cache, and the operands and result of one operator; the allocator's "
-    "reserve, the driver's context and what else is alive are not in it, so what does not fit by this cannot fit, and "
-    "what fits by this still may not",
-    "which experts tokens choose is not known before they run: the bounds have all choose the same, and beside them is "
-    "what it comes to where every expert that so many tokens can reach is read",
+    "memory is a lower bound: weights, KV cache, and the operands and result of one operator, without the allocator's "
+    "reserve, the driver's context and other live tensors; what exceeds the device cannot fit, and what does not may "
+    "still not fit",
+    "the experts that tokens choose are not known before they run: the bounds let all tokens choose the same ones, and "
+    "the numbers of every expert let them choose as many as they can reach",
 )
 
 _WEIGHTS_NOT_KNOWN = (
-    "how the checkpoint stores its weights is not known here, so that nothing is said about what fits: bytes and times "
-    "are those of the same architecture with every weight in the data type of the workload"
+    "how the checkpoint stores its weights is not known here, so whether the workload fits is not known either: bytes "
+    "and times are those of the same architecture with every weight in the data type of the workload"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """What a workload needs of a device's memory at least, in bytes.
+    """The memory that a workload needs at least, in bytes.
 
     Attributes
     ----------
     weights : int
         Weights that some pass reads, as the checkpoint stores them.
     kv_cache : int
-        Key-value cache at the end of the request.
+        KV cache at the end of the request.
     working_sets : dict of str to int
-        Operands and result of the most demanding operator, by stage; of stages without a closed form not known, and
-        not in what is needed.
+        Operands and result of the most demanding operator, by stage. Stages without a closed form are left out, and
+        count nothing.
     needed : int
-        The most that is there at any one time: weights, the cache of that time, and a working set.
+        The most memory in use at any one time: weights, the cache of that time, and a working set.
     stage : str
-        Stage in which it is.
+        The stage of that time.
     """
 
     weights: int
@@ -78,7 +78,7 @@ class MemoryNeed:
 def roofline_section(
     report: Mapping[str, Any], family: Family[Any], architecture: Any, peak: Peak, weights_known: bool = True
 ) -> Roofline:
-    """Work out what a device could do with a report's workload at best.
+    """Return the bounds of a report's workload on a device.
 
     Parameters
     ----------
@@ -89,23 +89,22 @@ def roofline_section(
     architecture : object
         Sizes of its model.
     peak : Peak
-        The device. Where its bandwidth is not known, nothing is said about memory's part of the time; where the size
-        of its memory is not known, nothing is said about what fits.
+        The device. Without its bandwidth, times of memory are None. Without the size of its memory, so is what fits.
     weights_known : bool
-        Whether it is known how the checkpoint stores its weights. Otherwise nothing is said about what fits either.
+        Whether it is known how the checkpoint stores its weights. Otherwise, what fits is None.
 
     Returns
     -------
     dict
         ``peak``: the device. ``bounds``: by stage, and for ``vision``, ``forward`` (vision and prefill) and ``total``,
         ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two, of sums the sum over stages) and
-        ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where every expert that the
-        tokens can reach is read, not only the fewest that they must; ``decode`` is the mean step, ``decode_total`` all
-        steps. What lacks a count is left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
+        ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where the tokens read every
+        expert that they can reach, and not the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages
+        without a count are left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
         ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
-        or there are no pages, and all None where the workload does not fit;
-        ``throughput_every_expert``: the same where every expert is read. ``memory``: see `MemoryNeed`; with it
-        ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
+        or there are no pages, and all None where the workload does not fit. ``throughput_every_expert``: the same
+        where every expert is read. ``memory``: see `MemoryNeed`, with ``device_bytes``, ``fits`` and
+        ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def roofline_section(
 
 
 def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> MemoryNeed:
-    """Work out what a workload needs of a device's memory at least, by closed form."""
+    """Return the memory that a workload needs at least, by closed form."""
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     weights = bytes_read_of_weights(family, architecture, sizes[0])
     held = held_by_stage(family, architecture, workload, *sizes)
@@ -150,16 +149,16 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
 
 @dataclass(frozen=True, slots=True)
 class HeldByStage:
-    """What is in memory beside the weights while a stage runs, in bytes.
+    """The memory in use beside the weights while a stage runs, in bytes.
 
     Attributes
     ----------
     cache : int
-        Key-value cache when the stage has ended.
+        KV cache when the stage has ended.
     working_set : int or None
         Operands and result of its most demanding operator; None where there is no closed form.
     most : int
-        The most of both that is there at any one time.
+        The most of both at any one time.
     """
 
     cache: int
@@ -170,9 +169,9 @@ class HeldByStage:
 def held_by_stage(
     family: Family[Any], architecture: Any, workload: Workload, item_size: int, cache_item_size: int
 ) -> dict[str, HeldByStage]:
-    """Work out what is in memory beside the weights, by stage; of a workload of arrays, as a sweep has them, arrays.
+    """Return the memory in use beside the weights, by stage. A workload of arrays, as in a sweep, gives arrays.
 
-    Where there is no decode step, ``decode`` holds what the prefill left.
+    Without a decode step, ``decode`` holds what the prefill left.
     """
     decoder, prompt, steps = family.decoder(architecture), workload.prompt_tokens, workload.decode_steps
     some_steps = 1 * (steps > 0)
@@ -182,7 +181,7 @@ def held_by_stage(
         if stage.working_set is not None:
             each = (stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
             demand = reduce(larger, each) * item_size * (some_steps if stage.name == DECODE else 1)
-        # What a pass adds to the cache may come after its most demanding operator; what earlier ones added is there.
+        # A pass may extend the cache after its most demanding operator. What earlier passes added is there before.
         before_last = cached
         if stage.name == DECODE:
             before_last = decoder.cache_of(workload, prompt + steps - some_steps) * cache_item_size
@@ -200,9 +199,9 @@ def largest_batch(needed: Callable[[int], int], available: int) -> int:
     Parameters
     ----------
     needed : callable
-        Bytes that a batch needs; more for a larger one.
+        Returns the bytes that a batch needs; more for a larger one.
     available : int
-        Bytes that there are.
+        Bytes of memory.
 
     Returns
     -------
@@ -221,7 +220,7 @@ def largest_batch(needed: Callable[[int], int], available: int) -> int:
 
 
 def _memory(family: Family[Any], architecture: Any, workload: Workload, device: int | None, known: bool) -> Memory:
-    """What a workload needs and whether a device of some bytes has it; not said where the weights are not known."""
+    """Return the memory that a workload needs, and whether a device has it; None where that is not known."""
     available = device if known else None
 
     def needed(batch: int) -> int:

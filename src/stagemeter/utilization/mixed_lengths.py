@@ -1,9 +1,9 @@
-"""The work of requests of many lengths, by closed form: an estimate from their means, between bounds.
+"""Estimate the work of requests of many lengths by closed form, between bounds.
 
-With S tokens computed of a prompt of P, a prefill costs h + a S + q S P where attention is counted dense, and a decode
-step that attends to c tokens h + a + q c. So the sum over requests needs the sum of S P and of all c, of which a
-serving engine's histograms give bounds. Where a closed form is no such polynomial, such as with padding or with a
-window that some requests reach, bounds are those of the ends of each bucket.
+A prefill that computes S tokens of a prompt of P costs h + a S + q S P, with attention counted dense. A decode step
+that attends to c tokens costs h + a + q c. So the sum over requests needs the sums of S P and of c. A serving engine's
+histograms bound them. Where a closed form is not such a polynomial (padding, a window that some requests reach), the
+ends of each bucket bound the work.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, me
 from stagemeter.profiling.lengths import RequestLengths
 
 QUANTITIES = ("flops", "flops_causal")
-#: Lengths at which a polynomial is compared with the closed form that it stands for.
+#: The number of lengths at which a polynomial is checked against its closed form.
 _CHECKS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """Work of some requests.
+    """The work of some requests.
 
     Attributes
     ----------
     estimate : int
-        By the mean lengths, or the nearest that is possible.
+        The work at the mean lengths, or the nearest possible.
     least, most : int
         Bounds.
     """
@@ -46,7 +46,7 @@ class Estimated:
 
     @property
     def exact(self) -> bool:
-        """Whether nothing is open."""
+        """Whether the bounds are equal."""
         return self.least == self.most
 
 
@@ -82,15 +82,15 @@ class LanguageForms:
         return int(getattr(cost, self.quantity))
 
     def prefill(self, tokens: int) -> int:
-        """FLOPs of a prefill of as many tokens, none from a cache."""
+        """Return the FLOPs of a prefill of some tokens, none of them from a cache."""
         return self._cost(PREFILL, replace(self.workload, prompt_tokens=tokens)) if tokens > 0 else 0
 
     def step(self, context: int) -> int:
-        """FLOPs of a decode step that attends to as many tokens, itself included."""
+        """Return the FLOPs of a decode step that attends to some tokens, itself included."""
         return self._cost(DECODE, replace(self.workload, decode_context=context))
 
     def bends(self, first: int, last: int) -> list[int]:
-        """Contexts from the first to the last between which the cost of a step grows evenly; both are among them."""
+        """Return the contexts between which the cost of a step grows evenly, the first and the last included."""
         request = replace(self.workload, prompt_tokens=max(1, first - 1), new_tokens=max(2, last - first + 2))
         found = self._family.stage(DECODE).bends(self._architecture, request)
         return sorted({first, last, *(bend for bend in found if first < bend < last)})
@@ -99,7 +99,7 @@ class LanguageForms:
 def language_work(
     report: Mapping[str, Any], workload: Workload, lengths: RequestLengths, quantity: str = "flops"
 ) -> dict[str, Estimated]:
-    """Work of prefill and of all decode steps of requests of many lengths.
+    """Return the work of prefill and of all decode steps of requests of many lengths.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def language_work(
     workload : Workload
         What all requests have in common: page, data type.
     lengths : RequestLengths
-        How long they were.
+        Lengths of the requests.
     quantity : str
         ``flops`` or ``flops_causal``.
 
@@ -127,30 +127,30 @@ def language_work(
 
 @dataclass(frozen=True)
 class RequestsWork:
-    """Work of the language model over requests of many lengths.
+    """The work of the language model over requests of many lengths.
 
     Attributes
     ----------
     lengths : RequestLengths
-        How long they were.
+        Lengths of the requests.
     parts : mapping
-        By quantity, ``flops`` and ``flops_causal``, and stage, ``prefill`` and ``decode``: summed over the requests.
+        Sums over the requests by quantity (``flops``, ``flops_causal``) and stage (``prefill``, ``decode``).
     """
 
     lengths: RequestLengths
     parts: Mapping[str, Mapping[str, Estimated]]
 
     def total(self, quantity: str) -> Estimated:
-        """Both stages together."""
+        """Return the work of both stages together."""
         parts = self.parts[quantity].values()
         return Estimated(*(sum(getattr(part, end) for part in parts) for end in ("estimate", "least", "most")))
 
     def mean(self, quantity: str, stage: str) -> int:
-        """The estimate for one request, to the nearest whole number."""
+        """Return the estimate for one request, rounded."""
         return round(Fraction(self.parts[quantity][stage].estimate, self.lengths.requests))
 
     def flags(self) -> list[str]:
-        """Say how far the work of the requests is open."""
+        """Say how far the bounds of the work are apart."""
         flags, work, lengths = [], self.total("flops"), self.lengths
         if not work.exact:
             below, above = (100 * (end / work.estimate - 1) for end in (work.least, work.most))
@@ -167,9 +167,9 @@ class RequestsWork:
 
 
 def requests_work(report: Mapping[str, Any], workload: Workload, lengths: RequestLengths | None) -> RequestsWork | None:
-    """Work of requests of many lengths; None where nothing is known of them, or the report has no closed form.
+    """Return the work of requests of many lengths; None without lengths or without a closed form.
 
-    Parameters are those of `language_work`.
+    See `language_work` for the parameters.
     """
     if lengths is None or report["closed_form"] is None:
         return None
@@ -189,7 +189,7 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
     if polynomial is None:
         if not bounded:
             return known(count * forms.prefill(max(1, round(computed.total / count))))
-        # Tokens from a cache are attended to, so that a part costs at least what it would alone.
+        # Tokens attend to those from a cache, so a part costs at least as much as it does alone.
         least = monotone(computed if lengths.cached else whole, forms.prefill).least
         return Interval(least, monotone(whole, forms.prefill).most)
     constant, linear, square = polynomial
@@ -198,22 +198,22 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
         return alone
     grown = _attended(forms, longest)
     if grown is None:
-        # What a token costs depends on its context in another way, as with latents that are expanded anew.
+        # The cost of a token depends on its context in another way, as with latents that each pass expands.
         all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
         return Interval(alone.least, all_of_it.most)
-    # Tokens from the cache are attended to without a mask: S (P - S) pairs more.
+    # No mask hides tokens from the cache: S (P - S) further pairs.
     return alone + sums.prompt * grown + sums.computed * -grown
 
 
 def pair_sums_of_whole(lengths: RequestLengths) -> Interval:
-    """Bounds on the sum of squares of whole prompts."""
+    """Return bounds on the sum of squares of whole prompts."""
     return pair_sums(replace(lengths, computed=lengths.prompt)).prompt
 
 
 def _attended(forms: LanguageForms, longest: int) -> int | None:
-    """FLOPs for each further token of the context that a token attends to; None where it is not one number.
+    """Return the FLOPs of a token for each further token of its context; None where that is not one number.
 
-    A decode step is a prefill of one token over a cache, and shows it.
+    A decode step shows it: it is a prefill of one token over a cache.
     """
     dense = replace(forms, quantity="flops")
     polynomial = _quadratic(dense.prefill, longest)
@@ -234,13 +234,13 @@ def _decode(forms: LanguageForms, lengths: RequestLengths, sums: PairSums) -> In
     costs = {point: forms.step(point) for point in points}
     first, last = points[0], points[-1]
     slope = (costs[last] - costs[first]) // (last - first) if last > first else 0
-    # Between its bends the cost of a step grows evenly, so it lies between two parallels that touch it there.
+    # The cost of a step grows evenly between bends, so it lies between two parallels through them.
     apart = [cost - slope * point for point, cost in costs.items()]
     return Interval(min(apart) * steps, max(apart) * steps) + sums.decode * slope
 
 
 def _quadratic(work: Callable[[int], int], longest: int) -> tuple[int, int, int] | None:
-    """Constant, linear and square coefficients of a polynomial of whole numbers; None if it is none up to a length."""
+    """Return the constant, linear and square coefficients of a function; None if it is no such polynomial."""
     first, second, third = (work(tokens) for tokens in (1, 2, 3))
     square, odd = divmod(third - 2 * second + first, 2)
     linear = second - first - 3 * square
@@ -252,6 +252,6 @@ def _quadratic(work: Callable[[int], int], longest: int) -> tuple[int, int, int]
 
 
 def _spread(first: int, last: int) -> Sequence[int]:
-    """Some numbers from the first to the last, odd and even, both ends among them."""
+    """Return some numbers from the first to the last, odd and even, with both ends."""
     step = (last - first) / _CHECKS
     return sorted({first, last, *(first + round(step * number) for number in range(_CHECKS))})

@@ -1,4 +1,4 @@
-"""Times and counts become utilization: MFU, MBU and roofline bounds of every stage. Needs no torch.
+"""Pair times with counts: MFU, MBU and roofline bounds of every stage. Needs no torch.
 
 Definitions, with F the FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and
 writes, t its time, P and W the device's peak rates of arithmetic and of memory:
@@ -23,25 +23,25 @@ from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import Work, counted_work, differing_fields, with_experts, work_at
 
-#: Changes with every change of the pairing's keys or of what they mean.
+#: Changes with the keys of a pairing and their meaning.
 SCHEMA_VERSION = "1.1"
-#: What the reasons of stages without a count begin with.
+#: The beginning of the reason that a stage without a count is missing for.
 NO_COUNT = "no count"
 
 Pairing = dict[str, Any]
 
-#: An MFU beyond which seconds were probably given for milliseconds.
+#: Above this MFU, a time was probably given in seconds.
 _OTHER_UNIT = 100
 
 _ASSUMPTIONS = (
     "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
     "mfu counts attention dense, mfu_causal with causal self-attention halved",
     "the peak is the dense one, without structured sparsity",
-    "bytes are those of operators that are not fused with one another: a kernel that fuses several moves fewer, and "
-    "what stays in a cache is not moved, so that MBU can come out above what the memory delivered",
-    "bytes of experts are of those that ran, where a profile counted them or it cannot be otherwise; else a warning "
-    "says between which bounds they are",
-    "rates and utilization are of one device; several that work on a request are taken to share its work evenly",
+    "bytes are those of unfused operators: a fused kernel moves fewer, and a cache spares some, so MBU can exceed what "
+    "the memory delivered",
+    "bytes are those of the experts that ran, where that is known; otherwise a warning says between which bounds they "
+    "are",
+    "rates and utilization are of one device; several devices share the work of a request evenly",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
 )
 
@@ -64,17 +64,17 @@ def pair(
     times_ms : mapping
         Own milliseconds by stage, see `stagemeter.profiling.profile.Profile`.
     workload : Workload
-        What was measured.
+        The workload that was measured.
     peak : Peak
-        What it ran on.
+        Peak rates of the device.
     experts_read : mapping, optional
-        By stage, how many experts of a layer a pass read, see `with_experts`. Where it is not known, ``bytes``,
-        ``gbps`` and ``mbu`` are what they are at most, ``bytes_least``, ``roofline_ms`` and ``roofline_fraction`` at
-        least, and a flag says so.
+        Experts of a layer that a pass of each stage read, see `stagemeter.utilization.work.with_experts`. Where that
+        is not known, ``bytes``, ``gbps`` and ``mbu`` are upper bounds, ``bytes_least``, ``roofline_ms`` and
+        ``roofline_fraction`` are lower bounds, and a flag says so.
     devices : Devices
-        How many there were. Rates and utilization are of one of those that worked on a request together.
+        The devices. Rates and utilization are of one of those that worked on a request together.
     requests : RequestsWork, optional
-        Work of the requests that the times are means over, where their lengths differed.
+        Work of the requests that the times are means over, where their lengths differ.
 
     Returns
     -------
@@ -82,13 +82,13 @@ def pair(
         ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: ``time_ms``,
         ``flops``, ``flops_causal``, ``bytes``, ``bytes_least``, ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``,
         ``gbps``, ``roofline_ms``, ``roofline_fraction`` and ``bound_by``; what needs a bandwidth is None without one.
-        ``missing``: why others have none. ``counts``: where the counts are from. ``devices``: ``count``, ``engines``,
-        ``per_request`` and ``source``. ``peak``, of one device, ``flags`` and ``assumptions``.
+        ``missing``: the reason for each other stage. ``counts``: the source of the counts. ``devices``: ``count``,
+        ``engines``, ``per_request`` and ``source``. ``peak``, of one device, ``flags`` and ``assumptions``.
 
     Raises
     ------
     StagemeterError
-        If so many experts cannot have been read.
+        If a pass cannot have read so many experts.
     """
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
@@ -127,7 +127,7 @@ def pair(
 def _mean_work(
     work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, requests: RequestsWork
 ) -> dict[str, Work]:
-    """Put the mean over requests in place of the work at their mean length. Bytes stay those of the latter."""
+    """Replace the FLOPs at the mean length by the mean over requests. Bytes stay those at the mean length."""
     settled = dict(work)
     for stage in {PREFILL, DECODE} & work.keys():
         flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
@@ -142,7 +142,7 @@ def _mean_work(
 def _rows(
     stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Work out every stage that has both a time and a count, then the sums, and say why others are missing."""
+    """Return a row for each stage and sum that has a time and a count, and the reason for each that lacks one."""
     requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
     if DECODE_TOTAL in requests:
         requests[DECODE] = requests.pop(DECODE_TOTAL)
@@ -182,7 +182,7 @@ def _time_of_sum(
     times_ms: Mapping[str, float],
     aggregates: Mapping[str, list[str]],
 ) -> float | None:
-    """Time of several stages together: the sum of theirs, with those that were timed as one in place of their parts."""
+    """Return the time of several stages together. Stages that were timed as one replace their parts."""
     if all(stage in requests for stage in stages):
         return sum(requests[stage] for stage in stages)
     left, time = list(stages), 0.0
@@ -204,7 +204,7 @@ def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[
 
 
 def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices: int) -> dict[str, Any]:
-    """One line of the table: work and time per pass, rates and utilization per device."""
+    """Return work and time per pass, and rates and utilization per device."""
     parts = list(works)
     flops = sum(part.flops for part in parts)
     causal = sum(part.flops_causal for part in parts)
@@ -232,12 +232,12 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
 
 
 def _per_pass(total: int, passes: int) -> int | float:
-    # Exact where it comes out even.
+    # An integer where it divides evenly.
     return total // passes if total % passes == 0 else total / passes
 
 
 def _disagreements(report: Mapping[str, Any]) -> list[str]:
-    """What the static report says against its own counts."""
+    """Return what the static report says against its own counts."""
     flags = [f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]]
     return flags + [
         f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
@@ -246,7 +246,7 @@ def _disagreements(report: Mapping[str, Any]) -> list[str]:
 
 
 def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What cannot be: nothing runs faster than its device can."""
+    """Flag what exceeds the device: nothing runs faster than its peak."""
     flags = []
     for stage, row in rows.items():
         above = [name for name in ("mfu", "mbu", "roofline_fraction") if row[name] is not None and row[name] > 1]
@@ -258,13 +258,13 @@ def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
         elif "mfu" in above:
             why = "the time, the workload or the peak is not that of this run"
         else:
-            why = "the peak bandwidth is not this device's, or caches and fused kernels spared it the traffic"
+            why = "the peak bandwidth is not this device's, or caches and fused kernels saved traffic"
         flags.append(f"{stage}: above 1: {values}: {why}")
     return flags
 
 
 def _unsettled(rows: Mapping[str, Mapping[str, Any]], cached: bool) -> list[str]:
-    """Which bytes are known between bounds only, for want of the experts that ran."""
+    """Flag the stages whose bytes have bounds only, since the experts that ran are not known."""
     open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
     stages = [stage for stage in open_rows if not cached or stage == DECODE]
     if not stages:

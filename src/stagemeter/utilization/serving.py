@@ -1,4 +1,4 @@
-"""A serving engine's requests, whose lengths differ: their work, and the utilization of the devices. Needs no torch."""
+"""The utilization of a serving engine's devices, beside the engine's own estimate. Needs no torch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stagemeter.utilization.pairing import NO_COUNT, Pairing
 
 #: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
 _ENGINE_EXPLANATION = (
-    "vLLM estimates attention, feed-forward network and output head of the language model and leaves the vision "
-    "encoders out (vllm/v1/metrics/perf.py); it estimates what it scheduled on one GPU of each engine, a prompt that "
-    "is cut into chunks chunk by chunk, and ours is the work of the requests that finished"
+    "vLLM estimates attention, feed-forward network and output head of the language model, without the vision encoders "
+    "(vllm/v1/metrics/perf.py). It estimates what it scheduled on one GPU of each engine, chunk by chunk; ours is the "
+    "work of the requests that finished"
 )
 
 
@@ -24,27 +24,27 @@ def engine_section(
     devices: Devices,
     work: RequestsWork | None = None,
 ) -> dict[str, Any] | None:
-    """Work out the utilization of a serving engine's devices, and set its own estimate of the work beside ours.
+    """Return the utilization of a serving engine's devices, with the engine's own estimate of the work beside ours.
 
     Parameters
     ----------
     pairing : dict
         See `stagemeter.utilization.pairing.pair`.
     metrics : mapping
-        Metrics of the profile. Those that matter begin with ``engine/``.
+        Metrics of the profile, such as ``engine/requests``.
     devices : Devices
         The devices of all engines.
     work : RequestsWork, optional
-        Work of the language model over all requests. Without, it is that of as many requests of the mean length, and
-        nothing bounds it.
+        Work of the language model over all requests. Default: that of as many requests of the mean length, without
+        bounds.
 
     Returns
     -------
     dict or None
         None where the profile is not of a serving engine, or a stage has no count. ``flops``, ``flops_causal``: work of
-        all requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, and the same of it: that work over
-        the seconds that were looked at, whatever overlapped, for each device. ``engine_flops``, ``engine_mfu``: the
-        engine's own estimate. ``explanation`` says what that leaves out.
+        all requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, ``mfu_causal``: that work over the
+        observed seconds, for each device. ``engine_flops``, ``engine_mfu``: the engine's own estimate.
+        ``explanation``: what the estimate leaves out.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())
@@ -68,7 +68,7 @@ def engine_section(
     section["vision_flops"] = vision
     estimate = metrics.get("engine/estimated_flops")
     if estimate:
-        # Of each engine it is the work of one of its devices.
+        # The engine estimates the work of one of its devices.
         theirs, ours = estimate * devices.per_request, section["flops"]
         section |= {
             "engine_flops": theirs,

@@ -1,7 +1,7 @@
 """Closed forms of the language model's work, exact for gated, grouped-query and mixture-of-experts decoders.
 
-The functions keep the names and the leading parameters that they had in the system Stagemeter starts from; what that
-one left out (gates, key and value projections, experts, output head) are keyword parameters here. They need no torch.
+The functions keep the names and leading parameters of the system that Stagemeter starts from. Keyword parameters add
+what it left out: gates, key and value projections, experts, the output head. They need no torch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class DecoderSizes(TypedDict, total=False):
 def estimate_prefill_flops_total(
     d_model: int, d_ff: int, n_layers: int, seq_len: int, *, batch_size: int = 1, **sizes: Unpack[DecoderSizes]
 ) -> int:
-    """FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
+    """Return the FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def estimate_prefill_flops_total(
 def estimate_decode_flops_per_token(
     d_model: int, d_ff: int, n_layers: int, ctx_len: int, **sizes: Unpack[DecoderSizes]
 ) -> int:
-    """FLOPs of one decode step of one sequence.
+    """Return the FLOPs of one decode step of one sequence.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def estimate_decode_flops_per_token(
 def select_decode_context_len(
     mode: str, fixed: int | None, prefill_len: int, new_tokens: int, model_window: int | None
 ) -> int:
-    """Choose the context at which a decode step is looked at.
+    """Choose the context of the decode step that is reported.
 
     Parameters
     ----------
@@ -178,16 +178,16 @@ def select_decode_context_len(
 
 @dataclass(frozen=True, slots=True)
 class StageMFU:
-    """Model FLOPs utilization of the stages of a request.
+    """The model FLOPs utilization of the stages of a request.
 
     Attributes
     ----------
     decode, prefill, vision : float or None
-        FLOPs over what the device could have done in the stage's time; None where the stage has no work or no time.
+        FLOPs over those of the device's peak in the stage's time; None where the stage has no work or no time.
     model_level : float
-        That of all stages together which have a time: their FLOPs over the sum of their times.
+        Utilization of all stages that have a time: their FLOPs over the sum of their times.
     source : str
-        Where the FLOPs are from: ``static report``, ``closed form of the static report``, or ``closed forms``.
+        Source of the FLOPs: ``static report``, ``closed form of the static report``, or ``closed forms``.
     """
 
     decode: float | None
@@ -216,7 +216,7 @@ def compute_stage_mfu(
     batch_size: int | None = None,
     **sizes: Unpack[DecoderSizes],
 ) -> StageMFU:
-    """Model FLOPs utilization of a request whose times are known.
+    """Return the model FLOPs utilization of a request whose times are known.
 
     Parameters
     ----------
@@ -270,13 +270,13 @@ def compute_stage_mfu(
         context = select_decode_context_len(ctx_len_mode, ctx_len_fixed, prefill_len, new_tokens, model_window)
         exact = ctx_len_mode == "auto"
         contexts = (prefill_len + 1, prefill_len + new_tokens - 1) if exact else (context, context)
-        # The cost of a step grows evenly with its context: all together cost as many times the mean of both ends.
+        # The cost of a step grows evenly with its context, so the mean step is the mean of both ends.
         ends = [estimate_decode_flops_per_token(d_model, d_ff, n_layers, max(1, end), **sizes) for end in contexts]
         prefill = estimate_prefill_flops_total(d_model, d_ff, n_layers, prefill_len, batch_size=batch_size, **sizes)
         decode = batch_size * (new_tokens - 1) * sum(ends) / 2
         work, source = {VISION: vision_flops or 0.0, PREFILL: prefill, DECODE: decode}, "closed forms"
     times = {VISION: vision_ms or 0.0, PREFILL: prefill_ms, DECODE: decode_ms or 0.0}
-    # A time without work, or work without a time, would pass for low or for high utilization.
+    # A time without work would lower the utilization, and work without a time would raise it.
     timed = [stage for stage, time in times.items() if time > 0 and work[stage]]
     peak = float(peak_tflops or 0) * 1e12
 
@@ -295,7 +295,7 @@ def compute_stage_mfu(
 def _reported_work(
     report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
 ) -> tuple[dict[str, float], str]:
-    """FLOPs of vision, prefill and all decode steps by a report, and where in it they are from."""
+    """Return the FLOPs of vision, prefill and all decode steps by a report, and their source in it."""
     from stagemeter.utilization.work import counted_work
 
     counted = Workload.from_dict(report["metadata"]["workload"])
@@ -321,7 +321,7 @@ def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSize
     key_value_heads = sizes.get("n_key_value_heads", heads)
     experts, experts_per_token = sizes.get("n_experts", 0), sizes.get("n_experts_per_token", 0)
     expert_intermediate = sizes.get("d_expert", 0)
-    # A decoder with experts has them in every layer, unless it is said how many layers are dense.
+    # A decoder with experts has them in every layer, unless n_dense_layers says otherwise.
     dense_layers = sizes.get("n_dense_layers", 0 if experts else n_layers)
     _at_least(1, d_model=d_model, d_ff=d_ff, n_layers=n_layers, n_heads=heads, n_key_value_heads=key_value_heads)
     _at_least(

@@ -1,4 +1,4 @@
-"""Traces that torch's profiler wrote here, on the CPU."""
+"""Traces that torch's profiler writes here on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from traced_requests import REQUESTS, STEPS
 
 @pytest.fixture(scope="session")
 def torch_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two requests: a prefill around the vision stages, then three decode steps each."""
+    """Trace two requests: a prefill around the vision stages, then three decode steps each."""
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -42,14 +42,14 @@ def torch_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def torch_events(torch_trace: Path) -> list[dict[str, Any]]:
-    """The user annotations of that trace."""
+    """Return the user annotations of that trace."""
     events = json.loads(torch_trace.read_text())["traceEvents"]
     return [event for event in events if event.get("cat") == "user_annotation"]
 
 
 @pytest.fixture
 def compressed(torch_trace: Path, tmp_path: Path) -> Path:
-    """The same trace, compressed."""
+    """Return the same trace, compressed."""
     path = tmp_path / "trace.json.gz"
     path.write_bytes(gzip.compress(torch_trace.read_bytes()))
     return path

@@ -10,7 +10,9 @@ from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.page_stages import Inputs, page_stage
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
 from stagemeter.models.decoder.stages import empty
-from stagemeter.models.family import Stage, Variables
+from stagemeter.models.family import PageRules, Stage, Variables
+from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
@@ -40,6 +42,13 @@ def square_pixels(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
     """Return the pixels of all views of a batch."""
     side = sizes.vision.image_size
     return {"pixel_values": empty(model, views_of(workload), CHANNELS, side, side)}
+
+
+def square_rules(default: int, crops: bool) -> Callable[[Any, ProcessorSettings], PageRules]:
+    """Return what reads the rules of a processor that brings every page to one square view, see `one_view`."""
+    return lambda sizes, settings: one_view(
+        settings, sizes.vision.image_size, sizes.projector.tokens, default=default, crops=crops
+    )
 
 
 def square_encoder(module: str = VISION, inputs: Inputs = square_pixels) -> Stage[Any]:

@@ -22,9 +22,9 @@ from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_language import VISION
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Variables, with_values
+from stagemeter.models.family import CacheRecorder, Family, PageRules, Variables, with_values
 from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.square_views import square_views
+from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.shipped import shipped_configurations
 from stagemeter.models.sizes import sizes_reader
@@ -168,15 +168,7 @@ def _step(model: Any, sizes: Florence2Architecture, workload: Workload, recorder
 
 
 def _rules(sizes: Florence2Architecture, settings: ProcessorSettings) -> PageRules:
-    side, tokens = sizes.vision.image_size, sizes.view_tokens
-    settings.image.require("image_seq_length", needed=tokens, why="a page becomes")
-    check = square_views(settings.image, side, default=224, crops=True)
-
-    def page(width: int, height: int) -> PageViews:
-        check(width, height)
-        return PageViews(1, 0, side, side, (1, 1), tokens)
-
-    return PageRules(page)
+    return one_view(settings, sizes.vision.image_size, sizes.view_tokens, default=224, crops=True)
 
 
 _PAGES = {"views": "pages: batch_size"}

@@ -6,12 +6,9 @@ A page is shrunk and cropped to the one view that the encoder takes. Source: tra
 
 from __future__ import annotations
 
-from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
+from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector, square_rules
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules
-from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer
@@ -28,17 +25,13 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
-def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    return one_view(settings, sizes.vision.image_size, sizes.projector.tokens, default=224, crops=True)
-
-
 FAMILY = vision_language_family(
     name="llava",
     title="LLaVA 1.5: one view through CLIP, two-layer projector",
     model_types=("llava",),
     sizes=VisionLanguageArchitecture,
     read=_read,
-    rules=_rules,
+    rules=square_rules(default=224, crops=True),
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
     shipped=("llava-1.5-7b",),

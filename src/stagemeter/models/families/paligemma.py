@@ -7,13 +7,10 @@ A page is squeezed into the one square view that the encoder takes. Source: tran
 from __future__ import annotations
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
+from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector, square_rules
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules
-from stagemeter.models.pages.settings import ProcessorSettings
-from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
 from stagemeter.models.vision.vit import vision_transformer
@@ -40,17 +37,13 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     return VisionLanguageArchitecture(vision, projector, decoder)
 
 
-def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    return one_view(settings, sizes.vision.image_size, sizes.projector.tokens, default=224, crops=False)
-
-
 FAMILY = vision_language_family(
     name="paligemma",
     title="PaliGemma 1 and 2: one view through SigLIP, a decoder like Gemma's",
     model_types=("paligemma",),
     sizes=VisionLanguageArchitecture,
     read=_read,
-    rules=_rules,
+    rules=square_rules(default=224, crops=False),
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
     shipped=("paligemma-3b",),

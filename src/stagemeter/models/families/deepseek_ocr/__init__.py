@@ -1,1 +1,1 @@
-"""DeepSeek-OCR: its family, configuration, tiling, page and prompt."""
+"""DeepSeek-OCR: family, configuration, modes, tiling, page and prompt."""

@@ -1,7 +1,4 @@
-"""DeepSeek-OCR's sizes: read from a configuration, checked, and handed to transformers.
-
-Two layouts are read: that of the official checkpoint, and that of transformers.
-"""
+"""Sizes of DeepSeek-OCR, read from a configuration in the layout of the official checkpoint or of transformers."""
 
 from __future__ import annotations
 
@@ -23,15 +20,15 @@ from stagemeter.models.vision.sam import SamArchitecture
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-#: Name by which the published model is asked for.
+#: Name of the published model.
 NAME = "deepseek-ocr"
-#: Name of a reduced model of the same architecture, for trying things out: it runs anywhere in seconds.
+#: Name of a reduced model of the same architecture, which runs anywhere in seconds.
 SMALL_NAME = "deepseek-ocr-small"
 SHIPPED = shipped_configurations(NAME, SMALL_NAME)
 _OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
 _TRANSFORMERS_TYPE = "unlimited_ocr"
-#: Sizes that the authors' code fixes and the published configuration does not name (deepencoder.py of the
-#: checkpoint: ``build_sam_vit_b``, ``build_clip_l``).
+#: Sizes that the authors' code fixes and the published configuration leaves out: ``build_sam_vit_b`` and
+#: ``build_clip_l`` in deepencoder.py of the checkpoint.
 _SAM_PATCH_SIZE = 16
 _SAM_WINDOW_SIZE = 14
 _SAM_NECK = 256
@@ -58,7 +55,7 @@ class DeepseekOCRArchitecture(Sizes):
 
     @property
     def projector_inputs(self) -> int:
-        """Width of what the projector takes: CLIP's features beside SAM's."""
+        """Width of the projector's input: CLIP's features beside SAM's."""
         return self.clip.hidden + self.sam.downsample_channels[-1]
 
     @property
@@ -68,7 +65,7 @@ class DeepseekOCRArchitecture(Sizes):
 
 
 def published_architecture() -> DeepseekOCRArchitecture:
-    """Sizes of the published DeepSeek-OCR, from the configuration that the package ships."""
+    """Return the sizes of the published DeepSeek-OCR, from the shipped configuration."""
     return _shipped_architecture(NAME)
 
 
@@ -80,19 +77,19 @@ def _shipped_architecture(name: str) -> DeepseekOCRArchitecture:
 
 
 def is_deepseek_ocr(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is DeepSeek-OCR's, in the layout of the checkpoint or in that of transformers."""
+    """Return whether a configuration is DeepSeek-OCR's, in either layout."""
     return _OFFICIAL in (config.get("architectures") or []) or (is_unlimited(config) and not has_window(config))
 
 
 def is_unlimited(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is in the layout of transformers, which has one class for both families."""
+    """Return whether a configuration is in the layout of transformers, which has one class for both families."""
     return config.get("model_type") == _TRANSFORMERS_TYPE
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration in the layout of transformers limits what generated tokens attend to.
+    """Return whether a configuration in the layout of transformers limits what generated tokens attend to.
 
-    That is what tells Unlimited-OCR from DeepSeek-OCR.
+    Unlimited-OCR has such a window, DeepSeek-OCR has none.
     """
     text = config.get("text_config")
     if not isinstance(text, Mapping):
@@ -100,7 +97,7 @@ def has_window(config: Mapping[str, Any]) -> bool:
     window, longest = text.get("sliding_window"), text.get("max_position_embeddings")
     if window is None or longest is None:
         return False
-    # What is no number is no missing window: it is refused by name where the sizes are read.
+    # A window that is not a number is refused by name where the sizes are read.
     return not isinstance(window, int) or not isinstance(longest, int) or window < longest
 
 
@@ -110,16 +107,16 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
     Parameters
     ----------
     config : mapping
-        What ``config.json`` holds.
+        Content of ``config.json``.
     source : str
-        Where it is from, for error messages.
+        Its source, for errors.
     window : bool
-        Whether what generated tokens attend to may be limited.
+        Whether a window over generated tokens is allowed.
 
     Raises
     ------
     StagemeterError
-        If it describes another architecture, lacks a key, or contradicts itself.
+        If the configuration is of another architecture, lacks a key, or contradicts itself.
     """
     names = config.get("architectures") or []
     if not (_OFFICIAL in names or is_unlimited(config)):
@@ -130,8 +127,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
     settings = Settings(config, source)
     if settings.flag("tie_word_embeddings", default=False):
         raise StagemeterError(
-            f"{source}: tie_word_embeddings is true, and DeepSeek-OCR is counted with an output head of its own. "
-            "Leave it out"
+            f"{source}: tie_word_embeddings is true, but DeepSeek-OCR has an output head of its own. Leave it out"
         )
     if _OFFICIAL in names:
         architecture = _from_official(settings)
@@ -144,13 +140,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
 
 
 def require_no_window(architecture: DeepseekOCRArchitecture, source: str) -> None:
-    """Refuse sizes of Unlimited-OCR where DeepSeek-OCR is meant: both are of one class.
-
-    Raises
-    ------
-    StagemeterError
-        If what generated tokens attend to is limited.
-    """
+    """Refuse sizes of Unlimited-OCR in place of DeepSeek-OCR's, which have the same class."""
     if architecture.decoder.generated_window:
         raise StagemeterError(
             f"{source} has a sliding window of {architecture.decoder.generated_window} tokens: that is "
@@ -226,7 +216,7 @@ def _from_transformers(settings: Settings) -> DeepseekOCRArchitecture:
 
 
 def _channels(sam: Settings) -> tuple[int, int]:
-    """Channels of the two strided convolutions behind SAM."""
+    """Return the channels of the two strided convolutions behind SAM."""
     channels = sam.wholes("downsample_channels")
     if len(channels) != 2:
         raise StagemeterError(f"{sam.source}: downsample_channels is {shown(list(channels))}; it must hold two numbers")
@@ -280,7 +270,7 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
 
 
 def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = "sdpa") -> PretrainedConfig:
-    """Build the configuration from which transformers makes the model.
+    """Build the configuration of transformers' model.
 
     Parameters
     ----------
@@ -332,7 +322,7 @@ def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = 
             "moe_intermediate_size": decoder.expert_intermediate,
             "vocab_size": decoder.vocabulary,
             "max_position_embeddings": decoder.max_positions,
-            # DeepSeek-OCR attends to everything; the window is what Unlimited-OCR adds, and may not be left out.
+            # DeepSeek-OCR attends to everything. transformers demands a window, which Unlimited-OCR adds.
             "sliding_window": decoder.generated_window or decoder.max_positions,
             "layer_types": [kind] * decoder.layers,
         },

@@ -1,8 +1,8 @@
 """DeepSeek-OCR: stages, closed forms and inputs.
 
-The model is built from transformers' ``unlimited_ocr``, which is the same architecture; transformers has no
-``deepseek_ocr`` of its own. The one difference is a patch embedding of CLIP's that the checkpoint holds and nothing
-uses: its parameters are counted here and marked unused.
+transformers has no ``deepseek_ocr``. The model is built as its ``unlimited_ocr``, which has the same architecture. One
+difference remains: the checkpoint holds a patch embedding of CLIP that nothing uses. Its parameters are counted, and
+marked as unused.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageR
 
 
 def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:
-    """The groups of equal views that pass through the encoders: global views, and local ones if there are any."""
+    """Return the groups of equal views that pass through the encoders: global views, then tiles."""
     sides = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
     sam = architecture.sam
     return [
@@ -101,7 +101,7 @@ def _view_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> li
 
 
 def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> Any:
-    # The sizes say all; the official checkpoint's configuration is none that transformers knows.
+    # transformers does not know the official checkpoint's configuration.
     return build_without_weights(transformers_config(architecture))
 
 
@@ -133,7 +133,7 @@ def _run_projector(model: Any, architecture: DeepseekOCRArchitecture, workload: 
 
 
 def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
-    """What the whole model takes of the pages of a batch."""
+    """Return the arguments of the whole model for the pages of a batch."""
     pixels = page_pixels(model, workload)
     page: dict[str, Any] = {"pixel_values": pixels[0]}
     if workload.local_views:
@@ -144,13 +144,7 @@ def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Wor
 
 
 def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
-    """Empty pixels of a batch of pages, global views first, on the model's device.
-
-    Returns
-    -------
-    list of torch.Tensor
-        One tensor of shape ``(views, 3, side, side)`` per group of views.
-    """
+    """Return empty pixels of a batch of pages on the model's device: ``(views, 3, side, side)`` per group of views."""
     groups = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
     return [empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
 
@@ -162,7 +156,7 @@ def _pixels(page: Any, workload: Workload) -> Mapping[str, torch.Tensor]:
 
 
 def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
-    """Views, side and channels of SAM's feature maps."""
+    """Return views, side and channels of SAM's feature maps."""
     sam = model.config.vision_config.sam_config
     shapes = []
     for pixels in page_pixels(model, workload):
@@ -172,7 +166,7 @@ def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
 
 
 def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
-    """The decoder of an architecture."""
+    """Return the decoder of an architecture."""
     return architecture.decoder.decoder
 
 
