@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from stagemeter.comparing.subject import Subject
 from stagemeter.core.errors import StagemeterError
@@ -17,7 +17,51 @@ _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
 #: Rows that are sums of others, or the rest. They stand below, in this order.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
 
-Comparison = dict[str, Any]
+
+class ComparedSubject(TypedDict):
+    """A subject of a comparison, see `stagemeter.comparing.subject.Subject`."""
+
+    name: str
+    source: str
+    kind: str
+    run_id: str | None
+    link: str | None
+
+
+class ComparedRow(TypedDict):
+    """A stage: a value of each subject, and its difference and ratio to the baseline."""
+
+    stage: str
+    values: list[float | None]
+    differences: list[float | None]
+    ratios: list[float | None]
+
+
+class ComparedQuantity(TypedDict):
+    """A quantity of all subjects. Stages are in the order of a request, rows in that of their differences."""
+
+    unit: str
+    stages: list[str]
+    rows: list[ComparedRow]
+
+
+class DifferingSetting(TypedDict):
+    """A setting that subjects have with different values."""
+
+    name: str
+    values: list[str | None]
+
+
+class Comparison(TypedDict):
+    """A comparison, see `compare`."""
+
+    schema_version: str
+    subjects: list[ComparedSubject]
+    baseline: int
+    quantities: dict[str, ComparedQuantity]
+    configuration: list[DifferingSetting]
+    environment: list[DifferingSetting]
+    notes: list[str]
 
 
 def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baseline: int = 0) -> Comparison:
@@ -99,7 +143,7 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
     return notes
 
 
-def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str, Any]:
+def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> ComparedQuantity:
     if name not in COMPARED:
         raise StagemeterError(f"--metric {name}: unknown; known are {', '.join(COMPARED)}")
     prefix = f"{name}/"
@@ -118,7 +162,7 @@ def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> dict[str
     return {"unit": COMPARED[name], "stages": stages, "rows": rows}
 
 
-def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str, Any]:
+def _row(stage: str, values: Sequence[float | None], baseline: int) -> ComparedRow:
     base = values[baseline]
     return {
         "stage": stage,
@@ -128,20 +172,20 @@ def _row(stage: str, values: Sequence[float | None], baseline: int) -> dict[str,
     }
 
 
-def _order(row: Mapping[str, Any]) -> tuple[int, float]:
+def _order(row: ComparedRow) -> tuple[int, float]:
     """Sort sums last, and the others by the size of their largest difference."""
     if row["stage"] in SUMS:
         return 1 + SUMS.index(row["stage"]), 0.0
     return 0, -max((abs(difference) for difference in row["differences"] if difference is not None), default=-1.0)
 
 
-def _differing(settings: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[DifferingSetting]:
     names = dict.fromkeys(name for values in settings for name in values)
-    rows = [{"name": name, "values": [values.get(name) for values in settings]} for name in names]
+    rows = [DifferingSetting(name=name, values=[values.get(name) for values in settings]) for name in names]
     return [row for row in rows if len(set(row["values"])) > 1]
 
 
-def _missing(compared: Mapping[str, Any], subjects: Sequence[Subject]) -> list[str]:
+def _missing(compared: Mapping[str, ComparedQuantity], subjects: Sequence[Subject]) -> list[str]:
     notes = []
     for name, quantity in compared.items():
         for position, subject in enumerate(subjects):
@@ -151,7 +195,7 @@ def _missing(compared: Mapping[str, Any], subjects: Sequence[Subject]) -> list[s
     return notes
 
 
-def _contexts(compared: Mapping[str, Any], configuration: Sequence[Mapping[str, Any]]) -> list[str]:
+def _contexts(compared: Mapping[str, ComparedQuantity], configuration: Sequence[DifferingSetting]) -> list[str]:
     """Note where decode steps are at different contexts, and so are not alike."""
     contexts = [
         row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")

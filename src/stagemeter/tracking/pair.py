@@ -125,7 +125,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
                 f"engine: mfu is {engine['mfu']:.3f}, above 1: it is held against the peak of {used.words}, and there "
                 "were more, or the workload is not that of the requests"
             )
-    pairing |= {"profile_run_id": run_id, "static_run_id": static.info.run_id}
+    pairing["profile_run_id"], pairing["static_run_id"] = run_id, static.info.run_id
     pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
     # A missing picture is drawn where it is asked for.
@@ -133,7 +133,8 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
-    return pairing | {"profile_run_name": profile.info.run_name, "changed": changed}
+    pairing["profile_run_name"], pairing["changed"] = profile.info.run_name, changed
+    return pairing
 
 
 def link_back(static: Run, profiles: Sequence[str]) -> None:

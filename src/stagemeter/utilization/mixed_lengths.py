@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from stagemeter.core.cost import Cost, total
 from stagemeter.core.stage_names import DECODE, PREFILL
@@ -23,7 +23,7 @@ from stagemeter.models.registry import family_named
 from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
 from stagemeter.profiling.lengths import RequestLengths
 
-QUANTITIES = ("flops", "flops_causal")
+QUANTITIES: tuple[Literal["flops", "flops_causal"], ...] = ("flops", "flops_causal")
 #: The number of lengths at which a polynomial is checked against its closed form.
 _CHECKS = 24
 
@@ -173,7 +173,9 @@ def requests_work(report: Mapping[str, Any], workload: Workload, lengths: Reques
     """
     if lengths is None or report["closed_form"] is None:
         return None
-    parts = {quantity: language_work(report, workload, lengths, quantity) for quantity in QUANTITIES}
+    parts: dict[str, dict[str, Estimated]] = {
+        quantity: language_work(report, workload, lengths, quantity) for quantity in QUANTITIES
+    }
     return RequestsWork(lengths, parts)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
@@ -23,13 +23,16 @@ from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import Work, counted_work, differing_fields, with_experts, work_at
 
+if TYPE_CHECKING:
+    from stagemeter.core.report_types import BoundBy, PeakRates
+
 #: Changes with the keys of a pairing and their meaning.
 SCHEMA_VERSION = "1.1"
 #: The beginning of the reason that a stage without a count is missing for.
 NO_COUNT = "no count"
 
-Pairing = dict[str, Any]
-
+#: What cannot be above one.
+_SHARES: tuple[Literal["mfu", "mbu", "roofline_fraction"], ...] = ("mfu", "mbu", "roofline_fraction")
 #: Above this MFU, a time was probably given in seconds.
 _OTHER_UNIT = 100
 
@@ -44,6 +47,57 @@ _ASSUMPTIONS = (
     "rates and utilization are of one device; several devices share the work of a request evenly",
     "decode is the mean step of the request; vision, forward and total are sums over stages that run one after another",
 )
+
+
+class PairedStage(TypedDict):
+    """The utilization of a stage, or of several together. Numbers are of one pass, rates of one device."""
+
+    time_ms: float
+    passes: int
+    flops: int | float
+    flops_causal: int | float
+    bytes: int | float
+    bytes_least: int | float
+    mfu: float
+    mfu_causal: float
+    mbu: float | None
+    tflops: float
+    gbps: float
+    roofline_ms: float | None
+    roofline_fraction: float | None
+    bound_by: BoundBy
+
+
+class PairedCounts(TypedDict):
+    """The counts of a pairing, for the whole request, and their source."""
+
+    source: str
+    differences: dict[str, list[Any]]
+    experts_read: dict[str, float]
+    flops: dict[str, int]
+    flops_causal: dict[str, int]
+    made_for_pairing: NotRequired[bool]
+
+
+class Pairing(TypedDict):
+    """Times paired with counts, see `pair`. Pairings of runs name the runs."""
+
+    schema_version: str
+    model: str
+    workload: dict[str, Any]
+    workload_hash: str
+    counts: PairedCounts
+    peak: PeakRates
+    devices: dict[str, Any]
+    stages: dict[str, PairedStage]
+    missing: dict[str, str]
+    flags: list[str]
+    assumptions: list[str]
+    engine: NotRequired[dict[str, Any]]
+    profile_run_id: NotRequired[str]
+    profile_run_name: NotRequired[str]
+    static_run_id: NotRequired[str]
+    changed: NotRequired[bool]
 
 
 def pair(
@@ -141,14 +195,14 @@ def _mean_work(
 
 def _rows(
     stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
-) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+) -> tuple[dict[str, PairedStage], dict[str, str]]:
     """Return a row for each stage and sum that has a time and a count, and the reason for each that lacks one."""
     requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
     if DECODE_TOTAL in requests:
         requests[DECODE] = requests.pop(DECODE_TOTAL)
     elif DECODE in times_ms:
         requests[DECODE] = times_ms[DECODE] * steps
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, PairedStage] = {}
     missing: dict[str, str] = {}
     together = aggregates(stages)
     for stage in stages:
@@ -203,7 +257,7 @@ def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[
     return "no time: it was not measured"
 
 
-def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices: int) -> dict[str, Any]:
+def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices: int) -> PairedStage:
     """Return work and time per pass, and rates and utilization per device."""
     parts = list(works)
     flops = sum(part.flops for part in parts)
@@ -245,14 +299,15 @@ def _disagreements(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _flags(rows: Mapping[str, PairedStage]) -> list[str]:
     """Flag what exceeds the device: nothing runs faster than its peak."""
     flags = []
     for stage, row in rows.items():
-        above = [name for name in ("mfu", "mbu", "roofline_fraction") if row[name] is not None and row[name] > 1]
+        shares = {name: row[name] for name in _SHARES}
+        above = {name: share for name, share in shares.items() if share is not None and share > 1}
         if not above:
             continue
-        values = ", ".join(f"{name} {row[name]:.3f}" for name in above)
+        values = ", ".join(f"{name} {share:.3f}" for name, share in above.items())
         if row["mfu"] > _OTHER_UNIT:
             why = "is its time in milliseconds?"
         elif "mfu" in above:
@@ -263,7 +318,7 @@ def _flags(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return flags
 
 
-def _unsettled(rows: Mapping[str, Mapping[str, Any]], cached: bool) -> list[str]:
+def _unsettled(rows: Mapping[str, PairedStage], cached: bool) -> list[str]:
     """Flag the stages whose bytes have bounds only, since the experts that ran are not known."""
     open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
     stages = [stage for stage in open_rows if not cached or stage == DECODE]
