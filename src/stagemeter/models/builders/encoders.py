@@ -51,7 +51,7 @@ def square_rules(default: int, crops: bool) -> Callable[[Any, ProcessorSettings]
     )
 
 
-def square_encoder(module: str = VISION, inputs: Inputs = square_pixels) -> Stage[Any]:
+def square_encoder(module: str = VISION) -> Stage[Any]:
     """Make the stage of a vision transformer over square views."""
     return page_stage(
         name="vit",
@@ -61,7 +61,7 @@ def square_encoder(module: str = VISION, inputs: Inputs = square_pixels) -> Stag
         parameters=lambda sizes: vit_parameters(sizes.vision),
         variables=VIEWS,
         calls=view_calls,
-        inputs=inputs,
+        inputs=square_pixels,
     )
 
 

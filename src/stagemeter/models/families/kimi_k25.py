@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
@@ -22,7 +23,7 @@ from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings, Processo
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.moonvit import MoonViT, moonvit, require_width
+from stagemeter.models.vision.moonvit import MoonViT, moonvit
 
 #: Most patches of a page, and along one side, by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
@@ -137,7 +138,11 @@ def _read(settings: Settings) -> MoonViTArchitecture:
     merge_size = Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size")
     positions = sizes.whole("pos_emb_height") * sizes.whole("pos_emb_width")
     vision = moonvit(sizes, merge_size, positions)
-    require_width(settings, "projection_hidden_size", vision.hidden)
+    width = settings.whole("projection_hidden_size", vision.hidden)
+    if width != vision.hidden:
+        raise StagemeterError(
+            f"{settings.source}: projection_hidden_size is {width}, and the encoder is {vision.hidden} wide"
+        )
     return MoonViTArchitecture(vision, decoder)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.patches import Patches
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import LinearSize
@@ -16,7 +15,7 @@ from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
 
 @dataclass(frozen=True, slots=True)
 class MoonViT:
-    """Sizes of the vision transformer, and how its patches are merged.
+    """Sizes of the vision transformer, and how its patches are merged, by their names in reports.
 
     Attributes
     ----------
@@ -66,29 +65,10 @@ class MoonViT:
 
 
 def moonvit(sizes: Settings, merge_size: int, positions: int) -> MoonViT:
-    """Read the vision transformer.
-
-    Raises
-    ------
-    StagemeterError
-        If its width cannot be split into its heads.
-    """
+    """Read the vision transformer."""
     return MoonViT(
         **layer_sizes(sizes),
         patch_size=sizes.whole("patch_size"),
         merge_size=merge_size,
         positions=positions,
     )
-
-
-def require_width(settings: Settings, key: str, width: int) -> None:
-    """Refuse a setting that has to be the encoder's width and is not.
-
-    Raises
-    ------
-    StagemeterError
-        If it is given and is another one.
-    """
-    given = settings.whole(key, width)
-    if given != width:
-        raise StagemeterError(f"{settings.source}: {key} is {given}, and the encoder is {width} wide")

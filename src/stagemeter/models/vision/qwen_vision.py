@@ -17,7 +17,7 @@ from stagemeter.models.vision.vit import VisionTransformer
 
 @dataclass(frozen=True, slots=True)
 class QwenVision:
-    """Sizes of the vision transformer and of the layers that merge its patches.
+    """Sizes of the vision transformer and of the layers that merge its patches, by their names in reports.
 
     Attributes
     ----------
