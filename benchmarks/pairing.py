@@ -26,16 +26,15 @@ def fill(experiment: str, runs: int) -> None:
     """Log one static run and some profiling runs that were measured at a few different lengths."""
     import mlflow
 
-    from stagemeter import AnalysisConfig, estimate_report, log_static_report
+    from stagemeter import AnalysisConfig, describe_model, estimate_model, log_static_report
     from stagemeter.core.workload import Workload
-    from stagemeter.models.lookup import load_architecture
     from stagemeter.profiling.document import profile_document
     from stagemeter.profiling.profile import Profile
     from stagemeter.tracking.profile import log_profile
 
-    architecture = load_architecture("deepseek-ocr")
+    model = describe_model("deepseek-ocr")
     config = AnalysisConfig()
-    report = estimate_report(architecture, config.model, config)
+    report = estimate_model(model, config)
     mlflow.set_experiment(experiment)
     log_static_report(report)
     client = mlflow.MlflowClient()
@@ -47,7 +46,7 @@ def fill(experiment: str, runs: int) -> None:
             Workload.from_dict({**report["metadata"]["workload"], "new_tokens": 512 - number % 7}),
             model=config.model,
             family="deepseek-ocr",
-            architecture_hash=architecture.hash,
+            architecture_hash=model.architecture.hash,
             config=config.model_dump(),
         )
         run = client.create_run(parent.experiment_id, run_name=f"profile {number}")

@@ -25,15 +25,14 @@ def fill(experiment: str, runs: int) -> None:
     import mlflow
     from mlflow.entities import Metric, Param, RunTag
 
-    from stagemeter import AnalysisConfig, estimate_report
+    from stagemeter import AnalysisConfig, describe_model, estimate_model
     from stagemeter.core.metrics import report_values
     from stagemeter.core.params import workload_params
-    from stagemeter.models.lookup import load_architecture
     from stagemeter.tracking.labels import STATIC, workload_tags
 
     client = mlflow.MlflowClient()
-    architecture = load_architecture("deepseek-ocr")
-    report = estimate_report(architecture, "deepseek-ocr", AnalysisConfig(mode="tiny"))
+    model = describe_model("deepseek-ocr")
+    report = estimate_model(model, AnalysisConfig(mode="tiny"))
     params = workload_params(report["metadata"]["config"], report["metadata"]["workload"])
     tags = workload_tags(report["metadata"]) | {
         "stagemeter.kind": STATIC,

@@ -25,14 +25,13 @@ def sweep(batches: int, tokens: int) -> list[str]:
 
 def one_by_one(seconds: float) -> float:
     """Return the seconds of a workload that is analyzed on its own, by closed forms too."""
-    from stagemeter import AnalysisConfig, estimate_report
-    from stagemeter.models.lookup import load_architecture
+    from stagemeter import AnalysisConfig, describe_model, estimate_model
 
-    architecture = load_architecture("deepseek-ocr")
+    model = describe_model("deepseek-ocr")
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
         done += 1
-        estimate_report(architecture, "deepseek-ocr", AnalysisConfig(batch_size=1 + done % 500, new_tokens=1 + done))
+        estimate_model(model, AnalysisConfig(batch_size=1 + done % 500, new_tokens=1 + done))
     return (time.perf_counter() - start) / done
 
 

@@ -15,9 +15,9 @@ from stagemeter.comparing.compare import compare
 from stagemeter.comparing.limits import Limit, breaches, parse_limit
 from stagemeter.comparing.subject import Subject, subject_of_report
 from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, comparison_rows, parts
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 
-ARCHITECTURE = load_architecture("deepseek-ocr")
+ARCHITECTURE = describe_model("deepseek-ocr").architecture
 
 
 def subject_of(name: str, **settings) -> Subject:

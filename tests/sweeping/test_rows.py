@@ -13,7 +13,6 @@ from stagemeter.analysis.requests import plan_request
 from stagemeter.models.closed_form import coefficients
 from stagemeter.models.families import families
 from stagemeter.models.families.deepseek_ocr.modes import MODES
-from stagemeter.models.lookup import load_architecture
 from stagemeter.sweeping import build
 from stagemeter.sweeping.build import SweepSettings, build_grids
 from stagemeter.sweeping.evaluate import evaluate_rows, wide_columns
@@ -206,7 +205,7 @@ def test_models_are_grids_of_their_own():
     grids = build_grids(SweepSettings(model="deepseek-ocr,deepseek-ocr-small", mode="tiny"))
     totals = [evaluate_rows(grid, 0, 1)["flops/total"].item() for grid in grids]
     reports = [
-        estimate_report(load_architecture(name), name, AnalysisConfig(model=name, mode="tiny"))
+        estimate_report(describe_model(name).architecture, name, AnalysisConfig(model=name, mode="tiny"))
         for name in ("deepseek-ocr", "deepseek-ocr-small")
     ]
     assert totals == [report["total"]["flops"] for report in reports]

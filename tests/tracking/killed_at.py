@@ -35,7 +35,7 @@ from stagemeter.analysis.config import AnalysisConfig  # noqa: E402
 from stagemeter.application.analyze import analyze_page  # noqa: E402
 from stagemeter.core.errors import StagemeterError  # noqa: E402
 from stagemeter.export.report import report_files  # noqa: E402
-from stagemeter.models.lookup import load_architecture  # noqa: E402
+from stagemeter.models.lookup import describe_model  # noqa: E402
 from stagemeter.tracking.runs import load_report, search_runs  # noqa: E402
 
 #: Calls to kill before and after: those that write files, and those to the store.
@@ -57,7 +57,7 @@ KILLED, NEXT = "tiny", "base"
 
 def contents(mode: str) -> dict[str, str]:
     config = AnalysisConfig(mode=mode)
-    return report_files(estimate_report(load_architecture(config.model), config.model, config))
+    return report_files(estimate_report(describe_model(config.model).architecture, config.model, config))
 
 
 EXPECTED = {mode: contents(mode) for mode in (KILLED, NEXT)}

@@ -9,10 +9,10 @@ from mlflow import MlflowClient
 
 from stagemeter import StagemeterError, compare_runs, estimate_report, log_static_report
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 from stagemeter.tracking.runs import find_run
 
-ARCHITECTURE = load_architecture("deepseek-ocr")
+ARCHITECTURE = describe_model("deepseek-ocr").architecture
 
 
 @pytest.fixture

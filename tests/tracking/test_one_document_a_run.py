@@ -12,7 +12,7 @@ from stagemeter import StagemeterError, estimate_report, log_static_report, pair
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterWarning
 from stagemeter.core.workload import Workload
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.document import profile_document
 from stagemeter.profiling.profile import Profile
 from stagemeter.tracking.compare import subject_of_run
@@ -23,7 +23,7 @@ from stagemeter.tracking.runs import find_run, load_report
 
 
 def estimate(mode: str) -> dict:
-    return estimate_report(load_architecture("deepseek-ocr"), "deepseek-ocr", AnalysisConfig(mode=mode))
+    return estimate_report(describe_model("deepseek-ocr").architecture, "deepseek-ocr", AnalysisConfig(mode=mode))
 
 
 @pytest.fixture(scope="module")

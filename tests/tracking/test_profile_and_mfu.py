@@ -22,7 +22,7 @@ from stagemeter.application.profile import profile_page
 from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware import measure
 from stagemeter.hardware.roofline import Peak
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.running import Session
 from stagemeter.tracking import peaks
 
@@ -477,7 +477,7 @@ def test_only_a_static_run_counts(imported):
 
 
 def test_checkpoint_is_run_with_its_own_weights(command, experiment, runs, tmp_path):
-    session = DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu")
+    session = DeepSeekOCRSession.from_config(describe_model("deepseek-ocr-small").architecture, "cpu")
     folder = tmp_path / "checkpoint"
     session.model.save_pretrained(folder)
     options = ("--repeats", 1, "--trace", "none", "--experiment", experiment)

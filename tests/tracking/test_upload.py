@@ -10,9 +10,9 @@ from mlflow.exceptions import MlflowException
 from stagemeter import AnalysisConfig, StagemeterError, TrackingError, estimate_report, write_static_compute_json
 from stagemeter.application.analyze import analyze_page
 from stagemeter.application.upload import upload
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 
-ARCHITECTURE = load_architecture("deepseek-ocr")
+ARCHITECTURE = describe_model("deepseek-ocr").architecture
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.families.deepseek_ocr.modes import MODES
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.devices import ONE_DEVICE
 from stagemeter.utilization.pairing import pair
 from stagemeter.utilization.serving import engine_section
@@ -22,7 +22,7 @@ from stagemeter.utilization.stage_mfu import compute_stage_mfu
 from stagemeter.utilization.work import differing_fields, work_at, work_of_report
 
 A100 = Peak("A100", "bfloat16", 312e12, 2039e9, "test")
-ARCHITECTURE = load_architecture("deepseek-ocr")
+ARCHITECTURE = describe_model("deepseek-ocr").architecture
 #: Milliseconds, one decode step included, that have nothing to do with one another.
 TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode": 7.77}
 STAGES = ["sam", "clip", "projector", "prefill"]
@@ -34,7 +34,7 @@ def close(value: float) -> object:
 
 def report_of(**settings) -> dict:
     config = AnalysisConfig(**settings)
-    return estimate_report(load_architecture(config.model), config.model, config)
+    return estimate_report(describe_model(config.model).architecture, config.model, config)
 
 
 def workload_of(report: dict) -> Workload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +18,6 @@ from stagemeter.core.json_text import read_json_object
 from stagemeter.models.bounds import require_bounded
 from stagemeter.models.configuration import complete, with_infinities
 from stagemeter.models.families import families, family_of
-from stagemeter.models.families.deepseek_ocr.configuration import NAME, DeepseekOCRArchitecture
 from stagemeter.models.family import Family
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lora import Adapter, read_adapter
@@ -162,44 +161,6 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
             f"adapter {path}: {model.name} is of the family {model.family.name}, which knows none; leave it out"
         )
     return replace(model, adapter=adapter)
-
-
-def load_architecture(model: str) -> DeepseekOCRArchitecture:
-    """Find the sizes of a model of DeepSeek-OCR, for what knows no other family.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such model, its configuration cannot be used, or it is of another family.
-    """
-    described = describe_model(model)
-    require_family(described, (NAME,))
-    architecture: DeepseekOCRArchitecture = described.architecture
-    return architecture
-
-
-def require_family(model: ModelDescription, known: Sequence[str]) -> None:
-    """Refuse a model of a family that a command does not know.
-
-    Families can share the class of their sizes, so that the class says nothing about the family.
-
-    Parameters
-    ----------
-    model : ModelDescription
-        The model.
-    known : sequence of str
-        Names of the families that the command knows.
-
-    Raises
-    ------
-    StagemeterError
-        If it is of another family.
-    """
-    if model.family.name not in known:
-        raise StagemeterError(
-            f"{model.name} is of the family {model.family.name}: this command knows {' and '.join(known)} alone so "
-            "far; `stagemeter analyze` counts every family"
-        )
 
 
 def require_closed_forms(model: ModelDescription) -> None:

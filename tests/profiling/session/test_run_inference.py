@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stagemeter import AnalysisConfig, DeepSeekOCRSession, DeepseekOCRStaticAnalyzer
-from stagemeter.models.lookup import load_architecture
+from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.clock import scoped_modules
 
 TILED = AnalysisConfig(base_size=128, image_size=64, crop_mode=True, image_w=100, image_h=150, dtype="float32")
@@ -15,7 +15,7 @@ PLAIN = AnalysisConfig(base_size=128, crop_mode=False, image_w=100, image_h=150,
 
 @pytest.fixture(scope="module")
 def session(request) -> DeepSeekOCRSession:
-    return DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu", "float32")
+    return DeepSeekOCRSession.from_config(describe_model("deepseek-ocr-small").architecture, "cpu", "float32")
 
 
 def inputs(session, config):
@@ -113,7 +113,7 @@ def test_ranges_are_closed_and_hooks_removed_when_a_module_fails(session, monkey
 
 
 def test_random_weights_are_the_same_every_time_and_keep_numbers_in_range(session):
-    again = DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "cpu", "float32")
+    again = DeepSeekOCRSession.from_config(describe_model("deepseek-ocr-small").architecture, "cpu", "float32")
     pairs = zip(session.model.parameters(), again.model.parameters(), strict=True)
     assert all(torch.equal(mine, other) for mine, other in pairs)
     experts = session.model.get_submodule("model.language_model.layers.1.mlp.experts").gate_up_proj
@@ -138,5 +138,5 @@ def test_every_parameter_was_given_a_value(session):
 
 
 def test_default_dtype_is_put_back():
-    DeepSeekOCRSession.from_config(load_architecture("deepseek-ocr-small"), "meta", "bfloat16")
+    DeepSeekOCRSession.from_config(describe_model("deepseek-ocr-small").architecture, "meta", "bfloat16")
     assert torch.get_default_dtype() == torch.float32
