@@ -1,4 +1,4 @@
-"""How many devices a utilization is held against, and how that is known."""
+"""The number of devices behind a utilization, and its source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 
-#: How the number is known.
+#: Sources of the number.
 GIVEN, SEEN, ASSUMED = "as given", "one for each engine in the metrics", "assumed, as nothing says more"
 
 
@@ -17,9 +17,9 @@ class Devices:
     Attributes
     ----------
     count : int
-        All of them.
+        All devices.
     engines : int
-        Engines that share them evenly, each with requests of its own.
+        Engines that share them evenly, each with its own requests.
     source : str
         `GIVEN`, `SEEN` or `ASSUMED`.
     """
@@ -35,7 +35,7 @@ class Devices:
 
     @property
     def words(self) -> str:
-        """Say how many there are and how that is known."""
+        """Number of devices and its source, in words."""
         many = "1 device" if self.count == 1 else f"{self.count} devices"
         engines = "" if self.source == SEEN or self.engines == 1 else f" for {self.engines} engines"
         return f"{many}{engines}, {self.source}"
@@ -45,16 +45,16 @@ ONE_DEVICE = Devices()
 
 
 def devices_of(given: int | None, engines: int | None, source: str = GIVEN) -> Devices:
-    """Settle the number of devices.
+    """Return the devices that did the work.
 
     Parameters
     ----------
     given : int or None
-        All devices, as somebody said.
+        Number of all devices, if given.
     engines : int or None
-        Engines that were seen, each of which has at least one; None where nothing shows engines.
+        Number of engines in the metrics, each with at least one device; None where no metrics show engines.
     source : str
-        Where `given` is from.
+        Source of `given`.
 
     Raises
     ------
@@ -66,5 +66,5 @@ def devices_of(given: int | None, engines: int | None, source: str = GIVEN) -> D
     shared = engines or 1
     if given < 1 or given % shared:
         need = "1 or more" if shared == 1 else f"a multiple of {shared}, as {shared} engines share them"
-        raise StagemeterError(f"--devices {given}: there cannot be so many. Give {need}")
+        raise StagemeterError(f"--devices {given}: the number is not possible. Give {need}")
     return Devices(given, shared, source)

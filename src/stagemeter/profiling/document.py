@@ -1,4 +1,4 @@
-"""A profile and the workload it is of, as one plain document: what files and MLflow get."""
+"""A profile and its workload as one plain document, for files and MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload
 from stagemeter.profiling.profile import Profile, spread
 
-#: Changes with every change of the document's keys or of what they mean.
+#: Changes with the document's keys and their meaning.
 SCHEMA_VERSION = "1.1"
 
 ProfileDocument = dict[str, Any]
@@ -21,18 +21,18 @@ ProfileDocument = dict[str, Any]
 
 @dataclass
 class Profiled:
-    """What came of a profile.
+    """The result of a profile.
 
     Attributes
     ----------
     document : dict
         Times and workload.
     run_id : str or None
-        MLflow run that it was logged to.
+        MLflow run that holds it.
     messages : list of str
-        What to tell the user at the end.
+        Messages for the user at the end.
     tracking_error : TrackingError or None
-        Why it was not logged, although it should have been. What was measured is in the document all the same.
+        Reason why it could not be logged. The document holds the measurement all the same.
     """
 
     document: ProfileDocument
@@ -51,14 +51,14 @@ def profile_document(
     architecture_hash: str,
     config: Mapping[str, Any],
 ) -> ProfileDocument:
-    """Put together what is known about a measured workload.
+    """Return the document of a measured workload.
 
     Parameters
     ----------
     profile : Profile
         Times.
     workload : Workload
-        What was measured.
+        The measured work.
     model, family, architecture_hash : str
         The model.
     stages : iterable of str
@@ -70,8 +70,8 @@ def profile_document(
     -------
     dict
         ``metadata`` as in a report; ``time_ms``, the median by stage, with ``vision`` and ``total`` where all of their
-        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``stages_of_request``, which
-        share of a request's wall time its stages are, in the median; ``throughput``; and the other fields of `Profile`.
+        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``stages_of_request``, the
+        median share of a request's wall time that its stages take; ``throughput``; and the other fields of `Profile`.
     """
     values = profile.to_dict()
     return {
@@ -126,7 +126,7 @@ def with_sums(times: Mapping[str, float], decode_steps: int, stages: Iterable[st
 
 
 def _stages_of_request(profile: Profile) -> float | None:
-    """Median over the repeats: medians of stages are not of one and the same repeat, and can add up to more."""
+    """Return the median share over the repeats; medians of stages are of different repeats and can add up to more."""
     stages = [times for stage, times in profile.times_ms.items() if stage != DECODE]
     if not profile.request_ms or any(len(times) != len(profile.request_ms) for times in stages):
         return None
@@ -135,7 +135,7 @@ def _stages_of_request(profile: Profile) -> float | None:
 
 
 def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:
-    """Tokens and pages per unit of time."""
+    """Return tokens and pages per unit of time."""
     times = profile.medians
     batch = workload.batch_size
     throughput = {}

@@ -1,4 +1,4 @@
-"""What the histograms of lengths leave open: bounds on sums of squares and of products. Exact, on whole numbers."""
+"""Bounds on sums of squares and products of lengths, from histograms. Exact, on whole numbers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Exact = int | Fraction
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number of which bounds are known.
+    """A number between two bounds.
 
     Attributes
     ----------
     least, most : int or Fraction
-        The bounds; both are possible values or lie beyond all of them.
+        The bounds: possible values, or beyond all of them.
     """
 
     least: Exact
@@ -33,21 +33,21 @@ class Interval:
         return Interval(min(ends), max(ends))
 
     def within(self, other: Interval) -> Interval:
-        """What both allow."""
+        """Return the intersection of two intervals."""
         return Interval(max(self.least, other.least), min(self.most, other.most))
 
     def nearest(self, value: Exact) -> Exact:
-        """The value, or the bound that it lies beyond."""
+        """Return the value, or the bound that it exceeds."""
         return min(max(value, self.least), self.most)
 
 
 def known(value: Exact) -> Interval:
-    """A number that is known exactly."""
+    """Return the interval of an exact number."""
     return Interval(value, value)
 
 
 def closed(histogram: Histogram) -> Histogram:
-    """Give the bucket without an end the one that the sum leaves: when all other requests are as short as can be."""
+    """Bound the open bucket by the sum, with all other requests as short as possible."""
     shortest = sum(bucket.least * bucket.count for bucket in histogram.buckets)
     buckets = tuple(
         replace(bucket, most=bucket.least + histogram.total - shortest) if bucket.most is None else bucket
@@ -57,13 +57,13 @@ def closed(histogram: Histogram) -> Histogram:
 
 
 def ends(histogram: Histogram) -> tuple[int, int]:
-    """The shortest and the longest that a request can be."""
+    """Return the shortest and the longest length that a request can have."""
     whole = closed(histogram)
     return min(part.least for part in whole.buckets), max(_most(part) for part in whole.buckets)
 
 
 def shifted(histogram: Histogram, by: int) -> Histogram:
-    """Make each request longer by as many tokens; none becomes shorter than zero."""
+    """Lengthen each request by some tokens; no length falls below zero."""
     buckets = tuple(
         Bucket(max(0, part.least + by), None if part.most is None else max(0, part.most + by), part.count)
         for part in histogram.buckets
@@ -72,11 +72,11 @@ def shifted(histogram: Histogram, by: int) -> Histogram:
 
 
 def sum_of_squares(histogram: Histogram) -> Interval:
-    """Bounds on the sum of squares of the lengths.
+    """Bound the sum of squares of the lengths.
 
-    It is least where the lengths are as equal as their buckets let them be. It is at most what it would be if as many
-    requests as the sum allows for were at the long ends of their buckets, the longest first, and the others at the
-    short ends: a square lies below the straight line between both ends.
+    The sum is least where the lengths are as equal as their buckets allow. For the upper bound, requests lie at the
+    long ends of their buckets, the longest first, as far as the total allows, and the others at the short ends: a
+    square lies below the straight line between both ends.
     """
     whole = closed(histogram)
     return Interval(_least_squares(whole), _most_squares(whole))
@@ -118,10 +118,10 @@ def _most(bucket: Bucket) -> int:
 
 
 def sum_of_products(first: Histogram, second: Histogram) -> Interval:
-    """Bounds on the sum over requests of the product of two lengths, whichever of them belong together.
+    """Bound the sum over requests of the product of two lengths, for any pairing of the lengths.
 
-    By the inequality of Cauchy and Schwarz it is as far from the product of the means as both spreads allow for; and
-    no request is beyond the ends of either.
+    By the Cauchy-Schwarz inequality, both spreads limit its distance from the product of the means. No request lies
+    beyond the ends of either histogram.
     """
     mean = Fraction(first.total * second.total, first.requests)
     spread = _spread(first) * _spread(second)
@@ -133,13 +133,13 @@ def sum_of_products(first: Histogram, second: Histogram) -> Interval:
 
 
 def _spread(histogram: Histogram) -> Fraction:
-    """The largest that the sum of squared distances from the mean can be."""
+    """Return the largest possible sum of squared distances from the mean."""
     return sum_of_squares(histogram).most - Fraction(histogram.total**2, histogram.requests)
 
 
 @dataclass(frozen=True, slots=True)
 class PairSums:
-    """Sums over requests that attention grows with; each is an interval.
+    """Sums over requests that set the cost of attention; each is an interval.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ class PairSums:
 
 
 def pair_sums(lengths: RequestLengths) -> PairSums:
-    """Bound the sums that attention grows with."""
+    """Bound the sums that set the cost of attention."""
     computed = sum_of_squares(lengths.computed)
     if lengths.cached:
         # A request computes no more than its prompt.
@@ -171,7 +171,7 @@ def pair_sums(lengths: RequestLengths) -> PairSums:
 
 
 def mean_pair_sums(lengths: RequestLengths) -> PairSums:
-    """The same, if all requests were as long as the mean."""
+    """Return the sums for requests that all have the mean lengths."""
     count, prompt, computed = lengths.requests, lengths.prompt.total, lengths.computed.total
     steps = lengths.new.total - count
     attended = Fraction(steps * prompt, count) + Fraction(steps * (steps + count), 2 * count)
@@ -179,7 +179,7 @@ def mean_pair_sums(lengths: RequestLengths) -> PairSums:
 
 
 def monotone(histogram: Histogram, work: Callable[[int], int]) -> Interval:
-    """Bounds on the sum of anything that does not shrink with the length."""
+    """Bound the sum of a quantity that does not shrink with the length."""
     parts = closed(histogram).buckets
     return Interval(
         sum(part.count * work(part.least) for part in parts), sum(part.count * work(_most(part)) for part in parts)

@@ -1,4 +1,4 @@
-"""How long the requests of a serving engine were, as far as its histograms say. Plain data."""
+"""Lengths of the requests of a serving engine, from its histograms. Plain data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Requests whose length lies between two others.
+    """Requests whose lengths lie between two bounds.
 
     Attributes
     ----------
     least : int
-        Tokens that each has at least.
+        Fewest tokens of a request.
     most : int or None
-        Tokens that each has at most; None where nothing says so.
+        Most tokens of a request; None without an upper bound.
     count : int
         Requests.
     """
@@ -27,14 +27,14 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Lengths of some requests: their exact sum, and how they are spread.
+    """Lengths of some requests: their exact sum and their distribution.
 
     Attributes
     ----------
     total : int
         Tokens of all requests.
     buckets : tuple of Bucket
-        By length; only those that hold requests.
+        By length, without empty ones.
     """
 
     total: int
@@ -64,9 +64,9 @@ class RequestLengths:
     Attributes
     ----------
     prompt, new, computed : Histogram
-        Tokens of the prompts, tokens generated, and those tokens of the prompts that were not taken from a cache.
+        Tokens of the prompts, generated tokens, and prompt tokens that came from no cache.
     computed_source : str
-        What the last are known from.
+        Source of the last.
     """
 
     prompt: Histogram
@@ -87,11 +87,11 @@ class RequestLengths:
 
     @property
     def cached(self) -> int:
-        """Prompt tokens that were not computed."""
+        """Prompt tokens that came from a cache."""
         return self.prompt.total - self.computed.total
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the lengths as JSON knows them, in short."""
+        """Return the lengths as plain data for JSON."""
         histograms = {
             name: {
                 "total": part.total,
@@ -103,12 +103,12 @@ class RequestLengths:
 
     @classmethod
     def from_dict(cls, content: Any) -> RequestLengths:
-        """Read what `to_dict` returned, wherever it comes from.
+        """Read the output of `to_dict`.
 
         Raises
         ------
         ValueError
-            If it is something else.
+            If the content has another form.
         """
         try:
             parts = {name: _histogram(content[name]) for name in ("prompt", "new", "computed")}

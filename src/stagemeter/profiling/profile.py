@@ -1,4 +1,4 @@
-"""A profile: how long each stage of a workload took, wherever the times come from. Plain data."""
+"""A profile: the times of the stages of a workload, from any source. Plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from stagemeter.profiling.lengths import RequestLengths
 
-#: A century. A longer time is of a wrong unit or from a damaged file.
+#: A century. A longer time has a wrong unit or comes from a damaged file.
 LONGEST_MS = 100 * 365.25 * 86_400e3
 
 
@@ -20,25 +20,24 @@ class Profile:
     Attributes
     ----------
     times_ms : mapping
-        Milliseconds by stage, one per repeat. A stage's own time: what runs nested inside of it is not part of it.
-        ``decode`` is one step, the mean over a request; ``decode_total`` all steps. ``vision`` and ``forward`` stand
-        for stages that were timed together and cannot be told apart.
+        Own milliseconds by stage, one per repeat, without stages nested inside. ``decode`` is one step, the mean over
+        a request; ``decode_total`` all steps. ``vision`` and ``forward`` are stages that were timed as one.
     source : str
-        Where the times come from, such as ``session`` or ``torch trace of trace.json``.
+        Source of the times, such as ``session`` or ``torch trace of trace.json``.
     clock : str
-        What was looked at, such as ``CUDA events``, ``GPU ranges`` or ``monotonic clock``.
+        Clock of the times, such as ``CUDA events``, ``GPU ranges`` or ``monotonic clock``.
     request_ms : tuple of float
-        Wall time of the whole request, one per repeat; empty where nobody took it.
+        Wall time of the whole request, one per repeat; empty if it is not known.
     measured : mapping
-        Fields of the workload that the source shows to be other than what was asked for, such as ``new_tokens``.
+        Fields of the workload that the source shows to differ from the request, such as ``new_tokens``.
     metrics : mapping
-        Further figures by metric name.
+        Further numbers by metric name.
     hardware : mapping
-        What it ran on: ``device``, and what else is known.
+        Hardware of the run: ``device`` and other properties.
     notes : tuple of str
-        What one should know about the times.
+        Notes about the times.
     lengths : RequestLengths or None
-        Of a serving engine: how long the requests were that the times are means over.
+        Lengths of the requests that a serving engine's times are means over.
     """
 
     times_ms: Mapping[str, Sequence[float]]
@@ -57,7 +56,7 @@ class Profile:
         return {stage: median(times) for stage, times in self.times_ms.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON knows them."""
+        """Return the fields as plain data for JSON."""
         return {
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()},
             "times_ms": {stage: list(times) for stage, times in self.times_ms.items()},
@@ -75,7 +74,7 @@ class Spread:
 
 
 def spread(times: Sequence[float]) -> Spread:
-    """Median, 10th and 90th percentile of at least one number, interpolated between neighbours."""
+    """Return the median, 10th and 90th percentile of one or more numbers, interpolated between neighbours."""
     if len(times) == 1:
         return Spread(times[0], times[0], times[0])
     deciles = quantiles(times, n=10, method="inclusive")

@@ -1,7 +1,7 @@
-"""Named ranges of time, and the time that each name has of its own.
+"""Named ranges of time, and the own time of each name.
 
-Stages are nested in one another, run on several threads or GPU streams, and overlap where work is asynchronous. Adding
-up their durations would count some instants twice. Here every instant belongs to one range, the innermost.
+Stages nest, run on several threads or GPU streams, and overlap where work is asynchronous. The sum of their durations
+counts some instants twice. Here every instant belongs to one range, the innermost.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-#: Ranges that share no more than this overlap by rounding alone: older traces hold whole microseconds, CUDA events
+#: Ranges that share no more than this overlap by rounding only: older traces hold whole microseconds, CUDA events
 #: single precision, and torch's exporter widens GPU annotations by a few nanoseconds so that a viewer nests them.
 NEGLIGIBLE_NS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """A named stretch of time.
+    """A named interval of time.
 
     Attributes
     ----------
     name : str
-        What ran.
+        Name of the work.
     start, end : float
-        Nanoseconds on a clock that all ranges that are looked at together share. Whole numbers stay exact.
+        Nanoseconds on a clock that all ranges of one analysis share. Whole numbers stay exact.
     lane : str
-        Where it was recorded: a thread of a process, or a stream of a device.
+        Thread of a process or stream of a device that recorded it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class TimeRange:
 
 @dataclass(frozen=True, slots=True)
 class OwnedRange:
-    """A range, and the nanoseconds of it in which nothing ran nested inside of it."""
+    """A range, and its own time: the nanoseconds in which no range ran nested inside it."""
 
     range: TimeRange
     own: float
@@ -50,14 +50,14 @@ class OwnedRange:
 
 @dataclass(frozen=True)
 class Partition:
-    """Ranges with the time of their own.
+    """Ranges with their own times.
 
     Attributes
     ----------
     ranges : tuple of OwnedRange
-        By start. Ranges of one name that were recorded in several places at once are one range here.
+        By start. Ranges of one name that several lanes recorded at once are one range here.
     notes : tuple of str
-        Which names contain which, which overlap, and which were recorded several times.
+        The names that contain others, overlap, or were recorded several times.
     """
 
     ranges: tuple[OwnedRange, ...]
@@ -65,7 +65,7 @@ class Partition:
 
     @property
     def times(self) -> dict[str, float]:
-        """Nanoseconds of its own by name, in order of first appearance."""
+        """Own nanoseconds by name, in order of first appearance."""
         times: dict[str, float] = {}
         for owned in self.ranges:
             times[owned.range.name] = times.get(owned.range.name, 0) + owned.own
@@ -73,23 +73,23 @@ class Partition:
 
 
 def own_times(ranges: Iterable[TimeRange], together: Mapping[str, str] | None = None) -> Partition:
-    """Give every instant to the innermost range that is active at it.
+    """Assign every instant to the innermost range that is active then.
 
-    The innermost is the one that started last, and of those that started together the shortest. The times of all names
-    therefore add up to the time in which any of them was active, whatever the nesting, and do not depend on the order
-    in which the ranges come. Takes O(n log n).
+    The innermost range is the one that started last, and of those that started together the shortest. The times of all
+    names therefore add up to the time in which any was active, whatever the nesting. The order of the ranges does not
+    matter. The run time is O(n log n).
 
     Parameters
     ----------
     ranges : iterable of TimeRange
         In any order, from any number of lanes.
     together : mapping, optional
-        Names that will be added up to another one: how they lie to that one and to each other is not worth a note.
+        Names that the caller adds up to another one: no note says how they lie to it and to each other.
 
     Returns
     -------
     Partition
-        The ranges with the time of their own, and what one should know about how they lie.
+        The ranges with their own times, and notes about their nesting.
     """
     recorded = _Notes(together or {})
     merged = sorted(_one_per_name(ranges, recorded), key=_outer_first)
@@ -104,11 +104,11 @@ def _outer_first(part: TimeRange) -> tuple[float, float, str, str]:
 
 
 def _one_per_name(ranges: Iterable[TimeRange], notes: _Notes) -> Iterator[TimeRange]:
-    """Merge ranges of one name that were recorded in several lanes at once, or that lie inside one another.
+    """Merge ranges of one name that several lanes recorded at once, or that lie inside one another.
 
-    An annotation appears once per stream that its work went to. Left apart, the copy that starts last would pass for
-    the innermost range and take the time of what is nested in the others. Overlapping ranges of one lane stay apart:
-    they are two of a kind.
+    An annotation appears once for each stream of its work. If the copies stayed apart, the last to start would pass for
+    the innermost range, and take the time of ranges nested in the others. Overlapping ranges of one lane stay apart:
+    they are two calls.
     """
     by_name: defaultdict[str, list[TimeRange]] = defaultdict(list)
     for part in sorted(ranges, key=_outer_first):
@@ -130,9 +130,9 @@ def _one_per_name(ranges: Iterable[TimeRange], notes: _Notes) -> Iterator[TimeRa
 
 
 def _sweep(ranges: list[TimeRange], notes: _Notes) -> list[float]:
-    """Return the time that each range has of its own; `ranges` by start, outer ones first."""
+    """Return the own time of each range; `ranges` are sorted by start, outer ones first."""
     own: list[float] = [0] * len(ranges)
-    # Indices below what makes them the innermost: the latest start, then the earliest end.
+    # Sorted by what makes a range the innermost: the latest start, then the earliest end.
     active: list[tuple[float, float, int]] = []
     now: float = 0
     for index, part in enumerate(ranges):
@@ -146,7 +146,7 @@ def _sweep(ranges: list[TimeRange], notes: _Notes) -> list[float]:
 def _pass_time(
     active: list[tuple[float, float, int]], ranges: list[TimeRange], own: list[float], now: float, until: float
 ) -> float:
-    """Hand out the time up to an instant, and drop the innermost ranges that have ended by it."""
+    """Assign the time up to an instant, and drop the innermost ranges that have ended."""
     while active:
         index = -active[0][-1]
         stop = min(ranges[index].end, until)
@@ -161,7 +161,7 @@ def _pass_time(
 
 @dataclass
 class _Notes:
-    """How names lie to each other, collected on the way."""
+    """How ranges of different names lie to each other."""
 
     together: Mapping[str, str]
     lanes: dict[str, int] = field(default_factory=dict)
@@ -170,15 +170,15 @@ class _Notes:
     latest: dict[str, TimeRange] = field(default_factory=dict)
 
     def compare(self, innermost: TimeRange | None, part: TimeRange) -> None:
-        """Record how a range that starts lies to what it starts in."""
+        """Record how a new range lies to the range in which it starts."""
         if innermost is not None and not self._relate(innermost, part):
-            # Of each name, the range that started last is also the one that ends last.
+            # The latest range of each name also ends last.
             for other in self.latest.values():
                 self._relate(other, part)
         self.latest[part.name] = part
 
     def _relate(self, outer: TimeRange, part: TimeRange) -> bool:
-        """Record how two ranges lie to each other, and return whether the first contains the second."""
+        """Record how two ranges lie to each other; return whether the first contains the second."""
         contained = part.end <= outer.end + NEGLIGIBLE_NS
         apart = self.together.get(outer.name, outer.name) != self.together.get(part.name, part.name)
         if apart and outer.end - part.start > NEGLIGIBLE_NS:
@@ -206,6 +206,6 @@ class _Notes:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Write at least one name in a row: ``a``, ``a and b``, ``a, b and c``."""
+    """Join one or more names: ``a``, ``a and b``, ``a, b and c``."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""The device that a workload is to run on: chosen, and found able, before anything is built on it."""
+"""Choose the device for a workload, and check it before anything is built on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.units import with_unit
 from stagemeter.hardware.machine import torch_device
 
-#: What ``--device`` says for the first GPU where there is one, else the CPU.
+#: Value of ``--device`` for the first GPU if there is one, else the CPU.
 AUTO = "auto"
 
 
@@ -31,7 +31,7 @@ def choose_device(name: str) -> str:
     if device.type == "meta":
         raise StagemeterError("device 'meta' holds no values and takes no time; give cpu, cuda or auto")
     if device.type == "cpu":
-        # The processor is one, whatever number is written behind it.
+        # torch accepts any index, but there is one processor.
         return "cpu"
     try:
         torch.empty(1, device=device)
@@ -43,23 +43,23 @@ def choose_device(name: str) -> str:
 
 
 def require_dtype(device: str, dtype: str) -> None:
-    """Refuse a data type in which a device cannot do what a model does.
+    """Refuse a data type in which a device cannot run a model.
 
     Raises
     ------
     StagemeterError
-        If it lacks the type.
+        If the device lacks the data type.
     """
     import torch
     from torch.nn import functional
 
     kind = getattr(torch, dtype)
     if device.startswith("cuda") and kind is torch.bfloat16:
-        # Asked of the current device, which need not be this one.
+        # torch asks the current device, which can be another one.
         with torch.cuda.device(device):
             supported = torch.cuda.is_bf16_supported(including_emulation=False)
         if not supported:
-            # torch would emulate it, many times slower: a time that says nothing about the device.
+            # torch would emulate it many times slower.
             raise StagemeterError(
                 f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16 or float32"
             )
@@ -76,21 +76,21 @@ def require_dtype(device: str, dtype: str) -> None:
 
 
 def require_memory(device: str, needed: int, what: str) -> None:
-    """Refuse what cannot fit, before minutes are spent on filling the memory.
+    """Refuse a workload that cannot fit, before minutes go into filling the memory.
 
     Parameters
     ----------
     device : str
         The device.
     needed : int
-        Bytes that are needed at least.
+        Fewest bytes that the workload needs.
     what : str
-        What they are for.
+        Purpose of the bytes, for the message.
 
     Raises
     ------
     StagemeterError
-        If fewer are free.
+        If fewer bytes are free.
     """
     import torch
 
@@ -111,9 +111,9 @@ def require_memory(device: str, needed: int, what: str) -> None:
 
 @contextmanager
 def true_dtype(dtype: str) -> Iterator[None]:
-    """Keep products and convolutions of float32 in float32, which torch does in TF32 on some devices by itself.
+    """Run float32 products and convolutions in float32; on some devices torch defaults to TF32.
 
-    A peak of float32 is not one of TF32, which is many times higher.
+    The peak of TF32 is many times higher than that of float32.
     """
     import torch
 
@@ -129,7 +129,7 @@ def true_dtype(dtype: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch has a kind of its own for some of these only."""
+    """Return whether an error means that memory ran out; torch has a type for some of these errors only."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -140,5 +140,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _first_sentence(error: Exception) -> str:
-    # torch goes on for pages about what else could be wrong.
+    # The rest of torch's message is pages long.
     return str(error).strip().splitlines()[0].partition(". ")[0].rstrip(".")

@@ -1,4 +1,4 @@
-"""Times that other tools took, as profiles: traces, exports, summaries, tables, and a serving engine's metrics."""
+"""Readers of times from other tools: traces, exports, summaries, tables, and a serving engine's metrics."""
 
 from stagemeter.profiling.readers.detection import read_profile
 from stagemeter.profiling.readers.mapping import NameMapping

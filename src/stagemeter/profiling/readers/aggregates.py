@@ -1,4 +1,4 @@
-"""Stages that were timed as one and also by themselves: which of the two stand, so that nothing is counted twice."""
+"""Stages that were timed as one and also by themselves: keep one of the two, so that no time counts twice."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stagemeter.profiling.ranges import listed
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What becomes of stages that overlap by what they mean.
+    """The decision on stages that contain one another by definition.
 
     Attributes
     ----------
     left_out : tuple of str
         Aggregates whose parts are all timed.
     part_of : dict
-        Stages that are part of an aggregate which stands for them, and that aggregate.
+        Stages whose time counts to an aggregate, and that aggregate.
     notes : tuple of str
-        What was decided.
+        The decision in words.
     """
 
     left_out: tuple[str, ...]
@@ -31,7 +31,7 @@ class Settled:
 def settle(names: Collection[str], vision: Sequence[str], prefill_suffices: bool) -> Settled:
     """Decide between ``vision`` or ``forward`` and their parts.
 
-    Parts stand where all of them are timed, the aggregate where only some are: what is left of it is several stages.
+    The parts stay if all of them have a time, and the aggregate if only some have one.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def settle(names: Collection[str], vision: Sequence[str], prefill_suffices: bool
     vision : sequence of str
         Stages of the model before its prefill.
     prefill_suffices : bool
-        Whether ``prefill`` alone is enough to leave ``forward`` out. It is among ranges, where frameworks call a range
-        forward that is around every pass of the decoder.
+        Whether ``prefill`` alone is enough to leave ``forward`` out. It is for ranges, since frameworks put a range
+        of the name forward around every pass of the decoder.
     """
     left_out: list[str] = []
     part_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which clock to believe, where a file has both the CPU's scopes and what they launched on the GPU."""
+"""Choose between the CPU's scopes and the GPU ranges of the same file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Chosen:
     Attributes
     ----------
     ranges : sequence of TimeRange
-        All of the same clock: how ranges of two clocks lie to each other says nothing about their nesting.
+        All of the same clock; ranges of two clocks do not show their nesting.
     on_gpu : bool
-        Which one.
+        Whether it is the GPU's.
     notes : tuple of str
         What the choice leaves out.
     """
@@ -30,10 +30,10 @@ class Chosen:
 
 
 def choose_clock(cpu: Sequence[TimeRange], gpu: Sequence[TimeRange], gpu_worked: bool) -> Chosen:
-    """Prefer the GPU's time, since work on it goes on after the scope that launched it has ended.
+    """Prefer the GPU's time, since its work goes on after the end of the scope that launched it.
 
-    A stage without GPU ranges is left out then rather than timed by the other clock. Only where the prefill, by which
-    requests are told apart, has none, all stages are timed on the CPU.
+    A stage without GPU ranges is left out rather than timed by the other clock. If the prefill, which separates
+    requests, has no GPU range, all stages take the CPU's time.
 
     Parameters
     ----------

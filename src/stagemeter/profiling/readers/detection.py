@@ -1,4 +1,4 @@
-"""What a file is, by its content, and the reader for it."""
+"""Detect the format of a file by its content, and call its reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMATS = (
     "known are torch traces (.json, .json.gz), Nsight Systems exports (.sqlite) and summaries (.csv), and times as "
     "JSON or CSV"
 )
-#: What nsys prints before a table.
+#: Most lines that nsys prints before a table.
 _PREAMBLE_LINES = 1000
 
 
@@ -42,9 +42,9 @@ def read_profile(
     ----------
     path : Path
         A torch profiler's Chrome trace, an SQLite export or a CSV summary of Nsight Systems, or plain JSON or CSV. All
-        may be compressed by gzip but for the database.
+        but the database can be compressed by gzip.
     steps : int
-        Decode steps of the workload that was measured: one less than its new tokens.
+        Decode steps of the measured workload: one less than its new tokens.
     mapping : NameMapping
         The model's stages, and patterns for other names.
     prefill_contains_vision : bool, optional
@@ -53,7 +53,7 @@ def read_profile(
     Returns
     -------
     Profile
-        Its `source` says which format it was.
+        Its `source` names the format.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def _read_object(path: Path, steps: int, mapping: NameMapping) -> Profile:
 
 
 def _has_events(path: Path) -> bool:
-    """Tell whether a JSON object has a list of trace events, looking no further than the first."""
+    """Return whether a JSON object has a list of trace events; read no further than the first."""
     return next(stream_items(path, EVENTS_OF_OBJECT), None) is not None
 
 

@@ -1,4 +1,4 @@
-"""Opening what other tools wrote: files, compressed files, text in the encodings that shells write."""
+"""Open files of other tools: plain, compressed, and text in the encodings that shells write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def require_filled_file(path: Path) -> None:
-    """Refuse what cannot hold times.
+    """Refuse a path that cannot hold times.
 
     Raises
     ------
@@ -30,19 +30,19 @@ def require_filled_file(path: Path) -> None:
 
 
 def is_compressed(path: Path) -> bool:
-    """Tell whether a file is compressed by gzip."""
+    """Return whether a file is compressed by gzip."""
     with path.open("rb") as raw:
         return raw.read(len(_GZIP)) == _GZIP
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that may be compressed by gzip, and decompress it as it is read.
+    """Open a file, and decompress it as it is read if gzip compressed it.
 
     Raises
     ------
     StagemeterError
-        In the block, too: if the compressed data are damaged or end too early.
+        Also in the block, if the compressed data are damaged or end too early.
     """
     try:
         compressed = is_compressed(path)
@@ -61,17 +61,17 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def cut_off() -> str:
-    """Say what to do with a file that lacks its end."""
+    """Return the advice for a file that lacks its end."""
     return "the profiler was probably stopped while it wrote, or the copy was; profile or copy again"
 
 
 def read_text(path: Path) -> str:
-    """Read a table or a list of times, in UTF-8 or, with a byte order mark, UTF-16.
+    """Read a table or a list of times, in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises
     ------
     StagemeterError
-        If it is too large for one, or is not text.
+        If the file is too large for a table, or is not text.
     """
     with opened(path) as stream:
         content = stream.read(LARGEST_FILE + 1)

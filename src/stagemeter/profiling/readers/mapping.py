@@ -14,9 +14,9 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.profiling.ranges import listed
 
-#: Names that no stage takes are listed up to this many, the most frequent first.
+#: Most names without a stage that a note lists, the most frequent first.
 _LISTED = 5
-#: Beyond this, names are neither remembered nor counted: some tools put a running number into each.
+#: Most names that are kept and counted: some tools put a running number into each.
 _REMEMBERED = 2**16
 #: torch's profiler puts one of these around every step of its schedule.
 _OF_THE_PROFILER = "ProfilerStep#*"
@@ -89,14 +89,14 @@ class NameMapping:
 
 
 class StageNames:
-    """The names that occur in one source, and the stages that they stand for.
+    """The names in one source, and their stages.
 
     Parameters
     ----------
     mapping : NameMapping
         The stages, and patterns for other names.
     source : str
-        What is being read, for errors.
+        Name of the source, for errors.
     """
 
     def __init__(self, mapping: NameMapping, source: str) -> None:
@@ -109,9 +109,9 @@ class StageNames:
         self._unmapped: Counter[str] = Counter()
 
     def stage(self, name: str) -> str | None:
-        """Return the stage that a name stands for, None if it stands for none.
+        """Return the stage of a name, or None.
 
-        A stage's own name comes first, also behind an NVTX domain and a colon, as in nsys' ``:prefill``.
+        A stage's own name takes precedence, also after an NVTX domain and a colon, as in nsys' ``:prefill``.
 
         Raises
         ------
@@ -144,11 +144,11 @@ class StageNames:
 
     @property
     def unmapped(self) -> list[str]:
-        """Names that stand for no stage, the most frequent first."""
+        """Names without a stage, the most frequent first."""
         return [name for name, _ in self._unmapped.most_common() if not fnmatchcase(name, _OF_THE_PROFILER)]
 
     def notes(self) -> tuple[str, ...]:
-        """Say which patterns matched nothing, and which names stand for no stage."""
+        """Return notes on patterns without a match and names without a stage."""
         notes = [f"the pattern {pattern!r} for {stage} matches nothing" for stage, pattern in self._unused]
         notes += [
             f"{name!r} is a stage's own name and stays one, although a pattern for {stage} matches it"
@@ -162,7 +162,7 @@ class StageNames:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """Name the closest of the known names if there is a close one, else all of them."""
+    """Suggest the closest known name if there is a close one, else all names."""
     names = list(known)
     close = difflib.get_close_matches(given, names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"

@@ -30,7 +30,7 @@ from stagemeter.profiling.readers.values import exact, milliseconds, require_sin
 
 _STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
 _TIMES = "times_ms"
-#: What both of ``decode`` and ``decode_total`` may differ by, as a share, without a word.
+#: Largest relative difference between ``decode`` times its steps and ``decode_total``.
 _ROUNDING = 0.01
 
 
@@ -45,7 +45,7 @@ class _Entry:
 
 
 def is_plain_header(line: str) -> bool:
-    """Tell whether a line is the header of a table of times."""
+    """Return whether a line is the header of a table of times."""
     columns = [cell.strip() for cell in next(csv.reader([line]), [])]
     return _STAGE in columns and _TIME in columns
 
@@ -68,7 +68,7 @@ def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping) 
     Raises
     ------
     StagemeterError
-        If a stage is unknown or given twice, or a value is no time.
+        If a stage is unknown or repeated, or a value is no time.
     """
     content = _parse(path, text)
     if isinstance(content, list):
@@ -100,14 +100,14 @@ def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping) -
 
 
 def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps: int, mapping: NameMapping) -> Profile:
-    """Make a profile of times that are at hand already.
+    """Return a profile of times by stage.
 
     Parameters
     ----------
     times : mapping
         Milliseconds by stage, one per repeat.
     source : str
-        Where they come from.
+        Source of the times.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
@@ -177,7 +177,7 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
 
 
 def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: int, mapping: NameMapping) -> Profile:
-    """Read back what `Profile.to_dict` returned."""
+    """Read the output of `Profile.to_dict`."""
     measured = _dict(path, content, "measured")
     times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
     request_ms = content.get("request_ms") or ()
@@ -232,7 +232,7 @@ def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping
 def _by_stage(
     path: Path, entries: list[_Entry], names: StageNames, mapping: NameMapping
 ) -> dict[str, dict[int, float]]:
-    """Milliseconds by stage and repeat; several names of a stage add up."""
+    """Return milliseconds by stage and repeat; several names of a stage add up."""
     stages: dict[str, dict[int, float]] = {}
     repeats: dict[str, set[int]] = {}
     for entry in entries:
@@ -264,7 +264,7 @@ def _by_stage(
 def _with_both_decodes(
     path: Path, times: dict[str, list[float]], steps: int
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """Let the time of one decode step follow from that of all, or the other way round."""
+    """Derive the time of one decode step from that of all, or the reverse."""
     if DECODE not in times and DECODE_TOTAL not in times:
         return times, []
     require_steps(steps, str(path))

@@ -1,4 +1,4 @@
-"""Ranges of a trace become requests, and those the repeats of a profile."""
+"""Split the ranges of a trace into requests, the repeats of a profile."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Repeats:
 
 @dataclass(slots=True)
 class _Request:
-    """What ran for one request.
+    """The stages of one request.
 
     Attributes
     ----------
     start, end : float
-        Of its ``request`` range if there is one, else of its prefill.
+        Bounds of its ``request`` range if there is one, else of its prefill.
     own : dict
         Nanoseconds by stage.
     count : Counter
@@ -53,27 +53,27 @@ class _Request:
 
 
 def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: Sequence[str]) -> Repeats:
-    """Tell requests apart, and give each the time that its stages have of their own.
+    """Separate requests, and return the own times of the stages of each.
 
-    A request is what lies in a ``request`` range. Without such ranges, each prefill begins one: the vision stages
-    inside of it or before it belong to it, and the decode ranges after it until the next.
+    A ``request`` range holds one request. Without such ranges, each prefill begins one: it includes the vision stages
+    inside or before the prefill, and the decode ranges after it until the next.
 
     Parameters
     ----------
     ranges : iterable of TimeRange
-        Named as stages are.
+        Ranges with the names of stages.
     steps : int
         Decode steps of the workload.
     source : str
-        What is being read, for errors.
+        Name of the source, for errors.
     vision : sequence of str
         Stages of the model before its prefill.
 
     Raises
     ------
     StagemeterError
-        If there are several ranges of a stage and nothing to tell requests apart by, or a decode range of a workload
-        without decode steps.
+        If there are several ranges of a stage and nothing separates requests, or a workload without decode steps has a
+        decode range.
     """
     given = list(ranges)
     settled = settle({part.name for part in given} - {REQUEST}, vision, prefill_suffices=True)
@@ -104,7 +104,7 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: 
 
 
 def _without_vision(stages: Sequence[OwnedRange], settled: Settled, notes: list[str]) -> list[OwnedRange]:
-    """Leave out ranges around the vision stages, whose remaining time is nobody's."""
+    """Leave out ranges around the vision stages; their remaining time belongs to no stage."""
     if VISION not in settled.left_out:
         return list(stages)
     rest = sum(owned.own for owned in stages if owned.range.name == VISION) / _NS_PER_MS
@@ -159,7 +159,7 @@ def _by_prefill(stages: list[OwnedRange], source: str, notes: list[str]) -> list
 
 
 def _the_only_one(stages: list[OwnedRange], source: str) -> _Request:
-    """Take everything for one request, if no stage shows that there were several."""
+    """Assign everything to one request, unless a stage shows several."""
     request = _Request(stages[0].range.start, stages[-1].range.end)
     for owned in stages:
         request.add(owned)
@@ -189,7 +189,7 @@ def _sum_up(request: _Request, settled: Settled) -> None:
 
 
 def _complete(requests: list[_Request], order: Sequence[str], notes: list[str]) -> list[_Request]:
-    """Leave out requests that lack a stage, which the profiler saw the end or the beginning of alone."""
+    """Leave out requests that lack a stage: the profiler recorded only their beginning or end."""
     stages = {stage for request in requests for stage in request.own}
     complete = [request for request in requests if request.own.keys() == stages]
     if len(complete) == len(requests):
@@ -207,7 +207,7 @@ def _complete(requests: list[_Request], order: Sequence[str], notes: list[str]) 
 def _with_steps(
     requests: list[_Request], steps: int, source: str, notes: list[str]
 ) -> tuple[list[_Request], dict[str, int]]:
-    """Find out the number of decode steps, and set the time of one; requests that took other numbers are left out."""
+    """Set the number of decode steps and the time of one; leave out requests with other numbers of steps."""
     decoding = [request for request in requests if DECODE_TOTAL in request.own]
     counts = {_decode_ranges(request) for request in decoding}
     if len(counts) > 1 and steps in counts:
@@ -235,12 +235,12 @@ def _with_steps(
 
 
 def _decode_ranges(request: _Request) -> int:
-    """Count decode ranges; one around all steps counts only where the steps have none."""
+    """Count decode ranges; a range around all steps counts only if the steps have none."""
     return request.count[DECODE] or 1
 
 
 def _times(requests: list[_Request], order: Sequence[str], notes: list[str]) -> dict[str, tuple[float, ...]]:
-    """Milliseconds by stage, in the stages' order."""
+    """Return milliseconds by stage, in the order of the stages."""
     times = {
         stage: tuple(request.own[stage] / _NS_PER_MS for request in requests if stage in request.own) for stage in order
     }

@@ -1,4 +1,4 @@
-"""How many decode steps a time is for."""
+"""The number of decode steps of a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class StepCount:
     steps : int
         At least 1.
     measured : dict
-        ``new_tokens``, where the source shows another number than was asked for.
+        ``new_tokens``, if the source shows another number than the workload.
     notes : tuple of str
-        How the number came about, where it is not plain.
+        Explanation of the number, if it needs one.
     """
 
     steps: int
@@ -27,21 +27,21 @@ class StepCount:
 
 
 def count_steps(ranges: int, asked: int, source: str) -> StepCount:
-    """Find out how many decode steps a request took from the number of its decode ranges.
+    """Return the decode steps of a request from the number of its decode ranges.
 
     Parameters
     ----------
     ranges : int
         Decode ranges of each request, at least 1.
     asked : int
-        Decode steps of the workload that the times are said to be of.
+        Decode steps of the workload.
     source : str
-        What is being read, for errors.
+        Name of the source, for errors.
 
     Raises
     ------
     StagemeterError
-        If there is one range and the workload has no decode step: it may be of any number of steps.
+        If there is one range and the workload has no decode step.
     """
     if ranges == asked:
         return StepCount(asked)

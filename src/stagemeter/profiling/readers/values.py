@@ -1,4 +1,4 @@
-"""What can be a time: the checks that all readers share. Numbers stay exact decimals until they are milliseconds."""
+"""Checks of times that all readers share. Numbers stay exact decimals until they are milliseconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.profiling.ranges import TimeRange
 
 _NS_PER_MS = 10**6
-#: Decimals themselves end at 10^999999, which a sum must not reach.
+#: Largest exponent: decimals end at 10^999999, which a sum must not reach.
 _LARGEST_EXPONENT = 1000
 _LONGEST = Decimal(LONGEST_MS)
-#: A picosecond: no work is done in less, and a rate per second stays a number.
+#: A picosecond: no stage takes less, and a rate per second stays finite.
 _SHORTEST = Decimal("1e-9")
 _LONGEST_NS = int(LONGEST_MS) * _NS_PER_MS
-#: Clocks count from some epoch. Nothing is a million years away from it.
+#: Largest distance from a clock's epoch, a million years.
 _FARTHEST_NS = 10_000 * _LONGEST_NS
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
@@ -49,7 +49,7 @@ def milliseconds(where: str, value: object) -> float:
     where : str
         File and row, for errors.
     value : object
-        What stands there.
+        The value.
 
     Raises
     ------
@@ -77,14 +77,14 @@ def nanoseconds(value: Decimal, per_unit: int) -> int:
     Parameters
     ----------
     value : Decimal
-        What stands in the file.
+        The value in the file.
     per_unit : int
         Nanoseconds of the file's unit.
 
     Raises
     ------
     ValueError
-        If it is farther away than any clock reaches.
+        If it is beyond the range of any clock.
     """
     if abs(value) > _FARTHEST_NS:
         raise ValueError(f"{shown(value)} is out of range")
@@ -99,9 +99,9 @@ def time_range(where: str, stage: str, start: object, end: object, lane: str) ->
     where : str
         File and row, for errors.
     stage : str
-        Whose time it is.
+        Stage of the range.
     start, end : object
-        What stands in the file.
+        The values in the file.
     lane : str
         See `TimeRange`.
 
@@ -122,12 +122,12 @@ def time_range(where: str, stage: str, start: object, end: object, lane: str) ->
 
 
 def require_single(where: str, columns: Sequence[str]) -> None:
-    """Refuse a table that has a column twice, of which only one would be read.
+    """Refuse a table with a repeated column.
 
     Raises
     ------
     StagemeterError
-        If it has.
+        If a column appears twice.
     """
     twice = [name for name, count in Counter(columns).items() if name and count > 1]
     if twice:
