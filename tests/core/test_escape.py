@@ -22,7 +22,7 @@ from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture, ch
 from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, print_comparison
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
-from stagemeter.export.pairing import Points, roofline_page, roofline_picture
+from stagemeter.export.roofline import RooflinePoints, roofline_page, roofline_picture
 
 HOSTILE = [
     "\x1b]0;owned\x07\x1b[2Jname",
@@ -185,7 +185,7 @@ def test_comparison_is_harmless_everywhere(name, capsys, monkeypatch):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_pages_are_harmless(name):
     page = comparison_page(comparison(name))
-    points = Points((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
+    points = RooflinePoints((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
     chart = Chart(name, name, name, "bars", [Series(name, [name], [1.0], [name])])
     for text in (page, roofline_page(points), charts_page({"chart": chart}, name)):
         # Behind plotly's own five megabytes.
@@ -199,7 +199,7 @@ def test_pages_are_harmless(name):
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_pictures_take_no_name_for_a_formula(name):
-    points = Points((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
+    points = RooflinePoints((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
     chart = Chart(name, "x", "y", "bars", [Series(name, [name], [1.0])])
     for picture in (bar_chart({name: 3}, 3, "FLOPs", name), roofline_picture(points), chart_picture(chart)):
         assert picture.startswith(b"\x89PNG")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.escape import Marked, html_text, markdown_text, picture_text
+from stagemeter.core.escape import Marked, markdown_text
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
-from stagemeter.export.charts import COLOURS, new_figure, png
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import (
     add_header,
@@ -21,6 +19,7 @@ from stagemeter.export.markdown import (
     new_document,
     unbroken,
 )
+from stagemeter.export.roofline import roofline_page, roofline_picture, roofline_points
 from stagemeter.profiling.devices import ASSUMED, Devices
 
 _COLUMNS = (
@@ -214,97 +213,3 @@ def print_pairings(pairings: Sequence[Mapping[str, Any]]) -> None:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} runs"
-
-
-#: The factor by which the ceilings reach beyond the outermost points.
-_MARGIN = 4.0
-
-
-@dataclass(frozen=True)
-class Points:
-    """The data of a roofline.
-
-    Attributes
-    ----------
-    stages : tuple of str
-        Names of the points.
-    intensity, tflops : tuple of float
-        FLOPs per byte and the TFLOP/s that were reached, for each point.
-    ceiling : tuple of tuple of float
-        Corners of the roof: FLOPs per byte and TFLOP/s.
-    title : str
-        Device, data type and model.
-    """
-
-    stages: tuple[str, ...]
-    intensity: tuple[float, ...]
-    tflops: tuple[float, ...]
-    ceiling: tuple[tuple[float, float], ...]
-    title: str
-
-
-def roofline_points(pairing: Mapping[str, Any]) -> Points | None:
-    """Return the data of a pairing's roofline; None without a bandwidth or a paired stage."""
-    peak = pairing["peak"]
-    rows = {stage: row for stage, row in pairing["stages"].items() if row["bytes"]}
-    if peak["gbps"] is None or not rows:
-        return None
-    intensity = tuple(row["flops"] / row["bytes"] for row in rows.values())
-    ridge = peak["tflops"] * 1e3 / peak["gbps"]
-    left, right = min(*intensity, ridge) / _MARGIN, max(*intensity, ridge) * _MARGIN
-    return Points(
-        stages=tuple(rows),
-        intensity=intensity,
-        tflops=tuple(row["tflops"] for row in rows.values()),
-        ceiling=((left, left * peak["gbps"] / 1e3), (ridge, peak["tflops"]), (right, peak["tflops"])),
-        title=f"{pairing['model']} on {peak['name']}, {peak['dtype']}: "
-        f"{peak['tflops']:.4g} TFLOP/s, {peak['gbps']:.4g} GB/s",
-    )
-
-
-def roofline_picture(points: Points) -> bytes:
-    """Draw the roofline as a PNG picture."""
-    figure, axes = new_figure(4.8)
-    axes.loglog(*zip(*points.ceiling, strict=True), color="#444444", linewidth=1.5)
-    for index, stage in enumerate(points.stages):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.scatter(
-            points.intensity[index], points.tflops[index], color=colour, s=45, zorder=3, label=picture_text(stage)
-        )
-    axes.set_xlabel("arithmetic intensity, FLOPs per byte moved")
-    axes.set_ylabel("TFLOP/s")
-    axes.set_title(picture_text(points.title), loc="left", fontsize=10)
-    axes.grid(True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-    return png(figure)
-
-
-def roofline_page(points: Points) -> str:
-    """Draw the roofline as an interactive HTML page that needs no network."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    figure.add_scatter(
-        x=[x for x, _ in points.ceiling],
-        y=[y for _, y in points.ceiling],
-        mode="lines",
-        line={"color": "#444444"},
-        name="ceiling",
-    )
-    for index, stage in enumerate(points.stages):
-        figure.add_scatter(
-            x=[points.intensity[index]],
-            y=[points.tflops[index]],
-            mode="markers",
-            marker={"size": 11, "color": COLOURS[index % len(COLOURS)]},
-            name=html_text(stage),
-            hovertemplate="%{x:.4g} FLOPs per byte<br>%{y:.4g} TFLOP/s",
-        )
-    figure.update_layout(
-        title=html_text(points.title),
-        xaxis={"type": "log", "title": "arithmetic intensity, FLOPs per byte moved"},
-        yaxis={"type": "log", "title": "TFLOP/s"},
-        template="plotly_white",
-    )
-    return str(figure.to_html(include_plotlyjs=True, div_id="roofline"))

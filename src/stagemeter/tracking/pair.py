@@ -17,7 +17,8 @@ from stagemeter.core.escape import markdown_link
 from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
-from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files, roofline_points
+from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
+from stagemeter.export.roofline import roofline_points
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
