@@ -1,4 +1,4 @@
-"""What the ``mfu`` command does from start to end: find counts or make them, pair, log."""
+"""The ``mfu`` command from start to end: find counts or make them, pair, log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair_runs(
 ) -> Pairing:
     """Pair a profiling run with its static run, and log the utilization of every stage to the profiling run.
 
-    Where no static run counts the work, one is made by closed form and logged as a run of its own.
+    If no static run has counted the work, it is counted now and logged as a run of its own.
 
     Parameters
     ----------
@@ -33,12 +33,11 @@ def pair_runs(
     static_run : str, optional
         Id or name of the static run. Default: the one of the same work, else of the same page and model.
     device : str, optional
-        Device to look the peak up for, or ``measured`` to measure this machine's. Default: the device that the
-        profiling run names.
+        Device of the peak, or ``measured`` to measure this machine's. Default: the device of the profiling run.
     peak_tflops, peak_gbps : float, optional
-        The peak itself, in place of a device: dense TFLOP/s and GB/s.
+        Peak in place of a device: dense TFLOP/s and GB/s.
     devices : int, optional
-        How many devices did the work. Default: what the profiling run says, else one.
+        Number of devices that did the work. Default: that of the profiling run, else one.
 
     Returns
     -------
@@ -78,17 +77,17 @@ def pair_experiment(
     device, peak_tflops, peak_gbps, devices
         See `pair_runs`; the same for all runs.
     figures : bool
-        Whether to draw a roofline for each: drawing takes longer than pairing, and an interactive page that needs no
-        network has five megabytes.
+        Whether to draw a roofline for each. Drawing takes longer than pairing, and an interactive page has five
+        megabytes.
     on_run : callable
-        Told after every run how many are done, and how many there are.
+        Called after every run with the number of finished runs and of all runs.
 
     Returns
     -------
     pairings : list of dict
-        Those that could be paired.
+        Pairings.
     failures : dict
-        Why others could not, by id of the run.
+        Reasons of runs that could not be paired, by id.
 
     Raises
     ------
@@ -110,13 +109,13 @@ def count_work(model: str, architecture_hash: str, workload: Workload, limits: M
     Parameters
     ----------
     model : str
-        The model, as a run names it.
+        Name of the model in the run.
     architecture_hash : str
-        Hash of the sizes that it had.
+        Hash of its sizes.
     workload : Workload
         The work.
     limits : mapping
-        Limits under which its page became its views, see `stagemeter.analysis.advice.workload_config`.
+        Limits of the views of its page, see `stagemeter.analysis.advice.workload_config`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The accelerator of this machine, found without torch and in no time."""
+"""The accelerator of this machine, found fast and without torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def accelerator_name() -> str | None:
-    """Name the accelerator that this process uses, as its driver does.
+    """Return the driver's name of the accelerator that this process uses.
 
     Returns
     -------
     str or None
-        None where there is none, it is hidden, or there are several kinds of which torch does not say which is used.
+        None if there is none, it is hidden, or the machine has several kinds and torch has not chosen one.
     """
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

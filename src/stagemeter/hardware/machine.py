@@ -1,4 +1,4 @@
-"""What a machine is made of: enough to read a time by, and nothing that says whose machine it is."""
+"""A description of this machine, to read times by; it does not identify the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe_machine(device: str) -> dict[str, str]:
     dict of str to str
         ``device``, its name; ``device_type``; ``cores``, the processor cores that this process may use;
         ``memory_bytes``, of the device; ``driver``, ``none`` for a CPU; ``torch``, its version, and ``torch_build``,
-        what it was built for. What cannot be found out is ``unknown``.
+        its platform. Unknown values are ``unknown``.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def describe_machine(device: str) -> dict[str, str]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Return the device of torch that a text names; of a GPU with its index.
+    """Return the torch device of a name; a GPU with its index.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def torch_device(device: str) -> torch.device:
 
 
 def device_name(place: torch.device) -> str:
-    """Name of a device, as its driver or the operating system reports it."""
+    """Return the name of a device by its driver or the operating system."""
     import torch
 
     if place.type == "cuda":
@@ -87,7 +87,7 @@ def device_name(place: torch.device) -> str:
 
 
 def memory_bytes(place: torch.device) -> int | None:
-    """Size of a device's memory; None where it cannot be found out."""
+    """Return the size of a device's memory; None if it is unknown."""
     import torch
 
     if place.type == "cuda":
@@ -98,7 +98,7 @@ def memory_bytes(place: torch.device) -> int | None:
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may run on."""
+    """Return the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

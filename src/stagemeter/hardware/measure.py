@@ -1,9 +1,8 @@
-"""What this machine can do at most, measured: for machines that have no datasheet, CPUs above all.
+"""Measure the peak rates of this machine, for devices without a datasheet such as CPUs.
 
-A peak that work exceeds is no peak. So the best repetition counts and not the mean; products are tried in several
-sizes, from those that stay in a cache to those of a model's layers, and attention beside them; and memory is read as
-well as copied, since reading alone can be faster. The trials take turns for some seconds, so that a burst of other
-work on the machine does not fall on one of them alone.
+Work must not exceed a peak. So the best repetition counts rather than the mean. Products run in several sizes, from
+those that fit a cache to those of a model's layers, and attention beside them. Memory is read as well as copied, since
+reading can be faster. The trials take turns for some seconds, so that a burst of other work does not hit only one.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from stagemeter.hardware.roofline import Peak
 if TYPE_CHECKING:
     import torch
 
-#: Told what is measured.
+#: Called with a description of the measurement.
 Progress = Callable[[str], None]
-#: Runs something and returns the seconds that it took.
+#: Runs a callable and returns its seconds.
 Timer = Callable[[Callable[[], Any]], float]
 
-#: Rows, inputs and outputs of the linear layers that are tried, small ones first.
+#: Rows, inputs and outputs of the linear layers of the trials, small ones first.
 _CPU_PRODUCTS = (
     (256, 512, 512),
     (512, 512, 512),
@@ -54,13 +53,13 @@ _GPU_ATTENTION = (128, 4096, 128)
 _MIB = 2**20
 _CPU_BUFFER = 512 * _MIB
 _GPU_BUFFER = 2048 * _MIB
-#: A buffer this many times the size of the cache leaves next to nothing of itself in it between two passes.
+#: Size of a buffer in caches, so that almost nothing of it stays in the cache between two passes.
 _TIMES_CACHE = 8
-#: At most this part of the memory is taken for a buffer; there are two.
+#: Largest part of the memory for a buffer, as a divisor; there are two buffers.
 _PART_OF_MEMORY = 8
 _ROW = 4096
 
-#: How long all trials take turns, how long each turn is, and beyond which length of one call a trial is not repeated.
+#: Seconds of all turns, of each turn, and of the longest call that is repeated.
 _SECONDS = 9.0
 _TURN_SECONDS = 0.1
 _LONGEST_CALL_SECONDS = 1.0
@@ -70,18 +69,18 @@ _PRODUCT, _STREAM = "FLOP", "byte"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One thing that is timed.
+    """A timed operation.
 
     Attributes
     ----------
     name : str
-        What it is.
+        Description.
     unit : str
         ``FLOP`` or ``byte``.
     amount : int
         Floating-point operations, or bytes read and written, of one call.
     run : callable
-        Does it once.
+        Runs it once.
     """
 
     name: str
@@ -92,12 +91,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPeak:
-    """A measured peak, and what it was chosen from.
+    """A measured peak, and the trials behind it.
 
     Attributes
     ----------
     peak : Peak
-        The best of each.
+        The best rates.
     flops_per_second, bytes_per_second : dict
         Best rate of each trial by name.
     """
@@ -108,21 +107,21 @@ class MeasuredPeak:
 
 
 def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> MeasuredPeak:
-    """Measure the rates of this machine, which takes about ten seconds.
+    """Measure the rates of this machine in about ten seconds.
 
     Parameters
     ----------
     device : str
-        As torch writes it: ``cpu``, ``cuda`` or ``cuda:1``.
+        Device by its torch name: ``cpu``, ``cuda`` or ``cuda:1``.
     dtype : str
         Data type of the products, one of `stagemeter.core.cost.ITEM_SIZES`.
     progress : callable, optional
-        Told what is measured, and for how long.
+        Called with a description of the measurement and its duration.
 
     Returns
     -------
     MeasuredPeak
-        Named after the device; its source says what was fastest.
+        Peak with the device's name; its source names the fastest trials.
 
     Raises
     ------
@@ -131,8 +130,8 @@ def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> M
 
     Notes
     -----
-    On an idle machine two measurements differ by some percent. Where other work runs at the same time, be it in
-    another virtual machine on the same host, a peak comes out too low, and utilization by it too high.
+    On an idle machine two measurements differ by some percent. Other work at the same time, even in another virtual
+    machine on the host, makes the peak too low, and utilization by it too high.
     """
     import torch
 
@@ -164,16 +163,16 @@ def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> M
 
 
 def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Trial, float]:
-    """Best rate of each trial, per second.
+    """Return the best rate of each trial, per second.
 
     Parameters
     ----------
     trials : iterable of Trial
-        Small ones first: one that would take far too long, by what was seen of its unit so far, is left out.
+        Small ones first. A trial that would take far too long, by the rates of its unit so far, is left out.
     timed : callable
-        Runs something and returns the seconds that it took.
+        Runs a callable and returns its seconds.
     seconds : float
-        How long the trials take turns, after each ran for the first time.
+        Duration of the turns, after the first run of each trial.
     """
     best: dict[Trial, float] = {}
     for trial in trials:
@@ -185,7 +184,7 @@ def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Tr
     while again:
         for trial in again:
             turn_ends = time.perf_counter() + _TURN_SECONDS
-            # Once at least, also where other work has taken the whole turn.
+            # Run at least once, even if other work took the whole turn.
             while True:
                 best[trial] = max(best[trial], trial.amount / timed(trial.run))
                 if time.perf_counter() >= turn_ends:
@@ -196,11 +195,11 @@ def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Tr
 
 
 def _products(place: torch.device, dtype: torch.dtype) -> Iterable[Trial]:
-    """Linear layers and attention, each made only when it is its turn."""
+    """Yield linear layers and attention, each made when its turn comes."""
     import torch
     from torch.nn import functional
 
-    # One of its own: who measures does not want the numbers that follow to change.
+    # A separate generator leaves the caller's random numbers unchanged.
     generator = torch.Generator(place).manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -225,11 +224,11 @@ def _products(place: torch.device, dtype: torch.dtype) -> Iterable[Trial]:
 
 
 def _streams(place: torch.device, dtype: torch.dtype, size: int) -> Sequence[Trial]:
-    """Ways through memory: read and write, read, and a layer's weights for one token."""
+    """Return ways through memory: read and write, read, and a layer's weights for one token."""
     import torch
     from torch.nn import functional
 
-    # Filled, since the system hands out untouched memory as one page of zeros, over and over, which stays in the cache.
+    # Filled, since the system maps untouched memory to one page of zeros, which stays in the cache.
     source = torch.ones(size // dtype.itemsize, dtype=dtype, device=place)
     target = torch.ones_like(source)
     weight, token = source.view(-1, _ROW), torch.ones(1, _ROW, dtype=dtype, device=place)
@@ -242,7 +241,7 @@ def _streams(place: torch.device, dtype: torch.dtype, size: int) -> Sequence[Tri
 
 
 def _timer(place: torch.device) -> Timer:
-    """Seconds that a call takes on a device."""
+    """Return the timer of a device."""
     import torch
 
     if place.type == "cpu":
@@ -257,8 +256,7 @@ def _timer(place: torch.device) -> Timer:
     def on_device(run: Callable[[], Any]) -> float:
         with torch.cuda.device(place):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            # Once for nothing: while that runs, the events and what is between them are queued, so that what is timed
-            # is the work and not the launching of it.
+            # While a first run is at work, the events and the second run are queued: the time leaves out the launch.
             run()
             start.record()
             run()
@@ -270,7 +268,7 @@ def _timer(place: torch.device) -> Timer:
 
 
 def _buffer_size(place: torch.device) -> int:
-    """Bytes of a buffer that is far larger than the caches, in whole rows."""
+    """Return the bytes of a buffer that is far larger than the caches, in whole rows."""
     import torch
 
     if place.type == "cuda":
@@ -284,7 +282,7 @@ def _buffer_size(place: torch.device) -> int:
 
 
 def _last_level_cache() -> int:
-    """Bytes of all last-level caches together; 0 where the system does not say."""
+    """Return the bytes of all last-level caches together; 0 if the system does not report them."""
     sizes: dict[int, dict[str, int]] = {}
     for cache in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
         try:

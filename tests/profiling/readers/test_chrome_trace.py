@@ -245,7 +245,7 @@ def test_a_trace_without_ranges_of_stages_says_what_it_has(tmp_path: Path) -> No
 def test_an_event_that_is_none_is_named(tmp_path: Path, broken: dict[str, Any]) -> None:
     events = [event("prefill", 0, 9), event("sam", 1, 1) | broken]
     with pytest.raises(
-        StagemeterError, match=r"t\.json: (event 2(, 'sam': runs from 1000 to 0| is not as a)|is not JSON)"
+        StagemeterError, match=r"t\.json: (event 2(, 'sam': runs from 1000 to 0| is no trace event)|is not JSON)"
     ):
         read_profile(write(tmp_path / "t.json", events), steps=STEPS)
 

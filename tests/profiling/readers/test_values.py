@@ -100,11 +100,11 @@ def test_rows_of_no_stage_may_have_taken_no_time(tmp_path):
             (trace(event("sam", "0", "5"), event("prefill", start, duration)), f"event 2.*{part}")
             for start, duration, part in (
                 ("0", "-1", "runs from 0 to -1000, which is no time"),
-                ("0", '"nan"', "is not as a trace event is"),
-                ("0", '"inf"', "is not as a trace event is"),
-                ("1e400", "1", "is not as a trace event is"),
-                ("0", "1e999999999", "is not as a trace event is"),
-                ("true", "1", "is not as a trace event is"),
+                ("0", '"nan"', "is no trace event"),
+                ("0", '"inf"', "is no trace event"),
+                ("1e400", "1", "is no trace event"),
+                ("0", "1e999999999", "is no trace event"),
+                ("true", "1", "is no trace event"),
                 ("0", str(TOO_LONG), "which is no time"),
                 ("-1e16", "2e16", "which is no time"),
             )

@@ -181,7 +181,7 @@ def test_engines_of_another_model_on_the_page_are_not_counted():
         (of_engine(TWO_BEFORE, 1, TWO_AFTER), of_engine(TWO_AFTER, 1, TWO_BEFORE), "of engine 1 went down since"),
         (TWO_BEFORE, AFTER, "engine 1 is on one of the two pages only"),
         (BEFORE, TWO_AFTER, "engine 1 is on one of the two pages only"),
-        (BEFORE + BEFORE.partition("\n")[2], AFTER, "of one engine stands there twice"),
+        (BEFORE + BEFORE.partition("\n")[2], AFTER, "of one engine appears twice"),
         (BEFORE, scraped(102, 93126, 52224, 13.0, -408.0), "request_decode_time_seconds_sum is -408"),
         (BEFORE, scraped(102, 93126, 52224, 13.0, 1e18), "more than a century"),
         (
@@ -240,7 +240,8 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 def test_address_is_scraped_twice(serve):
     profile = scrape(serve((200, TEXT, BEFORE), (200, TEXT, AFTER)), 0.2)
     assert profile.times_ms["forward"] == (pytest.approx(120.0),)
-    assert profile.metrics["engine/seconds"] == pytest.approx(0.2, abs=0.15)
+    # Other work on the machine can only lengthen the wait.
+    assert 0.2 <= profile.metrics["engine/seconds"] < 30
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Chrome traces of torch's profiler: user annotations, and the GPU ranges that belong to them.
+"""Chrome traces of torch's profiler: user annotations and their GPU ranges.
 
-What is read of the format, and where that is written down:
+The parts of the format that are read, and their sources:
 
 - ``{"traceEvents": [...], ...}`` or a bare list of events, ``ph`` "X" for one with a duration, ``ts`` and ``dur`` in
   microseconds: "Trace Event Format", Google.
@@ -12,8 +12,8 @@ What is read of the format, and where that is written down:
 - ``cat`` is ``kernel``, ``gpu_memcpy`` or ``gpu_memset`` for work on a GPU; ``deviceProperties`` names the devices:
   the same.
 
-A trace may have a gigabyte. ijson hands out one event at a time, built in C by its yajl2_c backend; that takes less
-than half the time of `json.load` on the whole, which spends most of its own on memory (see benchmarks/traces.py).
+A trace can have a gigabyte. ijson yields one event at a time, built in C by its yajl2_c backend. That takes less than
+half the time of `json.load`, which spends most of its time on memory (see benchmarks/traces.py).
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ CPU_CATEGORIES = frozenset({"user_annotation", "nvtx", ""})
 GPU_CATEGORY = "gpu_user_annotation"
 _GPU_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset", GPU_CATEGORY})
 
-#: Of a bare list, and of the list in an object.
+#: Prefixes of events in a bare list, and in the list of an object.
 EVENTS_OF_LIST, EVENTS_OF_OBJECT = "item", "traceEvents.item"
 
 _NS_PER_US = 1000
-#: Before the events there are properties of devices and versions of libraries.
+#: Bytes before the events, with properties of devices and versions of libraries.
 _HEAD = 2**18
 
 
 @dataclass
 class _Scopes:
-    """What the events of a trace come to."""
+    """The scopes of stages in a trace."""
 
     path: Path
     names: StageNames
@@ -63,7 +63,7 @@ class _Scopes:
     _lanes: dict[tuple[object, object], str] = field(default_factory=dict)
 
     def add(self, event: Any) -> None:
-        """Look at one event."""
+        """Add one event."""
         self.events += 1
         try:
             category = event.get("cat", "")
@@ -78,16 +78,14 @@ class _Scopes:
         except StagemeterError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            raise StagemeterError(
-                f"{self.path}: event {self.events} is not as a trace event is: {shown(event)}"
-            ) from None
+            raise StagemeterError(f"{self.path}: event {self.events} is no trace event: {shown(event)}") from None
 
     def _add_scope(self, event: Mapping[str, Any], on_gpu: bool) -> None:
         stage = self.names.stage(event["name"])
         if stage is None:
             return
-        # Decimals, since absolute microseconds with three places do not fit a double: kineto pull request 919.
-        # Start and end are rounded to whole nanoseconds, not the duration: ranges that adjoin still do.
+        # Absolute microseconds with three places do not fit a double: kineto pull request 919.
+        # Start and end are rounded to nanoseconds rather than the duration, so that adjoining ranges still adjoin.
         start, duration = exact(event["ts"]), exact(event.get("dur", 0))
         begin, end = nanoseconds(start, _NS_PER_US), nanoseconds(start + duration, _NS_PER_US)
         place = event.get("pid"), event.get("tid")
@@ -97,7 +95,7 @@ class _Scopes:
             self.cpu.append(scope)
             return
         number = event.get("args", {}).get("External id")
-        # Without a number, each is on its own, and copies on other streams are told by their overlap.
+        # Without a number, only their overlap shows that ranges are copies on other streams.
         key = (event["name"], len(self.gpu)) if number is None else (event["name"], "number", number)
         known = self.gpu.get(key, scope)
         self.gpu[key] = TimeRange(stage, min(known.start, scope.start), max(known.end, scope.end), known.lane)
@@ -111,7 +109,7 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
     path : Path
         The trace, which may be compressed.
     prefix : str
-        Where in it the events are: `EVENTS_OF_OBJECT` or `EVENTS_OF_LIST`.
+        Place of the events: `EVENTS_OF_OBJECT` or `EVENTS_OF_LIST`.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
@@ -142,7 +140,7 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
 
 
 def stream_items(path: Path, prefix: str) -> Iterator[Any]:
-    """Yield one JSON value after the other from a list in a file, without holding the file.
+    """Yield the JSON values of a list in a file, without holding the file.
 
     Raises
     ------
@@ -164,7 +162,7 @@ def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
     except (ijson.JSONError, ValueError) as error:
         said = error.args[0] if error.args else ""
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-        # A number that is cut off is no number either; the parser has then read all that there is.
+        # A number that is cut off is malformed, too; the parser has then read the whole file.
         if "premature EOF" in text or ("malformed number" in text and not stream.read(1)):
             raise StagemeterError(f"{path}: the JSON ends in the middle; {cut_off()}") from None
         raise StagemeterError(
@@ -178,7 +176,7 @@ def _skip_byte_order_mark(stream: IO[bytes]) -> None:
 
 
 def _hardware(path: Path) -> dict[str, str]:
-    """Name the GPUs, which a trace lists before its events."""
+    """Return the names of the GPUs, which a trace lists before its events."""
     with opened(path) as stream:
         head = io.BytesIO(stream.read(_HEAD))
     devices = _until_cut(_items(path, head, "deviceProperties.item"))
@@ -187,7 +185,7 @@ def _hardware(path: Path) -> dict[str, str]:
 
 
 def _until_cut(items: Iterator[Any]) -> Iterator[Any]:
-    """Yield what comes before the end of a document that is known to be cut off."""
+    """Yield the items of a cut-off document up to its end."""
     with contextlib.suppress(StagemeterError):
         yield from items
 

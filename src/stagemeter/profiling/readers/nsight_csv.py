@@ -1,16 +1,15 @@
 """Summaries that ``nsys stats --format csv`` prints of NVTX ranges.
 
-The reports, with the columns that are read of them, as "Statistical Reports Shipped With Nsight Systems" in NVIDIA's
-Analysis Guide has them:
+The reports and their columns, by "Statistical Reports Shipped With Nsight Systems" in NVIDIA's Analysis Guide:
 
 - ``nvtx_pushpop_sum`` (``nvtxppsum`` in older versions), ``nvtx_startend_sum`` and ``nvtx_sum``: time on the CPU:
   ``Total Time``, ``Instances``, ``Range``;
 - ``nvtx_gpu_proj_sum``: time on the GPU: ``Total Proj Time``, ``Range Instances``, ``Range``, ``Avg Range Lvl`` (depth
   in the stack of ranges) and ``Avg Num Child``.
 
-Times are in nanoseconds, or in what ``--timeunit`` asked for; the unit stands behind the column's name. Both kinds
-include what is nested: "the time of the child(ren) range(s) is not subtracted from the parent range". A summary has no
-timestamps, so the nesting has to follow from the depths or be told.
+Times are in nanoseconds or in the unit of ``--timeunit``, which follows the column's name. Both kinds include nested
+ranges: "the time of the child(ren) range(s) is not subtracted from the parent range". A summary has no timestamps, so
+the nesting comes from the depths or from the caller.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _COLUMN = re.compile(r"(?P<name>.*?)\s*(?:\((?P<unit>[^()]*)\))?")
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One range of a summary, or several that stand for one stage.
+    """One range of a summary, or several of one stage.
 
     Attributes
     ----------
@@ -52,11 +51,11 @@ class _Row:
     where : str
         File and line.
     total_ms : Decimal
-        Of all instances, 0 where they took no measurable time.
+        Time of all instances; 0 if it was too short to measure.
     instances : int
-        Times it ran.
+        Number of runs.
     level, children : Decimal or None
-        Mean depth, and mean number of ranges directly inside, where the report has them.
+        Mean depth, and mean number of ranges directly inside, if the report has them.
     """
 
     name: str
@@ -96,14 +95,14 @@ def read_nsight_csv(
     path : Path
         Where the text comes from.
     text : str
-        What nsys printed; lines around the table may be in it. Of several tables, one of GPU times is taken.
+        Output of nsys, with any lines around the table. Of several tables, one of GPU times is read.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
         The model's stages, and patterns for other names.
     prefill_contains_vision : bool, optional
-        Whether the vision stages ran inside of the prefill range. None: as the depths of ranges show, where they do;
-        times are taken as they stand otherwise.
+        Whether the vision stages ran inside of the prefill range. Default: the depths of ranges decide if they show it;
+        else times stay as they are.
 
     Raises
     ------
@@ -146,7 +145,7 @@ def _columns(cells: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_tables(path: Path, text: str) -> list[_Table]:
-    """Find the tables among the lines that nsys prints around them."""
+    """Return the tables in the output of nsys."""
     tables: list[tuple[list[tuple[str, str]], list[_Row]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -196,19 +195,19 @@ def _number(where: str, column: str, text: str) -> Decimal:
         number = exact(text.replace(",", "") if _GROUPED.fullmatch(text.strip()) else text)
     except ValueError:
         raise StagemeterError(f"{where}: {column} is {shown(text)}, which is no number; print it again") from None
-    # Far beyond any count or time; what is computed of it below stays exact.
+    # Far beyond any count or time; arithmetic below it stays exact.
     if not 0 <= number < _LARGEST:
         raise StagemeterError(f"{where}: {column} is {shown(text)}, which cannot be; print it again")
     return number
 
 
 def _mean_ms(row: _Row, count: int) -> float:
-    """Mean time in milliseconds, once it is sure that it is one."""
+    """Return the mean time in milliseconds, checked."""
     return milliseconds(f"{row.where}: mean of {row.name}", row.total_ms / count)
 
 
 def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[str, _Row]:
-    """Add up the rows that stand for the same stage."""
+    """Add up the rows of each stage."""
     stages: dict[str, _Row] = {}
     for row in table.rows:
         stage = names.stage(row.name)
@@ -231,7 +230,7 @@ def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[st
 
 
 def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
-    """Tell how many requests the sums are over."""
+    """Return the number of requests of the sums."""
     anchor = next((stage for stage in (REQUEST, PREFILL, FORWARD) if stage in stages), None)
     if anchor is None:
         several = next((stage for stage, row in stages.items() if row.instances > 1 and stage != DECODE), None)
@@ -255,7 +254,7 @@ def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
 def _containment(
     stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames, told: bool | None
 ) -> tuple[bool, str]:
-    """Tell whether the vision stages ran inside of the prefill, and how that is known."""
+    """Return whether the vision stages ran inside of the prefill, and the reason."""
     if PREFILL not in stages or not vision:
         return False, ""
     if told is not None:
@@ -275,10 +274,10 @@ def _containment(
 
 
 def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames) -> bool | None:
-    """Conclude from depths, where they allow for one nesting only.
+    """Decide by the depths, if only one nesting is possible.
 
-    What is no deeper than the prefill is not inside of it. What is deeper is, if no other range at the prefill's depth
-    has anything inside.
+    A range that is no deeper than the prefill is not inside of it. A deeper one is, if no other range at the prefill's
+    depth contains ranges.
     """
     prefill = stages[PREFILL]
     levels = [stages[stage].level for stage in vision]
@@ -288,13 +287,13 @@ def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, n
     if not any(deeper) or not prefill.children:
         return False
     siblings = [row for row in table.rows if row.level == prefill.level and names.stage(row.name) != PREFILL]
-    # A mean that is no whole number is of ranges at several depths.
+    # A fractional mean belongs to ranges at several depths.
     settled = all(row.level == round(row.level) for row in table.rows if row.level is not None)
     return True if all(deeper) and settled and not any(row.children for row in siblings) else None
 
 
 def _without_vision(path: Path, stages: dict[str, _Row], vision: list[str]) -> dict[str, _Row]:
-    """Take the vision stages' time out of the prefill's."""
+    """Subtract the time of the vision stages from the prefill's."""
     inside = sum((row.total_ms for stage, row in stages.items() if stage in vision), Decimal(0))
     rest = stages[PREFILL].total_ms - inside
     if rest <= 0:
@@ -308,7 +307,7 @@ def _without_vision(path: Path, stages: dict[str, _Row], vision: list[str]) -> d
 def _times(
     path: Path, stages: dict[str, _Row], requests: int, steps: int, notes: list[str]
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, int]]:
-    """Mean milliseconds by stage, and what of the workload the numbers of ranges show to be other."""
+    """Return mean milliseconds by stage, and the fields of the workload that the numbers of ranges contradict."""
     times: dict[str, tuple[float, ...]] = {
         stage: (_mean_ms(row, requests),)
         for stage, row in stages.items()

@@ -1,7 +1,7 @@
-"""SQLite exports of Nsight Systems: NVTX ranges, and the GPU work that was launched within them.
+"""SQLite exports of Nsight Systems: NVTX ranges, and the GPU work that they launched.
 
 Made by ``nsys export --type sqlite report.nsys-rep``. The schema is that of "SQLite Schema Reference" and "SQLite
-Schema Event Values" in NVIDIA's Nsight Systems Analysis Guide; tables are there only if they have rows:
+Schema Event Values" in NVIDIA's Nsight Systems Analysis Guide. Tables exist only if they have rows:
 
 ============================= =========================================================================================
 ``NVTX_EVENTS``               ``start``, ``end`` (ns; ``end`` is NULL if the range was never closed), ``eventType`` (59
@@ -43,7 +43,7 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 _PUSH_POP, _START_END = 59, 60
 _RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
 _GPU_TABLES = tuple(f"CUPTI_ACTIVITY_KIND_{kind}" for kind in ("KERNEL", "MEMCPY", "MEMSET", "GRAPH_TRACE"))
-#: What is needed of each table.
+#: Columns that each table must have.
 _COLUMNS: dict[str, set[str]] = {
     "NVTX_EVENTS": {"start", "end", "eventType", "text", "globalTid"},
     "StringIds": {"id", "value"},
@@ -51,10 +51,10 @@ _COLUMNS: dict[str, set[str]] = {
     **{table: {"start", "end", "correlationId"} for table in _GPU_TABLES},
     "TARGET_INFO_GPU": set(),
 }
-#: Steps of SQLite's virtual machine for each byte of a database, and for a small one; an export of Nsight Systems takes
-#: few a byte. Views without end and rows that all join one another take any number.
+#: Steps of SQLite's virtual machine for each byte of a database, and for a small one. An export of Nsight Systems takes
+#: few a byte; endless views and rows that all join one another take any number.
 _STEPS_A_BYTE, _FEWEST_STEPS, _STEPS_AT_A_TIME = 50, 20_000_000, 10_000
-#: Divides a thread's number off.
+#: Divisor that drops a thread's number.
 _THREADS = 0x1000000
 
 
@@ -64,7 +64,7 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping) -> Profi
     Parameters
     ----------
     path : Path
-        The database. It is not written to.
+        The database, opened for reading only.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
@@ -101,7 +101,7 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping) -> Profi
 def _database(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            # A name may be of any bytes.
+            # A name can hold any bytes.
             database.text_factory = partial(str, encoding="utf-8", errors="replace")
             _bound(database, path.stat().st_size)
             yield database
@@ -110,14 +110,14 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
             raise StagemeterError(
                 f"{path}: takes far more work than a database of its size needs; export the report again"
             ) from None
-        # SQLite's own messages quote what they found, whatever bytes those are.
+        # SQLite's messages quote the bytes that they found.
         raise StagemeterError(
             f"{path}: is a damaged or cut off SQLite database ({error}); export or copy it again"
         ) from None
 
 
 def _bound(database: sqlite3.Connection, size: int) -> None:
-    """Interrupt what is asked of a database of `size` bytes once all of it took more steps than such a size needs."""
+    """Interrupt queries once all of them took more steps than a database of `size` bytes needs."""
     left = max(_FEWEST_STEPS, _STEPS_A_BYTE * size)
 
     def is_over() -> bool:
@@ -129,7 +129,7 @@ def _bound(database: sqlite3.Connection, size: int) -> None:
 
 
 def _tables(path: Path, database: sqlite3.Connection) -> dict[str, set[str]]:
-    """Return the columns of each table, once it is sure that those needed are there."""
+    """Return the columns of each table; check those that are needed."""
     names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
     if "NVTX_EVENTS" not in names:
         ours = any(name in names for name in ("StringIds", _RUNTIME, *_GPU_TABLES))
@@ -154,7 +154,7 @@ def _some(names: list[str]) -> str:
 def _ranges(
     path: Path, database: sqlite3.Connection, tables: dict[str, set[str]], names: StageNames
 ) -> tuple[dict[int, TimeRange], set[int], list[str]]:
-    """Read the NVTX ranges of stages by row, and the rows of those that ended on another thread."""
+    """Return the NVTX ranges of stages by row, and the rows of those that ended on another thread."""
     columns = tables["NVTX_EVENTS"]
     registered = "textId" in columns and "StringIds" in tables
     text = "COALESCE(n.text, s.value)" if registered else "n.text"
@@ -183,13 +183,13 @@ def _ranges(
 def _project(
     path: Path, database: sqlite3.Connection, tables: dict[str, set[str]], ranges: dict[int, TimeRange]
 ) -> list[TimeRange]:
-    """Return the time on the GPU of those ranges that launched work there."""
+    """Return the GPU ranges of the NVTX ranges that launched work."""
     work = [table for table in _GPU_TABLES if table in tables]
     if not work or _RUNTIME not in tables:
         return []
     database.execute("CREATE TEMP TABLE stages (number INTEGER PRIMARY KEY)")
     database.executemany("INSERT INTO temp.stages VALUES (?)", ((number,) for number in ranges))
-    # Correlation ids are a process's own; an export of one process need not name it.
+    # Correlation ids belong to a process; an export of one process can leave it out.
     process = {table: f"globalPid / {_THREADS}" if "globalPid" in tables[table] else "NULL" for table in work}
     database.execute(
         "CREATE TEMP TABLE work AS "
@@ -218,7 +218,7 @@ def _project(
 
 
 def _devices(database: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[str, str]:
-    """Name the GPUs."""
+    """Return the names of the GPUs."""
     if "name" not in tables.get("TARGET_INFO_GPU", ()):
         return {}
     names = dict.fromkeys(name for (name,) in database.execute("SELECT name FROM TARGET_INFO_GPU") if name)

@@ -1,7 +1,7 @@
-"""Times that somebody wrote down: JSON, and CSV with a line per time.
+"""Tables of times: JSON, and CSV with a line per time.
 
-Here ``decode`` is the time of one step and ``decode_total`` that of all steps of a request; where one of them is given,
-the other follows. A stage's time is its own, so nothing is taken out of any.
+``decode`` is the time of one step, and ``decode_total`` that of all steps of a request; one follows from the other.
+Every time is the stage's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages in Prometheus' text format, engine by engine, and what their counters grew by between two of them."""
+"""Pages in Prometheus' text format by engine, and the growth of their counters between two pages."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from stagemeter.core.errors import StagemeterError
 from stagemeter.profiling.readers.mapping import near
 
-#: Endings of what counts requests, and the largest whole number that a page, which has doubles, holds exactly.
+#: Endings of metrics that count requests, and the largest whole number that a double holds exactly.
 _NUMBERS, _LARGEST_NUMBER = ("_count", "_bucket"), 2**53
 _STARTED, _CREATED = "process_start_time_seconds", "_created"
 _MODEL, _ENGINE = "model_name", "engine"
-#: Labels that tell series of one metric apart, beside model and engine.
+#: Labels of the series of one metric, beside model and engine.
 _PARTS = ("le", "source")
 
-#: A metric, and the value of the label that tells its series apart; empty where it has one series.
+#: A metric and the label's value of one of its series; empty where it has one series.
 Series = tuple[str, str]
 
 
@@ -27,11 +27,11 @@ class Page:
     Attributes
     ----------
     name : str
-        What the page is called in errors.
+        Name of the page in errors.
     engines : dict
         Values by series, by engine.
     started : float or None
-        When the server was started.
+        Start time of the server.
     """
 
     name: str
@@ -41,17 +41,17 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What counters grew by, by engine."""
+    """The growth of counters, by engine."""
 
     engines: Mapping[str, Mapping[Series, float]]
 
     def total(self, metric: str, part: str = "") -> float | None:
-        """The growth of a series over all engines; None where an engine does not have it."""
+        """Return the growth of a series over all engines; None if an engine lacks it."""
         found = [values.get((metric, part)) for values in self.engines.values()]
         return None if not found or None in found else sum(value for value in found if value is not None)
 
     def parts(self, metric: str) -> dict[str, float]:
-        """The growth of each series of a metric over all engines, where all have it."""
+        """Return the growth of each series of a metric over all engines, if all have it."""
         labels = dict.fromkeys(part for values in self.engines.values() for name, part in values if name == metric)
         totals = {part: self.total(metric, part) for part in labels}
         return {part: value for part, value in totals.items() if value is not None}
@@ -65,13 +65,13 @@ def read_page(
     Parameters
     ----------
     name : str
-        What to call the page in errors.
+        Name of the page in errors.
     text : str
         The page.
     wanted, required : collection of str
-        Metrics to keep, and those that must be there for every engine.
+        Metrics to keep, and those that every engine must have.
     engine_model : str or None
-        ``model_name`` to look at; None if there is one.
+        ``model_name`` to read; None if there is one.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def read_page(
                 values = engines.setdefault(sample.labels.get(_ENGINE, ""), {})
                 series = sample.name, next((sample.labels[part] for part in _PARTS if part in sample.labels), "")
                 if series in values:
-                    raise StagemeterError(f"{name}: {sample.name} of one engine stands there twice; save the page once")
+                    raise StagemeterError(f"{name}: {sample.name} of one engine appears twice; save the page once")
                 values[series] = sample.value
     except StagemeterError:
         raise
@@ -131,7 +131,7 @@ def _of_model(
 
 
 def growth(before: Page, after: Page) -> Growth:
-    """Work out what the counters of each engine grew by.
+    """Return the growth of the counters of each engine.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """A serving engine at work: two scrapes of vLLM's metrics, in Prometheus' text format.
 
-The metrics, as ``vllm/v1/metrics/`` has them (``loggers.py`` the names, ``stats.py`` the intervals, ``perf.py`` the
+The metrics of ``vllm/v1/metrics/`` (``loggers.py`` has the names, ``stats.py`` the intervals, ``perf.py`` the
 estimates; "Production Metrics" in vLLM's documentation lists them):
 
 - ``vllm:request_prefill_time_seconds``, a histogram over finished requests: from when a request was first scheduled to
@@ -10,15 +10,15 @@ estimates; "Production Metrics" in vLLM's documentation lists them):
   include tokens from a cache.
 - ``vllm:request_prefill_kv_computed_tokens``, the same without tokens from a cache;
   ``vllm:prompt_tokens_by_source_total`` (``local_compute`` is the rest), ``vllm:prompt_tokens_cached_total`` and
-  ``vllm:prefix_cache_hits_total`` say it of all that was processed.
-- ``vllm:prompt_tokens_total`` and ``vllm:generation_tokens_total``, counters of what was processed, unfinished requests
-  included. They stand in where the histograms of tokens are missing.
+  ``vllm:prefix_cache_hits_total`` count them over all processed requests.
+- ``vllm:prompt_tokens_total`` and ``vllm:generation_tokens_total``, counters of processed tokens, unfinished requests
+  included. They replace missing histograms of tokens.
 - ``vllm:estimated_flops_per_gpu_total`` (with ``--enable-mfu-metrics``): vLLM's own closed form: attention, FFN and
   unembedding of the language model, per GPU. No vision encoder; tokens from the prefix cache left out.
-- ``vllm:spec_decode_num_drafts_total``: says that other work was done than a plain request needs.
+- ``vllm:spec_decode_num_drafts_total``: shows speculative decoding, which is other work than a plain request.
 
-All have the labels ``model_name`` and, if recent, ``engine``. The engines of a model are added up; each has devices of
-its own.
+All have the label ``model_name`` and, in recent versions, ``engine``. The counters of a model's engines add up; each
+engine has its own devices.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DECODE = "vllm:request_decode_time_seconds"
 _FLOPS = "vllm:estimated_flops_per_gpu_total"
 _DRAFTS = "vllm:spec_decode_num_drafts_total"
 _REQUIRED = (f"{_PREFILL}_sum", f"{_PREFILL}_count", f"{_DECODE}_sum", f"{_DECODE}_count", PROMPT_TOKENS, NEW_TOKENS)
-#: By it a restart shows that the counters have caught up with.
+#: Metrics that show a restart after which the counters have caught up.
 _CREATED = ("vllm:prompt_tokens_created", "vllm:generation_tokens_created")
 _WANTED = frozenset((*_REQUIRED, *LENGTHS, *_CREATED, _FLOPS, _DRAFTS))
 
@@ -56,7 +56,7 @@ _TIMEOUT, _WHOLE_TIMEOUT = 10.0, 30.0
 
 
 def is_prometheus(text: str) -> bool:
-    """Tell whether text looks like a scrape."""
+    """Return whether a text is a scrape."""
     head = text.lstrip()[:100_000]
     return head.startswith(("# HELP ", "# TYPE ")) or "\nvllm:" in f"\n{head}"
 
@@ -69,18 +69,18 @@ def read_scrapes(
     engine_model: str | None = None,
     names: tuple[str, str] = ("first scrape", "second scrape"),
 ) -> Profile:
-    """Take the mean times of the requests that finished between two scrapes.
+    """Return the mean times of the requests that finished between two scrapes.
 
     Parameters
     ----------
     first, second : str
-        The text of both, in order of time.
+        Their texts, the earlier one first.
     seconds : float, optional
-        Time between them, which shows how many requests ran at once.
+        Time between them, which shows the number of concurrent requests.
     engine_model : str, optional
-        ``model_name`` to look at, where the server has several.
+        ``model_name`` to read, if the server has several.
     names : tuple of str
-        What to call them in errors.
+        Their names in errors.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def read_scrapes(
 def read_scrape_files(
     first: Path, second: Path, *, seconds: float | None = None, engine_model: str | None = None
 ) -> Profile:
-    """Take the mean times of the requests that finished between two scrapes that were saved to files.
+    """Return the mean times of the requests that finished between two saved scrapes.
 
     Parameters and errors are those of `read_scrapes`.
     """
@@ -122,7 +122,7 @@ def read_scrape_files(
 
 
 def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Profile:
-    """Scrape a server twice, and take the mean times of the requests that finished in between.
+    """Scrape a server twice, and return the mean times of the requests that finished in between.
 
     Parameters
     ----------
@@ -131,19 +131,19 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
     interval : float
         Seconds to wait between the two.
     engine_model : str, optional
-        ``model_name`` to look at, where the server has several.
+        ``model_name`` to read, if the server has several.
 
     Raises
     ------
     StagemeterError
-        If the server does not answer with metrics, and as `read_scrapes`.
+        If the server does not answer with metrics, or for a reason of `read_scrapes`.
     """
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"an interval of {interval!r} seconds is no time; give one above zero")
     shown = shown_address(url)
     started = time.monotonic()
     first = _fetch(url)
-    # A model that cannot be found is better told of before the waiting.
+    # Check the model before the wait.
     read_page(shown, first, _WANTED, _REQUIRED, engine_model)
     time.sleep(interval)
     between = time.monotonic()
@@ -158,9 +158,9 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
 
 
 def _fetch(url: str) -> str:
-    # A password or a token of it is nobody's to read, wherever the message goes.
+    # Messages must not show a password or a token of the address.
     shown = shown_address(url)
-    # The timeout of requests is that of a single read, which a server that drips never exceeds.
+    # The timeout of requests is for a single read, which a slow server never exceeds.
     late = StagemeterError(f"{shown}: no whole answer within {_WHOLE_TIMEOUT:g} seconds; is the server at work?")
     return in_time(lambda: _answer(url, shown), _WHOLE_TIMEOUT, late)
 
@@ -186,7 +186,7 @@ def _answer(url: str, shown: str) -> str:
             return content.decode("utf-8", errors="replace")
     except StagemeterError:
         raise
-    # What requests and urllib3 say of an address that is none is a ValueError, except where requests forgets one.
+    # requests and urllib3 raise a ValueError for a bad address; requests lets one of urllib3's through.
     except (ValueError, LocationValueError):
         raise StagemeterError(f"{shown}: is no address of a server; write http://HOST:PORT/metrics") from None
     except requests.Timeout:
@@ -196,7 +196,7 @@ def _answer(url: str, shown: str) -> str:
 
 
 def _total(grown: Growth, metric: str) -> float:
-    """The growth of a metric over all engines; 0 where they do not have it."""
+    """Return the growth of a metric over all engines; 0 if they lack it."""
     return grown.total(metric) or 0.0
 
 
@@ -251,7 +251,7 @@ def _concurrency(grown: Growth, seconds: float, notes: list[str]) -> dict[str, f
 
 
 def _work(grown: Growth, lengths: RequestLengths, notes: list[str]) -> dict[str, float]:
-    """What was computed between the scrapes, by the engine's own count."""
+    """Return the work between the scrapes by the engine's own count."""
     metrics = {name: _total(grown, metric) for name, metric in _COUNTED.items()}
     hits = _total(grown, CACHE_HITS)
     if hits:

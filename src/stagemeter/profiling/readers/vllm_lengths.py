@@ -1,4 +1,4 @@
-"""How long the requests between two pages of vLLM's metrics were: sums, histograms, and what came from a cache."""
+"""Lengths of the requests between two pages of vLLM's metrics: sums, histograms, and tokens from a cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REQUEST_PROMPT, _REQUEST_NEW = "vllm:request_prompt_tokens", "vllm:request_gene
 _REQUEST_COMPUTED = "vllm:request_prefill_kv_computed_tokens"
 _BY_SOURCE, _LOCAL = "vllm:prompt_tokens_by_source_total", "local_compute"
 _CACHED, CACHE_HITS = "vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total"
-#: Everything that `request_lengths` looks at.
+#: Metrics that `request_lengths` reads.
 LENGTHS = (
     *(
         f"{name}_{part}"
@@ -31,23 +31,23 @@ _WHOLE = "no counter of cached tokens: whole prompts"
 
 
 def request_lengths(name: str, grown: Growth, requests: int) -> tuple[RequestLengths, list[str]]:
-    """Read how long the finished requests were.
+    """Read the lengths of the finished requests.
 
     Parameters
     ----------
     name : str
         Name of the later page, for errors.
     grown : Growth
-        What the counters grew by.
+        Growth of the counters.
     requests : int
-        Requests that finished.
+        Finished requests.
 
     Returns
     -------
     lengths : RequestLengths
-        Prompts, new tokens, and prompt tokens that were computed.
+        Prompts, new tokens, and computed prompt tokens.
     notes : list of str
-        Where they are from, where it is not plain.
+        Their sources, if they need an explanation.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _bounds(bounds: Interval, mean: Interval) -> str:
 
 
 def _lengths(what: str, grown: Growth, histogram: str, counter: str, requests: int, notes: list[str]) -> Histogram:
-    """Lengths of finished requests where there is a histogram, else by the counter."""
+    """Return the lengths of finished requests from the histogram, else from the counter."""
     finished = grown.total(f"{histogram}_count") == requests
     total = grown.total(f"{histogram}_sum") if finished else grown.total(counter)
     tokens = round(total or 0)
@@ -100,7 +100,7 @@ def _lengths(what: str, grown: Growth, histogram: str, counter: str, requests: i
 
 
 def _buckets(grown: Growth, histogram: str, shortest: int, requests: int) -> tuple[Bucket, ...]:
-    """Buckets that hold requests: a page has their running sums, by the length up to which they reach."""
+    """Return the buckets that hold requests; a page has their running sums by upper length."""
     running = sorted((float(end), count) for end, count in grown.parts(f"{histogram}_bucket").items())
     if not running or running[-1] != (math.inf, requests):
         return (Bucket(shortest, None, requests),)
@@ -116,7 +116,7 @@ def _buckets(grown: Growth, histogram: str, shortest: int, requests: int) -> tup
 
 
 def _computed(grown: Growth, prompt: Histogram, requests: int) -> tuple[Histogram, str]:
-    """Prompt tokens that were computed, by the best of what the page has, and what that is."""
+    """Return the computed prompt tokens from the best metric of the page, and that metric."""
     if grown.total(f"{_REQUEST_COMPUTED}_count") == requests:
         tokens = round(grown.total(f"{_REQUEST_COMPUTED}_sum") or 0)
         return Histogram(tokens, _buckets(grown, _REQUEST_COMPUTED, 0, requests)), _REQUEST_COMPUTED
@@ -131,7 +131,7 @@ def _computed(grown: Growth, prompt: Histogram, requests: int) -> tuple[Histogra
         return prompt, _WHOLE
     if share >= processed or not processed:
         return prompt, source
-    # Counters are of all that was processed. Of the finished requests it is as much, or the same share.
+    # Counters include unfinished requests: take the same number for the finished ones, or the same share.
     tokens = round(share if processed == prompt.total else prompt.total * share / processed)
     if processed != prompt.total:
         source += ", as a share of all that was processed"
