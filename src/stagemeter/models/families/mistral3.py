@@ -15,7 +15,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
-from stagemeter.models.builders.vision_language import LANGUAGE, PROJECTOR, VISION, Pages, vision_language_family
+from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
@@ -146,7 +146,6 @@ def pixtral_family(
             ),
         ),
         pages=Pages(_page, values=True),
-        language=LANGUAGE,
         shipped=shipped,
         notes=(
             "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps pages "
