@@ -17,12 +17,12 @@ FILE = "preprocessor_config.json"
 
 
 def pil(model: str, name: str):
-    """A processor of transformers that needs no torchvision."""
+    """Return a processor of transformers that needs no torchvision."""
     return getattr(import_module(f"transformers.models.{model}.image_processing_pil_{model}"), name)
 
 
 def views(model: ModelDescription | str, width: int, height: int, file: dict, whole: dict | None = None, **options):
-    """What a page becomes where a file holds some settings."""
+    """Return what a page becomes under the settings of a file."""
     described = describe_model(model) if isinstance(model, str) else model
     files = ProcessorFiles(
         image=file,

@@ -12,7 +12,7 @@ from transformers.models.minicpm_ocr.image_processing_minicpm_ocr import MiniCPM
 
 
 def functions_of(model, names):
-    """Return functions of an image processor whose module needs torchvision, taken out of its text as they are."""
+    """Return functions from the source of an image processor whose module needs torchvision."""
     return _functions(model, tuple(names))
 
 

@@ -61,7 +61,7 @@ def test_isolated_extracted_and_analytic_are_equal(tmp_path_factory, kind, data)
 @settings(few, max_examples=3)
 @given(st.data())
 def test_real_tensors_and_torchs_own_counter(tmp_path_factory, kind, data):
-    """A page is read and text generated on real numbers, with eager attention, counted by torch."""
+    """Read a page and generate text on real numbers with eager attention; torch counts the same."""
     config = data.draw(KINDS[kind])
     model, request = describe(tmp_path_factory, config), data.draw(requests())
     workload = plan_request(request, model)

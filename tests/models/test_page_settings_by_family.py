@@ -1,4 +1,4 @@
-"""What files make of a page is what the processors of transformers make of it, family by family."""
+"""Files of a processor make of a page what the processor of transformers does, family by family."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stagemeter.models.lookup import describe_model
 
 @st.composite
 def pixels(draw):
-    """Limits of pixels in one of the spellings of older and newer files, and what they come to."""
+    """Draw limits of pixels in a spelling of older or newer files, and their values."""
     least, most = sorted(draw(st.tuples(st.integers(1, 3_000_000), st.integers(1, 3_000_000))))
     wrong = {"shortest_edge": 1, "longest_edge": 7}
     edges = {"shortest_edge": least, "longest_edge": most}
@@ -122,7 +122,7 @@ def test_longest_side_of_pixtral(name, width, height, longest):
 @many
 @given(st.integers(40, 3000), st.integers(40, 3000), st.integers(60, 1600), st.sampled_from([14, 28, 42]))
 def test_patches_of_lighton_are_those_of_its_image_processor(width, height, longest, patch):
-    """Source: ``processing_lighton_ocr.py``: pages are resized to the image processor's patches, tokens are of 28."""
+    """Resize pages to the image processor's patches; tokens have 28 pixels. Source: ``processing_lighton_ocr.py``."""
     from transformers.models.lighton_ocr.processing_lighton_ocr import get_resize_output_image_size
 
     assume(min(width, height) * longest >= 28 * max(width, height))

@@ -1,4 +1,4 @@
-"""Views that a file decides are counted by running as by closed form, in all families whose views a file changes."""
+"""Three ways of counting agree on views that a processor's file decides, in all families that read such a file."""
 
 import pytest
 from hypothesis import Phase, assume, given, settings

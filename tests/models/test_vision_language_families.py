@@ -78,7 +78,7 @@ def test_isolated_extracted_and_analytic_are_equal(kind, data):
 @settings(few, max_examples=2)
 @given(st.data())
 def test_real_tensors_and_torchs_own_counter(kind, data):
-    """A page is read and text generated on real numbers, with eager attention, counted by torch."""
+    """Read a page and generate text on real numbers with eager attention; torch counts the same."""
     described = describe(data.draw(KINDS[kind]))
     request = data.draw(requests(kind)).model_copy(update={"seq_len": None})
     workload = plan(kind, request, described)
@@ -100,7 +100,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
 
 
 def prompts(kind, workload):
-    """Tokens that stand for the page and then text; of Qwen 3-VL, text is between the frames of a video, too."""
+    """Return tokens of the page, then text; Qwen 3-VL also has text between the frames of a video."""
     views, video = workload.global_views, workload.video_frames is not None
     picture = [VIDEO_TOKEN if video else IMAGE_TOKEN] * workload.image_tokens
     text = [0] * workload.text_tokens
@@ -115,8 +115,10 @@ def prompts(kind, workload):
 
 
 def plan(kind, request, described):
-    """Plan a request, of those that transformers runs: Pixtral's processor shrinks none to nothing, and the code of
-    Mistral 3 squeezes the features of a page of one token to a vector."""
+    """Plan a request that transformers can run.
+
+    Pixtral's processor shrinks no page to nothing. Mistral 3 fails on a page of one token.
+    """
     if kind in PIXTRAL:
         sides = request.image_w, request.image_h
         assume(min(sides) * described.architecture.longest_side >= max(sides))
@@ -126,7 +128,7 @@ def plan(kind, request, described):
 
 
 def page_inputs(kind, described, workload, ids):
-    """What the model's processor makes of the pages of a batch."""
+    """Return what the model's processor makes of the pages of a batch."""
     if kind in PIXTRAL:
         width, height = workload.view_size or (workload.base_size, workload.base_size)
         return {
@@ -164,7 +166,7 @@ def page_inputs(kind, described, workload, ids):
 
 
 def page_of_gemma4(sizes, workload):
-    """Patches as the processor pads them: those that are no part of the page lie nowhere."""
+    """Return patches as the processor pads them; padding lies nowhere."""
     view = workload.view_size or (workload.base_size, workload.base_size)
     width, height = (side // sizes.patch_size for side in view)
     patches = 280 * sizes.pooled**2
@@ -175,7 +177,7 @@ def page_of_gemma4(sizes, workload):
 
 
 def page_of_minicpm(sizes, workload):
-    """Patches of all views side by side, as the processor lays them; its own code says how large they are."""
+    """Return the patches of all views side by side, with the sizes that the processor's own code gives."""
     views = views_of_minicpm(workload.image_width, workload.image_height, sizes.patch_size, sizes.merge_after)
     grids = torch.tensor([[height // sizes.patch_size, width // sizes.patch_size] for width, height in views])
     grids = grids.repeat(workload.batch_size, 1)
@@ -185,7 +187,7 @@ def page_of_minicpm(sizes, workload):
 
 
 def page_of_mllama(sizes, workload):
-    """Tiles as the processor pads them, and what each token sees of them."""
+    """Return tiles as the processor pads them, and what each token sees of them."""
     pages, tiles = workload.batch_size, sizes.tiles
     used = torch.arange(tiles) < workload.global_views
     return {

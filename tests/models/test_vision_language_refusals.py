@@ -57,7 +57,7 @@ def test_what_a_family_is_not_made_for_is_refused(model, change, message):
 
 
 def small(kind, **changed):
-    """A small model of a kind with some settings changed; those of its encoder under ``vision``."""
+    """Return the configuration of a small model with some settings changed; ``vision`` holds the encoder's."""
     text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 32}
     text |= {"intermediate_size": 48, "vocab_size": 99, "max_position_embeddings": 512}
     encoder = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
@@ -122,7 +122,7 @@ def test_what_closed_forms_do_not_know_is_counted_by_running(tmp_path, kind):
 
 
 def test_the_last_layer_runs_where_no_other_is_taken(tmp_path):
-    """By hand: what the projector of a model takes follows from its layers, and the tokens from the strategy."""
+    """Count by hand: the layers decide the projector's width, and the strategy its tokens."""
     (tmp_path / "config.json").write_text(json.dumps(BEYOND["several layers, the embedding too"]), encoding="utf-8")
     report = analyze_model(describe_model(str(tmp_path)), AnalysisConfig(image_w=30, image_h=20, new_tokens=1))
     # 16 patches of two layers of 16 each, to 32, and again to 32.
