@@ -248,7 +248,7 @@ def test_error_of_the_model_is_its_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"log_every_n": 0}, "log_every_n=0: give 1 or more"),
+        ({"log_every_n": 0}, "log_every_n: 0 is too small"),
         ({"device": "no such"}, "unknown device"),
         ({"device": "H100-SXM", "peak_tflops": 1}, "exclude each other"),
     ],

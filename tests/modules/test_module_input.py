@@ -20,7 +20,7 @@ X = stagemeter.spec(2, 5, 16)
         ({"a": "zzzzzzzz"}, r"no submodule 'zzzzzzzz'; there is blocks, blocks\.0"),
         ({"a": "blocks", "b": "blocks.1.mlp"}, r"stage 'a' and stage 'b': 'blocks' and 'blocks\.1\.mlp' overlap"),
         ({"a": ["head", "head"]}, "stage 'a' twice: 'head' and 'head' overlap"),
-        ({"a": []}, "stage 'a' has no module"),
+        ({"a": []}, "stage 'a': it has no module"),
         ({"a/b": "head"}, "stage 'a/b': give it a name of letters"),
         ({"total": "head"}, "stage 'total': give it a name of letters"),
         ({"a": 3}, "no submodule 3"),
@@ -34,8 +34,8 @@ def test_stages(stages, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "training"}, "mode 'training': give 'inference' or 'train'"),
-        ({"loss": torch.sum}, "loss= is for mode='train'"),
+        ({"mode": "training"}, "mode: 'training' is unknown"),
+        ({"loss": torch.sum}, "loss: there is no backward pass without mode='train'"),
     ],
 )
 def test_options(options, message):
@@ -78,8 +78,8 @@ def test_values_that_cannot_be_made_up_are_asked_for():
     with pytest.raises(StagemeterError) as raised:
         stagemeter.analyze(NeedsDigits(), stagemeter.spec(3, 2))
     assert str(raised.value) == (
-        "aten._local_scalar_dense.default in the model itself asks for values, which shapes do not have, and made-up "
-        "values of the inputs do not do (RuntimeError in the model itself): pass real tensors to a model with weights"
+        "aten._local_scalar_dense.default in the model itself reads values, which shapes do not have, and fails on "
+        "made-up values of the inputs (RuntimeError in the model itself). Pass real tensors to a model with weights."
     )
 
 
@@ -90,7 +90,7 @@ def test_model_that_is_too_large_to_be_made_up(monkeypatch):
     monkeypatch.setattr(run.psutil, "virtual_memory", Little)
     with pytest.raises(
         StagemeterError,
-        match=r"aten\.nonzero\.default in the model itself asks for values, and shapes have none.*are free",
+        match=r"aten\.nonzero\.default in the model itself reads values, and shapes have none.*are free",
     ):
         stagemeter.analyze(Routed().to("meta"), stagemeter.spec(4, 8))
     # Real weights need no memory of their own.

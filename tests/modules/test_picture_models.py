@@ -127,7 +127,7 @@ def test_module_that_asks_for_values_of_its_weights_runs_on_real_numbers():
     report = stagemeter.analyze(model, (x, torch.tensor(3)))
     assert report.total.macs == 3 * 4 * 5
     assert report.counted_on == "cpu"
-    assert "asks for values" in report.notes[0]
+    assert "reads values" in report.notes[0]
 
 
 def test_full_size_model_needs_no_memory():

@@ -100,7 +100,7 @@ def test_training(kind):
 
 def test_frozen_weights_have_no_gradient():
     frozen = KINDS["freeze"](plain(), None)
-    with pytest.raises(StagemeterError, match="nothing that the model returns has a gradient"):
+    with pytest.raises(StagemeterError, match="no output of the model has a gradient"):
         stagemeter.analyze(frozen, torch.randn(4, 32), mode="train")
     assert "training" not in vars(frozen)
     report = stagemeter.analyze(Holder(frozen), torch.randn(4, 32), mode="train")

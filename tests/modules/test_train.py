@@ -163,8 +163,8 @@ def test_own_loss_of_a_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": lambda out: out}, "loss returned no tensor of one element"),
-        ({"loss": lambda out: 1.0}, "loss returned no tensor of one element"),
+        ({"loss": lambda out: out}, "loss: it returned no tensor of one element"),
+        ({"loss": lambda out: 1.0}, "loss: it returned no tensor of one element"),
     ],
 )
 def test_loss_that_is_none_is_said(options, message):
@@ -174,5 +174,5 @@ def test_loss_that_is_none_is_said(options, message):
 
 def test_nothing_to_go_back_through_is_said():
     frozen = nn.Linear(2, 2).requires_grad_(False)
-    with pytest.raises(StagemeterError, match="nothing that the model returns has a gradient"):
+    with pytest.raises(StagemeterError, match="no output of the model has a gradient"):
         stagemeter.analyze(frozen, stagemeter.spec(1, 2), mode="train")

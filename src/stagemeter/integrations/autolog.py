@@ -120,7 +120,7 @@ def autolog(
     ...     model.generate(**inputs, max_new_tokens=64)
     """
     if log_every_n < 1:
-        raise StagemeterError(f"log_every_n={log_every_n}: give 1 or more")
+        raise StagemeterError(f"log_every_n: {log_every_n} is too small. Give 1 or more.")
     check_peak(device, peak_tflops)
     _models.clear()
     _said.clear()
@@ -218,7 +218,7 @@ def _log(
         if known.more_than_text or not cost.asked:
             known.costs[key] = cost
         if cost.unsupported:
-            _say(f"without a formula, and in no number: {', '.join(sorted(cost.unsupported))}")
+            _say(f"operators without a formula, left out of all numbers:  {', '.join(sorted(cost.unsupported))}")
         for what in cost.missing:
             _say(what)
     flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}

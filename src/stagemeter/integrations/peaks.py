@@ -26,7 +26,7 @@ def check_peak(device: str | None, tflops: float | None) -> None:
         If both are given, the device is not known, or the number is not above zero.
     """
     if device is not None and tflops is not None:
-        raise StagemeterError(f"device={device!r} and peak_tflops={tflops:g} exclude each other: give one")
+        raise StagemeterError(f"device={device!r} and peak_tflops={tflops:g} exclude each other. Give one.")
     if device is not None and device != MEASURED:
         find_device(device, _WAY_OUT)
     if tflops is not None:
@@ -57,5 +57,5 @@ def training_peak(device: str | None, tflops: float | None, place: torch.device,
             return measure_peak(str(place), dtype).peak.flops_per_second
         return device_peak(find_device(device or device_name(place), _WAY_OUT), dtype).flops_per_second
     except StagemeterError as error:
-        logger.warning("MFU is left out, times and counts are logged: %s; %s", error, _WAY_OUT)
+        logger.warning("MFU is left out, times and counts are logged: %s (%s)", error, _WAY_OUT)
         return None

@@ -118,7 +118,7 @@ class BatchCosts:
         with_labels = isinstance(labels, torch.Tensor)
         of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
         if of_two_texts or (isinstance(labels, torch.Tensor) and labels.shape != kwargs[TOKENS].shape):
-            raise StagemeterError("an encoder's and a decoder's text have lengths of their own")
+            raise StagemeterError("the texts of an encoder and of a decoder differ in length")
         masked = isinstance(kwargs.get(MASK), torch.Tensor)
         key = (id(call.module), call.train, with_labels, masked, flags)
         if key not in self._by_length:

@@ -120,7 +120,7 @@ class _Failure:
     def reason(self) -> str:
         """The reason why shapes alone are not enough."""
         if self.asks_for_values:
-            return f"{self.where} asks for values"
+            return f"{self.where} reads values"
         return f"{self.where} fails on shapes alone ({type(self.error).__name__})"
 
 
@@ -200,12 +200,12 @@ def _count_really(
         if not failure.asks_for_values:
             raise failure.error
         raise StagemeterError(
-            f"{failure.where} asks for values, which shapes do not have, and made-up values of {made_up} do not do "
-            f"({type(again.error).__name__} in {again.place}): pass real tensors to a model with weights"
+            f"{failure.where} reads values, which shapes do not have, and fails on made-up values of {made_up} "
+            f"({type(again.error).__name__} in {again.place}). Pass real tensors to a model with weights."
         ) from again.error
     note = f"counted on real tensors, since {reason}"
     if made_up:
-        note += f"; values of {made_up} are made up, and a count that depends on them is one of these"
+        note += f"; values of {made_up} are made up, and the count may depend on them"
     return CountedPass(*counts, device=str(place), notes=[note])
 
 
@@ -300,7 +300,7 @@ def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
     if loss is not None:
         made = loss(out)
         if not isinstance(made, torch.Tensor) or made.numel() != 1 or not made.requires_grad:
-            raise StagemeterError("loss returned no tensor of one element that has a gradient")
+            raise StagemeterError("loss: it returned no tensor of one element with a gradient. Return one.")
         return made
     own = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
     if isinstance(own, torch.Tensor) and own.numel() == 1 and own.requires_grad:
@@ -308,8 +308,8 @@ def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
     parts = [tensor.sum() for tensor in tensors_of(out) if tensor.requires_grad]
     if not parts:
         raise StagemeterError(
-            "nothing that the model returns has a gradient, so there is no backward pass to count: mode='inference' "
-            "counts the forward pass, and loss= makes a loss of the output"
+            "mode: no output of the model has a gradient, so there is no backward pass. Use mode='inference' for the "
+            "forward pass, or loss= to compute a loss from the output."
         )
     return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
 
@@ -334,6 +334,6 @@ def _require_memory(tensors: list[torch.Tensor], train: bool, reason: str) -> No
     available = psutil.virtual_memory().available
     if needed > available:
         raise StagemeterError(
-            f"{reason}, and shapes have none; a model with made-up weights takes {needed / 1e9:.0f} GB, of which "
-            f"{available / 1e9:.0f} GB are free: count a smaller one, or pass real tensors to a model with weights"
+            f"{reason}, and shapes have none. A model with made-up weights takes {needed / 1e9:.0f} GB, of which "
+            f"{available / 1e9:.0f} GB are free. Count a smaller one, or pass real tensors to a model with weights."
         )

@@ -58,7 +58,7 @@ def resolve_stages(
             )
         wanted = tuple(given) if isinstance(given, (list, tuple)) else (given,)
         if not wanted:
-            raise StagemeterError(f"stage {stage!r} has no module: give the name of one")
+            raise StagemeterError(f"stage {stage!r}: it has no module. Give the name of one.")
         modules = [_find(every, stage, name) for name in wanted]
         for module in modules:
             if module in inside:

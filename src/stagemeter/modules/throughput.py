@@ -113,7 +113,7 @@ class Throughput:
         for note in cost.notes:
             self._say(note)
         if cost.unsupported:
-            self._say(f"without a formula, and in no number: {', '.join(sorted(cost.unsupported))}")
+            self._say(f"operators without a formula, left out of all numbers:  {', '.join(sorted(cost.unsupported))}")
 
     def _say(self, message: str) -> None:
         """Warn once."""
