@@ -1,4 +1,4 @@
-"""Documents that are too large to hold: bounded whatever stands in strings and wherever a block ends."""
+"""JSON too large for memory: bounds hold for any content of strings and any end of a block."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Expressions from outside: what Python's own module says of them, or an error in bounded time."""
+"""Expressions from outside: the result of Python's own module, or an error in bounded time."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""Temporary files and folders: ours while we live, anybody's to remove once we do not."""
+"""Temporary files and folders: kept while their process lives, removed by the next one after it."""
 
 import os
 import subprocess

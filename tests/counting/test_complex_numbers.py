@@ -1,4 +1,4 @@
-"""One convention for complex numbers: four real multiply-accumulates a product, two real numbers an element."""
+"""Complex numbers: four real multiply-accumulates per product, two real numbers per element."""
 
 import pytest
 import torch

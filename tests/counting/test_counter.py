@@ -1,4 +1,4 @@
-"""Where costs are booked, and what the counter leaves behind: nothing."""
+"""The counter books each cost at the right module, and leaves no trace in the model."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Formulas per operator, against counts that are not ours: torch's own counter, and multiplying by hand."""
+"""Formulas per operator, against torch's own counter and products by hand."""
 
 import itertools
 from math import prod

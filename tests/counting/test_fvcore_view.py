@@ -1,4 +1,4 @@
-"""fvcore's classes on our counts: where fvcore can trace a net itself, its numbers and ours are the same."""
+"""fvcore's classes on our counts: equal to fvcore's own numbers where it can trace a net."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Layers that are alike are walked once, and layers that only look alike are not."""
+"""Layers that are alike run once; layers that only look alike all run."""
 
 from functools import partial
 from typing import ClassVar

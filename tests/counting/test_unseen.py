@@ -1,4 +1,4 @@
-"""Kernels past torch's dispatcher: seen where a result that torch.empty made is read before any operator wrote it."""
+"""Kernels past torch's dispatcher show where an operator reads memory of torch.empty that none wrote."""
 
 import pytest
 import torch

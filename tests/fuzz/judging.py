@@ -1,4 +1,4 @@
-"""Commands run in this process, and what is wrong with how they ended."""
+"""Commands run in this process, and the faults in how they ended."""
 
 from __future__ import annotations
 

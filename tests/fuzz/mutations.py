@@ -1,4 +1,4 @@
-"""Faults put into files that are right: of their structure where they have one, of their bytes in any case."""
+"""Faults put into valid files: in their structure, and in their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of devices: dense rates with a source each, and what prints it."""
+"""The table of devices: dense rates with sources, and its printed forms."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Finding a device by any of its names, never the wrong one, never one by default."""
+"""Lookup of a device by any of its names: never the wrong one, and no default."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The roofline: the larger of two times, and which."""
+"""The roofline: the larger of two times, and the resource that sets it."""
 
 import pytest
 from hypothesis import given

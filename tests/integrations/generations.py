@@ -1,4 +1,4 @@
-"""Ways to generate with small models, by name: each returns a model and what runs it."""
+"""Ways to generate with small models, by name: each returns a model and a function that runs it."""
 
 import torch
 from small_pictures import small_model

@@ -1,4 +1,4 @@
-"""Models of transformers that log what they cost and reach, in real runs."""
+"""autolog: models of transformers log their cost and speed in real runs."""
 
 import mlflow
 import pytest

@@ -1,4 +1,4 @@
-"""The examples run as they stand there, and leave in MLflow what they say."""
+"""The examples run as written, and log to MLflow what they say."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What runs in ``generate`` beside the model's own passes is logged with them, whatever way it generates."""
+"""autolog logs all that ``generate`` runs beside the model's own passes, for every way to generate."""
 
 import logging
 import threading

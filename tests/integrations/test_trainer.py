@@ -1,4 +1,4 @@
-"""Real short trainings with transformers' Trainer: every figure is that of the batches that came."""
+"""Real short trainings with transformers' Trainer: every metric matches the batches."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Counts by brute force, written apart from the package: every product of a real run on the CPU, one by one."""
+"""Counts by brute force, independent of the package: each product of a real run on the CPU."""
 
 from collections import Counter
 

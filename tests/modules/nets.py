@@ -1,4 +1,4 @@
-"""Small models of the kinds that people have."""
+"""Small models of common kinds."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Any module: what is counted equals a count by brute force, from shapes alone where that can be."""
+"""Any module: counts equal those by brute force, from shapes alone where possible."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""A model is left as it was found, whether it was counted from shapes, on real tensors, or failed."""
+"""Counting leaves a model as it was found: from shapes, on real tensors, and after an error."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""Causal models of transformers, each kind of architecture once; benchmarks/causal_models.py goes through all."""
+"""Causal models of transformers, one per kind of architecture; benchmarks/causal_models.py runs all."""
 
 import pytest
 

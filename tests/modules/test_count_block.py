@@ -1,4 +1,4 @@
-"""``count()`` is around the user's own code: nothing of ours is raised there, and what cannot be counted is listed."""
+"""``count()`` wraps the user's own code: it raises no errors of ours, and lists what it cannot count."""
 
 import pytest
 import torch

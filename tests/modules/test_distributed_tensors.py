@@ -1,4 +1,4 @@
-"""Products of distributed tensors are counted at their whole shape, as docs/any-module.md says."""
+"""Products of distributed tensors count at their whole shape, as docs/any-module.md says."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""fvcore's analyses under their own names: equal where fvcore can trace, and there where it cannot."""
+"""fvcore's analyses under their own names: equal where fvcore can trace, and available where it cannot."""
 
 from collections import Counter
 

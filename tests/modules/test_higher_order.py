@@ -1,4 +1,4 @@
-"""Operators that take functions: flex_attention, branches, loops, scans; counted as what runs, or listed."""
+"""Operators that take functions (flex_attention, branches, loops, scans) count as they run, or are listed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Values on the meta device: what follows from given values is known as a real run has it, all else stays a shape."""
+"""Values on the meta device: results of known values equal a real run's, and all else stays a shape."""
 
 import pytest
 import torch

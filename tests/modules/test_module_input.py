@@ -1,4 +1,4 @@
-"""What cannot be used is named, with the way out."""
+"""Errors name the unusable input and a remedy."""
 
 import pytest
 import torch

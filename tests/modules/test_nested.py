@@ -1,4 +1,4 @@
-"""Nested tensors, jagged and strided: what is done within each sequence counts, and no padding."""
+"""Nested tensors, jagged and strided: products within each sequence count, and padding does not."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models that read pictures, counted from shapes and the few values that decide: ids, masks, grids."""
+"""Models that read pictures, counted from shapes and the few values that matter: ids, masks, grids."""
 
 import pytest
 import torch

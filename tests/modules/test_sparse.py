@@ -1,4 +1,4 @@
-"""Sparse operands: a product costs what is stored, of every layout that torch has."""
+"""Sparse operands: a product costs its stored elements, in every layout of torch."""
 
 import pytest
 import torch

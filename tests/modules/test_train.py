@@ -1,4 +1,4 @@
-"""Forward and backward: what a training step costs, with what activation checkpointing computes again."""
+"""Forward and backward passes: costs of a training step, with the recomputation of activation checkpointing."""
 
 import pytest
 import torch

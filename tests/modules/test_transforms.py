@@ -1,4 +1,4 @@
-"""torch.func: what a transform hides, such as the batch of vmap, counts."""
+"""torch.func: work that a transform hides, such as the batch of vmap, counts."""
 
 import pytest
 import torch
