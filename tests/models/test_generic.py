@@ -18,7 +18,7 @@ from stagemeter.core.cost import total
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.models.closed_form import decode_span
-from stagemeter.models.generic import family
+from stagemeter.models.generic import parameters
 from stagemeter.models.generic.family import make_family
 from stagemeter.utilization.memory import roofline_section
 from stagemeter.utilization.pairing import pair
@@ -186,7 +186,7 @@ def test_one_token_uses_the_experts_that_it_chooses(model_of):
 
 def test_experts_that_are_not_recognized_are_said(model_of, monkeypatch):
     experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "layer_types": ["attention", "attention"]}
-    monkeypatch.setattr(family, "_CHOSEN", ("no such setting",))
+    monkeypatch.setattr(parameters, "_CHOSEN", ("no such setting",))
     model = model_of(OLMO | experts | {"model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"]})
     report = analyze_model(model, AnalysisConfig(seq_len=4, new_tokens=2))
     assert report["total"]["params"] == report["total"]["params_active"]

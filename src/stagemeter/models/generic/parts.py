@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,7 @@ def find_parts(model: Any) -> Parts:
     vision = _vision(model, names)
     # What is named so but holds the decoder, too, is no tower.
     vision = "" if vision == encoder or _is_inside(language, vision) else vision
-    decoder_takes = _parameters(model.get_submodule(language))
+    decoder_takes = parameters_of(model.get_submodule(language))
     # Where a page is no part of the embeddings, the decoder attends to what is seen of it.
     attends = any(name in decoder_takes for name in _ATTENDED)
     crosses = getattr(model.config.get_text_config(decoder=True), "add_cross_attention", True)
@@ -131,7 +131,8 @@ def _writer(model: Any, language: str, head: str) -> str:
     return ""
 
 
-def _parameters(module: Any) -> Any:
+def parameters_of(module: Any) -> Mapping[str, Any]:
+    """Return the parameters of a module's forward, by name."""
     return inspect.signature(module.forward).parameters
 
 

@@ -1,0 +1,117 @@
+"""The caches of models that no family takes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.models.decoder.kv_cache import RecordedCache, recorded
+from stagemeter.models.family import CacheRecorder
+from stagemeter.models.generic.parts import parameters_of
+
+
+def cache_name(model: Any) -> str:
+    """Return the name of the argument by which a model takes a cache.
+
+    Raises
+    ------
+    StagemeterError
+        If it takes none.
+    """
+    for module in (model, model.get_decoder()):
+        parameters = parameters_of(module)
+        for name in ("past_key_values", "cache_params"):
+            if name in parameters:
+                return name
+    raise StagemeterError(f"{type(model).__name__} takes no cache: every new token runs all that came before again")
+
+
+def new_cache(model: Any, recorder: CacheRecorder) -> Any:
+    """Return an empty cache of the kind that ``generate`` makes for a model."""
+    from transformers import EncoderDecoderCache
+
+    text = model.config.get_text_config(decoder=True)
+    kind = own_cache(model)
+    if kind is not None:
+        return recorded(kind(), recorder)
+    if model.config.is_encoder_decoder:
+        # The encoder's output is kept whole, whatever windows the decoder's own tokens have.
+        return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder))
+    return RecordedCache(recorder, text)
+
+
+def own_cache(model: Any) -> Any:
+    """Return the class of the cache that a model makes for itself; None where it is transformers' own.
+
+    Raises
+    ------
+    StagemeterError
+        If the class of its cache is not known.
+    """
+    if model._supports_default_dynamic_cache():
+        return None
+    found = [
+        kind
+        for name, kind in vars(sys.modules[type(model).__module__]).items()
+        if isinstance(kind, type) and issubclass(kind, DynamicCache) and kind.__module__ == type(model).__module__
+    ]
+    if len(found) != 1:
+        raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
+    return found[0]
+
+
+def keeps_states(model: Any) -> bool:
+    """Return whether some layers keep the state of a recurrence rather than keys and values."""
+    return any(
+        isinstance(layer, LinearAttentionCacheLayerMixin)
+        for part in parts_of_cache(new_cache(model, Silent()))
+        for layer in part.layers
+    )
+
+
+def require_kept(model: Any, cache: Any) -> None:
+    """Refuse a model that takes a cache and keeps nothing in it: a decode step would attend to itself alone."""
+    if not any(tensor.numel() for tensor in tensors_of_cache(cache)):
+        raise StagemeterError(
+            f"{type(model).__name__} keeps nothing of what came before: every new token runs all of it again"
+        )
+
+
+def parts_of_cache(cache: Any) -> list[Any]:
+    """Return the parts of a cache: that of an encoder-decoder has one for its own tokens and one for the encoder's."""
+    return [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
+
+
+def tensors_of_cache(cache: Any) -> list[torch.Tensor]:
+    """Return the tensors that a cache holds."""
+    held = [[list(vars(layer).values()) for layer in part.layers] for part in parts_of_cache(cache)]
+    # Caches of their own kind keep something beside the layers.
+    held += [[value for name, value in vars(part).items() if name != "layers"] for part in parts_of_cache(cache)]
+    # Whole numbers among them count tokens.
+    tensors = (item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor))
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
+class Silent:
+    """A recorder that records nothing."""
+
+    def record_cache_update(self, key: Any, value: Any, added: int) -> None:
+        """Record nothing."""
+
+    def record_state(self, state: Any, added: int) -> None:
+        """Record nothing."""
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Record nothing in the block, either."""
+        return nullcontext()
+
+    def known_values(self) -> AbstractContextManager[Any]:
+        """Return a block in which nothing changes: values are known already."""
+        return self.paused()
