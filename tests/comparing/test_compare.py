@@ -1,4 +1,4 @@
-"""Subjects side by side: differences, ratios, order, what else differs, and the gate."""
+"""Comparisons: differences, ratios, order, settings that differ, and limits."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Names from elsewhere, wherever they are shown: nothing of them is obeyed, and all of them can be read."""
+"""Names from elsewhere: no output obeys them, and every output shows them."""
 
 import csv
 import io
@@ -76,7 +76,7 @@ def test_what_can_be_read_stays_as_it_is(text):
 
 
 def shown_by(html: str) -> str:
-    """Text of a page, with entities resolved."""
+    """Return the text of a page, with entities resolved."""
     text = re.sub(r"<[^>]*>", "", html)
     for entity, character in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         text = text.replace(entity, character)
@@ -145,7 +145,7 @@ def test_cell_of_a_spreadsheet_begins_no_formula(text):
 
 
 def comparison(name: str) -> dict:
-    """Of two subjects with a name of somebody else's in all that can hold one."""
+    """Return a comparison of two subjects with a foreign name in every place."""
     subjects = [
         Subject(
             name=f"{name}{number}",

@@ -66,7 +66,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path):
 
 
 def test_folder_that_refuses_files_is_refused(tmp_path, monkeypatch):
-    """As a read-only or full file system does, whoever asks."""
+    """A read-only or full file system refuses every user."""
 
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

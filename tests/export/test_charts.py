@@ -32,7 +32,7 @@ def test_pictures_take_any_integer(largest):
 
 
 def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):
-    """65 EFLOPs, 2**65.8: what no 64-bit integer holds."""
+    """Count 65 EFLOPs, 2**65.8, which no 64-bit integer holds."""
     config = AnalysisConfig(model="llama-3.1-70b", text_tokens=131_072, batch_size=1024)
     model = describe_model(config.model)
     report = estimate_model(model, config)

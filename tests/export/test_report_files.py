@@ -1,4 +1,4 @@
-"""The three files of a report, against golden ones that one can look at."""
+"""The three files of a report, compared with golden files."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The report's published schema: it is that of the types, reports of every kind match it, and damaged ones do not."""
+"""The report's schema: the types generate it, reports of every kind match it, and damaged reports do not."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def validator() -> jsonschema.Draft202012Validator:
 
 
 def at(report: dict, path: str):
-    """The part of a report at a path such as ``stages/sam``."""
+    """Return the part of a report at a path such as ``stages/sam``."""
     for step in path.split("/") if path else []:
         report = report[int(step)] if isinstance(report, list) else report[step]
     return report

@@ -1,4 +1,4 @@
-"""Run as a program: kill an analysis at its first call of interest, at its second, and so on, each time anew.
+"""Run as a program: kill an analysis at its first call of interest, a new one at its second, and so on.
 
 ``python killed_at.py FOLDER`` makes everything in that folder. It prints a JSON list with the call of each kill, and
 the faults after it and after the run that follows. ``python killed_at.py FOLDER 9`` kills at every ninth call alone.

@@ -1,4 +1,4 @@
-"""MLflow's own pages in a real browser: what a user sees of runs that our commands logged."""
+"""MLflow's own pages in a real browser, with runs that the commands logged."""
 
 import json
 import os
@@ -31,7 +31,7 @@ SEEN_BEFORE = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_
 
 
 class Logged(NamedTuple):
-    """Runs on a server."""
+    """Log runs to a server."""
 
     address: str
     statics: dict[str, str]
@@ -50,7 +50,7 @@ class Logged(NamedTuple):
 
 @pytest.fixture(scope="module")
 def logged(server, tmp_path_factory) -> Logged:
-    """Three static runs, a profile that is paired, a comparison and a sweep with children, by the real commands."""
+    """Log three static runs, a paired profile, a comparison and a sweep with children by the real commands."""
     folder = tmp_path_factory.mktemp("browser")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment["MLFLOW_TRACKING_URI"] = server
@@ -96,7 +96,7 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def visit(browser):
-    """Open a page as a visitor does who has put the assistant away before."""
+    """Open a page as a visitor who has closed the assistant before."""
     pages = []
 
     def run(address: str, **settings):
@@ -115,7 +115,7 @@ def visit(browser):
 
 
 def heading_of(page, section: str):
-    """The heading of a section of charts: its name, and how many there are."""
+    """Return the heading of a section of charts: its name, and their number."""
     return page.get_by_text(section, exact=True).locator("xpath=..")
 
 

@@ -1,4 +1,4 @@
-"""The command with a store: what it leaves there when it works, fails, is interrupted, or finds nobody."""
+"""The command with a store: what it leaves there after success, failure, an interrupt, or without a store."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs of a real store, compared: found in every way, in full precision, and the comparison as a run of its own."""
+"""Comparisons of runs in a real store: how runs are found, full precision, and the comparison as a run."""
 
 import json
 from pathlib import Path

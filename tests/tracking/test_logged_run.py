@@ -1,4 +1,4 @@
-"""What a run in MLflow holds once a report was logged."""
+"""The contents of an MLflow run with a report."""
 
 import json
 
@@ -17,7 +17,7 @@ STAGES = ["sam", "clip", "projector", "prefill", "decode"]
 
 @pytest.fixture
 def logged(report, experiment):
-    """The run that the report was logged to."""
+    """Return the run that the report was logged to."""
     mlflow.set_experiment(experiment)
     return MlflowClient().get_run(log_static_report(report))
 

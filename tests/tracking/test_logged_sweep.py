@@ -1,4 +1,4 @@
-"""A sweep in a real store: one run, and as many below it as were asked for."""
+"""A sweep in a real store: one run, and the child runs that were asked for."""
 
 import json
 
@@ -122,7 +122,7 @@ def test_summary_of_numbers_that_overflow_when_summed(swept, runs):
 
 
 def test_numbers_of_more_than_64_bits_are_logged_and_drawn(swept, runs):
-    """The largest batch of a device that the smaller ones fit into: decimal columns beside rows without throughput."""
+    """A batch that fits into one device alone leaves decimal columns with rows that have no throughput."""
     wide = SweepSettings(mode="tiny,base", batch_size="1,65536", new_tokens="10,1000000", device="A100-80GB")
     done = swept(wide, child_runs="all")
     frame = pandas.read_parquet(done.output)

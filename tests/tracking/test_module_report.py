@@ -1,4 +1,4 @@
-"""Reports of any module as runs: every number, and beside one another."""
+"""Reports of any module as runs: every number, and comparisons."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from stagemeter.core.metrics import module_values
 
 @pytest.fixture
 def reports():
-    """The same model in two sizes of input, as a training step."""
+    """Return reports of one model as a training step, with inputs of two sizes."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     stages = {"body": "0", "head": "2"}
     return [stagemeter.analyze(model, stagemeter.spec(n, 8), stages=stages, mode="train") for n in (2, 6)]
@@ -57,7 +57,7 @@ def test_two_are_compared_stage_by_stage(reports, experiment):
 
 
 def test_numbers_that_a_double_cannot_hold_are_those_of_the_report(experiment):
-    """A layer of 2**53 + 2 FLOPs: the run has a double, and its report every digit."""
+    """Compare a layer of 2**53 + 2 FLOPs: the run has a double, and its report every digit."""
     wide = stagemeter.analyze(nn.Linear(1, 1, device="meta"), stagemeter.spec(2**52 + 1, 1))
     assert wide.total.flops == 2**53 + 2
     small = stagemeter.analyze(nn.Linear(1, 1, device="meta"), stagemeter.spec(1, 1))

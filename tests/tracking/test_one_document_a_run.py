@@ -1,4 +1,4 @@
-"""A run holds one document, whose params, metrics and files belong together; whatever is logged to it afterwards."""
+"""A run holds one document, and its params, metrics and files belong together."""
 
 import json
 
@@ -38,7 +38,7 @@ def base() -> dict:
 
 @pytest.fixture
 def profile(tiny) -> dict:
-    """Times of the work of `tiny`."""
+    """Return times of the work of `tiny`."""
     metadata = tiny["metadata"]
     return profile_document(
         Profile(times_ms={"sam": (1.0,), "prefill": (2.0,)}, source="test", clock="none"),
@@ -126,7 +126,7 @@ def test_nested_runs_hold_a_report_each(tiny, base):
 
 
 def test_params_of_the_project_that_say_otherwise_are_named_and_kept_apart(tiny):
-    """``mlflow run`` logs what it was given before anything else; MLflow lets nobody change it."""
+    """``mlflow run`` logs its parameters first, and MLflow lets nobody change them."""
     with mlflow.start_run() as run:
         mlflow.log_params({"batch_size": "1.0", "mode": "gundam", "crop_mode": "false", "dtype": "BFLOAT16"})
         with pytest.warns(StagemeterWarning, match=r"mode is 'gundam' there and 'tiny' here\. MLflow keeps"):
@@ -182,7 +182,7 @@ def test_report_of_a_run_without_a_hash_is_read(tiny):
 
 
 def test_files_are_logged_from_memory(tiny, base, tmp_path, monkeypatch):
-    """What another process wrote into the folder meanwhile is no part of the run."""
+    """A file that another process wrote into the folder meanwhile is no part of the run."""
     from stagemeter.application import analyze
 
     def written(contents, folder):

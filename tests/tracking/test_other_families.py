@@ -1,4 +1,4 @@
-"""Runs of other models than DeepSeek-OCR: params that say what was asked of them, metrics of their stages."""
+"""Runs of other models than DeepSeek-OCR: their params, and the metrics of their stages."""
 
 import json
 
@@ -52,7 +52,7 @@ TIMES = {"prefill": [300.0, 310.0], "decode": [15.0, 15.2]}
 
 @pytest.fixture
 def times(tmp_path):
-    """A file of times."""
+    """Write a file of times."""
     path = tmp_path / "times.json"
     path.write_text(json.dumps(TIMES))
     return Source(files=(str(path),), device="A100-80GB")

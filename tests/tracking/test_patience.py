@@ -1,4 +1,4 @@
-"""A server that answers its health check, and then fails, hangs or drips: it costs what was said, and no report."""
+"""A server that answers its health check, and then fails, hangs or drips, costs the time limit and no report."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ ENDED = threading.Event()
 
 
 class Broken(BaseHTTPRequestHandler):
-    """Answers ``/health``; what else it does is the server's ``how``."""
+    """A handler that answers ``/health``, and everything else as the server's ``how`` says."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -74,7 +74,7 @@ class Broken(BaseHTTPRequestHandler):
                 return
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):
@@ -87,7 +87,7 @@ class Server(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of who left."""
+        """Log no clients that left."""
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_command_ends_in_time_and_the_report_was_there_before_the_first_question
 
 
 def test_patience_begins_again_with_every_answer(server, monkeypatch):
-    """What a server does takes as long as it takes, if it answers: no experiment is too large."""
+    """A server that answers may take its time: no experiment is too large."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv(VARIABLE, "0.5")
     require_reachable()

@@ -1,4 +1,4 @@
-"""Profiles in a real store: run here or brought in, paired with their counts, and paired again."""
+"""Profiles in a real store: measured or imported, paired with their counts, and paired again."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def close(value: float) -> object:
 
 @pytest.fixture
 def analyzed(command, experiment, tmp_path):
-    """Log a static run in the test's experiment; gives its report."""
+    """Log a static run in the test's experiment, and return its report."""
 
     def run(*options: object) -> dict:
         arguments = ("--estimate", "--json", "--experiment", experiment, "--output-dir", tmp_path / "out")
@@ -50,7 +50,7 @@ def analyzed(command, experiment, tmp_path):
 
 @pytest.fixture
 def imported(command, experiment, tmp_path):
-    """Log times as a profiling run in the test's experiment; gives what the command printed."""
+    """Log times as a profiling run in the test's experiment, and return what the command printed."""
 
     def run(times: dict, *options: object) -> dict:
         file = tmp_path / "times.json"
@@ -75,7 +75,7 @@ def steps_of(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def profiled(new_store, tmp_path_factory):
-    """A profile of the small model, measured once by the real command; gives the store and what was printed."""
+    """Measure a profile of the small model once by the real command; return the store and what was printed."""
     folder = tmp_path_factory.mktemp("profiled")
     uri = new_store(folder)
     done = subprocess.run(
@@ -420,7 +420,7 @@ VOCABULARIES = itertools.count(1001)
 
 @pytest.fixture
 def orphan(imported, small_model):
-    """A profiling run of a model that is not there any more, and that no other test counts."""
+    """Log a profiling run of a model that is gone, and that no other test counts."""
     config = json.loads((small_model / "config.json").read_text())
     config["language_config"]["vocab_size"] = next(VOCABULARIES)
     (small_model / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""The plug-in of MLflow: what runs say of the machine that they were started on."""
+"""The plug-in of MLflow: tags of runs with the accelerator of their machine."""
 
 import importlib.metadata
 import json

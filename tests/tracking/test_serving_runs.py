@@ -1,4 +1,4 @@
-"""Runs of a serving engine in a real store: how many devices a utilization is of, and between which bounds it lies."""
+"""Runs of a serving engine in a real store: the devices of a utilization, and its bounds."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def close(value: float) -> object:
 
 @pytest.fixture
 def served(command, experiment, tmp_path):
-    """Import the pages of a recorded scenario, pair them, and give the run and what was printed."""
+    """Import the pages of a recorded scenario, pair them, and return the run and what was printed."""
 
     def run(
         scenario: str, *, imported: tuple[object, ...] = (), paired: tuple[object, ...] = ()
@@ -40,7 +40,7 @@ def served(command, experiment, tmp_path):
 
 @pytest.fixture(autouse=True)
 def counted(command, experiment, tmp_path):
-    """A static run of the model, of another length."""
+    """Log a static run of the model at another length."""
     options = ("--estimate", "--model", LLAMA, "--seq-len", 64, "--new-tokens", 4, "--output-dir", tmp_path / "out")
     code, _, err = command("analyze", *options, "--experiment", experiment)
     assert code == 0, err

@@ -23,7 +23,7 @@ TIMES = {"sam": 31.7, "clip": 9.13, "projector": 0.217, "prefill": 27.9, "decode
 
 @pytest.fixture(scope="module")
 def postgresql(free_port) -> Iterator[str]:
-    """Address of a PostgreSQL of the test's own, on a free port of this machine."""
+    """Start a PostgreSQL on a free port of this machine, and yield its address."""
     pytest.importorskip("psycopg2", reason="the test of PostgreSQL needs psycopg2: pip install psycopg2-binary")
     found = sorted(PROGRAMS.glob("*/bin/initdb"))
     if not found:
@@ -52,7 +52,7 @@ def postgresql(free_port) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "server", "postgresql"])
 def place(request, tmp_path, monkeypatch) -> str:
-    """Address of a store, which is the one that MLflow finds."""
+    """Return the address of a store, and make it the one that MLflow finds."""
     if request.param == "sqlite":
         address = f"sqlite:///{tmp_path / 'own.db'}"
     else:
@@ -64,7 +64,7 @@ def place(request, tmp_path, monkeypatch) -> str:
 
 @pytest.fixture
 def stagemeter(place, tmp_path, monkeypatch, capsys):
-    """Run the command in this process, which has imported what takes seconds; gives stdout."""
+    """Run the command in this process, which has the slow imports done, and return stdout."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, code: int = 0) -> str:

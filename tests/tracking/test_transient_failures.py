@@ -1,4 +1,4 @@
-"""A server that is busy now and then: MLflow's own settings say how often it is asked again."""
+"""A server that is busy at times: MLflow's own settings say how often it is asked again."""
 
 import http.client
 import os
@@ -17,7 +17,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length",
 
 
 class Gateway(ThreadingHTTPServer):
-    """Passes requests on to a server, and refuses every so manieth before it gets there."""
+    """A handler that passes requests on to a server, and refuses every n-th one."""
 
     def __init__(self, server: str, refuse_every: int) -> None:
         super().__init__(("127.0.0.1", 0), Passing)
@@ -61,7 +61,7 @@ class Passing(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

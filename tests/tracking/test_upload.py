@@ -1,4 +1,4 @@
-"""Reports that were made offline come into a store once each."""
+"""Upload logs each report that was made offline once."""
 
 import json
 import random
@@ -17,7 +17,7 @@ ARCHITECTURE = describe_model("deepseek-ocr").architecture
 
 @pytest.fixture
 def reports(tmp_path):
-    """Three folders with a report each, two of the same workload."""
+    """Write three folders with a report each, two of them of the same workload."""
     for name, settings in (
         ("a", {"mode": "tiny"}),
         ("b", {"mode": "base"}),

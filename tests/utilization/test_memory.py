@@ -1,4 +1,4 @@
-"""Bounds on time, and what fits: at the roofline, by closed form, and never by more than can be proved."""
+"""Bounds on time and memory: the roofline, closed forms, and what fits."""
 
 import json
 from dataclasses import replace
@@ -249,7 +249,7 @@ def test_a_model_without_pages_has_bounds_of_its_own_stages():
 
 
 def test_a_window_limits_what_the_cache_needs():
-    """Mistral's cache holds 4,095 tokens however long the text; that of an eighth of the heads of 32 layers."""
+    """Mistral's cache holds 4,095 tokens for any text, of an eighth of the heads in 32 layers."""
     held = [
         memory_need(described.family, described.architecture, Workload.from_dict(report["metadata"]["workload"]))
         for described, report in (of_model("mistral-7b-v0.1", seq_len=length, new_tokens=2) for length in (8000, 16000))

@@ -1,4 +1,4 @@
-"""Utilization by hand: every stage, mode and batch, to twelve digits."""
+"""Utilization against calculations by hand: every stage, mode and batch, to twelve digits."""
 
 import math
 from dataclasses import replace
@@ -47,7 +47,7 @@ def timed(report: dict) -> dict[str, float]:
 
 
 def experts_spared(report: dict, stage: str) -> int:
-    """Bytes of the routed experts that one token does not choose, by hand: three matrices each, in every layer."""
+    """Return the bytes of the routed experts that one token does not choose: three matrices each, in every layer."""
     decoder = ARCHITECTURE.decoder
     tokens = {"prefill": workload_of(report).prompt_tokens, "decode": 1}.get(stage)
     if tokens is None:

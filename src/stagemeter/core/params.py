@@ -1,4 +1,4 @@
-"""The params of a run: what was asked for, and the page and the prompt that it became."""
+"""The params of a run: its settings, and the page and prompt that follow from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from stagemeter.core.workload import OWN, TEXT, Workload
 
 
 def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was asked for, and the page and the prompt that it became, as the params of a run."""
+    """Return the settings, and the page and prompt that follow from them, as the params of a run."""
     asked, became = _logged(AnalysisSettings), _logged(Workload)
     own = workload["mode"] == OWN
     values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}
-    # Of an imported profile, what was measured can differ from what was asked for.
+    # An imported profile may have measured other values than the settings.
     values |= {name: workload.get(name) for name in became}
     if workload.get("view_size") is not None:
         del values["base_size"], values["image_size"]
@@ -42,7 +42,7 @@ def _as_text(value: Any) -> str:
 
 
 def module_params(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a module was counted with; see `stagemeter.modules.report`."""
+    """Return the params of a module's report, see `stagemeter.modules.report`."""
     metadata = document["metadata"]
     stages = (f"{name}: {' '.join(stage['modules'])}" for name, stage in document["stages"].items())
     named = {key: metadata[key] for key in ("model", "mode", "dtype", "counted_on")}
@@ -50,13 +50,13 @@ def module_params(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def profile_params(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return what was measured, how and on what; see `stagemeter.profiling.document`."""
+    """Return the params of a profile, see `stagemeter.profiling.document`."""
     metadata = document["metadata"]
     config = metadata["config"]
     values = {name: config[name] for name in table(MeasuringSettings) if name in config}
     hardware = document["hardware"]
     if "device" in hardware:
-        # `device` is what was asked for, such as cuda:0; this is what answered to it.
+        # `device` is the setting, such as cuda:0; this is the name of the hardware.
         values["device_name"] = hardware["device"]
     values |= {name: hardware[name] for name in ("devices", "devices_source") if name in hardware}
     return workload_params(config, metadata["workload"]) | as_params({"source": document["source"], **values})

@@ -38,7 +38,7 @@ class FieldsOf:
 
 
 class Metadata(TypedDict):
-    """What was analyzed, and with what."""
+    """The model, the workload, the configuration and the versions."""
 
     model: str
     """Name of the model, or the folder of its config.json."""
@@ -47,7 +47,7 @@ class Metadata(TypedDict):
     architecture_hash: Hash
     """Equal for equal sizes of the model."""
     workload: Annotated[dict[str, Any], FieldsOf(Workload)]
-    """What was asked of the model, as plain data."""
+    """The workload: views, tokens, batch and data types."""
     workload_hash: Hash
     """Equal for equal work. Page size, mode and decode_context are not part of it."""
     config: Annotated[dict[str, Any], FieldsOf(AnalysisSettings)]
@@ -156,7 +156,7 @@ class Stage(TypedDict):
 
 
 class AdapterCost(TypedDict):
-    """What a LoRA adapter costs, in one pass of a stage or in the whole request."""
+    """The cost of a LoRA adapter, in one pass of a stage or in the whole request."""
 
     macs: Count
     """Multiply-accumulates."""
@@ -173,7 +173,7 @@ class AdapterCost(TypedDict):
 
 
 class Adapter(TypedDict):
-    """What a LoRA adapter costs, apart from the model."""
+    """A LoRA adapter and its cost, apart from the model."""
 
     source: str
     """The file of its settings."""
@@ -366,7 +366,7 @@ class Report(TypedDict):
     schema_version: Literal["1.3"]
     """Version of this schema."""
     metadata: Metadata
-    """What was analyzed, and with what."""
+    """The model, the workload, the configuration and the versions."""
     total: Total
     """The whole request."""
     stages: Annotated[dict[StageName, Stage], Field(json_schema_extra={"required": [PREFILL, DECODE]})]

@@ -46,7 +46,7 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
     summary : SweepSummary
         Summary of the sweep.
     table_name, page_name : str
-        Files that lie beside this text: the table, and the page of charts.
+        Names of the files beside this text: the table, and the page of charts.
     notes : sequence of str
         What to know about the pages.
     """

@@ -1,6 +1,6 @@
 """A document becomes the content of an MLflow run: params, metrics, tags, description and files.
 
-A run holds one document, since MLflow lets nobody change its params.
+A run holds one document, since the params of a run cannot change.
 """
 
 from __future__ import annotations

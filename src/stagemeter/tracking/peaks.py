@@ -47,7 +47,7 @@ def find_peak(profile: Run, given: GivenHardware) -> Peak:
     Raises
     ------
     StagemeterError
-        If there is no peak, or what was given contradicts itself.
+        If there is no peak, or the options contradict each other.
     """
     device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
     dtype = measured_workload(profile).dtype

@@ -41,7 +41,7 @@ def request_parts(stages: Iterable[str]) -> dict[str, list[str]]:
 
 
 def throughput(times: Mapping[str, Any], workload: Workload) -> Throughput:
-    """Return what the times of a request come to, by name; None where a time is missing.
+    """Return the throughput at the times of a request, by name; None where a time is missing.
 
     Parameters
     ----------

@@ -154,7 +154,7 @@ def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | No
         "every device works day and night on nothing else: loading, rendering, waiting and failures come on top",
     ]
     if mfu is None:
-        lines.append("every stage runs at the roofline, with as few experts read as can be: at least so many devices")
+        lines.append("every stage runs at the roofline, with the fewest experts read: a lower bound of the devices")
     elif source is None:
         lines.append(f"an MFU of {100 * mfu:.3g} % of whole requests, as given")
     else:
