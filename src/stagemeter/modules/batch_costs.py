@@ -149,7 +149,7 @@ class BatchCosts:
 
 
 def _count(bare: nn.Module, given: Arguments, train: bool) -> tuple[int, int, frozenset[str]]:
-    counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, None, {}, given.values))
+    counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, values=given.values))
     passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
     run = sum(counts.of("").macs for counts in passes)
     again = 0 if counted.backward is None else counted.backward.again_of("").macs

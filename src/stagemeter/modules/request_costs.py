@@ -114,7 +114,7 @@ def request_cost(
         nonlocal asked
         bare, name = models.of(call.module, helpers)
         given = call.given
-        wanted = Pass(given.args, given.kwargs, False, None, {}, given.values, part=name, method=call.method)
+        wanted = Pass(given.args, given.kwargs, values=given.values, part=name, method=call.method)
         with _of_depth(bare.get_submodule(name), call.depth):
             counted = count_from_shapes(bare, wanted)
         asked = asked or counted.asked

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -66,9 +66,9 @@ class Pass:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    train: bool
-    loss: Loss | None
-    rules: Mapping[Any, Rule]
+    train: bool = False
+    loss: Loss | None = None
+    rules: Mapping[Any, Rule] = field(default_factory=dict)
     values: Sequence[Value] = ()
     part: str = ""
     method: str = ""
