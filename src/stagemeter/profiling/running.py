@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.family import Family
-from stagemeter.models.generic.family import NAME as GENERIC
+from stagemeter.models.generic import NAME as GENERIC
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.profiling.clock import Scope, annotate, scoped_modules
 from stagemeter.profiling.request import Request, make_request

@@ -1,1 +1,4 @@
-"""Any model of transformers that writes text: its parts are found, its stages are counted, nothing is known of it."""
+"""Any other model of transformers: its parts found by running it, without closed forms."""
+
+#: Name of the family that is made for such a model.
+NAME = "generic"

@@ -15,6 +15,7 @@ from stagemeter.models.build import build_from_code, build_from_settings, class_
 from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.decoder.quantized import quantized_weights
 from stagemeter.models.family import Family, Runner, Stage, StageParameters
+from stagemeter.models.generic import NAME
 from stagemeter.models.generic.caches import keeps_states, own_cache
 from stagemeter.models.generic.features import page_rules, prompt_tokens
 from stagemeter.models.generic.found import FoundModel
@@ -23,7 +24,6 @@ from stagemeter.models.generic.parts import find_parts
 from stagemeter.models.generic.passes import cached_elements, run_language, run_modules, run_whole
 from stagemeter.models.generic.shares import TRIAL_PAGE, Shares, find_shares
 
-NAME = "generic"
 _TOWER, _PROJECTOR, _ENCODE = "tower", "projector", "encode"
 #: Settings of a decoder that say after how many tokens the cost of a step stops growing as it did.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
