@@ -13,8 +13,8 @@ from stagemeter.analysis.requests import plan_request
 from stagemeter.cli.analyze import analyze
 from stagemeter.cli.workload import read_config
 from stagemeter.models.families.deepseek_ocr.modes import MODES
+from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.shipped import shipped_without_family
-from stagemeter.models.lookup import shipped_models
 
 #: Parameters of the command that say nothing of the workload.
 OTHERS = ("config_file", "estimate", "strict", "device", "output_dir", "experiment", "run_name", "no_track", "as_json")

@@ -14,8 +14,9 @@ from stagemeter.core.report import report_fault
 from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.families import families
 from stagemeter.models.family import all_parameters
+from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.shipped import shipped_without_family
-from stagemeter.models.lookup import describe_model, shipped_models
+from stagemeter.models.lookup import describe_model
 
 PUBLISHED = json.loads((Path(__file__).parent / "published_parameters.json").read_text(encoding="utf-8"))["parameters"]
 

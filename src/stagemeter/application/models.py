@@ -6,8 +6,9 @@ from typing import Any
 
 from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.family import all_parameters
+from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.shipped import ShippedModel, shipped_without_family
-from stagemeter.models.lookup import ModelDescription, describe_model, shipped_models
+from stagemeter.models.lookup import ModelDescription, describe_model
 
 
 def shipped_model_rows() -> list[dict[str, Any]]:

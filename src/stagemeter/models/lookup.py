@@ -1,27 +1,18 @@
-"""Finding a model by name, folder, file or hub id: its family, its sizes and its configuration. No weights are read."""
+"""Describing a model: its family, its sizes and its configuration. No weights are read."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.files import outside_path
-from stagemeter.core.json_text import read_json_object
-from stagemeter.models.bounds import require_bounded
 from stagemeter.models.configuration import complete, with_infinities
-from stagemeter.models.families import families, family_of
+from stagemeter.models.families import family_of
 from stagemeter.models.family import Family
-from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.files import ModelFiles, find_files
 from stagemeter.models.lora import Adapter, read_adapter
-from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_folder, processor_files
+from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.quantization import (
     Quantization,
     UnknownStorageError,
@@ -30,12 +21,6 @@ from stagemeter.models.quantization import (
 )
 from stagemeter.models.registry import OWN_CODE, untaken
 from stagemeter.models.settings import BeyondFamilyError
-
-#: A repository on the Hugging Face Hub: an owner and a name.
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CONFIG = "config.json"
-#: Seconds to wait for the Hub.
-_HUB_TIMEOUT = 10
 
 
 @dataclass(frozen=True)
@@ -55,15 +40,15 @@ class ModelDescription:
     source : str
         Where that is from.
     quantization : Quantization or None
-        How its checkpoint stores weights in fewer bits; None where it does not, or where that is not counted.
+        How its checkpoint quantizes weights; None where it does not, or where that is not counted.
     notes : tuple of str
-        What one should know about how its checkpoint stores weights.
+        Remarks on how it is counted.
     adapter : Adapter or None
-        The low-rank adapter beside its layers; None without one.
+        The LoRA adapter beside its layers, if any.
     weights_known : bool
-        Whether it is known how many bytes its weights take as the checkpoint stores them.
+        Whether the bytes of its weights as the checkpoint stores them are known.
     processor : ProcessorFiles
-        What its checkpoint says of how pages are prepared.
+        The files of its checkpoint that say how pages are prepared.
     """
 
     name: str
@@ -78,7 +63,7 @@ class ModelDescription:
     processor: ProcessorFiles = field(default_factory=ProcessorFiles)
 
     def build(self) -> Any:
-        """Build the model without weights, with its adapter, its modules marked where they are stored in fewer bits.
+        """Build the model without weights, with its adapter, and mark its quantized modules.
 
         Raises
         ------
@@ -104,8 +89,7 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
     Parameters
     ----------
     model : str
-        A name that is shipped, see ``stagemeter models``; a folder with a ``config.json``, or such a file; or the id
-        of a repository on the Hugging Face Hub, such as ``org/name``, of which the configuration alone is fetched.
+        A shipped name, a folder, a file or a Hub id, see `stagemeter.models.files.find_files`.
     trust_remote_code : bool
         Whether Python code that comes with the configuration may be run, where neither a family nor transformers has
         the model. It can do whatever you can.
@@ -115,35 +99,13 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
     StagemeterError
         If there is no such model, or its configuration cannot be used.
     """
-    for family in families().values():
-        if model in family.shipped:
-            config = json.loads(family.shipped[model].read_text(encoding="utf-8"))
-            source = f"the shipped configuration of {model}"
-            return _described(model, config, source)
-    if model in shipped_without_family():
-        shipped = shipped_without_family()[model]
-        files = ProcessorFiles(shipped.preprocessing, image_source=f"the shipped preprocessor_config.json of {model}")
-        return _described(model, shipped.config, f"the shipped configuration of {model}", lambda: files)
-    path = outside_path(model, "--model")
-    if path.is_dir():
-        code = str(path) if trust_remote_code else None
-        return _described(
-            model, read_config(path), str(path / _CONFIG), partial(files_of_folder, path, _read_json), code
-        )
-    if path.is_file():
-        code = str(path.parent) if trust_remote_code else None
-        return _described(model, _read_json(path), str(path), partial(files_of_folder, path.parent, _read_json), code)
-    if _HUB_ID.fullmatch(model) and not path.parent.exists():
-        config = _read_json(_fetched(model, _CONFIG))
-        code = model if trust_remote_code else None
-        return _described(model, config, f"config.json of {model}", partial(_fetched_processor, model), code)
-    raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
+    return _described(model, find_files(model), trust_remote_code)
 
 
 def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
-    """The same model with an adapter beside its layers, see `stagemeter.models.lora.read_adapter`; None for none.
+    """Return a model with a LoRA adapter beside its layers, see `stagemeter.models.lora.read_adapter`.
 
-    A model that has one keeps it.
+    Without a path, or with an adapter already, it is the same.
 
     Raises
     ------
@@ -154,7 +116,7 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
         return model
     adapter, stage = read_adapter(path), model.family.stage("prefill")
     if stage.adapter is not None:
-        # What it names is found out before anything is done.
+        # Refuses an adapter that names no layer.
         stage.adapter(model.architecture, dict.fromkeys(stage.variables, 0), adapter)
     elif model.family.has_closed_forms:
         raise StagemeterError(
@@ -179,66 +141,9 @@ def require_closed_forms(model: ModelDescription) -> None:
         )
 
 
-def shipped_models() -> list[str]:
-    """Names of the models whose configurations are shipped: those of the families, and those without one."""
-    return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the ``config.json`` of a checkpoint's folder.
-
-    Raises
-    ------
-    StagemeterError
-        If it is missing or is not a JSON object.
-    """
-    if not (folder / _CONFIG).exists():
-        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint")
-    return _read_json(folder / _CONFIG)
-
-
-def _fetched_processor(repository: str) -> ProcessorFiles:
-    """What a repository on the Hub says of how pages are prepared."""
-
-    def read(name: str) -> dict[str, Any] | None:
-        path = _fetched_if_there(repository, name)
-        return None if path is None else _read_json(path)
-
-    return processor_files(read, lambda name: f"{name} of {repository}")
-
-
-def _fetched_if_there(repository: str, name: str) -> Path | None:
-    """Fetch a file that a repository on the Hub may lack; None where it does."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return _fetched(repository, name)
-    except StagemeterError as error:
-        if not isinstance(error.__cause__, EntryNotFoundError):
-            raise
-    with suppress(EntryNotFoundError):
-        # Leaves a note that there is no such file, which is found without a network.
-        hf_hub_download(repository, name)
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    # Python writes infinities, which some models have as limits of time steps.
-    config = read_json_object(path, infinite=True)
-    require_bounded(config, str(path))
-    return config
-
-
-def _described(
-    model: str,
-    config: Mapping[str, Any],
-    source: str,
-    processor: Callable[[], ProcessorFiles] = ProcessorFiles,
-    code: str | None = None,
-) -> ModelDescription:
-    """Find what takes a configuration; `code` is where code of its own may be taken from."""
-    config = with_infinities(config)
+def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelDescription:
+    """Describe a model by the family that takes its configuration, or by the generic one."""
+    config, source = with_infinities(files.config), files.source
     settings = complete(config, source)
     family = family_of(settings, source)
     notes: tuple[str, ...] = ()
@@ -251,27 +156,29 @@ def _described(
             notes = (f"counted without the closed forms of the family {family.name}, since {error}",)
         else:
             # Models that read text alone have no such files.
-            files = processor() if family.reads_pages else ProcessorFiles()
-            return _with_quantization(ModelDescription(model, family, architecture, config, source, processor=files))
+            processor = files.processor() if family.reads_pages else ProcessorFiles()
+            found = ModelDescription(model, family, architecture, config, source, processor=processor)
+            return _with_quantization(found)
     from stagemeter.models.generic.family import make_family, transformers_has
 
-    trusted = code if OWN_CODE in config and not transformers_has(config) else None
-    if not transformers_has(config) and trusted is None:
+    known = transformers_has(config)
+    code = files.code if trust_remote_code and OWN_CODE in config and not known else None
+    if not known and code is None:
         raise beyond or untaken(config, source)
     try:
-        made, found = make_family(config, processor().image, source, trusted)
+        made, generic = make_family(config, files.processor().image, source, code)
     except StagemeterError as error:
         raise StagemeterError(". ".join([*notes, str(error)])) from error
-    return _with_quantization(ModelDescription(model, made, found, config, source, notes=notes))
+    return _with_quantization(ModelDescription(model, made, generic, config, source, notes=notes))
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:
-    """Take note of how a checkpoint stores its weights: counted so, or with the reason why not.
+    """Count weights as the checkpoint quantizes them, or note why not.
 
     Raises
     ------
     StagemeterError
-        If a setting of its quantization cannot be.
+        If a setting of its quantization is invalid.
     """
     settings = quantization_settings(model.config, model.source)
     if settings is None:
@@ -284,8 +191,8 @@ def _with_quantization(model: ModelDescription) -> ModelDescription:
         architecture = model.family.quantized(model.architecture, quantization)
     except UnknownStorageError as error:
         note = (
-            f"the checkpoint stores weights quantized by {method}: counted is the same architecture with every weight "
-            f"in the data type of the workload, since {error}"
+            f"the checkpoint stores weights quantized by {method}: the same architecture is counted with every "
+            f"weight in the data type of the workload, since {error}"
         )
         return replace(model, notes=(*model.notes, note), weights_known=False)
     note = (
@@ -293,43 +200,3 @@ def _with_quantization(model: ModelDescription) -> ModelDescription:
         "its head; everything is calculated, and the rest is stored, in the data type of the workload"
     )
     return replace(model, architecture=architecture, quantization=quantization, notes=(*model.notes, note))
-
-
-def _fetched(repository: str, name: str) -> Path:
-    """Fetch a file of settings of a repository on the Hub; without a network, the copy that is kept of it."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    enough = "a folder that holds its config.json is enough: give that as --model"
-    try:
-        # Asked for once first: a download tries again and again for half a minute before it says anything.
-        get_hf_file_metadata(hf_hub_url(repository, name), timeout=_HUB_TIMEOUT)
-        return Path(hf_hub_download(repository, name))
-    except GatedRepoError as error:
-        raise StagemeterError(
-            f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise StagemeterError(
-            f"there is no {repository} on the Hub, or it is private: {_suggestion(repository)}"
-        ) from error
-    except EntryNotFoundError as error:
-        raise StagemeterError(f"{repository} holds no {name} on the Hub; {enough}") from error
-    except HfHubHTTPError as error:
-        raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
-    except Exception as error:
-        # No network, by whatever error the client of the day says so.
-        kept = try_to_load_from_cache(repository, name)
-        if isinstance(kept, str):
-            return Path(kept)
-        raise StagemeterError(f"{repository}: the Hub cannot be reached ({_first_line(error)}); {enough}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _suggestion(model: str) -> str:
-    close = difflib.get_close_matches(model.rpartition("/")[2].lower(), shipped_models(), n=3)
-    named = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{named}`stagemeter models` lists those that are shipped; or give a folder that holds a config.json"

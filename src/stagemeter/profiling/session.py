@@ -21,7 +21,7 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 )
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.family import Family
-from stagemeter.models.lookup import read_config
+from stagemeter.models.files import read_config
 from stagemeter.profiling.clock import Scope, annotate
 from stagemeter.profiling.request import Call, Request
 from stagemeter.profiling.running import Session

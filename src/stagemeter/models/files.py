@@ -1,0 +1,121 @@
+"""The files that describe a model, found by a shipped name, a folder, a file or a Hub id. No weights are read."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import outside_path
+from stagemeter.core.json_text import read_json_object
+from stagemeter.models.bounds import require_bounded
+from stagemeter.models.families import families
+from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.hub import fetch, fetch_if_there
+from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_folder, processor_files
+
+#: A repository on the Hugging Face Hub: an owner and a name.
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files that describe a model.
+
+    Attributes
+    ----------
+    config : mapping
+        The content of ``config.json``.
+    source : str
+        Where that is from, for error messages.
+    processor : callable
+        Reads the files that say how pages are prepared.
+    code : str or None
+        Folder or Hub id that may hold Python code of the model; None for a shipped model.
+    """
+
+    config: Mapping[str, Any]
+    source: str
+    processor: Callable[[], ProcessorFiles] = ProcessorFiles
+    code: str | None = None
+
+
+def find_files(model: str) -> ModelFiles:
+    """Find the files of a model.
+
+    Parameters
+    ----------
+    model : str
+        In this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself; or the id
+        of a repository on the Hugging Face Hub, such as ``org/name``, of which settings alone are fetched.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such model, or its ``config.json`` cannot be read.
+    """
+    for family in families().values():
+        if model in family.shipped:
+            config = json.loads(family.shipped[model].read_text(encoding="utf-8"))
+            return ModelFiles(config, f"the shipped configuration of {model}")
+    if model in shipped_without_family():
+        shipped = shipped_without_family()[model]
+        files = ProcessorFiles(shipped.preprocessing, image_source=f"the shipped preprocessor_config.json of {model}")
+        return ModelFiles(shipped.config, f"the shipped configuration of {model}", lambda: files)
+    path = outside_path(model, "--model")
+    if path.is_dir() or path.is_file():
+        folder, file = (path, path / _CONFIG) if path.is_dir() else (path.parent, path)
+        config = read_config(folder) if path.is_dir() else _read_json(path)
+        return ModelFiles(config, str(file), partial(files_of_folder, folder, _read_json), str(folder))
+    if _HUB_ID.fullmatch(model) and not path.parent.exists():
+        config = _read_json(fetch(model, _CONFIG, _suggestion(model)))
+        return ModelFiles(config, f"{_CONFIG} of {model}", partial(_fetched_processor, model), model)
+    raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models whose configurations are shipped, with a family or without."""
+    return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]
+
+
+def _suggestion(model: str) -> str:
+    close = difflib.get_close_matches(model.rpartition("/")[2].lower(), shipped_models(), n=3)
+    named = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{named}`stagemeter models` lists those that are shipped; or give a folder that holds a config.json"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the ``config.json`` of a checkpoint's folder.
+
+    Raises
+    ------
+    StagemeterError
+        If it is missing or is not a JSON object.
+    """
+    if not (folder / _CONFIG).exists():
+        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint")
+    return _read_json(folder / _CONFIG)
+
+
+def _fetched_processor(repository: str) -> ProcessorFiles:
+    """Fetch the files of a repository on the Hub that say how pages are prepared."""
+
+    def read(name: str) -> dict[str, Any] | None:
+        path = fetch_if_there(repository, name, _suggestion(repository))
+        return None if path is None else _read_json(path)
+
+    return processor_files(read, lambda name: f"{name} of {repository}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    # Python writes infinities, which some models have as limits of time steps.
+    config = read_json_object(path, infinite=True)
+    require_bounded(config, str(path))
+    return config

@@ -1,0 +1,72 @@
+"""Fetching files of settings from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from stagemeter.core.errors import StagemeterError
+
+#: Seconds to wait for the Hub.
+_TIMEOUT = 10
+
+
+def fetch(repository: str, name: str, hint: str) -> Path:
+    """Fetch a file of a repository on the Hub; without a network, the copy in the cache.
+
+    Parameters
+    ----------
+    repository, name : str
+        The repository, and the name of the file.
+    hint : str
+        Advice for where there is no such repository.
+
+    Raises
+    ------
+    StagemeterError
+        If the file cannot be had; the message says why.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    enough = "a folder that holds its config.json is enough: give that as --model"
+    try:
+        # A download would try again and again for half a minute before it says anything.
+        get_hf_file_metadata(hf_hub_url(repository, name), timeout=_TIMEOUT)
+        return Path(hf_hub_download(repository, name))
+    except GatedRepoError as error:
+        raise StagemeterError(
+            f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise StagemeterError(f"there is no {repository} on the Hub, or it is private: {hint}") from error
+    except EntryNotFoundError as error:
+        raise StagemeterError(f"{repository} holds no {name} on the Hub; {enough}") from error
+    except HfHubHTTPError as error:
+        raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
+    except Exception as error:
+        # Clients have many errors for a missing network.
+        kept = try_to_load_from_cache(repository, name)
+        if isinstance(kept, str):
+            return Path(kept)
+        raise StagemeterError(f"{repository}: the Hub cannot be reached ({_first_line(error)}); {enough}") from error
+
+
+def fetch_if_there(repository: str, name: str, hint: str) -> Path | None:
+    """Fetch a file that a repository on the Hub may lack; None where it does."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return fetch(repository, name, hint)
+    except StagemeterError as error:
+        if not isinstance(error.__cause__, EntryNotFoundError):
+            raise
+    with suppress(EntryNotFoundError):
+        # The cache notes that there is no such file, for when there is no network.
+        hf_hub_download(repository, name)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
