@@ -31,7 +31,7 @@ from stagemeter.core.json_stream import stream_values
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange
 from stagemeter.profiling.readers.clocks import choose_clock
-from stagemeter.profiling.readers.files import cut_off, opened
+from stagemeter.profiling.readers.files import Sample, cut_off, opened, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
 from stagemeter.profiling.readers.values import exact, nanoseconds, time_range
@@ -42,7 +42,7 @@ GPU_CATEGORY = "gpu_user_annotation"
 _GPU_WORK = frozenset({"kernel", "gpu_memcpy", "gpu_memset", GPU_CATEGORY})
 
 #: Prefixes of events in a bare list, and in the list of an object.
-EVENTS_OF_LIST, EVENTS_OF_OBJECT = "item", "traceEvents.item"
+_OF_LIST, _OF_OBJECT = "item", "traceEvents.item"
 
 _NS_PER_US = 1000
 #: Bytes before the events, with properties of devices and versions of libraries.
@@ -101,15 +101,24 @@ class _Scopes:
         self.gpu[key] = TimeRange(stage, min(known.start, scope.start), max(known.end, scope.end), known.lane)
 
 
-def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMapping) -> Profile:
+def sniff(sample: Sample) -> bool:
+    """Return whether a file is a list of events, holds one, or has the form of a trace without events."""
+    path = sample.path
+    if sample.opening == b"[":
+        first = next(_stream_items(path, _OF_LIST), None)
+        return first is None or (isinstance(first, dict) and "ph" in first)
+    if sample.opening == b"{":
+        return next(_stream_items(path, _OF_OBJECT), None) is not None or '"traceEvents"' in read_text(path)
+    return False
+
+
+def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
     """Read the times of stages from a trace.
 
     Parameters
     ----------
     path : Path
         The trace, which may be compressed.
-    prefix : str
-        Place of the events: `EVENTS_OF_OBJECT` or `EVENTS_OF_LIST`.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
@@ -121,8 +130,14 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
         If the trace is damaged or cut off, or has no range of a stage.
     """
     scopes = _Scopes(path, StageNames(mapping, str(path)))
-    for event in stream_items(path, prefix):
+    in_list = Sample.of(path).opening == b"["
+    for event in _stream_items(path, _OF_LIST if in_list else _OF_OBJECT):
         scopes.add(event)
+    if not scopes.events:
+        what = "an empty list; the profiler probably recorded nothing"
+        if not in_list:
+            what = "a trace without events; the profiler recorded nothing, or was not stopped"
+        raise StagemeterError(f"{path}: is {what}")
     gpu = list(scopes.gpu.values())
     if not scopes.cpu and not gpu:
         raise StagemeterError(f"{path}: {_nothing_found(scopes)}")
@@ -139,7 +154,7 @@ def read_chrome_trace(path: Path, prefix: str, *, steps: int, mapping: NameMappi
     )
 
 
-def stream_items(path: Path, prefix: str) -> Iterator[Any]:
+def _stream_items(path: Path, prefix: str) -> Iterator[Any]:
     """Yield the JSON values of a list in a file, without holding the file.
 
     Raises
@@ -191,8 +206,6 @@ def _until_cut(items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _nothing_found(scopes: _Scopes) -> str:
-    if not scopes.events:
-        return "holds no events; the profiler probably recorded nothing, or was not stopped before the export"
     found = scopes.names.unmapped
     if found:
         seen = ", ".join(found[:10])

@@ -7,6 +7,8 @@ import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +16,45 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import LARGEST_FILE, decode, require_file
 
 _GZIP = b"\x1f\x8b"
+#: Bytes and lines by which readers know a format; nsys prints some lines before a table.
+_HEAD, _LINES = 4096, 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The beginning of a file, by which readers know its format.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    head : bytes
+        Its first bytes, decompressed.
+    """
+
+    path: Path
+    head: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> Sample:
+        """Read the beginning of a file."""
+        with opened(path) as stream:
+            return cls(path, stream.read(_HEAD))
+
+    @property
+    def opening(self) -> bytes:
+        """The first character of the content; ``[`` or ``{`` of JSON."""
+        return self.head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the file begins as JSON does."""
+        return self.opening in (b"[", b"{")
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The first lines that are not empty."""
+        return [line for line in read_text(self.path).splitlines()[:_LINES] if line.strip()]
 
 
 def require_filled_file(path: Path) -> None:

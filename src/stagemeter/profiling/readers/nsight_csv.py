@@ -27,6 +27,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
@@ -74,15 +75,19 @@ class _Table:
     rows: tuple[_Row, ...]
 
 
-def is_nsys_header(line: str) -> bool:
+def _is_header(line: str) -> bool:
     """Tell whether a line is the header of a summary of NVTX ranges."""
     columns = {name for name, _ in _columns(next(csv.reader([line]), []))}
     return "Range" in columns and bool(columns & {_CPU_TIME, _GPU_TIME})
 
 
-def read_nsight_csv(
+def sniff(sample: Sample) -> bool:
+    """Return whether a file holds a table of nsys."""
+    return not sample.is_json and any(_is_header(line) for line in sample.lines)
+
+
+def read(
     path: Path,
-    text: str,
     *,
     steps: int,
     mapping: NameMapping,
@@ -93,8 +98,6 @@ def read_nsight_csv(
     Parameters
     ----------
     path : Path
-        Where the text comes from.
-    text : str
         Output of nsys, with any lines around the table. Of several tables, one of GPU times is read.
     steps : int
         Decode steps of the workload.
@@ -109,7 +112,7 @@ def read_nsight_csv(
     StagemeterError
         If the table is cut off, has values that are no times, or has no range of a stage.
     """
-    tables = _read_tables(path, text)
+    tables = _read_tables(path, read_text(path))
     table = next((table for table in tables if table.on_gpu), tables[0])
     names = StageNames(mapping, str(path))
     stages = _by_stage(table, names, mapping)
@@ -149,7 +152,7 @@ def _read_tables(path: Path, text: str) -> list[_Table]:
     tables: list[tuple[list[tuple[str, str]], list[_Row]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
-        if is_nsys_header(line):
+        if _is_header(line):
             columns = _columns(next(csv.reader([line])))
             require_single(f"{path}: line {number}", [name for name, _ in columns])
             tables.append((columns, []))

@@ -34,11 +34,14 @@ from stagemeter.core.files import shown
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
 from stagemeter.profiling.readers.clocks import choose_clock
+from stagemeter.profiling.readers.files import Sample, is_compressed
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
 from stagemeter.profiling.readers.values import time_range
 
-SQLITE_MAGIC = b"SQLite format 3\0"
+_MAGIC = b"SQLite format 3\0"
+#: Endings of reports, which hold no database.
+_REPORTS = (".nsys-rep", ".qdrep")
 
 _PUSH_POP, _START_END = 59, 60
 _RUNTIME = "CUPTI_ACTIVITY_KIND_RUNTIME"
@@ -58,7 +61,12 @@ _STEPS_A_BYTE, _FEWEST_STEPS, _STEPS_AT_A_TIME = 50, 20_000_000, 10_000
 _THREADS = 0x1000000
 
 
-def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
+def sniff(sample: Sample) -> bool:
+    """Return whether a file is a database, or the report that such an export is made of."""
+    return sample.head.startswith(_MAGIC) or sample.path.suffix in _REPORTS
+
+
+def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
     """Read the times of stages from an export.
 
     Parameters
@@ -73,8 +81,12 @@ def read_nsight_sqlite(path: Path, *, steps: int, mapping: NameMapping) -> Profi
     Raises
     ------
     StagemeterError
-        If the database is damaged, not one of Nsight Systems, or has no range of a stage.
+        If the database is compressed, damaged, not one of Nsight Systems, or has no range of a stage.
     """
+    if path.suffix in _REPORTS:
+        raise StagemeterError(f"{path}: is a report; export it by `nsys export --type sqlite {path.name}` first")
+    if is_compressed(path):
+        raise StagemeterError(f"{path}: is a compressed database, which cannot be read in place; unpack it first")
     names = StageNames(mapping, str(path))
     with _database(path) as database:
         tables = _tables(path, database)

@@ -24,6 +24,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
 from stagemeter.profiling.readers.values import exact, milliseconds, require_single
@@ -44,22 +45,23 @@ class _Entry:
     milliseconds: float
 
 
-def is_plain_header(line: str) -> bool:
-    """Return whether a line is the header of a table of times."""
-    columns = [cell.strip() for cell in next(csv.reader([line]), [])]
+def sniff(sample: Sample) -> bool:
+    """Return whether a file is JSON, or begins with the header of a table of times."""
+    if sample.is_json:
+        return True
+    columns = [cell.strip() for cell in next(csv.reader(sample.lines[:1]), [])]
     return _STAGE in columns and _TIME in columns
 
 
-def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping) -> Profile:
-    """Read times from JSON.
+def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
+    """Read times.
 
     Parameters
     ----------
     path : Path
-        Where the text comes from.
-    text : str
-        ``{"sam": 1.2, "prefill": [3.1, 3.2]}``, the same below ``time_ms`` or ``times_ms``, what `Profile.to_dict`
-        returns, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``.
+        JSON: ``{"sam": 1.2, "prefill": [3.1, 3.2]}``, the same below ``time_ms`` or ``times_ms``, the output of
+        `Profile.to_dict`, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``. Or CSV with the columns ``stage``,
+        ``time_ms`` and, if there are several of a stage, ``repeat``.
     steps : int
         Decode steps of the workload.
     mapping : NameMapping
@@ -70,24 +72,9 @@ def read_plain_json(path: Path, text: str, *, steps: int, mapping: NameMapping) 
     StagemeterError
         If a stage is unknown or repeated, or a value is no time.
     """
-    content = _parse(path, text)
-    if isinstance(content, list):
-        entries = list(_listed_entries(path, content))
-    elif isinstance(content, dict):
-        below = next((key for key in (_TIMES, _TIME) if isinstance(content.get(key), dict)), None)
-        entries = list(_keyed_entries(path, content if below is None else content[below], below or ""))
-    else:
-        raise StagemeterError(f"{path}: holds a {type(content).__name__}; {_forms()}")
-    if isinstance(content, dict) and isinstance(content.get("source"), str) and isinstance(content.get("clock"), str):
-        return _ours(path, entries, content, steps, mapping)
-    return _profile(path, entries, steps, mapping)
-
-
-def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping) -> Profile:
-    """Read times from CSV with the columns ``stage``, ``time_ms`` and, if there are several of a stage, ``repeat``.
-
-    Parameters and errors are those of `read_plain_json`.
-    """
+    text = read_text(path)
+    if Sample.of(path).is_json:
+        return _read_json(path, text, steps, mapping)
     reader = csv.DictReader(io.StringIO(text.strip()), skipinitialspace=True, strict=True)
     try:
         columns = [column.strip() for column in reader.fieldnames or ()]
@@ -96,6 +83,21 @@ def read_plain_csv(path: Path, text: str, *, steps: int, mapping: NameMapping) -
         entries = list(_table_entries(path, reader))
     except csv.Error as error:
         raise StagemeterError(f"{path}: line {reader.line_num}: is not CSV: {error}") from None
+    return _profile(path, entries, steps, mapping)
+
+
+def _read_json(path: Path, text: str, steps: int, mapping: NameMapping) -> Profile:
+    content = _parse(path, text)
+    if isinstance(content, list):
+        if content and not (isinstance(content[0], dict) and _STAGE in content[0]):
+            raise StagemeterError(
+                f"{path}: is a JSON list of {shown(content[0])}, neither trace events nor times; {_forms()}"
+            )
+        return _profile(path, list(_listed_entries(path, content)), steps, mapping)
+    below = next((key for key in (_TIMES, _TIME) if isinstance(content.get(key), dict)), None)
+    entries = list(_keyed_entries(path, content if below is None else content[below], below or ""))
+    if isinstance(content.get("source"), str) and isinstance(content.get("clock"), str):
+        return _ours(path, entries, content, steps, mapping)
     return _profile(path, entries, steps, mapping)
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from stagemeter.core.addresses import shown_address
 from stagemeter.core.errors import StagemeterError
@@ -35,7 +36,8 @@ from stagemeter.core.waiting import in_time
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
-from stagemeter.profiling.readers.files import read_text, require_filled_file
+from stagemeter.profiling.readers.files import Sample, read_text, require_filled_file
+from stagemeter.profiling.readers.mapping import NameMapping
 from stagemeter.profiling.readers.prometheus import Growth, growth, read_page
 from stagemeter.profiling.readers.values import milliseconds
 from stagemeter.profiling.readers.vllm_lengths import CACHE_HITS, LENGTHS, NEW_TOKENS, PROMPT_TOKENS, request_lengths
@@ -55,10 +57,21 @@ _COUNTED = {"engine/prompt_tokens": PROMPT_TOKENS, "engine/generation_tokens": N
 _TIMEOUT, _WHOLE_TIMEOUT = 10.0, 30.0
 
 
-def is_prometheus(text: str) -> bool:
-    """Return whether a text is a scrape."""
-    head = text.lstrip()[:100_000]
-    return head.startswith(("# HELP ", "# TYPE ")) or "\nvllm:" in f"\n{head}"
+def sniff(sample: Sample) -> bool:
+    """Return whether a file is a scrape."""
+    first = sample.lines[0] if sample.lines else ""
+    return first.startswith(("# HELP ", "# TYPE ")) or any(line.startswith("vllm:") for line in sample.lines)
+
+
+def read(path: Path, *, steps: int, mapping: NameMapping) -> NoReturn:
+    """Refuse a single scrape, which shows no time.
+
+    Raises
+    ------
+    StagemeterError
+        Always.
+    """
+    raise StagemeterError(f"{path}: is one scrape of a server's metrics; two are needed, some time apart")
 
 
 def read_scrapes(
