@@ -4,12 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from stagemeter.core.cost import ZERO, Cost
 
 #: Changes with every change of the document's keys or of their meaning.
 MODULE_SCHEMA_VERSION = "1.0"
+
+
+class ModuleStageDocument(TypedDict):
+    """A stage of a module as plain data, see `ModuleStage`."""
+
+    modules: list[str]
+    params: int
+    params_trainable: int
+    macs: int
+    flops: int
+    flops_forward: int
+    flops_backward: int | None
+    flops_recomputed: int | None
+    flops_causal: int | None
+    activations: int
+    bytes_read: int | None
+    bytes_written: int | None
+    operators: dict[str, int]
+    unsupported: dict[str, int]
+    called: bool
+
+
+class ModuleMetadata(TypedDict):
+    """What was counted, and with what inputs."""
+
+    model: str
+    mode: str
+    inputs: list[str]
+    dtype: str
+    counted_on: str
+    workload_hash: str
+    architecture_hash: str
+    versions: dict[str, str]
+
+
+class ModuleDocument(TypedDict):
+    """The report of a module as plain data."""
+
+    schema_version: str
+    kind: str
+    metadata: ModuleMetadata
+    stages: dict[str, ModuleStageDocument]
+    other: ModuleStageDocument
+    total: ModuleStageDocument
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -108,7 +153,7 @@ class ModuleStage:
         """Bytes that the counted operators write; None where tensors have different data types."""
         return None if self.item_size is None else self.cost.bytes_written(self.item_size)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ModuleStageDocument:
         """Return the stage as plain data for JSON."""
         return {
             "modules": list(self.modules),
@@ -182,7 +227,7 @@ class ModuleReport:
         other = [self.other] if self.other.params or self.other.cost != ZERO or self.other.unsupported else []
         return [*self.stages.values(), *other, self.total]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ModuleDocument:
         """Return the report as plain data for JSON."""
         return {
             "schema_version": MODULE_SCHEMA_VERSION,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 from stagemeter.core.errors import TrackingError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
@@ -16,7 +16,37 @@ from stagemeter.profiling.profile import Profile, spread
 #: Changes with the document's keys and their meaning.
 SCHEMA_VERSION = "1.1"
 
-ProfileDocument = dict[str, Any]
+
+class ProfileMetadata(TypedDict):
+    """The model, the workload, the configuration and the versions."""
+
+    model: str
+    family: str
+    architecture_hash: str
+    workload: dict[str, Any]
+    workload_hash: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+class ProfileDocument(TypedDict):
+    """A profile and its workload, see `profile_document`."""
+
+    schema_version: str
+    metadata: ProfileMetadata
+    source: str
+    clock: str
+    time_ms: dict[str, float]
+    spread_ms: dict[str, dict[str, float]]
+    times_ms: dict[str, list[float]]
+    request_ms: list[float]
+    request_median_ms: float | None
+    stages_of_request: float | None
+    throughput: dict[str, float]
+    metrics: dict[str, float]
+    lengths: dict[str, Any] | None
+    hardware: dict[str, str]
+    notes: list[str]
 
 
 @dataclass
