@@ -22,290 +22,163 @@ LONGEST_SIDE = 100_000
 MOST_TOKENS, MOST_PIXELS = 2**20, 10**10
 
 
+# A table reads best with few lines for each row.
+# fmt: off
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """The model."""
 
-    model: Annotated[
-        str,
-        Setting(
-            "A name of `stagemeter models`, a folder with a config.json, such a file, or a hub id.",
-            "Of a hub id the configuration is fetched. Weights are not needed. `deepseek-ocr-small`, which "
-            "`--scale small` names, is a reduced model that runs anywhere in seconds.",
-            swept=True,
-        ),
-    ] = "deepseek-ocr"
-    adapter: Annotated[
-        str | None,
-        Setting(
-            "LoRA adapter, counted apart: a folder with an adapter_config.json, or that file.",
-            "Its weights are not needed. See [adapters](static_analysis.md#adapters).",
-            commands=("analyze",),
-            project=False,
-        ),
-    ] = None
-    trust_remote_code: Annotated[
-        bool,
-        Setting(
-            "Run the Python code that comes with the checkpoint. It can do whatever you can: read it first.",
-            "The code is that of `auto_map` in `config.json`. It runs only where neither a "
-            "family nor transformers has the model.",
-            logged=False,
-        ),
-    ] = False
+    model: Annotated[str, Setting(
+        "A name of `stagemeter models`, a folder with a config.json, such a file, or a hub id.",
+        "Of a hub id the configuration is fetched. Weights are not needed. `deepseek-ocr-small`, which `--scale "
+        "small` names, is a reduced model that runs anywhere in seconds.",
+        swept=True
+    )] = "deepseek-ocr"
+    adapter: Annotated[str | None, Setting(
+        "LoRA adapter, counted apart: a folder with an adapter_config.json, or that file.",
+        "Its weights are not needed. See [adapters](static_analysis.md#adapters).",
+        commands=("analyze",), project=False
+    )] = None
+    trust_remote_code: Annotated[bool, Setting(
+        "Run the Python code that comes with the checkpoint. It can do whatever you can: read it first.",
+        "The code is that of `auto_map` in `config.json`. It runs only where neither a family nor transformers has "
+        "the model.",
+        logged=False
+    )] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageSettings:
     """The page and its views."""
 
-    sample_image_path: Annotated[
-        str | None,
-        Setting(
-            "Picture of the page.",
-            "Any format that Pillow reads. Its EXIF orientation is applied.",
-            option="--image",
-            models=PAGES,
-            replaces=("use_synthetic_inputs",),
-            logged=True,
-        ),
-    ] = None
-    image_w: Annotated[
-        int,
-        Setting(
-            "Width of a blank page in pixels, in place of a picture.",
-            "The default page is A4 at 200 dpi.",
-            least=1,
-            most=LONGEST_SIDE,
-            option="--page-size",
-            models=PAGES,
-            replaces=("sample_image_path", "use_synthetic_inputs"),
-            logged=False,
-            swept=True,
-        ),
-    ] = 1654
-    image_h: Annotated[
-        int,
-        Setting(
-            "Height of a blank page in pixels, in place of a picture.",
-            least=1,
-            most=LONGEST_SIDE,
-            option="--page-size",
-            models=PAGES,
-            replaces=("sample_image_path", "use_synthetic_inputs"),
-            logged=False,
-        ),
-    ] = 2339
-    use_synthetic_inputs: Annotated[
-        bool,
-        Setting(
-            "Whether the page is a blank one. A picture sets this to false.",
-            "`false` without a picture is an error.",
-            option=None,
-            models=PAGES,
-            logged=False,
-        ),
-    ] = True
-    mode: Annotated[
-        Mode,
-        Setting(
-            "Resolution mode: gundam (global view and tiles), tiny, small, base or large (one view).",
-            "It sets the next three. They can be given beside it; the mode is then the one that all three "
-            "make up, or `custom`.",
-            models=MODES,
-            replaces=("base_size", "image_size", "crop_mode"),
-            swept=True,
-        ),
-    ] = "gundam"
-    base_size: Annotated[
-        int,
-        Setting(
-            "Side of the global view in pixels.", unset="the mode's", least=16, most=8192, models=MODES, project=False
-        ),
-    ] = 1024
-    image_size: Annotated[
-        int,
-        Setting(
-            "Side of a tile in pixels.",
-            "Without tiles it equals `base_size`.",
-            unset="the mode's",
-            least=16,
-            most=8192,
-            option="--tile-size",
-            models=MODES,
-            project=False,
-        ),
-    ] = 640
-    crop_mode: Annotated[
-        bool,
-        Setting(
-            "Whether to cut a page that is larger than a tile into tiles.",
-            unset="the mode's",
-            option="--crop/--no-crop",
-            models=MODES,
-        ),
-    ] = True
-    min_pixels: Annotated[
-        int | None,
-        Setting(
-            "Pixels to which a smaller page is resized.",
-            "Qwen-VL, GLM and PaddleOCR-VL do so. See [limits of pages](static_analysis.md#limits-of-pages).",
-            unset="the processor's",
-            least=1,
-            most=MOST_PIXELS,
-            models=LIMITS,
-            swept=False,
-        ),
-    ] = None
-    max_pixels: Annotated[
-        int | None,
-        Setting(
-            "Pixels to which a larger page is resized.",
-            unset="the processor's",
-            least=1,
-            most=MOST_PIXELS,
-            models=LIMITS,
-            swept=False,
-        ),
-    ] = None
-    max_tiles: Annotated[
-        int | None,
-        Setting(
-            "Most tiles of a page.",
-            "DeepSeek-OCR's authors cut at most 9 in their transformers code, and 6 in their vLLM recipe.",
-            unset="the processor's; DeepSeek-OCR: 9",
-            least=1,
-            most=1024,
-            models=LIMITS,
-            swept=False,
-        ),
-    ] = None
-    patch_size: Annotated[
-        int,
-        Setting(
-            "Side of a patch in pixels.",
-            "It is the model's; others are refused.",
-            least=1,
-            option=None,
-            models=MODES,
-            logged=False,
-        ),
-    ] = 16
-    downsample_ratio: Annotated[
-        int,
-        Setting(
-            "Patches per token along one side.",
-            "It is the model's; others are refused.",
-            least=1,
-            option=None,
-            models=MODES,
-            logged=False,
-        ),
-    ] = 4
+    sample_image_path: Annotated[str | None, Setting(
+        "Picture of the page.",
+        "Any format that Pillow reads. Its EXIF orientation is applied.",
+        option="--image", models=PAGES, replaces=("use_synthetic_inputs",), logged=True
+    )] = None
+    image_w: Annotated[int, Setting(
+        "Width of a blank page in pixels, in place of a picture.",
+        "The default page is A4 at 200 dpi.",
+        least=1, most=LONGEST_SIDE, option="--page-size", models=PAGES,
+        replaces=("sample_image_path", "use_synthetic_inputs"), logged=False, swept=True
+    )] = 1654
+    image_h: Annotated[int, Setting(
+        "Height of a blank page in pixels, in place of a picture.",
+        least=1, most=LONGEST_SIDE, option="--page-size", models=PAGES,
+        replaces=("sample_image_path", "use_synthetic_inputs"), logged=False
+    )] = 2339
+    use_synthetic_inputs: Annotated[bool, Setting(
+        "Whether the page is a blank one. A picture sets this to false.",
+        "`false` without a picture is an error.",
+        option=None, models=PAGES, logged=False
+    )] = True
+    mode: Annotated[Mode, Setting(
+        "Resolution mode: gundam (global view and tiles), tiny, small, base or large (one view).",
+        "It sets the next three. They can be given beside it; the mode is then the one that all three make up, or "
+        "`custom`.",
+        models=MODES, replaces=("base_size", "image_size", "crop_mode"), swept=True
+    )] = "gundam"
+    base_size: Annotated[int, Setting(
+        "Side of the global view in pixels.",
+        unset="the mode's", least=16, most=8192, models=MODES, project=False
+    )] = 1024
+    image_size: Annotated[int, Setting(
+        "Side of a tile in pixels.",
+        "Without tiles it equals `base_size`.",
+        unset="the mode's", least=16, most=8192, option="--tile-size", models=MODES, project=False
+    )] = 640
+    crop_mode: Annotated[bool, Setting(
+        "Whether to cut a page that is larger than a tile into tiles.",
+        unset="the mode's", option="--crop/--no-crop", models=MODES
+    )] = True
+    min_pixels: Annotated[int | None, Setting(
+        "Pixels to which a smaller page is resized.",
+        "Qwen-VL, GLM and PaddleOCR-VL do so. See [limits of pages](static_analysis.md#limits-of-pages).",
+        unset="the processor's", least=1, most=MOST_PIXELS, models=LIMITS, swept=False
+    )] = None
+    max_pixels: Annotated[int | None, Setting(
+        "Pixels to which a larger page is resized.",
+        unset="the processor's", least=1, most=MOST_PIXELS, models=LIMITS, swept=False
+    )] = None
+    max_tiles: Annotated[int | None, Setting(
+        "Most tiles of a page.",
+        "DeepSeek-OCR's authors cut at most 9 in their transformers code, and 6 in their vLLM recipe.",
+        unset="the processor's; DeepSeek-OCR: 9", least=1, most=1024, models=LIMITS, swept=False
+    )] = None
+    patch_size: Annotated[int, Setting(
+        "Side of a patch in pixels.",
+        "It is the model's; others are refused.",
+        least=1, option=None, models=MODES, logged=False
+    )] = 16
+    downsample_ratio: Annotated[int, Setting(
+        "Patches per token along one side.",
+        "It is the model's; others are refused.",
+        least=1, option=None, models=MODES, logged=False
+    )] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestSettings:
     """The request. These are fields of a `stagemeter.core.workload.Workload`, too."""
 
-    text_tokens: Annotated[
-        int,
-        Setting(
-            "Tokens of the prompt besides the page's, the first one (BOS) included.",
-            "Of a model that reads text alone, the whole prompt: 1,024 where neither this nor `seq_len` is given.",
-            least=1,
-            most=MOST_TOKENS,
-            swept=True,
-        ),
-    ] = 10
-    new_tokens: Annotated[
-        int,
-        Setting(
-            "Tokens to generate.",
-            "The prefill yields the first, so T tokens take T - 1 decode steps.",
-            least=1,
-            most=MOST_TOKENS,
-            swept=True,
-        ),
-    ] = 512
+    text_tokens: Annotated[int, Setting(
+        "Tokens of the prompt besides the page's, the first one (BOS) included.",
+        "Of a model that reads text alone, the whole prompt: 1,024 where neither this nor `seq_len` is given.",
+        least=1, most=MOST_TOKENS, swept=True
+    )] = 10
+    new_tokens: Annotated[int, Setting(
+        "Tokens to generate.",
+        "The prefill yields the first, so T tokens take T - 1 decode steps.",
+        least=1, most=MOST_TOKENS, swept=True
+    )] = 512
     batch_size: Annotated[int, Setting("Requests processed at once.", least=1, most=65_536, swept=True)] = 1
-    dtype: Annotated[
-        DataType,
-        Setting(
-            "Data type of weights and activations: bfloat16, float16 or float32.",
-            "The bytes follow from it.",
-            swept=True,
-        ),
-    ] = "bfloat16"
-    kv_cache_dtype: Annotated[
-        CacheDataType | None,
-        Setting(
-            "Data type of the KV cache, also float8_e4m3fn or float8_e5m2.",
-            "The FLOPs stay the same; scales are not counted.",
-            unset="that of dtype",
-        ),
-    ] = None
-    video_frames: Annotated[
-        int | None,
-        Setting(
-            "Frames of a video in place of a page, each of the page's size.",
-            "As many as are left after sampling.",
-            unset="a page",
-            least=2,
-            most=65_536,
-            models=VIDEO,
-            project=False,
-            hashed=False,
-        ),
-    ] = None
+    dtype: Annotated[DataType, Setting(
+        "Data type of weights and activations: bfloat16, float16 or float32.",
+        "The bytes follow from it.",
+        swept=True
+    )] = "bfloat16"
+    kv_cache_dtype: Annotated[CacheDataType | None, Setting(
+        "Data type of the KV cache, also float8_e4m3fn or float8_e5m2.",
+        "The FLOPs stay the same; scales are not counted.",
+        unset="that of dtype"
+    )] = None
+    video_frames: Annotated[int | None, Setting(
+        "Frames of a video in place of a page, each of the page's size.",
+        "As many as are left after sampling.",
+        unset="a page", least=2, most=65_536, models=VIDEO, project=False, hashed=False
+    )] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountingSettings:
     """What is counted, and how."""
 
-    seq_len: Annotated[
-        int | None,
-        Setting(
-            "Length at which to analyze the language model, in tokens.",
-            unset="as long as the prompt",
-            least=1,
-            most=MOST_TOKENS,
-            project=False,
-            logged=True,
-            swept=False,
-        ),
-    ] = None
+    seq_len: Annotated[int | None, Setting(
+        "Length at which to analyze the language model, in tokens.",
+        unset="as long as the prompt", least=1, most=MOST_TOKENS, project=False, logged=True, swept=False
+    )] = None
     decode_context: Annotated[
-        Literal["auto", "max"] | Annotated[int, Setting("A number of tokens.", least=2, most=2**21)],
-        Setting(
-            "Tokens that the reported decode step attends to, itself included: auto, max or a number.",
-            "`auto` is prompt + new_tokens // 2; `max` is every position that the model was made for.",
-            swept=False,
-        ),
-    ] = "auto"
-    use_analytic_fallback: Annotated[
-        bool,
-        Setting(
-            "Whether to report a stage that cannot be run by its closed form.",
-            "`false` leaves such a stage out. The report says why either way.",
-            option=None,
-            logged=False,
-        ),
-    ] = True
-    walk_every_layer: Annotated[
-        bool,
-        Setting(
-            "Run layers that are alike one by one. The counts are the same.",
-            "See [equal layers](static_analysis.md#equal-layers).",
-            option="--every-layer",
-            commands=("analyze",),
-            logged=False,
-        ),
-    ] = False
-    enabled: Annotated[
-        bool, Setting("Whether to run at all. `false` ends the run at once and says so.", option=None, logged=False)
-    ] = True
+        Literal["auto", "max"] | Annotated[int, Setting("A number of tokens.", least=2, most=2**21)], Setting(
+        "Tokens that the reported decode step attends to, itself included: auto, max or a number.",
+        "`auto` is prompt + new_tokens // 2; `max` is every position that the model was made for.",
+        swept=False
+    )] = "auto"
+    use_analytic_fallback: Annotated[bool, Setting(
+        "Whether to report a stage that cannot be run by its closed form.",
+        "`false` leaves such a stage out. The report says why either way.",
+        option=None, logged=False
+    )] = True
+    walk_every_layer: Annotated[bool, Setting(
+        "Run layers that are alike one by one. The counts are the same.",
+        "See [equal layers](static_analysis.md#equal-layers).",
+        option="--every-layer", commands=("analyze",), logged=False
+    )] = False
+    enabled: Annotated[bool, Setting(
+        "Whether to run at all. `false` ends the run at once and says so.",
+        option=None, logged=False
+    )] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,27 +190,20 @@ class AnalysisSettings(CountingSettings, RequestSettings, PageSettings, ModelSet
 class MeasuringSettings:
     """How a profile is measured."""
 
-    device: Annotated[
-        str, Setting("Where to run, as torch names it: cpu, cuda:0, ... `auto`: a GPU if there is one.")
-    ] = "auto"
-    warmup: Annotated[
-        int,
-        Setting(
-            "Requests that are run first and not measured.",
-            "The first of them shows which experts are read. Without any, one more request at the end does.",
-            least=0,
-            most=1000,
-        ),
-    ] = 1
+    device: Annotated[str, Setting(
+        "Where to run, as torch names it: cpu, cuda:0, ... `auto`: a GPU if there is one."
+    )] = "auto"
+    warmup: Annotated[int, Setting(
+        "Requests that are run first and not measured.",
+        "The first of them shows which experts are read. Without any, one more request at the end does.",
+        least=0, most=1000
+    )] = 1
     repeats: Annotated[int, Setting("Requests that are measured.", least=1, most=10_000)] = 3
     weights: Annotated[str, Setting("random, or the folder of a checkpoint.")] = "random"
-    trace: Annotated[
-        Literal["torch", "none"],
-        Setting(
-            "Whether torch's profiler traces one more request: torch or none.",
-            "The traced request has at most 8 decode steps.",
-        ),
-    ] = "torch"
+    trace: Annotated[Literal["torch", "none"], Setting(
+        "Whether torch's profiler traces one more request: torch or none.",
+        "The traced request has at most 8 decode steps."
+    )] = "torch"
 
 
 @dataclass(frozen=True, kw_only=True)
