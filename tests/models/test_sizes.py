@@ -1,14 +1,21 @@
 """Sizes as data: their hashes and the way back from documents of earlier versions."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from stagemeter.models.decoder.decoder import decoder_from_sizes
+from stagemeter.core.weight_storage import QuantizedMatrix
+from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.decoder.decoder import Decoder, Layer, decoder_from_sizes
+from stagemeter.models.decoder.feed_forward import GatedFeedForward
+from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
+from stagemeter.models.decoder.mixer import DecoderPass, Mixer
 from stagemeter.models.families import families
 from stagemeter.models.lookup import describe_model
+from stagemeter.models.lora import Adapter
 
 #: Sizes and hashes of models that read pages, from reports of version 0.1.
 EARLIER = json.loads((Path(__file__).parent / "earlier_sizes.json").read_text(encoding="utf-8"))
@@ -48,3 +55,39 @@ def test_a_hash_covers_a_later_size_where_it_has_another_value():
     vision = describe_model("llava-1.5-7b").architecture
     gated = replace(vision, vision=replace(vision.vision, gated=True))
     assert gated.hash != vision.hash
+
+
+def test_a_kind_of_mixer_is_known_by_its_own_file_alone():
+    @dataclass(frozen=True)
+    class Identity(Mixer):
+        width: int
+        kind: Literal["identity"] = "identity"
+
+        def linear_layers(self, hidden, of):
+            return [NamedLinear("mixer.proj", of.batch * of.tokens, hidden, self.width, quantized=self.quantized)]
+
+        def operators(self, hidden, of):
+            return [layer.cost for layer in self.linear_layers(hidden, of)]
+
+        def parameters(self, hidden):
+            return hidden * self.width
+
+        def cached_shapes(self, batch, tokens):
+            return ((batch, tokens, self.width),)
+
+    plain = Decoder(8, 10, 32, (Layer(Identity(width=4), GatedFeedForward(16), 2),))
+    quantized = plain.stored_as(lambda *modules: QuantizedMatrix(4, 16), lambda *modules: None)
+    assert decoder_from_sizes(json.loads(json.dumps(asdict(quantized)))) == quantized
+    assert quantized.hash != plain.hash
+    assert quantized.quantized_weights().elements == 2 * (8 * 4 + 3 * 8 * 16)
+    assert plain.cached_elements(batch=3, tokens=5) == 2 * 3 * 5 * 4
+    adapter = Adapter(2, ("mixer.proj",), "adapter_config.json")
+    step = DecoderPass(1, 1, 5, 5, 0, prefill=False, causal=False)
+    assert plain.lora_cost(step, adapter, "model", "lm_head").macs == 2 * 2 * (8 + 4)
+
+
+def test_an_unknown_kind_is_refused():
+    sizes = asdict(Decoder(8, 10, 32, (Layer(GroupedQueryAttention(1, 1, 8), GatedFeedForward(16), 2),)))
+    sizes["layers"][0]["attention"]["kind"] = "no such kind"
+    with pytest.raises(ValueError, match="kind is 'no such kind'"):
+        decoder_from_sizes(sizes)
