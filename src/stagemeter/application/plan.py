@@ -16,7 +16,7 @@ from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table
-from stagemeter.utilization.fleet import PageCost, Sizing, devices_needed
+from stagemeter.utilization.fleet import FleetSize, PageCost, devices_needed
 from stagemeter.utilization.memory import roofline_section
 
 
@@ -29,7 +29,7 @@ def plan_devices(
     from_run: str | None = None,
     images: Path | None = None,
     pages: Path | None = None,
-) -> Sizing:
+) -> FleetSize:
     """Return how many devices some pages a day need; of a model that reads text alone, some requests.
 
     Parameters

@@ -212,7 +212,7 @@ def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
     add_header(document, 2, "Adapter")
     add_paragraph(
         document,
-        f"A low-rank adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
+        f"A LoRA adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
         f"{adapter['params']:,} parameters. It is in no other number of this report.",
     )
     rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]

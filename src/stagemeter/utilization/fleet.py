@@ -42,7 +42,7 @@ class PageCost:
 
 
 @dataclass(frozen=True)
-class Sizing:
+class FleetSize:
     """Number of devices that are needed.
 
     Attributes
@@ -85,7 +85,7 @@ def devices_needed(
     source: str | None,
     batch: int,
     differences: Sequence[str] = (),
-) -> Sizing:
+) -> FleetSize:
     """Return the number of devices that some pages a day need.
 
     Parameters
@@ -134,7 +134,7 @@ def devices_needed(
         _require_below_roofline(mfu, cost, peak, source)
         seconds = cost.flops / (mfu * peak.flops_per_second)
     per_day = SECONDS_PER_DAY / seconds
-    return Sizing(
+    return FleetSize(
         devices=math.ceil(pages_per_day / per_day),
         seconds_per_page=seconds,
         pages_per_day_and_device=per_day,
