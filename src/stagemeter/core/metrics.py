@@ -274,6 +274,13 @@ METRICS: tuple[Metric, ...] = (
         swept=True,
     ),
     Metric("tokens", "", "Tokens of the request.", {STATIC: _tokens}),
+    Metric(
+        "decode_curve",
+        "FLOPs",
+        "FLOPs of a decode step. The step of the metric is the context.",
+        # The log of a run adds the points, which are no single values.
+        {STATIC: lambda report: {}},
+    ),
     Metric("at_roofline", "", "Throughput at the roofline.", {STATIC: _at_roofline}, swept=True),
     Metric("params_trainable", "", "Parameters that have a gradient.", {MODULE: _module("params_trainable")}),
     Metric("flops_forward", "FLOPs", "FLOPs of the forward pass.", {MODULE: _module("flops_forward")}),
