@@ -130,7 +130,7 @@ def test_ctrl_c_keeps_whole_parts_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "--resume goes on" in err
+    assert "with --resume to continue" in err
     assert err.splitlines()[-1] == "error: interrupted"
     assert not (tmp_path / "s.parquet").exists()
     kept = sorted(parts.glob("part-*.parquet"))

@@ -101,7 +101,7 @@ def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Pa
     Parameters
     ----------
     report : mapping
-        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+        A static report, see `stagemeter.analyze_model`.
     path : Path or str
         The file.
 
@@ -124,7 +124,7 @@ def write_static_compute_markdown(report: Mapping[str, Any], path: Path | str) -
     Parameters
     ----------
     report : mapping
-        What `DeepseekOCRStaticAnalyzer.generate_report` returned.
+        A static report, see `stagemeter.analyze_model`.
     path : Path or str
         The file.
 

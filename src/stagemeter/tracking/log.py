@@ -52,7 +52,7 @@ def log_static_report(
     Parameters
     ----------
     report : mapping or ModuleReport
-        What `DeepseekOCRStaticAnalyzer.generate_report` or `stagemeter.analyze` returned.
+        A static report, see `stagemeter.analyze_model`, or a report of `stagemeter.analyze`.
     page : PIL.Image.Image, optional
         Picture of the page as analyzed, where the report is of one.
     contents : mapping, optional
