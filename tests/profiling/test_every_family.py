@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import Phase, find, settings
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
@@ -18,6 +19,7 @@ import small_vision_language_models
 from stagemeter import AnalysisConfig, StagemeterError, analyze_model, describe_model, estimate_model
 from stagemeter.analysis.requests import plan_request
 from stagemeter.hardware.roofline import Peak
+from stagemeter.models.families.deepseek_ocr.page import page_arguments, request_inputs
 from stagemeter.profiling import harness
 from stagemeter.profiling.running import Session
 from stagemeter.utilization.pairing import pair
@@ -174,3 +176,21 @@ def test_request_is_the_same_every_time_and_its_text_varies(described):
     assert first["pixel_values"].std() > 0.5
     assert (ids == session.model.config.image_token_id).sum() == workload.batch_size * workload.image_tokens
     assert not torch.equal(ids[0], ids[1])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_picture_of_a_page_gives_the_pixels_that_inference_would_get(batch):
+    model = describe_model("deepseek-ocr-small")
+    config = AnalysisConfig(base_size=128, image_size=64, image_w=100, image_h=150, dtype="float32", batch_size=batch)
+    workload = plan_request(config, model)
+    picture = Image.effect_noise((100, 150), 60).convert("RGB")
+    session = Session.build(model, "cpu", "float32")
+    session.page = model.family.pixels(picture, workload)
+    arguments = session.prepare(workload).prefill.arguments
+    _, expected = request_inputs(workload, lambda: picture, True, torch.device("cpu"))
+    for name, value in page_arguments(expected).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(arguments[name], value)
+        else:
+            assert arguments[name] == value
+    assert workload.local_views > 1
