@@ -30,11 +30,11 @@ from stagemeter.core.files import shown
 from stagemeter.core.json_stream import stream_values
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange
+from stagemeter.profiling.readers.checks import exact, nanoseconds, time_range
 from stagemeter.profiling.readers.clocks import choose_clock
 from stagemeter.profiling.readers.files import Sample, cut_off, opened, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
-from stagemeter.profiling.readers.values import exact, nanoseconds, time_range
 
 #: Categories of scopes on the CPU. Converters of other tools' traces write the second, torch's old profiler none.
 CPU_CATEGORIES = frozenset({"user_annotation", "nvtx", ""})

@@ -27,10 +27,10 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.checks import exact, milliseconds, require_single
 from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
-from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
 #: Powers of ten from a unit to milliseconds, by what ``--timeunit`` prints and takes.
 _TO_MS = {"ns": -6, "nsec": -6, "us": -3, "μs": -3, "µs": -3, "usec": -3, "ms": 0, "msec": 0, "s": 3, "sec": 3}

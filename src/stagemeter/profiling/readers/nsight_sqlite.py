@@ -33,11 +33,11 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
+from stagemeter.profiling.readers.checks import time_range
 from stagemeter.profiling.readers.clocks import choose_clock
 from stagemeter.profiling.readers.files import Sample, is_compressed
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
-from stagemeter.profiling.readers.values import time_range
 
 _MAGIC = b"SQLite format 3\0"
 #: Endings of reports, which hold no database.

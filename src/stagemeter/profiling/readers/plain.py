@@ -24,10 +24,10 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers.aggregates import settle
+from stagemeter.profiling.readers.checks import exact, milliseconds, require_single
 from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames, near
 from stagemeter.profiling.readers.steps import require_steps
-from stagemeter.profiling.readers.values import exact, milliseconds, require_single
 
 _STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
 _TIMES = "times_ms"

@@ -36,10 +36,10 @@ from stagemeter.core.waiting import in_time
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.readers.checks import milliseconds
 from stagemeter.profiling.readers.files import Sample, read_text, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
 from stagemeter.profiling.readers.prometheus import Growth, growth, read_page
-from stagemeter.profiling.readers.values import milliseconds
 from stagemeter.profiling.readers.vllm_lengths import CACHE_HITS, LENGTHS, NEW_TOKENS, PROMPT_TOKENS, request_lengths
 
 _PREFILL = "vllm:request_prefill_time_seconds"
