@@ -1,4 +1,4 @@
-"""A request of every kind of model, really run: every stage has a time, and its times pair with its counts."""
+"""Requests of every kind of model on real weights: every stage has a time, and the times pair with the counts."""
 
 import json
 import sys

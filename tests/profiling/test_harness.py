@@ -1,4 +1,4 @@
-"""The harness on a small model that is really run: what is timed, how often, and that it explains the request."""
+"""The harness on a small model with real weights: its stages, its repeats, and that they explain the request."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Bounds on sums over requests of which only histograms are known."""
+"""Bounds on sums over requests, from histograms."""
 
 from bisect import bisect_left
 

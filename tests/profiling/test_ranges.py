@@ -1,4 +1,4 @@
-"""The time that named ranges have of their own, whatever their nesting, lanes and overlaps."""
+"""Own times of named ranges under nesting, lanes and overlaps."""
 
 from __future__ import annotations
 

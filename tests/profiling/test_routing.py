@@ -1,4 +1,4 @@
-"""Experts that a request reads, against the routers' own choices."""
+"""Experts that a request reads, against the routers' choices."""
 
 import pytest
 

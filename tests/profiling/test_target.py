@@ -1,4 +1,4 @@
-"""Devices that are refused before anything is built, and errors that mean that memory ran out."""
+"""Refused devices, and errors that mean that memory ran out."""
 
 import pytest
 import torch

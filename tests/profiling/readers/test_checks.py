@@ -1,4 +1,4 @@
-"""Every reader keeps exact decimals, and refuses what cannot be a time, naming the row."""
+"""Every reader keeps exact decimals, and refuses an impossible time with its row."""
 
 from __future__ import annotations
 

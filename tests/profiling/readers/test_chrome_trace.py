@@ -1,4 +1,4 @@
-"""Chrome traces: as torch writes them here, and with GPU annotations as kineto writes them on a GPU."""
+"""Chrome traces that torch writes on the CPU, and GPU annotations in the form of kineto."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is, by its content; and files that are nothing that can be read."""
+"""Formats by content, and files of no format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that tools wrote become names of stages."""
+"""Names of other tools become names of stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times that somebody wrote down: JSON and CSV."""
+"""Tables of times: JSON and CSV."""
 
 import json
 from pathlib import Path

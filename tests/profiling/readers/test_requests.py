@@ -1,4 +1,4 @@
-"""Ranges of stages become requests: which belong together, what is left out, how many decode steps a time is of."""
+"""Ranges of stages become requests: membership, omissions, and the number of decode steps."""
 
 from __future__ import annotations
 

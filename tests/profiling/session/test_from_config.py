@@ -1,4 +1,4 @@
-"""A model without a checkpoint: the published architecture, or any other of the family."""
+"""Models without a checkpoint: the published architecture, and others of the family."""
 
 import pytest
 import torch

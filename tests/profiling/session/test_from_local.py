@@ -1,4 +1,4 @@
-"""A checkpoint folder becomes a model, natively: its weights where they belong, or a clear refusal."""
+"""A checkpoint folder becomes a model of transformers with its weights, or is refused."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The origin's usage example runs as it was written; only where the names are imported from has changed."""
+"""The origin's usage example runs; only its import paths have changed."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""A request that is really run: greedy, of exactly as many tokens, with keys and values used again."""
+"""Requests on real weights: greedy, of the given number of tokens, with a KV cache."""
 
 from contextlib import contextmanager
 

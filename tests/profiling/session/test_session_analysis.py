@@ -1,4 +1,4 @@
-"""A model that cannot be run: what could not be counted is said, wherever a number would pass for more than it is."""
+"""A model that fails to run: the report says which counts are missing."""
 
 import pytest
 
