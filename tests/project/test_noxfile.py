@@ -23,6 +23,10 @@ def test_every_room_selects_folders_that_exist():
         assert all((ROOT / path).exists() for path in paths.split()), beginning
 
 
+def test_tests_with_the_lowest_versions_exist():
+    assert all((ROOT / path).exists() for path in NOXFILE["LOWEST"].split())
+
+
 @pytest.mark.parametrize(
     ("changes", "paths"),
     [
