@@ -1,4 +1,4 @@
-"""How the matrix of a layer is stored in fewer bits than the model calculates in."""
+"""Quantized matrices: how they are stored, and their bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_EXPERTS = 3
 
 @dataclass(frozen=True, slots=True)
 class QuantizedMatrix:
-    """The values of a matrix in few bits each, and what numbers a block of them shares.
+    """A matrix whose values take few bits each, with scales and zero points for blocks of them.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class QuantizedMatrix:
     block_outputs, block_inputs : int
         Rows and columns of a block, for a matrix of one row per output; 0 stands for all of them.
     matrix_bits : int
-        Bits of what the whole matrix shares.
+        Bits of the numbers that the whole matrix shares.
     """
 
     bits: int
@@ -36,19 +36,19 @@ class QuantizedMatrix:
     matrix_bits: int = 0
 
     def matrix_bytes(self, outputs: int, inputs: int) -> int:
-        """Bytes of a matrix: its values, and the scales and zero points of its blocks, the last ones filled or not."""
+        """Return the bytes of a matrix: its values, and scales and zero points of its blocks, full or not."""
         blocks = _blocks(outputs, self.block_outputs) * _blocks(inputs, self.block_inputs)
         bits = outputs * inputs * self.bits + blocks * self.scale_bits + self.matrix_bits
         return -(-bits // _BITS_OF_A_BYTE)
 
 
-#: How modules of a layer are stored, given their names in it, such as ``mlp.up_proj``; they are stored alike.
+#: Says how modules of a layer are stored, from their names in it, such as ``mlp.up_proj``; all are stored alike.
 Storage = Callable[..., QuantizedMatrix | None]
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeights:
-    """Weights of a model that are stored in fewer bits than it calculates in.
+    """The quantized weights of a model.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class QuantizedWeights:
     stored_bytes: int
 
     def checkpoint_bytes(self, parameters: int, item_size: int) -> int:
-        """Bytes of all parameters of a model, those that are not quantized at `item_size` bytes each."""
+        """Return the bytes of all parameters of a model; those that are not quantized take `item_size` each."""
         return (parameters - self.elements) * item_size + self.stored_bytes
 
 
@@ -71,7 +71,7 @@ def _blocks(size: int, block: int) -> int:
 
 
 def quantized_parameters(module: Any) -> dict[Any, int]:
-    """Bytes that parameters of a marked module take as they are stored, by parameter; none of a module without mark.
+    """Return the stored bytes of the quantized parameters of a marked module, by parameter.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def quantized_parameters(module: Any) -> dict[Any, int]:
 
 
 def _inputs_first(parameters: Mapping[str, Any]) -> bool:
-    """Whether matrices of experts are of (inputs, outputs): those that make gate and input of those that come back."""
+    """Return whether matrices of experts are of (inputs, outputs) rather than (outputs, inputs)."""
     made, back = parameters.get("gate_up_proj"), parameters.get("down_proj")
     # Gate and input are twice as wide as what comes back takes in.
     return made is not None and back is not None and bool(made.shape[-2] != 2 * back.shape[-1])

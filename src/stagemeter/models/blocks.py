@@ -22,7 +22,7 @@ Operator = tuple[Cost, int]
 
 
 def repeated(costs: Iterable[Cost], times: int) -> list[Operator]:
-    """Operators of something that runs some times, such as a layer; none at all if it never runs."""
+    """Return the operators of a part that runs some times, such as a layer; none if it never runs."""
     return [(cost, times) for cost in costs] if times else []
 
 
@@ -37,21 +37,21 @@ def smaller(one: int, other: int) -> int:
 
 
 def sum_of(operators: Iterable[Operator]) -> Cost:
-    """Cost of all runs of some operators."""
+    """Return the cost of all runs of some operators."""
     return total(cost * times for cost, times in operators)
 
 
 def working_set(operators: Iterable[Operator]) -> int:
-    """Elements that the most demanding of some operators reads and writes, weights and cached tokens left out.
+    """Return the elements that the most demanding operator reads and writes, without weights and cached tokens.
 
-    Operands and result of an operator are there at the same time, so no less memory will do. It may well take more:
-    what other operators wait for is not looked at.
+    Operands and result of an operator are in memory together, so this is the least that fits. A pass may need more:
+    tensors that wait for other operators are left out.
     """
     return reduce(larger, (cost.activation_reads + cost.activations for cost, _ in operators))
 
 
 def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: QuantizedMatrix | None = None) -> Cost:
-    """Cost of a linear layer.
+    """Return the cost of a linear layer.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: 
     bias : bool
         Whether a bias is added; it is read with the weights, and adding it is not counted.
     quantized : QuantizedMatrix or None
-        How the matrix is stored, if it is in fewer bits than the rest.
+        How the matrix is stored, if it is quantized.
     """
     macs = rows * inputs * outputs
     return matrix_reads(inputs, outputs, quantized) + Cost(
@@ -103,12 +103,12 @@ class NamedLinear:
         return replace(cost, activation_reads=0, kv_reads=cost.activation_reads) if self.cached else cost
 
     def adapter(self, rank: int) -> Cost:
-        """Cost of a low-rank adapter beside it: one product into its rank and one out of it."""
+        """Return the cost of a LoRA adapter beside it: one product into its rank and one out of it."""
         return replace(self, outputs=rank, bias=False, quantized=None).cost + linear(self.rows, rank, self.outputs)
 
 
 def product(number: int, rows: int, between: int, columns: int) -> Cost:
-    """Products of matrices of (rows, between) and (between, columns)."""
+    """Return the cost of products of matrices of (rows, between) and (between, columns)."""
     macs = number * rows * between * columns
     return Cost(
         macs=macs,
@@ -119,7 +119,7 @@ def product(number: int, rows: int, between: int, columns: int) -> Cost:
 
 
 def matrix_reads(inputs: int, outputs: int, quantized: QuantizedMatrix | None, matrices: int = 1) -> Cost:
-    """Cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
+    """Return the cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
     if quantized is None:
         return Cost(weight_reads=matrices * inputs * outputs)
     return Cost(packed_weight_bytes=matrices * quantized.matrix_bytes(outputs, inputs))
@@ -128,7 +128,7 @@ def matrix_reads(inputs: int, outputs: int, quantized: QuantizedMatrix | None, m
 def convolution(
     positions: int, input_elements: int, inputs: int, outputs: int, kernel_area: int, bias: bool = False
 ) -> Cost:
-    """Cost of a convolution, padding included: the filter is applied in full at every output position.
+    """Return the cost of a convolution, padding included: every output position takes the whole filter.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def token_convolution(batch: int, channels: int, kernel: int, length: int, posit
 
 
 def self_attention(tokens: int, length: int, heads: int, head_width: int, biased: bool = False) -> Cost:
-    """Cost of dense attention among the tokens of a sequence, as one fused operator: no scores are written.
+    """Return the cost of dense attention among the tokens of a sequence, as one operator that writes no scores.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def cached_attention(
     causal: bool,
     fused: bool = True,
 ) -> Cost:
-    """Cost of a decoder's attention, whose keys and values come from the cache and whose new ones go there.
+    """Return the cost of a decoder's attention, which reads keys and values from the KV cache and appends new ones.
 
     Parameters
     ----------
@@ -238,19 +238,19 @@ def cached_attention(
 
 
 def feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
-    """Operators of a feed-forward network of two layers with biases, as vision transformers have them."""
+    """Return the operators of a feed-forward network of two layers with biases, as vision transformers have it."""
     return [linear(rows, hidden, intermediate, bias=True), linear(rows, intermediate, hidden, bias=True)]
 
 
 def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = False) -> list[Cost]:
-    """Operators of a gated feed-forward network: gate, up and down projection, three products and not two."""
+    """Return the operators of a gated feed-forward network: gate, up and down projection."""
     return [layer.cost for layer in gated_layers("", rows, hidden, intermediate, bias)]
 
 
 def gated_layers(
     module: str, rows: int, hidden: int, intermediate: int, bias: bool = False, quantized: QuantizedMatrix | None = None
 ) -> list[NamedLinear]:
-    """Layers of a gated feed-forward network that is a module of that name."""
+    """Return the linear layers of a gated feed-forward network that is a module of that name."""
     return [
         NamedLinear(f"{module}.gate_proj", rows, hidden, intermediate, bias, quantized),
         NamedLinear(f"{module}.up_proj", rows, hidden, intermediate, bias, quantized),
@@ -268,7 +268,7 @@ def mixture_of_experts(
     bias: bool = False,
     quantized: QuantizedMatrix | None = None,
 ) -> list[Cost]:
-    """Operators of routing each row to some of many gated experts, the router included, shared experts not.
+    """Return the operators of a mixture of gated experts: the router, and the experts that each row is routed to.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def mixture_of_experts(
     bias : bool
         Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
     quantized : QuantizedMatrix or None
-        How the experts' matrices are stored, if they are in fewer bits than the rest. The router never is.
+        How the experts' matrices are stored, if they are quantized. The router never is.
     """
     routed = rows * experts_per_token
     return [
@@ -294,7 +294,7 @@ def mixture_of_experts(
 
 
 def _grouped_linear(rows: int, inputs: int, outputs: int, experts_read: int, quantized: QuantizedMatrix | None) -> Cost:
-    """Cost of one layer of many experts: each row meets the weights of one."""
+    """Return the cost of one layer of many experts: each row meets the weights of one."""
     macs = rows * inputs * outputs
     return matrix_reads(inputs, outputs, quantized, experts_read) + Cost(
         macs=macs, macs_causal=macs, activations=rows * outputs, activation_reads=rows * inputs

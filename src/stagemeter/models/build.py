@@ -1,4 +1,4 @@
-"""Making a model to count on: without weights, where that needs no memory."""
+"""Building models without weights, on the meta device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _GENERATING = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 #: Tables of transformers that say by type which class writes text, best of pictures first.
 _TASKS = ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")
-#: What says how weights are stored, or how to run; the work is that of the architecture.
+#: Settings that say how weights are stored, or how to run, and do not change the work.
 _LEFT_OUT = ("quantization_config", "compression_config", "auto_map", "model_type", "torch_dtype", "dtype")
 
 

@@ -16,7 +16,7 @@ from stagemeter.models.lora import Adapter
 
 
 def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
-    """Cost of one stage of a workload, by closed form.
+    """Return the cost of one stage of a workload, by closed form.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost
 
 
 def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
-    """Cost of a low-rank adapter in one stage of a workload, by closed form; zero where it stands beside nothing."""
+    """Return the cost of a LoRA adapter in one stage of a workload; zero where it stands beside nothing."""
     cost = stage.adapter
     if adapter is None or cost is None:
         return ZERO
@@ -42,7 +42,7 @@ def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:
 
 
 def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
-    """Cost of all decode steps of a workload, from some of them.
+    """Return the cost of all decode steps of a workload, from some of them.
 
     Parameters
     ----------
@@ -63,13 +63,13 @@ def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
 
 
 def decode_span(workload: Workload) -> tuple[int, int]:
-    """Tokens that the first and the last decode step attend to; the same where there is one step or none."""
+    """Return the contexts of the first and the last decode step; the same where there is one step or none."""
     first = workload.prompt_tokens + 1
     return first, max(first, workload.prompt_tokens + workload.decode_steps)
 
 
 def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
-    """Contexts whose steps say what all steps of a workload cost: the first, the last, and where the growth changes."""
+    """Return the contexts whose steps give the cost of all: the first, the last, and where the growth changes."""
     first, last = decode_span(workload)
     return sorted({first, last, *(bend for bend in stage.bends(architecture, workload) if first < bend < last)})
 
@@ -127,7 +127,7 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     missing = [name for name in stages[stage]["variables"] if name not in variables]
     if missing:
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
-    # A report from before weights could be quantized says nothing of them.
+    # Earlier reports lack the quantity of quantized weights.
     quantities = stages[stage]["quantities"]
     return Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
 
@@ -185,7 +185,7 @@ def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Itera
 
 
 def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: Any) -> Any:
-    """Bytes of weights that a pass of a stage reads for each expert of a layer, over all layers; 0 without experts.
+    """Return the bytes of weights that a pass reads for each expert of a layer, over all layers; 0 without experts.
 
     Parameters
     ----------

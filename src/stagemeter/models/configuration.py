@@ -1,8 +1,8 @@
 """Configurations as transformers loads them: renamed settings, defaults, parts and what follows from them.
 
-Published configurations leave out what is a default. So do those that transformers saved, under other names.
-`complete` makes them alike, and everything after it reads what is there. ``defaults.json`` holds the defaults by model
-type: ``python docs/defaults.py`` writes it from transformers' classes, so that nothing here imports them.
+Published configurations leave out defaults, and so do those that transformers saved, under other names. `complete` makes
+them alike, so that everything after it finds every setting. ``defaults.json`` holds the defaults by model type:
+``python docs/defaults.py`` writes it from transformers' classes, so that nothing here imports them.
 
 Source: transformers 5.23, ``configuration_utils.py`` (``PreTrainedConfig``, ``SubConfigSpec``).
 """
@@ -193,7 +193,7 @@ def _split_flat(kind: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
 
 
 def _split_unlimited(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same of Unlimited-OCR, whose first checkpoint has another name for the part."""
+    """Put settings of Unlimited-OCR's language model, whose first checkpoint names it otherwise, into its part."""
     if given.get(_TEXT) is not None:
         return given
     own = {key: given[key] for key in ("sliding_window",) if key in given}
@@ -215,7 +215,7 @@ def _count_experts(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return given if given.get("num_experts") is None else {**given, "n_routed_experts": given["num_experts"]}
 
 
-#: What is done to settings before defaults are filled in.
+#: Changes to settings before defaults are filled in.
 _BEFORE: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     **{kind: _split_flat(kind) for kind in _FLAT},
     "deepseek_v32": _count_experts,

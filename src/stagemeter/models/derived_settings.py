@@ -34,12 +34,12 @@ def _head_width(settings: Settings) -> int:
 
 
 def _even_head_width(settings: Settings) -> int:
-    """The same where the class refuses a width that leaves a remainder (``validate_architecture``)."""
+    """Return the head width of a class that refuses one with a remainder (``validate_architecture``)."""
     return settings.split("hidden_size", "num_attention_heads")
 
 
 def _every(period: int | str, last: str, others: str, default: int = 1) -> Rule:
-    """Kinds of layers: the last of every `period` layers, or of as many as a setting says, is of a kind of its own."""
+    """Return a rule for kinds of layers: the last of every `period` layers is of another kind than the others."""
 
     def rule(settings: Settings) -> list[str]:
         every = period if isinstance(period, int) else settings.whole(period, default)
@@ -49,7 +49,7 @@ def _every(period: int | str, last: str, others: str, default: int = 1) -> Rule:
 
 
 def _windowed_from(settings: Settings) -> list[str]:
-    """Kinds of layers of Qwen 2 and 3: the first ones attend to everything."""
+    """Return the kinds of layers of Qwen 2 and 3: the first ones attend to everything."""
     layers = settings.whole("num_hidden_layers")
     if settings.values.get("sliding_window") is None:
         return [_FULL] * layers
@@ -86,7 +86,7 @@ def _chunked(settings: Settings) -> list[str]:
 
 
 def full_layers_of_gemma4(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Sizes of Gemma 4's layers that attend to everything."""
+    """Return the sizes of Gemma 4's layers that attend to everything."""
     sizes: dict[str, Any] = {"head_dim": settings.values.get("global_head_dim", 512)}
     if settings.values.get("attention_k_eq_v") and settings.values.get("num_global_key_value_heads") is not None:
         sizes["num_key_value_heads"] = settings.values["num_global_key_value_heads"]
@@ -102,7 +102,7 @@ _DELTA_NETS: Mapping[str, Rule] = {"layer_types": _every("full_attention_interva
 
 _WINDOW: Mapping[str, Rule] = {"sliding_window": _window_if_used}
 
-#: What is derived where a setting is null, in the order in which it is.
+#: Rules for settings that are null, in order.
 DERIVED: Mapping[str, Mapping[str, Rule]] = {
     "deepseek_ocr2_encoder": _QWEN,
     "deepseek_ocr2_sam_vision_model": {
@@ -159,7 +159,7 @@ DERIVED: Mapping[str, Mapping[str, Rule]] = {
     },
 }
 
-#: What is derived whatever the setting is.
+#: Rules that replace any value of a setting.
 ALWAYS: Mapping[str, Mapping[str, Rule]] = {
     "deepseek_ocr2_encoder": _WINDOW,
     "deepseek_ocr2_text": {"head_dim": _even_head_width},

@@ -1,4 +1,4 @@
-"""Low-rank adapters: which layers of a decoder they stand beside, and what they cost.
+"""LoRA adapters: which layers of a decoder they stand beside.
 
 Source: LoRA, arXiv 2106.09685, section 4.1: beside a matrix of ``inputs`` by ``outputs`` stand two of ``inputs`` by
 ``rank`` and ``rank`` by ``outputs``, whose product is added to it. The settings, and which layers they name, are those
@@ -19,7 +19,7 @@ from stagemeter.core.patterns import matches_whole, require_pattern
 
 #: The file of an adapter's settings.
 FILE = "adapter_config.json"
-#: Settings that would make another adapter of it, with what they are where they do not.
+#: Settings that other kinds of adapters have, with the values that leave it a plain one.
 _NOT_COUNTED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "rank_pattern": ({}, None),
@@ -39,7 +39,7 @@ _ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A low-rank adapter.
+    """A LoRA adapter.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Adapter:
         return self.targets == _ALL_LINEAR
 
     def takes(self, module: str, head: str) -> bool:
-        """Whether it stands beside a linear layer.
+        """Return whether it stands beside a linear layer.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class Adapter:
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
 
     def takes_part(self, modules: Collection[str], head: str) -> bool:
-        """The same of layers that are alike.
+        """Return whether it stands beside layers that are alike.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Adapter:
         return taken == {True}
 
     def no_target(self, known: Sequence[str]) -> StagemeterError:
-        """The error where it stands beside nothing."""
+        """Return the error for an adapter that stands beside nothing."""
         return StagemeterError(
             f"{self.source}: target_modules {self.targets!r} names no linear layer of the decoder; there are "
             f"{', '.join(sorted(set(known)))}"
@@ -98,14 +98,14 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFound:
-    """What an adapter is in a model that was built.
+    """An adapter in a model that was built.
 
     Attributes
     ----------
     params : int
         Its parameters.
     outside : tuple of str
-        Modules that it names and that it is not counted beside, as they are no linear layers of the decoder.
+        Modules that it names and that are no linear layers of the decoder, so that it is not counted there.
     nowhere : tuple of str
         Names that it gives and that no module has.
     """

@@ -1,4 +1,4 @@
-"""A model with a low-rank adapter beside its layers, as the counter sees it run."""
+"""LoRA adapters in a model that was built, for the counter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CAN_BE_ADAPTED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.
 
 
 def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequence[str]) -> None:
-    """Put a low-rank adapter beside the layers of a model that it names; what it costs is counted apart.
+    """Put a LoRA adapter beside the layers of a model that it names; its cost is counted apart.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
 
 
 def _adapted(kind: Any) -> Any:
-    """The same kind of linear layer, with an adapter beside it."""
+    """Return a class of linear layer with an adapter beside it."""
 
     def forward(self: nn.Linear, input: torch.Tensor) -> Any:
         return kind.forward(self, input) + getattr(self, _ADAPTER)(input)
@@ -72,7 +72,7 @@ def _adapted(kind: Any) -> Any:
 
 
 def find_adapter(model: Any, adapter: Adapter, head: Sequence[str]) -> AdapterFound:
-    """What an adapter is in a model that it was put into, see `adapt`.
+    """Find an adapter in a model that it was put into, see `adapt`.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def find_adapter(model: Any, adapter: Adapter, head: Sequence[str]) -> AdapterFo
 
 
 def _names(adapter: Adapter, name: str, module: nn.Module, output: str) -> bool:
-    """Whether an adapter names a module, or one of the matrices of the experts that it holds together."""
+    """Return whether an adapter names a module, or a matrix of the experts that it holds together."""
     if _holds_experts(name, module):
         return any(adapter.takes(f"{name}.0.{matrix}", output) for matrix in _EXPERT_MATRICES)
     kinds = nn.Linear if adapter.all_linear else _CAN_BE_ADAPTED
@@ -121,5 +121,5 @@ def _holds_experts(name: str, module: nn.Module) -> bool:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether what has that name in a model is of an adapter."""
+    """Return whether the module of that name is part of an adapter."""
     return _ADAPTER in name.split(".")

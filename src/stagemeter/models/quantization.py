@@ -20,13 +20,13 @@ from stagemeter.core.weight_storage import QuantizedMatrix
 from stagemeter.models.quantization_settings import QuantizationSettings
 
 _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
-#: Modules that are no linear layers in transformers, whatever a configuration says of them: routers.
+#: Routers: transformers never quantizes them, whatever a configuration says.
 _ROUTERS = re.compile(r"\.(gate|router|router\.proj)$")
-#: Where decoders are found in checkpoints, older and newer ones: names are looked for under each.
+#: Prefixes of decoders in checkpoints, older and newer; names are matched under each.
 _PREFIXES = ("", "model.", "backbone.", "language_model.", "language_model.model.", "model.language_model.")
 _EXPERTS = re.compile(r"\.experts(\.|$)")
 _HEAD = "lm_head"
-#: What weighs the heads of DeepSeek-V3.2's indexer (``modeling_deepseek_v32.py``, ``_keep_in_fp32_modules``).
+#: The weights of heads in DeepSeek-V3.2's indexer (``modeling_deepseek_v32.py``, ``_keep_in_fp32_modules``).
 _INDEXER_WEIGHTS = "indexer.weights_proj"
 _WHERE = "quantization_config"
 #: Names of classes, and the one whose modules are linear layers.
@@ -36,17 +36,17 @@ _FORMATS = (
     *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
-#: Of an expert, as checkpoints name one that transformers puts together with the others.
+#: How transformers names all experts of a layer, and how checkpoints name a matrix of one.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
 
 
 class UnknownStorageError(StagemeterError):
-    """A checkpoint's configuration says how it stores weights, and that way is not known here."""
+    """A way of storing weights that is not known here."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Some modules by name, and how they are stored; None as the rest of the model."""
+    """Some modules by name, and how they are quantized; None: they are not."""
 
     quantized: QuantizedMatrix | None
     of: tuple[str, ...] | None = None
@@ -72,7 +72,7 @@ class Quantization:
     left_out: tuple[str, ...]
 
     def storage_of(self, module: str, name: str | None = None) -> QuantizedMatrix | None:
-        """How the matrix of a linear layer or of experts is stored; None as the rest of the model.
+        """Return how the matrix of a linear layer or of experts is quantized; None if it is not.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class Quantization:
         return None
 
     def storage_of_part(self, layers: int, *modules: str) -> QuantizedMatrix | None:
-        """How the same modules of every layer are stored.
+        """Return how the same modules of every layer are quantized; None if they are not.
 
         Raises
         ------
@@ -142,7 +142,7 @@ def read_quantization(config: Mapping[str, Any], source: str = "the configuratio
 
 
 def quantization_settings(config: Mapping[str, Any], source: str) -> QuantizationSettings | None:
-    """What a configuration says of quantized weights, for the whole model or for its language model.
+    """Return the quantization settings of a configuration, of the whole model or of its language model.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def _with_zero_points(bits: int, group: int) -> QuantizedMatrix:
 
 
 def _dynamic(settings: QuantizationSettings) -> list[_Rule]:
-    """Rules of GPTQModel for single modules: ``-:`` before a pattern leaves them as they are."""
+    """Return the rules of GPTQModel for single modules: ``-:`` before a pattern leaves them as they are."""
     if settings.values.get("dynamic") is None:
         return []
     named = settings.part("dynamic")
@@ -224,7 +224,7 @@ def _compressed_tensors(settings: QuantizationSettings) -> Quantization:
 
 
 def _rules(groups: QuantizationSettings, name: str, form: str) -> list[_Rule]:
-    """The rules of one group of modules."""
+    """Return the rules of one group of modules."""
     if isinstance(groups.values[name], list):
         raise UnknownStorageError(f"what the preset {name} stores is not known here")
     group = groups.part(name)

@@ -53,7 +53,7 @@ def text_family(
     modules : DecoderModules
         Where its models have the decoder.
     adapters : bool
-        Whether low-rank adapters beside its layers are known.
+        Whether LoRA adapters beside its layers are counted.
     """
     stages = decoder_stages(lambda decoder: decoder, modules, prefill_variables=prefill_variables)
     return Family(
@@ -74,12 +74,12 @@ def text_family(
 
 
 def _run_forward(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over the prompt, as ``generate`` makes it first."""
+    """Run the whole model over the prompt, as ``generate`` does first."""
     whole_pass(model, decoder, workload, workload.prompt_tokens, 0, recorder)
 
 
 def _run_decode(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
-    """One pass of the whole model over one new token."""
+    """Run the whole model over one new token."""
     whole_pass(model, decoder, workload, 1, workload.decode_context - 1, recorder)
 
 

@@ -71,7 +71,7 @@ class SelfAndCrossAttention(Mixer):
         return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Refuse: how many tokens of the encoder's output are kept is the workload's, see `SequenceDecoder`."""
+        """Not used: the cache depends on the workload, see `SequenceDecoder.cache_of`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Which parts of a decoder are stored in fewer bits: in its sizes, and on the modules of a model."""
+"""Quantized parts of a decoder: in its sizes, and on the modules of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = "lm_head"
 
 
 def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
-    """Sizes of a decoder whose parts are stored as a checkpoint's configuration says.
+    """Return the sizes of a decoder whose parts are stored as a checkpoint's configuration says.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
 
 
 def mark_quantized(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:
-    """Mark the modules of a model whose matrices are stored in fewer bits, for whoever counts what they read.
+    """Mark the quantized modules of a model, for the counter.
 
     Parameters
     ----------
@@ -55,20 +55,20 @@ def mark_quantized(model: Any, quantization: Quantization, decoder: Sequence[str
 
 
 def is_plain_linear(module: Any) -> bool:
-    """Whether a module is a linear layer and no more; a router can be one with work of its own."""
+    """Return whether a module is a plain linear layer; a router can be one with work of its own."""
     from torch import nn
 
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def quantized_weights(model: Any) -> QuantizedWeights:
-    """Weights of the marked modules of a model."""
+    """Return the weights of the marked modules of a model."""
     stored = {parameter: size for module in model.modules() for parameter, size in quantized_parameters(module).items()}
     return QuantizedWeights(sum(parameter.numel() for parameter in stored), sum(stored.values()))
 
 
 def _inner(name: str, holders: Sequence[str]) -> str | None:
-    """Name of a module inside of the first of some that holds it; the empty name holds all."""
+    """Return the name of a module inside of its first holder; the empty name holds all."""
     for holder in holders:
         if not holder or name.startswith(f"{holder}."):
             return name.removeprefix(f"{holder}.")

@@ -1,4 +1,4 @@
-"""What a page becomes before a model that nobody described: by the image processor that transformers has for it."""
+"""The inputs that a page becomes for a model that no family takes, by the image processor of transformers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
-    """A type whose whole processor is that of another one, and whose image processor transformers lists."""
+    """Return another type with the same processor, whose image processor transformers lists."""
     from transformers.models.auto import processing_auto
 
     whole = getattr(processing_auto, _WHOLE_PROCESSORS)
@@ -112,7 +112,7 @@ def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
 
 
 def _tower(config: Any) -> Any:
-    """The configuration of a vision tower: the part that is called so, wherever it is, or the one of the encoder."""
+    """Return the configuration of a vision tower: a part of that name, or the encoder's."""
     parts = [getattr(config, name, None) for name in config.sub_configs]
     for holder in (config, *parts):
         if (tower := getattr(holder, "vision_config", None)) is not None:
@@ -121,7 +121,7 @@ def _tower(config: Any) -> Any:
 
 
 def _sizes(kind: Any, config: Any) -> dict[str, Any]:
-    """Settings of a processor that follow from the vision tower, where no file gives them."""
+    """Return the settings of a processor that follow from the vision tower, where no file gives them."""
     tower = _tower(config)
     known = {name for ancestor in kind.__mro__ for name in vars(ancestor)}
     known |= set(getattr(getattr(kind, "valid_kwargs", None), "__annotations__", {}))
@@ -142,7 +142,7 @@ def _sizes(kind: Any, config: Any) -> dict[str, Any]:
 
 
 def _square(config: Any, batch: int) -> Page:
-    """One square view, where transformers has no processor for a model."""
+    """Return one square view, for a model without a processor in transformers."""
     import torch
 
     tower = _tower(config)
@@ -158,6 +158,6 @@ def _square(config: Any, batch: int) -> Page:
 
 
 def taken_by(function: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those inputs that a function has parameters for."""
+    """Return the inputs that a function has parameters for."""
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in inputs.items() if name in parameters}

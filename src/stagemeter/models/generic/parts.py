@@ -1,4 +1,4 @@
-"""Where a model that nobody described has its parts: by what transformers itself says, and by what runs."""
+"""The parts of a model that no family takes, by the names that transformers gives them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stagemeter.core.errors import StagemeterError
 if TYPE_CHECKING:
     from torch import nn
 
-#: What decoders call the states that they attend to besides those of tokens.
+#: Names that decoders have for states that they attend to besides those of tokens.
 _ATTENDED = ("cross_attention_states", "image_hidden_states", "perceiver_embeddings")
 _STATES = "encoder_hidden_states"
 #: Methods of transformers that turn pictures into embeddings of the language model's width, the first there is.
@@ -104,7 +104,7 @@ def find_parts(model: Any) -> Parts:
 
 
 def image_features(model: Any) -> Any:
-    """The method that makes embeddings of pictures; None where there is none."""
+    """Return the method that makes embeddings of pictures, if there is one."""
     # The inner one first: an outer one may say of its arguments only that it hands them on.
     for holder in (getattr(model, "model", None), model):
         method = getattr(holder, _IMAGE_FEATURES, None)
@@ -119,7 +119,7 @@ def sees_pages(module: Any) -> bool:
 
 
 def _writer(model: Any, language: str, head: str) -> str:
-    """The part that a model with a ``generate`` of its own hands the writing to."""
+    """Return the part that generates text for a model with a ``generate`` of its own."""
     from transformers import GenerationMixin, PreTrainedModel
 
     if type(model).generate is GenerationMixin.generate:
@@ -173,7 +173,7 @@ def _vision(model: Any, names: dict[int, str]) -> str:
 
 
 def _widest(model: Any) -> nn.Module | None:
-    """The last linear layer that is as wide as the vocabulary."""
+    """Return the last linear layer that is as wide as the vocabulary."""
     from torch import nn
 
     width = getattr(model.config.get_text_config(decoder=True), "vocab_size", None)
@@ -182,7 +182,7 @@ def _widest(model: Any) -> nn.Module | None:
 
 
 def _topmost_without(name: str, others: list[str]) -> str:
-    """The outermost module around one that holds none of the others."""
+    """Return the outermost module around one that holds none of the others."""
     path = name.split(".")
     for depth in range(1, len(path)):
         around = ".".join(path[:depth])
@@ -196,7 +196,7 @@ def _is_inside(name: str, around: str) -> bool:
 
 
 def _called(model: nn.Module, name: str) -> tuple[str, ...]:
-    """A module, or those that it lists, if it is a list, which is not called itself."""
+    """Return a module, or the modules of a list, which is not called itself."""
     from torch import nn
 
     module = model.get_submodule(name)

@@ -93,7 +93,7 @@ class _Inside:
 
 
 def _inside(found: FoundModel, trial: Workload) -> _Inside:
-    """What a decoder is made of, where it sees pages itself; the decoder as it is elsewhere."""
+    """Part a decoder that sees pages itself into modules by use; any other decoder stays whole."""
     language = found.parts.language
     module = found.model.get_submodule(language)
     if found.parts.vision or not sees_pages(module):
@@ -123,7 +123,7 @@ def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:
 
 
 def _trial(found: FoundModel) -> Workload:
-    """A small request, to see what it runs."""
+    """Return a small request, to see what it runs."""
     page, views = (TRIAL_PAGE, page_views(found, *TRIAL_PAGE)) if found.reads_pages else ((0, 0), NO_PAGE)
     asked: dict[str, Any] = {
         "text_tokens": _TRIAL_TEXT,

@@ -1,4 +1,4 @@
-"""Configurations that are shipped of models without a family, with facts about them, since finding them takes a while.
+"""Shipped configurations of models without a family, with facts that take a while to find.
 
 ``shipped.json`` holds by name: ``source``; ``config``, what ``config.json`` holds; ``preprocessing``, what
 ``preprocessor_config.json`` holds; ``facts``, see `Facts`. ``docs/models.py`` writes the facts, and a test holds them.
@@ -57,7 +57,7 @@ class ShippedModel:
     config, preprocessing : mapping
         What ``config.json`` and ``preprocessor_config.json`` hold.
     facts : Facts
-        What is known of it.
+        Facts about it.
     """
 
     source: str
@@ -72,7 +72,7 @@ FILE = resources.files(__package__) / "shipped.json"
 
 @cache
 def shipped_without_family() -> dict[str, ShippedModel]:
-    """The models by their names."""
+    """Return the models by their names."""
     return {
         name: ShippedModel(
             entry["source"],
