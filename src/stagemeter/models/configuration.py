@@ -1,7 +1,7 @@
 """Configurations as transformers loads them: renamed settings, defaults, parts and what follows from them.
 
-Published configurations leave out defaults, and so do those that transformers saved, under other names. `complete` makes
-them alike, so that everything after it finds every setting. ``defaults.json`` holds the defaults by model type:
+Published configurations leave out defaults, and so do those that transformers saved, under other names. `complete`
+makes them alike, so that everything after it finds every setting. ``defaults.json`` holds the defaults by model type:
 ``python docs/defaults.py`` writes it from transformers' classes, so that nothing here imports them.
 
 Source: transformers 5.23, ``configuration_utils.py`` (``PreTrainedConfig``, ``SubConfigSpec``).
