@@ -27,7 +27,7 @@ WITH_TORCH = (
     "stagemeter.models.lora_modules",
     "stagemeter.models.decoder.kv_cache",
     "stagemeter.models.decoder.lightning_cache",
-    f"{GENERIC}.passes",
+    *(f"{GENERIC}.{name}" for name in ("caches", "features", "found", "passes")),
     *(f"stagemeter.integrations.{name}" for name in ("autolog", "boundaries", "lightning", "trainer", "watcher")),
     *(
         f"stagemeter.modules.{name}"
