@@ -60,7 +60,7 @@ NOT_POSSIBLE = [
     (["--min-pixels", "9", "--max-pixels", "8"], "min_pixels: 9 is more than max_pixels, 8"),
     (["--max-pixels", "9"], "max_pixels: 9 means nothing to "),
     (["--mode", "tiny", "--max-tiles", "4"], "max_tiles: 4 means nothing in mode tiny"),
-    (["--image", "a.png", "--image", "b.png"], "--image: given 2 times. Give it once; `stagemeter sweep`"),
+    (["--image", "a.png", "--image", "b.png"], "--image: given 2 times. Give it once: `stagemeter sweep`"),
     (["--page-size", "9x9", "--page-size", "8x8"], "--page-size: given 2 times"),
 ]
 
@@ -92,7 +92,7 @@ def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
         (["--mode", "base", "--max-tiles", "6"], "max_tiles: 6 means nothing in mode base"),
         (["--max-tiles", "4,6"], "--max-tiles: 2 values were given. Give one"),
         (["--max-pixels", "6"], "max_pixels: 6 means nothing to deepseek-ocr"),
-        (["--mode", "tiny", "--mode", "base"], "--mode: given 2 times. Give it once; write several values between"),
+        (["--mode", "tiny", "--mode", "base"], "--mode: given 2 times. Give it once: write several values between"),
         (["--images", "a", "--images", "b"], "--images: given 2 times"),
     ):
         refused = stagemeter("sweep", *arguments, *limits)
