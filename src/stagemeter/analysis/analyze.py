@@ -12,10 +12,9 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, Tier, analytic_tier, extracted_tier, isolated_tier
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import Workload
-from stagemeter.models.lookup import ModelDescription, with_adapter
+from stagemeter.models.lookup import ModelDescription, require_closed_forms, with_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +107,7 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Wo
     >>> report["stages"]["prefill"]["flops"]
     30787376250880
     """
-    if not model.family.has_closed_forms:
-        raise StagemeterError(
-            f"{model.name} is of no family whose closed forms are known, so that there is nothing to estimate it by: "
-            f"{''.join(f'{note}. ' for note in model.notes)}Count it, without --estimate"
-        )
+    require_closed_forms(model)
     workload = workload or plan_request(config, model)
     model = with_adapter(model, config.adapter)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload, model.adapter)}

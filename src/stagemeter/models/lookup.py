@@ -136,8 +136,8 @@ def require_closed_forms(model: ModelDescription) -> None:
     if not model.family.has_closed_forms:
         notes = "".join(f"{note}. " for note in model.notes)
         raise StagemeterError(
-            f"model {model.name}: no family has closed forms for it, so its cost at another workload is not known. "
-            f"{notes}Count one workload with `stagemeter analyze`, or give a model of `stagemeter models`"
+            f"model {model.name}: no family has closed forms for it, so its cost is known by counting alone. {notes}"
+            "Count it by `stagemeter analyze` without --estimate, or give a model of `stagemeter models`"
         )
 
 
