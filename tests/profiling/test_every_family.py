@@ -178,6 +178,20 @@ def test_request_is_the_same_every_time_and_its_text_varies(described):
     assert not torch.equal(ids[0], ids[1])
 
 
+def test_a_picture_token_beyond_the_embedding_gets_a_word_of_the_vocabulary(described):
+    # As the published configuration of Florence-2 has it.
+    config = small("florence2")
+    config["text_config"]["vocab_size"] = config["image_token_id"] = 60
+    model = described(config)
+    session = Session.build(model, "cpu", "float32")
+    workload = plan_request(request(model), model)
+    for _ in range(2):
+        ids = session.prepare(workload).prefill.arguments["input_ids"]
+        assert int(ids.max()) < 60
+        assert (ids == session.model.config.image_token_id).sum() == workload.batch_size * workload.image_tokens
+    session.run(session.prepare(workload))
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_picture_of_a_page_gives_the_pixels_that_inference_would_get(batch):
     model = describe_model("deepseek-ocr-small")

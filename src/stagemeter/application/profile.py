@@ -241,8 +241,8 @@ def _memory_errors(plan: _Plan) -> Iterator[None]:
             raise
         reason = error
     raise StagemeterError(
-        f"device {plan.device!r} ran out of memory ({str(reason).splitlines()[0]}): give a smaller --batch-size, a "
-        "--mode of fewer views, fewer --new-tokens, or --scale small"
+        f"device {plan.device!r} ran out of memory ({str(reason).splitlines()[0]}): give a smaller --batch-size, "
+        "fewer --new-tokens, or a smaller page or prompt"
     ) from None
 
 

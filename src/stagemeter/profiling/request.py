@@ -89,6 +89,8 @@ def make_request(
     """
     import torch
 
+    # Before the passes look for the tokens of pictures.
+    tokens = _tokens_of(model)
     # Of an empty cache: a request brings its own.
     first = replace(workload, decode_context=1)
     prefill = _first_call(model, architecture, workload, family.whole_passes["forward"])
@@ -101,7 +103,7 @@ def make_request(
             continue
         if name in _TOKENS:
             pages = workload.image_tokens if in_prompt and name == "input_ids" else 0
-            prefill.arguments[name] = _varied_text(model, value, pages, generator)
+            prefill.arguments[name] = _varied_text(tokens, value, pages, generator)
         elif page is not None and name in page:
             prefill.arguments[name] = page[name].to(value)
         else:
@@ -179,34 +181,45 @@ def _with_values(name: str, value: Any, generator: torch.Generator) -> Any:
     return tree_map(fill, value)
 
 
-def _varied_text(model: Any, ids: torch.Tensor, pages: int, generator: torch.Generator) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """Token ids of a model: words of text, and tokens of pictures by the setting that names them."""
+
+    words: list[int]
+    of_pictures: dict[str, int]
+
+
+def _tokens_of(model: Any) -> _Tokens:
+    """Return the token ids of a model; a token of pictures that its embedding lacks becomes a word, also for the model.
+
+    A reduced vocabulary lacks the published token, and so does the published configuration of Florence-2.
+    """
+    settings = dict(_token_settings(model.config.to_dict()))
+    special = {token for tokens in settings.values() for token in tokens}
+    words = [token for token in range(model.config.get_text_config(decoder=True).vocab_size) if token not in special]
+    of_pictures = {name: tokens[0] for name, tokens in settings.items() if _OF_PICTURES.search(name)}
+    for name, token in of_pictures.items():
+        if token >= model.get_input_embeddings().num_embeddings and hasattr(model.config, name) and len(words) > 1:
+            of_pictures[name] = words.pop()
+            setattr(model.config, name, of_pictures[name])
+    return _Tokens(words or [0], of_pictures)
+
+
+def _varied_text(tokens: _Tokens, ids: torch.Tensor, pages: int, generator: torch.Generator) -> torch.Tensor:
     """Put another token at every place of text, and the page's own where the pass left them out."""
     import torch
 
-    settings = dict(_token_settings(model.config.to_dict()))
-    special = {token for tokens in settings.values() for token in tokens}
-    of_pictures = {token for name, tokens in settings.items() if _OF_PICTURES.search(name) for token in tokens}
-    words = [token for token in range(model.config.get_text_config(decoder=True).vocab_size) if token not in special]
-    places = torch.isin(ids.cpu(), torch.tensor(sorted(of_pictures), dtype=torch.long))
-    placeholder = _placeholder(model, settings, words) if pages and not places.any() else None
-    choices = torch.tensor([word for word in words if word != placeholder] or [0])
-    varied = torch.where(places, ids.cpu(), choices[torch.randint(len(choices), ids.shape, generator=generator)])
-    if placeholder is not None:
+    places = torch.isin(ids.cpu(), torch.tensor(sorted(tokens.of_pictures.values()), dtype=torch.long))
+    chosen = torch.tensor(tokens.words)[torch.randint(len(tokens.words), ids.shape, generator=generator)]
+    varied = torch.where(places, ids.cpu(), chosen)
+    if pages and not places.any():
+        token = next((tokens.of_pictures[name] for name in _PLACEHOLDERS if name in tokens.of_pictures), None)
+        if token is None:
+            raise StagemeterError("the model's configuration names no token that stands for a picture")
         # The token that begins the sequence comes before the page.
         start = min(1, ids.shape[1] - pages)
-        varied[:, start : start + pages] = placeholder
+        varied[:, start : start + pages] = token
     return varied.to(ids.device)
-
-
-def _placeholder(model: Any, settings: Mapping[str, list[int]], words: list[int]) -> int:
-    """Return the token that stands for a picture; of a reduced vocabulary, which lacks the published one, another."""
-    name = next((name for name in _PLACEHOLDERS if name in settings), None)
-    if name is None:
-        raise StagemeterError(f"{type(model).__name__}: its configuration names no token that stands for a picture")
-    if settings[name][0] >= model.get_input_embeddings().num_embeddings:
-        setattr(model.config, name, words[0])
-    token: int = getattr(model.config, name)
-    return token
 
 
 def _token_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, list[int]]]:

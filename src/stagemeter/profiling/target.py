@@ -105,7 +105,7 @@ def require_memory(device: str, needed: int, what: str) -> None:
     if needed > free:
         raise StagemeterError(
             f"{what} need at least {with_unit(needed, 'B')}, and device {device!r} has {with_unit(free, 'B')} free: "
-            "give a smaller --batch-size, a --mode of fewer views, a --dtype of fewer bytes, or --scale small"
+            "give a smaller --batch-size, a smaller page or prompt, or a --dtype of fewer bytes"
         )
 
 
