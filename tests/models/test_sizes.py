@@ -9,13 +9,16 @@ import pytest
 
 from stagemeter.core.weight_storage import QuantizedMatrix
 from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.closed_form import coefficients, evaluate_workload
 from stagemeter.models.decoder.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.mixer import DecoderPass, Mixer
 from stagemeter.models.families import families
+from stagemeter.models.family import workload_of_views
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.lora import Adapter
+from stagemeter.models.pages.settings import ProcessorSettings
 
 #: Sizes and hashes of models that read pages, from reports of version 0.1.
 EARLIER = json.loads((Path(__file__).parent / "earlier_sizes.json").read_text(encoding="utf-8"))
@@ -91,3 +94,15 @@ def test_an_unknown_kind_is_refused():
     sizes["layers"][0]["attention"]["kind"] = "no such kind"
     with pytest.raises(ValueError, match="kind is 'no such kind'"):
         decoder_from_sizes(sizes)
+
+
+def test_closed_forms_of_encoder_decoders_from_earlier_versions_are_evaluated():
+    model = describe_model("trocr-base")
+    page = model.family.rules(model.architecture, ProcessorSettings()).page(640, 480)
+    asked = {"text_tokens": 1, "prompt_tokens": 1, "new_tokens": 9, "batch_size": 2, "dtype": "bfloat16"}
+    workload = workload_of_views((640, 480), page, decode_context=5, **asked)
+    written = json.dumps(coefficients(model.family, model.architecture))
+    earlier = written.replace("encoder_tokens", "source").replace("encoder_width", "source_width")
+    assert earlier != written
+    costs = evaluate_workload(json.loads(written), model.family, workload)
+    assert evaluate_workload(json.loads(earlier), model.family, workload) == costs
