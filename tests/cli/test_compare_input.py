@@ -21,7 +21,7 @@ def test_files_are_compared_and_the_gate_has_a_code_of_its_own(stagemeter, repor
     ended = stagemeter("compare", *reports, "--max-increase", "prefill/flops=0%", "--max-increase", "total/flops=1%")
     assert ended.code == 1
     (line,) = ended.err.splitlines()
-    assert line.startswith("too dear: flops/total: ")
+    assert line.startswith("over the limit: flops/total: ")
     assert "of long is" in line
     # The other way round it became cheaper.
     assert stagemeter("compare", *reversed(reports), "--max-increase", "total/flops=0%").code == 0

@@ -98,7 +98,7 @@ def test_reader_who_leaves_does_not_change_what_a_gate_says(report_files):
     with os.fdopen(writing, "w") as pipe:
         ended = run("compare", *report_files, "--max-increase", "total/flops=1%", stdout=pipe)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("too dear: ")
+    assert ended.stderr.startswith("over the limit: ")
 
 
 @pytest.fixture

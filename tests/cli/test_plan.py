@@ -175,7 +175,7 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
         ),
         (
             ["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--model", "kimi-k2.5"],
-            "--device T4: not even one of these pages fits. Give a device of more memory",
+            "--device T4: one of these pages does not fit. Give a device of more memory",
         ),
         ([], "--pages-per-day, --device: missing. Give both"),
         (["--pages-per-day", 10], "--pages-per-day, --device: missing. Give both"),

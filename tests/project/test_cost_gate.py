@@ -1,4 +1,4 @@
-"""The example of a gate in continuous integration: its own commands pass, and fail once the model is dearer."""
+"""The example of a gate in continuous integration: its own commands pass, and fail once the model is over."""
 
 import os
 import shutil
@@ -51,8 +51,8 @@ def test_workflow_passes_and_fails_as_it_says(run):
     assert run(f"{count} --mode gundam").returncode == 0
     done = run(hold)
     assert done.returncode == 1
-    dearer = [line for line in done.stderr.splitlines() if line.startswith("too dear: ")]
+    over = [line for line in done.stderr.splitlines() if line.startswith("over the limit: ")]
     # What the README shows is what is printed.
-    assert dearer[0] in readme
-    assert [line.split()[2].rstrip(":") for line in dearer] == ["flops/total", "bytes/decode"]
+    assert over[0] in readme
+    assert [line.split()[3].rstrip(":") for line in over] == ["flops/total", "bytes/decode"]
     assert run("ls comparison").stdout.split() == [f"comparison.{end}" for end in ("csv", "html", "json", "md")]

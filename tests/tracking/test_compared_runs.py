@@ -75,7 +75,7 @@ def test_runs_of_an_experiment_that_answer_to_a_filter(logged, experiment):
     assert len({subject["name"] for subject in found["subjects"]}) == 2
     with pytest.raises(StagemeterError, match="no run of Stagemeter that answers to"):
         compare_runs(experiment=experiment, condition="params.mode = 'huge'")
-    with pytest.raises(StagemeterError, match="is none that MLflow understands"):
+    with pytest.raises(StagemeterError, match="MLflow does not understand it"):
         compare_runs(experiment=experiment, condition="mode is tiny")
     with pytest.raises(StagemeterError, match="no experiment 'nothing'"):
         compare_runs(experiment="nothing")

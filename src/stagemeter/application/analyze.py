@@ -44,7 +44,7 @@ class Outcome:
     messages : list of str
         Lines for the user.
     tracking_error : TrackingError or None
-        Why it could not be logged. The files are written all the same.
+        Why it could not be logged. The files are written before.
     """
 
     report: Report

@@ -163,7 +163,7 @@ def sweep_and_log(
     Raises
     ------
     StagemeterError
-        As `sweep`, and if `child_runs` is none of these.
+        As `sweep`, and if `child_runs` is another word.
     TrackingError
         If the store cannot be reached or refuses. The table is written nevertheless.
     """

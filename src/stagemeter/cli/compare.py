@@ -93,5 +93,5 @@ def compare(
     for line in compared.messages:
         say(line)
     for line in compared.breaches:
-        say(f"too dear: {line}")
+        say(f"over the limit: {line}")
     return TOO_DEAR if compared.breaches else 0

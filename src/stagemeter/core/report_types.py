@@ -326,7 +326,7 @@ class Memory(TypedDict):
     fits: bool | None
     """Whether it may fit; null where the memory, or the storage of the checkpoint's weights, is not known."""
     largest_batch_size: Count | None
-    """The largest batch that may fit; 0 if not even one request does."""
+    """The largest batch that may fit; 0 if one request does not fit."""
 
 
 class Roofline(TypedDict):

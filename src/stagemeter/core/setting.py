@@ -173,5 +173,5 @@ def _setting(hint: Any) -> Setting | None:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; a type itself otherwise."""
+    """Return the members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -1,9 +1,12 @@
 """The table of settings: name, type, default, bounds, help and use of each.
 
-Every field below is a setting, annotated with a `Setting`. From the table come the options of the command line,
-the validation of files (`stagemeter.analysis.config`), MLproject, ``conf/*/default.yaml``, the tables of the
-documentation (``docs/settings.py``), the params of a run (`stagemeter.core.params`), the commands that messages advise
-(`stagemeter.analysis.advice`), and the report's schema. The fields of `RequestSettings` are fields of a workload, too.
+Every field below is a setting, annotated with a `Setting`. The fields of `RequestSettings` are fields of a workload.
+The table gives:
+
+- the options of the command line, MLproject and ``conf/*/default.yaml``;
+- the validation of files (`stagemeter.analysis.config`) and the report's schema;
+- the params of a run (`stagemeter.core.params`) and the tables of the documentation (``docs/settings.py``);
+- the commands that messages advise (`stagemeter.analysis.advice`).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def autolog(
         cost next to nothing.
     stages : mapping, optional
         Name of a stage to the name of its module, or several, as in `analyze`. By default, the stages of a forward
-        pass are the children of the model, and ``generate`` has none of its own. Encoding that a given ``vision``
+        pass are the children of the model, and ``generate`` adds none. Encoding that a given ``vision``
         leaves out is in ``prefill``.
     device, peak_tflops
         Peak for MFU, as in `StagemeterCallback`.

@@ -1,9 +1,8 @@
 """Closed forms of the parts that models are made of.
 
 Each function returns the cost of one operator from its sizes, or the costs of the operators that a part is made of.
-The sizes are whole numbers, or symbols: the functions only add and multiply, so the same lines give a number for one
-workload and, with symbols for what a workload changes, the coefficients for all of them
-(`stagemeter.models.closed_form`).
+The functions only add and multiply, so sizes may be whole numbers, arrays or polynomials. The same lines give the
+number for one workload and the coefficients for all workloads (`stagemeter.models.closed_form`).
 
 A product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates, reads both operands once and writes its result.
 """

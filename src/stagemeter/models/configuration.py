@@ -52,7 +52,7 @@ def complete(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        The same if ``model_type`` is none of the table's, but for parts that are of one.
+        The same if the table lacks ``model_type``, except for parts that it has.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _is_known(value: Any) -> bool:
 
 
 def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source: str) -> None:
-    """Put what is said of single layers under their plain numbers, or refuse it where nothing counts it."""
+    """Put settings of single layers under their plain numbers, or refuse them where nothing counts them."""
     settings = Settings(values, source)
     if kind == _LAYERS_DIFFER:
         if isinstance(values["layer_types"], list) and values["layer_types"]:

@@ -62,7 +62,7 @@ class Profiled:
     messages : list of str
         Messages for the user at the end.
     tracking_error : TrackingError or None
-        Reason why it could not be logged. The document holds the measurement all the same.
+        Reason why it could not be logged. The document still holds the measurement.
     """
 
     document: ProfileDocument

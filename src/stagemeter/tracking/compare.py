@@ -68,7 +68,7 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
                 raise
-            raise StagemeterError(f"--filter {condition!r} is none that MLflow understands: {error.message}") from None
+            raise StagemeterError(f"--filter {condition!r}: MLflow does not understand it: {error.message}") from None
         runs = [run for run in answering if run.data.tags.get(KIND) in _COMPARED]
         if not runs:
             of = f" that answers to {condition!r}" if condition else ""

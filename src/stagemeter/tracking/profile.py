@@ -41,8 +41,8 @@ def require_unused(run_id: str) -> None:
 def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
     """Log a profile to an MLflow run.
 
-    Of each stage with several repeats, ``time_ms/<stage>`` holds every repeat as a step, from 0, and as its last step
-    the median, so that tables and charts, which show the last value, show the median.
+    For a stage with several repeats, ``time_ms/<stage>`` holds each repeat as a step, from 0. Its last step is the
+    median, since tables and charts show the last value.
 
     Parameters
     ----------

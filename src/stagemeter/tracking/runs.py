@@ -133,7 +133,7 @@ def workload_of(run: Run) -> Workload | None:
     try:
         workload = Workload.from_json(text)
         if workload.dtype not in ITEM_SIZES:
-            raise ValueError(f"dtype: {workload.dtype!r} is none of {', '.join(ITEM_SIZES)}")
+            raise ValueError(f"dtype: {workload.dtype!r} is not one of {', '.join(ITEM_SIZES)}")
         return workload
     except ValueError as error:
         raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}): log it again") from None

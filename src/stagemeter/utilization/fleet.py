@@ -118,7 +118,7 @@ def devices_needed(
         )
     if cost.largest_batch == 0:
         raise StagemeterError(
-            f"--device {peak.name}: not even one of these {cost.unit}s fits. Give a device of more memory"
+            f"--device {peak.name}: one of these {cost.unit}s does not fit. Give a device of more memory"
         )
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(

@@ -96,15 +96,15 @@ def roofline_section(
     Returns
     -------
     dict
-        ``peak``: the device. ``bounds``: by stage, and for ``vision``, ``forward`` (vision and prefill) and ``total``,
-        ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two, of sums the sum over stages) and
-        ``bound_by``, and ``memory_ms_every_expert`` and ``roofline_ms_every_expert``, where the tokens read every
-        expert that they can reach, and not the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages
+        ``peak``: the device. ``bounds``: ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two; sums
+        add over stages) and ``bound_by``, by stage and for ``vision``, ``forward`` (vision and prefill) and
+        ``total``. ``memory_ms_every_expert`` and ``roofline_ms_every_expert`` assume that the tokens read every expert
+        that they can reach, rather than the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages
         without a count are left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
         ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
         or there are no pages, and all None where the workload does not fit. ``throughput_every_expert``: the same
         where every expert is read. ``memory``: see `MemoryNeed`, with ``device_bytes``, ``fits`` and
-        ``largest_batch_size``, 0 if not even one page fits. ``notes``: what to know.
+        ``largest_batch_size``, 0 if one page does not fit. ``notes``: what to know.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def largest_batch(needed: Callable[[int], int], available: int) -> int:
     Returns
     -------
     int
-        0 if not even a batch of one fits.
+        0 if a batch of one does not fit.
     """
     if needed(1) > available:
         return 0

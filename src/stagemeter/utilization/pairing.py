@@ -1,7 +1,7 @@
 """Pair times with counts: MFU, MBU and roofline bounds of every stage. Needs no torch.
 
-Definitions, with F the FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and
-writes, t its time, P and W the device's peak rates of arithmetic and of memory:
+F is the FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and writes, and t
+its time. P and W are the device's peak rates of arithmetic and of memory.
 
 - MFU = F / (t P), model FLOPs utilization: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022,
   appendix B. F is what the model's mathematics need, not what a kernel happens to execute.

@@ -246,8 +246,8 @@ def compute_stage_mfu(
     Raises
     ------
     ValueError
-        If the peak or the time of the prefill is not a positive number, another time is negative or not finite, or
-        there is neither a report nor the sizes of a decoder, or both.
+        If the peak or the time of the prefill is not a positive number, or another time is negative or not finite.
+        Also if both a report and the sizes of a decoder are given, or neither.
     """
     for name, value in (("prefill_ms", prefill_ms), ("peak_tflops", peak_tflops)):
         if value is None or not 0 < value < float("inf"):

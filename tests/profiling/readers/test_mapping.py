@@ -45,7 +45,7 @@ def test_patterns_are_those_of_a_shell_and_case_matters() -> None:
 def test_a_name_cannot_be_two_stages() -> None:
     names = stage_names(NameMapping({"clip": ["*clip*"], "prefill": ["prefill*"]}), "trace.json")
     with pytest.raises(
-        StagemeterError, match=r"trace\.json: 'prefill_clip' is taken for two stages, clip by '\*clip\*' and prefill by"
+        StagemeterError, match=r"trace\.json: 'prefill_clip' matches two stages, clip by '\*clip\*' and prefill by"
     ):
         names.stage("prefill_clip")
     both = stage_names(NameMapping({"clip": ["*clip*", "prefill*"]}), "trace.json")

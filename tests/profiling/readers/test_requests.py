@@ -84,7 +84,7 @@ def test_one_decode_range_is_taken_for_all_steps() -> None:
     repeats = split(*request(0, decode=1), steps=4)
     assert (repeats.times_ms["decode_total"], repeats.times_ms["decode"]) == ((2,), (0.5,))
     assert repeats.measured == {}
-    assert "there is one decode range a request: it is taken for all 4 decode steps of the workload" in repeats.notes
+    assert "there is one decode range a request: it counts as all 4 decode steps of the workload" in repeats.notes
 
 
 def test_another_number_of_decode_ranges_is_another_number_of_new_tokens() -> None:

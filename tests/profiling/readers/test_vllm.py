@@ -164,7 +164,7 @@ def test_engines_are_counted_and_an_idle_one_is_named():
     assert profile.metrics["engine/requests"] == 50
     assert profile.metrics["engine/engines"] == 2
     assert profile.hardware == {"devices": "2", "devices_source": "one for each engine in the metrics"}
-    assert "engine 1 finished no request, and its devices count all the same" in profile.notes
+    assert "engine 1 finished no request; its devices still count" in profile.notes
     assert not any("finished no request" in note for note in read_scrapes(TWO_BEFORE, TWO_AFTER).notes)
 
 

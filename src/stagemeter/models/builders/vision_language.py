@@ -119,7 +119,7 @@ def vision_language_family(
     shipped : sequence of str
         Names of the models whose configurations are in ``models/configs``.
     notes : sequence of str
-        What one should know about its numbers.
+        Facts that its numbers depend on.
     language : DecoderModules
         The modules of the decoder and of the output head.
     videos : bool

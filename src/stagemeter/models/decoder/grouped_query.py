@@ -151,7 +151,7 @@ class GroupedQueryAttention(Mixer):
 def cached_window(settings: Settings) -> int:
     """Return the window of every layer of a model whose own class knows none; 0 where the configuration has none.
 
-    transformers' cache keeps as many tokens as a ``sliding_window`` says all the same, of any model whose configuration
+    transformers' cache still keeps as many tokens as a ``sliding_window`` says, of any model whose configuration
     has no ``layer_types``. A decode step attends to what is kept, a prefill to everything.
     Source: transformers, ``cache_utils.py``, ``get_layer_types_and_kwargs``.
     """

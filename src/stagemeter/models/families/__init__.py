@@ -45,7 +45,7 @@ def families() -> dict[str, Family[Any]]:
                 f"{type(error).__name__}: {error}"
             ) from error
         if not isinstance(family, Family):
-            raise StagemeterError(f"{entry_point.value} of the package {package} is no stagemeter Family")
+            raise StagemeterError(f"{entry_point.value} of the package {package} is not a stagemeter Family")
         if family.name in found:
             raise StagemeterError(f"the package {package} brings a family {family.name!r}, and there is one already")
         found[family.name] = family

@@ -88,7 +88,7 @@ def _of_layer(settings: Settings, index: int) -> Mapping[str, Any]:
     if other is not None:
         raise StagemeterError(
             f"{settings.source}: per_layer_config gives layer {index} its own {other}, which is not counted. "
-            f"Counted are {' and '.join(_OF_A_LAYER)}"
+            f"A layer may change {' and '.join(_OF_A_LAYER)}"
         )
     return sizes
 

@@ -32,7 +32,7 @@ class Parts:
     vision : str
         The vision tower; empty where the model reads text alone.
     rest : tuple of str
-        The modules with parameters that are none of these.
+        The other modules with parameters.
     takes_more : bool
         Whether the decoder takes what other parts make besides embeddings of tokens, and attends to it.
     head : tuple of str

@@ -21,7 +21,7 @@ TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Modules by what they do for a request; those of the decoder and its head are parts.
+    """Modules by their part in a request; those of the decoder and its head are parts.
 
     ``decoder`` holds the decoder, or what it is made of where it sees pages itself; ``step`` those of the others that
     each decode step runs, too; ``idle`` those that nothing runs.

@@ -137,9 +137,7 @@ class StageNames:
             return own
         if len({stage for stage, _ in matching}) > 1:
             claims = listed(f"{stage} by {pattern!r}" for stage, pattern in matching)
-            raise StagemeterError(
-                f"{self._source}: {name!r} is taken for two stages, {claims}; make the patterns narrower"
-            )
+            raise StagemeterError(f"{self._source}: {name!r} matches two stages, {claims}; make the patterns narrower")
         return matching[0][0] if matching else None
 
     @property

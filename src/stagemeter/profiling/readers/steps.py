@@ -49,14 +49,14 @@ def count_steps(ranges: int, asked: int, source: str) -> StepCount:
         require_steps(asked, source)
         return StepCount(
             asked,
-            notes=(f"there is one decode range a request: it is taken for all {asked} decode steps of the workload",),
+            notes=(f"there is one decode range a request: it counts as all {asked} decode steps of the workload",),
         )
     return StepCount(
         ranges,
         measured={"new_tokens": ranges + 1},
         notes=(
-            f"there are {ranges} decode ranges a request, not {asked} as in the workload: each is taken for one step, "
-            f"and {ranges + 1} for the number of new tokens",
+            f"there are {ranges} decode ranges a request, not {asked} as in the workload: each counts as one step, "
+            f"so there are {ranges + 1} new tokens",
         ),
     )
 

@@ -273,7 +273,7 @@ def _work(grown: Growth, lengths: RequestLengths, notes: list[str]) -> dict[str,
     if len(grown.engines) > 1:
         idle = sorted(engine for engine, values in grown.engines.items() if not values[f"{_PREFILL}_count", ""])
         notes.append(f"{len(grown.engines)} engines did the work, each on devices of its own; counters are their sums")
-        notes += [f"engine {engine} finished no request, and its devices count all the same" for engine in idle]
+        notes += [f"engine {engine} finished no request; its devices still count" for engine in idle]
     flops = _total(grown, _FLOPS)
     if flops:
         metrics["engine/estimated_flops"] = flops
