@@ -316,7 +316,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         ({"model_type": "gemma4_text", "layer_types": 3}, "layer_types is 3; it must be a list"),
         (
             {"model_type": "gemma4_text", "per_layer_config": {"1": {"intermediate_size": 7}}},
-            "per_layer_config gives layer 1 its own intermediate_size, which is not counted. A layer may change head_dim",
+            "gives layer 1 its own intermediate_size, which is not counted. A layer may change head_dim",
         ),
         (
             {"model_type": "llama", "num_attention_heads": 5},
