@@ -41,14 +41,9 @@ def request_parts(stages: Iterable[str]) -> dict[str, list[str]]:
 
 
 def throughput(times: Mapping[str, Any], workload: Workload) -> Throughput:
-    """Return the throughput at the times of a request, by name; None where a time is missing.
+    """Return the throughput by name; None where a time is missing.
 
-    Parameters
-    ----------
-    times : mapping
-        Milliseconds, by the names of `request_parts`.
-    workload : Workload
-        The request.
+    The times are milliseconds by the names of `request_parts`.
     """
 
     def per_second(amount: Any, name: str) -> Any:

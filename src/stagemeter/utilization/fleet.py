@@ -1,4 +1,4 @@
-"""The number of devices that some pages a day need, and the assumptions behind it. Needs no torch."""
+"""The number of devices that a number of pages a day needs, and the assumptions behind it. Needs no torch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FleetSize:
     unit: str = "page"
 
     def to_dict(self) -> dict[str, object]:
-        """Return the fields as JSON knows them."""
+        """Return the fields as JSON types."""
         return {**asdict(self), "differences": list(self.differences), "assumptions": list(self.assumptions)}
 
 
@@ -86,16 +86,10 @@ def devices_needed(
     batch: int,
     differences: Sequence[str] = (),
 ) -> FleetSize:
-    """Return the number of devices that some pages a day need.
+    """Return the number of devices that a number of pages a day needs, or raise StagemeterError if it is impossible.
 
     Parameters
     ----------
-    pages_per_day : float
-        Pages a day.
-    cost : PageCost
-        Cost of a page.
-    peak : Peak
-        The device.
     mfu : float or None
         Utilization of whole requests. None: that of the roofline, which no run reaches.
     source : str or None
@@ -104,11 +98,6 @@ def devices_needed(
         Pages at once.
     differences : sequence of str
         Where that run was other work, or on another device.
-
-    Raises
-    ------
-    StagemeterError
-        If a number is impossible, the utilization is above the roofline, or the speed is not known.
     """
     if not 0 < pages_per_day < math.inf:
         raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")

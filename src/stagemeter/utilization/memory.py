@@ -6,10 +6,9 @@ The bounds on time are those of `stagemeter.hardware.roofline`. The memory is a 
 - the KV cache, before a stage and after it;
 - the working set of a stage: operands and result of its most demanding operator.
 
-A process needs more: results that later operators wait for, the allocator's reserve, the driver's context. So a
-workload that does not fit by this bound cannot fit, and one that fits by it still may not. The bound is for passes that
-run whole and in unfused operators, as in transformers. An engine that cuts a prompt into chunks, or encodes a few views
-at a time, needs less.
+A process also needs results that later operators wait for, the allocator's reserve and the driver's context. So a
+workload above this bound cannot fit, and one below it still may not. The bound is for whole passes in unfused
+operators, as in transformers. An engine that cuts a prompt into chunks, or encodes a few views at a time, needs less.
 """
 
 from __future__ import annotations
@@ -60,10 +59,9 @@ class MemoryNeed:
     kv_cache : int
         KV cache at the end of the request.
     working_sets : dict of str to int
-        Operands and result of the most demanding operator, by stage. Stages without a closed form are left out, and
-        count nothing.
+        Operands and result of the most demanding operator, by stage. Stages without a closed form are left out.
     needed : int
-        The most memory in use at any one time: weights, the cache of that time, and a working set.
+        The most memory in use at once: weights, the cache of that time, and a working set.
     stage : str
         The stage of that time.
     """
@@ -83,13 +81,10 @@ def roofline_section(
     Parameters
     ----------
     report : mapping
-        A static report.
-    family : Family
-        The family of its model.
-    architecture : object
-        Sizes of its model.
+        A static report of a model of `family` with the sizes `architecture`.
     peak : Peak
         The device. Without its bandwidth, times of memory are None. Without the size of its memory, so is what fits.
+        Another data type than the workload's raises StagemeterError.
     weights_known : bool
         Whether it is known how the checkpoint stores its weights. Otherwise, what fits is None.
 
@@ -97,19 +92,14 @@ def roofline_section(
     -------
     dict
         ``peak``: the device. ``bounds``: ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two; sums
-        add over stages) and ``bound_by``, by stage and for ``vision``, ``forward`` (vision and prefill) and
-        ``total``. ``memory_ms_every_expert`` and ``roofline_ms_every_expert`` assume that the tokens read every expert
-        that they can reach, rather than the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages
-        without a count are left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``,
-        ``tokens_per_second`` (of whole requests) and ``pages_per_hour`` at these bounds, None where one is missing
-        or there are no pages, and all None where the workload does not fit. ``throughput_every_expert``: the same
-        where every expert is read. ``memory``: see `MemoryNeed`, with ``device_bytes``, ``fits`` and
-        ``largest_batch_size``, 0 if one page does not fit. ``notes``: what to know.
-
-    Raises
-    ------
-    StagemeterError
-        If the peak is of another data type than the workload.
+        add over stages) and ``bound_by``, by stage and for ``vision``, ``forward`` (vision and prefill) and ``total``.
+        ``memory_ms_every_expert`` and ``roofline_ms_every_expert`` assume that the tokens read every expert that they
+        can reach, rather than the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages without a
+        count are left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``, ``tokens_per_second`` (of
+        whole requests) and ``pages_per_hour`` at these bounds, None where one is missing or there are no pages, and all
+        None where the workload does not fit. ``throughput_every_expert``: the same where every expert is read.
+        ``memory``: see `MemoryNeed`, with ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if one page does not
+        fit. ``notes``: assumptions in words.
     """
     workload = Workload.from_dict(report["metadata"]["workload"])
     if peak.dtype != workload.dtype:
@@ -156,9 +146,9 @@ class HeldByStage:
     cache : int
         KV cache when the stage has ended.
     working_set : int or None
-        Operands and result of its most demanding operator; None where there is no closed form.
+        Operands and result of its most demanding operator; None without a closed form.
     most : int
-        The most of both at any one time.
+        The most of both at once.
     """
 
     cache: int
@@ -194,19 +184,9 @@ def held_by_stage(
 
 
 def largest_batch(needed: Callable[[int], int], available: int) -> int:
-    """Find the largest batch that fits.
+    """Find the largest batch that fits into the available bytes; 0 if a batch of one does not.
 
-    Parameters
-    ----------
-    needed : callable
-        Returns the bytes that a batch needs; more for a larger one.
-    available : int
-        Bytes of memory.
-
-    Returns
-    -------
-    int
-        0 if a batch of one does not fit.
+    `needed` returns the bytes of a batch, more for a larger one.
     """
     if needed(1) > available:
         return 0

@@ -24,7 +24,7 @@ from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, me
 from stagemeter.profiling.lengths import RequestLengths
 
 QUANTITIES: tuple[Literal["flops", "flops_causal"], ...] = ("flops", "flops_causal")
-#: The number of lengths at which a polynomial is checked against its closed form.
+#: Lengths at which a polynomial is checked against its closed form.
 _CHECKS = 24
 
 
@@ -52,17 +52,7 @@ class Estimated:
 
 @dataclass(frozen=True)
 class LanguageForms:
-    """Closed forms of prefill and decode of one request, at any length.
-
-    Attributes
-    ----------
-    report : mapping
-        A static report with a closed form.
-    workload : Workload
-        A request of it.
-    quantity : str
-        ``flops`` or ``flops_causal``.
-    """
+    """Closed forms of prefill and decode of one request at any length, in ``flops`` or ``flops_causal``."""
 
     report: Mapping[str, Any]
     workload: Workload
@@ -82,11 +72,11 @@ class LanguageForms:
         return int(getattr(cost, self.quantity))
 
     def prefill(self, tokens: int) -> int:
-        """Return the FLOPs of a prefill of some tokens, none of them from a cache."""
+        """Return the FLOPs of a prefill without a cache."""
         return self._cost(PREFILL, replace(self.workload, prompt_tokens=tokens)) if tokens > 0 else 0
 
     def step(self, context: int) -> int:
-        """Return the FLOPs of a decode step that attends to some tokens, itself included."""
+        """Return the FLOPs of a decode step. The context includes the new token."""
         return self._cost(DECODE, replace(self.workload, decode_context=context))
 
     def bends(self, first: int, last: int) -> list[int]:
@@ -99,23 +89,10 @@ class LanguageForms:
 def language_work(
     report: Mapping[str, Any], workload: Workload, lengths: RequestLengths, quantity: str = "flops"
 ) -> dict[str, Estimated]:
-    """Return the work of prefill and of all decode steps of requests of many lengths.
+    """Return the work of ``prefill`` and all ``decode`` steps, summed over requests of many lengths.
 
-    Parameters
-    ----------
-    report : mapping
-        A static report of the model; its closed form is not None.
-    workload : Workload
-        What all requests have in common: page, data type.
-    lengths : RequestLengths
-        Lengths of the requests.
-    quantity : str
-        ``flops`` or ``flops_causal``.
-
-    Returns
-    -------
-    dict
-        ``prefill`` and ``decode``, summed over the requests.
+    The report has a closed form. The workload is what all requests share: page, data type. The quantity is ``flops`` or
+    ``flops_causal``.
     """
     forms = LanguageForms(report, workload, quantity)
     bounds, means = pair_sums(lengths), mean_pair_sums(lengths)
@@ -129,12 +106,7 @@ def language_work(
 class RequestsWork:
     """The work of the language model over requests of many lengths.
 
-    Attributes
-    ----------
-    lengths : RequestLengths
-        Lengths of the requests.
-    parts : mapping
-        Sums over the requests by quantity (``flops``, ``flops_causal``) and stage (``prefill``, ``decode``).
+    `parts` are sums over the requests by quantity (``flops``, ``flops_causal``) and stage (``prefill``, ``decode``).
     """
 
     lengths: RequestLengths
@@ -167,10 +139,7 @@ class RequestsWork:
 
 
 def requests_work(report: Mapping[str, Any], workload: Workload, lengths: RequestLengths | None) -> RequestsWork | None:
-    """Return the work of requests of many lengths; None without lengths or without a closed form.
-
-    See `language_work` for the parameters.
-    """
+    """Return the work of requests of many lengths; None without lengths or a closed form. See `language_work`."""
     if lengths is None or report["closed_form"] is None:
         return None
     parts: dict[str, dict[str, Estimated]] = {
@@ -254,6 +223,6 @@ def _quadratic(work: Callable[[int], int], longest: int) -> tuple[int, int, int]
 
 
 def _spread(first: int, last: int) -> Sequence[int]:
-    """Return some numbers from the first to the last, odd and even, with both ends."""
+    """Return numbers from the first to the last, odd and even, with both ends."""
     step = (last - first) / _CHECKS
     return sorted({first, last, *(first + round(step * number) for number in range(_CHECKS))})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Changes with the keys of a pairing and their meaning.
 SCHEMA_VERSION = "1.1"
-#: The beginning of the reason that a stage without a count is missing for.
+#: Start of the reason why a stage without a count is missing.
 NO_COUNT = "no count"
 
 #: What cannot be above one.
@@ -69,7 +69,7 @@ class PairedStage(TypedDict):
 
 
 class PairedCounts(TypedDict):
-    """The counts of a pairing, for the whole request, and their source."""
+    """The counts of a pairing for the whole request, and their source."""
 
     source: str
     differences: dict[str, list[Any]]
@@ -114,17 +114,17 @@ def pair(
     Parameters
     ----------
     report : mapping
-        A static report of the same architecture. Where it is of another workload, its closed form is evaluated.
+        A static report of the same architecture. For another workload, its closed form is evaluated.
     times_ms : mapping
         Own milliseconds by stage, see `stagemeter.profiling.profile.Profile`.
     workload : Workload
         The workload that was measured.
     peak : Peak
-        Peak rates of the device.
+        Peak rates of one device.
     experts_read : mapping, optional
-        Experts of a layer that a pass of each stage read, see `stagemeter.utilization.work.with_experts`. Where that
-        is not known, ``bytes``, ``gbps`` and ``mbu`` are upper bounds, ``bytes_least``, ``roofline_ms`` and
-        ``roofline_fraction`` are lower bounds, and a flag says so.
+        Experts of a layer that a pass of each stage read, see `stagemeter.utilization.work.with_experts`. Where that is
+        not known, ``bytes``, ``gbps`` and ``mbu`` are upper bounds, ``bytes_least``, ``roofline_ms`` and
+        ``roofline_fraction`` are lower bounds, and a flag says so. An impossible number raises StagemeterError.
     devices : Devices
         The devices. Rates and utilization are of one of those that worked on a request together.
     requests : RequestsWork, optional
@@ -133,16 +133,10 @@ def pair(
     Returns
     -------
     dict
-        ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: ``time_ms``,
-        ``flops``, ``flops_causal``, ``bytes``, ``bytes_least``, ``mfu``, ``mfu_causal``, ``mbu``, ``tflops``,
-        ``gbps``, ``roofline_ms``, ``roofline_fraction`` and ``bound_by``; what needs a bandwidth is None without one.
-        ``missing``: the reason for each other stage. ``counts``: the source of the counts. ``devices``: ``count``,
-        ``engines``, ``per_request`` and ``source``. ``peak``, of one device, ``flags`` and ``assumptions``.
-
-    Raises
-    ------
-    StagemeterError
-        If a pass cannot have read so many experts.
+        ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: `PairedStage`.
+        What needs a bandwidth is None without one. ``missing``: the reason for each other stage. ``counts``: the source
+        of the counts. ``devices``: ``count``, ``engines``, ``per_request`` and ``source``. ``peak``, ``flags`` and
+        ``assumptions``.
     """
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
@@ -160,7 +154,7 @@ def pair(
             "source": source,
             "differences": differing_fields(counted, workload),
             "experts_read": dict(experts_read or {}),
-            # Of the whole request, so of decode all steps.
+            # Of the whole request: all decode steps.
             "flops": {stage: part.flops for stage, part in work.items()},
             "flops_causal": {stage: part.flops_causal for stage, part in work.items()},
         },
@@ -286,12 +280,12 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
 
 
 def _per_pass(total: int, passes: int) -> int | float:
-    # An integer where it divides evenly.
+    # An integer where possible.
     return total // passes if total % passes == 0 else total / passes
 
 
 def _disagreements(report: Mapping[str, Any]) -> list[str]:
-    """Return what the static report says against its own counts."""
+    """Return where the static report's tiers disagree, and which operators it has no formula for."""
     flags = [f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]]
     return flags + [
         f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
@@ -319,7 +313,7 @@ def _flags(rows: Mapping[str, PairedStage]) -> list[str]:
 
 
 def _unsettled(rows: Mapping[str, PairedStage], cached: bool) -> list[str]:
-    """Flag the stages whose bytes have bounds only, since the experts that ran are not known."""
+    """Flag the stages whose bytes are bounds, since the experts that ran are not known."""
     open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
     stages = [stage for stage in open_rows if not cached or stage == DECODE]
     if not stages:

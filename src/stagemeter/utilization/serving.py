@@ -26,25 +26,19 @@ def engine_section(
 ) -> dict[str, Any] | None:
     """Return the utilization of a serving engine's devices, with the engine's own estimate of the work beside ours.
 
+    None where the profile is not of a serving engine, or a stage has no count. ``flops``, ``flops_causal``: work of all
+    requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, ``mfu_causal``: that work over the observed
+    seconds, for each device. ``engine_flops``, ``engine_mfu``: the engine's own estimate. ``explanation``: what it
+    leaves out.
+
     Parameters
     ----------
-    pairing : dict
-        See `stagemeter.utilization.pairing.pair`.
     metrics : mapping
         Metrics of the profile, such as ``engine/requests``.
     devices : Devices
         The devices of all engines.
     work : RequestsWork, optional
-        Work of the language model over all requests. Default: that of as many requests of the mean length, without
-        bounds.
-
-    Returns
-    -------
-    dict or None
-        None where the profile is not of a serving engine, or a stage has no count. ``flops``, ``flops_causal``: work of
-        all requests, with ``_least`` and ``_most`` where bounds are known. ``mfu``, ``mfu_causal``: that work over the
-        observed seconds, for each device. ``engine_flops``, ``engine_mfu``: the engine's own estimate.
-        ``explanation``: what the estimate leaves out.
+        Work of the language model over all requests. Default: as many requests of the mean length, without bounds.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())

@@ -1,7 +1,7 @@
 """Closed forms of the language model's work, exact for gated, grouped-query and mixture-of-experts decoders.
 
-The functions keep the names and leading parameters of the system that Stagemeter starts from. Keyword parameters add
-what it left out: gates, key and value projections, experts, the output head. They need no torch.
+Names and leading parameters are those of the system that Stagemeter starts from. Keyword parameters add what it left
+out: gates, key and value projections, experts, the output head. Needs no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stagemeter.models.decoder.mixer import DecoderPass
 
 
 class DecoderSizes(TypedDict, total=False):
-    """Sizes of a decoder beyond width, feed-forward width and depth. Those left out describe a plain dense decoder.
+    """Sizes of a decoder beyond width, feed-forward width and depth. Without them, it is a plain dense decoder.
 
     Attributes
     ----------
@@ -27,11 +27,11 @@ class DecoderSizes(TypedDict, total=False):
         Attention heads, the key and value heads they share, and their width. Default: heads that together are as wide
         as the model, each with its own keys and values.
     n_dense_layers : int
-        How many layers are dense, the others route tokens to experts; default all, or none where experts are given.
+        Dense layers; the others route tokens to experts. Default: all, or none where experts are given.
     n_experts, n_experts_per_token, n_shared_experts, d_expert : int
-        Routed experts, how many of them a token uses, experts that every token uses, and the width of one expert.
+        Routed experts, those that a token uses, experts that every token uses, and the width of one expert.
     vocabulary : int
-        Tokens that the output head tells apart; default 0, which leaves the head out.
+        Rows of the output head. Default: 0, which leaves the head out.
     """
 
     n_heads: int
@@ -50,43 +50,24 @@ def estimate_prefill_flops_total(
 ) -> int:
     """Return the FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
 
+    Exact, with two FLOPs per multiply-accumulate and dense attention. Sizes that contradict one another raise
+    ValueError.
+
     Parameters
     ----------
     d_model, d_ff, n_layers : int
         Width, width of the gated feed-forward network, and depth.
-    seq_len : int
-        Tokens of the prompt.
-    batch_size : int
-        Prompts.
+    seq_len, batch_size : int
+        Tokens of a prompt, and prompts.
     **sizes
         See `DecoderSizes`.
-
-    Returns
-    -------
-    int
-        Exact; two FLOPs per multiply-accumulate, attention dense.
-
-    Raises
-    ------
-    ValueError
-        If a size is less than one, or sizes contradict one another.
 
     Examples
     --------
     DeepSeek-OCR's decoder layers over a page of 913 tokens:
 
-    >>> estimate_prefill_flops_total(
-    ...     1280,
-    ...     6848,
-    ...     12,
-    ...     913,
-    ...     n_heads=10,
-    ...     n_dense_layers=1,
-    ...     n_experts=64,
-    ...     n_experts_per_token=6,
-    ...     n_shared_experts=2,
-    ...     d_expert=896,
-    ... )
+    >>> experts = dict(n_dense_layers=1, n_experts=64, n_experts_per_token=6, n_shared_experts=2, d_expert=896)
+    >>> estimate_prefill_flops_total(1280, 6848, 12, 913, n_heads=10, **experts)
     797349048320
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
@@ -100,39 +81,13 @@ def estimate_decode_flops_per_token(
 ) -> int:
     """Return the FLOPs of one decode step of one sequence.
 
-    Parameters
-    ----------
-    d_model, d_ff, n_layers : int
-        Width, width of the gated feed-forward network, and depth.
-    ctx_len : int
-        Tokens attended to, the new one included.
-    **sizes
-        See `DecoderSizes`.
-
-    Returns
-    -------
-    int
-        Exact; two FLOPs per multiply-accumulate.
-
-    Raises
-    ------
-    ValueError
-        If a size is less than one, or sizes contradict one another.
+    The parameters are those of `estimate_prefill_flops_total`. `ctx_len` is the tokens attended to, the new one
+    included.
 
     Examples
     --------
-    >>> estimate_decode_flops_per_token(
-    ...     1280,
-    ...     6848,
-    ...     12,
-    ...     914,
-    ...     n_heads=10,
-    ...     n_dense_layers=1,
-    ...     n_experts=64,
-    ...     n_experts_per_token=6,
-    ...     n_shared_experts=2,
-    ...     d_expert=896,
-    ... )
+    >>> experts = dict(n_dense_layers=1, n_experts=64, n_experts_per_token=6, n_shared_experts=2, d_expert=896)
+    >>> estimate_decode_flops_per_token(1280, 6848, 12, 914, n_heads=10, **experts)
     873390080
     """
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
@@ -144,24 +99,19 @@ def estimate_decode_flops_per_token(
 def select_decode_context_len(
     mode: str, fixed: int | None, prefill_len: int, new_tokens: int, model_window: int | None
 ) -> int:
-    """Choose the context of the decode step that is reported.
+    """Choose the context of the decode step that is reported, at least 2: the new token and one before it.
 
     Parameters
     ----------
     mode : str
         ``auto``: the middle of the generation, ``prefill_len + new_tokens // 2``. ``fixed``: `fixed`. ``max``:
-        `model_window`, or the end of the request, ``prefill_len + new_tokens``, where there is none.
+        `model_window`, or without one the end of the request, ``prefill_len + new_tokens``.
     fixed : int or None
         The context for ``fixed``.
     prefill_len, new_tokens : int
         Tokens of the prompt, and tokens generated.
     model_window : int or None
         Longest sequence the model was made for.
-
-    Returns
-    -------
-    int
-        At least 2: a decode step attends to itself and to what came before.
 
     Raises
     ------
@@ -185,7 +135,7 @@ class StageMFU:
     decode, prefill, vision : float or None
         FLOPs over those of the device's peak in the stage's time; None where the stage has no work or no time.
     model_level : float
-        Utilization of all stages that have a time: their FLOPs over the sum of their times.
+        FLOPs of all timed stages over those of the peak in the sum of their times.
     source : str
         Source of the FLOPs: ``static report``, ``closed form of the static report``, or ``closed forms``.
     """
@@ -221,27 +171,25 @@ def compute_stage_mfu(
     Parameters
     ----------
     prefill_ms, decode_ms, vision_ms : float
-        Own time of the prefill, of all decode steps together, and of the vision stages together, in milliseconds;
-        0 or None for a stage that was not timed.
+        Own milliseconds of the prefill, of all decode steps together, and of the vision stages together; 0 or None for
+        a stage that was not timed.
     prefill_len, new_tokens : int
         Tokens of the prompt, and tokens generated. The prefill yields the first, so `decode_ms` is the time of
         ``new_tokens - 1`` steps.
-    d_model, d_ff, n_layers : int, optional
-        Sizes of the decoder, where there is no report.
+    d_model, d_ff, n_layers, **sizes
+        Sizes of the decoder without a report, see `estimate_prefill_flops_total`.
     peak_tflops : float
         Dense peak of the device in TFLOP/s.
     ctx_len_mode, ctx_len_fixed, model_window
-        At which context a decode step is counted, see `select_decode_context_len`. ``auto`` counts every step at the
-        context that it has.
+        Context at which a decode step is counted, see `select_decode_context_len`. ``auto`` counts each step at its
+        own.
     vision_flops : float, optional
-        FLOPs of the vision stages for the whole batch, where there is no report.
+        FLOPs of the vision stages for the whole batch, without a report.
     static_report : mapping, optional
-        A static report. Its counts are preferred; where it is of another prompt, number of tokens or batch, its closed
-        form is evaluated at the ones given.
+        A static report. Its counts are preferred; for another prompt, number of tokens or batch, its closed form is
+        evaluated.
     batch_size : int, optional
         Requests at once. Default: those of the report, one without a report.
-    **sizes
-        See `DecoderSizes`; where there is no report.
 
     Raises
     ------

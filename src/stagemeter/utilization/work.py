@@ -24,10 +24,8 @@ class Work:
     ----------
     flops, flops_causal : int
         Floating-point operations with attention counted dense, and with causal self-attention halved.
-    moved_bytes : int
-        Bytes read and written. Where they depend on the experts that the tokens choose: the most.
-    least_bytes : int
-        The same, the least.
+    moved_bytes, least_bytes : int
+        Bytes read and written: the most and the least, where they depend on the experts that the tokens choose.
     """
 
     flops: int
@@ -37,7 +35,7 @@ class Work:
 
     @classmethod
     def of_cost(cls, cost: Cost, sizes: tuple[Any, Any], spared: Any = 0) -> Work:
-        """Return the work of a cost, given bytes per element and the bytes that fewer experts spare."""
+        """Return the work of a cost. `sizes` are bytes per element, `spared` the bytes that fewer experts spare."""
         moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
         return cls(cost.flops, cost.flops_causal, moved, moved - spared)
 
@@ -58,13 +56,7 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
 
 
 def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
-    """Return the work of each stage at another workload, by the report's closed form. Decode is all steps.
-
-    Raises
-    ------
-    StagemeterError
-        If the report has no closed form.
-    """
+    """Return the work of each stage at another workload, by the report's closed form. Decode is all steps."""
     if report["closed_form"] is None:
         counted = Workload.from_dict(report["metadata"]["workload"])
         raise StagemeterError(
@@ -95,27 +87,17 @@ def spared_bytes(
 ) -> Any:
     """Return the bytes that a stage does not read where fewer experts run than its tokens can reach.
 
-    The workload and the item size can hold arrays.
-
     Parameters
     ----------
-    stage : Stage
-        A stage with experts.
-    architecture : object
-        Sizes of the model.
     closed_form : mapping
         ``closed_form`` of a report.
     workload : Workload
-        The request. Decode is all its steps.
-    item_size : int
+        The request, which can hold arrays. Decode is all its steps.
+    item_size : int or array
         Bytes of a weight that is not packed.
     experts_read : float, optional
-        Experts of a layer that a pass read, the mean over layers and passes. Default: the fewest that can run.
-
-    Raises
-    ------
-    StagemeterError
-        If a pass cannot have read that many.
+        Experts of a layer that a pass read, the mean over layers and passes. Default: the fewest that can run. An
+        impossible number raises StagemeterError.
     """
     assert stage.experts is not None
     possible = stage.experts(architecture, workload)
@@ -128,14 +110,14 @@ def spared_bytes(
             f"experts_read/{stage.name} is {experts_read:g}, and a pass over so many tokens reads {possible.fewest} to "
             f"{possible.most} experts of a layer"
         )
-    # Times a mean over layers and steps, the product is whole again but for the rounding of a float.
+    # A mean over layers and steps times their number is whole, but for rounding.
     return round(each * (possible.most - experts_read))
 
 
 def _spared_by_stage(
     report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float] | None = None
 ) -> dict[str, int]:
-    """Return `spared_bytes` of each stage with experts; of the given ones, where numbers of experts are given."""
+    """Return `spared_bytes` by stage with experts; only of the stages in `experts_read`, if given."""
     closed_form = report["closed_form"]
     if closed_form is None:
         return {}
@@ -158,23 +140,9 @@ def counted_experts(metrics: Mapping[str, float]) -> dict[str, float]:
 def with_experts(
     work: Mapping[str, Work], report: Mapping[str, Any], workload: Workload, experts_read: Mapping[str, float]
 ) -> dict[str, Work]:
-    """Settle the bytes of stages whose experts were counted.
+    """Settle the bytes of stages whose experts were counted, or raise StagemeterError for an impossible number.
 
-    Parameters
-    ----------
-    work : mapping
-        Work of the workload, by stage.
-    report : mapping
-        A static report of the same architecture.
-    workload : Workload
-        The workload that was measured.
-    experts_read : mapping
-        Experts of a layer that a pass of each stage read, the mean over layers and passes.
-
-    Raises
-    ------
-    StagemeterError
-        If a pass cannot have read that many.
+    `experts_read`: by stage, experts of a layer that a pass read, the mean over layers and passes.
     """
     spared = _spared_by_stage(report, workload, experts_read)
     settled = dict(work)
