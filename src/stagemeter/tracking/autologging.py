@@ -1,7 +1,7 @@
 """Stagemeter as one of MLflow's autologging integrations, so that MLflow's own switches govern it.
 
 MLflow patches one function, `Requests.run`, which each request passes once. The forward passes of a request get light
-patches of our own: they run by the thousand and inside of compiled graphs, which `safe_patch` would slow down or break.
+patches of our own: they run by the thousand and inside compiled graphs, which `safe_patch` would slow down or break.
 """
 
 from __future__ import annotations

@@ -29,36 +29,16 @@ _COMPARED = (STATIC, PROFILE, MODULE)
 
 
 def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
-    """Find runs by id, unique beginning of an id, or name.
-
-    Raises
-    ------
-    StagemeterError
-        If a run does not exist, its name is ambiguous, or it holds neither counts nor times.
-    TrackingError
-        If the store cannot be reached or refuses.
-    """
+    """Find runs with counts or times by id, unique beginning of an id, or name, or raise StagemeterError."""
     require_reachable()
     with store_errors():
         return [subject_of_run(find_run(name)) for name in names]
 
 
 def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subject]:
-    """Find the runs of an experiment that hold counts or times, the oldest first.
+    """Find the runs of an experiment that hold counts or times, the oldest first, or raise StagemeterError.
 
-    Parameters
-    ----------
-    experiment : str
-        Its name.
-    condition : str or None
-        A filter as MLflow's search takes it, such as ``params.mode = 'tiny'``.
-
-    Raises
-    ------
-    StagemeterError
-        If the experiment does not exist, the filter cannot be read, or no run matches.
-    TrackingError
-        If the store cannot be reached or refuses.
+    The condition is a filter as MLflow's search takes it, such as ``params.mode = 'tiny'``.
     """
     require_reachable()
     with store_errors():
@@ -77,13 +57,7 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
 
 
 def subject_of_run(run: Run) -> Subject:
-    """Make a subject of the metrics, params and tags of a run.
-
-    Raises
-    ------
-    StagemeterError
-        If the run holds neither counts nor times.
-    """
+    """Make a subject of the metrics, params and tags of a run, or raise StagemeterError without counts or times."""
     tags, kind = run.data.tags, run.data.tags.get(KIND)
     if kind is None or kind not in _COMPARED:
         what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
@@ -120,19 +94,7 @@ def _whole(value: float) -> float:
 def log_comparison(run_id: str, comparison: Mapping[str, Any], files: Mapping[str, str]) -> None:
     """Log a comparison to a run of its own, and tag the compared runs with it.
 
-    Parameters
-    ----------
-    run_id : str
-        The run.
-    comparison : mapping
-        See `stagemeter.comparing.compare.compare`.
-    files : mapping
-        Contents of its files by name. ``comparison.md`` becomes the description.
-
-    Raises
-    ------
-    TrackingError
-        If the store cannot be reached or refuses.
+    Files are contents by name. ``comparison.md`` becomes the description.
     """
     parts = [subject["run_id"] for subject in comparison["subjects"] if subject["run_id"] is not None]
     client = mlflow.MlflowClient()

@@ -18,7 +18,7 @@ from stagemeter.core.errors import StagemeterError, StagemeterWarning
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.tracking.labels import KIND, PARAMS_OTHERWISE, REPORT_HASH
 
-#: Metrics that a server takes at a time (mlflow/utils/validation.py, ``MAX_METRICS_PER_BATCH``).
+#: Metrics that a server takes at once (mlflow/utils/validation.py, ``MAX_METRICS_PER_BATCH``).
 _MOST_METRICS = 1000
 _WAY_OUT = "Log it to a run of its own: end this run first, or open a nested one, mlflow.start_run(nested=True)"
 
@@ -34,18 +34,14 @@ def log_document(
     params: Mapping[str, str] | None = None,
     tables: Sequence[str] = (),
 ) -> None:
-    """Log a document to a run, in few calls.
+    """Log a document to a run, in few calls. Refuse a run that holds another document.
 
     Parameters
     ----------
-    run_id : str
-        The run.
     kind : str
         Kind of the document, see `stagemeter.tracking.labels`.
     document_hash : str
         Hash of the document. The same document can be logged again.
-    metrics : sequence of mlflow.entities.Metric
-        Its numbers, see `metrics_now`.
     tags : mapping
         Its tags, without kind and hash.
     files : mapping
@@ -54,11 +50,6 @@ def log_document(
         Its params. Those that the run has already are not logged again.
     tables : sequence of str
         Files that MLflow's pages show as tables.
-
-    Raises
-    ------
-    StagemeterError
-        If the run holds another document.
     """
     client, run = mlflow.MlflowClient(), require_room(run_id, kind, document_hash)
     missing, otherwise = missing_params(run, params or {})
@@ -75,7 +66,7 @@ def log_document(
 
 
 def metrics_now(values: Mapping[str, float]) -> list[Metric]:
-    """Return values by name as metrics of this moment."""
+    """Return values by name as metrics with the current time."""
     now = int(time.time() * 1000)
     return [Metric(name, value, now, 0) for name, value in values.items()]
 
@@ -85,7 +76,7 @@ def log_files(run_id: str, contents: Mapping[str, str | bytes]) -> None:
 
     The contents come from memory: another process may have replaced what is on the disk.
     """
-    # MLflow takes files alone, so they go through a folder of this process's own.
+    # MLflow takes only files, so they go through a folder of this process.
     with scratch_folder() as folder:
         for name, content in contents.items():
             data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
@@ -103,27 +94,7 @@ def _tables_tag(run: Run, names: Sequence[str]) -> dict[str, str]:
 
 
 def require_room(run_id: str, kind: str, document_hash: str | None = None) -> Run:
-    """Refuse a run that holds another document.
-
-    Parameters
-    ----------
-    run_id : str
-        The run.
-    kind : str
-        Kind of the document, see `stagemeter.tracking.labels`.
-    document_hash : str, optional
-        Hash of the document. The same document can be logged again.
-
-    Returns
-    -------
-    mlflow.entities.Run
-        The run.
-
-    Raises
-    ------
-    StagemeterError
-        If the run holds another document.
-    """
+    """Return a run, or refuse one that holds another document than that of the hash."""
     run = mlflow.MlflowClient().get_run(run_id)
     held, held_hash = run.data.tags.get(KIND), run.data.tags.get(REPORT_HASH)
     if held is None or (held == kind and document_hash is not None and held_hash == document_hash):
@@ -133,24 +104,11 @@ def require_room(run_id: str, kind: str, document_hash: str | None = None) -> Ru
 
 
 def missing_params(run: Run, values: Mapping[str, str]) -> tuple[list[Param], dict[str, str]]:
-    """Choose the params that a run lacks, and name those that it has with another value.
+    """Return the params that a run lacks, and a tag with those that it has with another value, as JSON.
 
     ``mlflow run`` logs its parameters, and MLflow refuses another value for a param. Where a value differs, and not
-    only its spelling, a warning names both, and a tag holds the value that the metrics are of.
-
-    Parameters
-    ----------
-    run : mlflow.entities.Run
-        The run.
-    values : mapping
-        Params of the document.
-
-    Returns
-    -------
-    params : list of mlflow.entities.Param
-        Those to log.
-    tags : dict
-        A tag with the values of the others as JSON; empty if all of them agree.
+    only its spelling, a warning names both. The tag holds the value that the metrics belong to; it is empty if all
+    agree.
     """
     known = run.data.params
     params = [Param(key, value) for key, value in values.items() if key not in known]
@@ -178,5 +136,5 @@ def _same(one: str, other: str) -> bool:
 
 
 def params_of(run: Run) -> dict[str, str]:
-    """Return the params that the metrics of a run are of."""
+    """Return the params that the metrics of a run belong to."""
     return {**run.data.params, **json.loads(run.data.tags.get(PARAMS_OTHERWISE, "{}"))}

@@ -96,10 +96,7 @@ def log_static_report(
 def log_counts(report: Mapping[str, Any], profile: Run) -> Run:
     """Log a report that was made for a profiling run as a static run beside it. The active run is left alone.
 
-    Returns
-    -------
-    mlflow.entities.Run
-        The static run. It is FAILED or KILLED if not all of it could be logged.
+    The static run is FAILED or KILLED if not all of it could be logged.
     """
     client, metadata = mlflow.MlflowClient(), report["metadata"]
     name = f"{workload_name(metadata['model'], metadata['workload'])}, closed form"

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Fields in which a measured workload may differ from that of a static run that nobody named.
 _SAME_PAGE = frozenset({"prompt_tokens", "text_tokens", "new_tokens", "batch_size", "dtype", "kv_cache_dtype"})
-#: The most candidates that a message names.
+#: Candidates that a message names at most.
 _NAMED = 3
 
 
@@ -31,15 +31,10 @@ Count = Callable[[str, str, Workload, Mapping[str, Any]], Report]
 
 
 class StaticRuns:
-    """The static runs of a store, looked up once however many profiles are paired.
+    """The static runs of a store, looked up once for all profiles that are paired.
 
-    Parameters
-    ----------
-    many : bool
-        Whether many profiles will be paired. For one, the store is asked for the counts of its work first, and for all
-        static runs only if there are none.
-    count : callable
-        Makes a report, see `Count`.
+    With `many` profiles, all static runs are read at once. For one, the store is asked for the counts of its work
+    first, and for all static runs only if there are none.
     """
 
     def __init__(self, many: bool, count: Count) -> None:
@@ -57,12 +52,9 @@ class StaticRuns:
         return self._reports[run.info.run_id]
 
     def matching(self, profile: Run) -> Run:
-        """Find the counts of a profile, for the same work or for the same page and model, or make them.
+        """Find the counts of a profile, for the same work, else for the same page and model, or make them.
 
-        Raises
-        ------
-        StagemeterError
-            If there are none and they cannot be made. The message names the closest candidates.
+        Raise StagemeterError without counts, and name the closest candidates.
         """
         measured, architecture = measured_workload(profile), architecture_of(profile)
         if not self._many:

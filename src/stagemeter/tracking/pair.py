@@ -48,9 +48,9 @@ _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", 
 PROFILE_RUNS = "stagemeter.profile_runs"
 #: The metrics of a pairing.
 _PAIRED = {metric.name for metric in METRICS if PAIRING in metric.readers}
-#: The beginning of the names of times.
+#: Prefix of the names of times.
 _TIME = "time_ms/"
-#: The most profiles that a static run lists.
+#: Profiles that a static run lists at most.
 _LISTED = 100
 _AS_THE_RUN_SAYS = GivenHardware()
 
@@ -61,10 +61,7 @@ def pair_profile(
     static_run: str | None = None,
     hardware: GivenHardware = _AS_THE_RUN_SAYS,
 ) -> Pairing:
-    """Pair a profiling run, and count its work where no static run does.
-
-    See `stagemeter.application.mfu.pair_runs`. `count` makes the report of a model and a workload.
-    """
+    """Pair a profiling run, see `stagemeter.application.mfu.pair_runs`. `count` makes a report that is missing."""
     require_reachable()
     with store_errors():
         profile = find_run(profile_run)
@@ -77,13 +74,7 @@ def pair_profile(
 
 
 def require_profile(run: Run) -> None:
-    """Refuse a run that is no profile.
-
-    Raises
-    ------
-    StagemeterError
-        If the run is of another kind, or has no times.
-    """
+    """Refuse a run that is no profile or has no times."""
     kind = run.data.tags.get(KIND)
     if kind != PROFILE:
         what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
@@ -95,13 +86,7 @@ def require_profile(run: Run) -> None:
 
 
 def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHardware, figures: bool = True) -> Pairing:
-    """Pair two runs and log the pairing, unless the run holds it already.
-
-    Raises
-    ------
-    StagemeterError
-        If the static run is of another model or has no report.
-    """
+    """Pair two runs of one model and log the pairing, unless the run holds it already."""
     run_id, tags = profile.info.run_id, profile.data.tags
     kind = static.data.tags.get(KIND)
     if kind != STATIC:
@@ -225,9 +210,9 @@ def pair_profiles(
     figures: bool = False,
     on_run: Callable[[int, int], None] = lambda done, runs: None,
 ) -> tuple[list[Pairing], dict[str, str]]:
-    """Pair all profiling runs of an experiment, and count the work of those that no static run counts.
+    """Pair all profiling runs of an experiment, see `stagemeter.application.mfu.pair_experiment`.
 
-    See `stagemeter.application.mfu.pair_experiment`. `count` makes the report of a model and a workload.
+    `count` makes the reports that are missing.
     """
     require_reachable()
     with store_errors():

@@ -22,13 +22,7 @@ Result = TypeVar("Result")
 
 
 def store_timeout() -> float:
-    """Return the seconds for which a store may stay silent.
-
-    Raises
-    ------
-    StagemeterError
-        If the environment variable is not a positive number.
-    """
+    """Return the seconds for which a store may stay silent. Refuse a setting that is not a positive number."""
     text = os.environ.get(VARIABLE, "").strip()
     try:
         seconds = float(text) if text else DEFAULT
@@ -126,13 +120,7 @@ def is_out_of_patience(address: str) -> bool:
 
 @contextmanager
 def patience_with(address: str) -> Iterator[None]:
-    """Limit the time that a tracking server may take within the block, see `store_timeout`.
-
-    Parameters
-    ----------
-    address : str
-        Address of the store. A store that is not a server needs no limit.
-    """
+    """Limit the time that a tracking server may take within the block. Other stores need no limit."""
     if not address.startswith(("http://", "https://")):
         yield
         return

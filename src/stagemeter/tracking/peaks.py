@@ -30,7 +30,7 @@ class GivenHardware:
     device : str or None
         Device to look the peak up for, or ``measured`` to measure this machine's. Default: the run's own.
     peak_tflops, peak_gbps : float or None
-        The peak itself, in place of a device.
+        The peak itself, in place of a device: dense TFLOP/s and GB/s.
     devices : int or None
         Devices that did the work. Default: those that the run names, or one.
     """
@@ -42,13 +42,7 @@ class GivenHardware:
 
 
 def find_peak(profile: Run, given: GivenHardware) -> Peak:
-    """Choose the peak rates for a profile.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no peak, or the options contradict each other.
-    """
+    """Choose the peak rates for a profile. Refuse options that contradict each other."""
     device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
     dtype = measured_workload(profile).dtype
     if tflops is not None:
@@ -118,13 +112,7 @@ def _measure(target: str, dtype: str) -> Peak:
 
 
 def _measurable(profile: Run) -> str:
-    """Choose the device of this machine that a profile ran on.
-
-    Raises
-    ------
-    StagemeterError
-        If it ran on none of them.
-    """
+    """Choose the device of this machine that a profile ran on, or raise StagemeterError."""
     import torch
 
     from stagemeter.hardware.machine import device_name, usable_cores

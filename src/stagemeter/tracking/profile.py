@@ -25,40 +25,16 @@ TIMES_HEADER = "## Times"
 
 
 def require_unused(run_id: str) -> None:
-    """Refuse a run that holds a document, before the work whose result it could not hold.
-
-    Raises
-    ------
-    StagemeterError
-        If the run holds a document.
-    TrackingError
-        If the store cannot be reached or refuses.
-    """
+    """Refuse a run that holds a document, before the work whose result it could not hold."""
     with store_errors():
         require_room(run_id, PROFILE)
 
 
 def log_profile(run_id: str, document: Mapping[str, Any], trace: bytes | None = None) -> None:
-    """Log a profile to an MLflow run.
+    """Log a profile to an MLflow run, and its compressed Chrome trace.
 
     For a stage with several repeats, ``time_ms/<stage>`` holds each repeat as a step, from 0. Its last step is the
     median, since tables and charts show the last value.
-
-    Parameters
-    ----------
-    run_id : str
-        The run.
-    document : mapping
-        See `stagemeter.profiling.document.profile_document`.
-    trace : bytes, optional
-        A compressed Chrome trace.
-
-    Raises
-    ------
-    StagemeterError
-        If the run holds another document.
-    TrackingError
-        If the store cannot be reached or refuses.
     """
     files = profile_files(document)
     if trace is not None:

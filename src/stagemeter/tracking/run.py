@@ -23,31 +23,18 @@ logger = logging.getLogger(__name__)
 def tracked_run(
     name: str | None, default_name: str, experiment: str | None, system_metrics: bool = False
 ) -> Iterator[RunInfo]:
-    """Work inside of an MLflow run.
+    """Work inside an MLflow run: the one that ``mlflow run`` opened, or a new one.
 
-    The run is the one that ``mlflow run`` opened, or a new one. It ends as FINISHED, FAILED after an error, or KILLED
-    after an interrupt.
+    The run ends as FINISHED, FAILED after an error, or KILLED after an interrupt.
 
     Parameters
     ----------
-    name : str or None
-        Name of the run.
     default_name : str
         Name where neither `name` nor ``mlflow run`` gives one.
     experiment : str or None
         Experiment to put a new run in; None for MLflow's own choice.
     system_metrics : bool
         Whether MLflow records the use of processors, memory and network meanwhile.
-
-    Yields
-    ------
-    mlflow.entities.RunInfo
-        The run.
-
-    Raises
-    ------
-    TrackingError
-        If the store cannot be reached or refuses.
     """
     require_choice(experiment)
     require_reachable()
@@ -88,13 +75,7 @@ def _is_made_up(name: str) -> bool:
 
 
 def require_choice(experiment: str | None) -> None:
-    """Refuse an experiment where the run has one already. The store is not asked.
-
-    Raises
-    ------
-    StagemeterError
-        If `mlflow run` opened the run, which cannot change its experiment.
-    """
+    """Refuse to choose an experiment for the run of ``mlflow run``, which has one. The store is not asked."""
     opened = mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined
     if experiment is not None and opened:
         raise StagemeterError(
@@ -104,13 +85,7 @@ def require_choice(experiment: str | None) -> None:
 
 @contextmanager
 def failure_recorded(name: str | None, default_name: str, experiment: str | None) -> Iterator[None]:
-    """Work before a run is opened. A failure is recorded as a run, see `tracked_run`.
-
-    Parameters
-    ----------
-    name, default_name, experiment
-        See `tracked_run`.
-    """
+    """Work before a run is opened. A failure is recorded as a run, see `tracked_run`."""
     try:
         yield
     except BaseException as error:

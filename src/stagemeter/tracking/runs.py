@@ -37,13 +37,7 @@ _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID
 
 
 def find_run(name: str) -> Run:
-    """Find a run by its id, its name, or a unique beginning of its id.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such run, it was deleted, or several match.
-    """
+    """Find a run by its id, its name, or a unique beginning of its id, or raise StagemeterError."""
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(name)
@@ -78,13 +72,7 @@ def _search_all(condition: str, text: str) -> list[Run]:
 
 
 def find_experiment(name: str) -> str:
-    """Return the id of an experiment.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no experiment of that name.
-    """
+    """Return the id of an experiment by its name, or raise StagemeterError."""
     found = mlflow.MlflowClient().get_experiment_by_name(name)
     if found is None:
         raise StagemeterError(f"no experiment {name!r} in the MLflow store at {store_address()}")
@@ -108,25 +96,13 @@ def search_runs(experiments: Sequence[str], condition: str) -> Iterator[Run]:
 
 
 def static_runs(**tags: str) -> Iterator[Run]:
-    """Yield the completed static runs, the newest first.
-
-    Parameters
-    ----------
-    tags
-        Values of their tags, by name without ``stagemeter.``.
-    """
+    """Yield the completed static runs, the newest first, by tags without the prefix ``stagemeter.``."""
     conditions = [f"tags.`stagemeter.{name}` = '{value}'" for name, value in {"kind": STATIC, **tags}.items()]
     return search_runs(all_experiments(), " and ".join([*conditions, "attributes.status = 'FINISHED'"]))
 
 
 def workload_of(run: Run) -> Workload | None:
-    """Return the workload of a run; None for a run that Stagemeter did not log.
-
-    Raises
-    ------
-    StagemeterError
-        If the tag is no workload.
-    """
+    """Return the workload of a run; None for a run that Stagemeter did not log."""
     text = run.data.tags.get(WORKLOAD)
     if text is None:
         return None
@@ -140,13 +116,7 @@ def workload_of(run: Run) -> Workload | None:
 
 
 def architecture_of(run: Run) -> str:
-    """Return the hash of the sizes of a run's model.
-
-    Raises
-    ------
-    StagemeterError
-        If the run has none.
-    """
+    """Return the hash of the sizes of a run's model."""
     found: str | None = run.data.tags.get(ARCHITECTURE_HASH)
     if not found:
         raise StagemeterError(f"run {run.info.run_id} does not say which model it is of: its tag {ARCHITECTURE_HASH}")
@@ -154,13 +124,7 @@ def architecture_of(run: Run) -> str:
 
 
 def measured_workload(run: Run) -> Workload:
-    """Return the workload that a profiling run measured.
-
-    Raises
-    ------
-    StagemeterError
-        If the run has none.
-    """
+    """Return the workload that a profiling run measured."""
     workload = workload_of(run)
     if workload is None:
         raise StagemeterError(f"run {run.info.run_id} does not say what was measured: profile or import it again")
@@ -168,13 +132,7 @@ def measured_workload(run: Run) -> Workload:
 
 
 def devices_of_run(run: Run, given: int | None) -> Devices:
-    """Return the devices of a profiling run, as given or as the run says.
-
-    Raises
-    ------
-    StagemeterError
-        If the engines of the run cannot share them.
-    """
+    """Return the devices of a profiling run, as given or as the run says."""
     seen = run.data.metrics.get("engine/engines")
     engines = int(seen) if seen is not None and seen >= 1 else None
     said, source = (run.data.tags.get(f"{HARDWARE}{name}") for name in ("devices", "devices_source"))
@@ -184,13 +142,7 @@ def devices_of_run(run: Run, given: int | None) -> Devices:
 
 
 def lengths_of_run(run: Run) -> RequestLengths | None:
-    """Return the lengths of a serving engine's requests in a profiling run; None where the run has none.
-
-    Raises
-    ------
-    StagemeterError
-        If the tag is damaged.
-    """
+    """Return the lengths of a serving engine's requests in a profiling run; None where not recorded."""
     text = run.data.tags.get(LENGTHS)
     try:
         return None if text is None else RequestLengths.from_dict(parse_json(text, LENGTHS))
@@ -201,13 +153,7 @@ def lengths_of_run(run: Run) -> RequestLengths | None:
 
 
 def load_report(run: Run) -> Report:
-    """Read the report of a static run.
-
-    Raises
-    ------
-    StagemeterError
-        If the run has no report, one that this version cannot read, or another run's.
-    """
+    """Read the report of a static run. Refuse one that this version cannot read, or another run's."""
     report = _load_document(run, REPORT_FILE, SCHEMA_VERSION)
     fault = report_fault(report)
     if fault is not None:
@@ -217,26 +163,14 @@ def load_report(run: Run) -> Report:
 
 
 def load_module_report(run: Run) -> dict[str, Any]:
-    """Read the report of a module from the run that it was logged to.
-
-    Raises
-    ------
-    StagemeterError
-        If the run has no report, one that this version cannot read, or another run's.
-    """
+    """Read the report of a module from its run. Refuse one that this version cannot read, or another run's."""
     document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION)
     _require_own(run, MODULE_JSON_FILE, document)
     return document
 
 
 def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
-    """Read a JSON file of a run whose schema has the major version of a known one.
-
-    Raises
-    ------
-    StagemeterError
-        If the run has no such file, or one that this version cannot read.
-    """
+    """Read a JSON file of a run. Refuse another major version of the schema than the known one."""
     run_id = run.info.run_id
     try:
         with scratch_folder() as folder:

@@ -35,13 +35,7 @@ _FILES = ("sqlite:", "file:")
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn errors of the store inside of the block into `TrackingError`.
-
-    Raises
-    ------
-    TrackingError
-        With the store's address, what it answered, and what to do.
-    """
+    """Turn errors of the store into `TrackingError`, with its address, its answer and what to do."""
     address = mlflow.get_tracking_uri()
     with patience_with(address):
         try:
@@ -68,14 +62,9 @@ def _silent(address: str) -> TrackingError:
 
 
 def require_reachable() -> None:
-    """Make sure that a store answers, without the minutes of MLflow's own retries.
+    """Make sure that a store answers, without the minutes of MLflow's own retries, or raise TrackingError.
 
     Stores that are files are not checked: they are opened when they are used.
-
-    Raises
-    ------
-    TrackingError
-        If the store does not answer.
     """
     address = mlflow.get_tracking_uri()
     shown = shown_address(address)

@@ -31,25 +31,9 @@ _LONGEST = 6000
 def log_sweep(
     run: RunInfo, settings: SweepSettings, table: Path, child_runs: str | None = None, notes: Sequence[str] = ()
 ) -> None:
-    """Log a sweep to a run.
+    """Log a sweep to a run. The settings become params, and the table an artifact.
 
-    Parameters
-    ----------
-    run : RunInfo
-        The run.
-    settings : SweepSettings
-        The settings of the sweep, which become params.
-    table : Path
-        The table, which becomes an artifact.
-    child_runs : str or None
-        See `stagemeter.sweeping.children.child_rows`.
-    notes : sequence of str
-        What to know about its pages.
-
-    Raises
-    ------
-    TrackingError
-        If the store cannot be reached or refuses.
+    See `stagemeter.sweeping.children.child_rows` for `child_runs`. The notes are about the sweep's pages.
     """
     summary = summarize(table)
     note = sweep_markdown(summary, table.name, PAGE_FILE, notes)
@@ -71,7 +55,7 @@ def log_sweep(
 
 
 def _values(summary: SweepSummary) -> dict[str, float]:
-    """Return the least, mean and largest value of some columns, of all models together."""
+    """Return the least, mean and largest value of some columns, over all models."""
     values = {"sweep/workloads": float(summary.rows)}
     for column, part in summary.ranges.groupby("column", observed=True, sort=False):
         ends = {"min": part["min"].min(), "mean": part["mean"].mean(), "max": part["max"].max()}

@@ -18,7 +18,7 @@ from stagemeter.tracking.store import require_reachable, store_errors
 
 
 def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Sequence[str]) -> Profile:
-    """Read the times of stages from the metrics of a run.
+    """Read the times of stages from the metrics of a run, or raise StagemeterError.
 
     Parameters
     ----------
@@ -31,11 +31,6 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Seque
         Decode steps of the workload that was measured.
     vision : sequence of str
         Stages of the model before its prefill.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such run or metric, a stage is unknown, or a value is no time.
     """
     require_reachable()
     mapping = NameMapping(vision)

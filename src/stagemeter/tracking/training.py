@@ -14,15 +14,7 @@ def run_is_active() -> bool:
 
 
 def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics of a step to the active run, if there is one. The training does not wait for the store.
-
-    Parameters
-    ----------
-    metrics : mapping
-        Values by name.
-    step : int
-        The step.
-    """
+    """Log metrics of a step to the active run, if there is one. The training does not wait for the store."""
     if metrics and run_is_active():
         import mlflow
 

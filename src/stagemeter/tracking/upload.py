@@ -14,26 +14,9 @@ from stagemeter.tracking.store import require_reachable, store_errors
 
 
 def upload_report(report: Report, experiment: str | None = None) -> tuple[str, bool]:
-    """Log a report, unless a run holds it already.
+    """Log a report unless a run holds it already. Return the run's id, and whether it was logged now.
 
-    Parameters
-    ----------
-    report : dict
-        The report.
-    experiment : str or None
-        MLflow experiment to log to and to search. None: log to MLflow's default, and search all.
-
-    Returns
-    -------
-    run_id : str
-        The run that holds it.
-    new : bool
-        Whether the report was logged now.
-
-    Raises
-    ------
-    TrackingError
-        If the store cannot be reached or refuses.
+    Log to the experiment, and search it. None: log to MLflow's default, and search all.
     """
     require_reachable()
     metadata = report["metadata"]

@@ -40,8 +40,6 @@ class Utilization:
         MFU of the machine where the run has it, else of a whole request.
     source : str
         The run, in words.
-    model, architecture_hash : str
-        The model.
     device : str
         The device of the peak.
     workload : Workload
@@ -76,20 +74,7 @@ class Utilization:
 
 
 def utilization_of(name: str) -> Utilization:
-    """Return the MFU that a profiling run reached.
-
-    Parameters
-    ----------
-    name : str
-        The run, by id, beginning of an id, or name.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such run, or it has no MFU.
-    TrackingError
-        If the store cannot be reached or refuses.
-    """
+    """Return the MFU of a profiling run, by its id, beginning of an id, or name, or raise StagemeterError."""
     require_reachable()
     with store_errors():
         run = find_run(name)
