@@ -1,1 +1,1 @@
-"""Decoders: one file a kind of layer, the decoder that is made of them, and its stages."""
+"""Decoders: one file for each kind of layer, the decoder of such layers, and its stages."""

@@ -1,4 +1,4 @@
-"""Cross-attention: layers of a decoder that attend to the output of an encoder in place of the decoder's own tokens."""
+"""Cross-attention: layers that attend to an encoder's output in place of the decoder's own tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,10 @@ class CrossAttention(Mixer):
 
     Attributes
     ----------
-    heads, key_value_heads, head_width : int
-        Query heads, the key and value heads that they share, and the width of each.
     encoder_tokens : int
-        Tokens of the encoder's output of each sequence, as wide as the decoder.
+        Tokens of the encoder's output per sequence, as wide as the decoder.
     norms : int
         Parameters of the norms of queries and keys.
-    kind : str
-        Name of the kind in reports.
     """
 
     heads: int
@@ -39,11 +35,11 @@ class CrossAttention(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "cross_attention"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass; those of keys and values run in a prefill alone."""
+        """Return the projections of one layer; those of keys and values run in a prefill only."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         return [
             NamedLinear("cross_attn.q_proj", rows, hidden, width, quantized=self.quantized),
@@ -75,15 +71,15 @@ class CrossAttention(Mixer):
         return 2 * hidden * (self.heads + self.key_value_heads) * self.head_width + self.norms
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the keys and values of the encoder's output, however many tokens were generated."""
+        """Return the shapes of the encoder's keys and values; generated tokens do not change them."""
         shape = (batch, self.key_value_heads, self.encoder_tokens, self.head_width)
         return shape, shape
 
     def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
-        """Put into a cache what earlier passes left of a layer, which later passes read and append nothing to."""
+        """Fill a layer's cache; later passes read it and append nothing."""
         cache.keep(*map(zeros, self.cached_shapes(batch, sum(held))), layer_idx=layer)
 
     def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
-        """Return the shapes of mask and, in a prefill, encoder's output, by argument of the decoder."""
+        """Return the shapes of the mask and, in a prefill, of the encoder's output, by argument."""
         mask = {"cross_attention_mask": (batch, 1, tokens, self.encoder_tokens)}
         return mask if cached else {**mask, "cross_attention_states": (batch, self.encoder_tokens, hidden)}

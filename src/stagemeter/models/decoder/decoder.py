@@ -19,28 +19,26 @@ from stagemeter.models.lora import Adapter
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes, later, sizes_reader
 
-#: Longest sequence of a model that has no limit.
+#: Longest sequence of a model without a limit.
 ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Layers that are alike.
+    """A group of equal layers.
 
     Attributes
     ----------
     attention : Mixer
-        How tokens attend to one another, or what stands in its place.
-    feed_forward : FeedForward or None
-        What follows, if anything does.
+        Attention, or what replaces it.
     times : int
-        How many such layers there are.
+        Number of such layers.
     norms : int
-        Norms as wide as the model, of one layer.
+        Norms per layer, each as wide as the model.
     numbers : int
-        Single numbers that a checkpoint holds of one layer, such as a factor of its result.
+        Scalar parameters per layer, such as a factor of its result.
     per_layer_input : PerLayerInput or None
-        The input that it takes from its token besides the output of the layer before.
+        The layer's own input from each token, besides the previous layer's output.
     """
 
     attention: Mixer
@@ -52,15 +50,15 @@ class Layer:
 
     @property
     def experts(self) -> Experts | None:
-        """Its mixture of experts, if it has one."""
+        """The mixture of experts, if the layer has one."""
         return self.feed_forward.mixture if self.feed_forward else None
 
     def pass_of(self, of: DecoderPass) -> DecoderPass:
-        """Return what a pass through the decoder is to it."""
+        """Return the part of a decoder's pass that the layer runs."""
         return replace(of, tokens=1, causal=False) if self.attention.last_token_only and of.prefill else of
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return its linear layers in one pass, without routers and experts."""
+        """Return the linear layers of one pass, without routers and experts."""
         of = self.pass_of(of)
         rows = of.batch * of.tokens
         return [
@@ -70,7 +68,7 @@ class Layer:
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of its operators in one pass."""
+        """Return the costs of the operators of one pass."""
         of = self.pass_of(of)
         rows = of.batch * of.tokens
         own_input = self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []
@@ -81,7 +79,7 @@ class Layer:
         ]
 
     def stored_as(self, storage: Storage) -> Layer:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         return replace(
             self,
             attention=self.attention.stored_as(storage),
@@ -90,7 +88,7 @@ class Layer:
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one such layer: all of them, or those that one token uses."""
+        """Return the parameters of one layer: all, or those that one token uses."""
         own_input = self.per_layer_input.parameters(hidden) if self.per_layer_input else 0
         feed_forward = self.feed_forward.parameters(hidden, active) if self.feed_forward else 0
         return self.attention.parameters(hidden) + feed_forward + own_input + self.norms * hidden + self.numbers
@@ -104,26 +102,24 @@ class Decoder(Sizes):
     ----------
     hidden : int
         Width.
-    vocabulary : int
-        Tokens that the embedding and the output head know.
+    vocabulary, other_tokens : int
+        Tokens of embedding and output head, and tokens that only the embedding has.
     max_positions : int
-        Longest sequence that it was made for.
+        Longest sequence that the model was made for.
     layers : tuple of Layer
-        The layers by kind; their order does not matter to their cost.
+        Groups of equal layers; the order does not change the cost.
     tied : bool
-        Whether the output head's weights are the embedding's.
+        Whether the output head shares the embedding's weights.
     head_quantized : QuantizedMatrix or None
-        How the output head's matrix is stored, if it is quantized.
+        Storage of the output head's matrix; None if it is not quantized.
     per_layer_embedding : PerLayerEmbedding or None
-        The source of the inputs that layers take from their token, if they take any.
-    other_tokens : int
-        Tokens that the embedding knows besides, and the output head does not.
+        Source of the layers' own inputs, if they have any.
     shared_blocks : int
-        Different transformers that layers with shared ones have between them.
+        Number of different shared transformers, see `SharedTransformer`.
     head_everywhere : bool
-        Whether the output head runs on every position of a prompt, and not on the last alone.
+        Whether the output head runs on every position of a prompt, and not only on the last.
     other_parameters : int
-        Parameters outside of the layers besides embedding, last norm and head, such as learned positions.
+        Parameters besides layers, embedding, last norm and head, such as learned positions.
     """
 
     hidden: int
@@ -140,17 +136,10 @@ class Decoder(Sizes):
 
     @classmethod
     def read(cls, settings: Settings, layers: Sequence[Layer], tied: bool = False) -> Decoder:
-        """Put a decoder together.
+        """Read sizes and put equal layers together; `tied` is the default of ``tie_word_embeddings``.
 
-        Parameters
-        ----------
-        settings : Settings
-            Configuration with ``hidden_size``, ``vocab_size``, ``max_position_embeddings`` and
-            ``tie_word_embeddings``.
-        layers : sequence of Layer
-            One per layer, or one per kind; equal ones are put together.
-        tied : bool
-            Whether the output head's weights are the embedding's where the configuration does not say.
+        The settings need ``hidden_size``, ``vocab_size`` and ``max_position_embeddings``. `layers` holds one per layer
+        or group.
         """
         times: Counter[Layer] = Counter()
         for layer in layers:
@@ -165,11 +154,11 @@ class Decoder(Sizes):
 
     @property
     def window(self) -> int:
-        """Tokens that a token attends to at most in layers that limit them; 0 where no layer does."""
+        """The largest window of any layer in tokens; 0 if no layer has one."""
         return max(layer.attention.window for layer in self.layers)
 
     def window_of(self, workload: Workload) -> int:
-        """Return the tokens that a token of a request attends to at most in layers with a window; 0 without one."""
+        """Return the window at a workload in tokens, with the prompt if it is kept; 0 without a window."""
         kept = any(layer.attention.keeps_prompt for layer in self.layers)
         return self.window + workload.prompt_tokens * kept if self.window else 0
 
@@ -178,14 +167,14 @@ class Decoder(Sizes):
         return smaller(workload.decode_context, self.window_of(workload)) if self.window else workload.decode_context
 
     def prefill_variables(self, tokens: int) -> dict[str, int]:
-        """Return the variables that its layers add to a prefill of some tokens, see `Mixer.prefill_variables`."""
+        """Return the variables that the layers add to a prefill, see `Mixer.prefill_variables`."""
         added: dict[str, int] = {}
         for layer in self.layers:
             added |= layer.attention.prefill_variables(tokens)
         return added
 
     def decoder_inputs(self, batch: int, tokens: int, cached: int) -> dict[str, Shape]:
-        """Return the shapes of what its module takes besides embeddings of tokens and cache, by argument."""
+        """Return the shapes of the module's inputs besides token embeddings and cache, by argument."""
         inputs: dict[str, Shape] = {}
         for layer in self.layers:
             inputs |= layer.attention.decoder_inputs(self.hidden, batch, tokens, cached)
@@ -195,7 +184,7 @@ class Decoder(Sizes):
         return inputs
 
     def experts_read(self, tokens: int) -> ExpertsRead:
-        """Return how many experts of a layer some tokens can touch; none where there are no experts."""
+        """Return bounds on the experts of a layer that some tokens use; zeros without experts."""
         kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]
         if not kinds:
             return ExpertsRead(0, 0)
@@ -203,23 +192,23 @@ class Decoder(Sizes):
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
     def cached_elements(self, batch: int, tokens: int, prompt: int = 0) -> int:
-        """Return the elements of a KV cache that holds some tokens of each sequence, `prompt` of them the prompt."""
+        """Return the elements of a KV cache with some tokens per sequence, `prompt` of them from the prompt."""
         elements = 0
         for layer in self.layers:
-            # A window is full with one token less than it spans: the next one takes the last place.
+            # The next token takes the last place of a window, so the cache holds one token less.
             limit = layer.attention.window - 1 + prompt * layer.attention.keeps_prompt
             held = smaller(tokens, limit) if layer.attention.window else tokens
             elements += layer.times * layer.attention.cached_elements(batch, held)
         return elements
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the KV cache of a workload's sequences when they have some tokens."""
+        """Return the elements of the KV cache when each sequence of a workload has some tokens."""
         return self.cached_elements(workload.batch_size, tokens, workload.prompt_tokens)
 
     def stored_as(self, storage: Storage, outside: Storage) -> Decoder:
-        """Return the same with the matrices of layers stored as `storage` says, those of other modules as `outside`.
+        """Return a copy with layers stored as `storage` says, and other modules as `outside` says.
 
-        A head that shares the embedding's matrix is stored as that is.
+        A tied output head is stored as the embedding is.
         """
         embedding = self.per_layer_embedding
         return replace(
@@ -230,7 +219,7 @@ class Decoder(Sizes):
         )
 
     def quantized_weights(self) -> QuantizedWeights:
-        """Return the quantized weights: what a pass that uses all experts reads of them."""
+        """Return the quantized weights: those that a pass with all experts reads."""
         experts = max((layer.experts.experts for layer in self.layers if layer.experts), default=0)
         # A prefill of one token reads all weights.
         whole = DecoderPass(1, 1, 1, 1, experts, True, causal=False, encoder_tokens=1, own=self.prefill_variables(1))
@@ -239,7 +228,7 @@ class Decoder(Sizes):
         return QuantizedWeights(all_plain.weight_reads - mine.weight_reads, mine.packed_weight_bytes)
 
     def _read_again(self, of: DecoderPass) -> Cost:
-        """Return the cost of weights in a pass that an earlier layer read already."""
+        """Return the cost of weights that an earlier layer of the same pass already read."""
         return sum_of(
             (linear.cost, layer.times - self.shared_blocks)
             for layer in self.layers
@@ -264,29 +253,17 @@ class Decoder(Sizes):
         return operators
 
     def cost(self, of: DecoderPass) -> Cost:
-        """Return the cost of one pass through the layers and the output head."""
+        """Return the cost of one pass through layers and output head."""
         return sum_of([*self.layer_operators(of), (self.head(of).cost, 1)])
 
     def working_set(self, of: DecoderPass) -> int:
-        """Return the elements that the most demanding operator of a pass holds, see `blocks.working_set`."""
+        """Return the elements that the most demanding operator holds, see `blocks.working_set`."""
         return working_set([*self.layer_operators(of), (self.head(of).cost, 1)])
 
     def lora_cost(self, of: DecoderPass, adapter: Adapter, module: str, head: str) -> Cost:
-        """Return the cost of a LoRA adapter in one pass, apart from that of the layers beside which it stands.
+        """Return the cost of a LoRA adapter alone in one pass, or raise StagemeterError if it fits no layers.
 
-        Parameters
-        ----------
-        of : DecoderPass
-            The pass.
-        adapter : Adapter
-            The adapter.
-        module, head : str
-            Names of the modules that hold the layers, and of the output head.
-
-        Raises
-        ------
-        StagemeterError
-            If it stands beside some layers only of those that are alike, or beside none in a prefill.
+        `module` and `head` name the modules of the layers and of the output head.
         """
         indices = range(sum(layer.times for layer in self.layers))
         output = self.head(of, head)
@@ -300,7 +277,7 @@ class Decoder(Sizes):
         ]
         taken += [(output, 1)] if adapter.takes(head, head) else []
         if of.prefill and not taken:
-            # A prefill runs every layer, a decode step none that makes keys and values of an encoder's output.
+            # A prefill runs every layer; a decode step makes no keys and values of an encoder's output.
             raise adapter.no_target([*(linear.name for linear in (*outside, *(found for found, _ in inside))), head])
         return sum_of((linear.adapter(adapter.rank), times) for linear, times in taken)
 
@@ -309,11 +286,11 @@ class Decoder(Sizes):
         return (self.vocabulary + self.other_tokens) * self.hidden
 
     def head_parameters(self) -> int:
-        """Return the parameters of the output head; none where they are the embedding's."""
+        """Return the parameters of the output head; 0 if it is tied."""
         return 0 if self.tied else self.vocabulary * self.hidden
 
     def layer_parameters(self, active: bool = False) -> int:
-        """Return the parameters of layers and last norm: all of them, or those that one token uses."""
+        """Return the parameters of layers and last norm: all, or those that one token uses."""
         layers = sum(layer.times * layer.parameters(self.hidden, active) for layer in self.layers)
         embedding = self.per_layer_embedding.parameters(self.hidden) if self.per_layer_embedding else 0
         shared = sum(layer.attention.shared_parameters(self.hidden) for layer in self.layers)

@@ -1,4 +1,4 @@
-"""Decoders of encoder-decoders: they attend to their own tokens and to the output of an encoder."""
+"""Decoders that attend to their own tokens and to the output of an encoder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later, unhashed
 
-#: Rows of the table of positions that stand for none: ``MBartLearnedPositionalEmbedding`` and its like of TrOCR.
+#: Unused rows of the table of positions: ``MBartLearnedPositionalEmbedding``, and TrOCR's counterpart.
 _OFFSET = 2
 
 
 @dataclass(frozen=True)
 class SelfAndCrossAttention(Mixer):
-    """Multi-head attention to the decoder's own tokens, and after it to an encoder's output; biases everywhere.
+    """Multi-head attention to the decoder's own tokens, then to an encoder's output; biases everywhere.
 
     Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers, ``modeling_mbart.py`` and
     ``modeling_trocr.py``.
@@ -33,9 +33,7 @@ class SelfAndCrossAttention(Mixer):
     encoder_width : int
         Width of the encoder's output.
     fused : bool
-        Whether attention is one operator, of which a causal mask leaves half; two products of their own show no mask.
-    kind : str
-        Name of the kind in reports.
+        Whether attention is one operator; a causal mask then leaves half of it. Two products show no mask.
     """
 
     heads: int
@@ -44,7 +42,7 @@ class SelfAndCrossAttention(Mixer):
     kind: Literal["self_and_cross"] = "self_and_cross"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass; keys and values of the encoder's output are kept."""
+        """Return the projections of one layer; keys and values of the encoder's output are kept."""
         rows, encoded = of.batch * of.tokens, of.batch * of.encoder_tokens
         names = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "encoder_attn.q", "encoder_attn.out")
         made = ("encoder_attn.k", "encoder_attn.v") if of.prefill else ()
@@ -67,28 +65,26 @@ class SelfAndCrossAttention(Mixer):
         return cached_attention(of.batch, of.tokens, keys, heads, heads, hidden // heads, causal, self.fused)
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: six projections of the decoder's width, two of the encoder's output."""
+        """Return the parameters of one layer: six projections of the decoder's width, two of the encoder's."""
         return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Not used: the cache depends on the workload, see `SequenceDecoder.cache_of`."""
+        """Raise: the cache depends on the workload, see `SequenceDecoder.cache_of`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceDecoder:
-    """A decoder of an encoder-decoder: learned positions, biases everywhere, feed-forward networks of two layers.
+    """A decoder with learned positions, biases everywhere, and feed-forward networks of two layers.
 
     Attributes
     ----------
     hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network.
-    vocabulary : int
-        Tokens that the embedding and the output head know.
+        Width, depth, attention heads, and width of the feed-forward network.
     positions : int
         Learned embeddings of positions.
     max_positions : int
-        Longest sequence that it was made for.
+        Longest sequence that the model was made for.
     encoder_width : int
         Width of the encoder's output.
     norms : int
@@ -96,11 +92,11 @@ class SequenceDecoder:
     fused : bool
         See `SelfAndCrossAttention`.
     tied : bool
-        Whether the output head's weights are the embedding's.
+        Whether the output head shares the embedding's weights.
     text_is_encoded : bool
-        Whether the encoder takes the text of a request, too, beside the page.
+        Whether the encoder takes the request's text besides the page.
     head_on_last : bool
-        Whether the output head runs on the last position of a prompt alone, and not on all.
+        Whether the output head runs only on the last position of a prompt.
     """
 
     hidden: int
@@ -119,21 +115,9 @@ class SequenceDecoder:
 
     @classmethod
     def read(cls, settings: Settings, encoder_width: int, **changes: Any) -> SequenceDecoder:
-        """Read the sizes that configurations of mBART's kind give.
+        """Read the sizes of a decoder of mBART's kind; `changes` are fields that the family sets.
 
-        Parameters
-        ----------
-        settings : Settings
-            Configuration of the decoder. It says whether the output head is tied, whatever the whole model's says.
-        encoder_width : int
-            Width of the encoder's output.
-        **changes
-            Fields that the family sets.
-
-        Raises
-        ------
-        StagemeterError
-            If a size is missing, or sizes contradict one another.
+        The decoder's own settings decide whether the output head is tied, not those of the whole model.
         """
         settings.split("d_model", "decoder_attention_heads")
         positions = settings.whole("max_position_embeddings")
@@ -154,7 +138,7 @@ class SequenceDecoder:
     def decoder(self) -> Decoder:
         """The same sizes, layer by layer."""
         attention = SelfAndCrossAttention(self.heads, self.encoder_width, self.fused)
-        # Each norm has a bias, too. The last one's first half is the decoder's.
+        # Norms have biases. `Decoder` itself counts half of the last norm.
         layer = Layer(attention, PlainFeedForward(self.intermediate), self.layers, norms=2 * 3)
         return Decoder(
             self.hidden,
@@ -167,17 +151,17 @@ class SequenceDecoder:
         )
 
     def encoder_tokens(self, workload: Workload) -> int:
-        """Return the tokens of the encoder's output of each sequence."""
+        """Return the tokens of the encoder's output per sequence."""
         return workload.image_tokens + workload.text_tokens * self.text_is_encoded
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the KV cache: of the decoder's own tokens, and of the encoder's output."""
+        """Return the elements of the KV cache of the decoder's own tokens and of the encoder's output."""
         return self.cached_elements(workload.batch_size, tokens + self.encoder_tokens(workload) * (tokens > 0))
 
     def cached_elements(self, batch: int, tokens: int) -> int:
-        """Return the elements of keys and values of some tokens of each sequence, its own or of the encoder."""
+        """Return the elements of the keys and values of some tokens, the decoder's or the encoder's."""
         return 2 * self.layers * batch * tokens * self.hidden
 
     def quantized_weights(self) -> QuantizedWeights:
-        """Return the quantized weights: none."""
+        """Return no quantized weights."""
         return QuantizedWeights(0, 0)

@@ -16,7 +16,7 @@ from stagemeter.models.sizes import OneOfKinds, later
 
 @dataclass(frozen=True)
 class FeedForward(OneOfKinds, ABC):
-    """Base of the kinds of feed-forward parts."""
+    """Base of the kinds of feed-forward networks."""
 
     @property
     @abstractmethod
@@ -25,7 +25,7 @@ class FeedForward(OneOfKinds, ABC):
 
     @property
     def mixture(self) -> Experts | None:
-        """The mixture of experts that it has, if any."""
+        """The mixture of experts, if there is one."""
         return None
 
     @abstractmethod
@@ -33,16 +33,16 @@ class FeedForward(OneOfKinds, ABC):
         """Return the linear layers of one layer over `rows` tokens, without routers and experts."""
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
+        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
         return [layer.cost for layer in self.linear_layers(hidden, rows)]
 
     @abstractmethod
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
 
     @abstractmethod
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer: all of them, or those that one token uses."""
+        """Return the parameters of one layer: all, or those that one token uses."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,13 @@ class GatedFeedForward(FeedForward):
     intermediate : int
         Width between the projections.
     bias : bool
-        Whether each adds a bias.
+        Whether each projection adds a bias.
     quantized : QuantizedMatrix or None
-        How its matrices are stored, if they are quantized.
+        Storage of the matrices; None if they are not quantized.
     fused : bool
         Whether gate and up projection are one layer.
     module : str
-        Its name in a layer.
-    kind : str
-        Name of the kind in reports.
+        Name of the module in a layer.
     """
 
     intermediate: int
@@ -74,7 +72,7 @@ class GatedFeedForward(FeedForward):
 
     @classmethod
     def read(cls, settings: Settings, key: str = "intermediate_size", **changes: Any) -> GatedFeedForward:
-        """Read a gated network of the width that a setting gives; `changes` are fields that the family sets."""
+        """Read a gated network whose width is the setting `key`; `changes` are fields that the family sets."""
         return cls(settings.whole(key), **changes)
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
@@ -86,7 +84,7 @@ class GatedFeedForward(FeedForward):
         return [NamedLinear(name, rows, hidden, outputs, self.bias, self.quantized), layers[-1]]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
@@ -96,15 +94,7 @@ class GatedFeedForward(FeedForward):
 
 @dataclass(frozen=True)
 class PlainFeedForward(FeedForward):
-    """Two projections with biases.
-
-    Attributes
-    ----------
-    intermediate : int
-        Width between the projections.
-    kind : str
-        Name of the kind in reports.
-    """
+    """Two projections with biases; `intermediate` is the width between them."""
 
     intermediate: int
     kind: Literal["plain"] = "plain"
@@ -117,7 +107,7 @@ class PlainFeedForward(FeedForward):
         ]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same: it is never quantized."""
+        """Return the network itself: it is never quantized."""
         return self
 
     def parameters(self, hidden: int, active: bool = False) -> int:
@@ -132,25 +122,23 @@ class Experts(FeedForward):
     Attributes
     ----------
     experts, experts_per_token : int
-        Experts to choose from, and how many of them a token uses.
+        Experts to choose from, and experts that a token uses.
     intermediate : int
         Width of an expert.
     shared_intermediate : int
-        Width of all shared experts together, which run as one network; 0 where there are none.
+        Width of all shared experts together, which run as one network; 0 without shared experts.
     shared_gate : bool
         Whether a gate scales the shared experts' result by a number between 0 and 1 for each token.
     bias : bool
         Whether the router and each expert's projections add a bias.
     choice_bias : bool
-        Whether a number per expert is added to its score when experts are chosen, and to nothing else.
+        Whether the choice of experts adds a number per expert to its score; nothing else uses the number.
     every_one : bool
-        Whether every expert runs on every token, and the results of those that were not chosen are scaled to nothing.
+        Whether every expert runs on every token; the results of those not chosen are scaled to zero.
     module : str
-        Its name in a layer; empty where router and experts are the layer's own.
+        Name of the module in a layer; empty if router and experts are the layer's own.
     quantized, shared_quantized, shared_gate_quantized : QuantizedMatrix or None
-        How the matrices of experts, of shared experts and of their gate are stored, if they are quantized.
-    kind : str
-        Name of the kind in reports.
+        Storage of the matrices of experts, shared experts and their gate; None if they are not quantized.
     """
 
     experts: int
@@ -176,21 +164,10 @@ class Experts(FeedForward):
         chosen: str = "num_experts_per_tok",
         **changes: Any,
     ) -> Experts:
-        """Read a mixture of experts.
+        """Read a mixture of experts; `changes` are fields that the family sets.
 
-        Parameters
-        ----------
-        settings : Settings
-            The configuration.
-        number, intermediate, chosen : str
-            Settings that hold how many experts there are, the width of one, and how many a token uses.
-        **changes
-            Fields that the family sets.
-
-        Raises
-        ------
-        StagemeterError
-            If a token would use more experts than there are.
+        `number`, `intermediate` and `chosen` name the settings for the number of experts, the width of one, and the
+        experts per token.
         """
         known, used = settings.whole(number), settings.whole(chosen)
         if used > known:
@@ -199,22 +176,22 @@ class Experts(FeedForward):
 
     @property
     def mixture(self) -> Experts:
-        """The mixture of experts itself."""
+        """The mixture itself."""
         return self
 
     @property
     def _shared(self) -> str:
-        # Qwen's, which have a gate, and Llama's are named in the singular; DeepSeek's in the plural.
+        # Qwen, whose shared experts have a gate, and Llama use the singular; DeepSeek the plural.
         return f"{self.module}.shared_expert{'' if self.shared_gate or self.every_one else 's'}"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return the linear layers of shared experts and of their gate, over `rows` tokens."""
+        """Return the linear layers of shared experts and their gate over `rows` tokens."""
         shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, quantized=self.shared_quantized)
         gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, quantized=self.shared_gate_quantized)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
+        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
         used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
         routed = mixture_of_experts(
             rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.quantized
@@ -222,7 +199,7 @@ class Experts(FeedForward):
         return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         names = [layer.name for layer in self.linear_layers(1, 1)]
         gate = [names.pop()] if self.shared_gate else []
         return replace(
@@ -233,7 +210,7 @@ class Experts(FeedForward):
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer: with all experts, or with those that one token uses."""
+        """Return the parameters of one layer with all experts, or with those that one token uses."""
         expert = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         router = self.experts * (hidden + self.bias + self.choice_bias)
         shared = 3 * hidden * self.shared_intermediate + hidden * self.shared_gate
@@ -245,15 +222,6 @@ class ExpertsBeside(FeedForward):
     """A mixture of experts beside a dense network: both run on every token, and their results are added.
 
     Source: transformers, ``modeling_gemma4.py``, ``Gemma4TextDecoderLayer``.
-
-    Attributes
-    ----------
-    dense : GatedFeedForward
-        The dense network.
-    routed : Experts
-        The mixture of experts.
-    kind : str
-        Name of the kind in reports.
     """
 
     dense: GatedFeedForward
@@ -266,16 +234,16 @@ class ExpertsBeside(FeedForward):
         return self.routed
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return those of the dense network, and the router, which is a plain linear layer here."""
+        """Return the linear layers of the dense network, and the router, a plain linear layer here."""
         return [*self.dense.linear_layers(hidden, rows), NamedLinear("router.proj", rows, hidden, self.routed.experts)]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of the operators of one layer over `rows` tokens; `experts_read` experts are read."""
+        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
         dense = self.dense.operators(hidden, rows, experts_read)
         return [*dense, *self.routed.operators(hidden, rows, experts_read)]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, dense=self.dense.stored_as(storage), routed=self.routed.stored_as(storage))
 
     def parameters(self, hidden: int, active: bool = False) -> int:

@@ -1,8 +1,8 @@
-"""Gated delta networks: layers that keep a state of one size in place of keys and values.
+"""Gated delta networks: layers that keep a state of fixed size in place of keys and values.
 
-They are counted as transformers runs them without kernels of others (``modeling_qwen3_5.py``,
+They are counted as transformers runs them without third-party kernels (``modeling_qwen3_5.py``,
 ``torch_chunk_gated_delta_rule`` and ``torch_recurrent_gated_delta_rule``). A prompt runs in chunks, by products within
-and between them. A new token runs by updates element by element, which are no products. An operator without a formula
+and between them. A new token runs by elementwise updates, which are no products. An operator without a formula
 solves the two triangular systems of a chunk, and reports list it. Source: Gated Delta Networks, arXiv 2412.06464.
 """
 
@@ -31,15 +31,11 @@ class GatedDeltaNet(Mixer):
     ----------
     key_heads, value_heads : int
         Heads of keys and queries, and of values; several heads of values share one of keys.
-    key_width, value_width : int
-        Width of each.
     kernel : int
         Tokens that the convolution over queries, keys and values spans.
     fused : bool
-        Whether queries, keys, values and gate are projected by one layer, and both factors by another; else all but
-        queries, keys and values have layers of their own.
-    kind : str
-        Name of the kind in reports.
+        Whether one layer projects queries, keys, values and gate, and another both factors. Otherwise gate and factors
+        have layers of their own.
     """
 
     key_heads: int
@@ -57,13 +53,7 @@ class GatedDeltaNet(Mixer):
 
     @classmethod
     def read(cls, settings: Settings, fused: bool) -> GatedDeltaNet:
-        """Read the sizes that configurations of Qwen3-Next's kind give.
-
-        Raises
-        ------
-        StagemeterError
-            If a size is missing, or heads of values cannot share heads of keys.
-        """
+        """Read the sizes from a configuration of Qwen3-Next's kind."""
         keys, values = settings.whole("linear_num_key_heads"), settings.whole("linear_num_value_heads")
         if values % keys:
             raise StagemeterError(
@@ -80,7 +70,7 @@ class GatedDeltaNet(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     @property
@@ -124,7 +114,7 @@ class GatedDeltaNet(Mixer):
         states = Cost(kv_writes=of.batch * (self.state + self.convolved * self.kernel))
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         if not of.prefill:
-            # The kept inputs stand before the new token's, and every position that fits is computed.
+            # The kept inputs precede the new token's, and every position that fits is computed.
             step = token_convolution(of.batch, self.convolved, self.kernel, self.kernel + 1, 2)
             return [*projections, step, states]
         padded = of.own["padded"]
@@ -132,7 +122,7 @@ class GatedDeltaNet(Mixer):
         return [*projections, convolution, *self._chunks(of.batch * of.own["chunks"]), states]
 
     def _chunks(self, chunks: int) -> list[Cost]:
-        """Return the products within some chunks of all sequences, and of the states with them."""
+        """Return the products within some chunks of all sequences, and with the states."""
         keys, values, heads = self.key_width, self.value_width, chunks * self.value_heads
         within = product(heads, CHUNK, keys, CHUNK)
         with_state = product(heads, CHUNK, keys, values)
@@ -145,15 +135,15 @@ class GatedDeltaNet(Mixer):
         ]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, convolution, norm, and two for each head of values."""
+        """Return the parameters of one layer: projections, convolution, norm, and two per head of values."""
         inputs = self.convolved + self.values + 2 * self.value_heads
         return hidden * (inputs + self.values) + self.convolved * self.kernel + self.value_width + 2 * self.value_heads
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of what the convolution goes on from, and of the state."""
+        """Return the shapes of the convolution's last inputs and of the state."""
         state = (batch, self.value_heads, self.key_width, self.value_width)
         return (batch, self.convolved, self.kernel), state
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill of some tokens."""
+        """Return the values of the kind's own variables in a prefill."""
         return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}

@@ -19,31 +19,27 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class GroupedQueryAttention(Mixer):
-    """Attention whose query heads share key and value heads; with as many of both it is multi-head attention.
+    """Attention whose query heads share key and value heads; multi-head attention has as many of both.
 
-    A prefill computes all scores and masks those outside of a window, so a window shows in decode steps alone.
+    A prefill computes all scores and masks those outside of a window, so a window changes only decode steps.
 
     Attributes
     ----------
-    heads, key_value_heads, head_width : int
-        Query heads, the key and value heads that they share, and the width of each.
     bias, output_bias : bool
         Whether the projections of queries, keys and values, and that of the output, add a bias.
     output_gate : bool
-        Whether the projection of queries also makes numbers that scale the output, as many as queries.
+        Whether the projection of queries also makes a gate of the output, as wide as the queries.
     norms : int
         Parameters of the norms of queries and keys.
     sinks : int
-        Parameters that stand in each head's softmax for a token that is not there.
+        Parameters that stand for an absent token in each head's softmax.
     fused : bool
         Whether it runs as one operator, which writes no scores.
     keys_are_values : bool
-        Whether the projection of keys makes the values, too.
+        Whether the projection of keys also makes the values.
     shared : bool
-        Whether keys and values are those of an earlier layer. Such a layer runs on the last token of a prompt alone,
-        since nothing after it needs the others.
-    kind : str
-        Name of the kind in reports.
+        Whether keys and values are an earlier layer's. Such a layer runs only on the last token of a prompt, since
+        nothing after it needs the others.
     """
 
     heads: int
@@ -65,20 +61,9 @@ class GroupedQueryAttention(Mixer):
 
     @classmethod
     def read(cls, settings: Settings, **changes: Any) -> GroupedQueryAttention:
-        """Read the attention that most configurations describe.
+        """Read attention from the usual settings; `changes` are fields that the family sets, such as its window.
 
-        Parameters
-        ----------
-        settings : Settings
-            Configuration with ``num_attention_heads``; ``num_key_value_heads`` and ``head_dim`` follow from the other
-            sizes where they are missing or null.
-        **changes
-            Fields that the family sets otherwise; its window, where the model's own class knows one.
-
-        Raises
-        ------
-        StagemeterError
-            If the sizes contradict one another.
+        ``num_key_value_heads`` and ``head_dim`` follow from the other sizes if they are missing or null.
         """
         heads = settings.whole("num_attention_heads")
         key_value_heads = settings.whole("num_key_value_heads", heads)
@@ -87,14 +72,14 @@ class GroupedQueryAttention(Mixer):
                 f"{settings.source}: num_attention_heads {heads} cannot be split into num_key_value_heads "
                 f"{key_value_heads}"
             )
-        # transformers leaves the remainder of the division to no head.
+        # transformers drops the remainder of the division.
         head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
         changes.setdefault("window", cached_window(settings))
         return cls(heads, key_value_heads, head_width, **changes)
 
     @property
     def last_token_only(self) -> bool:
-        """Whether the layer runs on no token of a prompt but the last."""
+        """Whether the layer runs only on the last token of a prompt."""
         return self.shared
 
     @property
@@ -125,7 +110,7 @@ class GroupedQueryAttention(Mixer):
             of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal, self.fused
         )
         if self.shared:
-            # The cost of a prompt of one token is halved like every other one.
+            # By convention a causal mask halves the scores of a prompt of one token, too.
             alone = of.batch * self.heads * self.head_width * of.own.get("single", 0)
             attention = replace(attention, kv_writes=0, macs_causal=attention.macs - alone)
         return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
@@ -144,28 +129,22 @@ class GroupedQueryAttention(Mixer):
         return () if self.shared else (shape, shape)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables, which sharing layers alone have."""
+        """Return the values of the kind's own variables, which only sharing layers have."""
         return {"single": (tokens == 1) * 1} if self.shared else {}
 
 
 def cached_window(settings: Settings) -> int:
-    """Return the window of every layer of a model whose own class knows none; 0 where the configuration has none.
+    """Return the window of all layers of a model whose class has none; 0 without ``sliding_window``.
 
-    transformers' cache still keeps as many tokens as a ``sliding_window`` says, of any model whose configuration
-    has no ``layer_types``. A decode step attends to what is kept, a prefill to everything.
+    transformers' cache still keeps only the window for any model whose configuration has no ``layer_types``. A decode
+    step attends to what is kept, a prefill to everything.
     Source: transformers, ``cache_utils.py``, ``get_layer_types_and_kwargs``.
     """
     return 0 if settings.values.get("layer_types") is not None else settings.whole("sliding_window", 0)
 
 
 def refuse_window(settings: Settings) -> None:
-    """Refuse a window for layers of a kind whose cache is counted without one, see `cached_window`.
-
-    Raises
-    ------
-    StagemeterError
-        If the configuration has one.
-    """
+    """Refuse a window for layers whose cache is counted without one, see `cached_window`."""
     if cached_window(settings):
         raise StagemeterError(
             f"{settings.source}: sliding_window is {settings.values['sliding_window']}, and the cache of its layers is "
@@ -176,15 +155,7 @@ def refuse_window(settings: Settings) -> None:
 def windows_by_layer(settings: Settings) -> list[int]:
     """Return the window of each layer, 0 for one that attends to everything.
 
-    Parameters
-    ----------
-    settings : Settings
-        Configuration with ``num_hidden_layers``, ``sliding_window`` and ``layer_types``.
-
-    Raises
-    ------
-    StagemeterError
-        If there are not as many kinds as layers, or there are windows of no length.
+    The settings need ``num_hidden_layers``, ``sliding_window`` and ``layer_types``.
     """
     kinds = settings.kinds("layer_types", (FULL, SLIDING))
     return [settings.whole("sliding_window") if kind == SLIDING else 0 for kind in kinds]

@@ -1,4 +1,4 @@
-"""A KV cache with a recorder of what it holds and what is appended to it."""
+"""A KV cache that tells a recorder what it holds and what is appended."""
 
 from __future__ import annotations
 
@@ -14,19 +14,9 @@ if TYPE_CHECKING:
 
 
 class RecordedCache(DynamicCache):
-    """transformers' growing cache, with a recorder.
+    """transformers' growing cache, with a recorder of every update.
 
-    Parameters
-    ----------
-    recorder : CacheRecorder
-        Told of every update.
-    config : PretrainedConfig, optional
-        Configuration of the model, for layers that do not keep everything. Default: every layer does.
-
-    Attributes
-    ----------
-    recorder : CacheRecorder
-        Told of every later update.
+    `config` describes layers that do not keep everything; without it, every layer does.
     """
 
     def __init__(self, recorder: CacheRecorder, config: PretrainedConfig | None = None) -> None:
@@ -34,7 +24,7 @@ class RecordedCache(DynamicCache):
         self.recorder = recorder
 
     def fill(self, *held: torch.Tensor, layer_idx: int) -> None:
-        """Put in what earlier passes left, without telling the recorder: keys and values, or the states of a layer."""
+        """Put in what earlier passes left of a layer, keys and values or states, without telling the recorder."""
         if layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], LinearAttentionCacheLayerMixin):
             inputs, recurrent = held[-2:]
             held = held[:-2]
@@ -50,7 +40,7 @@ class RecordedCache(DynamicCache):
                 super().update_indexer(keys, layer_idx)
 
     def keep(self, *held: torch.Tensor, layer_idx: int) -> None:
-        """Put in what a layer reads in every pass and appends nothing to, and tell the recorder."""
+        """Put in what a layer reads in every pass and never appends to, and tell the recorder."""
         self.fill(*held, layer_idx=layer_idx)
         layer: Any = self.layers[layer_idx]
         self.recorder.record_cache_update(layer.keys, layer.values, added=0)
@@ -86,18 +76,18 @@ class RecordedCache(DynamicCache):
         return state
 
     def update_indexer(self, indexer_key_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Append the keys by which sparse attention chooses tokens."""
+        """Append the keys that sparse attention chooses tokens by."""
         keys = super().update_indexer(indexer_key_states, *args, **kwargs)
         self.recorder.record_cache_update(keys, keys, added=indexer_key_states.numel())
         return keys
 
     def _keeps(self, state: torch.Tensor) -> None:
-        # It is made and filled in one go; what is copied into it later, the recorder sees by itself.
+        # The first update makes and fills the state; the recorder itself sees later copies into it.
         self.recorder.record_state(state, added=state.numel())
 
 
 def recorded(cache: DynamicCache, recorder: CacheRecorder) -> DynamicCache:
-    """Make a cache of some other kind tell a recorder of later keys and values."""
+    """Make a cache of another class tell a recorder of later keys and values."""
     update = type(cache).update
 
     def record(key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

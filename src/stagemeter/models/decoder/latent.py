@@ -1,4 +1,4 @@
-"""Multi-head latent attention (MLA), and the indexer that chooses which tokens it attends to (DSA)."""
+"""Multi-head latent attention (MLA), and the indexer of sparse attention (DSA)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagemeter.models.sizes import later
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """The indexer of sparse attention: it scores every token with every one before, to choose those attended to.
+    """The indexer of sparse attention: it scores each token with all earlier ones, and chooses those attended to.
 
     transformers masks the tokens that were not chosen, so attention computes all scores, too. Source: DeepSeek-V3.2,
     arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``, ``DeepseekV32Indexer``.
@@ -23,9 +23,9 @@ class Indexer:
     Attributes
     ----------
     heads, head_width : int
-        Heads of its queries, which share one key, and their width.
+        Heads of the queries, which share one key, and their width.
     quantized, weights_quantized : QuantizedMatrix or None
-        How its matrices, and the one that weighs its heads, are stored, if they are quantized.
+        Storage of the matrices, and of the one that weighs the heads; None if not quantized.
     """
 
     heads: int
@@ -34,7 +34,7 @@ class Indexer:
     weights_quantized: QuantizedMatrix | None = later(None)
 
     def linear_layers(self, hidden: int, query_rank: int, rows: int) -> list[NamedLinear]:
-        """Return its projections over `rows` tokens; its queries are made of the compressed ones."""
+        """Return the projections over `rows` tokens; queries are made of the compressed ones."""
         width = self.heads * self.head_width
         return [
             NamedLinear("self_attn.indexer.wq_b", rows, query_rank, width, quantized=self.quantized),
@@ -43,7 +43,7 @@ class Indexer:
         ]
 
     def scores(self, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the scores of all heads, and of their weighted sums over heads."""
+        """Return the costs of the scores of all heads, and of their weighted sums."""
         rows, keys = of.batch * of.tokens, of.batch * of.context * self.head_width
         scores, sums = rows * of.context * self.heads, rows * of.context
         return [
@@ -59,13 +59,13 @@ class Indexer:
         ]
 
     def parameters(self, hidden: int, query_rank: int) -> int:
-        """Return the parameters of one layer: projections, and the norm of keys."""
+        """Return the parameters of one layer: projections and the norm of keys."""
         return query_rank * self.heads * self.head_width + hidden * (self.head_width + self.heads) + 2 * self.head_width
 
 
 @dataclass(frozen=True)
 class LatentAttention(Mixer):
-    """Multi-head latent attention (MLA): the cache holds one compressed vector per token, and no keys and values.
+    """Multi-head latent attention (MLA): the cache holds one compressed vector per token.
 
     It is counted as transformers runs it (``modeling_deepseek_v3.py``): each pass expands the compressed vectors of the
     whole context into keys and values again. Engines that absorb that product into the projections of queries and
@@ -73,20 +73,14 @@ class LatentAttention(Mixer):
 
     Attributes
     ----------
-    heads : int
-        Heads.
-    query_rank : int
-        Width that queries are compressed to; 0 where they are not.
-    key_value_rank : int
-        Width that keys and values are compressed to.
+    query_rank, key_value_rank : int
+        Widths of the compressed queries, 0 if they are not compressed, and of compressed keys and values.
     rotary_width, plain_width, value_width : int
-        Widths of the part of a head's queries and keys that is rotated, of the other part, and of its values.
+        Widths of the rotated and the other part of a head's queries and keys, and of its values.
     bias : bool
         Whether the compressing projections and that of the output add a bias.
     indexer : Indexer or None
-        The indexer that chooses the tokens attended to; None: all are.
-    kind : str
-        Name of the kind in reports.
+        The indexer that chooses the tokens attended to; None if all are.
     """
 
     heads: int
@@ -101,7 +95,7 @@ class LatentAttention(Mixer):
 
     @classmethod
     def read(cls, settings: Settings, indexed: bool = False) -> LatentAttention:
-        """Read latent attention as DeepSeek's configurations describe it, with an indexer where it is `indexed`."""
+        """Read the sizes from a configuration of DeepSeek's kind, with those of an indexer if `indexed`."""
         return cls(
             heads=settings.whole("num_attention_heads"),
             # Null: queries are not compressed. An indexer needs compressed ones.
@@ -131,7 +125,7 @@ class LatentAttention(Mixer):
         return [
             *queries,
             NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
-            # The expansion reads the compressed vectors of the whole context; what is rotated is only copied.
+            # The expansion reads the compressed vectors of the whole context; rotated keys are only copied.
             NamedLinear(
                 "self_attn.kv_b_proj",
                 of.batch * of.context,
@@ -156,7 +150,7 @@ class LatentAttention(Mixer):
         macs = of.batch * of.tokens * of.context * (query_width + value_width)
         attention = Cost(
             macs=macs,
-            # Half a product of two tokens and two widths: whole, as numbers and as symbols.
+            # Half of the widths, not of the product, so that the result is whole for symbols, too.
             macs_causal=of.batch * of.tokens * of.context * ((query_width + value_width) // 2) if of.causal else macs,
             activations=rows * value_width,
             activation_reads=rows * query_width + cached * (query_width + value_width),
@@ -166,7 +160,7 @@ class LatentAttention(Mixer):
         return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention, *choice]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
-        """Return the same with its matrices, and those of its indexer, stored as `storage` says."""
+        """Return a copy whose matrices, with those of its indexer, are stored as `storage` says."""
         indexer = self.indexer
         if indexer is not None:
             *projections, weights = (layer.name for layer in indexer.linear_layers(1, 1, 1))
@@ -185,6 +179,6 @@ class LatentAttention(Mixer):
         return queries + keys_and_values + value_width * hidden + biases + indexer
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the compressed vectors, the rotated keys and the indexer's keys of some tokens."""
+        """Return the shapes of the compressed vectors, the rotated keys and the indexer's keys."""
         latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
         return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent

@@ -1,4 +1,4 @@
-"""Lightning attention: linear attention in blocks, which keeps a state of one size.
+"""Lightning attention: linear attention in blocks, which keeps a state of fixed size.
 
 It is counted as transformers runs it (``modeling_minimax.py``, ``MiniMaxLightningAttention``): a prompt in blocks, by
 products within a block and with the state; a new token by an outer product, and a product with the state. Source:
@@ -22,16 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LightningAttention(Mixer):
-    """Lightning attention in place of softmax attention.
+    """Lightning attention in place of softmax attention; `block` is the tokens of a block.
 
-    Attributes
-    ----------
-    heads, head_width : int
-        Heads, each with queries, keys and values of its own, and their width.
-    block : int
-        Tokens of a block.
-    kind : str
-        Name of the kind in reports.
+    Each head has queries, keys and values of its own.
     """
 
     heads: int
@@ -46,18 +39,18 @@ class LightningAttention(Mixer):
 
     @classmethod
     def read(cls, settings: Settings) -> LightningAttention:
-        """Read the sizes that MiniMax-01's configuration gives."""
+        """Read the sizes from a configuration of MiniMax-01."""
         heads = settings.whole("num_attention_heads")
         width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
         return cls(heads, width, settings.whole("block_size"))
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     def own_cache(self, recorder: CacheRecorder) -> Any:
-        """Return the cache that models with the kind take."""
+        """Return the cache that models with this kind take."""
         from stagemeter.models.decoder.lightning_cache import RecordedLightningCache
 
         return RecordedLightningCache(recorder)
@@ -112,6 +105,6 @@ class LightningAttention(Mixer):
         return ((batch, self.heads, self.head_width, self.head_width),)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill of some tokens."""
+        """Return the values of the kind's own variables in a prefill."""
         whole, rest = tokens // self.block, tokens % self.block
         return {"blocks": -(-tokens // self.block), "pairs": whole * self.block**2 + rest**2}

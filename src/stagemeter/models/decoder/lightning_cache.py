@@ -1,4 +1,4 @@
-"""The cache of lightning attention, with a recorder of what it holds and what is appended to it."""
+"""The cache of lightning attention, which tells a recorder what it holds and what is appended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from stagemeter.models.family import CacheRecorder
 
 
 class RecordedLightningCache(MiniMaxCache):
-    """transformers' cache for lightning attention, with a recorder.
-
-    Parameters
-    ----------
-    recorder : CacheRecorder
-        Told of every update.
-    """
+    """transformers' cache for lightning attention, with a recorder of every update."""
 
     def __init__(self, recorder: CacheRecorder) -> None:
         untyped: Any = super()
@@ -25,7 +19,7 @@ class RecordedLightningCache(MiniMaxCache):
         self.recorder = recorder
 
     def fill(self, *held: torch.Tensor, layer_idx: int) -> None:
-        """Put in what earlier passes left, without telling the recorder: keys and values, or the state of a layer."""
+        """Put in what earlier passes left of a layer, keys and values or a state, without telling the recorder."""
         untyped: Any = super()
         if len(held) == 1:
             untyped.set_linear_cache(layer_idx, held[0])

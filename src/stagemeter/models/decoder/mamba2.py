@@ -1,8 +1,8 @@
-"""Mamba 2: state-space models, whose layers keep a state of one size in place of keys and values.
+"""Mamba 2: state-space models, whose layers keep a state of fixed size in place of keys and values.
 
-They are counted as transformers runs them without kernels of others (``modeling_mamba2.py``, ``mamba2_chunk_scan`` and
-``mamba2_selective_state_update``). A prompt runs in chunks, by products within and between them. A new token runs by
-updates element by element, and one product of the state. Source: Transformers are SSMs, arXiv 2405.21060, section 6.
+They are counted as transformers runs them without third-party kernels (``modeling_mamba2.py``, ``mamba2_chunk_scan``
+and ``mamba2_selective_state_update``). A prompt runs in chunks, by products within and between them. A new token runs
+by elementwise updates, and one product of the state. Source: Transformers are SSMs, arXiv 2405.21060, section 6.
 """
 
 from __future__ import annotations
@@ -25,22 +25,16 @@ class StateSpace(Mixer):
 
     Attributes
     ----------
-    heads, head_width : int
-        Heads and their width.
     groups : int
-        Groups of heads, each with what maps into the state and out of it.
+        Groups of heads that share the projections into the state and out of it.
     state_width : int
         Width of the state of each element of a head.
-    kernel : int
-        Tokens that the convolution over inputs spans.
-    block : int
-        Tokens of a chunk.
+    kernel, block : int
+        Tokens that the convolution over inputs spans, and tokens of a chunk.
     bias, convolution_bias : bool
         Whether the projections and the convolution add a bias.
     module : str
-        Its name in a layer.
-    kind : str
-        Name of the kind in reports.
+        Name of the module in a layer.
     """
 
     heads: int
@@ -61,13 +55,7 @@ class StateSpace(Mixer):
 
     @classmethod
     def read(cls, settings: Settings) -> StateSpace:
-        """Read the sizes that Mamba 2's configuration gives.
-
-        Raises
-        ------
-        StagemeterError
-            If a size is missing, or sizes contradict one another.
-        """
+        """Read the sizes from a configuration of Mamba 2."""
         hidden, heads, width = settings.whole("hidden_size"), settings.whole("num_heads"), settings.whole("head_dim")
         expand = settings.number("expand")
         if int(expand * hidden) != heads * width:
@@ -92,7 +80,7 @@ class StateSpace(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     @property
@@ -102,12 +90,12 @@ class StateSpace(Mixer):
 
     @property
     def convolved(self) -> int:
-        """Width of what the convolution takes: all heads, and what maps into the state and out of it."""
+        """Width of the convolution's input: all heads, and the projections into the state and out of it."""
         return self.inner + 2 * self.groups * self.state_width
 
     @property
     def kept(self) -> int:
-        """Elements that are kept of one sequence: the state, and what the convolution goes on from."""
+        """Elements that are kept of one sequence: the state and the convolution's last inputs."""
         return self.inner * self.state_width + self.convolved * self.kernel
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -122,7 +110,7 @@ class StateSpace(Mixer):
         """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * self.kept)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
-        # In a step, the kept inputs stand before the new token's, and every position that fits is computed.
+        # In a step, the kept inputs precede the new token's, and every position that fits is computed.
         length = of.own["padded"] if of.prefill else self.kernel + 1
         positions = length + self.kernel - 1 if of.prefill else 2
         convolution = token_convolution(
@@ -141,21 +129,21 @@ class StateSpace(Mixer):
             product(number * chunks, tokens, state, tokens),
             product(number * chunks, tokens, tokens, width),
             product(number * chunks, width, tokens, state),
-            # States at the borders of all chunks, and what comes out of them.
+            # States at the borders of all chunks, and their output.
             product(number, chunks + 1, chunks + 1, width * state),
             product(number * chunks, tokens, state, width),
         ]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, convolution, norm, and three for each head."""
+        """Return the parameters of one layer: projections, convolution, norm, and three per head."""
         inputs = self.inner + self.convolved + self.heads
         projections = hidden * (inputs + self.inner) + (inputs + hidden) * self.bias
         return projections + self.convolved * (self.kernel + self.convolution_bias) + self.inner + 3 * self.heads
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of what the convolution goes on from, and of the state."""
+        """Return the shapes of the convolution's last inputs and of the state."""
         return (batch, self.convolved, self.kernel), (batch, self.heads, self.head_width, self.state_width)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill of some tokens."""
+        """Return the values of the kind's own variables in a prefill."""
         return {"blocks": -(-tokens // self.block), "padded": larger(tokens, self.kernel)}

@@ -33,20 +33,18 @@ class DecoderPass:
 
     Attributes
     ----------
-    batch : int
-        Sequences.
-    tokens : int
-        New tokens of each sequence.
+    batch, tokens : int
+        Sequences, and new tokens of each.
     context : int
-        Tokens that each attends to where nothing limits that; in the cache after this pass.
+        Tokens that each new one attends to without a window; those in the cache after this pass.
     windowed : int
-        Tokens that each attends to in layers with a sliding window.
+        Tokens that each new one attends to in layers with a sliding window.
     experts_read : int
-        Experts whose weights are read, in every layer that has experts.
+        Experts whose weights are read, in every layer with experts.
     prefill : bool
         Whether the new tokens are the whole context.
     causal : bool
-        Whether a causal mask leaves half of the scores; of a prefill alone.
+        Whether a causal mask leaves half of the scores; false in decode steps.
     encoder_tokens : int
         Tokens of an encoder's output that each sequence attends to.
     own : mapping
@@ -72,14 +70,17 @@ NO_PASS = DecoderPass(0, 0, 0, 0, 0, prefill=True, causal=True)
 class Mixer(OneOfKinds, ABC):
     """Base of the kinds of token mixers.
 
+    In kinds of attention, `heads` are query heads, which share `key_value_heads` of keys and values. Widths such as
+    `head_width` are those of one head.
+
     Attributes
     ----------
     window : int
-        Tokens that a token attends to at most, itself included; 0 where nothing limits them.
+        Most tokens that a token attends to, itself included; 0 without a limit.
     keeps_prompt : bool
-        Whether the window is for generated tokens alone, and all of the prompt is attended to besides.
+        Whether only generated tokens count towards the window; all of the prompt is attended to besides.
     quantized : QuantizedMatrix or None
-        How the matrices of its projections are stored, if they are quantized.
+        Storage of the projections' matrices; None if they are not quantized.
     """
 
     window: int = 0
@@ -96,7 +97,7 @@ class Mixer(OneOfKinds, ABC):
 
     @abstractmethod
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the linear layers of one layer in one pass: LoRA and quantization know them by their names."""
+        """Return the linear layers of one layer in one pass; LoRA and quantization find them by name."""
 
     @abstractmethod
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
@@ -104,18 +105,18 @@ class Mixer(OneOfKinds, ABC):
 
     @abstractmethod
     def parameters(self, hidden: int) -> int:
-        """Return the parameters that one layer has for itself."""
+        """Return the parameters of one layer that no other layer shares."""
 
     @abstractmethod
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the tensors that the cache of one layer holds of some tokens."""
+        """Return the shapes of the tensors that one layer's cache holds of some tokens."""
 
     def cached_elements(self, batch: int, tokens: int) -> int:
-        """Return the elements that the cache of one layer holds of some tokens."""
+        """Return the elements that one layer's cache holds of some tokens."""
         return (tokens > 0) * sum(prod(shape) for shape in self.cached_shapes(batch, tokens))
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
@@ -124,25 +125,25 @@ class Mixer(OneOfKinds, ABC):
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "sliding_attention" if self.window else "full_attention"
 
     @property
     def last_token_only(self) -> bool:
-        """Whether the layer runs on no token of a prompt but the last."""
+        """Whether the layer runs only on the last token of a prompt."""
         return False
 
     def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
-        """Put into a cache what earlier passes left of a layer: of the prompt, and of generated tokens."""
+        """Fill a layer's cache with what earlier passes left; `held` are tokens of the prompt and generated ones."""
         for tokens in filter(None, held if self.keeps_prompt else (sum(held),)):
             cache.fill(*map(zeros, self.cached_shapes(batch, tokens)), layer_idx=layer)
 
     def own_cache(self, recorder: CacheRecorder) -> Any:
-        """Return the cache that models with the kind take; None where it is transformers' usual one."""
+        """Return the cache that models with this kind take; None for transformers' usual one."""
         return None
 
     def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
-        """Return the shapes of what a decoder with the kind takes besides tokens and cache, by argument."""
+        """Return the shapes of the decoder's inputs besides tokens and cache, by argument."""
         return _NONE
 
     def shared_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:

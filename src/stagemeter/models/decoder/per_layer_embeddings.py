@@ -1,4 +1,4 @@
-"""Per-layer embeddings: inputs that each layer of a decoder takes from its token, besides the layer before.
+"""Per-layer embeddings: each layer's own input from its token, besides the previous layer's output.
 
 Source: transformers, ``modeling_gemma4.py``, ``Gemma4TextModel.project_per_layer_inputs`` and
 ``Gemma4TextDecoderLayer``. Looking tokens up in the embedding costs nothing by convention.
@@ -15,15 +15,7 @@ from stagemeter.models.sizes import later
 
 @dataclass(frozen=True, slots=True)
 class PerLayerInput:
-    """A gate over a layer's own input, and the projection back to the decoder's width.
-
-    Attributes
-    ----------
-    width : int
-        Width of a layer's own input.
-    quantized : QuantizedMatrix or None
-        How both matrices are stored, if they are quantized.
-    """
+    """A gate over a layer's own input of some `width`, and the projection back to the decoder's width."""
 
     width: int
     quantized: QuantizedMatrix | None = later(None)
@@ -36,7 +28,7 @@ class PerLayerInput:
         ]
 
     def stored_as(self, storage: Storage) -> PerLayerInput:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int) -> int:
@@ -48,14 +40,7 @@ class PerLayerInput:
 class PerLayerEmbedding:
     """The source of all layers' own inputs: an embedding of tokens, and a projection of their main embedding.
 
-    Attributes
-    ----------
-    layers, width : int
-        Layers, and width of each one's own input.
-    vocabulary : int
-        Tokens that the embedding knows.
-    quantized : QuantizedMatrix or None
-        How the projection's matrix is stored, if it is quantized.
+    `width` is that of one layer's input, `vocabulary` the tokens of the embedding; `quantized` is about the projection.
     """
 
     layers: int

@@ -14,12 +14,9 @@ _HEAD = "lm_head"
 
 
 def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
-    """Return the sizes of a decoder whose parts are stored as a checkpoint's configuration says.
+    """Return a decoder's sizes with each part stored as a checkpoint's configuration says.
 
-    Raises
-    ------
-    StagemeterError
-        If a part is not stored alike in all layers.
+    Every layer must store a part the same way; otherwise raise StagemeterError.
     """
     layers = sum(layer.times for layer in decoder.layers)
 
@@ -30,16 +27,9 @@ def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
 
 
 def mark_quantized(model: Any, quantization: Quantization, decoder: Sequence[str], head: Sequence[str]) -> None:
-    """Mark the quantized modules of a model, for the counter.
+    """Mark the quantized modules of a model for the counter; its own parameters do not change.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, whose own parameters stay as they are.
-    quantization : Quantization
-        How its checkpoint stores them.
-    decoder, head : sequence of str
-        Names of the modules that hold the decoder's layers, and of the output head.
+    `decoder` and `head` name the modules that hold the decoder's layers and the output head.
     """
     from torch import nn
 
@@ -55,7 +45,7 @@ def mark_quantized(model: Any, quantization: Quantization, decoder: Sequence[str
 
 
 def is_plain_linear(module: Any) -> bool:
-    """Return whether a module is a plain linear layer; a router can be one with work of its own."""
+    """Return whether a module is a plain linear layer; a router is not if it does other work."""
     from torch import nn
 
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward

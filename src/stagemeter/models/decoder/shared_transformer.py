@@ -27,22 +27,16 @@ class SharedTransformer(Mixer):
 
     Attributes
     ----------
-    heads, key_value_heads, head_width : int
-        Query heads, the key and value heads that they share, and the width of each.
     intermediate : int
         Width of the gated feed-forward network.
     bias : bool
         Whether the feed-forward network adds biases.
     rank : int
-        Width that low-rank layers of its own, which each layer has beside the shared ones, compress to.
+        Inner width of the low-rank layers that each layer has beside the shared ones.
     attention_adapters : bool
-        Whether queries, keys and values have such layers, too; the feed-forward network has.
-    states : StateSpace
-        The state-space model.
+        Whether queries, keys and values also have low-rank layers; the feed-forward network always has.
     attention_quantized : QuantizedMatrix or None
-        How the matrices of attention are stored, if they are quantized; `quantized` is for the transformer's others.
-    kind : str
-        Name of the kind in reports.
+        Storage of attention's matrices; `quantized` is for the transformer's others.
     """
 
     heads: int
@@ -60,13 +54,7 @@ class SharedTransformer(Mixer):
 
     @classmethod
     def read(cls, settings: Settings, states: StateSpace) -> SharedTransformer:
-        """Read the sizes that Zamba 2's configuration gives.
-
-        Raises
-        ------
-        StagemeterError
-            If a size is missing, or the width cannot be split into heads.
-        """
+        """Read the sizes from a configuration of Zamba 2."""
         hidden, heads = settings.whole("hidden_size"), settings.whole("num_attention_heads")
         if 2 * hidden % heads:
             raise StagemeterError(
@@ -85,7 +73,7 @@ class SharedTransformer(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The name that configurations of transformers have for layers with such a cache."""
+        """The type of these layers in configurations of transformers."""
         return "hybrid"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -140,7 +128,7 @@ class SharedTransformer(Mixer):
         return [*(layer.cost for layer in transformer), attention, *self.states.operators(hidden, of)]
 
     def stored_as(self, storage: Storage) -> SharedTransformer:
-        """Return the same with its matrices stored as `storage` says."""
+        """Return a copy whose matrices are stored as `storage` says."""
         attention, others = self._attention_layers(1, NO_PASS), self._other_layers(1, NO_PASS)
         return replace(
             self,
@@ -166,10 +154,10 @@ class SharedTransformer(Mixer):
         return attention + feed_forward + 3 * hidden
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of keys and values of some tokens, and of what the state-space model keeps."""
+        """Return the shapes of keys and values of some tokens, and of the state-space model's cache."""
         shape = (batch, self.key_value_heads, tokens, self.head_width)
         return (shape, shape, *self.states.cached_shapes(batch, tokens))
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill of some tokens."""
+        """Return the values of the kind's own variables in a prefill."""
         return self.states.prefill_variables(tokens)

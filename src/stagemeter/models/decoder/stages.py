@@ -23,22 +23,14 @@ if TYPE_CHECKING:
 Architecture = TypeVar("Architecture")
 
 _WINDOWED, _ENCODER_TOKENS = "windowed", "encoder_tokens"
-#: What a prefill does where the output head runs on the last position alone, as almost everywhere.
+#: What a prefill does in most families, whose output head runs only on the last position.
 PREFILL_TITLE = "decoder over the prompt, output head on its last position"
 _NONE: VariableMeanings = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderModules:
-    """Where a model has its decoder.
-
-    Attributes
-    ----------
-    layers : str
-        The module of embedding, layers and last norm.
-    head : str
-        The output head.
-    """
+    """Names of a decoder's modules: `layers` has embedding, layers and last norm, `head` the output head."""
 
     layers: str = "model"
     head: str = "lm_head"
@@ -48,12 +40,7 @@ class DecoderModules:
 class EncoderTokens(Generic[Architecture]):
     """The tokens of an encoder's output, which every layer attends to.
 
-    Attributes
-    ----------
-    meaning : str
-        What they are, in a few words.
-    number : callable
-        How many there are of each sequence of a workload.
+    `meaning` is a few words for reports; `number` returns how many there are per sequence of a workload.
     """
 
     meaning: str
@@ -76,24 +63,18 @@ def decoder_stages(
 
     Parameters
     ----------
-    decoder_of : callable
-        The decoder of an architecture.
-    modules : DecoderModules
-        Where its models have it.
     windows, experts : bool
         Whether a configuration may have a sliding window, and experts; the closed form has a variable for each.
     keeps_everything : bool
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool
-        Whether tokens of the prompt attend to none after them.
+        Whether tokens of the prompt attend only to earlier ones.
     prefill_variables : mapping
-        ``PREFILL_VARIABLES`` of the kinds of layers that its decoders may have.
+        ``PREFILL_VARIABLES`` of all kinds of layers that the decoders may have.
     prefill_title : str
         What a prefill does, in a few words.
-    encoder_tokens : EncoderTokens, optional
-        The encoder's output that its decoders attend to.
     run : callable, optional
-        Runs decoder and head over new tokens after cached ones; by default on embeddings of tokens.
+        Runs decoder and head over new tokens after cached ones; the default runs on token embeddings.
     """
 
     def experts_of(sizes: Architecture, tokens: int) -> ExpertsRead:
@@ -129,7 +110,7 @@ def decoder_stages(
     def prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
         batch, tokens = workload.batch_size, workload.prompt_tokens
         known = decoder_of(sizes).prefill_variables(tokens)
-        # A variable that no layer of this decoder has is in no term.
+        # The terms of this decoder lack variables that none of its layers has.
         own = {name: known.get(name, 0) for name in prefill_variables}
         return [{"batch": batch, "tokens": tokens, **own, **common(sizes, workload, batch * tokens)}]
 
@@ -251,12 +232,9 @@ def decoder_stages(
 
 
 def require_known(decoder: Decoder, prefill_variables: VariableMeanings, source: str) -> None:
-    """Refuse a decoder whose layers add variables that the closed form of a prefill lacks, see `decoder_stages`.
+    """Refuse a decoder whose layers add variables that the closed form of a prefill lacks.
 
-    Raises
-    ------
-    BeyondFamilyError
-        If there is such a layer; the message names its kind.
+    The BeyondFamilyError names the kind of layer; the generic family then takes the model.
     """
     for layer in decoder.layers:
         if not layer.attention.prefill_variables(1).keys() <= prefill_variables.keys():
@@ -276,26 +254,10 @@ def whole_pass(
     page: Mapping[str, Any] | None = None,
     keeps_everything: bool = False,
 ) -> None:
-    """Run one pass of a whole model as ``generate`` makes it: token ids in, the output head on the last position.
+    """Run one pass of a whole model as ``generate`` does: token ids in, the output head on the last position.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    decoder : Decoder
-        Its language model.
-    workload : Workload
-        The request.
-    tokens : int
-        New tokens of each sequence.
-    cached : int
-        Tokens that earlier passes left in the cache.
-    recorder : CacheRecorder
-        Takes what the pass appends to the cache.
-    page : mapping, optional
-        Pixels and other inputs of the model; tokens, too, if it matters which they are.
-    keeps_everything : bool
-        See `decoder_stages`.
+    `tokens` are new ones per sequence, `cached` those of earlier passes. `page` holds pixels and other inputs by name,
+    with token ids if their values matter. For `keeps_everything`, see `decoder_stages`.
     """
     import torch
 
@@ -319,7 +281,7 @@ def cache_arguments(
     from stagemeter.models.decoder.kv_cache import RecordedCache
 
     settings = model.config.get_text_config(decoder=True)
-    # The first layers are those that keep something.
+    # Layers that keep something come first.
     keeping = [layer for layer in decoder.layers if not layer.attention.last_token_only]
     caches = [cache for layer in keeping if (cache := layer.attention.own_cache(recorder)) is not None]
     cache = caches[0] if caches else RecordedCache(recorder, None if keeps_everything else settings)
@@ -330,25 +292,25 @@ def cache_arguments(
         held = (prompt, cached - prompt)
         mixer.fill_cache(cache, index, lambda shape: empty(model, *shape), workload.batch_size, held)
     positions = torch.arange(cached, cached + tokens, device=model.device)
-    # Models that keep nothing but states call their cache otherwise.
+    # Models that keep only states name the argument differently.
     name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
     return {"position_ids": positions.expand(workload.batch_size, tokens), name: cache, "use_cache": True}
 
 
 def _layer_type(settings: Any, index: int, known: Mapping[str, Any]) -> str:
-    """Return which of the known types of layers one of a model is, by its configuration."""
+    """Return the known type of a model's layer, from its configuration."""
     if len(known) == 1:
         return next(iter(known))
     if index in (getattr(settings, "cross_attention_layers", None) or ()):
         return "cross_attention"
     types = getattr(settings, "layer_types", None) or getattr(settings, "layers_block_type", None)
     named: str = types[index] if types else FULL
-    # Some call windows by another name, such as chunks.
+    # Some configurations name windows differently, such as chunks.
     return named if named in known else SLIDING
 
 
 def empty(model: Any, *shape: int) -> torch.Tensor:
-    """Return zeros of a model's data type, on its device."""
+    """Return zeros of a model's data type on its device."""
     import torch
 
     return torch.zeros(shape, dtype=model.dtype, device=model.device)
