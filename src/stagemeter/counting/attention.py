@@ -1,10 +1,9 @@
 """Attention on the meta device as a fused kernel does it.
 
-On the meta device torch has no fused kernel: it decomposes attention into products without its name, and the backward
-pass has four products. Every fused kernel has five there, since it computes the scores again instead of keeping them
-(torch/utils/flop_counter.py, ``sdpa_backward_flop_count``). So counting registers a kernel for the meta device with
-torch, which knows shapes and books both passes. All calls of attention reach it: from Python, from inside of torch, and
-from what activation checkpointing runs again.
+On the meta device torch has no fused kernel: it decomposes attention into products without its name. The backward pass
+then has four products. Every fused kernel has five, since it computes the scores again instead of keeping them
+(torch/utils/flop_counter.py, ``sdpa_backward_flop_count``). So counting registers a kernel for the meta device, which
+books both passes. All calls reach it: from Python, from inside of torch, and from activation checkpointing.
 """
 
 from __future__ import annotations
@@ -53,10 +52,7 @@ def booked_attention(books: Books) -> Iterator[None]:
 
 
 def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether query, key and value fit together, so that their shapes give the result.
-
-    Keys and values may have fewer heads than the query.
-    """
+    """Whether shapes alone give the result; keys and values may have fewer heads than the query."""
     fits = query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
     same = query.dtype == key.dtype == value.dtype and query.dim() == key.dim() == value.dim() > 1
     if not (fits and same):
@@ -65,17 +61,10 @@ def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> b
 
 
 def run_attention(remarks: dict[str, str], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Call attention; copy nested operands that no kernel of torch takes, or run it sequence by sequence.
+    """Call attention; where torch has no kernel for nested operands, copy them or run each sequence, with a remark.
 
-    The cost of attention does not depend on its kernel. Kernels for nested operands want each sequence in one piece,
-    and some do not support causal attention (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``).
-
-    Parameters
-    ----------
-    remarks : dict
-        Receives a remark where no kernel took the operands.
-    args, kwargs
-        As ``scaled_dot_product_attention`` takes them.
+    Kernels for nested operands want each sequence in one piece, and some do not support causal attention
+    (torch/nested/_internal/sdpa.py, ``_can_use_math_sdpa_jagged``). The cost does not depend on the kernel.
     """
     attention = torch.nn.functional.scaled_dot_product_attention
     if not any(isinstance(arg, torch.Tensor) and arg.is_nested for arg in args):
@@ -115,8 +104,8 @@ def nested_operands_are_tensors() -> Iterator[None]:
     """Let torch's own layers run nested operands while a function mode is on.
 
     Layers of ``torch.nn`` have one path for strided nested operands, the fused one. They leave it where an operand
-    might have a class with functions of its own, and a function mode looks like such a class
-    (torch/nn/modules/activation.py, ``MultiheadAttention.forward``).
+    might override functions, and a function mode looks like that (torch/nn/modules/activation.py,
+    ``MultiheadAttention.forward``).
     """
     overrides: Any = torch.overrides
     found = overrides.has_torch_function
@@ -151,7 +140,7 @@ def _attention(
     looked_on = onlookers() > 1  # Another counter would miss what did not run.
     # No fused kernel has a gradient of the mask.
     masked_with_gradient = attn_mask is not None and attn_mask.requires_grad
-    # A function of ours has no rule for a batch or for a tangent.
+    # `_Fused` has no rule for a batch or for a tangent.
     by_itself = looked_on or masked_with_gradient or is_transformed()
     if not _active or by_itself or not is_regular(query, key, value):
         out: torch.Tensor = _OPERATOR.decompose(query, key, value, attn_mask, *args, **kwargs)
@@ -166,7 +155,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, books: Books, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         ctx.books = books
-        # As the kernels do. Activation checkpointing recomputes what it did not keep when the backward pass reads it.
+        # As kernels do: activation checkpointing recomputes what it did not keep when the backward pass reads it.
         ctx.save_for_backward(query, key, value)
         return query.new_empty((*query.shape[:-1], value.shape[-1]))
 

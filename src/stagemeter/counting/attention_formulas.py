@@ -1,8 +1,8 @@
 """Formulas of attention, and of fused layers that contain it.
 
-Attention is dense by convention: every query meets every key of its own sequence. Kernels that take sequences of
-several lengths in one tensor get the start of each in a vector of numbers. Their formulas need those numbers; where
-they are not known, the report lists the operator as one without a formula.
+Attention is dense by convention: every query meets every key of its own sequence. Some kernels take several sequences
+in one tensor and their starts in a vector. Where those numbers are not known, the operator is listed as one without a
+formula.
 
 Sources: torch 2.13, ``aten/src/ATen/native/native_functions.yaml`` (schemas), ``torch/nn/attention/varlen.py``
 (``torch_attn``), ``torch/utils/flop_counter.py`` (products of attention and of its backward pass); flash-attention 2.8,
@@ -29,18 +29,9 @@ AttentionMacs = Callable[[Shape, Shape, Shape], int]
 
 
 def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
-    """Multiply-accumulates of dense attention.
+    """Multiply-accumulates of dense attention: ``batch * heads * L * S * (width + value_width)``.
 
-    Parameters
-    ----------
-    query, key, value : sequence of int
-        Shapes ``(..., heads, length, width)``. Keys and values may have fewer heads (grouped-query attention): several
-        query heads use each, so the query's heads count.
-
-    Returns
-    -------
-    int
-        Scores plus their product with the values: ``batch * heads * L * S * (width + value_width)``.
+    Shapes are ``(..., heads, length, width)``. Query heads may share keys and values, so the query's heads count.
     """
     *batch_and_heads, query_length, width = query
     # Where two sizes differ, one is 1 and repeated, or the heads are shared: either way the larger one counts.
@@ -98,18 +89,7 @@ _UNKNOWN: Sequence[int] = ()
 def named_arguments(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return an operator's arguments by the names of its schema, for formulas that are registered `by_name`.
 
-    Parameters
-    ----------
-    operator : torch._ops.OpOverload
-        The operator.
-    args, kwargs
-        Its arguments; a tensor that the result is put in may be left out.
-
-    Returns
-    -------
-    dict
-        The shape of a tensor, and the numbers of a vector of integers as a tuple, which is empty where they are not
-        known.
+    A tensor becomes its shape. A vector of integers becomes a tuple of its numbers, empty where they are not known.
     """
     names = [a.name for a in operator._schema.arguments if not (a.name == "out" and a.is_write)]
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
@@ -142,10 +122,7 @@ def _starts(given: dict[str, Any], of: str) -> Sequence[int] | None:
 def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape, Shape, Shape]]:
     """Yield the shapes ``(..., heads, length, width)`` of query, key and value of each sequence.
 
-    Raises
-    ------
-    LookupError
-        If other keys are read than the operands hold, such as pages of a cache.
+    Raise LookupError where other keys are read than the operands hold, such as pages of a cache.
     """
     if any(given.get(name) is not None for name in _OTHER_KEYS):
         raise LookupError("keys are read from pages of a cache, or in part")

@@ -1,8 +1,7 @@
 """Which module an operator belongs to, in a forward and in a backward pass.
 
-Hooks follow which module runs. Autograd numbers the nodes of its graph as the forward pass makes them, so the numbers
-given while a module runs are those of its nodes. The node that runs an operator of the backward pass thus names the
-module.
+Hooks follow which module runs. Autograd numbers the nodes of its graph in order, so the numbers given while a module
+runs are those of its nodes. A node that runs an operator of the backward pass thus names the module.
 """
 
 from __future__ import annotations
@@ -18,22 +17,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 class Attribution:
-    """The module whose work runs now.
+    """The module whose work runs now; `names` maps each module to the first name that leads to it.
 
-    Parameters
-    ----------
-    model : torch.nn.Module or None
-        The model whose modules are told apart.
-
-    Attributes
-    ----------
-    names : dict
-        Modules to names; a shared module has the first name that leads to it.
-
-    Notes
-    -----
-    Autograd numbers nodes per thread: the modules of a model whose forward pass runs in several threads are not told
-    apart.
+    Autograd numbers nodes per thread, so modules that run in several threads are not told apart.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -48,13 +34,7 @@ class Attribution:
 
     @contextmanager
     def followed(self, entered: Callable[[nn.Module], None]) -> Iterator[None]:
-        """Follow which module runs, by hooks on all modules there are; the model itself is not touched.
-
-        Parameters
-        ----------
-        entered : callable
-            Takes each module that is called, before it runs.
-        """
+        """Follow which module runs, by global hooks; `entered` takes each module before it runs."""
 
         def enter(module: nn.Module, args: Any) -> None:
             entered(module)
@@ -76,7 +56,7 @@ class Attribution:
             yield
 
     def module(self) -> str:
-        """Return the name of the module whose work runs now; empty where there is none, or none is known."""
+        """Return the name of the module whose work runs now; empty where none is known."""
         if self._running:
             return self.names[self._running[-1]]
         node = torch._C._current_autograd_node()
@@ -94,7 +74,7 @@ class Attribution:
         return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
 
     def _own_nodes(self, module: str) -> None:
-        """Take the nodes made from now on for those of a module."""
+        """Assign the nodes made from now on to a module."""
         number = torch._C._autograd._get_sequence_nr()
         if self._starts and self._starts[-1] == number:
             self._owners[-1] = module

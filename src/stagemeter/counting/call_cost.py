@@ -20,13 +20,7 @@ from stagemeter.counting.registry import Rule
 
 
 class Operands:
-    """The kinds of tensors, weights, cache or activations, by their storage.
-
-    Parameters
-    ----------
-    model : torch.nn.Module or None
-        The model whose parameters are weights.
-    """
+    """The kinds of tensors by their storage: weights (parameters of `model`), cache, or activations."""
 
     def __init__(self, model: nn.Module | None) -> None:
         # References keep each storage alive, so that its address is not given to another while counting.
@@ -57,7 +51,7 @@ class Operands:
         return storage is not None and storage._cdata in self._states
 
     def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
-        """Mark a copy as what its source is."""
+        """Mark a copy as the same kind as its source."""
         kind, elements = self.read(source)
         if kind != "activation":
             self._mark(copy, kind, elements)
@@ -66,11 +60,10 @@ class Operands:
                 self._quantized[new._cdata] = self._quantized[old._cdata]
 
     def read(self, tensor: torch.Tensor) -> tuple[str, int]:
-        """Return the kind of a tensor, and the number of distinct elements to read; a complex number has two.
+        """Return the kind of a tensor and the number of real numbers to read: two for each complex element.
 
-        An expanded view repeats its elements, and so does a copy of one. Grouped-query attention may pass the cache in
-        such a form, but memory reads are limited to what the cache holds. Reads of a sparse tensor are its stored
-        elements.
+        A sparse tensor has its stored elements. An expanded view, or a copy of one, counts each element once:
+        grouped-query attention may pass the cache in such a form.
         """
         numbers, storage = real_numbers(tensor), _storage(tensor)
         if storage is None:
@@ -99,15 +92,7 @@ def _storage(tensor: torch.Tensor) -> Any:
 
 
 class CallCosts:
-    """The costs of calls.
-
-    Parameters
-    ----------
-    operands : Operands
-        The kinds of operands.
-    complex_convolutions : ComplexConvolutions
-        The convolutions that are parts of complex ones.
-    """
+    """The costs of calls."""
 
     def __init__(self, operands: Operands, complex_convolutions: ComplexConvolutions) -> None:
         self._operands = operands
@@ -116,23 +101,9 @@ class CallCosts:
     def of(
         self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, causal: bool
     ) -> Cost:
-        """Return the cost of a call.
+        """Return the cost of a call, or raise LookupError if it depends on something unknown.
 
-        Parameters
-        ----------
-        rule : Rule
-            The operator's rule.
-        operator : torch._ops.OpOverload
-            The operator.
-        args, kwargs, out
-            Its arguments and its result.
-        causal : bool
-            Whether the running module declares its attention causal.
-
-        Raises
-        ------
-        LookupError
-            If the count depends on something unknown.
+        `causal` is whether the running module declares its attention causal.
         """
         # A tensor that receives the result is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}

@@ -1,6 +1,6 @@
-"""Complex numbers: each is two real numbers, and a product of two is four real products, in every operator.
+"""Complex numbers: each is two real numbers, and a product of two is four real products, sums included.
 
-This includes the sums: (a + bi)(c + di) + z takes 4 multiplications and 4 additions, 8 FLOPs in place of 2.
+(a + bi)(c + di) + z takes 4 multiplications and 4 additions, 8 FLOPs in place of 2.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def has_complex(arguments: Any) -> bool:
 class ComplexConvolutions:
     """The real convolutions that torch makes of a complex one, in the forward and the backward pass.
 
-    There are three of each, and a complex convolution counts as four: the first of the three counts twice.
+    Each pass has three, and a complex convolution counts as four: the first of the three counts twice.
     """
 
     def __init__(self) -> None:

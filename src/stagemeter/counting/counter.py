@@ -1,9 +1,8 @@
-"""The counter: a dispatch mode that applies the formulas to a model that runs, and keeps the costs per module.
+"""The counter: a dispatch mode that applies the formulas to a running model, and keeps the costs per module.
 
-The counter sees every operator that torch dispatches, on any device, the meta device with its bare shapes included. It
-catches two functions one level higher, as called in Python: ``linear`` and ``scaled_dot_product_attention``. The
-operators that they dispatch to depend on the device, on strides and on the data type, and a count should not. On the
-meta device torch even decomposes attention into two products without its name.
+It sees every operator that torch dispatches, on any device. It catches ``linear`` and ``scaled_dot_product_attention``
+one level higher, as called in Python: the operators below depend on device, strides and data type, and a count should
+not.
 """
 
 from __future__ import annotations
@@ -59,13 +58,12 @@ class CostCounter:
     model : torch.nn.Module, optional
         The model whose modules get their own numbers. Without one, all costs have the empty name.
     walk_every_layer : bool
-        Whether to run every layer of the model. By default, layers on the meta device that are alike and are called
-        alike run once, and their costs count for the others (see `stagemeter.counting.repeats`).
+        Whether to run every layer. By default, layers on the meta device that are alike and are called alike run once,
+        and their costs count for the others (see `stagemeter.counting.repeats`).
     rules : mapping, optional
         Rules of some operators for this counter, which override the registered ones; see `rule_for`.
     forgiving : bool
-        Whether an error in counting lists the operator as one without a formula; see `Counts.remarks`. Otherwise the
-        error is raised where the operator runs.
+        Whether an error in counting lists the operator as one without a formula, with a remark. Otherwise it is raised.
 
     Examples
     --------
@@ -77,9 +75,9 @@ class CostCounter:
 
     Notes
     -----
-    The model is left as it was found, after an error too. A backward pass inside of the block counts as well: its
-    operators belong to the module whose forward pass made them necessary. Work that activation checkpointing repeats
-    belongs to the module that runs again.
+    The model is left as it was found, after an error too. The operators of a backward pass inside of the block belong
+    to the module whose forward pass made them necessary. Work that activation checkpointing repeats belongs to the
+    module that runs again.
     """
 
     def __init__(
@@ -132,7 +130,7 @@ class CostCounter:
         return counts
 
     def restart(self) -> None:
-        """Forget the costs so far, but keep the knowledge of layers that are alike."""
+        """Forget the costs so far, but remember which layers are alike."""
         self._events.clear()
 
     @contextmanager
@@ -158,8 +156,8 @@ class CostCounter:
         """Run and count an operator that torch dispatched."""
         self.last_operator = func
         if func is aten._is_all_true.default and args[0].device.type == "meta":
-            # Models assert conditions on values (torch._check_tensor_all), and there are none here. The work that they
-            # guard is that of a run in which they hold.
+            # Models assert conditions on values (torch._check_tensor_all), which do not exist here. Count the run in
+            # which they hold.
             return torch.ones((), dtype=torch.bool)
         if self._silent or is_traced():
             return func(*args, **kwargs)
@@ -202,7 +200,7 @@ class CostCounter:
         return out
 
     def run_function(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """Run a Python function of torch, and count it if it is one of those counted as called."""
+        """Run a Python function of torch, and count the few that are counted as called."""
         if higher_order.is_higher_order(func) and not is_transformed():
             return higher_order.run_plainly(func, args, kwargs)
         if func in CONVOLUTIONS and has_complex((args, kwargs)):
@@ -241,12 +239,12 @@ class CostCounter:
         self._book("kv_cache_update", Cost(kv_writes=added))
 
     def record_state(self, state: torch.Tensor, added: int) -> None:
-        """Record that a cache keeps a state in place of keys and values.
+        """Record that a cache keeps a state in place of keys and values; copies into it count as writes to the cache.
 
         Parameters
         ----------
         state : torch.Tensor
-            The state; copies into it count as writes to the cache.
+            The state.
         added : int
             Number of its elements that were just written.
         """
@@ -268,7 +266,7 @@ class CostCounter:
             self._count(rule, operator.default, operands, {}, tuple(gradients))
 
     def _entered(self, module: nn.Module) -> None:
-        """Record that a module was called, and the unseen kernels of one of TorchScript."""
+        """Record a call of a module, and its unseen kernels if it is TorchScript."""
         name = self._attribution.names.get(module)
         if is_script(module) and not self._silent:
             home = self._attribution.module() if name is None else name

@@ -17,9 +17,9 @@ class Event:
     Attributes
     ----------
     module : str
-        Name of the innermost running module, the empty string for the model itself.
+        The innermost running module; empty for the model itself.
     operator : str
-        Name of the operator; empty for a call of the module.
+        Empty for a call of the module.
     cost : Cost or None
         None if the operator has no formula and is not free.
     again : bool
@@ -34,16 +34,15 @@ class Event:
 
 @dataclass
 class Counts:
-    """The costs that a counter recorded, per module.
+    """The costs that a counter recorded, per module; the empty name is the model.
 
-    A module's numbers include those of its children: an operator belongs to the running module and to every module
-    whose name leads to it. A module that is shared, or called several times, keeps one name, the first that leads to
-    it, and its calls add up.
+    A module's numbers include those of its children. A module that is shared, or called several times, keeps the first
+    name that leads to it, and its calls add up.
 
     Attributes
     ----------
     by_module : dict
-        Costs by operator for each module; the empty string is the model.
+        Costs by operator for each module.
     unsupported : dict
         Calls by operator without a formula for each module.
     called : set of str
@@ -51,10 +50,10 @@ class Counts:
     again : dict
         The part of a module's cost that activation checkpointing repeated; modules without are left out.
     apart : dict
-        Name of a module to the cost of what is inside of it and is marked as counted apart, see
-        `stagemeter.core.marks`; it is in no other number. Modules without are left out.
+        Cost of what is inside of a module and counted apart (`stagemeter.core.module_attributes`). No other number
+        includes it; modules without are left out.
     remarks : dict
-        A remark on an operator, such as why one with a formula is listed as one without.
+        Remarks on operators, such as why one with a formula is listed as one without.
     """
 
     by_module: dict[str, dict[str, Cost]] = field(default_factory=dict)
@@ -66,17 +65,7 @@ class Counts:
 
     @classmethod
     def added_up(cls, events: Iterable[Event], modules: Iterable[str], apart: set[str]) -> Self:
-        """Sum events per module.
-
-        Parameters
-        ----------
-        events : iterable of Event
-            In the order in which they happened.
-        modules : iterable of str
-            Names of all modules, those without an event too.
-        apart : set of str
-            Names of modules marked as counted apart.
-        """
+        """Sum events per module, in order; `modules` names all of them, `apart` those that are counted apart."""
         counts = cls()
         own: dict[tuple[str, str], Cost] = {}
         for name in {*modules, ""}:
@@ -105,13 +94,7 @@ class Counts:
         return counts
 
     def of(self, *modules: str) -> Cost:
-        """Return the cost of some modules, which must not contain one another.
-
-        Raises
-        ------
-        KeyError
-            If the counted model has no module of that name.
-        """
+        """Return the cost of some modules, which must not contain one another."""
         return total(cost for module in modules for cost in self.by_module[module].values())
 
     def again_of(self, *modules: str) -> Cost:

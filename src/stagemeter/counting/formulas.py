@@ -41,13 +41,8 @@ def batched_matrix_macs(left: Shape, right: Shape) -> int:
 def convolution_macs(positions: Shape, weight: Shape) -> int:
     """Multiply-accumulates of a convolution's filter applied at some positions.
 
-    Parameters
-    ----------
-    positions : sequence of int
-        Shape ``(batch, channels, *spatial)`` of the tensor at whose positions the filter is applied: the result of a
-        convolution, the input of a transposed one.
-    weight : sequence of int
-        Shape of the filter; its second number is already divided by the number of groups.
+    `positions` is the shape ``(batch, channels, *spatial)`` of the result, or of the input of a transposed convolution.
+    The second number of `weight`, the filter's shape, is already divided by the number of groups.
     """
     return positions[0] * prod(positions[2:]) * prod(weight)
 

@@ -1,10 +1,8 @@
 """fvcore's view of the counts: its analysis classes, fed by the counter instead of by a jit trace.
 
 fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes only present
-counts per module and operator, so their methods all work on the counter's: ``by_module()``, ``by_operator()``,
-``by_module_and_operator()``, ``unsupported_ops()``, ``uncalled_modules()`` and ``flop_count_table``.
-
-fvcore's flops are multiply-accumulates, and so are these.
+counts, so all of their methods and ``flop_count_table`` work on the counter's. fvcore's flops are multiply-accumulates,
+and so are these.
 """
 
 from __future__ import annotations
@@ -19,15 +17,7 @@ from stagemeter.counting.events import Counts
 
 
 class _Counted:
-    """An analysis of fvcore that takes its numbers from the counter.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    counts : Counts
-        What `stagemeter.counting.counter.CostCounter` counted over it.
-    """
+    """An analysis of fvcore that takes its numbers from the counter."""
 
     quantity: str
     _stats: Statistics | None
@@ -45,31 +35,19 @@ class _Counted:
 
 
 class CountedFlops(_Counted, FlopCountAnalysis):
-    """fvcore's FLOP analysis of a model that was counted already; multiply-accumulates, as in all of fvcore."""
+    """fvcore's FLOP analysis of a counted model, in multiply-accumulates."""
 
     quantity = "macs"
 
 
 class CountedActivations(_Counted, ActivationCountAnalysis):
-    """fvcore's activation analysis of a model that was counted already: elements that counted operators write."""
+    """fvcore's activation analysis of a counted model: elements that counted operators write."""
 
     quantity = "activations"
 
 
 def module_table(model: nn.Module, counts: Counts, max_depth: int = 4, show_param_shapes: bool = True) -> str:
-    """Print fvcore's own table of parameters, multiply-accumulates and activations per module.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    counts : Counts
-        What was counted over it.
-    max_depth : int
-        How many levels of modules to show.
-    show_param_shapes : bool
-        Whether single parameters get rows of their own, with their shapes.
-    """
+    """Return fvcore's own table of parameters, multiply-accumulates and activations per module."""
     table: str = flop_count_table(
         CountedFlops(model, counts),
         max_depth=max_depth,

@@ -1,7 +1,7 @@
 """Higher-order operators of torch: attention with functions of scores, branches, loops and scans.
 
-Such an operator takes functions and calls them. Their work counts where it runs: a branch counts if it is taken, and
-the body of a loop as often as it runs. ``flex_attention`` also has a formula of its own.
+They call the functions that they take, and that work counts where it runs: the taken branch, each pass of a loop's
+body. ``flex_attention`` also has a formula of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_higher_order(operator: Any) -> bool:
 
 
 def is_free(operator: Any) -> bool:
-    """Whether a higher-order operator does no arithmetic, with its functions or without."""
+    """Whether a higher-order operator does no arithmetic."""
     return operator.name() in _FREE
 
 
@@ -56,7 +56,7 @@ def name_of(operator: Any) -> str:
 
 
 def seen_through(mode: TorchDispatchMode, args: Sequence[Any]) -> tuple[tuple[Any, ...], bool]:
-    """Return arguments whose functions run with a mode on, and whether there are such functions."""
+    """Return arguments whose functions run with a mode on, and whether any argument is such a function."""
     found = False
 
     def seen(value: Any) -> Any:
@@ -94,16 +94,8 @@ def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[
 def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Run branches, loops, scans and maps as Python would.
 
-    Their operators have gradients of their operands, but not of other tensors that the functions hold, unless a
-    compiler first traces the functions (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``). Counting
-    compiles nothing.
-
-    Parameters
-    ----------
-    operator : torch._ops.HigherOrderOperator
-        The operator.
-    args, kwargs
-        Its arguments.
+    Unless a compiler first traces the functions, their operators have no gradients of tensors that the functions hold
+    (torch/_higher_order_ops/utils.py, ``_hop_compile_and_call``). Counting compiles nothing.
     """
     run = _PLAINLY.get(operator.name())
     if run is None or kwargs or has_stand_ins(args, kwargs) or not _can_decide(operator, args):

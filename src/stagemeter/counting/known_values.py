@@ -1,9 +1,9 @@
 """Values on the meta device of the few tensors that decide what runs: token ids, masks, positions, grids of patches.
 
-A model on the meta device has shapes and no values. Most of its operators need none. But some code reads values: it
-splits a page's patches by the sizes in a tensor, or scatters embeddings to the positions of a token id. While
-`KnownValues` is on, tensors with given values keep them on the CPU beside their shapes, and so do tensors computed from
-them alone. The code then reads the values of a real run. Weights, and tensors computed from them, stay shapes.
+Some models read values: they split patches by the sizes in a tensor, or scatter embeddings to positions of a token id.
+While `KnownValues` is on, tensors with given values keep them on the CPU beside their shapes, and so do tensors
+computed from them alone. The code then reads the values of a real run. Weights, and tensors computed from them, stay
+shapes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 #: Elements up to which values are kept: enough for the pixels of a batch of pages.
 _LARGEST = 1 << 28
-#: The same of a tensor larger than all of its operands, such as the mask of a long prompt.
+#: The same for a tensor larger than all of its operands, such as the mask of a long prompt.
 _LARGEST_GROWN = 1 << 22
 #: Elements up to which values are compared; larger tensors are equal if they are the same object.
 _LARGEST_COMPARED = 1 << 16
@@ -85,7 +85,7 @@ class KnownValues:
                 self._known.pop(tensor.untyped_storage()._cdata, None)
 
     def value_of(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return the values of a tensor, sharing memory with the kept ones; None where they are not known."""
+        """Return the values of a tensor, sharing memory with the kept ones; None if unknown."""
         if tensor.device.type != "meta":
             return tensor if tensor.device.type == "cpu" and tensor.numel() <= _LARGEST else None
         found = self._known.get(tensor.untyped_storage()._cdata) if torch._C._has_storage(tensor) else None
@@ -140,7 +140,7 @@ class KnownValues:
     def _together(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the arguments on one device, where a tensor without values was moved or meets one that was."""
+        """Return the arguments on the meta device if one without values moves to the CPU, or meets an array there."""
         if not any(tensor.device.type == "meta" for tensor in tensors):
             return args, kwargs
         if func._overloadpacket is aten._to_copy and kwargs.get("device") == torch.device("cpu"):
@@ -289,7 +289,7 @@ class _FunctionMode(TorchFunctionMode):
 
 
 def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return the values of a tensor on the meta device that an active block knows; None where none does."""
+    """Return the values of a tensor on the meta device from any active block; None if unknown."""
     for mode in _get_current_dispatch_mode_stack():
         if isinstance(mode, KnownValuesMode) and (value := mode.known.value_of(tensor)) is not None:
             return value

@@ -61,13 +61,7 @@ class LengthsUnknownError(NotImplementedError):
 
 
 class SparseShape(tuple[int, ...]):
-    """The shape of a sparse tensor.
-
-    Attributes
-    ----------
-    stored : int
-        Number of stored elements.
-    """
+    """The shape of a sparse tensor, and the number of its `stored` elements."""
 
     stored: int
 
@@ -134,12 +128,7 @@ def stored_elements(tensor: torch.Tensor) -> int:
 def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Call]:
     """Return the calls of a formula: one, or one for each sequence of nested operands.
 
-    Raises
-    ------
-    UncountableError
-        If the operator may not do a product for each sequence.
-    LengthsUnknownError
-        If the lengths of sequences are not known.
+    Raise UncountableError if the operator may mix sequences, LengthsUnknownError if their lengths are unknown.
     """
     nested = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.is_nested]
     if not nested:
@@ -157,23 +146,9 @@ def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
 
 
 def of_stored(packet: Any, args: Sequence[Any], shapes: Sequence[Any], macs: int) -> int:
-    """Return the multiply-accumulates of a product whose factors may be sparse.
+    """Return the multiply-accumulates of a product whose factors may be sparse; `macs` is the cost of dense ones.
 
-    Parameters
-    ----------
-    packet : torch._ops.OpOverloadPacket
-        The operator.
-    args
-        Its arguments.
-    shapes
-        Its arguments with shapes in place of tensors.
-    macs : int
-        The cost where every element is stored.
-
-    Raises
-    ------
-    UncountableError
-        If the operator may not be a product of two factors.
+    `shapes` are the arguments with shapes in place of tensors. Raise UncountableError if it may have other factors.
     """
     if not any(isinstance(shape, SparseShape) for shape in shapes) or packet in _MADE_FOR_SPARSE:
         return macs

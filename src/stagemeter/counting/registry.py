@@ -1,8 +1,8 @@
 """The registry of formulas: how the counter counts each operator.
 
-A formula is a function of the operator's own arguments, with every tensor replaced by its shape, plus ``out``: the
-shape of the result. It returns multiply-accumulates. Reads and writes follow from the operands and need no formula,
-unless an operator reads only part of an operand; such a formula says so by ``reads``.
+A formula takes the operator's own arguments, with every tensor replaced by its shape, plus ``out``: the shape of the
+result. It returns multiply-accumulates. Reads and writes follow from the operands, unless ``reads`` says that an
+operator reads only part of one.
 """
 
 from __future__ import annotations
@@ -118,13 +118,7 @@ def register_formula(
 
 
 def rule_for(operator: Any, formula: Formula) -> Rule:
-    """Return the rule of an operator for a formula that is not registered.
-
-    Raises
-    ------
-    TypeError
-        If something other than an operator packet is given.
-    """
+    """Return the rule of an operator for a formula that is not registered."""
     return Rule(formula, _default_name(_key(operator)))
 
 
@@ -143,7 +137,7 @@ def unregister_formula(operator: Any) -> Rule:
 
 
 def rule_of(operator: Any) -> Rule | None:
-    """Return the rule of an operator, or None if it has no formula. In-place variants share the rule."""
+    """Return the rule of an operator, or None if it has no formula; in-place variants share the rule."""
     key = str(operator._qualified_op_name)
     rule = _RULES.get(key)
     if rule is None and is_of_torch(operator) and key.endswith("_") and not key.endswith("__"):

@@ -1,18 +1,15 @@
 """Layers that are alike run once, and their costs count for each.
 
-On the meta device the cost of a layer follows from its structure and the shapes of its inputs alone. Layers of one
-``nn.ModuleList`` that have equal structure and inputs of equal shapes cost the same: the first runs, and its events
-are recorded again under the names of the others.
+On the meta device the cost of a layer follows from its structure and the shapes of its inputs alone. So of the layers
+of one ``nn.ModuleList`` with equal structure and inputs, the first runs. Its events are recorded again for the others.
 
 Two layers are alike when their modules, in order, have the same types, names, parameter and buffer shapes, and equal
 plain attributes. Every other attribute must be the same object, such as the shared configuration. Only ``layer_idx``
 may differ, by which transformers' layers find their slot in the key-value cache; the slot's content is compared
 instead.
 
-The layer runs if an argument is neither a tensor nor a plain value nor a cache. It also runs while another dispatch
-mode is active, such as a second counter, which would miss the layers that do not run.
-
-A layer that does not run has no effect outside of the model: its part of the cache stays empty. The counts still
+A layer runs if an argument is neither a tensor nor a plain value nor a cache. It also runs while another dispatch mode
+is active, such as a second counter. A layer that does not run leaves its part of the cache empty, but the counts
 include the cost of filling it.
 """
 
@@ -43,13 +40,7 @@ _PLAIN_TYPES = (bool, int, float, complex, str, bytes, type(None), torch.dtype, 
 
 
 class RepeatedLayers:
-    """The layers of a model, and the events of those that ran.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Model whose ``nn.ModuleList`` children may repeat.
-    """
+    """The layers in a model's ``nn.ModuleList``s, and the events of those that ran."""
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = [
@@ -77,12 +68,7 @@ class RepeatedLayers:
     def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:
         """Replace the layers' forward methods until the block is left.
 
-        Parameters
-        ----------
-        events : list of Event
-            The counter's events. Those of a layer that ran are appended again for each layer like it.
-        names : dict
-            Names of the model's modules.
+        The events of a layer that ran are added to `events` again for each layer like it, under its name from `names`.
         """
         with ExitStack() as stack:
             for layer in self._layers:
@@ -206,7 +192,7 @@ def _cache_slot(value: Any, index: int | None) -> Any:
 
 
 def _held(item: Any) -> Any:
-    """Return content of a cache with tensors by their shapes; layers with several states keep collections of them."""
+    """Return content of a cache, with tensors by their shapes; layers with several states keep collections of them."""
     if isinstance(item, torch.Tensor):
         return item.shape, item.dtype
     if isinstance(item, Mapping):

@@ -1,8 +1,8 @@
 """Results on the meta device that are made here and not by torch.
 
 - Functions that the counter counts as Python calls them need not run: their shapes give the result.
-- Norms and linear interpolation cost nothing by convention, but torch writes their meta kernels in Python, which take
-  most of the time of a count.
+- Norms and linear interpolation cost nothing by convention, but torch's meta kernels for them, in Python, take most of
+  the time of a count.
 - Grouped products take only bfloat16 on the meta device, and other data types on real ones.
 - The gradient of a masked scatter has the shape of its source, but torch looks at the mask.
 
@@ -26,15 +26,7 @@ aten = torch.ops.aten
 
 
 def result_on_meta(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the result of an operator, or None where torch has to make it.
-
-    Parameters
-    ----------
-    operator : torch._ops.OpOverload
-        As a dispatch mode receives it.
-    args, kwargs
-        Its arguments.
-    """
+    """Return the result of an operator, or None where torch has to make it."""
     make = _RESULTS.get(operator)
     if make is None or not args or type(args[0]) is not torch.Tensor or args[0].device.type != "meta":
         return None
@@ -114,7 +106,7 @@ _RESULTS: dict[Any, Callable[..., Any]] = {
 def result_of_function(attention: bool, args: Sequence[Any]) -> torch.Tensor | None:
     """Return the result of attention, or of ``linear``, from shapes alone; None where the function has to run."""
     if onlookers() > 1 or torch._C._get_tracing_state() is not None:
-        return None  # Someone else looks on, such as another counter, and would miss what did not run.
+        return None  # Another mode, such as a second counter, would miss what did not run.
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
     if any(type(t) not in (torch.Tensor, nn.Parameter) or t.device.type != "meta" for t in tensors):
         return None

@@ -18,10 +18,9 @@ def is_traced() -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a function that is called now runs other operators than its own.
+    """Whether a called function runs other operators than its own: inside of ``vmap`` or gradients of ``torch.func``.
 
-    Inside of ``vmap`` tensors do not show their batch. Gradients of ``torch.func`` and forward-mode gradients add work
-    to a function. The resulting operators are dispatched like all others.
+    These operators are dispatched like all others. Inside of ``vmap`` tensors do not show their batch.
     """
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or is_traced()
 

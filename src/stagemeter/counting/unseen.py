@@ -1,8 +1,7 @@
 """Work that torch's dispatcher does not see, so that the report can name it.
 
 - Triton's launcher, pybind extensions and numpy write to tensors without an operator. If ``torch.empty`` or the like
-  made their result, an operator then reads memory that none was seen to write to. A result of ``torch.zeros`` hides
-  them.
+  made their result, an operator then reads memory that none wrote. A result of ``torch.zeros`` hides them.
 - TorchScript runs modules past Python, and some of their kernels past the dispatcher.
 """
 
@@ -44,22 +43,14 @@ _OF_SHAPES = frozenset({
 
 
 class UnseenKernels:
-    """The memory that was made and not yet written to; none on the meta device."""
+    """Memory that was made and not yet written to; none on the meta device."""
 
     def __init__(self) -> None:
         # Weak references free the memory, but keep its address from another storage.
         self._unwritten: dict[int, StorageWeakRef] = {}
 
     def saw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
-        """Follow an operator that ran, and return the number of unwritten tensors that it read.
-
-        Parameters
-        ----------
-        operator : torch._ops.OpOverload
-            As a dispatch mode receives it.
-        args, kwargs, out
-            Its arguments and result.
-        """
+        """Follow an operator that ran, and return the number of unwritten tensors that it read."""
         packet = operator._overloadpacket
         if packet in _MAKING:
             self._follow(out)

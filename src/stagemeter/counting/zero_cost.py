@@ -1,11 +1,11 @@
 """The operators whose cost is zero by torch's own convention, which counts only products.
 
-fvcore also counts norms and upsampling. `stagemeter.counting.fvcore_view` does not, so that its numbers equal the
-report's. The report lists an operator that has no formula and is not here, with its call count.
+fvcore also counts norms and upsampling; `stagemeter.counting.fvcore_view` does not, so that it equals the report. The
+report lists an operator that has no formula and is not here, with its call count.
 
-Torch's own description marks three kinds as free: views and elementwise operators (tagged ``pointwise``) of its library
-``aten``, and everything outside of tensors' values (``prim``, ``profiler``), communication included (``c10d``,
-``fsdp``). Operators of other libraries may carry the same tags and still multiply matrices, so their tags do not count.
+Torch itself marks three kinds as free: views and elementwise operators (tagged ``pointwise``) of its library ``aten``,
+and everything outside of tensors' values (``prim``, ``profiler``), communication included (``c10d``, ``fsdp``).
+Operators of other libraries may carry the same tags and still multiply matrices, so their tags do not count.
 """
 
 from __future__ import annotations
@@ -156,13 +156,7 @@ _PRODUCTS_ON_LISTS = frozenset({"_foreach_mm"})
 
 @cache
 def is_zero_cost(operator: Any) -> bool:
-    """Whether an operator overload costs nothing by convention.
-
-    Parameters
-    ----------
-    operator : torch._ops.OpOverload
-        As a dispatch mode receives it.
-    """
+    """Whether an operator overload costs nothing by convention."""
     if operator.namespace in _FREE_NAMESPACES:
         return operator._overloadpacket._qualified_op_name not in _NOT_FREE
     if not is_of_torch(operator):
