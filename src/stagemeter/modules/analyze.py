@@ -48,8 +48,8 @@ def analyze(
         Name of a stage to the name of its module, such as ``"model.encoder"``, or several. By default each child of
         the model is a stage.
     mode : str
-        ``inference``: a forward pass of the model in evaluation mode. ``train``: a forward and a backward pass of the
-        model in training mode, with the work that activation checkpointing repeats.
+        ``inference``: a forward pass in evaluation mode. ``train``: a forward and a backward pass in training mode,
+        with the work that activation checkpointing repeats.
     loss : callable, optional
         Computes a loss from the output. By default the output's own ``loss``, or else the sum of all of its tensors,
         whose gradients cost as much as those of any loss from there on.
@@ -97,13 +97,7 @@ def analyze(
 
 
 class Counted:
-    """The costs of a `count` block; they grow until the block ends.
-
-    Parameters
-    ----------
-    counter : CostCounter
-        The counter.
-    """
+    """The costs of a `count` block; they grow until the block ends."""
 
     def __init__(self, counter: CostCounter) -> None:
         self._counter = counter
@@ -151,8 +145,8 @@ def count(model: nn.Module | None = None) -> Iterator[Counted]:
     Parameters
     ----------
     model : torch.nn.Module, optional
-        A model whose modules get numbers of their own, in ``counts.by_module``. If it is on the meta device, it knows
-        the values of tensors that are made or moved there inside of the block, such as token ids.
+        A model whose modules get numbers of their own, in ``counts.by_module``. If it is on the meta device, tensors
+        made or moved there inside of the block keep their values, such as token ids.
 
     Yields
     ------

@@ -1,7 +1,7 @@
 """Values of arguments that decide the cost of a model, beside shapes: sizes of pictures, padding, lengths.
 
-The cost of a text model follows from shapes. One that reads pictures or sound may split its input by the sizes in a
-tensor, or skip pictures of zeros that pad a batch. Calls of such a model cost the same only if these agree too.
+A model that reads pictures or sound may split its input by the sizes in a tensor, or skip pictures of zeros that pad a
+batch. Calls of such a model cost the same only if these agree too.
 """
 
 from __future__ import annotations
@@ -32,15 +32,7 @@ _SEVERAL_PICTURES = 5
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a call on the meta device.
-
-    Attributes
-    ----------
-    args, kwargs
-        The arguments.
-    values : sequence
-        Tensors among them with known values, and these values.
-    """
+    """The arguments of a call on the meta device; `values` pairs tensors among them with their known values."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -55,13 +47,8 @@ def arguments_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
 def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixels: bool) -> Arguments:
     """Return the shapes of a call's arguments, with the values of whole numbers among them.
 
-    Parameters
-    ----------
-    args, kwargs
-        The arguments.
-    pixels : bool
-        Whether to keep real numbers that are arguments themselves, such as pictures. Otherwise only their padding is
-        kept: pictures of zeros stay so, and the others become ones.
+    `pixels` keeps real numbers that are arguments themselves, such as pictures. Otherwise only their padding is kept:
+    pictures of zeros stay so, and the others become ones.
     """
     direct = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
     kept = {id(value) for value in direct if pixels}
@@ -82,12 +69,7 @@ def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixe
 def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
     """Return a key that, among calls of equal shapes, is equal for equal costs; for models of more than text.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Names of the function's parameters, those of `args` first.
-    args, kwargs
-        The arguments.
+    `names` are those of the function's parameters, those of `args` first.
     """
     named = [*zip(names, args, strict=False), *sorted(kwargs.items())]
     tensors = {name: value for name, value in named if isinstance(value, torch.Tensor) and value.device.type != "meta"}

@@ -17,10 +17,7 @@ from stagemeter.counting.layouts import elements_of, is_plain
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Restore the state that running a model changes: training flags, gradients, buffers, random states.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model. It has no gradients inside of the block, and the same tensors after it.
+    The model has no gradients inside of the block, and the same tensors after it.
     """
     # Frozen modules of TorchScript have no flag; one set on them exists only in Python.
     training = {module: getattr(module, "training", None) for module in model.modules()}

@@ -36,23 +36,7 @@ def module_report(
     counted: CountedPass,
     notes: list[str],
 ) -> ModuleReport:
-    """Build the report of a counted pass.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    mode : str
-        ``inference`` or ``train``.
-    args, kwargs
-        Its arguments.
-    places : mapping
-        Names of the modules of each stage.
-    counted : CountedPass
-        The costs.
-    notes : list of str
-        Notes to begin with.
-    """
+    """Build the report of a counted pass; `places` names the modules of each stage."""
     tensors = tensors_of(args, kwargs)
     dtypes = _dtypes([*model.parameters(), *tensors])
     autocast = any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))

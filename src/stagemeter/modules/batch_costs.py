@@ -37,8 +37,6 @@ class BatchCost:
         Sequences, or rows, of the module that was called first.
     unsupported : frozenset of str
         Operators without a formula that ran; no number includes them.
-    notes : tuple of str
-        Notes on the numbers.
     """
 
     macs: int = 0
@@ -51,13 +49,7 @@ class BatchCost:
 
 
 class BatchCosts:
-    """A counter of calls that counts each shape once.
-
-    Parameters
-    ----------
-    bare : mapping
-        Arguments on the meta device by signature, see `stagemeter.modules.calls.CallRecorder`.
-    """
+    """A counter of calls that counts each shape once; `bare` holds arguments on the meta device by signature."""
 
     def __init__(self, bare: Mapping[Hashable, Arguments]) -> None:
         self._bare = bare
@@ -66,13 +58,7 @@ class BatchCosts:
         self._by_length: dict[Hashable, Callable[[int], int]] = {}
 
     def of(self, calls: Iterable[Call]) -> BatchCost:
-        """Return the cost of some calls together.
-
-        Raises
-        ------
-        StagemeterError
-            If a call cannot be counted from shapes alone.
-        """
+        """Return the cost of some calls together, or raise StagemeterError if shapes alone are not enough."""
         macs = macs_run = tokens = tokens_run = samples = 0
         unsupported: set[str] = set()
         notes: dict[str, None] = {}
@@ -159,8 +145,8 @@ def _count(bare: nn.Module, given: Arguments, train: bool) -> tuple[int, int, fr
 def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], int]:
     """Interpolate the cost by length with a parabola through three lengths, if other lengths lie on it.
 
-    The cost of a transformer is a polynomial of degree two in the length of its input: attention is quadratic, the rest
-    linear. Sliding windows, for instance, break this; then every length is counted.
+    In a transformer attention is quadratic in the length, the rest linear. Where a sliding window, for instance, breaks
+    this, every length is counted.
     """
     if longest < _SHORT:
         return count

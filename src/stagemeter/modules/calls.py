@@ -33,8 +33,6 @@ class Call:
 
     Attributes
     ----------
-    module : torch.nn.Module
-        The called module.
     train : bool
         Whether a backward pass follows.
     signature : hashable
@@ -42,7 +40,7 @@ class Call:
     shape : tuple of int or None
         Number of sequences, and tokens of each with padding; None for other input than text.
     lengths : tuple of str and torch.Tensor, or None
-        Name and values of the argument that gives the real lengths, see `real_lengths`; None without one.
+        Name and values of the argument that gives the real lengths, see `real_lengths`.
     samples : int
         Number of sequences, or rows of the first tensor for other input than text.
     """
@@ -78,11 +76,6 @@ class _Running(threading.local):
 
 class CallRecorder:
     """A recorder of the outermost calls of some modules.
-
-    Parameters
-    ----------
-    modules : iterable of torch.nn.Module
-        The modules. A call inside of another's is not recorded.
 
     Attributes
     ----------

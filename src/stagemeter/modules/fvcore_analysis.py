@@ -1,8 +1,8 @@
 """fvcore's analyses under their own names, for models that fvcore cannot trace, too.
 
 Accounting, conventions, handles, warnings and tables are fvcore's. Its trace by ``torch.jit`` fails on meta tensors and
-on many current models. The model then runs in inference mode, in which torch shows each operator as it was called,
-before decomposing it, and under the names of a jit trace.
+on many current models. The model then runs in inference mode, where torch shows each operator before decomposing it,
+under the names of a jit trace.
 """
 
 from __future__ import annotations
@@ -260,12 +260,4 @@ class FlopCountAnalysis(_Traced, _FlopCountAnalysis):
 
 
 class ActivationCountAnalysis(_Traced, _ActivationCountAnalysis):
-    """fvcore's ``ActivationCountAnalysis``, for models that it cannot trace, too; see `FlopCountAnalysis`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    inputs : torch.Tensor or tuple of torch.Tensor
-        Its arguments.
-    """
+    """fvcore's ``ActivationCountAnalysis``, for models that it cannot trace, too; see `FlopCountAnalysis`."""

@@ -1,8 +1,7 @@
 """Attention masks of transformers on the meta device.
 
-transformers reads the values of masks and positions to find out whether it can skip a mask, unless the tensors are
-symbols of a trace. On the meta device there are no values, so tensors there are symbols, too. A mask costs no product,
-so skipping it changes no count.
+To find out whether it can skip a mask, transformers reads the values of masks and positions, unless they are symbols of
+a trace. Tensors on the meta device have no values, so they are symbols, too. A mask costs no product.
 """
 
 from __future__ import annotations

@@ -71,10 +71,8 @@ class ModuleStage:
         Its parameters, shared ones once, and those among them with a gradient.
     forward : Cost
         The forward pass.
-    backward : Cost or None
-        The backward pass, with the recomputation of activation checkpointing; None where none was counted.
-    again : Cost or None
-        The recomputation in the backward pass; None where none was counted.
+    backward, again : Cost or None
+        The backward pass, and the part of it that activation checkpointing recomputes; None where none was counted.
     operators : dict of str to int
         FLOPs by operator, of both passes.
     unsupported : dict of str to int
@@ -192,10 +190,8 @@ class ModuleReport:
         ``meta``, from shapes alone, or the device on which it really ran.
     stages : dict of str to ModuleStage
         The stages.
-    other : ModuleStage
-        The rest, outside of all stages.
-    total : ModuleStage
-        The total.
+    other, total : ModuleStage
+        The rest outside of all stages, and the total.
     notes : tuple of str
         Notes on the numbers.
     workload_hash, architecture_hash : str
@@ -219,11 +215,11 @@ class ModuleReport:
 
     @property
     def unsupported(self) -> Mapping[str, int]:
-        """Operators without a formula, and how often they ran: what no number holds."""
+        """Calls by operator without a formula; no number includes them."""
         return self.total.unsupported
 
     def rows(self) -> list[ModuleStage]:
-        """Return the stages, what is in none of them if it costs anything, and the total."""
+        """Return the stages, the rest if it costs anything, and the total."""
         other = [self.other] if self.other.params or self.other.cost != ZERO or self.other.unsupported else []
         return [*self.stages.values(), *other, self.total]
 

@@ -37,8 +37,6 @@ class RequestCost:
         steps of decoding.
     steps : int
         Steps of decoding.
-    total : Cost
-        Total cost.
     unsupported : frozenset of str
         Operators without a formula that ran; no number includes them.
     missing : tuple of str
@@ -59,13 +57,7 @@ class RequestCost:
 
 
 class BareModels:
-    """A model and its helpers, without weights.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model that serves the requests.
-    """
+    """The model that serves the requests and its helpers, without weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {module: name for name, module in model.named_modules()}
@@ -88,23 +80,9 @@ class BareModels:
 def request_cost(
     models: BareModels, stages: Mapping[str, Sequence[str]], request: Request, generation: bool
 ) -> RequestCost:
-    """Count a request from shapes alone.
+    """Count a request from shapes alone, or raise StagemeterError if the model fails on them.
 
-    Parameters
-    ----------
-    models : BareModels
-        The models without weights.
-    stages : mapping
-        Names of the modules of each stage.
-    request : Request
-        Its calls.
-    generation : bool
-        Whether it is a generation, not a single forward pass.
-
-    Raises
-    ------
-    StagemeterError
-        If the model fails on shapes alone.
+    `stages` names the modules of each stage. `generation` tells a generation from a single forward pass.
     """
     unsupported: set[str] = set()
     asked = False
@@ -222,8 +200,8 @@ def _is_tensor(value: Any) -> bool:
 def _cost_of_all(count: Callable[[RequestCall], Cost], calls: Sequence[RequestCall]) -> Cost:
     """Return the cost of some calls: count equal shapes once, and only a few of the calls on a line.
 
-    A step of decoding attends to one token more than the one before, so its cost lies on a line through a few steps.
-    Where a sliding window is full, another line begins.
+    A step of decoding attends to one token more than the one before, so costs lie on a line. Where a sliding window is
+    full, another line begins.
     """
     groups: dict[Hashable, dict[Hashable, _Shaped]] = {}
     times: dict[Hashable, int] = {}
@@ -261,7 +239,7 @@ def _direction(before: _Shaped, after: _Shaped) -> tuple[int, ...]:
 
 
 def _costs_on(count: Callable[[RequestCall], Cost], line: Sequence[_Shaped]) -> dict[Hashable, Cost]:
-    """Return the cost of each call on a line of sizes: interpolate between two where two more confirm the line."""
+    """Return the cost of each call on a line: interpolate between two where two more confirm the line."""
     if len(line) > _FEW:
         first, second, middle, last = line[0], line[1], line[(len(line) + 1) // 2], line[-1]
         ends = {call.key: count(call.call) for call in (first, second, middle, last)}

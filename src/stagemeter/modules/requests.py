@@ -37,14 +37,10 @@ class RequestCall:
 
     Attributes
     ----------
-    module : torch.nn.Module
-        The called module.
     method : str
         Name of the method; empty for the module itself.
     role : str
         ``prefill``, ``decode``, or the stage of work beside the model's own passes.
-    given : Arguments
-        Its arguments.
     depth : int or None
         Number of the model's layers that ran, if its configuration has it: some drafts use only the first layers.
     seconds : float
@@ -64,15 +60,7 @@ class RequestCall:
 
 @dataclass
 class Request:
-    """A forward pass, or a generation.
-
-    Attributes
-    ----------
-    calls : list of RequestCall
-        Its calls in order; nested calls are part of the outer one.
-    error : Exception or None
-        An error in recording arguments.
-    """
+    """A forward pass or a generation: its outermost calls in order, and any error in recording arguments."""
 
     calls: list[RequestCall] = field(default_factory=list)
     error: Exception | None = None
@@ -81,21 +69,8 @@ class Request:
 class RequestRecorder:
     """A recorder that runs the calls of one request.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model that serves the request.
-    stages : mapping
-        Modules of each stage, timed outside of decoding.
-    times : bool
-        Whether to time calls.
-    place : torch.device
-        The model's device, which is synchronized before times are taken.
-
-    Attributes
-    ----------
-    running : bool
-        Whether a call runs; nested calls are part of it.
+    `stages` names modules that are timed outside of decoding. The model's device, `place`, is synchronized before times
+    are taken. `running` is whether a call runs; nested calls are part of it.
     """
 
     def __init__(
@@ -144,7 +119,7 @@ class RequestRecorder:
 
     @contextmanager
     def writing(self, model: nn.Module, draft: bool) -> Iterator[None]:
-        """Treat the passes of a model as generation of a text, as inside of its ``generate``, or of a draft."""
+        """Treat the passes of a model as generation of a text, or of a draft, as inside of its ``generate``."""
         self._writers.append((model, draft or model not in self._own))
         try:
             yield

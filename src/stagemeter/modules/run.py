@@ -50,8 +50,6 @@ class Pass:
 
     Attributes
     ----------
-    args, kwargs
-        Arguments of the model.
     train : bool
         Whether a backward pass follows, and the model is in training mode.
     loss : callable or None
@@ -80,8 +78,6 @@ class CountedPass:
 
     Attributes
     ----------
-    forward : Counts
-        The forward pass.
     backward : Counts or None
         The backward pass, with the recomputation of activation checkpointing.
     device : str
@@ -130,26 +126,10 @@ def asks_for_values(error: Exception) -> bool:
 
 
 def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
-    """Count a pass of a model, which is left as it was found.
+    """Count a pass of a model on any device, and leave the model as it was found.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, on any device.
-    wanted : Pass
-        What to count.
-
-    Returns
-    -------
-    CountedPass
-        The costs.
-
-    Raises
-    ------
-    StagemeterError
-        If the pass depends on values that do not exist.
-    Exception
-        Any error of the model, with a note that names the module.
+    Raise StagemeterError if the pass depends on values that do not exist. Errors of the model get a note with the
+    module.
     """
     require_shapes(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -210,19 +190,9 @@ def _count_really(
 
 
 def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
-    """Count a pass of a model without weights, from shapes alone.
+    """Count a pass of a model without weights, or raise StagemeterError if it fails on shapes alone.
 
-    Parameters
-    ----------
-    bare : torch.nn.Module
-        See `stagemeter.modules.shapes.without_weights`.
-    wanted : Pass
-        What to count, with all tensors on the meta device.
-
-    Raises
-    ------
-    StagemeterError
-        If the model fails on shapes alone, for any reason.
+    `bare` is from `stagemeter.modules.shapes.without_weights`; all tensors of `wanted` are on the meta device.
     """
     with random_numbers_left_alone(bare):
         counts, failure, asked = _attempt_on_shapes(bare, wanted)

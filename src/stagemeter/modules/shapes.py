@@ -45,9 +45,9 @@ def spec(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
 
 
 def on_meta(tree: Tree) -> Tree:
-    """Copy anything with its tensors on the meta device: containers, caches, modules. Shared tensors stay shared.
+    """Copy anything with its tensors on the meta device, without gradients: containers, caches, modules.
 
-    Only shapes are copied, so that the copy takes no memory for tensors. Gradients are left out.
+    Shared tensors stay shared.
     """
     return _deepcopy(tree, {})
 
@@ -61,21 +61,9 @@ _LARGEST = 1 << 28
 def on_meta_with_values(
     tree: Tree, wanted: Callable[[torch.Tensor], bool], copied: bool = True
 ) -> tuple[Tree, list[Value]]:
-    """Copy anything with its tensors on the meta device, and keep values of its tensors.
+    """Copy anything with its tensors on the meta device; also return the known values of some, on the CPU.
 
-    Parameters
-    ----------
-    tree
-        Containers, caches, objects that hold tensors.
-    wanted : callable
-        Whether to keep the values of a tensor that has some.
-    copied : bool
-        Whether to copy the values, so that later writes to the tensors do not change them.
-
-    Returns
-    -------
-    tuple
-        The copy, and its tensors with known values beside these values on the CPU.
+    `wanted` chooses among the tensors with values. `copied` protects these values from later writes to the tensors.
     """
     values: list[Value] = []
 
@@ -94,13 +82,7 @@ def _has_plain_values(tensor: torch.Tensor) -> bool:
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """Copy a module with its parameters and buffers on the meta device; ties stay ties.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be copied.
-    """
+    """Copy a module with its parameters and buffers on the meta device, or raise StagemeterError; ties stay ties."""
     known: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         bare = torch.empty_like(tensor, device="meta", requires_grad=False)
@@ -113,13 +95,7 @@ def without_weights(model: nn.Module) -> nn.Module:
 
 
 def require_shapes(model: nn.Module) -> None:
-    """Raise an error for a module whose shapes are not known yet.
-
-    Raises
-    ------
-    StagemeterError
-        If it has lazy modules that have not run.
-    """
+    """Raise StagemeterError for a module with lazy modules that have not run: their shapes are unknown."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise StagemeterError(

@@ -22,26 +22,10 @@ _MOST_NAMES = 5
 def resolve_stages(
     model: nn.Module, stages: Mapping[str, str | Sequence[str]] | None
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Find the modules of each stage.
+    """Return the names under which each stage's modules are counted, and notes on shared modules.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    stages : mapping or None
-        Name of a stage to the name of its module, or several. None: each child of the model is a stage.
-
-    Returns
-    -------
-    stages : dict
-        Names under which each stage's modules are counted.
-    notes : list of str
-        Notes on shared modules.
-
-    Raises
-    ------
-    StagemeterError
-        If a module does not exist, stages contain one another, or a stage's name cannot be a metric's.
+    None makes each child of the model a stage. Raise StagemeterError if a module does not exist, stages contain one
+    another, or a stage's name cannot be a metric's.
     """
     names = {module: name for name, module in model.named_modules()}
     inside = _inside_of_scripts(model)
@@ -99,7 +83,7 @@ def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
 
 
 def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
-    """Raise an error for stages that contain one another, whose costs would count twice."""
+    """Refuse stages that contain one another, whose costs would count twice."""
     placed = [(stage, module) for stage, modules in stages.items() for module in modules]
     for index, (stage, module) in enumerate(placed):
         for other_stage, other in placed[index + 1 :]:

@@ -19,19 +19,10 @@ MOST_READ = 10_000
 
 @contextmanager
 def steps_limited(made_up: str) -> Iterator[None]:
-    """Raise an error for a call of a module that reads values without end.
+    """Raise StagemeterError if a call of a module reads more than `MOST_READ` values, which may never end.
 
-    Modules inside of it have limits of their own, so that the depth of a model does not matter.
-
-    Parameters
-    ----------
-    made_up : str
-        Tensors with made-up values, in the words of the message; empty for none, and then there is no limit.
-
-    Raises
-    ------
-    StagemeterError
-        If a call reads more than `MOST_READ` values.
+    Modules inside of it have limits of their own, so the depth of a model does not matter. `made_up` names the tensors
+    with made-up values for the message; without any there is no limit.
     """
     if not made_up:
         yield

@@ -41,7 +41,7 @@ def _row(stage: ModuleStage, total: ModuleStage, train: bool) -> list[str]:
 
 
 def call_line(report: ModuleReport) -> str:
-    """Say what the module was called with, and how it was counted."""
+    """Describe the arguments of the module, and how it was counted."""
     where = "from shapes alone" if report.counted_on == "meta" else f"by running it on {report.counted_on}"
     return (
         f"called with {', '.join(report.inputs) or 'nothing'}; {report.dtype or 'no floating point'}; counted {where}"

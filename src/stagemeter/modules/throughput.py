@@ -19,7 +19,7 @@ TRAIN, EVALUATION = "train", "eval"
 
 
 class Throughput:
-    """A meter that times steps and counts their calls.
+    """A meter that times steps and counts their calls, each shape once and outside of timed work.
 
     Parameters
     ----------
@@ -31,10 +31,6 @@ class Throughput:
         Peak FLOP/s of one device; None leaves MFU out.
     devices : int
         Number of devices that do the same work on other data.
-
-    Notes
-    -----
-    `metrics` counts each shape once, outside of timed work.
     """
 
     def __init__(self, modules: Iterable[nn.Module], place: torch.device, peak: float | None, devices: int = 1) -> None:

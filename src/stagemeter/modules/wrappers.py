@@ -15,23 +15,9 @@ _WRAPPER_NAMES = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wr
 
 
 def unwrapped(model: Any) -> nn.Module:
-    """Unwrap a model from ``torch.compile``, ``torch.export`` and data parallelism.
+    """Unwrap a model from ``torch.compile``, ``torch.export`` and data parallelism, or raise StagemeterError.
 
-    Parameters
-    ----------
-    model : torch.nn.Module or torch.export.ExportedProgram
-        The model.
-
-    Returns
-    -------
-    torch.nn.Module
-        The module that does the work, with the names of the model's source. Sharded modules (FSDP) stay as they are,
-        since a shard is not the module.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not a module.
+    The result has the names of the model's source. FSDP's modules stay as they are, since a shard is not the module.
     """
     if isinstance(model, torch.export.ExportedProgram):
         if _attends_by_function(model.graph_module):
@@ -59,7 +45,7 @@ def _attends_by_function(graph: torch.fx.GraphModule) -> bool:
 
 
 def set_training(model: nn.Module, train: bool) -> None:
-    """Set a model to training or to inference; modules of an exported program cannot change, and stay as exported."""
+    """Set a model to training or to inference; exported modules cannot change, and stay as exported."""
     refusing = {
         module: vars(module).pop("train")
         for module in model.modules()
