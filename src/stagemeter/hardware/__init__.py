@@ -1,1 +1,1 @@
-"""What machines can do at most: peaks of accelerators with their sources, roofline bounds, and measured peaks."""
+"""Limits of machines: peaks of accelerators with their sources, roofline bounds, and measured peaks."""

@@ -15,10 +15,7 @@ _GPUS = Path("/proc/driver/nvidia/gpus")
 def accelerator_name() -> str | None:
     """Return the driver's name of the accelerator that this process uses.
 
-    Returns
-    -------
-    str or None
-        None if there is none, it is hidden, or the machine has several kinds and torch has not chosen one.
+    None if it uses none, or the machine has several kinds and torch has not chosen one.
     """
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

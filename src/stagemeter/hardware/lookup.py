@@ -23,21 +23,10 @@ _KNOWN = "`stagemeter devices` lists those that are known"
 
 
 def find_device(name: str, way_out: str = "") -> Device:
-    """Return a device by its name, an alias, or the name that a driver reports.
+    """Return a device by its name, an alias, or the name that a driver reports, or raise StagemeterError.
 
-    Case, spaces, dashes, underscores, vendors and product lines make no difference.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``A100-SXM-80GB``, ``h100 pcie`` or ``NVIDIA H100 80GB HBM3``.
-    way_out : str
-        Advice for an unknown device.
-
-    Raises
-    ------
-    StagemeterError
-        If no device has the name, or several do; the message names them.
+    Case, spaces, dashes, underscores, vendors and product lines make no difference. `way_out` is advice for an unknown
+    device.
 
     Examples
     --------
@@ -56,20 +45,7 @@ def find_device(name: str, way_out: str = "") -> Device:
 
 
 def device_peak(device: Device, dtype: str) -> Peak:
-    """Return the peak of a device for a data type.
-
-    Parameters
-    ----------
-    device : Device
-        See `find_device`.
-    dtype : str
-        Such as ``bfloat16``.
-
-    Raises
-    ------
-    StagemeterError
-        If the device has no rate for the data type; the message lists its rates.
-    """
+    """Return the peak of a device for a data type, or raise StagemeterError with the data types that have a rate."""
     if dtype not in device.peak_tflops:
         known = ", ".join(device.peak_tflops)
         raise StagemeterError(
@@ -87,22 +63,7 @@ def device_peak(device: Device, dtype: str) -> Peak:
 
 
 def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
-    """Return a peak from numbers.
-
-    Parameters
-    ----------
-    dtype : str
-        Data type of `tflops`.
-    tflops : float
-        Dense TFLOP/s.
-    gbps : float or None
-        Memory bandwidth in GB/s; None if unknown.
-
-    Raises
-    ------
-    StagemeterError
-        If a number is not positive and finite.
-    """
+    """Return a peak from dense TFLOP/s and GB/s (None: unknown), or raise StagemeterError."""
     _require_positive("--peak-tflops", tflops)
     if gbps is not None:
         _require_positive("--peak-gbps", gbps)

@@ -19,24 +19,10 @@ _SECONDS_FOR_DRIVER = 10
 
 
 def describe_machine(device: str) -> dict[str, str]:
-    """Describe a device of this machine and the torch that runs on it.
+    """Describe a device of this machine, such as ``cuda:1``, and the torch that runs on it.
 
-    Parameters
-    ----------
-    device : str
-        As torch writes it: ``cpu``, ``cuda`` or ``cuda:1``.
-
-    Returns
-    -------
-    dict of str to str
-        ``device``, its name; ``device_type``; ``cores``, the processor cores that this process may use;
-        ``memory_bytes``, of the device; ``driver``, ``none`` for a CPU; ``torch``, its version, and ``torch_build``,
-        its platform. Unknown values are ``unknown``.
-
-    Raises
-    ------
-    StagemeterError
-        If torch has no such device here.
+    ``device`` is its name, ``cores`` the processor cores that this process may use, ``memory_bytes`` the device's
+    memory and ``torch_build`` torch's platform. ``driver`` is ``none`` for a CPU. Unknown values are ``unknown``.
     """
     import torch
 
@@ -54,13 +40,7 @@ def describe_machine(device: str) -> dict[str, str]:
 
 
 def torch_device(device: str) -> torch.device:
-    """Return the torch device of a name; a GPU with its index.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such device here.
-    """
+    """Return the torch device of a name, a GPU with its index, or raise StagemeterError."""
     import torch
 
     try:

@@ -69,19 +69,7 @@ _PRODUCT, _STREAM = "FLOP", "byte"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A timed operation.
-
-    Attributes
-    ----------
-    name : str
-        Description.
-    unit : str
-        ``FLOP`` or ``byte``.
-    amount : int
-        Floating-point operations, or bytes read and written, of one call.
-    run : callable
-        Runs it once.
-    """
+    """A timed operation; `amount` is its FLOPs, or bytes read and written, and `unit` says which."""
 
     name: str
     unit: str
@@ -91,15 +79,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPeak:
-    """A measured peak, and the trials behind it.
-
-    Attributes
-    ----------
-    peak : Peak
-        The best rates.
-    flops_per_second, bytes_per_second : dict
-        Best rate of each trial by name.
-    """
+    """A measured peak, and the best rate of each trial by name."""
 
     peak: Peak
     flops_per_second: dict[str, float]
@@ -107,29 +87,8 @@ class MeasuredPeak:
 
 
 def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> MeasuredPeak:
-    """Measure the rates of this machine in about ten seconds.
+    """Measure the rates of this machine in about ten seconds, or raise StagemeterError.
 
-    Parameters
-    ----------
-    device : str
-        Device by its torch name: ``cpu``, ``cuda`` or ``cuda:1``.
-    dtype : str
-        Data type of the products, one of `stagemeter.core.cost.ITEM_SIZES`.
-    progress : callable, optional
-        Called with a description of the measurement and its duration.
-
-    Returns
-    -------
-    MeasuredPeak
-        Peak with the device's name; its source names the fastest trials.
-
-    Raises
-    ------
-    StagemeterError
-        If torch has no such device here, it is neither a CPU nor a GPU, or the data type is unknown.
-
-    Notes
-    -----
     On an idle machine two measurements differ by some percent. Other work at the same time, even in another virtual
     machine on the host, makes the peak too low, and utilization by it too high.
     """
@@ -163,16 +122,9 @@ def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> M
 
 
 def best_rates(trials: Iterable[Trial], timed: Timer, seconds: float) -> dict[Trial, float]:
-    """Return the best rate of each trial, per second.
+    """Return the best rate of each trial, per second, from turns of so many seconds after a first run of each.
 
-    Parameters
-    ----------
-    trials : iterable of Trial
-        Small ones first. A trial that would take far too long, by the rates of its unit so far, is left out.
-    timed : callable
-        Runs a callable and returns its seconds.
-    seconds : float
-        Duration of the turns, after the first run of each trial.
+    Small trials come first: one that would take far too long, by the rates of its unit so far, is left out.
     """
     best: dict[Trial, float] = {}
     for trial in trials:

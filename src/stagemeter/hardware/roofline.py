@@ -21,17 +21,13 @@ class Peak:
     Attributes
     ----------
     name : str
-        The device, such as ``A100-SXM-80GB``; ``given`` where only numbers were given.
+        The device, such as ``A100-SXM-80GB``, or ``given peak`` where only numbers were given.
     dtype : str
-        Data type of `flops_per_second`.
-    flops_per_second : float
-        Dense floating-point operations per second.
+        Data type of `flops_per_second`, which are dense.
     bytes_per_second : float or None
         Memory bandwidth; None if unknown, and then there is no memory bound.
     source : str
         Source of the numbers: a datasheet, an option, a measurement.
-    memory_bytes : int or None
-        Size of its memory.
     """
 
     name: str
@@ -42,7 +38,7 @@ class Peak:
     memory_bytes: int | None = None
 
     def to_dict(self) -> PeakRates:
-        """Return the rates in the units that people use."""
+        """Return the rates in TFLOP/s and GB/s."""
         return {
             "name": self.name,
             "dtype": self.dtype,
@@ -66,17 +62,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The least time that some work can take.
-
-    Attributes
-    ----------
-    ms : float
-        The larger of the following two, in milliseconds.
-    compute_ms : float
-        Time at the peak rate of arithmetic.
-    memory_ms : float or None
-        Time at the peak bandwidth; None if that is unknown.
-    """
+    """The least time that some work can take: milliseconds at the peak of compute, and of memory (None if unknown)."""
 
     compute_ms: float
     memory_ms: float | None
@@ -104,16 +90,9 @@ def _maximum(one: Any, other: Any) -> Any:
 
 
 def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
-    """Return the least time that some work takes; of arrays, and a peak whose rates are arrays, arrays.
+    """Return the least time that some work takes; arrays of numbers, also in `peak`, give arrays.
 
-    Parameters
-    ----------
-    flops : float
-        Floating-point operations, two per multiply-accumulate.
-    moved_bytes : float
-        Bytes read and written.
-    peak : Peak
-        The device.
+    `flops` are two per multiply-accumulate. `moved_bytes` are read and written.
     """
     return Bound(
         compute_ms=1e3 * flops / peak.flops_per_second,
@@ -122,18 +101,10 @@ def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
 
 
 def bound_by(least: Sequence[Bound], most: Sequence[Bound]) -> BoundBy:
-    """Return the resource that sets most of the least time of some work.
+    """Return the resource that sets most of the least time of some work, or ``unknown`` without a bandwidth.
 
-    Parameters
-    ----------
-    least, most : sequence of Bound
-        Bounds of the parts, which run one after another, with the fewest and with the most bytes that they can move.
-
-    Returns
-    -------
-    str
-        ``compute`` or ``memory``; ``compute or memory`` where it depends on the bytes moved; ``unknown`` without a
-        bandwidth.
+    The parts run one after another. `least` bounds each with the fewest bytes that it can move, `most` with the most;
+    the result is ``compute or memory`` where they differ.
     """
     return cast("BoundBy", " or ".join(sorted({_sets_most(least), _sets_most(most)})))
 
