@@ -77,8 +77,7 @@ def autolog(
     silent : bool
         Whether to suppress warnings.
     log_every_n : int
-        Interval of timing. The first call of a shape is counted; from the second on, every n-th is timed. The others
-        cost next to nothing.
+        Interval of timing. The first call of a shape is counted; from the second on, every n-th is timed.
     stages : mapping, optional
         Name of a stage to the name of its module, or several, as in `analyze`. By default, the stages of a forward
         pass are the children of the model, and ``generate`` adds none. Encoding that a given ``vision``
@@ -110,8 +109,8 @@ def autolog(
     - ``total``.
 
     No number includes what ``generate`` computes outside of modules, such as the choice of a token. The step of a
-    metric numbers the logged requests of a model. `StagemeterCallback` is for training: calls with gradients in
-    training mode are ignored. A failure in here is a warning, never an error of the model.
+    metric numbers the logged requests of a model. Calls with gradients in training mode are ignored:
+    `StagemeterCallback` is for training. A failure in here is a warning, never an error of the model.
 
     Examples
     --------
@@ -254,7 +253,7 @@ def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], gene
 
 
 def _warn(error: Exception) -> None:
-    """Warn of an error of ours, which must not stop the model."""
+    """Warn of our own error, which must not stop the model."""
     _say(f"not logged: {type(error).__name__}: {error}")
 
 

@@ -1,7 +1,7 @@
 """The methods that a request to a model of transformers passes through: forward passes, ``generate`` and its helpers.
 
 ``generate`` encodes pictures and sources before the first forward pass. It may use a draft model, and compiled code.
-Patches of these methods pass each call to a recorder, if there is one.
+Patches of these methods pass each call to a recorder, if one is at work.
 """
 
 from __future__ import annotations
@@ -63,13 +63,7 @@ class _State(threading.local):
 
 
 class Boundaries:
-    """The patches of transformers' models.
-
-    Parameters
-    ----------
-    begin : callable
-        Runs an outermost forward pass or generation.
-    """
+    """The patches of transformers' models; `begin` runs an outermost forward pass or generation."""
 
     def __init__(self, begin: Begin) -> None:
         self._begin = begin

@@ -18,13 +18,7 @@ _WAY_OUT = "device= names one of `stagemeter devices`, device='measured' measure
 
 
 def check_peak(device: str | None, tflops: float | None) -> None:
-    """Raise an error for an invalid peak before a training begins.
-
-    Raises
-    ------
-    StagemeterError
-        If both are given, the device is not known, or the number is not above zero.
-    """
+    """Refuse an invalid peak before a training begins."""
     if device is not None and tflops is not None:
         raise StagemeterError(f"device={device!r} and peak_tflops={tflops:g} exclude each other. Give one.")
     if device is not None and device != MEASURED:
@@ -34,21 +28,9 @@ def check_peak(device: str | None, tflops: float | None) -> None:
 
 
 def training_peak(device: str | None, tflops: float | None, place: torch.device, dtype: str) -> float | None:
-    """Return the peak of the device that a training runs on.
+    """Return the peak FLOP/s of the device that a training runs on; None, with a warning, if it is unknown.
 
-    Parameters
-    ----------
-    device, tflops
-        The user's settings: a name, ``measured``, or TFLOP/s.
-    place : torch.device
-        The device of the training.
-    dtype : str
-        Data type of its products.
-
-    Returns
-    -------
-    float or None
-        FLOP/s; None, with a warning, for an unknown device.
+    `device` and `tflops` are the user's settings, `place` and `dtype` those of the training's products.
     """
     try:
         if tflops is not None:

@@ -18,10 +18,7 @@ Event = TypeVar("Event", bound=Callable[..., None])
 
 
 def careful(event: Event) -> Event:
-    """Turn an error of a callback's event into one warning, after which the callback does nothing more.
-
-    A measurement must never end a training.
-    """
+    """Turn an error of a callback's event into one warning, after which the callback does nothing more."""
 
     @functools.wraps(event)
     def guarded(callback: Watcher, *args: Any, **kwargs: Any) -> None:
@@ -39,20 +36,7 @@ def careful(event: Event) -> Event:
 
 
 class Watcher:
-    """The owner of a training's throughput meter.
-
-    Parameters
-    ----------
-    device : str or None
-        The device of the training, one of `stagemeter devices`, or ``measured``; None: the name from the driver.
-    peak_tflops : float or None
-        Peak of one device in TFLOP/s, in place of a device.
-
-    Raises
-    ------
-    StagemeterError
-        If the peak is not valid.
-    """
+    """The owner of a training's throughput meter."""
 
     def __init__(self, device: str | None = None, peak_tflops: float | None = None) -> None:
         check_peak(device, peak_tflops)
@@ -63,18 +47,7 @@ class Watcher:
     def watch(self, modules: Iterable[nn.Module], place: torch.device, dtype: str, own: int, devices: int) -> None:
         """Start to watch modules.
 
-        Parameters
-        ----------
-        modules : iterable of torch.nn.Module
-            The modules that do the work.
-        place : torch.device
-            Their device.
-        dtype : str
-            Data type of the products.
-        own : int
-            Number of devices of this process, which share its batches.
-        devices : int
-            Number of devices of all processes.
+        Their products have the data type `dtype`. `own` devices of this process share its batches, of `devices` in all.
         """
         self.leave()
         peak = training_peak(self._device, self._peak_tflops, place, dtype)
