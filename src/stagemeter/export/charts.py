@@ -15,19 +15,7 @@ COLOURS = ("#4878a8", "#d1695b", "#66a182", "#d99a3d", "#8a6fb0", "#9a8067", "#c
 
 @dataclass(frozen=True)
 class Series:
-    """A series of points.
-
-    Attributes
-    ----------
-    name : str
-        Name in the legend.
-    x, y : sequence
-        Numbers; for bars, x are names.
-    labels : sequence of str
-        Label of each point; may be empty.
-    joined : bool
-        Whether a line joins the points.
-    """
+    """A series of points, joined by a line or not. For bars, x are names. Labels are one per point, or empty."""
 
     name: str
     x: Sequence[Any]
@@ -38,22 +26,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """The data of a chart.
+    """The data of a chart. `log` makes both axes of lines or points logarithmic.
 
-    Attributes
-    ----------
-    title, x_title, y_title : str
-        Titles of the chart and its axes.
-    kind : str
-        ``lines``, ``points``, ``bars`` or ``heat``.
-    series : sequence of Series
-        The series of lines, points or bars.
-    heat : sequence of sequence of float
-        Values of a heat map: a row for each of `y_values`, a column for each of `x_values`.
-    x_values, y_values : sequence
-        Axes of a heat map.
-    log : bool
-        Whether both axes of lines or points are logarithmic.
+    A heat map has a row for each of `y_values`, and a column for each of `x_values`.
     """
 
     title: str
@@ -187,22 +162,7 @@ _COLOUR = "#2f6f9f"
 
 
 def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> bytes:
-    """Draw FLOPs as bars with their shares of a total.
-
-    Parameters
-    ----------
-    flops : mapping
-        FLOPs by the name of their bar.
-    total : int
-        The total of the shares.
-    what, title : str
-        Titles of the axis and of the chart.
-
-    Returns
-    -------
-    bytes
-        A PNG picture.
-    """
+    """Draw FLOPs by the name of their bar, with their shares of a total, as a PNG picture. `what` is the axis title."""
     from matplotlib.ticker import FuncFormatter
 
     figure, axes = new_figure(3.6)

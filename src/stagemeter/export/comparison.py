@@ -25,9 +25,9 @@ from stagemeter.export.markdown import (
     unbroken,
 )
 
-#: The most subjects that a table shows side by side. More stand below one another.
+#: Subjects that a table shows side by side at most. More stand below one another.
 _SIDE_BY_SIDE = 4
-#: The most values of a setting that a line on the console names.
+#: Values of a setting that a line on the console names at most.
 _NAMED = 4
 
 
@@ -64,7 +64,7 @@ def comparison_markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def comparison_csv(comparison: Mapping[str, Any]) -> str:
-    """Return a comparison as CSV: a line for each quantity, stage and subject, numbers with all their digits."""
+    """Return a comparison as CSV: a line for each quantity, stage and subject, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["quantity", "stage", "subject", "source", "value", "difference", "ratio"])
@@ -206,18 +206,9 @@ _BAR_HEIGHT, _CHART_MARGIN = 34, 120
 
 
 def comparison_page(comparison: Mapping[str, Any]) -> str:
-    """Return a comparison as HTML.
+    """Return a comparison as an HTML page that needs no network, since it holds plotly's script of five megabytes.
 
-    Parameters
-    ----------
-    comparison : mapping
-        See `stagemeter.comparing.compare.compare`.
-
-    Returns
-    -------
-    str
-        A page with everything in it, plotly's script of five megabytes included. It follows the reader's choice of
-        light or dark.
+    It follows the reader's choice of light or dark.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
@@ -317,7 +308,7 @@ def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
 
 
-#: The files of a comparison: name, and what makes the contents.
+#: The files of a comparison: name, and the function that returns the contents.
 COMPARISON_FILES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "comparison.json": json_text,
     "comparison.md": comparison_markdown,

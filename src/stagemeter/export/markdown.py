@@ -13,7 +13,7 @@ from stagemeter.core.escape import markdown_text
 
 def new_document() -> MdUtils:
     """Return an empty document."""
-    # mdutils demands the name of a file, which it does not write here.
+    # mdutils requires the name of a file, although it writes none here.
     return MdUtils(file_name=str(Path(tempfile.gettempdir()) / "stagemeter"))
 
 

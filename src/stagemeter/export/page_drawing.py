@@ -11,21 +11,10 @@ GRID_COLOUR, LABEL_COLOUR = (214, 39, 40), (255, 255, 255)
 
 
 def draw_grid(page: Image.Image, grid: tuple[int, int], max_side: int = 640) -> Image.Image:
-    """Draw the tiles of a page on it: their borders, and their numbers row by row.
+    """Draw a page's tiles on a copy of it: their borders, and their numbers row by row.
 
-    Parameters
-    ----------
-    page : PIL.Image.Image
-        Mode RGB.
-    grid : tuple of int
-        Columns and rows of tiles. A page without tiles, ``(1, 1)``, gets a border alone.
-    max_side : int
-        Longest side of the drawing in pixels.
-
-    Returns
-    -------
-    PIL.Image.Image
-        A copy of the page, made smaller where it is larger than `max_side`.
+    The page has mode RGB, and the grid is columns and rows. A page without tiles, ``(1, 1)``, gets only a border. A
+    copy whose longest side exceeds `max_side` pixels is made smaller.
     """
     drawing = page.copy()
     drawing.thumbnail((max_side, max_side))

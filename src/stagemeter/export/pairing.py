@@ -35,10 +35,10 @@ _COLUMNS = (
     "Of roofline",
     "Bound by",
 )
-#: The columns that a description has room for.
+#: Columns that fit into a description.
 _FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roofline", "Bound by")
 
-#: The most runs that a shared warning names.
+#: Runs that a shared warning names at most.
 _NAMED = 3
 
 
@@ -79,15 +79,7 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
 
 
 def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
-    """Return the short form of a pairing for the description of a run, as a narrow table.
-
-    Parameters
-    ----------
-    pairing : mapping
-        See `stagemeter.utilization.pairing.pair`.
-    counts : Marked
-        Link to the static run.
-    """
+    """Return the short form of a pairing for the description of a run, with a link to its counts."""
     document = new_document()
     total = pairing["stages"].get("total")
     whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
@@ -159,7 +151,7 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
 
 
 def _devices(devices: Mapping[str, Any]) -> list[str]:
-    """Say how many devices there were, and how that is known; nothing where one is assumed."""
+    """Say how many devices there were, and how that is known; return nothing where one is assumed."""
     if devices["source"] == ASSUMED:
         return []
     count, engines, together = devices["count"], devices["engines"], devices["per_request"]

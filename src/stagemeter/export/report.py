@@ -32,12 +32,12 @@ from stagemeter.export.roofline import bounds_table, roofline_lines
 JSON_FILE = "static_compute.json"
 MARKDOWN_FILE = "static_compute.md"
 FVCORE_FILE = "static_compute_fvcore.md"
-#: The files that a folder holds of a report.
+#: Files of a report in a folder.
 REPORT_FILES = (JSON_FILE, MARKDOWN_FILE, FVCORE_FILE)
 
 
 def report_files(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return the contents of a report's files by name: JSON, Markdown, and fvcore's table where a model was run."""
+    """Return the contents of a report's files by name, with fvcore's table where a model was run."""
     files = {JSON_FILE: json_text(report), MARKDOWN_FILE: report_markdown(report)}
     if report["modules"]:
         files[FVCORE_FILE] = fvcore_table(report)
@@ -45,26 +45,9 @@ def report_files(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write the files of a report into a folder, in place of those of an earlier report.
+    """Write the files of a report into a folder, which is made if it is missing.
 
     The files in the folder are of one report, even after an interruption or with other writers.
-
-    Parameters
-    ----------
-    files : mapping
-        See `report_files`.
-    folder : Path
-        The folder. It is made if it is missing.
-
-    Returns
-    -------
-    list of Path
-        The files.
-
-    Raises
-    ------
-    StagemeterError
-        If a file cannot be written.
     """
     try:
         with locked_folder(folder):
@@ -78,7 +61,7 @@ def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
 
 
 _TOP_OPERATORS = 3
-#: The rows of a request's totals: what they are called, their key and their unit.
+#: Rows of a request's totals: title, key and unit.
 _TOTALS = (
     ("Parameters", "params", ""),
     ("Parameters that one token uses", "params_active", ""),

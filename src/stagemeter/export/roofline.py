@@ -73,25 +73,13 @@ def memory_line(memory: Mapping[str, Any]) -> str:
     return f"{needs} {of_device}: may fit, up to batch {memory['largest_batch_size']:,}"
 
 
-#: The factor by which the ceilings reach beyond the outermost points.
+#: Factor by which the ceilings reach beyond the outermost points.
 _MARGIN = 4.0
 
 
 @dataclass(frozen=True)
 class RooflinePoints:
-    """The data of a roofline.
-
-    Attributes
-    ----------
-    stages : tuple of str
-        Names of the points.
-    intensity, tflops : tuple of float
-        FLOPs per byte and the TFLOP/s that were reached, for each point.
-    ceiling : tuple of tuple of float
-        Corners of the roof: FLOPs per byte and TFLOP/s.
-    title : str
-        Device, data type and model.
-    """
+    """The data of a roofline: FLOPs per byte and TFLOP/s of each stage, and the same of each corner of the roof."""
 
     stages: tuple[str, ...]
     intensity: tuple[float, ...]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stagemeter.sweeping.summary import SweepSummary
 
 
-#: The most rows of the table of pages.
+#: Rows of the table of pages at most.
 _PAGES = 20
 
 
@@ -41,14 +41,7 @@ def sweep_files(summary: SweepSummary, title: str) -> dict[str, str | bytes]:
 def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes: Sequence[str] = ()) -> str:
     """Return a summary of a sweep: ranges, the cheapest way to see a page, and the rates of devices.
 
-    Parameters
-    ----------
-    summary : SweepSummary
-        Summary of the sweep.
-    table_name, page_name : str
-        Names of the files beside this text: the table, and the page of charts.
-    notes : sequence of str
-        What to know about the pages.
+    The names are those of files beside this text: the table, and the page of charts. The notes are about the pages.
     """
     document = new_document()
     table, page = markdown_code(table_name), markdown_code(page_name)
