@@ -14,7 +14,7 @@ from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 SCHEMA_VERSION = "1.0"
 #: What is compared by default.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
-#: Rows that are sums of others, or the rest. They stand below, in this order.
+#: Rows for sums of others or the rest, in the order in which they end a table.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
 
 
@@ -38,7 +38,7 @@ class ComparedRow(TypedDict):
 
 
 class ComparedQuantity(TypedDict):
-    """A quantity of all subjects. Stages are in the order of a request, rows in that of their differences."""
+    """A quantity of all subjects. Stages are in the order of a request, rows by the size of their differences."""
 
     unit: str
     stages: list[str]
@@ -53,7 +53,7 @@ class DifferingSetting(TypedDict):
 
 
 class Comparison(TypedDict):
-    """A comparison, see `compare`."""
+    """A comparison. `baseline` is a position, `configuration` and `environment` are the settings that differ."""
 
     schema_version: str
     subjects: list[ComparedSubject]
@@ -65,12 +65,10 @@ class Comparison(TypedDict):
 
 
 def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baseline: int = 0) -> Comparison:
-    """Compare subjects with one of them.
+    """Compare two or more subjects with one of them, or raise StagemeterError.
 
     Parameters
     ----------
-    subjects : sequence of Subject
-        Two or more.
     quantities : sequence of str
         Names in `COMPARED`. Default: FLOPs, or times where all subjects are profiles.
     baseline : int
@@ -79,17 +77,8 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     Returns
     -------
     dict
-        ``subjects``: ``name``, ``source``, ``kind``, ``run_id`` and ``link`` of each; ``baseline``: its position.
-        ``quantities``: by name the ``unit``, the ``stages`` in the order of a request, and the ``rows``, the largest
-        mover first and sums last. A row has the ``stage``, and per subject ``values``, ``differences`` and ``ratios``
-        to the baseline, None where one is missing or the baseline is zero. ``configuration`` and ``environment``: the
-        settings that differ, ``name`` and ``values``. ``notes``: what to know.
-
-    Raises
-    ------
-    StagemeterError
-        If there are fewer than two subjects, their schemas cannot be compared, a quantity is unknown, or no two of
-        them have it.
+        See `Comparison`. Rows begin with the largest difference and end with sums. Values, differences and ratios are
+        per subject. They are None where one is missing, and a ratio also where the baseline is zero.
     """
     if len(subjects) < 2:
         raise StagemeterError(f"there is {len(subjects)} to compare: give two or more runs or files")
@@ -196,7 +185,7 @@ def _missing(compared: Mapping[str, ComparedQuantity], subjects: Sequence[Subjec
 
 
 def _contexts(compared: Mapping[str, ComparedQuantity], configuration: Sequence[DifferingSetting]) -> list[str]:
-    """Note where decode steps are at different contexts, and so are not alike."""
+    """Note where decode steps have different contexts, so they are not the same work."""
     contexts = [
         row["values"] for row in configuration if row["name"] in ("decode_context", "prompt_tokens", "new_tokens")
     ]

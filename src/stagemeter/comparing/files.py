@@ -17,18 +17,7 @@ _WAY_OUT = "give the static_compute.json of `stagemeter analyze`, or the profile
 
 
 def read_subject(path: Path) -> Subject:
-    """Read a report or a profile from a file.
-
-    Parameters
-    ----------
-    path : Path
-        A ``static_compute.json`` of `stagemeter analyze`, or a ``profile.json`` of a profiling run.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be read, is neither, or has a schema that this version does not know.
-    """
+    """Read a report (``static_compute.json``) or a profile (``profile.json``) from a file, or raise StagemeterError."""
     document = _read(path)
     # The folder says more than the name that Stagemeter gave the file.
     name = path.absolute().parent.name if path.stem in ("static_compute", "profile") else path.stem
@@ -55,13 +44,7 @@ def _sound(path: Path, subject: Subject) -> Subject:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report from a file.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be read, is no report, or has a schema that this version does not know.
-    """
+    """Read a report from a file, or raise StagemeterError."""
     return _require_report(path, _read(path))
 
 

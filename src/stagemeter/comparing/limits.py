@@ -16,18 +16,10 @@ _LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far a value may move from the baseline in the wrong direction.
+    """How far a value, such as ``flops/total``, may move from the baseline in the wrong direction.
 
-    Attributes
-    ----------
-    metric : str
-        Name of the value, such as ``flops/total``.
-    amount : Fraction
-        A share, 1/100 for 1 %, or an amount in the value's own unit; exact, so that a limit holds to the integer.
-    relative : bool
-        Whether the amount is a share.
-    increase : bool
-        Whether more is worse. False for limits on a decrease, such as of MFU.
+    A relative amount is a share, 1/100 for 1 %; another is in the value's own unit. Both are exact, so that a limit
+    holds to the integer. Without `increase`, less is worse, as of MFU.
     """
 
     metric: str
@@ -37,20 +29,10 @@ class Limit:
 
 
 def parse_limit(text: str, increase: bool = True) -> Limit:
-    """Read a limit such as ``total/flops=1%``.
+    """Read a limit such as ``total/flops=1%``, or raise StagemeterError.
 
-    Parameters
-    ----------
-    text : str
-        ``stage/quantity=amount``, or ``quantity/stage=amount``, as MLflow names it; an amount is in percent, or,
-        without the sign, in the value's own unit.
-    increase : bool
-        Whether more is worse.
-
-    Raises
-    ------
-    StagemeterError
-        If the text is not a limit, or names no quantity.
+    The form is ``stage/quantity=amount``, or ``quantity/stage=amount``, as MLflow names it. An amount without the
+    percent sign is in the value's own unit.
     """
     option = "--max-increase" if increase else "--max-decrease"
     match = _LIMIT.fullmatch(text.strip())
@@ -67,10 +49,7 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
 def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]) -> list[str]:
     """Return a line for each limit that is exceeded.
 
-    Raises
-    ------
-    StagemeterError
-        If a subject has no value of that name: a limit that cannot be checked must not pass.
+    A subject without a value of that name raises StagemeterError: a limit that cannot be checked must not pass.
     """
     base = subjects[baseline]
     lines = []

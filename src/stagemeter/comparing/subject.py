@@ -19,22 +19,16 @@ class Subject:
 
     Attributes
     ----------
-    name : str
-        Name of the run, or of the file.
-    source : str
-        Id of the run, or path of the file.
+    name, source : str
+        Name and id of the run, or name and path of the file.
     kind : str
         ``static``, ``module`` (counts of any module) or ``profile``.
-    schema_version : str
-        Version of its document's schema.
     values : mapping
         Numbers by name, such as ``flops/sam``.
-    configuration : mapping
-        Settings by name.
     environment : mapping
         Versions of packages, and the hardware.
     run_id, link : str or None
-        Its run in MLflow, and the page of it; None for a file.
+        Its run in MLflow, and the run's page; None for a file.
     """
 
     name: str
