@@ -36,20 +36,8 @@ def log_document(
 ) -> None:
     """Log a document to a run, in few calls. Refuse a run that holds another document.
 
-    Parameters
-    ----------
-    kind : str
-        Kind of the document, see `stagemeter.tracking.labels`.
-    document_hash : str
-        Hash of the document. The same document can be logged again.
-    tags : mapping
-        Its tags, without kind and hash.
-    files : mapping
-        Contents of its files by name.
-    params : mapping, optional
-        Its params. Those that the run has already are not logged again.
-    tables : sequence of str
-        Files that MLflow's pages show as tables.
+    The kind is one of `stagemeter.tracking.labels`. Tags come without kind and hash, files are contents by name, and
+    `tables` are the files that MLflow's pages show as tables. Params that the run has already are not logged again.
     """
     client, run = mlflow.MlflowClient(), require_room(run_id, kind, document_hash)
     missing, otherwise = missing_params(run, params or {})

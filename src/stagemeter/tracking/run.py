@@ -25,16 +25,9 @@ def tracked_run(
 ) -> Iterator[RunInfo]:
     """Work inside an MLflow run: the one that ``mlflow run`` opened, or a new one.
 
-    The run ends as FINISHED, FAILED after an error, or KILLED after an interrupt.
-
-    Parameters
-    ----------
-    default_name : str
-        Name where neither `name` nor ``mlflow run`` gives one.
-    experiment : str or None
-        Experiment to put a new run in; None for MLflow's own choice.
-    system_metrics : bool
-        Whether MLflow records the use of processors, memory and network meanwhile.
+    The run ends as FINISHED, FAILED after an error, or KILLED after an interrupt. It gets the default name where
+    neither `name` nor ``mlflow run`` gives one. A new run goes into the experiment; None is MLflow's own choice. System
+    metrics are the use of processors, memory and network.
     """
     require_choice(experiment)
     require_reachable()

@@ -42,8 +42,6 @@ class Utilization:
         The run, in words.
     device : str
         The device of the peak.
-    workload : Workload
-        The workload that was measured.
     devices : int
         Devices that worked on a request together. The utilization is of one.
     """

@@ -43,24 +43,18 @@ class PageCost:
 
 @dataclass(frozen=True)
 class FleetSize:
-    """Number of devices that are needed.
+    """Number of devices that are needed, and the speed of one that never waits.
 
     Attributes
     ----------
     devices : int
         Whole devices; at the roofline, a lower bound.
-    seconds_per_page, pages_per_day_and_device : float
-        Speed of one device that never waits.
     mfu : float
         Utilization at this speed.
     basis : str
         ``mfu`` or ``measured``, or ``roofline``, which no run reaches.
     differences : sequence of str
         Differences of the run that gave the utilization: other work, or another device.
-    assumptions : sequence of str
-        What the answer rests on.
-    unit : str
-        See `PageCost`.
     """
 
     devices: int
@@ -88,16 +82,8 @@ def devices_needed(
 ) -> FleetSize:
     """Return the number of devices that a number of pages a day needs, or raise StagemeterError if it is impossible.
 
-    Parameters
-    ----------
-    mfu : float or None
-        Utilization of whole requests. None: that of the roofline, which no run reaches.
-    source : str or None
-        The run of the utilization; None where a number was given.
-    batch : int
-        Pages at once.
-    differences : sequence of str
-        Where that run was other work, or on another device.
+    Without an MFU of whole requests, the speed is that of the roofline, which no run reaches. `source` is the run of
+    the utilization, and `differences` say where that run was other work or on another device. `batch` is pages at once.
     """
     if not 0 < pages_per_day < math.inf:
         raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")

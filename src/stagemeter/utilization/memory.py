@@ -141,14 +141,8 @@ def memory_need(family: Family[Any], architecture: Any, workload: Workload) -> M
 class HeldByStage:
     """The memory in use beside the weights while a stage runs, in bytes.
 
-    Attributes
-    ----------
-    cache : int
-        KV cache when the stage has ended.
-    working_set : int or None
-        Operands and result of its most demanding operator; None without a closed form.
-    most : int
-        The most of both at once.
+    `cache` is the KV cache when the stage has ended, `most` the most of cache and working set at once. The working set
+    is operands and result of the most demanding operator; None without a closed form.
     """
 
     cache: int

@@ -30,15 +30,7 @@ _CHECKS = 24
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """The work of some requests.
-
-    Attributes
-    ----------
-    estimate : int
-        The work at the mean lengths, or the nearest possible.
-    least, most : int
-        Bounds.
-    """
+    """The work of some requests: bounds, and an estimate at the mean lengths or the nearest possible."""
 
     estimate: int
     least: int

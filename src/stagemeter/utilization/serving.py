@@ -31,14 +31,8 @@ def engine_section(
     seconds, for each device. ``engine_flops``, ``engine_mfu``: the engine's own estimate. ``explanation``: what it
     leaves out.
 
-    Parameters
-    ----------
-    metrics : mapping
-        Metrics of the profile, such as ``engine/requests``.
-    devices : Devices
-        The devices of all engines.
-    work : RequestsWork, optional
-        Work of the language model over all requests. Default: as many requests of the mean length, without bounds.
+    `metrics` are those of the profile, `devices` those of all engines. Without the `work` of all requests, each is
+    counted at the mean length, and there are no bounds.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())

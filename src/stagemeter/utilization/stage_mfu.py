@@ -107,16 +107,11 @@ def select_decode_context_len(
         ``auto``: the middle of the generation, ``prefill_len + new_tokens // 2``. ``fixed``: `fixed`. ``max``:
         `model_window`, or without one the end of the request, ``prefill_len + new_tokens``.
     fixed : int or None
-        The context for ``fixed``.
+        The context for ``fixed``, 2 or more.
     prefill_len, new_tokens : int
         Tokens of the prompt, and tokens generated.
     model_window : int or None
         Longest sequence the model was made for.
-
-    Raises
-    ------
-    ValueError
-        If the mode is unknown, or ``fixed`` comes without a context of two or more.
     """
     if mode not in ("auto", "fixed", "max"):
         raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
