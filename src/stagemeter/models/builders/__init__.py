@@ -1,1 +1,1 @@
-"""What families that are built alike have in common."""
+"""Builders that families share."""

@@ -1,4 +1,4 @@
-"""Families of an encoder over pages of one size, and a decoder that attends to its output."""
+"""Families of an encoder over pages of one size, and a decoder with cross-attention to its output."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ _ENCODER, _DECODER = "encoder", "decoder.model.decoder"
 
 @dataclass(frozen=True, slots=True)
 class EncoderDecoderArchitecture(Sizes):
-    """Sizes of an encoder-decoder; a family adds its encoder.
-
-    Attributes
-    ----------
-    decoder : SequenceDecoder
-        The decoder.
-    """
+    """Sizes of an encoder-decoder; a family adds its encoder."""
 
     decoder: SequenceDecoder
 
@@ -53,30 +47,26 @@ def encoder_decoder_family(
     shipped: Sequence[str],
     notes: tuple[str, ...] = (),
 ) -> Family[Architecture]:
-    """Make a family of such models.
+    """Make a family of encoder-decoders.
 
     Parameters
     ----------
-    name, title : str
-        Name of the family, and what it is in a few words.
+    title : str
+        What the family is, in a few words.
     kinds : tuple of str
         ``model_type`` of encoder and decoder.
     sizes : type
         The data class that `read` returns.
-    read : callable
-        Reads the sizes from a configuration.
     operators, parameters : callable
-        Operators of the encoder over some pages, and its parameters.
+        Operators of the encoder over a number of pages, and its parameters.
     picture, tokens : callable
-        Width and height in pixels that every page is brought to, and tokens that it becomes.
+        Width and height in pixels of every resized page, and the tokens that it becomes.
     check : callable
-        Refuses an image processor that brings pages to another size.
-    head : str
-        The output head.
+        Refuses an image processor that resizes pages otherwise.
     shipped : sequence of str
         Names of the models whose configurations are in ``models/configs``.
     notes : tuple of str
-        Remarks on how its numbers come about.
+        Facts that its numbers depend on.
     """
 
     def rules(sizes: Architecture, settings: ProcessorSettings) -> PageRules:
@@ -136,15 +126,7 @@ def encoder_decoder_family(
 
 
 def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Architecture], Stage[Architecture]]:
-    """Make the stages ``prefill`` and ``decode`` of a family.
-
-    Parameters
-    ----------
-    modules : DecoderModules
-        Where its models have it.
-    meaning : str
-        What the tokens of the encoder's output are, in a few words.
-    """
+    """Make the stages ``prefill`` and ``decode``; `meaning` says what the tokens of the encoder's output are."""
 
     def run(
         model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
@@ -178,20 +160,9 @@ def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Archit
 def sequence_arguments(
     model: Any, decoder: SequenceDecoder, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
 ) -> dict[str, Any]:
-    """Make the arguments of a pass: new tokens, an encoder's output, and a cache that holds what earlier passes left.
+    """Make the arguments of a pass: new tokens, an encoder's output, and a filled cache.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    decoder : SequenceDecoder
-        Its decoder.
-    workload : Workload
-        The request.
-    recorder : CacheRecorder
-        Takes what the pass appends to the cache.
-    tokens, cached : int
-        New tokens of each sequence, and those that earlier passes left in the cache.
+    `tokens` counts the new tokens of each sequence, `cached` those that earlier passes left in the cache.
     """
     import torch
     from transformers import EncoderDecoderCache

@@ -1,4 +1,4 @@
-"""Stages of encoders and projectors: square views, patches of pages at their own resolution."""
+"""Stages of encoders and projectors, over square views or over patches of pages at their own resolution."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def square_pixels(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
 
 
 def square_rules(default: int, crops: bool) -> Callable[[Any, ProcessorSettings], PageRules]:
-    """Return what reads the rules of a processor that brings every page to one square view, see `one_view`."""
+    """Return a reader of rules that turn every page into one square view, see `one_view`."""
     return lambda sizes, settings: one_view(
         settings, sizes.vision.image_size, sizes.projector.tokens, default=default, crops=crops
     )
@@ -75,16 +75,8 @@ def patch_encoder(
 ) -> Stage[Any]:
     """Make the stage of a vision transformer over the patches of pages at their own resolution.
 
-    Parameters
-    ----------
-    modules, inputs, run
-        See `page_stage`.
-    vit_of : callable
-        The vision transformer, from the sizes of a model.
-    title : str
-        What it does in a few words.
-    one_sequence : bool
-        Whether all pages of a batch go through as one sequence.
+    `vit_of` gets the vision transformer from the sizes of a model. With `one_sequence`, all pages of a batch form one
+    sequence. For the other arguments, see `page_stage`.
     """
 
     def operators(sizes: Any, values: Variables) -> list[Operator]:
@@ -127,7 +119,7 @@ def projector_stage(
     norms : callable
         Parameters besides those of the linear layers.
     rows : callable
-        Rows that pass through at a time, from sizes and variables; a variable ``calls`` says how many times.
+        Rows of one pass, from sizes and variables. A variable ``calls`` gives the number of passes.
     inputs, modules, name, title, variables, calls, run
         See `page_stage`.
     """
@@ -147,12 +139,7 @@ def projector_stage(
 def square_projector(module: str = PROJECTOR, shape: Callable[[Any], tuple[int, ...]] | None = None) -> Stage[Any]:
     """Make the stage of a `Projector` over the features of square views.
 
-    Parameters
-    ----------
-    module : str
-        The projector.
-    shape : callable, optional
-        Shape of the features of one view, where the projector itself puts those of a token side by side.
+    `shape` gives the shape of one view's features if the projector itself puts those of a token side by side.
     """
     shape_of = shape or (lambda sizes: (sizes.projector.tokens, sizes.projector.inputs))
     return projector_stage(

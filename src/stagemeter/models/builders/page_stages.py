@@ -1,4 +1,4 @@
-"""Stages that work on pages, and passes of whole models that read them."""
+"""Stages over pages, and passes of whole models that read them."""
 
 from __future__ import annotations
 
@@ -28,24 +28,22 @@ def page_stage(
     run: Callable[[Any, Architecture, Workload], None] | None = None,
     unused: Callable[[Architecture], int] = lambda sizes: 0,
 ) -> Stage[Architecture]:
-    """Make a stage that works on the pages of a batch.
+    """Make a stage over the pages of a batch.
 
     Parameters
     ----------
-    name, title : str
-        Name of the stage, and what it does in a few words.
+    title : str
+        What the stage does, in a few words.
     modules : tuple of str
-        The modules that run in it and whose parameters belong to it.
+        Modules that run in the stage, and whose parameters belong to it.
     operators : callable
-        Operators of one call from its variables.
-    parameters : callable
-        Parameters by closed form.
+        Operators of one call, from its variables.
     variables : mapping
-        The variables and what they mean.
+        Variables and their meanings.
     calls : callable
-        The variables of each call that a workload makes.
+        Variables of each call that a workload makes.
     inputs : callable, optional
-        Arguments of the first module, if only it runs, and once.
+        Arguments of the first module, if it alone runs, and once.
     run : callable, optional
         Runs the modules otherwise, given the model, its sizes and a workload.
     unused : callable
@@ -78,7 +76,7 @@ def page_stage(
 
 
 def page_tokens(model: Any, workload: Workload) -> Any:
-    """Return the prompts of a batch, whose first tokens stand for the page."""
+    """Return the prompts of a batch, which start with the tokens of the page."""
     import torch
 
     text = [0] * (workload.prompt_tokens - workload.image_tokens)
@@ -99,18 +97,16 @@ def page_passes(
 
     Parameters
     ----------
-    decoder_of : callable
-        The decoder of an architecture.
     page_of : callable
-        What the model takes of the pages of a batch beside the tokens: pixels and the like.
+        Arguments for the pages of a batch besides the tokens, such as pixels.
     keeps_everything : bool
         See `decoder_stages`.
     named_tokens : bool
         Whether it matters which tokens stand for a page.
     see : callable, optional
-        Runs what comes before the decoder on a page; by default what makes its embeddings in transformers.
+        Runs everything before the decoder on a page. By default, transformers' own code makes the embeddings.
     step_of : callable
-        What the model takes besides one new token.
+        Arguments besides one new token.
     """
 
     def run(
@@ -128,7 +124,7 @@ def page_passes(
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = page_of(model, sizes, workload)
         if workload.prompt_tokens < workload.image_tokens:
-            # The length was set by hand, and the page does not fit: both halves of the pass, one after the other.
+            # The page does not fit a length that the user set: run both halves of the pass in turn.
             if see is not None:
                 see(model, page)
             else:

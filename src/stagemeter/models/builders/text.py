@@ -1,4 +1,4 @@
-"""Families of language models that read text alone, and the parts that most of them share."""
+"""Families of language models that read only text, and parts that they share."""
 
 from __future__ import annotations
 
@@ -34,26 +34,22 @@ def text_family(
     modules: DecoderModules = _MODULES,
     adapters: bool = True,
 ) -> Family[Decoder]:
-    """Make a family of language models that read text alone.
+    """Make a family of language models that read only text.
 
     Parameters
     ----------
-    name, title : str
-        Name of the family, and what it is in a few words.
+    title : str
+        What the family is, in a few words.
     model_types : sequence of str
         ``model_type`` of the configurations that it takes.
-    read : callable
-        Reads the decoder's sizes from a configuration.
     shipped : sequence of str
         Names of the models whose configurations are in ``models/configs``.
     notes : sequence of str
-        Remarks on how its numbers come about.
+        Facts that its numbers depend on.
     prefill_variables
         See `stagemeter.models.decoder.stages.decoder_stages`.
-    modules : DecoderModules
-        Where its models have the decoder.
     adapters : bool
-        Whether LoRA adapters beside its layers are counted.
+        Whether LoRA adapters are counted.
     """
     stages = decoder_stages(lambda decoder: decoder, modules, prefill_variables=prefill_variables)
     return Family(
@@ -79,12 +75,11 @@ def _run_forward(model: Any, decoder: Decoder, workload: Workload, recorder: Cac
 
 
 def _run_decode(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
-    """Run the whole model over one new token."""
     whole_pass(model, decoder, workload, 1, workload.decode_context - 1, recorder)
 
 
 def alike(settings: Settings, attention: Mixer, feed_forward: FeedForward) -> Decoder:
-    """Return a decoder whose layers are all alike."""
+    """Return a decoder of identical layers."""
     return Decoder.read(settings, [Layer(attention, feed_forward, settings.whole("num_hidden_layers"))])
 
 
@@ -97,13 +92,8 @@ def sparse_layers(settings: Settings) -> list[bool]:
 def dense_then_experts(settings: Settings, attention: Mixer) -> list[Layer]:
     """Return layers of which the first are dense and the others route tokens to experts, as DeepSeek's do.
 
-    Parameters
-    ----------
-    settings : Settings
-        Configuration with ``n_routed_experts``, ``moe_intermediate_size``, ``n_shared_experts`` and either
-        ``mlp_layer_types`` or ``first_k_dense_replace``.
-    attention : Mixer
-        The first half of each layer.
+    The configuration gives ``n_routed_experts``, ``moe_intermediate_size``, ``n_shared_experts``, and either
+    ``mlp_layer_types`` or ``first_k_dense_replace``.
     """
     layers = settings.whole("num_hidden_layers")
     if settings.values.get("mlp_layer_types") is None:

@@ -1,4 +1,4 @@
-"""Families of models that read pages: stages that work on a page, a projector, and a decoder."""
+"""Families of stages over pages, a projector, and a decoder."""
 
 from __future__ import annotations
 
@@ -28,17 +28,7 @@ LANGUAGE = DecoderModules("model.language_model", "lm_head")
 
 @dataclass(frozen=True, slots=True)
 class VisionLanguageArchitecture(Sizes):
-    """Sizes of a vision transformer, a projector and a language model.
-
-    Attributes
-    ----------
-    vision : VisionTransformer
-        The encoder of views.
-    projector : Projector
-        What brings its features to the decoder's width.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of a vision transformer, a projector and a language model."""
 
     vision: VisionTransformer
     projector: Projector
@@ -54,7 +44,7 @@ class PageArchitecture(Protocol):
 
     @property
     def hash(self) -> str:
-        """Equal for equal sizes."""
+        """Hash that is equal for equal sizes."""
 
 
 Architecture = TypeVar("Architecture", bound=PageArchitecture)
@@ -62,16 +52,16 @@ Architecture = TypeVar("Architecture", bound=PageArchitecture)
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What the whole model takes of the pages of a batch.
+    """Arguments of the whole model for the pages of a batch.
 
     Attributes
     ----------
     inputs : callable
         Arguments besides the tokens, from the model, its sizes and a workload.
     values : bool
-        Whether the model's code asks for values: sizes of views, tokens that stand for them.
+        Whether the model's code reads values: sizes of views, tokens that stand for them.
     see : callable or None
-        Runs what comes before the decoder; None: what makes a page's embeddings in transformers.
+        Runs everything before the decoder; None: transformers' own code makes the embeddings.
     step : callable
         Arguments besides one new token.
     """
@@ -98,24 +88,20 @@ def vision_language_family(
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},
     **options: Any,
 ) -> Family[Architecture]:
-    """Make a family of stages that work on a page, and a decoder.
+    """Make a family of stages over pages, and a decoder.
 
     Parameters
     ----------
-    name, title : str
-        Name of the family, and what it is in a few words.
+    title : str
+        What the family is, in a few words.
     model_types : sequence of str
         ``model_type`` of the configurations that it takes.
     sizes : type
         The data class that `read` returns.
-    read : callable
-        Reads the sizes from a configuration.
     rules : callable
-        What pages become, by the settings of transformers' processor.
+        Reads what pages become from the settings of transformers' processor.
     stages : sequence of Stage
         The stages before the decoder's.
-    pages : Pages
-        What the whole model takes of pages.
     shipped : sequence of str
         Names of the models whose configurations are in ``models/configs``.
     notes : sequence of str
@@ -125,7 +111,7 @@ def vision_language_family(
     videos : bool
         Whether the rules cover videos.
     other_parameters : callable
-        Parameters that no stage has, by their names.
+        Parameters outside of all stages, by name.
     **options
         Options of `stagemeter.models.decoder.stages.decoder_stages`.
     """
@@ -142,7 +128,7 @@ def vision_language_family(
         return architecture
 
     def quantized(sizes: Architecture, quantization: Quantization) -> Architecture:
-        # Any data class with a decoder will do, which no type says.
+        # Any data class with a decoder works; no type expresses that.
         whole: Any = sizes
         return cast(Architecture, replace(whole, decoder=quantized_decoder(sizes.decoder, quantization)))
 

@@ -1,4 +1,4 @@
-"""Model families: one module each, found by its ``FAMILY``, and those that installed packages bring along.
+"""Model families: one module each, found by its ``FAMILY``, and families of installed packages.
 
 A package adds a family by an entry point of the group ``stagemeter.families`` whose value is a `Family`, see
 ``docs/adding-a-model.md``.
@@ -23,13 +23,7 @@ ENTRY_POINTS = "stagemeter.families"
 
 @cache
 def families() -> dict[str, Family[Any]]:
-    """Return all families by name.
-
-    Raises
-    ------
-    StagemeterError
-        If what a package brings along cannot be used, or is named like another family.
-    """
+    """Return all families by name, or raise StagemeterError for an unusable or duplicate one of a package."""
     found: dict[str, Family[Any]] = {}
     for module in pkgutil.iter_modules(__path__):
         place = f"{__name__}.{module.name}" + (".family" if module.ispkg else "")
@@ -53,13 +47,7 @@ def families() -> dict[str, Family[Any]]:
 
 
 def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
-    """Return the family that takes a configuration; None without one.
-
-    Raises
-    ------
-    StagemeterError
-        If several families take it.
-    """
+    """Return the family that takes a configuration, None without one; or raise StagemeterError if several do."""
     takers = [family for family in families().values() if family.takes(config)]
     if len(takers) == 1:
         return takers[0]
@@ -74,8 +62,6 @@ def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: boo
 
     Parameters
     ----------
-    settings : Settings
-        Configuration of the whole model.
     key : str
         Setting that holds the language model's configuration.
     tied_by_part : bool
@@ -85,8 +71,6 @@ def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: boo
     ------
     BeyondFamilyError
         If no family takes it, or one whose architecture is more than a decoder.
-    StagemeterError
-        If it is missing, or its settings are invalid.
     """
     text = settings.part(key) if tied_by_part else text_settings(settings, key)
     family = family_of(text.values, text.source)
@@ -98,10 +82,9 @@ def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: boo
 
 
 def text_settings(settings: Settings, key: str = "text_config") -> Settings:
-    """Return the language model's part of a configuration, tied as the whole model is.
+    """Return the language model's part of a configuration, with the output head tied as the whole one says.
 
-    The whole configuration says whether the output head is tied. Source: transformers, ``modeling_utils.py``,
-    ``get_expanded_tied_weights_keys``.
+    Source: transformers, ``modeling_utils.py``, ``get_expanded_tied_weights_keys``.
     """
     text = settings.part(key)
     tied = settings.flag("tie_word_embeddings", default=False)

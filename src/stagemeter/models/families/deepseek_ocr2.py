@@ -46,12 +46,9 @@ _FEWEST_TILES, _MOST_TILES = 2, 6
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """A transformer over patches and queries: patches attend to one another, queries to patches and earlier queries.
+    """A transformer with a gated feed-forward network over patches and learned queries.
 
-    Attributes
-    ----------
-    hidden, layers, heads, key_value_heads, intermediate : int
-        Width, depth, query heads, key and value heads, and width of the gated feed-forward network.
+    Patches attend to one another, queries to patches and earlier queries.
     """
 
     hidden: int
@@ -68,17 +65,7 @@ class QueryEncoder:
 
 @dataclass(frozen=True, slots=True)
 class DeepseekOcr2Architecture(Sizes):
-    """Sizes of DeepSeek-OCR 2.
-
-    Attributes
-    ----------
-    sam : SamArchitecture
-        SAM's encoder with the two strided convolutions behind it.
-    encoder : QueryEncoder
-        The encoder of its feature map.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of DeepSeek-OCR 2."""
 
     sam: SamArchitecture
     encoder: QueryEncoder
@@ -131,7 +118,7 @@ def _decoder(text: Settings) -> Decoder:
 
 
 def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> PageRules:
-    """Return the rules: a page is one view, and a large one also becomes tiles; queries are learned for both."""
+    """Return the rules: a page is one view, and a large one also becomes tiles; both sizes have learned queries."""
     image = settings.image
     image.side("size", published=_VIEW, needed=_VIEW)
     image.side("tile_size", published=_TILE, needed=_TILE)
@@ -143,7 +130,7 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
         cut = max(width, height) > _TILE
         columns, rows = tile_grid(width, height, _TILE, limits.most, limits.fewest) if cut else (1, 1)
         tiles = columns * rows if cut else 0
-        # One more token stands between views.
+        # A separator adds a token.
         return PageViews(1, tiles, _VIEW, _VIEW, (columns, rows), view + tiles * tile + 1, tile_side=_TILE)
 
     return PageRules(page)
@@ -154,7 +141,6 @@ def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:
 
 
 def _groups(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[ViewGroup]:
-    """Return the views of whole pages, and the tiles, if any."""
     groups = [(workload.global_views, _VIEW), (workload.local_views, _TILE)]
     return [_group(sizes, workload.batch_size * views, side) for views, side in groups if views]
 
@@ -187,7 +173,6 @@ def _encoder_parameters(sizes: DeepseekOcr2Architecture) -> int:
 
 
 def _page(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> dict[str, Any]:
-    """Return the pixels of a batch of pages, whole and in tiles."""
     page: dict[str, Any] = {"pixel_values": empty(model, workload.batch_size, 3, _VIEW, _VIEW)}
     if workload.local_views:
         page["pixel_values_local"] = empty(model, workload.batch_size * workload.local_views, 3, _TILE, _TILE)

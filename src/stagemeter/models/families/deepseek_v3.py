@@ -1,4 +1,4 @@
-"""DeepSeek-V3, R1 and V3.2: latent attention, shared and routed experts; V3.2 chooses tokens to attend to.
+"""DeepSeek-V3, R1 and V3.2: latent attention, shared and routed experts; V3.2 attends to chosen tokens.
 
 Source: DeepSeek-V3, arXiv 2412.19437; transformers, ``modeling_deepseek_v3.py``, ``modeling_deepseek_v32.py``.
 """

@@ -1,4 +1,4 @@
-"""Donut and Nougat: a Swin transformer over a page, and mBART's decoder, which attends to its features.
+"""Donut and Nougat: a Swin transformer over a page, and mBART's decoder with cross-attention to its features.
 
 Source: Donut, arXiv 2111.15664; Nougat, arXiv 2308.13418; transformers, ``modeling_donut_swin.py``,
 ``modeling_mbart.py``, ``modeling_vision_encoder_decoder.py``.
@@ -19,13 +19,7 @@ from stagemeter.models.vision.swin import SwinTransformer, swin_operators, swin_
 
 @dataclass(frozen=True, slots=True)
 class DonutArchitecture(EncoderDecoderArchitecture):
-    """Sizes of Donut and Nougat.
-
-    Attributes
-    ----------
-    encoder : SwinTransformer
-        The encoder.
-    """
+    """Sizes of Donut and Nougat."""
 
     encoder: SwinTransformer
 
@@ -73,7 +67,7 @@ def _encoder(sizes: Settings) -> SwinTransformer:
 
 
 def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
-    """Pages are padded to one size. Source: transformers, ``image_processing_pil_donut.py``, ``_preprocess``."""
+    """Refuse pages padded to another size. Source: transformers, ``image_processing_pil_donut.py``, ``_preprocess``."""
     encoder = sizes.encoder
     size = image.values.get("size")
     if isinstance(size, list):

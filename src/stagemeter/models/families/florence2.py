@@ -1,4 +1,4 @@
-"""Florence-2: a DaViT, an encoder over its features and the text, and a decoder that attends to both.
+"""Florence-2: a DaViT, an encoder over its features and the text, and a decoder with cross-attention to both.
 
 Source: Florence-2, arXiv 2311.06242; transformers, ``modeling_florence2.py``, ``modeling_bart.py``.
 """
@@ -50,16 +50,9 @@ _NORM_FIRST = "patch_prenorm"
 
 @dataclass(frozen=True, slots=True)
 class Florence2Architecture(EncoderDecoderArchitecture):
-    """Sizes of Florence-2.
+    """Sizes of Florence-2; its encoder is as wide as the decoder.
 
-    Attributes
-    ----------
-    vision : DaViT
-        The encoder of pages.
-    places : int
-        Learned positions along each side of its features.
-    layers, heads, intermediate : int
-        Depth, attention heads and feed-forward width of the encoder, which is as wide as the decoder.
+    `places` are learned positions along each side of the DaViT's features.
     """
 
     vision: DaViT
@@ -127,7 +120,7 @@ def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[
 
 
 def _encoder_parameters(sizes: Florence2Architecture) -> int:
-    """Return the parameters of the encoder, without the embedding, which is the decoder's."""
+    """Return the parameters of the encoder, except the embedding, which it shares with the decoder."""
     width, between = sizes.decoder.hidden, sizes.intermediate
     layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
     return sizes.layers * layer + (sizes.decoder.positions + 2) * width

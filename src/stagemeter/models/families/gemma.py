@@ -1,8 +1,8 @@
 """Gemma 1, 2 and 3, the language models: layers with a sliding window between those that attend to everything.
 
-Gemma 2 caps its scores, for which torch has no fused operator: transformers runs its attention as two products with
-the scores between them, and it is counted that way. Source: transformers, ``modeling_gemma.py``,
-``modeling_gemma2.py``, ``modeling_gemma3.py``.
+Gemma 2 caps its scores, for which torch has no fused operator: transformers runs two products with the scores
+between them, and the count follows. Source: transformers, ``modeling_gemma.py``, ``modeling_gemma2.py``,
+``modeling_gemma3.py``.
 """
 
 from __future__ import annotations

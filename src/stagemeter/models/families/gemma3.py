@@ -1,6 +1,6 @@
 """Gemma 3: SigLIP's vision transformer, pooled to a square of tokens and projected, and a decoder with windows.
 
-A page is squeezed into the one square view that the encoder takes. Source: transformers, ``modeling_gemma3.py``,
+A page is squeezed into the encoder's one square view. Source: transformers, ``modeling_gemma3.py``,
 ``modeling_siglip.py``, ``image_processing_gemma3.py``.
 """
 
@@ -37,7 +37,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Return the rules: a page is one view, and crops of it are more where the image processor's file says so.
+    """Return the rules: a page is one view; crops of it join if the image processor's file says so.
 
     Source: transformers, ``image_processing_pil_gemma3.py``, ``pan_and_scan``.
     """
@@ -63,7 +63,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 
 
 def _crops(longer: int, shorter: int, smallest: int, most: int, activating: float) -> int:
-    """Return the crops of a page along its longer side; 0 if it is seen only as a whole."""
+    """Return the crops of a page along its longer side; 0 without any."""
     if longer / shorter < activating:
         return 0
     crops = min(longer // smallest, math.floor(longer / shorter + 0.5))

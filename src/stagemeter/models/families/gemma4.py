@@ -40,8 +40,6 @@ class Gemma4Architecture(Sizes):
 
     Attributes
     ----------
-    hidden, layers, heads, head_width, intermediate, patch_size
-        See `VisionTransformer`.
     pooled : int
         Patches per side that become one token.
     positions : int
@@ -52,8 +50,6 @@ class Gemma4Architecture(Sizes):
         Whether the checkpoint holds a shift and a scale for tokens.
     audio : int
         Parameters of the audio encoder and its projection, which no page needs; 0 without one.
-    decoder : Decoder
-        The language model.
     """
 
     hidden: int
@@ -71,7 +67,7 @@ class Gemma4Architecture(Sizes):
 
     @property
     def block(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of a token in pixels."""
         return self.patch_size * self.pooled
 
     @property
@@ -114,7 +110,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
         head_width=sizes.whole("head_dim"),
         intermediate=sizes.whole("intermediate_size"),
         patch_size=sizes.whole("patch_size"),
-        # Without pooling, transformers would take the padding for the page.
+        # Without pooling, transformers would confuse padding and page.
         pooled=sizes.whole("pooling_kernel_size", least=2),
         positions=sizes.whole("position_embedding_size"),
         limits=sizes.flag("use_clipped_linears"),
@@ -145,14 +141,9 @@ def _audio(sizes: Settings, decoder: Decoder) -> int:
 
 
 def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _MOST_TOKENS) -> tuple[int, int]:
-    """Return the largest width and height of a page's shape that have at most so many tokens.
+    """Return the largest width and height of a page's shape with at most so many tokens, or raise StagemeterError.
 
     Source: transformers, ``image_processing_gemma4.py``, ``get_aspect_ratio_preserving_size``.
-
-    Raises
-    ------
-    StagemeterError
-        If a very long page would have more.
     """
     block = sizes.block
     most = tokens * block**2
@@ -194,7 +185,6 @@ def _rules(sizes: Gemma4Architecture, settings: ProcessorSettings) -> PageRules:
 
 
 def _padded(workload: Workload) -> int:
-    """Return the tokens that a page is padded to."""
     return workload.padded_tokens or _MOST_TOKENS
 
 
@@ -210,7 +200,7 @@ def _vision_parameters(sizes: Gemma4Architecture) -> int:
 
 
 def _page(model: Any, sizes: Gemma4Architecture, workload: Workload) -> dict[str, Any]:
-    """Return the patches of the pages of a batch, and where in the page each lies; padding lies nowhere."""
+    """Return the patches of the pages of a batch, and the position of each in its page; padding has none."""
     import torch
 
     width, height = view_size(workload)

@@ -1,6 +1,6 @@
 """Gemma 4's language models: windows, embeddings for each layer, last layers that share keys and values.
 
-Layers that share keys and values need no more of a prompt than its last token, and transformers runs them on no other.
+Layers that share keys and values need only a prompt's last token, and transformers runs them on no other.
 Source: transformers, ``modeling_gemma4.py``, ``configuration_gemma4.py``.
 """
 
@@ -20,7 +20,7 @@ from stagemeter.models.settings import Settings
 
 #: Norms of a layer as wide as the model; one with experts has three more.
 _NORMS, _MORE_NORMS = 4, 3
-#: What single layers may have otherwise than the rest.
+#: Settings that single layers may override.
 _OF_A_LAYER = ("head_dim", "num_key_value_heads")
 
 
@@ -54,7 +54,7 @@ def _read(settings: Settings) -> Decoder:
 
 
 def _shared_layers(settings: Settings, windows: list[int]) -> int:
-    """How many of the last layers take keys and values of an earlier one, of their kind."""
+    """Return how many last layers take keys and values of an earlier layer of their kind."""
     shared = settings.whole("num_kv_shared_layers", least=0)
     own, sharing = windows[: len(windows) - shared], windows[len(windows) - shared :]
     if shared >= len(windows) or {*map(bool, sharing)} - {*map(bool, own)}:
@@ -82,7 +82,7 @@ def _attention(settings: Settings, index: int, window: int, shared: bool) -> Gro
 
 
 def _of_layer(settings: Settings, index: int) -> Mapping[str, Any]:
-    """Sizes of a layer where they are not those of the others."""
+    """Return the sizes of a layer that differ from those of the others."""
     sizes: Mapping[str, Any] = settings.values["per_layer_config"].get(str(index), {})
     other = next((key for key in sizes if key not in _OF_A_LAYER), None)
     if other is not None:

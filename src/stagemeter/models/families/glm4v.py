@@ -29,8 +29,8 @@ from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
 
 _VISION = "model.visual"
 _DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
-#: Limits of pixels that transformers' ``Glm4vImageProcessor`` and ``Glm46VImageProcessor`` give a file that leaves them
-#: out; sizes are those of Qwen-VL's.
+#: Limits of pixels that transformers' ``Glm4vImageProcessor`` and ``Glm46VImageProcessor`` give a file without them;
+#: sizes are Qwen-VL's.
 _PIXELS_OF_CLASS = 112 * 112, 28 * 28 * 15_000
 _EXPERTS = "glm4v_moe"
 #: Limits of the pixels of a page, which is doubled (``preprocessor_config.json`` of the published models).
@@ -39,17 +39,7 @@ PIXELS = (12_544, 9_633_792)
 
 @dataclass(frozen=True, slots=True)
 class GlmVArchitecture(Sizes):
-    """Sizes of the encoder, of the merger and of the language model.
-
-    Attributes
-    ----------
-    vision : QwenVision
-        The encoder.
-    merger_width : int
-        Width of the merger's gated network.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of the encoder, of its merger's gated network and of the language model."""
 
     vision: QwenVision
     merger_width: int
@@ -65,14 +55,9 @@ def glm_v_family(
     shipped: Sequence[str],
     notes: Sequence[str] = (),
 ) -> Family[GlmVArchitecture]:
-    """Make a family whose encoder takes a page at its own resolution and makes tokens of patches by a convolution.
+    """Make a family whose encoder takes a page at its own resolution and merges patches by a convolution.
 
-    Parameters
-    ----------
-    name, title, model_types, read, shipped, notes
-        See `vision_language_family`.
-    encoder : sequence of str
-        Modules of the encoder, within ``model.visual``.
+    `encoder` names its modules within ``model.visual``. For the other arguments, see `vision_language_family`.
     """
     return vision_language_family(
         name=name,

@@ -1,8 +1,7 @@
 """GOT-OCR 2.0: SAM's encoder over one view, two strided convolutions and a projection, a decoder like Qwen 2's.
 
-A page is squeezed into the square view that the encoder takes. The encoder's attention is counted as transformers runs
-it: two products, with scores written between them. Source: transformers, ``modeling_got_ocr2.py``,
-``processing_got_ocr2.py``.
+A page is squeezed into the encoder's square view. The count of its attention follows transformers: two products, with
+scores written between them. Source: transformers, ``modeling_got_ocr2.py``, ``processing_got_ocr2.py``.
 """
 
 from __future__ import annotations
@@ -39,15 +38,7 @@ from stagemeter.models.vision.sam import (
 
 @dataclass(frozen=True, slots=True)
 class GotOcr2Architecture(Sizes):
-    """Sizes of GOT-OCR 2.0.
-
-    Attributes
-    ----------
-    sam : SamArchitecture
-        The encoder; its two strided convolutions are part of the projector.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of GOT-OCR 2.0; SAM's two strided convolutions are part of the projector."""
 
     sam: SamArchitecture
     decoder: Decoder
@@ -67,7 +58,7 @@ def _group(sizes: GotOcr2Architecture, views: int) -> ViewGroup:
 
 
 def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules:
-    """Return the rules: a page is one view, or tiles where the image processor's file says so."""
+    """Return the rules: a page is one view, or tiles if the image processor's file says so."""
     image, side, tokens = settings.image, sizes.sam.pretrain_size, _group(sizes, 1).quarter_grid ** 2
     if image.flag("crop_to_patches", published=False):
         return tiles_and_page(image, read_tile_limits(image, most=12, fewest=1), side, tokens)

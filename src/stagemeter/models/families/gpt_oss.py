@@ -1,8 +1,8 @@
 """GPT-OSS: sliding windows in every second layer, attention with sinks, biases everywhere, mixture of experts.
 
 A sink is a number per head that takes part in the softmax and in no product. torch has no fused operator for it:
-transformers runs this attention as two products with the scores between them, and it is counted that way. Source:
-transformers, ``modeling_gpt_oss.py``.
+transformers runs two products with the scores between them, and the count follows. Source: transformers,
+``modeling_gpt_oss.py``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from stagemeter.models.vision.vit import vision_transformer
 
 #: Longer side of a page over the side of a view in the published processors.
 _LONGEST = 4
-#: Side of a view that transformers' class gives a file that leaves it out.
+#: Side of a view that transformers' class gives a file without one.
 _SIDE_OF_CLASS = 364
 #: Longest side of a page in pixels: ``MAX_IMAGE_SIZE``.
 _LONGEST_SIDE = 4096
@@ -43,7 +43,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Return the rules: a page is resized to whole tiles and seen in tiles and as a whole, or only as a whole."""
+    """Return the rules: a page becomes tiles and a view of the whole, or only the latter."""
     image, side, tokens = settings.image, sizes.vision.image_size, sizes.projector.tokens
     image.side("max_image_size", published=side, default=_SIDE_OF_CLASS, needed=side)
     settings.whole.require("image_seq_len", needed=tokens, why="a view becomes")
@@ -93,7 +93,7 @@ def resized(width: int, height: int, longest: int) -> tuple[int, int]:
 
 
 def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return the columns and rows of tiles: whole tiles along the longer side, as many as needed along the other.
+    """Return columns and rows: whole tiles along the longer side, as many as needed along the other.
 
     Source: transformers, ``image_processing_pil_idefics3.py``, ``resize_for_vision_encoder``.
     """
@@ -106,12 +106,12 @@ def whole_tiles(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return pixels that are no padding, which is zeros."""
+    """Return pixels other than zeros, which would be padding."""
     import torch
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
     shape = (workload.batch_size, views, CHANNELS, side, side)
-    # One element, seen as many: its value is known however large the batch is.
+    # One expanded element: its value is known for any batch.
     return {
         "pixel_values": torch.ones((), dtype=model.dtype, device=model.device).expand(shape),
         "pixel_attention_mask": torch.ones((), dtype=torch.bool, device=model.device).expand(*shape[:2], side, side),

@@ -26,7 +26,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     if settings.values["downsample_ratio"] != 0.5:
         settings.refuse("downsample_ratio", settings.values["downsample_ratio"], "this family is made for 0.5")
     settings.require("vision_feature_layer", -1, "what it takes of its encoder")
-    # The encoder of 6 billion parameters has other values.
+    # The encoder of 6 billion parameters differs here.
     for key, known in (("use_qk_norm", False), ("use_mask_token", False), ("norm_type", "layer_norm")):
         sizes.require(key, known, "its encoder")
     mean = sizes.flag("use_mean_pooling")

@@ -31,15 +31,7 @@ _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
 
 @dataclass(frozen=True, slots=True)
 class MoonViTArchitecture(Sizes):
-    """Sizes of the encoder and the language model.
-
-    Attributes
-    ----------
-    vision : MoonViT
-        The encoder.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of the encoder and the language model."""
 
     vision: MoonViT
     decoder: Decoder
@@ -61,15 +53,13 @@ def moonvit_family(
 
     Parameters
     ----------
-    name, title, model_types, read, shipped, notes
-        See `vision_language_family`.
     resizing : callable
-        Reads the settings of the image processor, and returns what brings a width and a height to whole tokens.
-    encoder, projector : str
-        Their modules.
+        From the image processor's settings, returns a function that resizes a width and a height to whole tokens.
     page_by_page : bool
         Whether the projector runs once for each page, on patches as they come; else once for all, on patches that
         the encoder put side by side.
+    name, title, model_types, read, shipped, notes
+        See `vision_language_family`.
     """
 
     def rules(sizes: MoonViTArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -121,7 +111,7 @@ def moonvit_family(
 
 
 def _page(model: Any, sizes: MoonViTArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return the patches of the pages of a batch, and how they lie."""
+    """Return the patches of the pages of a batch, and their grids."""
     vision = sizes.vision
     patches = workload.batch_size * workload.image_tokens * vision.merge_size**2
     return {
@@ -147,7 +137,7 @@ def _read(settings: Settings) -> MoonViTArchitecture:
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
-    """Read how a page is shrunk to a number of patches and padded to whole tokens.
+    """Return a function that shrinks a page to a number of patches and pads it to whole tokens.
 
     Source: transformers, ``image_processing_kimi_k25.py``, ``navit_resize``. The published file has the
     limits under other names, within ``media_proc_cfg``.

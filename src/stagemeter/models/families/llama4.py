@@ -1,4 +1,4 @@
-"""Llama 4: tiles through a vision transformer whose patches are shuffled together, Llama 4's language model.
+"""Llama 4: tiles, a vision transformer whose patches are merged by pixel shuffle, and Llama 4's language model.
 
 Source: transformers, ``modeling_llama4.py``, ``image_processing_llama4.py``.
 """
@@ -38,14 +38,10 @@ class Llama4Architecture(Sizes):
 
     Attributes
     ----------
-    vision : VisionTransformer
-        The encoder of tiles.
     merge_size : int
         Patches per side that become one token.
     adapter_inputs, adapter_width : int
         Width of the patches of a token, side by side, and of the adapter's two layers.
-    decoder : Decoder
-        The language model.
     """
 
     vision: VisionTransformer
@@ -56,7 +52,7 @@ class Llama4Architecture(Sizes):
 
     @property
     def adapter(self) -> list[LinearSize]:
-        """The linear layers that merge the patches of a token."""
+        """Linear layers that merge the patches of a token."""
         return [LinearSize(self.adapter_inputs, self.adapter_width), LinearSize(self.adapter_width, self.adapter_width)]
 
     @property

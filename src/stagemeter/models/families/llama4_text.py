@@ -19,7 +19,7 @@ _CHUNKED, _MODULE, _WIDTH = "chunked_attention", "feed_forward", "intermediate_s
 def _read(settings: Settings) -> Decoder:
     bias = settings.flag("attention_bias")
     full = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias, window=0)
-    # A step computes the scores of as many tokens as a chunk has, and masks those of the chunk before. Null: no chunks.
+    # A step computes scores for as many tokens as a chunk has, and masks those of the chunk before. Null: no chunks.
     chunked = replace(full, window=settings.whole("attention_chunk_size", 0))
     shared = settings.whole(_WIDTH)
     routed = Experts.read(

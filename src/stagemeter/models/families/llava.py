@@ -1,6 +1,6 @@
 """LLaVA 1.5: CLIP's vision transformer, a projector of two layers, and a language model.
 
-A page is shrunk and cropped to the one view that the encoder takes. Source: transformers, ``modeling_llava.py``,
+A page is shrunk and cropped to the encoder's one view. Source: transformers, ``modeling_llava.py``,
 ``modeling_clip.py``, ``processing_llava.py``.
 """
 

@@ -27,7 +27,7 @@ from stagemeter.models.vision.vit import vision_transformer
 _ONEVISION = "llava_onevision"
 #: Layer that features come from, and whether they keep the class token.
 _FEATURES = {"llava_next": (-2, "default"), _ONEVISION: (-1, "full")}
-#: What transformers' classes give a file that leaves ``image_grid_pinpoints`` out.
+#: Default of transformers' classes for a file without ``image_grid_pinpoints``.
 _CANVASES_OF_NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 _CANVASES_OF_ONEVISION = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
 #: ``vision_aspect_ratio``: features of more than nine views' tokens, and a tenth, are shrunk.
@@ -121,7 +121,7 @@ def best_canvas(canvases: tuple[tuple[int, int], ...], width: int, height: int) 
 
 
 def tokens_of_tiles(sizes: TiledArchitecture, width: int, height: int, columns: int, rows: int) -> int:
-    """Tokens of all tiles side by side, those of padding cut off, and one more after each row of them.
+    """Return the tokens of all tiles side by side, without padding, and one more after each row of them.
 
     Source: transformers, ``processing_llava_next.py``, ``processing_llava_onevision.py``, ``_get_unpadded_features``.
     """
@@ -139,12 +139,12 @@ def tokens_of_tiles(sizes: TiledArchitecture, width: int, height: int, columns: 
 
 
 def _page(model: Any, sizes: VisionLanguageArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return views, and the size of the page, from which the model works out how they lie."""
+    """Return the views, and the size of the page, from which the model derives their grid."""
     import torch
 
     side, views = sizes.vision.image_size, workload.global_views + workload.local_views
     size = [workload.image_height, workload.image_width]
-    # The model chooses a canvas again; it may choose only that of the page.
+    # The model chooses a canvas again; offer only that of the page.
     columns, rows = workload.tile_grid
     model.config.image_grid_pinpoints = [[rows * side, columns * side]]
     return {

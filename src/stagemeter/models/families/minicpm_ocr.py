@@ -49,15 +49,11 @@ class MiniCPMOcrArchitecture(Sizes):
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate, patch_size, positions
-        See `VisionTransformer`.
     patches_of_token : int
         Patches that become one token.
     merge_after : int
-        Layers after which attention within windows merges four patches; 0 if it never does. The model has its
+        Layers after which attention within windows merges four patches; 0 if it never runs. The model holds its
         weights in both cases.
-    decoder : Decoder
-        The language model.
     """
 
     hidden: int
@@ -85,13 +81,13 @@ class MiniCPMOcrArchitecture(Sizes):
 
     @property
     def merger(self) -> list[LinearSize]:
-        """The layers that make a token of four patches."""
+        """Layers that make a token of four patches."""
         merged = 4 * self.hidden
         return [LinearSize(merged, merged, bias=True), LinearSize(merged, self.decoder.hidden, bias=True)]
 
     @property
     def block(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of a token in pixels."""
         return self.patch_size * math.isqrt(self.patches_of_token)
 
 
@@ -132,7 +128,7 @@ class _Slicing:
     most : int
         Most slices; 1 if pages are not cut.
     side : int
-        Side of a square with as many pixels as a view is resized to.
+        Side in pixels of a square with as many pixels as a resized view.
     enlarges : bool
         Whether a small page is enlarged to as many.
     """
@@ -253,7 +249,6 @@ def _window_parameters(sizes: MiniCPMOcrArchitecture) -> int:
 
 
 def _merger_operators(sizes: MiniCPMOcrArchitecture, values: Variables) -> list[Operator]:
-    """Return the operators of merging, view by view."""
     pages, slices = values["pages"], values["pages"] * values["slices"]
     return [
         *linears_operators(sizes.merger, values["page"], pages),
@@ -269,7 +264,7 @@ def _page(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload) -> dict
     _, tokens = _tokens_of_views(sizes, workload)
     views = [(width, height)]
     if workload.local_views:
-        # Any shape of as many tokens will do: each patch attends to all others of its view.
+        # Any shape with as many tokens works: each patch attends to all others of its view.
         across = max(side for side in range(1, math.isqrt(tokens) + 1) if not tokens % side)
         views += [(across * sizes.block, tokens // across * sizes.block)] * workload.local_views
     views *= workload.batch_size

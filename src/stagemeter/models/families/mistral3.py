@@ -1,4 +1,4 @@
-"""Mistral Small 3.1 and later, and other models of Mistral AI that see: Pixtral's encoder, a decoder like Mistral's.
+"""Mistral Small 3.1 and later, and other vision models of Mistral AI: Pixtral's encoder, a decoder like Mistral's.
 
 All pages of a batch go through the encoder as one sequence. Source: transformers, ``modeling_pixtral.py``,
 ``modeling_mistral3.py``, ``processing_pixtral.py``, ``image_processing_pil_pixtral.py``.
@@ -35,20 +35,14 @@ _LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
 
 @dataclass(frozen=True, slots=True)
 class PixtralArchitecture(Sizes):
-    """Sizes of Pixtral's vision transformer, of what merges its patches, and of a language model.
+    """Sizes of Pixtral's vision transformer, of its merger and projector, and of a language model.
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate, patch_size
-        See `VisionTransformer`.
     longest_side : int
         Limit of the longer side of a page in pixels.
     merge_size : int
         Patches per side that become one token.
-    projector_bias : bool
-        Whether the two layers that bring tokens to the decoder's width add a bias.
-    decoder : Decoder
-        The language model.
     """
 
     hidden: int
@@ -87,7 +81,7 @@ class PixtralArchitecture(Sizes):
 
     @property
     def projector(self) -> list[LinearSize]:
-        """The layers that merge patches and bring tokens to the decoder's width."""
+        """Layers that merge patches and bring tokens to the decoder's width."""
         width, outputs, bias = self.hidden, self.decoder.hidden, self.projector_bias
         return [
             LinearSize(width * self.merge_size**2, width),
@@ -108,14 +102,8 @@ def pixtral_family(
 ) -> Family[PixtralArchitecture]:
     """Make a family of Pixtral's vision transformer and a decoder.
 
-    Parameters
-    ----------
-    name, title, model_types, shipped, notes
-        See `vision_language_family`.
-    encoder, projector : str
-        Their modules.
-    own_patches : bool
-        Whether pages are resized to the patches that the image processor names, rather than to whole tokens.
+    With `own_patches`, pages are resized to the image processor's patches rather than to whole tokens. For the other
+    arguments, see `vision_language_family`.
     """
 
     def projector_inputs(model: Any, sizes: PixtralArchitecture, workload: Workload) -> tuple[Any, ...]:
@@ -213,7 +201,7 @@ def _shrunk(longest: int, block: int, width: int, height: int) -> tuple[int, int
 
 
 def _image_sizes(model: Any, workload: Workload) -> Any:
-    """Return heights and widths of the views of a batch, which the code asks for."""
+    """Return heights and widths of the views of a batch, which the model's code reads."""
     import torch
 
     width, height = view_size(workload)

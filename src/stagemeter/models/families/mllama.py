@@ -59,8 +59,6 @@ class MllamaArchitecture(Sizes):
         Tiles that a page is padded to, and shapes that tiles may form.
     kept : int
         Layers of the first transformer whose results join those of the second.
-    decoder : Decoder
-        The language model.
     """
 
     hidden: int
@@ -210,7 +208,7 @@ def _calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
 
 
 def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return the tiles of the pages of a batch, the shape that they form, and which are padding."""
+    """Return the tiles of the pages of a batch, the shape that they form, and the mask of padding."""
     import torch
 
     pages, side = workload.batch_size, sizes.image_size
@@ -223,7 +221,7 @@ def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str
 
 
 def _seen(model: Any, sizes: MllamaArchitecture, workload: Workload, tokens: int) -> dict[str, Any]:
-    """Return the mask of tiles that each token sees, which ``generate`` passes every time."""
+    """Return the mask of tiles that each token attends to, which ``generate`` passes every time."""
     return {"cross_attention_mask": empty(model, workload.batch_size, tokens, 1, sizes.tiles)}
 
 

@@ -32,7 +32,7 @@ def _read(settings: Settings) -> MoonViTArchitecture:
 
 
 def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tuple[int, int]]:
-    """Read how a page is resized to whole tokens; a side shorter than a token is first enlarged to one.
+    """Return a function that resizes a page to whole tokens; it first enlarges a side shorter than a token.
 
     Source: transformers, ``image_processing_pil_paddleocr_vl.py``, ``smart_resize``.
     """

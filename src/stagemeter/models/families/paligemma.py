@@ -1,6 +1,6 @@
 """PaliGemma 1 and 2: SigLIP's vision transformer, one linear layer, and Gemma's decoder.
 
-A page is squeezed into the one square view that the encoder takes. Source: transformers, ``modeling_paligemma.py``,
+A page is squeezed into the encoder's one square view. Source: transformers, ``modeling_paligemma.py``,
 ``processing_paligemma.py``.
 """
 
@@ -18,7 +18,7 @@ from stagemeter.models.vision.vit import vision_transformer
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes, text = settings.part("vision_config"), settings.part("text_config").values
-    # With a window, transformers fails on the masks that it makes of a page.
+    # With a window, transformers fails on its own masks for a page.
     refuse_window(settings.part("text_config"))
     # Attention is bidirectional in any case.
     decoder = text_decoder(

@@ -30,7 +30,7 @@ from stagemeter.models.vision.vit import vit_operators, vit_parameters
 _VISION = "model.visual"
 _MERGER, _DEEP_MERGERS = f"{_VISION}.merger", f"{_VISION}.deepstack_merger_list"
 _WINDOWED = "qwen2_5_vl"
-#: Limits between which a page is resized, as the published processors have them (``preprocessor_config.json``).
+#: Limits of a page's pixels in the published processors (``preprocessor_config.json``).
 _MIN_PIXELS, _MAX_PIXELS = 56 * 56, 14 * 14 * 4 * 16384
 #: Limits hold for each frame. Source: transformers, ``video_processing_qwen2_vl.py``.
 _BY_FRAME = VideoProcessor((128 * 28 * 28, 28 * 28 * 768), patch_size=14, tokens=128_000, together=False)
@@ -38,15 +38,7 @@ _BY_FRAME = VideoProcessor((128 * 28 * 28, 28 * 28 * 768), patch_size=14, tokens
 
 @dataclass(frozen=True, slots=True)
 class QwenVLArchitecture(Sizes):
-    """Sizes of the encoder and the language model.
-
-    Attributes
-    ----------
-    vision : QwenVision
-        The encoder.
-    decoder : Decoder
-        The language model.
-    """
+    """Sizes of the encoder and the language model."""
 
     vision: QwenVision
     decoder: Decoder
@@ -68,14 +60,12 @@ def qwen_vl_family(
 
     Parameters
     ----------
-    name, title, model_types, read, shipped, notes, **options
-        See `vision_language_family`.
     positions : bool
         Whether the encoder learns positions.
     deep : bool
         Whether patches of several layers are merged, for the decoder's first layers.
-    videos : VideoProcessor
-        How frames of videos are resized.
+    name, title, model_types, read, shipped, notes, **options
+        See `vision_language_family`.
     """
 
     def rules(sizes: QwenVLArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -123,7 +113,7 @@ def qwen_vl_family(
 
 
 def decoder_of_type(settings: Settings, model_type: str) -> Decoder:
-    """Read the language model as one of a type, whatever the configuration calls it."""
+    """Read the language model as one of a type, regardless of the configuration's ``model_type``."""
     text = {**settings.part("text_config").values, "model_type": model_type}
     return text_decoder(Settings({**settings.values, "text_config": text}, settings.source))
 
@@ -164,7 +154,7 @@ def _calls(sizes: QwenVLArchitecture, workload: Workload) -> list[Variables]:
 
 
 def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return what the encoder takes; where patches lie is worked out on the CPU."""
+    """Return the encoder's arguments; positions of patches are computed on the CPU."""
     import torch
     from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_window_index
 
@@ -189,7 +179,7 @@ def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[s
 
 
 def _page(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[str, Any]:
-    """Return the same for the whole model, which names the encoder's arguments after what they are of."""
+    """Return the whole model's arguments, named after pages or videos."""
     kind, pixels = ("image", "pixel_values") if workload.video_frames is None else ("video", "pixel_values_videos")
     inputs = _inputs(model, sizes, workload)
     return {pixels if name == "pixel_values" else f"{kind}_{name}": value for name, value in inputs.items()}

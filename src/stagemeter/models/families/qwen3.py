@@ -17,7 +17,7 @@ from stagemeter.models.settings import Settings
 
 def _read(settings: Settings) -> Decoder:
     attention = _attention(settings)
-    # Without kinds of layers, as in mixtures of experts, a window is that of every layer.
+    # Without kinds of layers, as in mixtures of experts, a window holds for every layer.
     windows = [attention.window] * settings.whole("num_hidden_layers")
     if settings.values.get("layer_types") is not None:
         windows = windows_by_layer(settings)

@@ -35,7 +35,6 @@ def _read(settings: Settings) -> Decoder:
 
 
 def _feed_forwards(settings: Settings) -> list[FeedForward]:
-    """Return the feed-forward part of each layer."""
     kind, layers = settings.values["model_type"], settings.whole("num_hidden_layers")
     if kind == _DENSE:
         return [GatedFeedForward.read(settings)] * layers

@@ -1,7 +1,7 @@
-"""Qwen 3-VL, dense and mixture of experts: a page at its own resolution, features of several layers to the decoder.
+"""Qwen 3-VL, dense and mixture of experts: a page at its own resolution, a decoder like Qwen 3's.
 
-The decoder is like Qwen 3's. Features of some layers of the encoder are merged, too, and added to the results of the
-decoder's first layers. Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
+Features of some layers of the encoder are also merged, and added to the results of the decoder's first layers.
+Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _read(settings: Settings) -> QwenVLArchitecture:
 
 
 def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
-    """Read the encoder of Qwen 3-VL, which is `deep` and hands on features of several layers, or of Qwen 3.5."""
+    """Read the encoder of Qwen 3-VL, which is `deep` and also passes on features of earlier layers, or of Qwen 3.5."""
     return qwen_vision(
         sizes,
         decoder.hidden,

@@ -1,4 +1,4 @@
-"""TrOCR: a vision transformer over a line of text, and a decoder that attends to its features.
+"""TrOCR: a vision transformer over a line of text, and a decoder with cross-attention to its features.
 
 Source: TrOCR, arXiv 2109.10282; transformers, ``modeling_vit.py``, ``modeling_trocr.py``,
 ``modeling_vision_encoder_decoder.py``.
@@ -19,13 +19,7 @@ from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, 
 
 @dataclass(frozen=True, slots=True)
 class TrOCRArchitecture(EncoderDecoderArchitecture):
-    """Sizes of TrOCR.
-
-    Attributes
-    ----------
-    encoder : VisionTransformer
-        The encoder.
-    """
+    """Sizes of TrOCR."""
 
     encoder: VisionTransformer
 

@@ -1,4 +1,4 @@
-"""Zamba 2: state-space models, before some of which stand transformers that share their weights.
+"""Zamba 2: state-space models, some of them preceded by transformers that share their weights.
 
 Source: Zamba2, arXiv 2411.15242; transformers, ``modeling_zamba2.py``, ``configuration_zamba2.py``.
 """
@@ -51,7 +51,7 @@ def _states(settings: Settings) -> StateSpace:
         kernel=settings.whole("mamba_d_conv"),
         block=settings.whole("chunk_size"),
         bias=settings.flag("add_bias_linear"),
-        # Whatever use_conv_bias says.
+        # Regardless of use_conv_bias.
         convolution_bias=True,
         module="mamba",
     )
@@ -63,8 +63,8 @@ FAMILY = text_family(
     model_types=("zamba2",),
     read=_read,
     prefill_variables=StateSpace.PREFILL_VARIABLES,
-    # Each layer holds the low-rank layers of all layers that share its weights. LoRA would stand beside those, too,
-    # although they never run.
+    # Each layer holds the low-rank layers of all layers that share its weights. LoRA would join those, too, although
+    # they never run.
     adapters=False,
     shipped=("zamba2-default",),
     notes=(

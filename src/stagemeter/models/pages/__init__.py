@@ -1,1 +1,1 @@
-"""How processors turn pages into views, by the files of a checkpoint and the options of a request."""
+"""Rules by which processors turn pages into views, from a checkpoint's files and a request's options."""

@@ -1,4 +1,4 @@
-"""Processors that resize pages and videos to whole blocks of patches, as Qwen-VL's and GLM-V's do."""
+"""Processors of Qwen-VL and GLM-V, which resize pages and videos to whole blocks of patches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import PixelLimits, read_pixel_limits, resized_between
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 
-#: Sizes and limits that transformers' ``Qwen2VLImageProcessor`` gives a file that leaves them out.
+#: Sizes and limits that transformers' ``Qwen2VLImageProcessor`` gives a file without them.
 QWEN_SIZES = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2}
 _QWEN_PIXELS = 56 * 56, 28 * 28 * 1280
 
@@ -34,39 +34,24 @@ class Patches:
 
     @property
     def block(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of a token in pixels."""
         return self.size * self.merge_size
 
     def require(self, settings: PageSettings, defaults: Mapping[str, int]) -> None:
-        """Refuse settings of a processor that contradict the encoder.
-
-        Parameters
-        ----------
-        settings : PageSettings
-            Settings of the image processor or the video processor.
-        defaults : mapping
-            Sizes that transformers' class gives a file that leaves them out.
-        """
+        """Refuse processor settings that contradict the encoder; `defaults` are those of transformers' class."""
         sizes = {"patch_size": self.size, "temporal_patch_size": self.frames, "merge_size": self.merge_size}
         for key, needed in sizes.items():
             settings.require(key, needed=needed, default=defaults[key])
 
     def views(self, number: int, size: tuple[int, int]) -> PageViews:
-        """Return some views of a width and a height."""
+        """Return a number of views of a width and a height in pixels."""
         width, height = size
         return PageViews(number, 0, width, height, (1, 1), number * (width // self.block) * (height // self.block))
 
     def resized_together(self, frames: int, width: int, height: int, limits: PixelLimits) -> tuple[int, int]:
-        """Return the width and height of frames under limits that hold for all of them together.
+        """Return the width and height of frames under limits of pixels for all frames together.
 
         Source: transformers, ``video_processing_qwen3_vl.py``, ``smart_resize``.
-
-        Parameters
-        ----------
-        frames, width, height : int
-            Frames, and the size of each in pixels.
-        limits : PixelLimits
-            Pixels of all frames together.
         """
         if limits.resizes and min(width, height) < self.block:
             scale = max(self.block / width, self.block / height)
@@ -82,11 +67,9 @@ class VideoProcessor:
     Attributes
     ----------
     pixels : tuple of int
-        Limits of transformers' class, where a file leaves them out.
-    patch_size : int
-        Side of a patch in pixels, where a file leaves it out.
-    tokens : int
-        ``max_video_tokens``, where a file leaves it out.
+        Limits that transformers' class gives a file without them.
+    patch_size, tokens : int
+        Side of a patch in pixels, and ``max_video_tokens``, if a file lacks them.
     together : bool
         Whether the limits hold for all frames together, or for each.
     published : tuple of int or None
@@ -100,7 +83,7 @@ class VideoProcessor:
     published: tuple[int, int] | None = None
 
     def limits(self, patches: Patches, settings: PageSettings, of_pages: PixelLimits, frames: int) -> PixelLimits:
-        """Read the limits between which the frames of a video are resized.
+        """Read the limits of pixels for the frames of a video.
 
         Source: transformers, ``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``resize``.
         """
@@ -122,21 +105,10 @@ class VideoProcessor:
 def page_and_video_rules(
     settings: ProcessorSettings, patches: Patches, pixels: tuple[int, int], videos: VideoProcessor
 ) -> PageRules:
-    """Return the rules of Qwen-VL's processors.
+    """Return the rules of Qwen-VL's processors; `pixels` are the limits of a page without a file.
 
     A view of a video spans as many frames as a patch; the last frame is repeated to fill the last view. Source:
     transformers, ``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``patchify``.
-
-    Parameters
-    ----------
-    settings : ProcessorSettings
-        Settings of the processors.
-    patches : Patches
-        How the encoder cuts pages.
-    pixels : tuple of int
-        Limits of pages without a file.
-    videos : VideoProcessor
-        How frames of videos are resized.
     """
     patches.require(settings.image, QWEN_SIZES)
     limits = read_pixel_limits(settings.image, pixels, _QWEN_PIXELS)

@@ -8,20 +8,15 @@ from dataclasses import dataclass
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings
 
-#: Most times that one side of a page may be longer than the other; processors refuse more.
+#: Largest ratio of a page's sides; processors refuse more.
 _LONGEST_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class PixelLimits:
-    """Limits between which a page, or all frames of a video together, are resized.
+    """Fewest and most pixels of a page, or of all frames of a video together.
 
-    Attributes
-    ----------
-    least, most : int
-        Fewest and most pixels.
-    resizes : bool
-        Whether pages are resized at all.
+    `resizes` tells whether pages are resized at all.
     """
 
     least: int
@@ -43,12 +38,8 @@ def read_pixel_limits(
 
     Parameters
     ----------
-    settings : PageSettings
-        Settings of the processor.
-    published : tuple of int
-        Limits without a file.
-    default : tuple of int
-        Limits of transformers' class, where the file gives none.
+    published, default : tuple of int
+        Limits without a file, and those that transformers' class gives a file without them.
     top_level : bool
         Whether the processor reads ``min_pixels`` and ``max_pixels`` outside of ``size``.
     """
@@ -77,17 +68,11 @@ def resized_between(
     limits : PixelLimits
         Limits of all frames together.
     block : int
-        Side in pixels of what becomes one token.
+        Side of a token in pixels.
     width, height : int
         Size of the page, or of a frame, in pixels.
     frames, span : int
         Frames, and how many of them one patch spans.
-
-    Raises
-    ------
-    StagemeterError
-        If one side is more than 200 times the other; or if pages are not resized, and this one is not made of whole
-        blocks.
     """
     if not limits.resizes:
         return whole_blocks(block, width, height)

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that say how pages and videos are prepared, and which of them win."""
+"""The files of a checkpoint that say how pages and videos are prepared, and their precedence."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ _IMAGE, _VIDEO, _WHOLE = "preprocessor_config.json", "video_preprocessor_config.
 
 @dataclass(frozen=True, slots=True)
 class ProcessorFiles:
-    """What a checkpoint says about how its pages and videos are prepared.
+    """Processor settings of a checkpoint: image processor, video processor, and the whole that holds both.
 
-    Attributes
-    ----------
-    image, video, whole : mapping
-        Settings of the image processor, of the video processor, and of the processor that holds both.
-    image_source, video_source, whole_source : str or None
-        The files of these settings; None without one.
+    The sources name the files of these settings; None without one.
     """
 
     image: Mapping[str, Any] = field(default_factory=dict)
@@ -43,18 +38,11 @@ def files_of_folder(folder: Path, read_json: Callable[[Path], dict[str, Any]]) -
 
 
 def processor_files(read: Callable[[str], dict[str, Any] | None], name_of: Callable[[str], str]) -> ProcessorFiles:
-    """Sort out what the files of a checkpoint say.
+    """Collect processor settings from files that `read` returns by name; `name_of` names a file in messages.
 
     Settings within ``processor_config.json`` win over files of their own, and a video processor without any takes
     those of the image processor. Source: transformers, ``image_processing_base.py``, ``get_image_processor_dict``, and
     ``video_processing_utils.py``, ``get_video_processor_dict``.
-
-    Parameters
-    ----------
-    read : callable
-        Returns the content of a file by its name; None if it is missing.
-    name_of : callable
-        Returns the name of a file in messages.
     """
     whole, image, video = read(_WHOLE), read(_IMAGE), read(_VIDEO)
     parts: list[tuple[Mapping[str, Any], str | None]] = []

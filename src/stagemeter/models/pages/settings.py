@@ -53,19 +53,11 @@ class _Asked:
 
 
 class PageSettings:
-    """Settings of one processor: options win over its file, and that over the family's published values.
+    """Settings of one processor: options win over its file, which wins over the family's published values.
 
-    Without a file, published values hold. What a file leaves out has the default of transformers' class. `limits`
-    keeps every value that decides what a page becomes. Each method refuses an invalid value by a `StagemeterError`.
-
-    Parameters
-    ----------
-    values : mapping
-        What the file holds.
-    source : str or None
-        The file; None without one.
-    asked : object, optional
-        The options of the request.
+    Published values hold only without a file; a key missing from a file has the default of transformers' class.
+    `limits` keeps every value that decides what a page becomes. Each method refuses an invalid value by a
+    `StagemeterError`. `source` names the file; None without one.
     """
 
     def __init__(self, values: Mapping[str, Any], source: str | None, asked: _Asked | None = None) -> None:
@@ -89,17 +81,15 @@ class PageSettings:
         Parameters
         ----------
         *keys : str
-            Names that files give it, the one that wins first; ``size.longest_edge`` is a key within another one.
+            Names in files, the one that wins first; ``size.longest_edge`` is a key within another one.
         published : int
-            Its value without a file.
+            Value without a file.
         default : int or None
-            Its value in a file that leaves it out; None: the published one.
-        least, most : int
-            Limits of the value.
+            Value if a file lacks it; None: the published one.
         option : str or None
-            The option that wins over the file.
+            Option that wins over the file.
         name : str or None
-            Its name in `limits`; None: the first key.
+            Name in `limits`; None: the first key.
         """
         found = self._find(keys, published, default, option)
         value = found.value
@@ -118,7 +108,7 @@ class PageSettings:
         return float(value)
 
     def flag(self, key: str, published: bool, default: bool | None = None) -> bool:
-        """Return a switch, which is a limit if it differs from the published one."""
+        """Return a switch, which is recorded as a limit if it differs from the published one."""
         found = self._find((key,), published, default)
         if not isinstance(found.value, bool):
             self._refuse(found, "it must be true or false")
@@ -141,28 +131,21 @@ class PageSettings:
 
         Parameters
         ----------
-        *keys : str
-            See `number`.
         needed : object
-            Its only valid value; a size may be written for both sides.
+            The only valid value; a size may be written for both sides.
         default : object
-            Its value in a file that leaves it out; None: the needed one.
+            Value if a file lacks it; None: the needed one.
         why : str
-            What needs it, in words that precede the value.
+            Reason, in words that precede the value.
         """
         found = self._find(keys, needed, default)
         if _one_number(found.value) != _one_number(needed) or isinstance(found.value, bool) != isinstance(needed, bool):
             self._refuse(found, f"{why} {needed!r}")
 
     def side(self, *keys: str, published: int, default: int | None = None, needed: int | None = None) -> int:
-        """Return the side in pixels of a square, which may be written as one edge, or as height and width.
+        """Return the side in pixels of a square, written as one edge or as height and width.
 
-        Parameters
-        ----------
-        *keys, published, default
-            See `number`.
-        needed : int or None
-            Its only valid value; None for any side.
+        `needed` is the only valid side; None allows any. For the other arguments, see `number`.
         """
         found = self._find(keys, published, default)
         value = _one_number(found.value)
@@ -179,7 +162,7 @@ class PageSettings:
         return self._in_file(key) is not None
 
     def refuse(self, key: str, why: str) -> NoReturn:
-        """Refuse what the file holds under a key."""
+        """Refuse the file's value of a key."""
         self._refuse(_Found(self._in_file(key), str(self.source), f"{self.source}: {key}"), why)
 
     def require_order(self, lower: str, upper: str) -> None:
@@ -202,7 +185,7 @@ class PageSettings:
                 return _Found(value, str(self.source), f"{self.source}: {key}")
         for parent, _, edge in (key.rpartition(".") for key in keys):
             if parent in _SIZES and self.has(parent):
-                # A size that is given is given in full.
+                # A size that is present must be complete.
                 self.refuse(parent, f"it must hold {edge}")
         if self.source is None:
             return _Found(published, PUBLISHED, keys[0])
@@ -231,11 +214,11 @@ class ProcessorSettings:
     Parameters
     ----------
     files : ProcessorFiles
-        What the checkpoint says.
+        Settings in the checkpoint.
     options : mapping
-        Settings of the request that win over it, by their names in `OPTIONS`.
+        Settings of the request, by their names in `OPTIONS`; they win over the files.
     resolution : Resolution, optional
-        The resolution that the request asks for, of families with modes.
+        Resolution of the request, for families with modes.
     """
 
     def __init__(
@@ -265,7 +248,7 @@ class ProcessorSettings:
                 )
 
     def note(self, video: bool = False) -> str | None:
-        """Return which limits decided what a page or a video becomes, with their origins; None if none did."""
+        """Return the limits that decided what a page or a video becomes, with their origins; None without any."""
         limits = (self.video if video and self.video.limits else self.image).limits
         by_origin: dict[str, list[str]] = {}
         for name, limit in limits.items():
@@ -286,7 +269,7 @@ def _is_canvas(canvas: Any, side: int) -> bool:
 
 
 def _one_number(value: Any) -> Any:
-    """Return a size of equal sides, or of one edge, as one number; anything else as it is."""
+    """Return a size of equal sides, or of one edge, as one number; return anything else unchanged."""
     if isinstance(value, Mapping):
         # Files of older versions hold edges that are null.
         sides: Any = [side for side in value.values() if side is not None]

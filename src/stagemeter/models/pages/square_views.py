@@ -1,4 +1,4 @@
-"""Processors that bring pages to the square views that an encoder takes."""
+"""Processors that resize pages to the square views of an encoder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,7 @@ from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 
 
 def one_view(settings: ProcessorSettings, side: int, tokens: int, default: int, crops: bool) -> PageRules:
-    """Return the rules of a processor that brings pages of any size to one view.
-
-    Parameters
-    ----------
-    settings : ProcessorSettings
-        Settings of the processors.
-    side, tokens : int
-        Side of the view in pixels, and the tokens that it becomes.
-    default, crops
-        See `square_views`.
-    """
+    """Return the rules of a processor that resizes any page to one view of `tokens` tokens, see `square_views`."""
     for key in ("image_seq_length", "image_seq_len"):
         settings.image.require(key, needed=tokens, why="a view becomes")
         settings.whole.require(key, needed=tokens, why="a view becomes")
@@ -35,23 +25,21 @@ def one_view(settings: ProcessorSettings, side: int, tokens: int, default: int, 
 
 
 def square_views(image: PageSettings, side: int, default: int, crops: bool) -> Callable[[int, int], None]:
-    """Refuse an image processor whose views are not those that the encoder takes.
+    """Refuse an image processor whose views do not fit the encoder.
 
     Parameters
     ----------
-    image : PageSettings
-        Its settings.
     side : int
-        Side in pixels of the views that the encoder takes.
+        Side in pixels of the encoder's views.
     default : int
-        Side that transformers' class gives a file that leaves it out.
+        Side that transformers' class gives a file without one.
     crops : bool
-        Whether the class crops a resized page where the file does not say.
+        Whether the class crops a resized page by default.
 
     Returns
     -------
     callable
-        Refuses a page of some width and height that does not become such a view.
+        Refuses a page whose width and height do not become such a view.
     """
     # Checkpoints of LLaVA with SigLIP bring along its processor, whose class does not crop.
     crops = crops and not str(image.values.get("image_processor_type")).startswith("Siglip")
@@ -78,13 +66,6 @@ def require_tokens(whole: PageSettings, side: int, tokens: int) -> None:
     """Refuse a whole processor that writes another number of tokens for a view than the model makes of it.
 
     Source: transformers, ``processing_llava.py`` and ``processing_llava_next.py``, ``replace_image_token``.
-
-    Parameters
-    ----------
-    whole : PageSettings
-        Settings of the processor.
-    side, tokens : int
-        Side of a view in pixels, and tokens that the model makes of it.
     """
     strategy = whole.values.get("vision_feature_select_strategy")
     if strategy is None or not whole.has("patch_size"):

@@ -1,4 +1,4 @@
-"""Processors that cut pages to tiles: how many tiles, in which grid."""
+"""Processors that cut pages into a grid of tiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, PageSettings
 
-#: Side that transformers' ``GotOcr2ImageProcessor`` gives a file that leaves it out.
+#: Side that transformers' ``GotOcr2ImageProcessor`` gives a file without one.
 _SIDE_OF_CLASS = 384
 
 
@@ -22,14 +22,9 @@ class TileLimits:
 
 
 def read_tile_limits(image: PageSettings, most: int, fewest: int) -> TileLimits:
-    """Read the limits of an image processor, which calls tiles patches.
+    """Read the limits of an image processor, whose files call tiles patches.
 
-    Parameters
-    ----------
-    image : PageSettings
-        Its settings.
-    most, fewest : int
-        Limits without a file, and in a file that leaves them out.
+    `most` and `fewest` hold without a file, and in a file that lacks them.
     """
     upper = image.number("max_patches", published=most, most=MOST_TILES, option="max_tiles", name="max_tiles")
     lower = image.number("min_patches", published=fewest, most=MOST_TILES, name="min_tiles")
@@ -38,18 +33,9 @@ def read_tile_limits(image: PageSettings, most: int, fewest: int) -> TileLimits:
 
 
 def tiles_and_page(image: PageSettings, limits: TileLimits, side: int, tokens: int) -> PageRules:
-    """Return the rules of square tiles, and of the page as a whole beside more than one tile.
+    """Return the rules of square tiles, with a view of the whole page beside more than one tile.
 
     Source: transformers, ``image_processing_got_ocr2.py``, ``crop_image_to_patches``.
-
-    Parameters
-    ----------
-    image : PageSettings
-        Settings of the image processor.
-    limits : TileLimits
-        Fewest and most tiles.
-    side, tokens : int
-        Side of a view in pixels, and its tokens.
     """
     image.side("size", published=side, default=_SIDE_OF_CLASS, needed=side)
     return PageRules(
@@ -60,7 +46,7 @@ def tiles_and_page(image: PageSettings, limits: TileLimits, side: int, tokens: i
 
 
 def tiles_beside_page(grid: tuple[int, int], side: int, tokens: int) -> PageViews:
-    """Return the views of a grid of tiles, and of the page as a whole beside more than one tile."""
+    """Return the views of a grid of tiles, with the whole page beside more than one tile."""
     tiles = grid[0] * grid[1]
     views = tiles + 1 if tiles > 1 else 1
     return PageViews(1, views - 1, side, side, grid, views * tokens)
@@ -69,17 +55,9 @@ def tiles_beside_page(grid: tuple[int, int], side: int, tokens: int) -> PageView
 def tile_grid(width: int, height: int, side: int, most: int, fewest: int = 1) -> tuple[int, int]:
     """Return the columns and rows of tiles whose shape is nearest to a page's.
 
-    Of equally near shapes, the larger one wins if the page has more than half of its area.
-
+    Of equally near shapes, the larger one wins if the page has more than half of its area. Sizes are in pixels.
     Source: transformers, ``image_processing_pil_got_ocr2.py`` and ``image_processing_pil_deepseek_ocr2.py``,
     ``get_optimal_tiled_canvas``.
-
-    Parameters
-    ----------
-    width, height, side : int
-        Size of the page and side of a tile in pixels.
-    most, fewest : int
-        Limits of the tiles.
     """
     best, nearest = (1, 1), float("inf")
     for columns, rows in tile_grids(most, fewest):
@@ -109,7 +87,6 @@ def best_fit(
 
     Grids that need no shrinking win, and of those the ones that enlarge the page least; else those that shrink it
     least. Of several, the first of the smallest area wins.
-
     Source: transformers, ``image_processing_llama4.py``, ``get_best_fit``, and ``image_processing_pil_mllama.py``,
     ``get_optimal_tiled_canvas``.
 
@@ -120,7 +97,7 @@ def best_fit(
     grids : sequence of tuple of int
         Columns and rows to choose from.
     single_precision : bool
-        Whether the processor compares scales in single precision, in which more of them are equal.
+        Whether the processor compares scales in single precision, where more of them are equal.
     largest : bool
         Whether a page that fits is enlarged most instead of least.
     """

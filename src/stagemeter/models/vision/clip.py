@@ -15,8 +15,6 @@ class ClipArchitecture:
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network.
     patch_size, pretrain_size : int
         Side in pixels of a patch of the unused patch embedding, and of the view that positions are stored for.
     """
@@ -44,7 +42,7 @@ class ClipArchitecture:
 
     @property
     def unused_parameters(self) -> int:
-        """Parameters of the patch embedding: the checkpoint holds it, and SAM's feature map takes its place."""
+        """Parameters of the patch embedding, which the checkpoint holds and SAM's feature map replaces."""
         return self.vit.patch_elements * self.hidden
 
 

@@ -22,10 +22,10 @@ class DaViTGroup:
 
     Attributes
     ----------
-    width, depth, heads, channel_groups : int
-        Width, layers, attention heads within windows, and groups of channels that attend to one another.
+    heads, channel_groups : int
+        Attention heads within windows, and groups of channels that attend to one another.
     filter_size, stride, padding : int
-        Filter, stride and padding of the convolution before them.
+        Those of the convolution before the layers.
     norm_before : bool
         Whether a norm precedes that convolution, rather than follows it.
     """
@@ -46,14 +46,12 @@ class DaViT:
 
     Attributes
     ----------
-    groups : tuple of DaViTGroup
-        Groups of layers.
     window_size : int
-        Side of a window.
+        Side of a window in places of the feature map.
     ratio : float
-        How many times wider feed-forward networks are.
+        Feed-forward width over the width of a layer.
     attention_bias : bool
-        Whether the projections of queries, keys and values add a bias; that of the output always does.
+        Whether queries, keys and values have a bias; the output projection always has one.
     image_size : int
         Side of a picture in pixels.
     """
@@ -85,7 +83,7 @@ class DaViT:
 
 
 def davit_operators(davit: DaViT, views: int) -> list[Operator]:
-    """Return the operators of one pass of some pictures; windows at the edges are padded."""
+    """Return the operators of one pass; windows at the edges are padded."""
     operators: list[Operator] = []
     for group, channels, taken, side in davit.sides():
         embedding = convolution(
@@ -101,7 +99,7 @@ def davit_operators(davit: DaViT, views: int) -> list[Operator]:
 
 
 def _layer(davit: DaViT, group: DaViTGroup, views: int, side: int) -> list[Cost]:
-    """Return the operators of a layer: attention within windows, then among channels, each with its network."""
+    """Return the operators of attention within windows, then among channels, each with its feed-forward network."""
     width, window = group.width, davit.window_size
     rows, inside = views * side**2, views * (-(-side // window) * window) ** 2
     macs = rows * width * _FILTER

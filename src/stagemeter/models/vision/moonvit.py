@@ -1,6 +1,6 @@
-"""The vision encoder of Kimi (MoonViT) and PaddleOCR-VL: a page at its own resolution, positions interpolated to it.
+"""The vision encoder of Kimi (MoonViT) and PaddleOCR-VL: a page at its own resolution, patches merged behind it.
 
-Neighbouring patches are merged to one token behind it.
+Learned positions are interpolated to the page.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
 
 @dataclass(frozen=True, slots=True)
 class MoonViT:
-    """Sizes of the vision transformer, and how its patches are merged, by their names in reports.
+    """Sizes of the vision transformer and of its merger, by their names in reports.
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate, patch_size
-        See `VisionTransformer`.
     merge_size : int
         Patches per side that become one token.
     positions : int
@@ -55,11 +53,11 @@ class MoonViT:
 
     @property
     def block(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of a token in pixels."""
         return self.patches.block
 
     def merger(self, outputs: int) -> list[LinearSize]:
-        """Return the linear layers that bring merged patches to a width."""
+        """Return the linear layers that project merged patches to a width."""
         merged = self.hidden * self.merge_size**2
         return [LinearSize(merged, merged, True), LinearSize(merged, outputs, True)]
 

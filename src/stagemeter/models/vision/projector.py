@@ -1,4 +1,4 @@
-"""What brings an encoder's features to the decoder's width: linear layers, one after another."""
+"""Projectors: linear layers that bring an encoder's features to the decoder's width."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ class Projector:
         Tokens of a view.
     layers : int
         Linear layers: the first from `inputs` to `outputs`, the others from `outputs` to `outputs`.
-    bias : bool
-        Whether they add a bias.
     norm : int
         Parameters of a norm before or between them.
     """

@@ -17,14 +17,12 @@ from stagemeter.models.vision.vit import VisionTransformer
 
 @dataclass(frozen=True, slots=True)
 class QwenVision:
-    """Sizes of the vision transformer and of the layers that merge its patches, by their names in reports.
+    """Sizes of the vision transformer and of its merger, by their names in reports.
+
+    For those missing here, see `VisionTransformer`.
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate, gated, norm_bias, patch_size, temporal_patch_size
-        See `VisionTransformer`.
-    patch_bias, output_bias, feed_forward_bias, head_norms
-        See `VisionTransformer`.
     bias : bool
         Whether queries, keys and values have a bias.
     positions : int
@@ -99,7 +97,7 @@ class QwenVision:
 
     @property
     def block(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of a token in pixels."""
         return self.patches.block
 
     @property
@@ -109,7 +107,7 @@ class QwenVision:
 
     @property
     def merged(self) -> int:
-        """Width of the patches that become one token, side by side."""
+        """Width of the patches of one token, side by side."""
         return self.hidden * self.merge_size**2
 
     @property
@@ -132,8 +130,6 @@ def qwen_vision(
 
     Parameters
     ----------
-    sizes : Settings
-        Configuration of the encoder.
     decoder_width : int
         Width of the language model that takes its tokens.
     pixels : tuple of int
@@ -143,12 +139,7 @@ def qwen_vision(
     window_size, full_layers
         See `QwenVision`; by default all layers attend to the whole view.
     **options
-        Sizes of `QwenVision` that the family sets.
-
-    Raises
-    ------
-    StagemeterError
-        If the sizes contradict one another.
+        Fields of `QwenVision` that the family sets.
     """
     sizes.split(width, "num_heads")
     tokens, layers = sizes.whole(outputs), sizes.whole("depth")

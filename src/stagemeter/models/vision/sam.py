@@ -36,8 +36,6 @@ class SamArchitecture:
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network.
     patch_size, window_size : int
         Side of a patch in pixels, and of an attention window in patches.
     global_layers : tuple of int
@@ -73,14 +71,10 @@ class ViewGroup:
 
     Attributes
     ----------
-    views : int
-        Number of views.
     side : int
         Side of a view in pixels.
-    grid : int
-        Patches per side.
-    padded_grid : int
-        Patches per side, padded to whole attention windows.
+    grid, padded_grid : int
+        Patches per side, and the same padded to whole attention windows.
     half_grid, quarter_grid : int
         Side of the feature map after one and two strided convolutions; the latter is in tokens.
     """
@@ -94,7 +88,7 @@ class ViewGroup:
 
     @classmethod
     def of(cls, views: int, side: int, patch_size: int, window_size: int) -> ViewGroup:
-        """Return a group of views of one side, with its grids."""
+        """Return a group of views with its grids, for a side in pixels."""
         grid = side // patch_size
         return cls(
             views=views,
@@ -107,20 +101,7 @@ class ViewGroup:
 
 
 def sam_architecture(sizes: Settings, downsample_channels: tuple[int, int]) -> SamArchitecture:
-    """Read the sizes of SAM's encoder.
-
-    Parameters
-    ----------
-    sizes : Settings
-        The encoder's configuration.
-    downsample_channels : tuple of int
-        Channels of the two strided convolutions behind it.
-
-    Raises
-    ------
-    StagemeterError
-        If a size is missing, or sizes contradict one another.
-    """
+    """Read the sizes of SAM's encoder; `downsample_channels` are those of the two strided convolutions behind it."""
     sizes.split("hidden_size", "num_attention_heads")
     layers = sizes.whole("num_hidden_layers")
     whole = sizes.values.get("global_attn_indexes")
@@ -153,17 +134,7 @@ def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
 
 
 def sam_encoder(sam: SamArchitecture, group: ViewGroup, fused: bool = True) -> list[Operator]:
-    """Return the operators of the encoder, its neck included.
-
-    Parameters
-    ----------
-    sam : SamArchitecture
-        Sizes.
-    group : ViewGroup
-        The views.
-    fused : bool
-        Whether attention runs as one operator, which writes no scores.
-    """
+    """Return the operators of the encoder and its neck; with `fused`, attention writes no scores."""
     patches = group.views * group.grid**2
     embedding = convolution(
         positions=patches,
@@ -202,8 +173,7 @@ def sam_downsampling(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:
 
 
 def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -> list[Cost]:
-    """Return the operators of attention over patches in square sequences of a side."""
-    # Decomposed relative positions: each query meets a vector for each row, and one for each column, of its sequence.
+    # Decomposed relative positions: each query multiplies a vector per row and one per column of its sequence.
     # They are gathered from a table of (side, side, head width), which is read once for all sequences.
     relative_positions = Cost(
         macs=patches * side * sam.hidden,
@@ -222,12 +192,12 @@ def _sam_attention(sam: SamArchitecture, patches: int, side: int, fused: bool) -
 
 
 def sam_parameters(sam: SamArchitecture) -> int:
-    """Return the parameters of the encoder and of the two strided convolutions."""
+    """Return the parameters of encoder, neck and strided convolutions."""
     return sam_encoder_parameters(sam) + sam_downsampling_parameters(sam)
 
 
 def sam_encoder_parameters(sam: SamArchitecture) -> int:
-    """Return the parameters of the encoder: layers, absolute and relative positions, neck."""
+    """Return the parameters of layers, absolute and relative positions, and neck."""
     grid = sam.pretrain_size // sam.patch_size
     width, intermediate = sam.hidden, sam.intermediate
     embedding = CHANNELS * sam.patch_size**2 * width + width + grid**2 * width

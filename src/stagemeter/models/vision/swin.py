@@ -23,16 +23,14 @@ class SwinTransformer:
         Width of the first group of layers; each group is twice as wide as the one before.
     depths, heads : tuple of int
         Layers and attention heads of each group.
-    window_size : int
-        Side of a window in patches.
-    patch_size : int
-        Side of a patch in pixels.
+    window_size, patch_size : int
+        Side of a window in patches, and of a patch in pixels.
     width, height : int
         Size of a picture in pixels.
     ratio : float
-        How many times wider feed-forward networks are.
+        Feed-forward width over the width of a layer.
     attention_bias : bool
-        Whether the projections of queries, keys and values add a bias; that of the output always does.
+        Whether queries, keys and values have a bias; the output projection always has one.
     """
 
     hidden: int
@@ -65,7 +63,7 @@ class SwinTransformer:
 
 
 def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
-    """Return the operators of one pass of some pictures; windows at the edges are padded."""
+    """Return the operators of one pass; windows at the edges are padded."""
     columns, rows = swin.width // swin.patch_size, swin.height // swin.patch_size
     embedding = convolution(
         positions=views * columns * rows,
@@ -100,7 +98,7 @@ def _layer(swin: SwinTransformer, views: int, columns: int, rows: int, width: in
 
 
 def swin_parameters(swin: SwinTransformer) -> int:
-    """Return the parameters, with a table of relative positions for each layer."""
+    """Return the parameters; each layer has a table of relative positions."""
     embedding = (CHANNELS * swin.patch_size**2 + 1) * swin.hidden + 2 * swin.hidden
     total = embedding
     for index, (depth, heads) in enumerate(zip(swin.depths, swin.heads, strict=True)):

@@ -28,18 +28,12 @@ class VisionTransformer:
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads and width of the feed-forward network.
     patch_size : int
         Side of a patch in pixels.
     image_size : int
-        Side in pixels of a square view; 0 where views have a size of their own.
+        Side in pixels of a square view; 0 if views have a size of their own.
     class_token : bool
         Whether a class token joins the patches of a view.
-    patch_bias : bool
-        Whether the patch embedding adds a bias.
-    attention_bias : bool
-        Whether the projections of queries, keys and values add a bias.
     layer_scale : bool
         Whether learned factors scale the results of attention and feed-forward network.
     outer_norms : int
@@ -49,17 +43,13 @@ class VisionTransformer:
     temporal_patch_size : int
         Frames that a patch spans.
     head_width : int
-        Width of an attention head; 0: the width divided by the heads.
+        Width of an attention head; 0: `hidden` divided by `heads`.
     fused : bool
         Whether one projection makes queries, keys and values.
-    output_bias, feed_forward_bias : bool
-        Whether the output projection of attention and a gated feed-forward network add a bias.
-    gated : bool
-        Whether the feed-forward network has a gate.
+    attention_bias, output_bias, feed_forward_bias : bool
+        Whether biases are in queries, keys and values; in attention's output; in a gated feed-forward network.
     norms : int
         Norms of a layer.
-    norm_bias : bool
-        Whether norms have a bias.
     head_norms : bool
         Whether norms of queries and keys act on each head.
     view_by_view : bool
@@ -116,25 +106,14 @@ class VisionTransformer:
         return CHANNELS * self.temporal_patch_size * self.patch_size**2
 
 
-#: How many views attend to themselves, and the tokens of each.
+#: Number of views that attend to themselves, and the tokens of each.
 Views = Sequence[tuple[int, int]]
 
 
 def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
     """Read a vision transformer over square views, under the names that most configurations use.
 
-    Parameters
-    ----------
-    sizes : Settings
-        Configuration with ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``,
-        ``patch_size`` and ``image_size``.
-    **options
-        Options of `VisionTransformer` that the family sets.
-
-    Raises
-    ------
-    StagemeterError
-        If the sizes contradict one another.
+    `options` are fields of `VisionTransformer` that the family sets.
     """
     patch_size, image_size = patch_and_view(sizes)
     return VisionTransformer(
@@ -146,20 +125,14 @@ def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
 
 
 def layer_sizes(sizes: Settings) -> dict[str, Any]:
-    """Read width, depth, attention heads and feed-forward width, under the names that most configurations use."""
+    """Read width, depth, heads and feed-forward width, under the names that most configurations use."""
     sizes.split("hidden_size", "num_attention_heads")
     names = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
     return {size: sizes.whole(name) for size, name in {**names, "intermediate": "intermediate_size"}.items()}
 
 
 def patch_and_view(sizes: Settings) -> tuple[int, int]:
-    """Read the sides in pixels of a patch and of a square view.
-
-    Raises
-    ------
-    StagemeterError
-        If a view holds no patch.
-    """
+    """Read the sides in pixels of a patch and of a square view; refuse a view smaller than a patch."""
     patch_size, image_size = sizes.square("patch_size"), sizes.square("image_size")
     if image_size < patch_size:
         raise StagemeterError(
@@ -173,8 +146,6 @@ def vit_operators(vit: VisionTransformer, views: int, patches: int | None = None
 
     Parameters
     ----------
-    vit : VisionTransformer
-        Sizes.
     views : int
         Views that pass through together.
     patches : int or None
@@ -186,7 +157,7 @@ def vit_operators(vit: VisionTransformer, views: int, patches: int | None = None
     layers = layer_operators(vit, [(views, patches + vit.class_token)], vit.layers - vit.window_layers)
     if vit.window_layers:
         rows = views * patches
-        # All windows of a layer together: their sizes differ, and they are small beside the other operators.
+        # One operator for all windows of a layer: their sizes differ, and the other operators outweigh them.
         macs = 2 * views * pairs * vit.hidden
         windows = Cost(
             macs=macs, macs_causal=macs, activations=rows * vit.hidden, activation_reads=3 * rows * vit.hidden
@@ -196,7 +167,7 @@ def vit_operators(vit: VisionTransformer, views: int, patches: int | None = None
 
 
 def patch_embedding(vit: VisionTransformer, patches: int, views: int = 0) -> Cost:
-    """Return the cost of embedding some patches; square views are read in full, what no patch covers included."""
+    """Return the cost of embedding patches; a square view is read in full, even pixels that no patch covers."""
     elements = views * CHANNELS * vit.image_size**2 if vit.image_size else patches * vit.patch_elements
     return convolution(
         positions=patches,
@@ -209,7 +180,7 @@ def patch_embedding(vit: VisionTransformer, patches: int, views: int = 0) -> Cos
 
 
 def layer_operators(vit: VisionTransformer, views: Views, layers: int) -> list[Operator]:
-    """Return the operators of some layers in which each view attends to itself."""
+    """Return the operators of layers in which each view attends to itself."""
     if not layers:
         return []
     rows = sum(number * tokens for number, tokens in views)

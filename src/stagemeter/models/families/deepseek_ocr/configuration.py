@@ -27,7 +27,7 @@ SMALL_NAME = "deepseek-ocr-small"
 SHIPPED = shipped_configurations(NAME, SMALL_NAME)
 _OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
 _TRANSFORMERS_TYPE = "unlimited_ocr"
-#: Sizes that the authors' code fixes and the published configuration leaves out: ``build_sam_vit_b`` and
+#: Sizes that the authors' code fixes and the published configuration lacks: ``build_sam_vit_b`` and
 #: ``build_clip_l`` in deepencoder.py of the checkpoint.
 _SAM_PATCH_SIZE = 16
 _SAM_WINDOW_SIZE = 14
@@ -37,17 +37,7 @@ _FEED_FORWARD_RATIO = 4
 
 @dataclass(frozen=True, slots=True)
 class DeepseekOCRArchitecture(Sizes):
-    """Sizes of a model of this family.
-
-    Attributes
-    ----------
-    sam : SamArchitecture
-        The first encoder.
-    clip : ClipArchitecture
-        The second encoder.
-    decoder : DecoderArchitecture
-        The language model.
-    """
+    """Sizes of a model of this family."""
 
     sam: SamArchitecture
     clip: ClipArchitecture
@@ -82,12 +72,12 @@ def is_deepseek_ocr(config: Mapping[str, Any]) -> bool:
 
 
 def is_unlimited(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration is in the layout of transformers, which has one class for both families."""
+    """Return whether a configuration is in transformers' layout, which has one class for both families."""
     return config.get("model_type") == _TRANSFORMERS_TYPE
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration in the layout of transformers limits what generated tokens attend to.
+    """Return whether a configuration of transformers limits the tokens that generated ones attend to.
 
     Unlimited-OCR has such a window, DeepSeek-OCR has none.
     """
@@ -97,26 +87,14 @@ def has_window(config: Mapping[str, Any]) -> bool:
     window, longest = text.get("sliding_window"), text.get("max_position_embeddings")
     if window is None or longest is None:
         return False
-    # A window that is not a number is refused by name where the sizes are read.
+    # Reading the sizes refuses a window that is not a number, by name.
     return not isinstance(window, int) or not isinstance(longest, int) or window < longest
 
 
 def architecture_from_config(config: Mapping[str, Any], source: str, window: bool = False) -> DeepseekOCRArchitecture:
-    """Read sizes from a configuration, in the layout of the official checkpoint or in that of transformers.
+    """Read sizes from a ``config.json`` of the official checkpoint or of transformers, or raise StagemeterError.
 
-    Parameters
-    ----------
-    config : mapping
-        Content of ``config.json``.
-    source : str
-        Its source, for errors.
-    window : bool
-        Whether a window over generated tokens is allowed.
-
-    Raises
-    ------
-    StagemeterError
-        If the configuration is of another architecture, lacks a key, or contradicts itself.
+    `window` allows a window over generated tokens; `source` names the file in errors.
     """
     names = config.get("architectures") or []
     if not (_OFFICIAL in names or is_unlimited(config)):
@@ -140,7 +118,7 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
 
 
 def require_no_window(architecture: DeepseekOCRArchitecture, source: str) -> None:
-    """Refuse sizes of Unlimited-OCR in place of DeepSeek-OCR's, which have the same class."""
+    """Refuse sizes of Unlimited-OCR, which have the same class as DeepSeek-OCR's."""
     if architecture.decoder.generated_window:
         raise StagemeterError(
             f"{source} has a sliding window of {architecture.decoder.generated_window} tokens: that is "
@@ -216,7 +194,6 @@ def _from_transformers(settings: Settings) -> DeepseekOCRArchitecture:
 
 
 def _channels(sam: Settings) -> tuple[int, int]:
-    """Return the channels of the two strided convolutions behind SAM."""
     channels = sam.wholes("downsample_channels")
     if len(channels) != 2:
         raise StagemeterError(f"{sam.source}: downsample_channels is {shown(list(channels))}; it must hold two numbers")
@@ -244,7 +221,6 @@ def _decoder_from(text: Settings, dense_layers: int, generated_window: int = 0) 
 
 
 def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
-    """Refuse sizes that contradict one another, by name."""
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder
     for name, hidden, heads in (
         ("sam", sam.hidden, sam.heads),
@@ -270,15 +246,7 @@ def _check(architecture: DeepseekOCRArchitecture, source: str) -> None:
 
 
 def transformers_config(architecture: DeepseekOCRArchitecture, attention: str = "sdpa") -> PretrainedConfig:
-    """Build the configuration of transformers' model.
-
-    Parameters
-    ----------
-    architecture : DeepseekOCRArchitecture
-        Sizes.
-    attention : str
-        Attention implementation: ``sdpa`` or ``eager``.
-    """
+    """Build the configuration of transformers' model; `attention` is ``sdpa`` or ``eager``."""
     from transformers.models.unlimited_ocr.configuration_unlimited_ocr import UnlimitedOcrConfig
 
     sam, clip, decoder = architecture.sam, architecture.clip, architecture.decoder

@@ -1,4 +1,4 @@
-"""The sizes of DeepSeek-OCR's decoder, as hashes and reports have them."""
+"""The sizes of DeepSeek-OCR's decoder, as hashes and reports hold them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,16 @@ class DecoderArchitecture:
 
     Attributes
     ----------
-    hidden, layers : int
-        Width and depth.
-    heads, key_value_heads, head_width : int
-        Query heads, the key and value heads that they share (equal: multi-head attention), and the width of each.
     intermediate : int
         Width of a dense feed-forward network.
     dense_layers : int
-        How many layers are dense; the first ones. The others route tokens to experts.
+        Number of first layers that are dense. The others route tokens to experts.
     experts, experts_per_token, shared_experts, expert_intermediate : int
         Routed experts, how many of them a token uses, experts that every token uses, and the width of each.
-    vocabulary : int
-        Tokens that the embedding and the output head know.
     max_positions : int
         Longest sequence the model was made for.
     generated_window : int
-        Generated tokens that a token attends to at most, itself included, besides the prompt; 0 where nothing limits
-        them.
+        Most generated tokens that a token attends to besides the prompt, itself included; 0: no limit.
     """
 
     hidden: int

@@ -1,8 +1,7 @@
 """DeepSeek-OCR: stages, closed forms and inputs.
 
-transformers has no ``deepseek_ocr``. The model is built as its ``unlimited_ocr``, which has the same architecture. One
-difference remains: the checkpoint holds a patch embedding of CLIP that nothing uses. Its parameters are counted, and
-marked as unused.
+transformers has no ``deepseek_ocr``, so the model is built as its ``unlimited_ocr``, of the same architecture. Only the
+checkpoint holds CLIP's patch embedding, which nothing uses; its parameters are counted, and marked as unused.
 """
 
 from __future__ import annotations
@@ -51,13 +50,7 @@ _HEAD = "lm_head"
 
 
 def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Return the views of a page in the resolution that the request asks for.
-
-    Raises
-    ------
-    StagemeterError
-        If the request or the checkpoint contradicts the model or the mode.
-    """
+    """Return the views of a page in the resolution that the request asks for."""
     asked = settings.resolution or RESOLUTIONS[DEFAULT_MODE]
     patch, ratio = sizes.sam.patch_size, sizes.downsample_ratio
     for setting, given, actual in (

@@ -1,4 +1,4 @@
-"""Resolution modes of DeepSeek-OCR's authors. Needs nothing else of the package's models."""
+"""Resolution modes of DeepSeek-OCR's authors, without imports of other models' parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views of a page as DeepSeek-OCR takes them: the padded page, its tiles, and the tensors of both.
+"""Views of a page in DeepSeek-OCR: the padded page, its tiles, and the tensors of both.
 
 The views are those of ``infer`` and ``dynamic_preprocess`` in ``modeling_deepseekocr.py`` of the
 ``deepseek-ai/DeepSeek-OCR`` checkpoint repository. torch is imported only to make a tensor.
@@ -19,7 +19,7 @@ from stagemeter.models.families.deepseek_ocr.tiling import NO_TILES
 if TYPE_CHECKING:
     import torch
 
-#: What surrounds a page on its global view: the authors' ``int(0.5 * 255)`` for each channel.
+#: Padding around a page on its global view: the authors' ``int(0.5 * 255)`` for each channel.
 PADDING_COLOUR = (127, 127, 127)
 #: Mean and standard deviation of each channel in the authors' normalization, on a scale of 0 to 1.
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
@@ -34,14 +34,10 @@ def request_inputs(
 
     Parameters
     ----------
-    workload : Workload
-        Views, tokens, batch and data type.
     load : callable
         Loads the page, mode RGB; not called on the meta device.
     crops : bool
         Whether the mode cuts tiles.
-    device : torch.device
-        Where the tensors are made.
 
     Returns
     -------
@@ -96,21 +92,9 @@ def view_pixels(page: Image.Image, workload: Workload) -> dict[str, torch.Tensor
 
 
 def global_view(page: Image.Image, side: int, stretch: bool = False) -> Image.Image:
-    """Lay the whole page on a square.
+    """Lay the whole RGB page on a square, or raise StagemeterError if it is too thin to leave a pixel.
 
-    Parameters
-    ----------
-    page : PIL.Image.Image
-        Mode RGB.
-    side : int
-        Side of the view in pixels.
-    stretch : bool
-        Whether the page is stretched to the square. Otherwise it keeps its proportions and is padded with grey.
-
-    Raises
-    ------
-    StagemeterError
-        If the page is so thin that nothing of it would be left.
+    `stretch` fills the square; otherwise the page keeps its proportions and is padded with grey.
     """
     if stretch:
         return page.resize((side, side))
@@ -124,16 +108,9 @@ def global_view(page: Image.Image, side: int, stretch: bool = False) -> Image.Im
 
 
 def tiles(page: Image.Image, grid: tuple[int, int], tile_size: int) -> list[Image.Image]:
-    """Stretch the page over a grid of square tiles and cut it up, row by row, from left to right.
+    """Stretch an RGB page over a grid of square tiles, and cut it row by row, from left to right.
 
-    Parameters
-    ----------
-    page : PIL.Image.Image
-        Mode RGB.
-    grid : tuple of int
-        Columns and rows; ``(1, 1)`` has no tiles.
-    tile_size : int
-        Side of one tile in pixels.
+    The grid is columns and rows; ``(1, 1)`` has no tiles.
     """
     if grid == NO_TILES:
         return []
@@ -144,21 +121,9 @@ def tiles(page: Image.Image, grid: tuple[int, int], tile_size: int) -> list[Imag
 
 
 def pixel_tensor(images: Sequence[Image.Image], dtype: torch.dtype) -> torch.Tensor:
-    """Stack views of one size into the tensor that the vision stages take.
+    """Stack square RGB views of one size into a tensor ``(views, 3, side, side)`` with values in [-1, 1].
 
     The normalization itself runs in float32, as the authors' does.
-
-    Parameters
-    ----------
-    images : sequence of PIL.Image.Image
-        One or more views; mode RGB, square, all of the same side.
-    dtype : torch.dtype
-        A floating-point type.
-
-    Returns
-    -------
-    torch.Tensor
-        Shape (views, 3, side, side), values in [-1, 1].
     """
     import numpy
     import torch

@@ -1,6 +1,6 @@
 """The token ids of a page's prompt, laid out as DeepSeek-OCR's ``infer`` lays them out.
 
-No tokenizer takes part: the cost of a request depends on the number of its text tokens, not on which they are.
+No tokenizer takes part: the cost of a request depends on the number of text tokens, not on their ids.
 """
 
 from __future__ import annotations
@@ -15,37 +15,21 @@ if TYPE_CHECKING:
 IMAGE_TOKEN_ID = 128815
 #: Begin of sentence in DeepSeek-OCR's tokenizer.
 BOS_TOKEN_ID = 0
-#: Stands for every text token. The first id behind DeepSeek-OCR's BOS (0), EOS (1) and padding (2): a plain vocabulary
-#: entry that nothing treats specially, and so small that a model that was shrunk for a test has it, too.
+#: Stands for every text token. The first id behind DeepSeek-OCR's BOS (0), EOS (1) and padding (2): a plain entry of
+#: the vocabulary, and so small that a shrunk test model has it, too.
 TEXT_TOKEN_ID = 3
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the language model receives it.
-
-    Attributes
-    ----------
-    input_ids : tuple of int
-        One token id per position.
-    image_mask : tuple of bool
-        True at the positions whose embeddings the vision stages supply.
-    """
+    """A prompt of the language model; `image_mask` is True where the vision stages supply the embedding."""
 
     input_ids: tuple[int, ...]
     image_mask: tuple[bool, ...]
 
 
 def build_prompt(image_tokens: int, text_tokens: int) -> Prompt:
-    """Lay out BOS, the image tokens and the text, in this order.
-
-    Parameters
-    ----------
-    image_tokens : int
-        Number of tokens of the page.
-    text_tokens : int
-        Number of text tokens, BOS included: one or more.
-    """
+    """Lay out BOS, the image tokens and the text, in this order; `text_tokens` includes BOS."""
     after = text_tokens - 1
     return Prompt(
         input_ids=(BOS_TOKEN_ID, *[IMAGE_TOKEN_ID] * image_tokens, *[TEXT_TOKEN_ID] * after),

@@ -4,8 +4,8 @@ Pure arithmetic on sizes: no pixels, no torch. The rules are those of ``modeling
 ``deepseek-ai/DeepSeek-OCR`` checkpoint repository: ``dynamic_preprocess``, ``find_closest_aspect_ratio`` and ``infer``.
 Unlimited-OCR cuts pages the same way.
 
-A page is seen as one *global view*, the whole page on a square, and in crop mode also as a grid of *local views*,
-called tiles. A grid is written ``(columns, rows)``; ``(1, 1)`` stands for "no tiles".
+The *global view* is the whole page on a square. In crop mode, a grid of *local views*, called tiles, joins it. A grid
+is written ``(columns, rows)``; ``(1, 1)`` stands for "no tiles".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MIN_TILES = 2
 MAX_TILES = 9
 #: Most tiles in the authors' vLLM recipe: ``MAX_CROPS`` in ``DeepSeek-OCR-vllm/config.py`` of their repository.
 RECIPE_TILES = 6
-#: The grid of a page that is seen in its global view alone.
+#: The grid of a page with only a global view.
 NO_TILES = (1, 1)
 
 
@@ -48,17 +48,8 @@ def page_rule(
         Sides of the square global view and of one square tile in pixels.
     crops : bool
         Whether a page larger than a tile is also cut into tiles.
-    limits : TileLimits
-        Fewest and most tiles.
     patch_size, downsample_ratio : int
         Pixels per patch and patches per token, both per side.
-    mode : str
-        Name of the resolution mode.
-
-    Raises
-    ------
-    StagemeterError
-        If the global view is smaller than one patch. The returned function raises it if a tile that it cuts is.
     """
     global_tokens = global_view_tokens(queries_per_side(base_size, patch_size, downsample_ratio))
 
@@ -76,10 +67,7 @@ def page_rule(
 def queries_per_side(side: int, patch_size: int = PATCH_SIZE, downsample_ratio: int = DOWNSAMPLE_RATIO) -> int:
     """Return the tokens along one side of a square view: ``ceil((side // patch_size) / downsample_ratio)``.
 
-    Raises
-    ------
-    StagemeterError
-        If the view is smaller than one patch.
+    Raise StagemeterError if the view is smaller than one patch.
     """
     if side < patch_size:
         raise StagemeterError(
@@ -92,22 +80,14 @@ def queries_per_side(side: int, patch_size: int = PATCH_SIZE, downsample_ratio: 
 def global_view_tokens(queries: int) -> int:
     """Return the tokens of the global view: a newline after each row, and a separator that closes the view.
 
-    Parameters
-    ----------
-    queries : int
-        Tokens along one side of the view, see `queries_per_side`.
+    `queries` are the tokens along one side, see `queries_per_side`.
     """
     return (queries + 1) * queries + 1
 
 
 def local_grid_tokens(queries: int, columns: int, rows: int) -> int:
-    """Return the tokens of all tiles together, a newline after each row. A row runs through all columns of the grid.
+    """Return the tokens of all tiles, two or more, with a newline after each row.
 
-    Parameters
-    ----------
-    queries : int
-        Tokens along one side of one tile, see `queries_per_side`.
-    columns, rows : int
-        The grid, of two tiles or more.
+    A row runs through all columns of the grid; `queries` are the tokens along one side of a tile.
     """
     return (queries * columns + 1) * (queries * rows)
