@@ -61,7 +61,7 @@ def times(folder):
         (["--scale", "tiny"], ["--scale", "tiny"]),
         (
             ["--batch-size", "20000", "--scale", "full"],
-            ["weights, KV cache and the decode stage need at least", "free", "--scale small"],
+            ["weights, KV cache and the decode stage need at least", "free", "smaller --batch-size"],
         ),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) and value[0].startswith("--") else "",

@@ -16,7 +16,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models import lookup as description
+from stagemeter.models import files, hub
 from stagemeter.models.families import families
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.pages.processor_files import ProcessorFiles
@@ -326,7 +326,7 @@ def test_files_are_fetched_from_the_hub(monkeypatch, tmp_path):
     }
     asked = []
 
-    def fetch(repository, name):
+    def fetch(repository, name, hint):
         asked.append(name)
         if name not in stored:
             raise StagemeterError(f"{repository} holds no {name}") from EntryNotFoundError(name)
@@ -336,7 +336,8 @@ def test_files_are_fetched_from_the_hub(monkeypatch, tmp_path):
     def absent(repository, name):
         raise EntryNotFoundError(name)
 
-    monkeypatch.setattr(description, "_fetched", fetch)
+    for module in (hub, files):
+        monkeypatch.setattr(module, "fetch", fetch)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", absent)
     model = describe_model("someone/model")
     assert plan_request(AnalysisConfig(), model).image_tokens == 1260

@@ -38,7 +38,7 @@ class Attribution:
 
         def enter(module: nn.Module, args: Any) -> None:
             entered(module)
-            if module in self.names:
+            if self.name_of(module) is not None:
                 self._running.append(module)
                 self._again.append(self.runs_again())
                 self._own_nodes(self.names[module])
@@ -54,6 +54,10 @@ class Attribution:
             # Called after errors too, so that a caught error in a module does not shift the books.
             stack.callback(register_module_forward_hook(leave, always_call=True).remove)
             yield
+
+    def name_of(self, module: nn.Module) -> str | None:
+        """Return the name of a module; None for one of no model. Where no model is told apart, modules need no hash."""
+        return self.names.get(module) if self.names else None
 
     def module(self) -> str:
         """Return the name of the module whose work runs now; empty where none is known."""

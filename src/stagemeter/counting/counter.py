@@ -267,7 +267,7 @@ class CostCounter:
 
     def _entered(self, module: nn.Module) -> None:
         """Record a call of a module, and its unseen kernels if it is TorchScript."""
-        name = self._attribution.names.get(module)
+        name = self._attribution.name_of(module)
         if is_script(module) and not self._silent:
             home = self._attribution.module() if name is None else name
             self._events += [Event(home, kernel, None) for kernel in unseen_products(module).elements()]
