@@ -13,14 +13,7 @@ from stagemeter.profiling.ranges import listed
 class Settled:
     """The decision on stages that contain one another by definition.
 
-    Attributes
-    ----------
-    left_out : tuple of str
-        Aggregates whose parts are all timed.
-    part_of : dict
-        Stages whose time counts to an aggregate, and that aggregate.
-    notes : tuple of str
-        The decision in words.
+    `left_out` names aggregates whose parts are all timed. `part_of` maps other parts to the aggregate that counts them.
     """
 
     left_out: tuple[str, ...]
@@ -29,19 +22,10 @@ class Settled:
 
 
 def settle(names: Collection[str], vision: Sequence[str], prefill_suffices: bool) -> Settled:
-    """Decide between ``vision`` or ``forward`` and their parts.
+    """Keep the parts of ``vision`` or ``forward`` if all of them have a time, and the aggregate if only some have one.
 
-    The parts stay if all of them have a time, and the aggregate if only some have one.
-
-    Parameters
-    ----------
-    names : collection of str
-        Stages that are timed.
-    vision : sequence of str
-        Stages of the model before its prefill.
-    prefill_suffices : bool
-        Whether ``prefill`` alone is enough to leave ``forward`` out. It is for ranges, since frameworks put a range
-        of the name forward around every pass of the decoder.
+    With `prefill_suffices`, ``prefill`` alone is enough to leave ``forward`` out. That holds for ranges, since
+    frameworks put a range of the name forward around every pass of the decoder.
     """
     left_out: list[str] = []
     part_of: dict[str, str] = {}

@@ -26,13 +26,7 @@ _NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def exact(value: object) -> Decimal:
-    """Convert a number from a file without rounding it.
-
-    Raises
-    ------
-    ValueError
-        If it is not a finite number, or too large to compute with.
-    """
+    """Convert a number from a file without rounding it; raise ValueError unless it is finite and not too large."""
     is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
     if is_number or (isinstance(value, str) and _NUMBER.fullmatch(value.strip())):
         number = Decimal(value)  # type: ignore[arg-type]
@@ -42,20 +36,7 @@ def exact(value: object) -> Decimal:
 
 
 def milliseconds(where: str, value: object) -> float:
-    """Return a time in milliseconds.
-
-    Parameters
-    ----------
-    where : str
-        File and row, for errors.
-    value : object
-        The value.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not a number above zero and up to a century.
-    """
+    """Return a time in milliseconds; refuse one that is not above zero or exceeds a century."""
     try:
         # Text in JSON is no number, even if it looks like one.
         number = exact(None if isinstance(value, str) else value)
@@ -72,44 +53,14 @@ def milliseconds(where: str, value: object) -> float:
 
 
 def nanoseconds(value: Decimal, per_unit: int) -> int:
-    """Return a point in time or a duration in whole nanoseconds.
-
-    Parameters
-    ----------
-    value : Decimal
-        The value in the file.
-    per_unit : int
-        Nanoseconds of the file's unit.
-
-    Raises
-    ------
-    ValueError
-        If it is beyond the range of any clock.
-    """
+    """Return a time in whole nanoseconds; raise ValueError if it is beyond the range of any clock."""
     if abs(value) > _FARTHEST_NS:
         raise ValueError(f"{shown(value)} is out of range")
     return round(value * per_unit)
 
 
 def time_range(where: str, stage: str, start: object, end: object, lane: str) -> TimeRange:
-    """Make a range from two points in time in nanoseconds.
-
-    Parameters
-    ----------
-    where : str
-        File and row, for errors.
-    stage : str
-        Stage of the range.
-    start, end : object
-        The values in the file.
-    lane : str
-        See `TimeRange`.
-
-    Raises
-    ------
-    StagemeterError
-        If one of them is not a number, or the range is negative or longer than a century.
-    """
+    """Make a range of nanoseconds from values of a file; refuse one that is negative or exceeds a century."""
     try:
         first, last = nanoseconds(exact(start), 1), nanoseconds(exact(end), 1)
     except ValueError:
@@ -122,13 +73,7 @@ def time_range(where: str, stage: str, start: object, end: object, lane: str) ->
 
 
 def require_single(where: str, columns: Sequence[str]) -> None:
-    """Refuse a table with a repeated column.
-
-    Raises
-    ------
-    StagemeterError
-        If a column appears twice.
-    """
+    """Refuse a table with a repeated column."""
     twice = [name for name, count in Counter(columns).items() if name and count > 1]
     if twice:
         raise StagemeterError(f"{where}: the header has {twice[0]!r} more than once; keep one of the columns")

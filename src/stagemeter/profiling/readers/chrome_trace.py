@@ -63,7 +63,6 @@ class _Scopes:
     _lanes: dict[tuple[object, object], str] = field(default_factory=dict)
 
     def add(self, event: Any) -> None:
-        """Add one event."""
         self.events += 1
         try:
             category = event.get("cat", "")
@@ -113,22 +112,7 @@ def sniff(sample: Sample) -> bool:
 
 
 def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
-    """Read the times of stages from a trace.
-
-    Parameters
-    ----------
-    path : Path
-        The trace, which may be compressed.
-    steps : int
-        Decode steps of the workload.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
-
-    Raises
-    ------
-    StagemeterError
-        If the trace is damaged or cut off, or has no range of a stage.
-    """
+    """Read the times of stages from a trace, which may be compressed."""
     scopes = _Scopes(path, StageNames(mapping, str(path)))
     in_list = Sample.of(path).opening == b"["
     for event in _stream_items(path, _OF_LIST if in_list else _OF_OBJECT):
@@ -155,13 +139,7 @@ def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
 
 
 def _stream_items(path: Path, prefix: str) -> Iterator[Any]:
-    """Yield the JSON values of a list in a file, without holding the file.
-
-    Raises
-    ------
-    StagemeterError
-        If the file is not JSON, or lacks its end.
-    """
+    """Yield the JSON values of a list in a file, without holding the file."""
     with opened(path) as stream:
         _skip_byte_order_mark(stream)
         yield from _items(path, stream, prefix)

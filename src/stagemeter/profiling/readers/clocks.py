@@ -12,17 +12,7 @@ from stagemeter.profiling.ranges import TimeRange, listed
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Ranges of one clock.
-
-    Attributes
-    ----------
-    ranges : sequence of TimeRange
-        All of the same clock; ranges of two clocks do not show their nesting.
-    on_gpu : bool
-        Whether it is the GPU's.
-    notes : tuple of str
-        What the choice leaves out.
-    """
+    """Ranges of one clock, since two clocks do not show their nesting, and notes on what the choice leaves out."""
 
     ranges: Sequence[TimeRange]
     on_gpu: bool
@@ -34,13 +24,6 @@ def choose_clock(cpu: Sequence[TimeRange], gpu: Sequence[TimeRange], gpu_worked:
 
     A stage without GPU ranges is left out rather than timed by the other clock. If the prefill, which separates
     requests, has no GPU range, all stages take the CPU's time.
-
-    Parameters
-    ----------
-    cpu, gpu : sequence of TimeRange
-        Named as stages are.
-    gpu_worked : bool
-        Whether the file shows any work on a GPU.
     """
     on_cpu, on_gpu = Counter(part.name for part in cpu), Counter(part.name for part in gpu)
     lacking = [stage for stage in on_cpu if stage not in on_gpu]

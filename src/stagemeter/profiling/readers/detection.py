@@ -1,7 +1,7 @@
 """Detect the format of a file by its content, and call its reader.
 
-A reader is a module with two functions: ``sniff`` returns whether a sample is of its format, and ``read`` returns the
-profile of a file. A new format is such a module and its place in `_READERS`.
+A reader is a module with ``sniff``, whether a sample is of its format, and ``read``, the profile of a file. A new
+format is such a module and its place in `_READERS`.
 """
 
 from __future__ import annotations
@@ -28,29 +28,10 @@ _FORMATS = (
 def read_profile(
     path: Path, *, steps: int, mapping: NameMapping, prefill_contains_vision: bool | None = None
 ) -> Profile:
-    """Read the times of stages from a file of any known format.
+    """Read the times of stages from a file of any known format, which the profile's `source` names.
 
-    Parameters
-    ----------
-    path : Path
-        A torch profiler's Chrome trace, an SQLite export or a CSV summary of Nsight Systems, or plain JSON or CSV. All
-        but the database can be compressed by gzip.
-    steps : int
-        Decode steps of the measured workload: one less than its new tokens.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
-    prefill_contains_vision : bool, optional
-        For summaries, which have no timestamps: whether the vision stages ran inside of the prefill range.
-
-    Returns
-    -------
-    Profile
-        Its `source` names the format.
-
-    Raises
-    ------
-    StagemeterError
-        If the file is missing, empty, damaged, of no known format, or has no time of a stage.
+    All files but a database can be compressed by gzip. `steps` are the measured workload's new tokens less one. For
+    summaries, which have no timestamps, `prefill_contains_vision` tells whether vision stages ran inside the prefill.
     """
     require_filled_file(path)
     sample = Sample.of(path)

@@ -22,15 +22,7 @@ _HEAD, _LINES = 4096, 1000
 
 @dataclass(frozen=True)
 class Sample:
-    """The beginning of a file, by which readers know its format.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    head : bytes
-        Its first bytes, decompressed.
-    """
+    """The beginning of a file, decompressed, by which readers know its format."""
 
     path: Path
     head: bytes
@@ -58,13 +50,7 @@ class Sample:
 
 
 def require_filled_file(path: Path) -> None:
-    """Refuse a path that cannot hold times.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such file, or it is a folder, a device, empty or not readable.
-    """
+    """Refuse a path that is missing, empty, not readable or no file."""
     require_file(path)
     if path.stat().st_size == 0:
         raise StagemeterError(f"{path}: is empty; the profiler probably did not finish writing it")
@@ -80,10 +66,7 @@ def is_compressed(path: Path) -> bool:
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, and decompress it as it is read if gzip compressed it.
 
-    Raises
-    ------
-    StagemeterError
-        Also in the block, if the compressed data are damaged or end too early.
+    Damaged or cut-off data raise StagemeterError, also inside the block.
     """
     try:
         compressed = is_compressed(path)
@@ -107,13 +90,7 @@ def cut_off() -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a table or a list of times, in UTF-8, or in UTF-16 with a byte order mark.
-
-    Raises
-    ------
-    StagemeterError
-        If the file is too large for a table, or is not text.
-    """
+    """Read text in UTF-8, or in UTF-16 with a byte order mark; refuse a file too large for a table."""
     with opened(path) as stream:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:

@@ -1,4 +1,4 @@
-"""Whose time a range is: names that tools wrote become names of stages."""
+"""Map the names that tools wrote to the names of stages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,9 @@ _OF_THE_PROFILER = "ProfilerStep#*"
 
 
 class NameMapping:
-    """The stages of a model, and patterns for names that stand for them.
+    """The stages of a model, `vision` those before its prefill, and patterns for names that stand for them.
 
     A pattern is a shell's: ``*``, ``?`` and ``[...]``, and case matters. The stages' own names need no pattern.
-
-    Parameters
-    ----------
-    vision : sequence of str
-        Stages of the model before its prefill.
-    patterns : mapping
-        Stage to patterns.
-    source : str
-        Where the patterns come from, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If a stage is unknown or a pattern is empty.
     """
 
     def __init__(
@@ -62,22 +48,7 @@ class NameMapping:
 
     @classmethod
     def load(cls, vision: Sequence[str], path: Path | None = None, pairs: Iterable[str] = ()) -> NameMapping:
-        """Combine a file and single patterns; a stage that has both keeps both.
-
-        Parameters
-        ----------
-        vision : sequence of str
-            Stages of the model before its prefill.
-        path : Path, optional
-            YAML file of the form ``stage: [pattern, ...]``; a single pattern may stand without brackets.
-        pairs : iterable of str
-            Each of the form ``stage=pattern``.
-
-        Raises
-        ------
-        StagemeterError
-            If the file cannot be used, a pair has no ``=``, or a stage is unknown.
-        """
+        """Combine a YAML file, ``stage: [pattern, ...]`` or ``stage: pattern``, with pairs, ``stage=pattern``."""
         patterns = {} if path is None else dict(cls(vision, _read(path), str(path)).patterns)
         for pair in pairs:
             stage, equals, pattern = pair.partition("=")
@@ -89,15 +60,7 @@ class NameMapping:
 
 
 class StageNames:
-    """The names in one source, and their stages.
-
-    Parameters
-    ----------
-    mapping : NameMapping
-        The stages, and patterns for other names.
-    source : str
-        Name of the source, for errors.
-    """
+    """The names in one source, and their stages."""
 
     def __init__(self, mapping: NameMapping, source: str) -> None:
         self._own = mapping.stages
@@ -109,14 +72,9 @@ class StageNames:
         self._unmapped: Counter[str] = Counter()
 
     def stage(self, name: str) -> str | None:
-        """Return the stage of a name, or None.
+        """Return the stage of a name, or None; refuse a name that patterns of two stages match.
 
         A stage's own name takes precedence, also after an NVTX domain and a colon, as in nsys' ``:prefill``.
-
-        Raises
-        ------
-        StagemeterError
-            If patterns of two stages match the name.
         """
         known = name in self._stages
         stage = self._stages[name] if known else self._find(name)

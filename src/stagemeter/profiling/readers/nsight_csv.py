@@ -45,18 +45,8 @@ _COLUMN = re.compile(r"(?P<name>.*?)\s*(?:\((?P<unit>[^()]*)\))?")
 class _Row:
     """One range of a summary, or several of one stage.
 
-    Attributes
-    ----------
-    name : str
-        As printed.
-    where : str
-        File and line.
-    total_ms : Decimal
-        Time of all instances; 0 if it was too short to measure.
-    instances : int
-        Number of runs.
-    level, children : Decimal or None
-        Mean depth, and mean number of ranges directly inside, if the report has them.
+    `total_ms` is the time of all instances; 0 if it was too short to measure. `level` is the mean depth, and `children`
+    the mean number of ranges directly inside, if the report has them.
     """
 
     name: str
@@ -76,7 +66,6 @@ class _Table:
 
 
 def _is_header(line: str) -> bool:
-    """Tell whether a line is the header of a summary of NVTX ranges."""
     columns = {name for name, _ in _columns(next(csv.reader([line]), []))}
     return "Range" in columns and bool(columns & {_CPU_TIME, _GPU_TIME})
 
@@ -93,24 +82,10 @@ def read(
     mapping: NameMapping,
     prefill_contains_vision: bool | None = None,
 ) -> Profile:
-    """Read the mean times of stages from a summary.
+    """Read the mean times of stages from the output of nsys, with any lines around the table.
 
-    Parameters
-    ----------
-    path : Path
-        Output of nsys, with any lines around the table. Of several tables, one of GPU times is read.
-    steps : int
-        Decode steps of the workload.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
-    prefill_contains_vision : bool, optional
-        Whether the vision stages ran inside of the prefill range. Default: the depths of ranges decide if they show it;
-        else times stay as they are.
-
-    Raises
-    ------
-    StagemeterError
-        If the table is cut off, has values that are no times, or has no range of a stage.
+    Of several tables, one of GPU times is read. If `prefill_contains_vision` is None, the depths of ranges decide
+    whether the vision stages ran inside of the prefill; if they do not show it, times stay as they are.
     """
     tables = _read_tables(path, read_text(path))
     table = next((table for table in tables if table.on_gpu), tables[0])
@@ -148,7 +123,6 @@ def _columns(cells: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _read_tables(path: Path, text: str) -> list[_Table]:
-    """Return the tables in the output of nsys."""
     tables: list[tuple[list[tuple[str, str]], list[_Row]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -205,7 +179,6 @@ def _number(where: str, column: str, text: str) -> Decimal:
 
 
 def _mean_ms(row: _Row, count: int) -> float:
-    """Return the mean time in milliseconds, checked."""
     return milliseconds(f"{row.where}: mean of {row.name}", row.total_ms / count)
 
 
@@ -233,7 +206,7 @@ def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[st
 
 
 def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
-    """Return the number of requests of the sums."""
+    """Return the number of requests that a summary adds up."""
     anchor = next((stage for stage in (REQUEST, PREFILL, FORWARD) if stage in stages), None)
     if anchor is None:
         several = next((stage for stage, row in stages.items() if row.instances > 1 and stage != DECODE), None)

@@ -67,22 +67,7 @@ def sniff(sample: Sample) -> bool:
 
 
 def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
-    """Read the times of stages from an export.
-
-    Parameters
-    ----------
-    path : Path
-        The database, opened for reading only.
-    steps : int
-        Decode steps of the workload.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
-
-    Raises
-    ------
-    StagemeterError
-        If the database is compressed, damaged, not one of Nsight Systems, or has no range of a stage.
-    """
+    """Read the times of stages from an export, opened for reading only."""
     if path.suffix in _REPORTS:
         raise StagemeterError(f"{path}: is a report; export it by `nsys export --type sqlite {path.name}` first")
     if is_compressed(path):
@@ -230,7 +215,6 @@ def _project(
 
 
 def _devices(database: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[str, str]:
-    """Return the names of the GPUs."""
     if "name" not in tables.get("TARGET_INFO_GPU", ()):
         return {}
     names = dict.fromkeys(name for (name,) in database.execute("SELECT name FROM TARGET_INFO_GPU") if name)

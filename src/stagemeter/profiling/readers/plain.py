@@ -1,7 +1,6 @@
 """Tables of times: JSON, and CSV with a line per time.
 
-``decode`` is the time of one step, and ``decode_total`` that of all steps of a request; one follows from the other.
-Every time is the stage's own.
+``decode`` is the time of one step, and ``decode_total`` that of all steps of a request. Times exclude nested stages.
 """
 
 from __future__ import annotations
@@ -54,23 +53,11 @@ def sniff(sample: Sample) -> bool:
 
 
 def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
-    """Read times.
+    """Read times from JSON or CSV.
 
-    Parameters
-    ----------
-    path : Path
-        JSON: ``{"sam": 1.2, "prefill": [3.1, 3.2]}``, the same below ``time_ms`` or ``times_ms``, the output of
-        `Profile.to_dict`, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``. Or CSV with the columns ``stage``,
-        ``time_ms`` and, if there are several of a stage, ``repeat``.
-    steps : int
-        Decode steps of the workload.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
-
-    Raises
-    ------
-    StagemeterError
-        If a stage is unknown or repeated, or a value is no time.
+    JSON is ``{"sam": 1.2, "prefill": [3.1, 3.2]}``, the same below ``time_ms`` or ``times_ms``, the output of
+    `Profile.to_dict`, or ``[{"stage": "sam", "time_ms": 1.2, "repeat": 0}]``. CSV has the columns ``stage`` and
+    ``time_ms``, and ``repeat`` if there are several times of a stage.
     """
     text = read_text(path)
     if Sample.of(path).is_json:
@@ -102,31 +89,14 @@ def _read_json(path: Path, text: str, steps: int, mapping: NameMapping) -> Profi
 
 
 def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps: int, mapping: NameMapping) -> Profile:
-    """Return a profile of times by stage.
-
-    Parameters
-    ----------
-    times : mapping
-        Milliseconds by stage, one per repeat.
-    source : str
-        Source of the times.
-    steps : int
-        Decode steps of the workload.
-    mapping : NameMapping
-        The model's stages.
-
-    Raises
-    ------
-    StagemeterError
-        If a stage is unknown or a value is no time.
-    """
+    """Return a profile of milliseconds by stage and repeat; `steps` are the workload's decode steps."""
     where = Path(source)
     entries = _keyed_entries(where, {stage: list(values) for stage, values in times.items()}, "")
     return replace(_profile(where, list(entries), steps, mapping), source=source)
 
 
 def _parse(path: Path, text: str) -> Any:
-    # A time that is infinite is refused by its name.
+    # Infinite times pass here, so that a later error can name their stage.
     return parse_json(text, str(path), infinite=True)
 
 

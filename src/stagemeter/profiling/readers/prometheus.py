@@ -22,17 +22,7 @@ Series = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The metrics of one model.
-
-    Attributes
-    ----------
-    name : str
-        Name of the page in errors.
-    engines : dict
-        Values by series, by engine.
-    started : float or None
-        Start time of the server.
-    """
+    """The metrics of one model: values by series, by engine; and the server's start time if the page shows it."""
 
     name: str
     engines: dict[str, dict[Series, float]]
@@ -60,23 +50,9 @@ class Growth:
 def read_page(
     name: str, text: str, wanted: Collection[str], required: Collection[str], engine_model: str | None
 ) -> Page:
-    """Read the metrics of a model from a page.
+    """Read the `wanted` metrics of a model, of which every engine must have those `required`.
 
-    Parameters
-    ----------
-    name : str
-        Name of the page in errors.
-    text : str
-        The page.
-    wanted, required : collection of str
-        Metrics to keep, and those that every engine must have.
-    engine_model : str or None
-        ``model_name`` to read; None if there is one.
-
-    Raises
-    ------
-    StagemeterError
-        If the page is damaged, lacks a metric, or the model cannot be chosen.
+    `engine_model` is the ``model_name`` to read; None if there is one.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -131,13 +107,7 @@ def _of_model(
 
 
 def growth(before: Page, after: Page) -> Growth:
-    """Return the growth of the counters of each engine.
-
-    Raises
-    ------
-    StagemeterError
-        If the server or one of its engines was started, stopped or restarted in between.
-    """
+    """Return the growth of each engine's counters; refuse pages between which the server or an engine restarted."""
     changed = before.engines.keys() ^ after.engines.keys()
     if changed:
         names = ", ".join(sorted(changed))

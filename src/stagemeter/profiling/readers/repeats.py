@@ -29,16 +29,9 @@ class Repeats:
 
 @dataclass(slots=True)
 class _Request:
-    """The stages of one request.
+    """The stages of one request: nanoseconds and number of ranges by stage.
 
-    Attributes
-    ----------
-    start, end : float
-        Bounds of its ``request`` range if there is one, else of its prefill.
-    own : dict
-        Nanoseconds by stage.
-    count : Counter
-        Ranges by stage.
+    Its bounds are those of its ``request`` range if there is one, else of its prefill.
     """
 
     start: float
@@ -57,23 +50,6 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: 
 
     A ``request`` range holds one request. Without such ranges, each prefill begins one: it includes the vision stages
     inside or before the prefill, and the decode ranges after it until the next.
-
-    Parameters
-    ----------
-    ranges : iterable of TimeRange
-        Ranges with the names of stages.
-    steps : int
-        Decode steps of the workload.
-    source : str
-        Name of the source, for errors.
-    vision : sequence of str
-        Stages of the model before its prefill.
-
-    Raises
-    ------
-    StagemeterError
-        If there are several ranges of a stage and nothing separates requests, or a workload without decode steps has a
-        decode range.
     """
     given = list(ranges)
     settled = settle({part.name for part in given} - {REQUEST}, vision, prefill_suffices=True)
@@ -131,7 +107,6 @@ def _within(outer: list[TimeRange], stages: list[OwnedRange], notes: list[str]) 
 
 
 def _by_prefill(stages: list[OwnedRange], source: str, notes: list[str]) -> list[_Request]:
-    """Begin a request with each prefill."""
     names = {owned.range.name for owned in stages}
     anchor = next((name for name in (PREFILL, FORWARD) if name in names), None)
     if anchor is None:
@@ -240,7 +215,6 @@ def _decode_ranges(request: _Request) -> int:
 
 
 def _times(requests: list[_Request], order: Sequence[str], notes: list[str]) -> dict[str, tuple[float, ...]]:
-    """Return milliseconds by stage, in the order of the stages."""
     times = {
         stage: tuple(request.own[stage] / _NS_PER_MS for request in requests if stage in request.own) for stage in order
     }

@@ -9,17 +9,7 @@ from stagemeter.core.errors import StagemeterError
 
 @dataclass(frozen=True, slots=True)
 class StepCount:
-    """Decode steps of each request.
-
-    Attributes
-    ----------
-    steps : int
-        At least 1.
-    measured : dict
-        ``new_tokens``, if the source shows another number than the workload.
-    notes : tuple of str
-        Explanation of the number, if it needs one.
-    """
+    """Decode steps of each request, at least 1; `measured` has ``new_tokens`` if the source shows another number."""
 
     steps: int
     measured: dict[str, int] = field(default_factory=dict)
@@ -27,22 +17,7 @@ class StepCount:
 
 
 def count_steps(ranges: int, asked: int, source: str) -> StepCount:
-    """Return the decode steps of a request from the number of its decode ranges.
-
-    Parameters
-    ----------
-    ranges : int
-        Decode ranges of each request, at least 1.
-    asked : int
-        Decode steps of the workload.
-    source : str
-        Name of the source, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If there is one range and the workload has no decode step.
-    """
+    """Return the decode steps of a request from the number of its decode ranges and the workload's steps."""
     if ranges == asked:
         return StepCount(asked)
     if ranges == 1:
@@ -62,13 +37,7 @@ def count_steps(ranges: int, asked: int, source: str) -> StepCount:
 
 
 def require_steps(asked: int, source: str) -> None:
-    """Refuse decode times of a workload without decode steps.
-
-    Raises
-    ------
-    StagemeterError
-        If the workload has none.
-    """
+    """Refuse decode times of a workload without decode steps."""
     if asked < 1:
         raise StagemeterError(
             f"{source}: holds decode times, but with one new token, which the prefill yields, there is no decode step; "

@@ -64,13 +64,7 @@ def sniff(sample: Sample) -> bool:
 
 
 def read(path: Path, *, steps: int, mapping: NameMapping) -> NoReturn:
-    """Refuse a single scrape, which shows no time.
-
-    Raises
-    ------
-    StagemeterError
-        Always.
-    """
+    """Refuse a single scrape, which shows no time."""
     raise StagemeterError(f"{path}: is one scrape of a server's metrics; two are needed, some time apart")
 
 
@@ -82,24 +76,10 @@ def read_scrapes(
     engine_model: str | None = None,
     names: tuple[str, str] = ("first scrape", "second scrape"),
 ) -> Profile:
-    """Return the mean times of the requests that finished between two scrapes.
+    """Return the mean times of the requests that finished between two scrapes, the earlier one first.
 
-    Parameters
-    ----------
-    first, second : str
-        Their texts, the earlier one first.
-    seconds : float, optional
-        Time between them, which shows the number of concurrent requests.
-    engine_model : str, optional
-        ``model_name`` to read, if the server has several.
-    names : tuple of str
-        Their names in errors.
-
-    Raises
-    ------
-    StagemeterError
-        If a text is no scrape of vLLM, no request finished in between, the server was restarted, or there are several
-        models to choose from.
+    `seconds` between them show the number of concurrent requests. `engine_model` is the ``model_name`` to read, if the
+    server has several. Errors call the scrapes by `names`.
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise StagemeterError(f"{seconds!r} seconds between two scrapes is no time; give one above zero")
@@ -119,10 +99,7 @@ def read_scrapes(
 def read_scrape_files(
     first: Path, second: Path, *, seconds: float | None = None, engine_model: str | None = None
 ) -> Profile:
-    """Return the mean times of the requests that finished between two saved scrapes.
-
-    Parameters and errors are those of `read_scrapes`.
-    """
+    """Return the mean times of the requests that finished between two saved scrapes, see `read_scrapes`."""
     for path in (first, second):
         require_filled_file(path)
     return read_scrapes(
@@ -135,21 +112,9 @@ def read_scrape_files(
 
 
 def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Profile:
-    """Scrape a server twice, and return the mean times of the requests that finished in between.
+    """Scrape a server twice, `interval` seconds apart, and return the mean times of requests finished in between.
 
-    Parameters
-    ----------
-    url : str
-        Address of the metrics, such as ``http://localhost:8000/metrics``.
-    interval : float
-        Seconds to wait between the two.
-    engine_model : str, optional
-        ``model_name`` to read, if the server has several.
-
-    Raises
-    ------
-    StagemeterError
-        If the server does not answer with metrics, or for a reason of `read_scrapes`.
+    `url` is the address of the metrics, such as ``http://localhost:8000/metrics``; for the model, see `read_scrapes`.
     """
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"an interval of {interval!r} seconds is no time; give one above zero")
@@ -264,7 +229,6 @@ def _concurrency(grown: Growth, seconds: float, notes: list[str]) -> dict[str, f
 
 
 def _work(grown: Growth, lengths: RequestLengths, notes: list[str]) -> dict[str, float]:
-    """Return the work between the scrapes by the engine's own count."""
     metrics = {name: _total(grown, metric) for name, metric in _COUNTED.items()}
     hits = _total(grown, CACHE_HITS)
     if hits:

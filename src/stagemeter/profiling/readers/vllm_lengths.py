@@ -31,29 +31,7 @@ _WHOLE = "no counter of cached tokens: whole prompts"
 
 
 def request_lengths(name: str, grown: Growth, requests: int) -> tuple[RequestLengths, list[str]]:
-    """Read the lengths of the finished requests.
-
-    Parameters
-    ----------
-    name : str
-        Name of the later page, for errors.
-    grown : Growth
-        Growth of the counters.
-    requests : int
-        Finished requests.
-
-    Returns
-    -------
-    lengths : RequestLengths
-        Prompts, new tokens, and computed prompt tokens.
-    notes : list of str
-        Their sources, if they need an explanation.
-
-    Raises
-    ------
-    StagemeterError
-        If there is less than a token a request, or the counters contradict one another.
-    """
+    """Read the lengths of the finished requests, with notes on their sources; `name` is the later page, for errors."""
     notes: list[str] = []
     try:
         prompt = _lengths("prompt", grown, _REQUEST_PROMPT, PROMPT_TOKENS, requests, notes)
