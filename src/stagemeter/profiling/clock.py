@@ -24,13 +24,7 @@ _TRIALS = 1000
 
 @contextmanager
 def annotate(name: str) -> Iterator[None]:
-    """Open a range that torch's profiler records as a user annotation and, with CUDA, Nsight Systems as an NVTX range.
-
-    Parameters
-    ----------
-    name : str
-        Name of the range, such as that of a stage.
-    """
+    """Open a range that torch's profiler records as a user annotation and, with CUDA, Nsight Systems as an NVTX one."""
     import torch
 
     nvtx: Any = torch.cuda.nvtx if torch.cuda.is_available() else None
@@ -46,14 +40,9 @@ def annotate(name: str) -> Iterator[None]:
 
 @contextmanager
 def scoped_modules(modules: Iterable[tuple[str, nn.Module]], scope: Scope) -> Iterator[None]:
-    """Open a range around each call of some modules. The hooks go when the block ends, after errors too.
+    """Open a range around each call of some modules, each module given with the name of its range.
 
-    Parameters
-    ----------
-    modules : iterable of tuple
-        Name of the range and module. No module calls itself.
-    scope : callable
-        Opens a range.
+    The hooks go when the block ends, after errors too. No module calls itself.
     """
     opened: dict[nn.Module, AbstractContextManager[None]] = {}
 
@@ -77,17 +66,11 @@ def scoped_modules(modules: Iterable[tuple[str, nn.Module]], scope: Scope) -> It
 
 
 class StageClock:
-    """A timer of named ranges on one device.
+    """A timer of named ranges on one device. The time of a range includes that of nested ranges.
 
-    A call opens a range. Its time includes that of nested ranges. `take` returns the ranges since the last `take`.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the work runs. On CUDA, an event marks each end of a range in the stream, so that the time is the
-        device's own and the host does not wait. On other accelerators the host waits for the device at both ends.
-    on_enter : callable, optional
-        Called with the name of each range before its time begins.
+    On CUDA, an event marks each end of a range in the stream, so that the time is the device's own and the host does
+    not wait. On other accelerators the host waits for the device at both ends. `on_enter` is called with the name of
+    each range before its time begins.
     """
 
     def __init__(self, device: torch.device, on_enter: Callable[[str], None] | None = None) -> None:
@@ -115,7 +98,7 @@ class StageClock:
                 self._marks.append((name, start, self._mark()))
 
     def take(self) -> list[TimeRange]:
-        """Wait for the device, and return the timed ranges in nanoseconds from an arbitrary origin."""
+        """Wait for the device, and return the ranges since the last call, in nanoseconds from an arbitrary origin."""
         self.synchronize()
         marks, events = self._marks, self._events
         self._marks, self._events = [], []
@@ -148,15 +131,7 @@ class StageClock:
 
 @dataclass(frozen=True, slots=True)
 class RangeCost:
-    """Cost of timing a range, in milliseconds.
-
-    Attributes
-    ----------
-    inside : float
-        Part that falls into the time of the range itself.
-    around : float
-        Part that falls into the time of the range around it.
-    """
+    """Milliseconds that timing a range adds to its own time, `inside`, and to that of the range around it, `around`."""
 
     inside: float
     around: float

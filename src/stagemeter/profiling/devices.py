@@ -45,21 +45,16 @@ ONE_DEVICE = Devices()
 
 
 def devices_of(given: int | None, engines: int | None, source: str = GIVEN) -> Devices:
-    """Return the devices that did the work.
+    """Return the devices that did the work; refuse a number that the engines cannot share evenly.
 
     Parameters
     ----------
     given : int or None
         Number of all devices, if given.
     engines : int or None
-        Number of engines in the metrics, each with at least one device; None where no metrics show engines.
+        Engines in the metrics, each with at least one device; None where no metrics show engines.
     source : str
         Source of `given`.
-
-    Raises
-    ------
-    StagemeterError
-        If the engines cannot share the devices evenly.
     """
     if given is None:
         return ONE_DEVICE if engines is None else Devices(engines, engines, SEEN)

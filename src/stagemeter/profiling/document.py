@@ -51,18 +51,9 @@ class ProfileDocument(TypedDict):
 
 @dataclass
 class Profiled:
-    """The result of a profile.
+    """The result of a profile: its document, the MLflow run that holds it, and messages for the user at the end.
 
-    Attributes
-    ----------
-    document : dict
-        Times and workload.
-    run_id : str or None
-        MLflow run that holds it.
-    messages : list of str
-        Messages for the user at the end.
-    tracking_error : TrackingError or None
-        Reason why it could not be logged. The document still holds the measurement.
+    `tracking_error` says why MLflow could not log it. The document still holds the measurement.
     """
 
     document: ProfileDocument
@@ -83,25 +74,9 @@ def profile_document(
 ) -> ProfileDocument:
     """Return the document of a measured workload.
 
-    Parameters
-    ----------
-    profile : Profile
-        Times.
-    workload : Workload
-        The measured work.
-    model, family, architecture_hash : str
-        The model.
-    stages : iterable of str
-        Its stages.
-    config : mapping
-        Settings as given.
-
-    Returns
-    -------
-    dict
-        ``metadata`` as in a report; ``time_ms``, the median by stage, with ``vision`` and ``total`` where all of their
-        stages have a time; ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``stages_of_request``, the
-        median share of a request's wall time that its stages take; ``throughput``; and the other fields of `Profile`.
+    ``time_ms`` holds the median by stage, with ``vision`` and ``total`` where all of their stages have a time;
+    ``spread_ms``, median and deciles; ``times_ms``, every repeat; ``stages_of_request``, the median share of a
+    request's wall time that its stages take. ``metadata`` is as in a report, and the other fields are as in `Profile`.
     """
     values = profile.to_dict()
     return {
@@ -134,14 +109,7 @@ def profile_document(
 def with_sums(times: Mapping[str, float], decode_steps: int, stages: Iterable[str]) -> dict[str, float]:
     """Add the sums over the vision stages and over all stages, where no part of a sum is missing.
 
-    Parameters
-    ----------
-    times : mapping
-        Milliseconds by stage.
-    decode_steps : int
-        Decode steps of the request; without any, none has to have a time.
-    stages : iterable of str
-        Stages of the model.
+    Without decode steps, a sum needs no decode time.
     """
     complete = dict(times)
     vision = aggregates(stages).get(VISION, [])
@@ -156,7 +124,7 @@ def with_sums(times: Mapping[str, float], decode_steps: int, stages: Iterable[st
 
 
 def _stages_of_request(profile: Profile) -> float | None:
-    """Return the median share over the repeats; medians of stages are of different repeats and can add up to more."""
+    """Return the median share over the repeats; medians of stages are of different repeats, and can add up to more."""
     stages = [times for stage, times in profile.times_ms.items() if stage != DECODE]
     if not profile.request_ms or any(len(times) != len(profile.request_ms) for times in stages):
         return None
@@ -165,7 +133,6 @@ def _stages_of_request(profile: Profile) -> float | None:
 
 
 def _throughput(profile: Profile, workload: Workload) -> dict[str, float]:
-    """Return tokens and pages per unit of time."""
     times = profile.medians
     batch = workload.batch_size
     throughput = {}

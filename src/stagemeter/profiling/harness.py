@@ -37,13 +37,13 @@ class Repeat:
     Attributes
     ----------
     times_ms : dict
-        Own time of each stage in milliseconds; ``decode`` is the mean step, ``decode_total`` all of them.
+        Own time by stage; ``decode`` is the mean step, ``decode_total`` all of them.
     ranges : dict
-        How many ranges of each stage were timed.
+        Number of timed ranges by stage.
     request_ms : float
-        Wall time of the whole request.
+        Wall time.
     notes : tuple of str
-        How the ranges lay in one another.
+        How the ranges nest.
     """
 
     times_ms: dict[str, float]
@@ -55,23 +55,9 @@ class Repeat:
 def warm_up(
     session: Session, workload: Workload, warmup: int, on_stage: OnStage = lambda kind, number, stage: None
 ) -> dict[str, float]:
-    """Run a request without measuring it, and count the experts that the first run reads.
+    """Run a request without measuring it, and count the experts that the first run reads, see `count_experts`.
 
-    Parameters
-    ----------
-    session : Session
-        Model and device.
-    workload : Workload
-        The work.
-    warmup : int
-        How often.
-    on_stage : callable
-        Called for each stage that begins with ``warm-up``, the number of the request from one, and the stage.
-
-    Returns
-    -------
-    dict
-        See `stagemeter.profiling.routing.count_experts`; empty without a warm-up.
+    `on_stage` gets ``warm-up``, the number of the request from one, and each stage that begins.
     """
     experts: dict[str, float] = {}
     for number in range(1, warmup + 1):
@@ -89,23 +75,9 @@ def measure(
     repeats: int,
     on_stage: OnStage = lambda kind, number, stage: None,
 ) -> Iterator[Repeat]:
-    """Run a request again and again, and time its stages.
+    """Run a request again and again, and yield each measurement as it is made, so that an interrupt loses none.
 
-    Parameters
-    ----------
-    session : Session
-        Model and device.
-    workload : Workload
-        The work.
-    repeats : int
-        How often.
-    on_stage : callable
-        Called for each stage that begins with ``repeat``, its number from one, and the stage.
-
-    Yields
-    ------
-    Repeat
-        Each as soon as it is measured, so that an interrupt loses none.
+    `on_stage` gets ``repeat``, its number from one, and each stage that begins.
     """
     _forget_peak(session.device)
     for number in range(1, repeats + 1):
@@ -155,13 +127,7 @@ def overhead(repeats: Sequence[Repeat], device: torch.device) -> dict[str, float
 
 
 def trace(session: Session, workload: Workload) -> bytes:
-    """Run a request once more under torch's profiler.
-
-    Returns
-    -------
-    bytes
-        A compressed Chrome trace of at most `TRACED_STEPS` decode steps, with a user annotation a stage.
-    """
+    """Run a request under torch's profiler; return a gzipped Chrome trace of at most `TRACED_STEPS` decode steps."""
     import torch
 
     activities = [torch.profiler.ProfilerActivity.CPU]

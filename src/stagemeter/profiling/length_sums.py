@@ -14,13 +14,7 @@ Exact = int | Fraction
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number between two bounds.
-
-    Attributes
-    ----------
-    least, most : int or Fraction
-        The bounds: possible values, or beyond all of them.
-    """
+    """A number between two bounds, which are possible values or lie beyond all of them."""
 
     least: Exact
     most: Exact
@@ -139,7 +133,7 @@ def _spread(histogram: Histogram) -> Fraction:
 
 @dataclass(frozen=True, slots=True)
 class PairSums:
-    """Sums over requests that set the cost of attention; each is an interval.
+    """Sums over requests that set the cost of attention.
 
     Attributes
     ----------

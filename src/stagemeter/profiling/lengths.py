@@ -1,4 +1,4 @@
-"""Lengths of the requests of a serving engine, from its histograms. Plain data."""
+"""Lengths of the requests of a serving engine, from its histograms."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Requests whose lengths lie between two bounds.
-
-    Attributes
-    ----------
-    least : int
-        Fewest tokens of a request.
-    most : int or None
-        Most tokens of a request; None without an upper bound.
-    count : int
-        Requests.
-    """
+    """Requests of `least` to `most` tokens each, and their number; `most` is None without an upper bound."""
 
     least: int
     most: int | None
@@ -27,15 +17,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Lengths of some requests: their exact sum and their distribution.
-
-    Attributes
-    ----------
-    total : int
-        Tokens of all requests.
-    buckets : tuple of Bucket
-        By length, without empty ones.
-    """
+    """Lengths of some requests: the exact sum in tokens, and buckets by length, without empty ones."""
 
     total: int
     buckets: tuple[Bucket, ...]
@@ -59,15 +41,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class RequestLengths:
-    """Lengths of the requests that an engine finished.
-
-    Attributes
-    ----------
-    prompt, new, computed : Histogram
-        Tokens of the prompts, generated tokens, and prompt tokens that came from no cache.
-    computed_source : str
-        Source of the last.
-    """
+    """Tokens of finished requests: of prompts, new ones, and the prompt tokens that came from no cache."""
 
     prompt: Histogram
     new: Histogram
@@ -103,13 +77,7 @@ class RequestLengths:
 
     @classmethod
     def from_dict(cls, content: Any) -> RequestLengths:
-        """Read the output of `to_dict`.
-
-        Raises
-        ------
-        ValueError
-            If the content has another form.
-        """
+        """Read the output of `to_dict`, or raise ValueError."""
         try:
             parts = {name: _histogram(content[name]) for name in ("prompt", "new", "computed")}
             return cls(**parts, computed_source=str(content["computed_source"]))

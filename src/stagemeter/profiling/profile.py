@@ -1,4 +1,4 @@
-"""A profile: the times of the stages of a workload, from any source. Plain data."""
+"""A profile: the times of the stages of a workload, from any source."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ class Profile:
     times_ms : mapping
         Own milliseconds by stage, one per repeat, without stages nested inside. ``decode`` is one step, the mean over
         a request; ``decode_total`` all steps. ``vision`` and ``forward`` are stages that were timed as one.
-    source : str
-        Source of the times, such as ``session`` or ``torch trace of trace.json``.
-    clock : str
-        Clock of the times, such as ``CUDA events``, ``GPU ranges`` or ``monotonic clock``.
+    source, clock : str
+        Such as ``session`` or ``torch trace of trace.json``, and ``CUDA events`` or ``monotonic clock``.
     request_ms : tuple of float
         Wall time of the whole request, one per repeat; empty if it is not known.
     measured : mapping
@@ -33,9 +31,7 @@ class Profile:
     metrics : mapping
         Further numbers by metric name.
     hardware : mapping
-        Hardware of the run: ``device`` and other properties.
-    notes : tuple of str
-        Notes about the times.
+        ``device`` and other properties.
     lengths : RequestLengths or None
         Lengths of the requests that a serving engine's times are means over.
     """

@@ -22,8 +22,6 @@ class TimeRange:
 
     Attributes
     ----------
-    name : str
-        Name of the work.
     start, end : float
         Nanoseconds on a clock that all ranges of one analysis share. Whole numbers stay exact.
     lane : str
@@ -50,14 +48,9 @@ class OwnedRange:
 
 @dataclass(frozen=True)
 class Partition:
-    """Ranges with their own times.
+    """Ranges by start with their own times, and notes on how they nest.
 
-    Attributes
-    ----------
-    ranges : tuple of OwnedRange
-        By start. Ranges of one name that several lanes recorded at once are one range here.
-    notes : tuple of str
-        The names that contain others, overlap, or were recorded several times.
+    Ranges of one name that several lanes recorded at once are one range here.
     """
 
     ranges: tuple[OwnedRange, ...]
@@ -73,23 +66,11 @@ class Partition:
 
 
 def own_times(ranges: Iterable[TimeRange], together: Mapping[str, str] | None = None) -> Partition:
-    """Assign every instant to the innermost range that is active then.
+    """Assign every instant to the innermost range that is active then, in O(n log n).
 
     The innermost range is the one that started last, and of those that started together the shortest. The times of all
-    names therefore add up to the time in which any was active, whatever the nesting. The order of the ranges does not
-    matter. The run time is O(n log n).
-
-    Parameters
-    ----------
-    ranges : iterable of TimeRange
-        In any order, from any number of lanes.
-    together : mapping, optional
-        Names that the caller adds up to another one: no note says how they lie to it and to each other.
-
-    Returns
-    -------
-    Partition
-        The ranges with their own times, and notes about their nesting.
+    names therefore add up to the time in which any was active, whatever the nesting. The caller adds up a name with an
+    entry in `together` to the name there: no note says how such names nest.
     """
     recorded = _Notes(together or {})
     merged = sorted(_one_per_name(ranges, recorded), key=_outer_first)

@@ -1,4 +1,4 @@
-"""The passes of a real request: the calls that a family's own passes make, with values in place of zeros."""
+"""Requests that really run: the calls that a family's own passes make, with values in place of zeros."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CACHES = ("past_key_values", "cache_params")
 #: Settings that hold token ids with a meaning of their own, and those whose tokens stand for a picture or mark one.
 _SPECIAL = re.compile(r"_(token|patch)_(id|ids|index)$")
 _OF_PICTURES = re.compile(r"(image|video|vision|media|boi|eoi)\w*_(id|index)$")
-#: Settings that name the token of a picture, in the order in which they are asked.
+#: Settings that name the token of a picture, the first one that is there counts.
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "media_placeholder_token_id", "image_patch_id")
 
 
@@ -47,14 +47,8 @@ class Call:
 class Request:
     """The calls of one request. The cache fills as it runs, so a request runs once.
 
-    Attributes
-    ----------
-    prefill : Call
-        First pass: pages and prompt, with an empty cache.
-    step : Call
-        A decode step; token ids, positions, cache and encoder's output are those of the request as it runs.
-    prompt_tokens, new_tokens : int
-        Tokens of the prompt, and tokens to generate.
+    `prefill` takes pages and prompt, with an empty cache. Of the arguments of `step`, token ids, positions, cache and
+    encoder's output are those of the request as it runs.
     """
 
     prefill: Call
@@ -72,26 +66,14 @@ def make_request(
 ) -> Request:
     """Make a request of the shapes of a workload, the same values every time.
 
-    Token ids of text differ from one another, since equal tokens choose equal experts.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model, with weights.
-    family : Family
-        Its family, whose own passes say what the model takes.
-    architecture : object
-        Its sizes.
-    workload : Workload
-        The work.
-    page : mapping, optional
-        Pixels of a picture, by argument. Default: random numbers.
+    Token ids of text differ from one another, since equal tokens choose equal experts. `page` holds pixels of a picture
+    by argument; without it, pixels are random numbers.
     """
     import torch
 
-    # Before the passes look for the tokens of pictures.
+    # Before the passes, since this can change the tokens of pictures that they look for.
     tokens = _tokens_of(model)
-    # Of an empty cache: a request brings its own.
+    # With an empty cache, since a request brings its own.
     first = replace(workload, decode_context=1)
     prefill = _first_call(model, architecture, workload, family.whole_passes["forward"])
     step = _first_call(model, architecture, first, family.whole_passes["decode"])

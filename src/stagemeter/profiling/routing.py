@@ -1,4 +1,4 @@
-"""How many experts a request reads, counted as it runs: the bytes depend on it, and only the weights decide it."""
+"""Count the experts that a request reads: the bytes depend on it, and only the weights decide it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,8 @@ def count_experts(
 ) -> dict[str, float]:
     """Run a request and count the experts whose weights it reads. The count takes time: do not measure this request.
 
-    Parameters
-    ----------
-    session : Session
-        Model and device.
-    request : Request
-        What to run.
-    on_enter : callable
-        Called with the name of every stage that begins.
-
-    Returns
-    -------
-    dict
-        For ``prefill`` and ``decode``, how many different experts of a layer one pass reads: the mean over layers with
-        experts and over decode steps. Empty for a model without experts, or one that runs all of them on every token.
+    For ``prefill`` and ``decode``, return how many different experts of a layer one pass reads: the mean over layers
+    with experts and over decode steps. Return nothing for a model without experts, or one that runs all on every token.
     """
     counts: dict[str, list[int]] = defaultdict(list)
     current = ""

@@ -1,4 +1,4 @@
-"""A model that really runs: built from its configuration or loaded from a checkpoint, and asked for text."""
+"""Models that really run: built from a configuration or loaded from a checkpoint, and asked for text."""
 
 from __future__ import annotations
 
@@ -27,16 +27,12 @@ class Session:
 
     Attributes
     ----------
-    model : torch.nn.Module
-        transformers' model.
     architecture : object
-        Its sizes.
+        Sizes of the model.
     device : torch.device
         Where its weights are; ``meta`` for a model without weights.
     name : str
-        Its name in reports.
-    family : Family
-        Its family.
+        Name in reports.
     page : mapping or None
         Pixels of a picture, by the model's argument; None where random numbers stand for them.
     """
@@ -50,24 +46,7 @@ class Session:
 
     @classmethod
     def build(cls, described: ModelDescription, device: str, dtype: str, weights: Path | None = None) -> Session:
-        """Build a model of any family.
-
-        Parameters
-        ----------
-        described : ModelDescription
-            The model.
-        device : str
-            Where its weights go.
-        dtype : str
-            Data type of the weights.
-        weights : Path, optional
-            Folder of a checkpoint. Default: random weights, the same every time.
-
-        Raises
-        ------
-        StagemeterError
-            If the weights cannot be loaded.
-        """
+        """Build a model of any family, with weights of a checkpoint's folder or random ones, the same every time."""
         import torch
 
         family, architecture, place = described.family, described.architecture, torch.device(device)
@@ -87,8 +66,8 @@ class Session:
     def run(self, request: Request, scope: Scope = annotate) -> torch.Tensor:
         """Run a request, greedily: the first pass yields a token, and each decode step one more.
 
-        Each stage runs in a range of its name. ``prefill`` is the first forward pass and contains the stages before
-        it; each ``decode`` is one further pass over one token, with the keys and values of all before it.
+        Each stage runs in a range of its name. ``prefill`` is the first forward pass and contains the stages before it;
+        each ``decode`` is one further pass over one token, with the keys and values of all before it.
 
         Parameters
         ----------
@@ -124,7 +103,6 @@ class Session:
         return torch.cat(generated, dim=1)
 
     def _modules_before_prefill(self) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the modules of the stages that run inside of the first pass, with the stage's name."""
         for stage in self.family.stages:
             if stage.name not in (PREFILL, DECODE):
                 for path in stage.modules:

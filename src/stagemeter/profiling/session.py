@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class DeepSeekOCRSession(Session):
-    """A DeepSeek-OCR model and where it lives.
-
-    Use `from_config` or `from_local`.
+    """A DeepSeek-OCR model and where it lives, made by `from_config` or `from_local`.
 
     Attributes
     ----------
@@ -48,7 +46,7 @@ class DeepSeekOCRSession(Session):
     name : str
         ``deepseek-ocr`` or the folder it was loaded from.
     tokenizer : object or None
-        The tokenizer of the checkpoint's folder, None where there is none.
+        The tokenizer in the checkpoint's folder, if there is one.
     """
 
     architecture: DeepseekOCRArchitecture
@@ -122,8 +120,8 @@ class DeepSeekOCRSession(Session):
         Raises
         ------
         StagemeterError
-            If there is no such folder or device, the architecture is another one, the weights are pickles, or keys
-            are missing or unexpected.
+            If the folder or device is missing, the architecture is another one, or the weights are pickles or
+            do not fit.
         """
         folder = outside_path(model_path, "model_path")
         if not folder.is_dir():
@@ -178,8 +176,8 @@ class DeepSeekOCRSession(Session):
     def without_weights(self) -> DeepSeekOCRSession:
         """Return a session of the same architecture on the meta device, to count on.
 
-        Its data type is bfloat16 and its attention fused. Counts are of elements, which do not depend on the data
-        type, and of fused attention, as the closed forms are.
+        It is in bfloat16 with fused attention. Counts are of elements, which do not depend on the data type, and of
+        fused attention, as the closed forms are.
         """
         import torch
 

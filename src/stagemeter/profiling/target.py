@@ -15,13 +15,7 @@ AUTO = "auto"
 
 
 def choose_device(name: str) -> str:
-    """Resolve ``auto``, and refuse a device that cannot run anything.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such device here.
-    """
+    """Resolve ``auto``, and refuse a device that is missing or cannot run anything."""
     import torch
 
     if name == AUTO:
@@ -43,13 +37,7 @@ def choose_device(name: str) -> str:
 
 
 def require_dtype(device: str, dtype: str) -> None:
-    """Refuse a data type in which a device cannot run a model.
-
-    Raises
-    ------
-    StagemeterError
-        If the device lacks the data type.
-    """
+    """Refuse a data type in which a device cannot run a model."""
     import torch
     from torch.nn import functional
 
@@ -76,21 +64,9 @@ def require_dtype(device: str, dtype: str) -> None:
 
 
 def require_memory(device: str, needed: int, what: str) -> None:
-    """Refuse a workload that cannot fit, before minutes go into filling the memory.
+    """Refuse a workload that needs more bytes than are free, before minutes go into filling the memory.
 
-    Parameters
-    ----------
-    device : str
-        The device.
-    needed : int
-        Fewest bytes that the workload needs.
-    what : str
-        Purpose of the bytes, for the message.
-
-    Raises
-    ------
-    StagemeterError
-        If fewer bytes are free.
+    `needed` is a lower bound in bytes, and `what` their purpose, for the message.
     """
     import torch
 

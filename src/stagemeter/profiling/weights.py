@@ -21,25 +21,13 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def build_model(kind: Any, settings: Any, device: torch.device, dtype: str) -> Any:
-    """Build a transformers model, on the meta device without weights, elsewhere with random ones.
-
-    Parameters
-    ----------
-    kind : type
-        Its class.
-    settings : PretrainedConfig
-        Its configuration.
-    device : torch.device
-        Where its weights go.
-    dtype : str
-        Data type of the weights.
-    """
+    """Build a transformers model of a class and a configuration: without weights on meta, else with random ones."""
     import torch
     from transformers.initialization import no_init_weights
 
     with torch.device(device), no_init_weights():
         model = kind._from_config(copy.deepcopy(settings), dtype=getattr(torch, dtype)).eval()
-    # Left to where weights come from otherwise.
+    # Otherwise done as weights are loaded.
     model.tie_weights()
     if device.type != "meta":
         _fill_randomly(model)
@@ -58,19 +46,13 @@ def _fill_randomly(model: Any) -> None:
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
-            # To draw them one by one would take longer than a request.
+            # Drawing each number would take longer than a request.
             for part in parameter.view(-1).split(_RANDOM_NUMBERS):
                 part.copy_(numbers[: part.numel()])
 
 
 def require_weights(folder: Path) -> None:
-    """Refuse a folder without weights that can be read safely.
-
-    Raises
-    ------
-    StagemeterError
-        If it holds none, or pickles only.
-    """
+    """Refuse a folder without weights, or with pickles only, which can run code when they are read."""
     if list(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -86,21 +68,9 @@ def require_weights(folder: Path) -> None:
 
 
 def load_model(kind: Any, settings: Any, folder: Path, dtype: str) -> Any:
-    """Load the weights of a checkpoint's folder. No code of the folder runs.
+    """Load the weights of a checkpoint's folder; refuse pickles, and keys that do not fit. No code of the folder runs.
 
-    Parameters
-    ----------
-    kind, settings
-        See `build_model`.
-    folder : Path
-        The folder.
-    dtype : str
-        Data type of the weights; ``auto`` for that of the checkpoint.
-
-    Raises
-    ------
-    StagemeterError
-        If the weights are pickles or damaged, or keys are missing, unexpected or of another shape.
+    With the data type ``auto``, weights keep that of the checkpoint.
     """
     from safetensors import SafetensorError
 

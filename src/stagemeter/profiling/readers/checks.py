@@ -53,7 +53,7 @@ def milliseconds(where: str, value: object) -> float:
 
 
 def nanoseconds(value: Decimal, per_unit: int) -> int:
-    """Return a time in whole nanoseconds; raise ValueError if it is beyond the range of any clock."""
+    """Convert a time in units of `per_unit` nanoseconds; raise ValueError if it is beyond the range of any clock."""
     if abs(value) > _FARTHEST_NS:
         raise ValueError(f"{shown(value)} is out of range")
     return round(value * per_unit)

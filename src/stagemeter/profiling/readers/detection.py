@@ -17,7 +17,7 @@ from stagemeter.profiling.readers import chrome_trace, nsight_csv, nsight_sqlite
 from stagemeter.profiling.readers.files import Sample, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
 
-#: In the order in which they look at a file.
+#: In the order in which they are tried.
 _READERS = (nsight_sqlite, chrome_trace, nsight_csv, plain, vllm)
 _FORMATS = (
     "known are torch traces (.json, .json.gz), Nsight Systems exports (.sqlite) and summaries (.csv), and times as "
@@ -30,8 +30,16 @@ def read_profile(
 ) -> Profile:
     """Read the times of stages from a file of any known format, which the profile's `source` names.
 
-    All files but a database can be compressed by gzip. `steps` are the measured workload's new tokens less one. For
-    summaries, which have no timestamps, `prefill_contains_vision` tells whether vision stages ran inside the prefill.
+    Parameters
+    ----------
+    path : Path
+        The file. All formats but the database can be compressed by gzip.
+    steps : int
+        Decode steps of the measured workload: one less than its new tokens.
+    mapping : NameMapping
+        The model's stages, and patterns for other names.
+    prefill_contains_vision : bool, optional
+        For summaries, which have no timestamps: whether the vision stages ran inside of the prefill range.
     """
     require_filled_file(path)
     sample = Sample.of(path)

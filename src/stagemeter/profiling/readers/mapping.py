@@ -42,13 +42,16 @@ class NameMapping:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Everything that a time can be of, in the order of a request."""
+        """Stages and aggregates that can have a time, in the order of a request."""
         together = (VISION, FORWARD) if self.vision else (FORWARD,)
         return (*self.vision, PREFILL, DECODE, DECODE_TOTAL, *together, REQUEST)
 
     @classmethod
     def load(cls, vision: Sequence[str], path: Path | None = None, pairs: Iterable[str] = ()) -> NameMapping:
-        """Combine a YAML file, ``stage: [pattern, ...]`` or ``stage: pattern``, with pairs, ``stage=pattern``."""
+        """Combine a YAML file, ``stage: [pattern, ...]`` or ``stage: pattern``, with pairs, ``stage=pattern``.
+
+        A stage that has both keeps both.
+        """
         patterns = {} if path is None else dict(cls(vision, _read(path), str(path)).patterns)
         for pair in pairs:
             stage, equals, pattern = pair.partition("=")

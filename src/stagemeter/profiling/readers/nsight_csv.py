@@ -32,7 +32,7 @@ from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.steps import count_steps
 
-#: Powers of ten from a unit to milliseconds, by what ``--timeunit`` prints and takes.
+#: Powers of ten from a unit to milliseconds, for the units that ``--timeunit`` prints and takes.
 _TO_MS = {"ns": -6, "nsec": -6, "us": -3, "μs": -3, "µs": -3, "usec": -3, "ms": 0, "msec": 0, "s": 3, "sec": 3}
 _CPU_TIME, _GPU_TIME = "Total Time", "Total Proj Time"
 #: Some locales print commas between groups of three digits.

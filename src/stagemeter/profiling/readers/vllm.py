@@ -76,10 +76,18 @@ def read_scrapes(
     engine_model: str | None = None,
     names: tuple[str, str] = ("first scrape", "second scrape"),
 ) -> Profile:
-    """Return the mean times of the requests that finished between two scrapes, the earlier one first.
+    """Return the mean times of the requests that finished between two scrapes.
 
-    `seconds` between them show the number of concurrent requests. `engine_model` is the ``model_name`` to read, if the
-    server has several. Errors call the scrapes by `names`.
+    Parameters
+    ----------
+    first, second : str
+        Texts of the scrapes, the earlier one first.
+    seconds : float, optional
+        Time between them, which shows the number of concurrent requests.
+    engine_model : str, optional
+        ``model_name`` to read, if the server has several.
+    names : tuple of str
+        Names of the scrapes in errors.
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise StagemeterError(f"{seconds!r} seconds between two scrapes is no time; give one above zero")
@@ -112,9 +120,16 @@ def read_scrape_files(
 
 
 def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Profile:
-    """Scrape a server twice, `interval` seconds apart, and return the mean times of requests finished in between.
+    """Scrape a server twice, and return the mean times of the requests that finished in between.
 
-    `url` is the address of the metrics, such as ``http://localhost:8000/metrics``; for the model, see `read_scrapes`.
+    Parameters
+    ----------
+    url : str
+        Address of the metrics, such as ``http://localhost:8000/metrics``.
+    interval : float
+        Seconds between the two.
+    engine_model : str, optional
+        ``model_name`` to read, if the server has several.
     """
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"an interval of {interval!r} seconds is no time; give one above zero")
