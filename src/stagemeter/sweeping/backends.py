@@ -41,11 +41,6 @@ def map_parts(
         Number of workers; -1 for the number of cores.
     cluster : str or None
         Address of the cluster. Default: the engine's own variable, or a cluster on this machine.
-
-    Raises
-    ------
-    StagemeterError
-        If the cluster does not answer or fails.
     """
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
@@ -80,7 +75,7 @@ def require_backend(backend: str) -> None:
 
 @contextmanager
 def _opened(backend: str, workers: int, cluster: str | None) -> Iterator[tuple[type[BaseException], ...]]:
-    """Open a backend; the block gets the types of its errors."""
+    """Open a backend, and yield the types of its errors."""
     if backend == LOCAL:
         yield ()
     elif backend == "dask":
@@ -107,7 +102,7 @@ def _opened(backend: str, workers: int, cluster: str | None) -> Iterator[tuple[t
 def _dask(workers: int, cluster: str | None) -> Iterator[tuple[type[BaseException], ...]]:
     import distributed
 
-    # Not annotated.
+    # distributed has no annotations.
     client: Any = distributed.Client
     local: Any = distributed.LocalCluster
 

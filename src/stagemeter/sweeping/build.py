@@ -60,13 +60,7 @@ class SweepSettings:
 
 
 def read_settings(path: Path) -> SweepSettings:
-    """Read settings from a YAML file, whose values are numbers, texts or lists of them.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be read or names an unknown setting.
-    """
+    """Read settings from a YAML file, whose values are numbers, texts or lists of them."""
     values = read_yaml(path, "grid", "mode: [tiny, base]")
     known = [field.name for field in fields(SweepSettings)]
     unknown = [name for name in values if name not in known]
@@ -97,18 +91,7 @@ def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None])
 
 
 def build_grids(settings: SweepSettings) -> list[Grid]:
-    """Build the grids of a sweep, one for each model.
-
-    Parameters
-    ----------
-    settings : SweepSettings
-        The settings.
-
-    Raises
-    ------
-    StagemeterError
-        If a value cannot be used, or a number of the grid is too large for a table.
-    """
+    """Build the grids of a sweep, one for each model."""
     corpus, limits = _pages(settings), _limits(settings)
     asked: dict[str, Any] = {
         "batch_sizes": tuple(_numbers(settings.batch_size, "--batch-size", AnalysisConfig().batch_size)),
@@ -133,7 +116,7 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
             values = {**asked, "text_tokens": tuple(prompts)}
         named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
         grids.append(Grid(model, family.name, architecture, closed_form, pages, **named))
-    # A column is of one type in the whole table.
+    # A column has one type in the whole table.
     wide = frozenset(name for grid in grids for name in wide_columns(grid))
     return [replace(grid, wide=wide) for grid in grids]
 

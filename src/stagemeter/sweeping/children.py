@@ -21,15 +21,9 @@ def require_children(chosen: str | None) -> None:
 
 
 def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
-    """Choose rows of a sweep's table.
+    """Choose rows of a sweep's table: ``all``, ``pareto``, or a number of rows, evenly spread.
 
-    Parameters
-    ----------
-    path : Path
-        The table.
-    chosen : str
-        ``all``; ``pareto``: no other row sees as many pixels for fewer FLOPs per page; or a number of rows, evenly
-        spread.
+    For each row on the Pareto front, no other sees as many pixels for fewer FLOPs per page.
     """
     import pandas
 

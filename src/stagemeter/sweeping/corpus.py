@@ -21,15 +21,7 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class PageSize:
-    """A page of a corpus.
-
-    Attributes
-    ----------
-    width, height : int
-        In pixels, upright.
-    name : str or None
-        Its name.
-    """
+    """A page of a corpus: its size in pixels, upright, and its name if it has one."""
 
     width: int
     height: int
@@ -38,15 +30,7 @@ class PageSize:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Pages, and notes on their source.
-
-    Attributes
-    ----------
-    pages : sequence of PageSize
-        The pages.
-    notes : tuple of str
-        Files that were left out, and pages that occur more than once.
-    """
+    """Pages, and notes on files that were left out and pages that occur more than once."""
 
     pages: Sequence[PageSize]
     notes: tuple[str, ...] = ()
@@ -60,20 +44,8 @@ def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> Corpus:
 def pages_of_folder(folder: Path, jobs: int = -1) -> Corpus:
     """Measure the pictures of a folder and of all folders below it, in the order of their names.
 
-    Left out are hidden files and folders, links to folders, and files whose ending Pillow does not know. Of a picture
+    Hidden files and folders, links to folders, and files whose ending Pillow does not know are left out. Of a picture
     with several pages, the first counts. A copy of a picture counts like the picture.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    jobs : int
-        Pictures that are read at a time; -1 for the number of cores.
-
-    Raises
-    ------
-    StagemeterError
-        If the folder does not exist, holds no picture, or holds one that cannot be read.
     """
     from joblib import Parallel, delayed
 
@@ -150,7 +122,6 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
 
 
 def _left_out(left_out: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
-    """Return a note on the files that were left out, if any."""
     kinds = [_number(number, *kind) for kind, number in left_out.items() if number]
     return (f"left out of the pages: {'; '.join(kinds)}",) if kinds else ()
 
@@ -172,13 +143,7 @@ def _measure(folder: Path, path: Path) -> _Measured | str:
 
 
 def pages_of_table(path: Path) -> Corpus:
-    """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be read, lacks a column, or holds a size that is not a number of pixels.
-    """
+    """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``."""
     import pandas
 
     text = read_text(path, "table of pages")

@@ -1,8 +1,8 @@
 """Rows of a sweep: the closed forms of a model, evaluated for many workloads at a time, to the integer.
 
-A workload becomes variables, and variables a cost, by adding and multiplying whole numbers. Arrays of 64-bit numbers
-pass through the same functions as single numbers. `wide_columns` finds out beforehand whether a number could overflow.
-If one could, arrays of Python's own numbers take their place: slower, without a limit.
+Adding and multiplying whole numbers turns workloads into variables, and these into costs. Arrays of 64-bit numbers
+pass through the same functions as single numbers. If `wide_columns` finds that a number could overflow, arrays of
+Python's own numbers take their place: slower, without a limit.
 """
 
 from __future__ import annotations
@@ -41,20 +41,10 @@ _MOST = 10**38
 
 
 def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
-    """Evaluate some rows of a grid.
+    """Evaluate the rows from `start` to `stop` of a grid, as arrays by column.
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid.
-    start, stop : int
-        Rows, as in a slice.
-
-    Returns
-    -------
-    dict
-        Arrays by column: fields of the workload, metrics by their names in MLflow such as ``flops/<stage>``, and with
-        devices ``roofline_ms/<stage>``.
+    Columns are fields of the workload, metrics by their names in MLflow such as ``flops/<stage>``, and with devices
+    ``roofline_ms/<stage>``.
     """
     import numpy as np
 
@@ -83,13 +73,7 @@ def evaluate_rows(grid: Grid, start: int, stop: int) -> Columns:
 
 
 def wide_columns(grid: Grid) -> list[str]:
-    """Return the columns of a grid whose numbers may not fit into 64 bits.
-
-    Raises
-    ------
-    StagemeterError
-        If a number may not fit into a table at all.
-    """
+    """Return the columns of a grid whose numbers may not fit into 64 bits; refuse a grid that no table can hold."""
     largest = {
         "batch_size": max(grid.batch_sizes),
         "text_tokens": max(grid.text_tokens),

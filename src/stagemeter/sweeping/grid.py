@@ -19,16 +19,9 @@ AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page in a mode.
+    """A page in a mode: pixels, upright, or zeros for text alone; its views; and its name in a corpus.
 
-    Attributes
-    ----------
-    width, height : int
-        Size in pixels, upright; zeros for a request of text alone.
-    views : PageViews
-        Its views. Pages with equal views cost the same.
-    name : str or None
-        Its name in a corpus.
+    Pages with equal views cost the same.
     """
 
     width: int
@@ -43,20 +36,12 @@ class Grid:
 
     Attributes
     ----------
-    model : str
-        Name of the model.
     family_name : str
         Family of the model. By name, since a family cannot be sent to every cluster.
-    architecture : object
-        Its sizes.
     closed_form : mapping
-        ``closed_form`` of a report of it.
+        ``closed_form`` of a report of the model.
     pages : sequence of Page
         Pages, each in each mode.
-    batch_sizes, text_tokens, new_tokens : sequence of int
-        Values of these settings.
-    dtypes : sequence of str
-        Data types.
     devices : sequence of mapping of str to Peak
         Peaks of each device by data type; without devices, rows have no bounds.
     seq_len : int or None

@@ -8,24 +8,14 @@ from stagemeter.core.errors import StagemeterError
 
 _RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)(?::(?P<step>\d+))?")
 _SIZE = re.compile(r"(?P<width>\d+)[xX](?P<height>\d+)")
-#: How many values one axis may have.
+#: Most values of one axis.
 _MOST = 10_000_000
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Read whole numbers and ranges of them, each once, in the order in which they are written.
+    """Read whole numbers such as ``1,2,4`` and ranges such as ``256..4096:256``, each once, in the order written.
 
-    Parameters
-    ----------
-    text : str
-        Such as ``1,2,4``, ``256..4096:256`` (both ends included where the steps reach them), or both.
-    option : str
-        What it is given for, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If it is written otherwise, or a range holds nothing.
+    A range includes both ends where its steps reach them. Errors name the `option`.
     """
     found: dict[int, None] = {}
     for part in words(text, option):
@@ -47,13 +37,7 @@ def numbers(text: str, option: str) -> list[int]:
 
 
 def sizes(text: str, option: str) -> list[tuple[int, int]]:
-    """Read page sizes such as ``1240x1754,2480x3508``, each once.
-
-    Raises
-    ------
-    StagemeterError
-        If one is written otherwise.
-    """
+    """Read page sizes such as ``1240x1754,2480x3508``, each once."""
     found: dict[tuple[int, int], None] = {}
     for part in words(text, option):
         match = _SIZE.fullmatch(part)
@@ -64,13 +48,7 @@ def sizes(text: str, option: str) -> list[tuple[int, int]]:
 
 
 def words(text: str, option: str) -> list[str]:
-    """Read words between commas, each once.
-
-    Raises
-    ------
-    StagemeterError
-        If there is none, or nothing between two commas.
-    """
+    """Read words between commas, each once."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise StagemeterError(f"{option} {text!r}: has nothing between two commas; write values such as 1,2,4")

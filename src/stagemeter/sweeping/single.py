@@ -1,4 +1,4 @@
-"""One row of a sweep, held against the report of its workload on its own."""
+"""Comparison of a row of a sweep with the report of its workload."""
 
 from __future__ import annotations
 
@@ -17,17 +17,7 @@ from stagemeter.utilization.memory import roofline_section
 
 
 def differences(grid: Grid, row: int, report_of: Callable[[AnalysisConfig], Report]) -> list[str]:
-    """Return the columns in which a row differs from the report of its workload, a line each.
-
-    Parameters
-    ----------
-    grid : Grid
-        The grid.
-    row : int
-        Its row.
-    report_of : callable
-        Makes the report of a configuration.
-    """
+    """Return the columns in which a row differs from the report of its workload, a line each."""
     found = {name: values[:1].tolist()[0] for name, values in evaluate_rows(grid, row, row + 1).items()}
     asked = {name: found[name] for name in ("text_tokens", "new_tokens", "batch_size", "dtype")}
     asked |= {"model": grid.model, "seq_len": grid.seq_len, "decode_context": grid.decode_context}

@@ -29,8 +29,6 @@ class SweepSummary:
 
     Attributes
     ----------
-    rows : int
-        Rows of the sweep.
     ranges : DataFrame
         Least, mean and largest value of some columns.
     by_new_tokens, by_batch : DataFrame or None
@@ -150,6 +148,5 @@ def _ranges(groups: _Groups) -> pandas.DataFrame:
 
 
 def _with_pareto(pages: pandas.DataFrame) -> pandas.DataFrame:
-    """Mark the pages on the Pareto front."""
     marked = pages.assign(pareto=on_front(pages["pixels_seen"], pages["flops_per_page"]))
     return marked.sort_values(["pixels_seen", "flops_per_page"]).reset_index(drop=True)

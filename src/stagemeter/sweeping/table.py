@@ -66,15 +66,6 @@ class PartsFolder:
     """The parts of a sweep, in a folder beside the table.
 
     A part is complete or absent. The folder names its sweep, so that no other sweep continues it.
-
-    Parameters
-    ----------
-    output : Path
-        The table.
-    grids : list of Grid
-        The grids of the sweep.
-    rows_per_part : int
-        Rows of a part.
     """
 
     def __init__(self, output: Path, grids: list[Grid], rows_per_part: int = ROWS_PER_PART) -> None:
@@ -90,13 +81,7 @@ class PartsFolder:
         }
 
     def require_usable(self, resume: bool) -> None:
-        """Refuse to mix two sweeps.
-
-        Raises
-        ------
-        StagemeterError
-            If the folder holds parts of another sweep, or of this one without `resume`.
-        """
+        """Refuse to mix two sweeps, or to continue this one without `resume`."""
         if not self.folder.exists():
             return
         if not resume:
@@ -112,13 +97,7 @@ class PartsFolder:
             raise StagemeterError(f"{self.folder} is of another sweep. Give the same options, or delete the folder")
 
     def open(self, resume: bool) -> list[Part]:
-        """Make the folder, or open it, and return the missing parts.
-
-        Raises
-        ------
-        StagemeterError
-            As `require_usable`.
-        """
+        """Make the folder, or open it, and return the missing parts; refuse a folder that another process holds."""
         self.require_usable(resume)
         if not self.folder.exists():
             self._make()
@@ -157,13 +136,7 @@ class PartsFolder:
             unfinished.unlink(missing_ok=True)
 
     def merge(self) -> None:
-        """Write the parts to the table, in their order.
-
-        Raises
-        ------
-        StagemeterError
-            If a part is missing or damaged, or the table cannot be written.
-        """
+        """Write the parts to the table, in their order."""
         import pyarrow as pa
 
         try:
@@ -207,7 +180,7 @@ class PartsFolder:
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.Array:
-    """Return a column of a table, of nulls where the table lacks it."""
+    """Return a column of a table, filled with nulls where the table lacks it."""
     import pyarrow as pa
 
     if field.name in table.column_names:
