@@ -1,1 +1,1 @@
-"""What every other part builds on: guarded readers of files, patterns and paths that come from outside."""
+"""Foundations of every other room, guarded readers of outside files and patterns among them."""

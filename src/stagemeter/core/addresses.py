@@ -1,4 +1,4 @@
-"""Removal of passwords, tokens and queries from addresses of stores and servers, and from text that contains them."""
+"""Removal of passwords, tokens and queries from addresses, and from text that contains them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _HIDDEN = "***"
 #: Schemes of files, whose paths hold no secrets.
 _OF_FILES = ("sqlite:", "file:")
 _SCHEME = r"\b[A-Za-z][A-Za-z0-9+.-]*://"
-#: Inside of text, where a blank, a quotation mark or a bracket ends an address.
+#: In text, where a blank, a quotation mark or a bracket ends an address.
 _USER = re.compile(rf"({_SCHEME})[^\s'\"<>#]*@")
 # Punctuation at the end of a sentence is not part of the address.
 _QUERY = re.compile(rf"({_SCHEME}[^\s'\"<>?#]*)\?[^\s'\"<>#]*?(?=[.,:;)\]]*(?:[\s'\"<>#]|$))")
-#: An address whose scheme is missing or has too few slashes, with a user and a password.
+#: An address with user and password whose scheme is missing or has too few slashes.
 _BARE = re.compile(r"((?:--[\w-]+=)?(?:[A-Za-z][\w+.-]*:/|/*))(?!/)([^/\s@:=]+:.+)@(?=[\w.\[-]+[^@]*$)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 #: Environment variables of any program that hold secrets, and those that hold addresses.
@@ -70,7 +70,7 @@ def _secrets_in(address: str) -> set[str]:
 
 
 def _bare(address: str) -> re.Match[str] | None:
-    """Match user and password in an address without ``://``; a path of a file has none."""
+    """Match user and password in an address without ``://``; the path of a file has neither."""
     return None if address.startswith(_OF_FILES) or _DRIVE.match(address) else _BARE.match(address)
 
 

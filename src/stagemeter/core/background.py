@@ -1,4 +1,4 @@
-"""Work in a separate process, while this one does something else."""
+"""Work in a separate process, beside this one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stagemeter.core.errors import StagemeterError
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-#: ``PR_SET_PDEATHSIG`` of prctl(2): which signal a process gets when the thread that started it ends.
+#: ``PR_SET_PDEATHSIG`` of prctl(2): the signal that a process gets when the thread that started it ends.
 _PARENT_DEATH_SIGNAL = 1
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -32,22 +32,8 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def in_background(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Iterator[Callable[[], Result]]:
-    """Start a function in a new process.
+    """Run a function of a module in a fresh interpreter; yield a function that returns its result or raises its error.
 
-    Parameters
-    ----------
-    function : callable
-        A function of a module; it and its arguments are sent to a fresh interpreter.
-    *args, **kwargs
-        Its arguments.
-
-    Yields
-    ------
-    callable
-        Waits for the function, and returns its result or raises its error.
-
-    Notes
-    -----
     The process ends with the block, also after an error or an interrupt, and when this process is killed.
     """
     others = set(multiprocessing.active_children())
@@ -87,15 +73,10 @@ def _prepare(level: int, parent: int) -> None:
 def end_with_parent(parent: int) -> None:
     """End this process when its parent ends, even by SIGKILL, which the parent cannot announce.
 
-    A worker that outlives its parent takes memory and cores from the next run.
-
-    Parameters
-    ----------
-    parent : int
-        Id of the process that started this one. It may have ended already.
+    A worker that outlives its parent takes memory and cores from the next run. The parent may have ended already.
     """
     if sys.platform == "linux":
-        # The kernel's signal also reaches a worker inside of a long call, where no thread of ours would run.
+        # The kernel's signal also reaches a worker in a long call, where no thread of ours would run.
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     started_by = multiprocessing.parent_process()
     sentinel = None if started_by is None else started_by.sentinel

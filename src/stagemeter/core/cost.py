@@ -1,4 +1,4 @@
-"""The cost of work: exact integers that add, and multiply by a count."""
+"""The cost of work: exact integers that add up, and multiply by a count."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ CACHE_ITEM_SIZES: dict[str, int] = {**ITEM_SIZES, "float8_e4m3fn": 1, "float8_e5
 
 
 def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]:
-    """Return the bytes per element of weights and activations, and of the KV cache.
-
-    Parameters
-    ----------
-    dtype : str
-        Data type of weights and activations, and of the cache by default.
-    kv_cache_dtype : str or None
-        Data type of the cache where it differs.
-    """
+    """Return the bytes per element of weights and activations, and of the KV cache, in `dtype` by default."""
     return ITEM_SIZES[dtype], CACHE_ITEM_SIZES[kv_cache_dtype or dtype]
 
 
@@ -28,9 +20,8 @@ def item_sizes(dtype: str, kv_cache_dtype: str | None = None) -> tuple[int, int]
 class Cost:
     """The cost of some counted operators.
 
-    Every field but the last counts operations or elements. Bytes follow from the data type, see `bytes_read` and
-    `bytes_written`. Quantized weights are counted in bytes. Elementwise work, norms, softmax and gathers are zero by
-    convention, so they appear in no field.
+    Fields count operations or elements, quantized weights bytes. `bytes_read` and `bytes_written` apply a data type.
+    Elementwise work, norms, softmax and gathers are zero by convention and appear in no field.
 
     Attributes
     ----------
@@ -41,16 +32,16 @@ class Cost:
     activations : int
         Elements written by the counted operators (fvcore's definition of activations).
     activation_reads : int
-        Elements read by the counted operators that are neither weights nor cached keys and values.
+        Elements read that are neither weights nor cached keys and values.
     weight_reads : int
-        Weight elements read by the counted operators, without quantized ones. In a mixture of experts, at most those of
-        as many experts as there are tokens times experts per token.
+        Weight elements read, without quantized ones. In a mixture of experts, at most those of as many experts as there
+        are tokens times experts per token.
     kv_reads : int
         Elements of the KV cache that attention reads.
     kv_writes : int
         Elements appended to the KV cache.
     packed_weight_bytes : int
-        Bytes read of weights that are stored in fewer bits, see `stagemeter.core.weight_storage.QuantizedMatrix`.
+        Bytes read of quantized weights, see `stagemeter.core.weight_storage.QuantizedMatrix`.
     """
 
     macs: int = 0
@@ -91,7 +82,7 @@ class Cost:
         return 2 * self.macs_causal
 
     def bytes_read(self, item_size: int, cache_item_size: int | None = None) -> int:
-        """Return the bytes that the counted operators read: weights, cached keys and values, activations.
+        """Return the bytes of weights, cached keys and values, and activations that the operators read.
 
         Parameters
         ----------
@@ -105,20 +96,12 @@ class Cost:
         return elements * item_size + self.kv_reads * of_cache + self.packed_weight_bytes
 
     def bytes_written(self, item_size: int, cache_item_size: int | None = None) -> int:
-        """Return the bytes that the counted operators write: activations, and keys and values for the cache.
-
-        Parameters
-        ----------
-        item_size : int
-            Bytes per element, see `ITEM_SIZES`.
-        cache_item_size : int, optional
-            Bytes per element of the cache, see `CACHE_ITEM_SIZES`. Default: `item_size`.
-        """
+        """Return the bytes of activations and cache that the operators write; parameters are those of `bytes_read`."""
         of_cache = item_size if cache_item_size is None else cache_item_size
         return self.activations * item_size + self.kv_writes * of_cache
 
     def quantities(self, item_size: int, cache_item_size: int | None = None, suffix: str = "") -> dict[str, int]:
-        """Return what documents show of a cost, by name with a suffix."""
+        """Return the quantities of a cost that documents show, by name with a suffix."""
         sizes = item_size, cache_item_size
         values = {
             "macs": self.macs,
@@ -131,7 +114,6 @@ class Cost:
         return {f"{name}{suffix}": value for name, value in values.items()}
 
 
-#: The names of the fields of `Cost`, in order.
 QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))
 
 ZERO = Cost()
@@ -143,21 +125,10 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 def sum_of_steps(first: Cost, last: Cost, steps: int) -> Cost:
-    """Return the sum of a cost that changes by the same amount from each step to the next.
+    """Return the sum of a cost that changes by the same amount from each step to the next, both ends included.
 
-    Decoding is such a series: each step attends to one token more than the one before.
-
-    Parameters
-    ----------
-    first, last : Cost
-        The first and the last step.
-    steps : int
-        Number of steps, both ends included.
-
-    Returns
-    -------
-    Cost
-        ``steps * (first + last) / 2``, a whole number for any arithmetic series of integers; zero for no step.
+    Decoding is such a series: each step attends to one token more. ``steps * (first + last) / 2`` is a whole number for
+    any arithmetic series of integers. The sum of no step is zero.
     """
     doubled = (first + last) * steps
     return Cost(*(getattr(doubled, name) // 2 for name in QUANTITIES))

@@ -1,4 +1,4 @@
-"""Escape text from elsewhere (names, stages, metadata) for the place that shows it."""
+"""Escapes of text from elsewhere (names, stages, metadata) for the place that shows it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 def printable(text: str) -> str:
     r"""Return text that a terminal shows as one line and does not obey.
 
-    Blanks of any kind become a space. Control characters, escape sequences, marks that turn the direction of text
-    and lone surrogates are written as their escapes.
+    Blanks become spaces. Control characters, escape sequences, marks of direction and lone surrogates become escapes.
 
     Examples
     --------
@@ -32,8 +31,8 @@ def _shown(character: str) -> str:
     return " " if character.isspace() else character.encode("unicode_escape", "backslashreplace").decode()
 
 
-#: Markup of Markdown: columns, code, links, pictures, HTML, entities and bare addresses, and at the beginning of a line
-#: headings, quotations, lists and rules. Underscores and stars stay, since they change the look alone.
+#: Markup of Markdown anywhere: columns, code, links, pictures, HTML, entities and bare addresses; at the beginning of a
+#: line, headings, quotations, lists and rules. Underscores and stars stay, since they change the look alone.
 _MORE = (
     r"\\(?=[!-/:-@\[-`{-~]|$)|[`|]|!(?=\[)|\](?=[(\[:])|<(?=[A-Za-z/!?])|&(?=#?\w+;)|:(?=//)"
     r"|^(?:#|>|[-+*=](?=[ =-])|~~~)"
@@ -42,7 +41,7 @@ _MARKDOWN, _IN_LINK = re.compile(f"({_MORE})"), re.compile(rf"({_MORE}|[\[\]])")
 
 
 class Marked(str):
-    """Text of our own that is Markdown already."""
+    """Text of ours that is Markdown already."""
 
     __slots__ = ()
 
@@ -59,30 +58,30 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_link(text: str, target: str) -> Marked:
-    """Return a link of our own, whatever its text is."""
+    """Return a link to a target of ours, with any text."""
     label = _IN_LINK.sub(r"\\\1", printable(text))
     return Marked(f"[{label}]({target})")
 
 
 def markdown_code(text: str) -> Marked:
-    """Return text as code, in which a column's end alone can be escaped: an apostrophe stands for what ends code."""
+    """Return text as code. In code, Markdown escapes only the end of a column, so apostrophes replace backticks."""
     return Marked("`" + printable(text).replace("`", "'").replace("|", r"\|") + "`")
 
 
 def html_text(text: str) -> str:
-    """Return text that a page shows as it is, also inside of a chart, where plotly knows some HTML."""
+    """Return text that a page shows as it is, also in a chart, where plotly interprets some HTML."""
     return escape(printable(text))
 
 
 def picture_text(text: str) -> str:
-    """Return text that matplotlib draws as it is, and does not take for a formula."""
+    """Return text that matplotlib draws as it is, not as a formula."""
     return printable(text).replace("$", r"\$")
 
 
-#: Source: OWASP, "CSV Injection"; with the signs of full width, which some spreadsheets take for the same.
+#: Source: OWASP, "CSV Injection"; and the full-width signs, which some spreadsheets treat alike.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Return text that a spreadsheet does not take for a formula: an apostrophe goes before what would begin one."""
+    """Return text that a spreadsheet does not read as a formula: an apostrophe goes before the sign of one."""
     return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)

@@ -1,4 +1,4 @@
-"""Guarded reading of paths and files from outside: regular files of a bounded size, as text in a known encoding."""
+"""Guarded reading of outside files: regular ones of a bounded size, as text in a known encoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _shortener.maxdict, _shortener.maxstring, _shortener.maxother = 8, 80, 80
 
 
 def shown(value: object) -> str:
-    """Format a value from outside for an error in one short line, however long or deep it is."""
+    """Format an outside value for an error as one short line, however long or deep it is."""
     try:
         return _shortener.repr(value)
     except ValueError:
@@ -28,20 +28,7 @@ def shown(value: object) -> str:
 
 
 def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
-    """Return a path from the user, with ``~`` expanded. The file need not exist.
-
-    Parameters
-    ----------
-    given : str or os.PathLike
-        The path.
-    setting : str
-        Name of the setting, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If no file can have such a path, or a folder on the way may not be entered.
-    """
+    """Return a path from the user, ``~`` expanded, or raise an error if no file can have it. It need not exist."""
     text = os.fspath(given)
     try:
         path = Path(text).expanduser()
@@ -57,20 +44,7 @@ def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
 
 
 def require_file(path: Path, what: str = "file") -> None:
-    """Raise an error unless a path is a regular file that can be opened.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    what : str
-        Kind of file, for errors, such as ``configuration file``.
-
-    Raises
-    ------
-    StagemeterError
-        If it is missing, a folder, a device, a pipe, or may not be read.
-    """
+    """Raise an error unless a path is a regular file that can be opened; `what` names the kind of file in errors."""
     try:
         mode = path.stat().st_mode
         # Opening a pipe would wait for a writer.
@@ -89,22 +63,7 @@ def require_file(path: Path, what: str = "file") -> None:
 
 
 def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> str:
-    """Read a text file, in UTF-8 or, with a byte order mark, in UTF-16.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    what : str
-        Kind of file, for errors.
-    largest : int
-        Largest size in bytes.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be read, is not a regular file, is too large, or is not text.
-    """
+    """Read a text file of at most `largest` bytes, in UTF-8 or, with a byte order mark, in UTF-16."""
     require_file(path, what)
     try:
         with path.open("rb") as stream:
@@ -122,13 +81,7 @@ def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> st
 
 
 def decode(content: bytes) -> str:
-    """Decode bytes by their byte order mark, as UTF-8 without one.
-
-    Raises
-    ------
-    UnicodeDecodeError
-        If they are not text.
-    """
+    """Decode bytes by their byte order mark, as UTF-8 without one, or raise UnicodeDecodeError."""
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding)

@@ -11,12 +11,12 @@ from typing import IO, Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import DEEPEST
 
-#: Digits of a whole number. Python takes a time quadratic in the digits to convert longer ones.
+#: Digits of a whole number. Python's conversion takes a time quadratic in the digits.
 MOST_DIGITS = 10_000
 #: The fastest by measurement: larger blocks leave the processor's cache.
 _BLOCK = 2**16
 _ZEROS = b"0" * MOST_DIGITS
-#: Characters outside of strings by kind: brackets as round ones, digits as zeros, the rest as commas.
+#: Kinds of characters outside of strings: brackets as round ones, digits as zeros, the rest as commas.
 _KINDS = bytes(
     b"("[0] if byte in b"[{" else b")"[0] if byte in b"]}" else b"0"[0] if byte in b"0123456789" else b","[0]
     for byte in range(256)
@@ -26,23 +26,10 @@ _ROUNDS = 6
 
 
 def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
-    """Yield the values of a list in a document, without loading the document.
+    """Yield the values of the list at an ijson path, without loading the document; `where` names it in errors.
 
-    Parameters
-    ----------
-    stream : file
-        The document.
-    prefix : str
-        Path of the list in ijson's notation.
-    where : str
-        Name of the document, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If it is nested more than `DEEPEST` levels deep, or a number has more than `MOST_DIGITS` digits.
-    ijson.JSONError, ValueError
-        If it is not JSON.
+    Nesting beyond `DEEPEST` and numbers beyond `MOST_DIGITS` raise StagemeterError. Invalid JSON raises ijson.JSONError
+    or ValueError.
     """
     import ijson
 
@@ -87,7 +74,6 @@ class _Bounded:
         return b",".join(outside).translate(_KINDS)
 
     def _follow(self, brackets: bytes) -> None:
-        """Update the depth, and raise an error if it is too large."""
         change = brackets.count(b"(") - brackets.count(b")")
         rest = brackets
         for _ in range(_ROUNDS):

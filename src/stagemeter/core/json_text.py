@@ -21,27 +21,16 @@ MOST_VALUES = 2_000_000
 
 
 def read_json(path: Path, what: str = "JSON file", *, infinite: bool = False) -> Any:
-    """Read a JSON file.
+    """Read a JSON file within the bounds of this module.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    what : str
-        Kind of file, for errors.
-    infinite : bool
-        Whether numbers may be ``Infinity`` and ``NaN``, which Python writes to configurations.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not a JSON file within the bounds of this module.
+    `infinite` allows ``Infinity`` and ``NaN``, which Python writes to configurations. `what` names the kind of file in
+    errors.
     """
     return parse_json(read_text(path, what), str(path), infinite=infinite)
 
 
 def read_json_object(path: Path, what: str = "JSON file", *, infinite: bool = False) -> dict[str, Any]:
-    """Read a JSON file that holds an object; parameters and errors are those of `read_json`."""
+    """Read a JSON file that holds an object, see `read_json`."""
     content = read_json(path, what, infinite=infinite)
     if not isinstance(content, dict):
         raise StagemeterError(f"{path} holds a {type(content).__name__}, not an object of settings")
@@ -49,22 +38,7 @@ def read_json_object(path: Path, what: str = "JSON file", *, infinite: bool = Fa
 
 
 def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
-    """Parse JSON.
-
-    Parameters
-    ----------
-    text : str
-        The document.
-    where : str
-        Its origin, for errors.
-    infinite : bool
-        See `read_json`.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not JSON within the bounds of this module, or an object repeats a key.
-    """
+    """Parse JSON within the bounds of this module, without repeated keys; `where` names its origin in errors."""
 
     def whole(digits: str) -> int:
         if len(digits) > MOST_DIGITS:
@@ -107,7 +81,7 @@ def _finite(where: str) -> Callable[[str], float]:
 
 
 def _require_bounded(content: Any, where: str) -> None:
-    """Raise an error for content that is nested too deep or too large, without recursion."""
+    """Raise an error for content nested too deep or too large, without recursion."""
     values, level, depth = 0, [content], 0
     while level:
         values += len(level)

@@ -1,7 +1,7 @@
-"""The table of metrics: every number that is logged to a run, compared or swept, with its unit and meaning.
+"""The table of metrics: every number that is logged, compared or swept, with its unit and meaning.
 
-A metric is named ``<quantity>/<part>``, and the part is mostly a stage. A new quantity is a line of `METRICS`. Its
-reader takes a document as plain data, whose numbers can be arrays, as in a sweep.
+A metric is named ``<quantity>/<part>``, and the part is mostly a stage. A new quantity is a line of `METRICS`.
+Its reader takes a document as plain data, whose numbers can be arrays, as in a sweep.
 """
 
 from __future__ import annotations
@@ -25,19 +25,14 @@ class Metric:
 
     Attributes
     ----------
-    name : str
-        The quantity: the part of a metric's name before the slash.
-    unit : str
-        Unit of the values; empty for numbers of things and for shares.
-    meaning : str
-        What the values are, in one sentence.
+    name, unit, meaning : str
+        The part of a metric's name before the slash; the unit of its values, empty for numbers of things and for
+        shares; and their meaning in one sentence.
     readers : mapping
         For each kind of document that has it: a function that returns the values by the part of the name behind the
-        slash. A value of None is not known, and left out.
-    compared : bool
-        Whether ``compare`` takes it.
-    swept : bool
-        Whether it is a column of a sweep.
+        slash. None stands for an unknown value, which is left out.
+    compared, swept : bool
+        Whether ``compare`` takes it, and whether it is a column of a sweep.
     """
 
     name: str
@@ -56,7 +51,7 @@ class Metric:
 def values_of(kind: str, document: Mapping[str, Any], swept: bool = False) -> Values:
     """Return the numbers of a document by name, such as ``flops/sam``; of a sweep only its columns.
 
-    ``decode`` is one step, and ``decode_total`` all steps of a request.
+    ``decode`` is one step, ``decode_total`` all steps of a request.
     """
     values: Values = {}
     for metric in METRICS:
@@ -76,7 +71,7 @@ def module_values(document: Mapping[str, Any]) -> Values:
 
 
 def profile_values(document: Mapping[str, Any]) -> Values:
-    """Return the numbers of a profile by name, with those that its source added under names of its own."""
+    """Return the numbers of a profile by name, those that its source named included."""
     return {**values_of(PROFILE, document), **document["metrics"]}
 
 
@@ -94,7 +89,7 @@ def comparison_values(comparison: Mapping[str, Any], number: int) -> Values:
 
 
 def _stages(*quantities: str, adapter: bool = False) -> Reader:
-    """Read quantities of the stages of a report, and add them up."""
+    """Read quantities of a report's stages, and add them up."""
 
     def read(report: Mapping[str, Any]) -> Values:
         stages, total, beside = report["stages"], report["total"], report.get("adapter")
@@ -148,7 +143,7 @@ def _at_roofline(report: Mapping[str, Any]) -> Values:
 
 
 def _module(*quantities: str) -> Reader:
-    """Read quantities of the parts of a module's report, and add them; None where one is not known."""
+    """Read quantities of the parts of a module's report, and add them up; None where one is unknown."""
 
     def read(document: Mapping[str, Any]) -> Values:
         parts = {**document["stages"], OTHER: document["other"], TOTAL: document["total"]}
@@ -173,7 +168,7 @@ def _decile(name: str) -> Reader:
 
 
 def _measured(quantity: str) -> Reader:
-    """Read what a profile itself has under names of metrics."""
+    """Read a profile's own values, which it keeps under names of metrics."""
 
     def read(document: Mapping[str, Any]) -> Values:
         prefix, found = f"{quantity}/", {**document["throughput"], **document["metrics"]}
@@ -183,7 +178,7 @@ def _measured(quantity: str) -> Reader:
 
 
 def _paired(quantity: str) -> Reader:
-    """Read a quantity of the stages of a pairing, and of its serving engine."""
+    """Read a quantity of a pairing's stages, and of its serving engine."""
 
     def read(pairing: Mapping[str, Any]) -> Values:
         engine = pairing.get("engine", {})
@@ -201,7 +196,7 @@ def _ratios(comparison: Mapping[str, Any]) -> Values:
     }
 
 
-#: Every metric. Of those that `compare` takes, the order is that of its help.
+#: Every metric. The order of compared ones is that of the help of ``compare``.
 METRICS: tuple[Metric, ...] = (
     Metric(
         "flops",
@@ -318,5 +313,5 @@ METRICS: tuple[Metric, ...] = (
     Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: _measured("engine")}),
     Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: _ratios}),
 )
-#: What `compare` takes, with its unit.
+#: The quantities that `compare` takes, with their units.
 COMPARED = {metric.name: metric.unit for metric in METRICS if metric.compared}

@@ -11,7 +11,7 @@ from stagemeter.core.workload import OWN, TEXT, Workload
 
 
 def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings, and the page and prompt that follow from them, as the params of a run."""
+    """Return the params of a run: the settings, and the page and prompt that follow from them."""
     asked, became = _logged(AnalysisSettings), _logged(Workload)
     own = workload["mode"] == OWN
     values = {row.param: config.get(name) for name, row in asked.items() if not (own and row.setting.models == MODES)}

@@ -22,36 +22,17 @@ _REPEATS = frozenset("*+?{(|\\")
 
 
 def require_pattern(expression: str, where: str) -> None:
-    """Raise an error for text that is not a regular expression.
-
-    Parameters
-    ----------
-    expression : str
-        The expression, in the syntax of Python's `re`.
-    where : str
-        Name of the setting, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not one, or longer than `LONGEST`.
-    """
+    """Raise an error for text that is not a regular expression, or longer than `LONGEST`; `where` names the setting."""
     _pattern(expression, where)
 
 
 def matches_beginning(expression: str, name: str, where: str) -> bool:
-    """Whether an expression matches the beginning of a name, as `re.match` does.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not a regular expression, or takes longer than `SECONDS`.
-    """
+    """Whether an expression matches the beginning of a name, as `re.match` does. More than `SECONDS` is an error."""
     return _pattern(expression, where).takes("match", name, where)
 
 
 def matches_whole(expression: str, name: str, where: str) -> bool:
-    """Whether an expression matches a name from end to end, as `re.fullmatch` does; errors as `matches_beginning`."""
+    """Whether an expression matches a name from end to end, as `re.fullmatch` does, within `SECONDS`."""
     return _pattern(expression, where).takes("fullmatch", name, where)
 
 
@@ -62,7 +43,7 @@ class _Pattern:
         import regex
 
         self.expression = expression
-        # Python reports errors of an expression; its warnings of future changes do not matter here.
+        # Python raises errors of an expression; its warnings of future changes do not matter here.
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             self._plain = re.compile(expression)
         self._bounded: Any = regex.compile(expression) if _REPEATS & set(expression) else None

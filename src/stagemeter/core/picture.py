@@ -1,6 +1,6 @@
 """Pictures of pages: read safely, measured, or made up blank.
 
-Reading is strict: a picture that cannot be read in full is refused, and transparent paper is white.
+A picture that cannot be read in full is refused. Transparent paper is white.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path, require_file
 
-#: Colour of a synthetic page.
 MID_GREY = (128, 128, 128)
 #: The paper below a transparent picture.
 WHITE = (255, 255, 255, 255)
@@ -27,7 +26,7 @@ LARGEST_16_BIT = 65535
 #: Formats that are programs: Pillow has Ghostscript run them.
 _PROGRAMS = frozenset({"EPS"})
 
-# What Pillow's readers are known to raise on damaged files, apart from the errors that are handled by name.
+# Errors that Pillow's readers raise on damaged files, beside those that are handled by name.
 _DECODING_ERRORS = (
     OSError,
     EOFError,
@@ -44,20 +43,11 @@ _DECODING_ERRORS = (
 
 
 def load_page(path: str | os.PathLike[str]) -> Image.Image:
-    """Read a page's picture in full: RGB, upright, of an animation the first frame.
+    """Read a page's picture in full: RGB, upright, and the first frame of an animation.
 
-    16-bit greyscale is scaled to 8 bits. Transparent parts become white.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        A picture in any format that Pillow reads.
-
-    Raises
-    ------
-    StagemeterError
-        If the file is missing, a directory, empty, not a picture, damaged, larger than Pillow's limit against
-        decompression bombs, or of a pixel type whose white is unknown.
+    16-bit greyscale is scaled to 8 bits, and transparent parts become white. Refused are files that are missing, empty,
+    damaged or no pictures, pixel types whose white is unknown, and sizes beyond Pillow's limit against decompression
+    bombs.
     """
     source = outside_path(path, "picture of a page")
     _require_filled_file(source)
@@ -73,23 +63,12 @@ def page_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return the width and height of a page in pixels, EXIF orientation applied.
 
     The picture is decoded in full, since the header of a damaged file can be wrong.
-
-    Raises
-    ------
-    StagemeterError
-        As `load_page`.
     """
     return load_page(path).size
 
 
 def page_count(path: str | os.PathLike[str]) -> int:
-    """Return the number of pages of a picture: frames of a TIFF, a GIF or another format that holds several.
-
-    Raises
-    ------
-    StagemeterError
-        As `load_page`.
-    """
+    """Return the number of pages of a picture: frames of a TIFF, a GIF or another format that holds several."""
     source = Path(path)
     _require_filled_file(source)
     with _readable(source), Image.open(source) as picture:
@@ -97,25 +76,13 @@ def page_count(path: str | os.PathLike[str]) -> int:
 
 
 def synthetic_page(width: int, height: int) -> Image.Image:
-    """Make a page without content: RGB, mid-grey.
-
-    Raises
-    ------
-    StagemeterError
-        If the page is larger than Pillow's limit for pictures.
-    """
+    """Make a page without content, RGB and mid-grey, within Pillow's limit for pictures."""
     require_synthetic_size(width, height)
     return Image.new("RGB", (width, height), MID_GREY)
 
 
 def require_synthetic_size(width: int, height: int) -> None:
-    """Refuse a synthetic page that is larger than Pillow's limit for pictures.
-
-    Raises
-    ------
-    StagemeterError
-        If it is larger.
-    """
+    """Refuse a synthetic page that is larger than Pillow's limit for pictures."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise StagemeterError(
@@ -157,7 +124,7 @@ def _readable(source: Path) -> Iterator[None]:
 
 
 def _to_rgb(picture: Image.Image, source: Path) -> Image.Image:
-    """Convert any pixel type to 8-bit RGB without losing light greys to clipping."""
+    """Convert any pixel type to 8-bit RGB without clipping light greys."""
     if picture.mode == "F":
         raise StagemeterError(
             f"page {source} holds floating-point pixels, whose white is unknown: save it as 8-bit PNG or JPEG."

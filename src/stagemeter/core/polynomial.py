@@ -10,10 +10,7 @@ from operator import add
 class Polynomial:
     """A polynomial, which adds, subtracts and multiplies as an integer does.
 
-    Attributes
-    ----------
-    terms : dict
-        Coefficient by the powers of the variables. Terms that cancel out stay, with a coefficient of zero.
+    `terms` holds coefficients by the powers of the variables. Terms that cancel out stay, with a coefficient of zero.
     """
 
     terms: dict[tuple[int, ...], int]
@@ -48,7 +45,7 @@ class Polynomial:
     __radd__, __rmul__ = __add__, __mul__
 
     def _of(self, value: Polynomial | int) -> Polynomial:
-        """Return a polynomial, or a constant as a polynomial in the same variables."""
+        """Return a polynomial, or a constant as one in the same variables."""
         if isinstance(value, Polynomial):
             return value
         return Polynomial({(0,) * len(next(iter(self.terms))): value})

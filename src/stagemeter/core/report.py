@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from stagemeter.core.report_types import Report as Report
     from stagemeter.core.report_types import Stage
 else:
-    # pydantic is imported when a report is checked, and not before.
+    # pydantic is imported only when a report is checked.
     Report = dict[str, Any]
 
-#: Changes with every change of the report's keys or of what they mean.
+#: Changes whenever a key of the report or its meaning changes.
 SCHEMA_VERSION: Literal["1.3"] = "1.3"
 
 _SCHEMA_FILE = "report.schema.json"
-#: What pydantic writes into a schema, and a report does not need: titles made of names, and defaults of settings.
+#: Parts of pydantic's schemas that a report does not need: titles made of names, and defaults of settings.
 _NOT_PUBLISHED = ("title", "default")
-#: How much of a validator's message is shown: it can hold the whole document.
+#: Characters of a validator's message to show: it can hold the whole document.
 _LONGEST_FAULT = 150
-#: Quantities of which the total is the sum of the stages.
+#: Quantities whose total is the sum of the stages.
 _SUMMED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
 
 
@@ -54,18 +54,16 @@ class StageAnalysisResult:
         The tier of the reported numbers: isolated, extracted or analytic; ``none`` if no tier has any.
     activations : int
         Elements written by the counted operators.
-    bytes_read, bytes_written : int
-        Bytes that the counted operators read and write.
-    kv_bytes_read, kv_bytes_written : int
-        The part of them that is key-value cache.
+    bytes_read, bytes_written, kv_bytes_read, kv_bytes_written : int
+        Bytes that the counted operators read and write, and the part of them that is KV cache.
     operators : dict of str to int
         FLOPs by operator.
     notes : list of str
-        What to know about the numbers.
-    context, steps, flops_total : int or None
-        Only of ``decode``: tokens that the reported step attends to, steps of the request, and FLOPs of all steps.
-    macs_total, activations_total, bytes_read_total, bytes_written_total, flops_causal_total : int or None
-        Only of ``decode``: the same quantities over all steps.
+        Remarks on the numbers.
+    context, steps : int or None
+        Only of ``decode``: tokens that the reported step attends to, and steps of the request.
+    flops_total, macs_total, activations_total, bytes_read_total, bytes_written_total, flops_causal_total : int or None
+        Only of ``decode``: the quantities over all steps.
     """
 
     stage_name: str
@@ -96,7 +94,7 @@ class StageAnalysisResult:
     bytes_written_total: int | None = None
 
     def to_dict(self) -> Stage:
-        """Return the fields as JSON knows them, without those of ``decode`` for other stages."""
+        """Return the fields as JSON has them; those of ``decode`` only for that stage."""
         values = asdict(self)
         if self.context is None:
             decode_only = {"context", "steps", *(name for name in values if name.endswith("_total"))}
@@ -106,7 +104,7 @@ class StageAnalysisResult:
 
 @cache
 def report_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the report, as the package publishes it."""
+    """Return the published JSON Schema of the report."""
     schema: dict[str, Any] = json.loads(resources.files("stagemeter.core").joinpath(_SCHEMA_FILE).read_text("utf-8"))
     return schema
 
@@ -116,7 +114,7 @@ def generated_schema() -> dict[str, Any]:
     from stagemeter.core.report_types import DECODE_ONLY
 
     schema = _plain(_adapter().json_schema())
-    # What one stage alone has, it has as a whole.
+    # Fields that one stage alone has come together or not at all.
     schema["$defs"]["Stage"]["dependentRequired"] = {
         name: [other for other in DECODE_ONLY if other != name] for name in DECODE_ONLY
     }
@@ -129,7 +127,7 @@ def generated_schema() -> dict[str, Any]:
 
 
 def _plain(schema: Any) -> Any:
-    """Leave out what a document has no use for, and close dictionaries whose keys follow a pattern."""
+    """Remove what a document has no use for, and close dictionaries whose keys follow a pattern."""
     if isinstance(schema, list):
         return [_plain(part) for part in schema]
     if not isinstance(schema, dict):
@@ -148,10 +146,10 @@ def _adapter() -> TypeAdapter[Report]:
 
 
 def report_fault(report: Any) -> str | None:
-    """Say where something is not a report of the published schema, or contradicts itself; None where it does not."""
+    """Say where a document departs from the published schema or contradicts itself; None for a sound report."""
     from pydantic import ValidationError
 
-    # A name of a file can hold bytes that are no text.
+    # A file's name can hold bytes that are no text.
     text = json.dumps(report, ensure_ascii=False).encode(errors="replace")
     try:
         _adapter().validate_json(text)
@@ -164,7 +162,6 @@ def report_fault(report: Any) -> str | None:
 
 
 def _stage_fault(report: Mapping[str, Any]) -> str | None:
-    """Say where the stages do not fit together."""
     from stagemeter.core.report_types import DECODE_ONLY
 
     stages = report["stages"]
@@ -205,12 +202,7 @@ def _sum_fault(report: Mapping[str, Any]) -> str | None:
 def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:
     """Return a quantity of each stage over the whole request: all steps of decode, one pass of the others.
 
-    Parameters
-    ----------
-    report : mapping
-        A report.
-    quantity : str
-        ``flops``, ``macs``, ``flops_causal``, ``activations``, ``bytes_read`` or ``bytes_written``.
+    `quantity` is ``flops``, ``macs``, ``flops_causal``, ``activations``, ``bytes_read`` or ``bytes_written``.
     """
     return {
         name: stage[f"{quantity}_total"] if f"{quantity}_total" in stage else stage[quantity]

@@ -1,8 +1,8 @@
 """The types of a report, which its published schema is generated from.
 
-A report is a plain dictionary; these types say which keys it has. The text below a key describes it in the schema.
-After a change, count `stagemeter.core.report.SCHEMA_VERSION` up and run ``python -m stagemeter.core.report``, which
-writes the schema anew.
+A report is a plain dictionary; these types define its keys. The text below a key describes it in the schema. After a
+change, count `stagemeter.core.report.SCHEMA_VERSION` up and run ``python -m stagemeter.core.report``, which writes the
+schema anew.
 """
 
 from __future__ import annotations

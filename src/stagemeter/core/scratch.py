@@ -1,4 +1,4 @@
-"""Temporary files; those of a killed process are removed by the next one."""
+"""Temporary files; each process removes those that a killed one left."""
 
 from __future__ import annotations
 
@@ -14,25 +14,14 @@ try:
 except ImportError:  # pragma: no cover - Windows, which does not remove open files
     fcntl = None  # type: ignore[assignment]
 
-#: Identifies our folders for temporary files.
 _PREFIX = "stagemeter-scratch-"
 _ENDING = ".tmp"
 
 
 def hold(descriptor: int, wait: bool = False) -> bool | None:
-    """Lock a file or folder until its descriptor is closed, or this process ends.
+    """Lock a file or folder until its descriptor is closed, or this process ends; `wait` waits for another holder.
 
-    Parameters
-    ----------
-    descriptor : int
-        Descriptor of the open file or folder.
-    wait : bool
-        Whether to wait for another holder.
-
-    Returns
-    -------
-    bool or None
-        Whether we hold the lock; None where there are no locks: on Windows, and on some file systems.
+    Return whether we hold the lock; None where locks do not exist: on Windows, and on some file systems.
     """
     if fcntl is None:
         return None
@@ -49,12 +38,7 @@ def hold(descriptor: int, wait: bool = False) -> bool | None:
 def temporary_beside(target: Path) -> Iterator[tuple[Path, int]]:
     """Make a temporary file beside another one, and remove it at the end; first remove those of dead processes.
 
-    Yields
-    ------
-    path : Path
-        The file, empty. The block may rename it.
-    descriptor : int
-        Its descriptor, which the end of the block closes.
+    Yield the empty file, which the block may rename, and its descriptor, which the end of the block closes.
     """
     beginning = f".{target.name}."
     for found in target.parent.iterdir():
@@ -80,12 +64,9 @@ def _new_file(folder: Path, beginning: str) -> tuple[int, Path]:
 
 @contextmanager
 def scratch_folder(place: Path | None = None) -> Iterator[Path]:
-    """Make a temporary folder, and remove it at the end; first remove those of dead processes.
+    """Make a temporary folder, by default in the system's, and remove it at the end.
 
-    Parameters
-    ----------
-    place : Path, optional
-        The parent folder. Default: the system's for temporary files.
+    First remove those of dead processes.
     """
     inside = Path(tempfile.gettempdir()) if place is None else place
     for found in inside.glob(f"{_PREFIX}*"):
@@ -115,7 +96,7 @@ def _new_folder(place: Path) -> tuple[int | None, Path]:
 
 
 def _remove_if_abandoned(path: Path) -> None:
-    """Remove a temporary file or folder whose process has ended, unless it belongs to another user."""
+    """Remove a temporary file or folder whose process has ended, unless it is another user's."""
     if fcntl is None:
         return
     try:

@@ -19,12 +19,10 @@ class Setting:
 
     Attributes
     ----------
-    help : str
-        A sentence for ``--help``, files and the schema.
-    more : str
-        Further sentences, for the documentation.
+    help, more : str
+        A sentence for ``--help``, files and the schema, and further ones for the documentation.
     unset : str
-        The default in words, where the value is not known before the model is.
+        The default in words, where the value depends on the model.
     least, most : int or None
         Bounds of a number.
     option : str or None
@@ -80,21 +78,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table.
-
-    Attributes
-    ----------
-    name : str
-        Name of the setting.
-    setting : Setting
-        Its annotation.
-    type : object
-        Its type, without None.
-    default : object
-        Its default.
-    section : str
-        The title of its section.
-    """
+    """A row of the table: a setting's annotation, type without None, default, and the title of its section."""
 
     name: str
     setting: Setting
@@ -120,7 +104,7 @@ class Row:
 
     @property
     def bounds(self) -> Setting:
-        """The annotation with the bounds: for a word or a number, that of the number."""
+        """The annotation that holds the bounds: the number's, for a word or a number."""
         return next((found for part in _parts(self.type) if (found := _setting(part)) is not None), self.setting)
 
     @property
@@ -137,7 +121,7 @@ class Row:
 
 
 def table(owner: type) -> dict[str, Row]:
-    """Return the rows of a class of settings by name, in order."""
+    """Return the settings of a class by name, in order."""
     return dict(_table(owner))
 
 
@@ -160,7 +144,7 @@ def _table(owner: type) -> Mapping[str, Row]:
 
 
 def attributes(owner: type) -> str:
-    """Return the section of a docstring that describes the settings of a class."""
+    """Return the docstring section that describes the settings of a class."""
     lines = ["", "Attributes", "----------"]
     for row in table(owner).values():
         name = getattr(row.type, "__name__", "str") if not row.choices else " | ".join(map(repr, row.choices))
@@ -173,5 +157,4 @@ def _setting(hint: Any) -> Setting | None:
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)

@@ -1,4 +1,4 @@
-"""Names of stages that every family has, and of what several stages are together."""
+"""Names of the stages that every family has, and of several stages together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VISION, FORWARD = "vision", "forward"
 TOTAL = "total"
 #: Wall time of a request.
 REQUEST = "request"
-#: What belongs to no stage.
+#: Work that belongs to no stage.
 OTHER = "other"
 
 
@@ -24,6 +24,6 @@ def stage_label(stage: str, decode: str = "decode, a step") -> str:
 
 
 def aggregates(stages: Iterable[str]) -> dict[str, list[str]]:
-    """Return the stages that can be timed as one, by the name that they have together."""
+    """Return the stages that can be timed together, by their common name."""
     vision = [stage for stage in stages if stage not in (PREFILL, DECODE)]
     return {**({VISION: vision} if vision else {}), FORWARD: [*vision, PREFILL]}

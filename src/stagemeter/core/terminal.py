@@ -15,7 +15,7 @@ _WIDEST = 10_000
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
-    """Print rows on stdout, the first one the header, with a title."""
+    """Print rows on stdout with a title; the first row is the header."""
     table = plain_table(rows, title)
     # A wrapped line is readable; a number that is cut off is not.
     width = Console(width=_WIDEST).measure(table).maximum
@@ -23,7 +23,7 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
 
 
 def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
-    """Return the table as text without colours, lines without blanks at their ends."""
+    """Return the table as text, without colours and blanks at the ends of lines."""
     console = Console(width=_WIDEST, color_system=None, file=StringIO())
     table = plain_table(rows, title)
     console.width = console.measure(table).maximum
@@ -40,7 +40,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def plain_table(rows: Sequence[Sequence[str]], title: str) -> Table:
-    """Return rows, the first one the header, as a table: first column left, the others right, ``total`` bold."""
+    """Return rows, the first one the header, as a table: first column left, others right, ``total`` bold."""
     header, *body = rows
     table = Table(
         title=Text(printable(title)),

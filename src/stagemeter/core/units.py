@@ -19,14 +19,7 @@ _POWERS = (
 
 
 def with_unit(value: int | None, unit: str = "") -> str:
-    """Write a number with three significant digits and a decimal prefix.
-
-    Parameters
-    ----------
-    value : int or None
-        The number; None becomes a dash.
-    unit : str
-        The unit, such as ``FLOPs`` or ``B``.
+    """Write a number with three significant digits, a decimal prefix and a unit; None becomes a dash.
 
     Examples
     --------
@@ -111,7 +104,7 @@ def milliseconds(value: float | None) -> str:
 
 
 def rate(value: float, digits: int = 4) -> str:
-    """Write a number with some significant digits, and whole where it has more before the point.
+    """Write a number with some significant digits, or whole where it has more before the point.
 
     Examples
     --------

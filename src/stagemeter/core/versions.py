@@ -8,7 +8,7 @@ _PACKAGES = ("stagemeter", "torch", "transformers", "fvcore", "mlflow")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the installed version of each package that results depend on, ``not installed`` where it is missing."""
+    """Return the installed version of each package that results depend on, or ``not installed``."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -11,16 +11,9 @@ Result = TypeVar("Result")
 
 
 def in_time(function: Callable[[], Result], seconds: float, late: Exception) -> Result:
-    """Call a function, and go on without it when the time is over.
+    """Call a function, or raise `late` after some seconds.
 
-    Parameters
-    ----------
-    function : callable
-        The function. If it takes longer, it stays behind in a thread that ends with the process.
-    seconds : float
-        Time that it may take.
-    late : Exception
-        Raised when the time is over.
+    A function that takes longer stays behind in a thread, which ends with the process.
     """
     outcome = Future[Result]()
 

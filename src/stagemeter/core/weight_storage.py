@@ -1,4 +1,4 @@
-"""Quantized matrices: how they are stored, and their bytes."""
+"""Quantized matrices: their storage and their bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.core.module_attributes import QUANTIZED
 
 _BITS_OF_A_BYTE = 8
-#: Dimensions of what holds the matrices of all experts of a layer.
+#: Dimensions of a parameter that holds the matrices of all experts of a layer.
 _OF_EXPERTS = 3
 
 
@@ -42,27 +42,19 @@ class QuantizedMatrix:
         return -(-bits // _BITS_OF_A_BYTE)
 
 
-#: Says how modules of a layer are stored, from their names in it, such as ``mlp.up_proj``; all are stored alike.
+#: Returns the storage of a layer's modules by their names, such as ``mlp.up_proj``; they are stored alike.
 Storage = Callable[..., QuantizedMatrix | None]
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeights:
-    """The quantized weights of a model.
-
-    Attributes
-    ----------
-    elements : int
-        How many there are.
-    stored_bytes : int
-        What they take, scales and zero points included.
-    """
+    """The quantized weights of a model: their number, and their bytes with scales and zero points."""
 
     elements: int
     stored_bytes: int
 
     def checkpoint_bytes(self, parameters: int, item_size: int) -> int:
-        """Return the bytes of all parameters of a model; those that are not quantized take `item_size` each."""
+        """Return the bytes of all parameters of a model; each that is not quantized takes `item_size`."""
         return (parameters - self.elements) * item_size + self.stored_bytes
 
 
@@ -71,13 +63,10 @@ def _blocks(size: int, block: int) -> int:
 
 
 def quantized_parameters(module: Any) -> dict[Any, int]:
-    """Return the stored bytes of the quantized parameters of a marked module, by parameter.
+    """Return the stored bytes of the quantized parameters of a marked linear layer or experts, by parameter.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A linear layer, or experts: parameters of the shape ``(experts, outputs, inputs)``, or with both exchanged. What
-        has fewer dimensions, such as a bias, is not quantized.
+    Parameters of experts have the shape ``(experts, outputs, inputs)``, or with the last two exchanged. Parameters with
+    fewer dimensions, such as a bias, are not quantized.
     """
     quantized = getattr(module, QUANTIZED, None)
     if quantized is None:
@@ -94,7 +83,7 @@ def quantized_parameters(module: Any) -> dict[Any, int]:
 
 
 def _inputs_first(parameters: Mapping[str, Any]) -> bool:
-    """Return whether matrices of experts are of (inputs, outputs) rather than (outputs, inputs)."""
+    """Whether matrices of experts are of (inputs, outputs) rather than (outputs, inputs)."""
     made, back = parameters.get("gate_up_proj"), parameters.get("down_proj")
-    # Gate and input are twice as wide as what comes back takes in.
+    # The matrix of gate and input makes twice as many values as the way back takes in.
     return made is not None and back is not None and bool(made.shape[-2] != 2 * back.shape[-1])

@@ -1,4 +1,4 @@
-"""A workload: views, tokens, batch, data type, generated tokens. Plain data."""
+"""A workload as plain data: views, tokens, batch, data type, generated tokens."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ class Workload(RequestSettings):
         return self.new_tokens - 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON knows them."""
+        """Return the fields as JSON has them."""
         view_size = None if self.view_size is None else list(self.view_size)
         return {**asdict(self), "tile_grid": list(self.tile_grid), "view_size": view_size}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Workload:
-        """Build a workload from what `to_dict` returned."""
+        """Build a workload from the result of `to_dict`."""
         columns, rows = values["tile_grid"]
         # Older documents lack it.
         size = values.get("view_size")
@@ -99,13 +99,7 @@ class Workload(RequestSettings):
 
     @classmethod
     def from_json(cls, text: str) -> Workload:
-        """Build a workload from what `to_dict` returned as JSON, and check it.
-
-        Raises
-        ------
-        ValueError
-            If the text is not a workload; the message names the first field that is wrong.
-        """
+        """Build a workload from JSON, or raise a ValueError that names the first wrong field."""
         from pydantic import ValidationError
 
         try:
@@ -116,7 +110,7 @@ class Workload(RequestSettings):
             raise ValueError(f"{field}: {fault['msg']}" if field else fault["msg"]) from None
         given = json.loads(text)
         for name, row in table(RequestSettings).items():
-            # The default of a setting is not what an older request asked for.
+            # An older request did not ask for a setting's default.
             if row.default is not None and name not in given:
                 raise ValueError(f"{name}: missing")
         if workload.mode != TEXT and workload.base_size < 1:
@@ -125,7 +119,7 @@ class Workload(RequestSettings):
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal for equal work, by which a profile finds its counts."""
+        """Twelve hexadecimal digits, equal for equal work, by which a profile finds its counts."""
         return stable_hash(self.hashed_fields())
 
     def hashed_fields(self) -> dict[str, Any]:
@@ -141,38 +135,20 @@ class Workload(RequestSettings):
 
 
 def decode_context_of(setting: int | str, prompt_tokens: int, new_tokens: int, max_positions: int) -> int:
-    """Return the tokens that the reported decode step attends to, itself included.
+    """Return the tokens that the reported decode step attends to, itself included. Tokens may be arrays.
 
-    Parameters
-    ----------
-    setting : int or str
-        A number; ``auto``: the middle of the generation, and at least 2; ``max``: `max_positions`.
-    prompt_tokens, new_tokens : int or array of int
-        Tokens of the prompt, and tokens generated.
-    max_positions : int
-        Longest sequence that the model was made for.
+    `setting` is a number, ``auto`` (the middle of the generation, at least 2) or ``max`` (`max_positions`).
     """
     if setting == "auto":
         middle = prompt_tokens + new_tokens // 2
-        # A step attends to itself and to what came before. Arithmetic in place of max(), for arrays.
+        # A step attends to itself and to earlier tokens. Arithmetic in place of max(), for arrays.
         return middle + (2 - middle) * (middle < 2)
     fixed = max_positions if setting == "max" else int(setting)
     return fixed + 0 * prompt_tokens
 
 
 def stable_hash(values: Mapping[str, Any]) -> str:
-    """Hash plain data, the same on every machine and in every run.
-
-    Parameters
-    ----------
-    values : mapping
-        Anything that JSON can hold; the order of keys does not matter.
-
-    Returns
-    -------
-    str
-        The first twelve hexadecimal digits of a SHA-256 digest.
-    """
+    """Hash plain data, equally on every machine and for every order of keys: twelve hexadecimal digits of SHA-256."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 

@@ -13,27 +13,9 @@ from stagemeter.core.scratch import temporary_beside
 
 
 def write_whole(path: Path | str, content: str | bytes) -> Path:
-    """Write a file in full, or leave it as it was.
-
-    Parameters
-    ----------
-    path : Path or str
-        The file. Missing folders are made.
-    content : str or bytes
-        Its content. Text becomes UTF-8.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be written.
-    """
+    """Write a file in full, text as UTF-8, or leave it as it was; missing folders are made."""
     target = Path(path)
-    # The name of a file can hold bytes that are no text. They become escapes.
+    # A file's name can hold bytes that are no text. They become escapes.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     with replacing(target) as temporary:
         temporary.write_bytes(data)
@@ -45,11 +27,6 @@ def replacing(target: Path) -> Iterator[Path]:
     """Yield a temporary file that replaces the target at the end of the block.
 
     Its content is on the disk before it replaces anything, so no crash leaves half of it.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +45,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write the new name of a file to the disk, where a folder can be opened."""
+    """Write a file's new name to the disk, where the system opens folders."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -80,17 +57,7 @@ def _sync_folder(folder: Path) -> None:
 def require_writable(folder: Path, names: Iterable[str] = ()) -> None:
     """Refuse a folder that cannot be written to, before any work is done.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder; it need not exist yet.
-    names : iterable of str
-        The files to write.
-
-    Raises
-    ------
-    StagemeterError
-        If it is not a folder, or cannot be written to.
+    The folder need not exist yet. `names` are the files to write.
     """
     existing = folder
     while not existing.exists() and existing != existing.parent:

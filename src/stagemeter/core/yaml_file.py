@@ -20,27 +20,9 @@ _OCTAL = re.compile(r"[-+]?0[0-9_]+$")
 
 
 def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
-    """Read a file of keys and values.
+    """Read a file of keys and values, within the bounds of this module and without repeated keys.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    what : str
-        Kind of file, for errors, such as ``configuration``.
-    form : str
-        Form of a line, for errors, such as ``key: value``.
-
-    Returns
-    -------
-    dict
-        Empty for an empty file.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be read, is not plain YAML within the bounds of this module, or is not a mapping without repeated
-        keys.
+    `what` is the kind of file and `form` the form of a line, for errors: ``configuration``, ``key: value``.
     """
     import yaml
 
@@ -67,11 +49,10 @@ def read_yaml(path: Path, what: str, form: str) -> dict[str, Any]:
 
 @cache
 def _loader() -> Any:
-    """Return PyYAML's safe loader, with bounds and without repeated keys."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """A loader that counts values and depth as it composes, and checks keys as it makes mappings."""
+        """PyYAML's safe loader, with bounds on values and depth, and without repeated keys."""
 
         def __init__(self, stream: str) -> None:
             super().__init__(stream)
@@ -79,7 +60,6 @@ def _loader() -> Any:
             self._sizes: dict[int, int] = {}
 
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            """Compose a value and its content."""
             is_alias = self.check_event(yaml.AliasEvent)
             before = self._values
             self._values += 1
