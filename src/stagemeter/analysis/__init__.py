@@ -1,1 +1,1 @@
-"""From a configuration to a report: the workload that is asked for, its counts by three tiers, and their report."""
+"""From a configuration to a report: the workload, its counts by three tiers, and the report of them."""

@@ -15,22 +15,10 @@ from stagemeter.models.resolution import CUSTOM_MODE
 
 
 def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings that ask for a workload, without those at their defaults.
+    """Return the settings of `AnalysisSettings` that ask for a workload, without those at their defaults.
 
-    Parameters
-    ----------
-    model : str
-        The model, as a configuration names it.
-    workload : Workload
-        The workload.
-    limits : mapping, optional
-        Limits that decided the views of the page, as numbers or as the params of a run. Other names are ignored.
-        Default: the model's own limits.
-
-    Returns
-    -------
-    dict
-        By name of a field of `AnalysisSettings`.
+    `limits` decided the views of the page: numbers, or the params of a run, whose other names are ignored. None stands
+    for the model's own limits.
     """
     settings: dict[str, Any] = {"model": model}
     if workload.mode == TEXT:
@@ -59,10 +47,7 @@ def _page(workload: Workload) -> dict[str, Any]:
 
 
 def analyze_command(model: str, workload: Workload, limits: Mapping[str, Any] | None = None) -> str:
-    """Return the ``stagemeter analyze`` command that counts a workload, without settings at their defaults.
-
-    Parameters are those of `workload_config`.
-    """
+    """Return the ``stagemeter analyze`` command that counts a workload, with the settings of `workload_config`."""
     settings, rows = workload_config(model, workload, limits), table(AnalysisSettings)
     words = ["stagemeter", "analyze"]
     if settings.get("model") == SMALL_NAME:

@@ -31,7 +31,7 @@ def analyze_model(
     built: Any = None,
     workload: Workload | None = None,
 ) -> Report:
-    """Analyze a model of any family: counted in isolation, in passes of the whole model, and by closed form.
+    """Analyze a model of any family: stages in isolation, passes of the whole model, and closed forms.
 
     Parameters
     ----------
@@ -40,11 +40,11 @@ def analyze_model(
     config : AnalysisConfig
         What to analyze.
     progress : callable, optional
-        Told what is being done, in a few words, whenever that changes.
+        Called with a few words at the beginning of each step.
     built : torch.nn.Module, optional
         The result of ``model.build()``, to analyze a model more than once. Default: the model is built.
     workload : Workload, optional
-        The workload of the configuration, where it is known already. Default: it is worked out.
+        The workload of the configuration, if it is known already. Default: it is worked out.
 
     Returns
     -------
@@ -84,16 +84,12 @@ def analyze_model(
 
 
 def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Workload | None = None) -> Report:
-    """Report by closed forms alone: exact as the full analysis is, but not checked by running. Needs no torch.
+    """Report by closed forms alone: as exact as the full analysis, but not checked by running. Needs no torch.
 
     Parameters
     ----------
-    model : ModelDescription
-        The model.
-    config : AnalysisConfig
-        What to analyze.
-    workload : Workload, optional
-        The workload of the configuration, where it is known already. Default: it is worked out.
+    model, config, workload
+        See `analyze_model`.
 
     Raises
     ------
@@ -127,10 +123,7 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Wo
 def run_tiers(
     model: ModelDescription, built: Any, config: AnalysisConfig, workload: Workload, progress: Progress | None = None
 ) -> dict[str, Tier]:
-    """Count the stages of a built model by all tiers that its family has.
-
-    Parameters are those of `analyze_model`, and the workload of the configuration.
-    """
+    """Count the stages of a built model at the configuration's workload, by all tiers that its family has."""
     family, architecture = model.family, model.architecture
     tell(progress, "stages on their own")
     isolated = isolated_tier(family.stages, built, architecture, workload, config.walk_every_layer)
@@ -144,7 +137,7 @@ def run_tiers(
 
 
 def tell(progress: Progress | None, step: str) -> None:
-    """Log a step, and tell it to the caller if it wants to know."""
+    """Log a step, and pass it on to the caller."""
     logger.info("counting: %s", step)
     if progress is not None:
         progress(f"counting: {step}")
@@ -157,7 +150,7 @@ def _modules(built: Any, tier: Tier) -> list[dict[str, Any]]:
         return []
     from stagemeter.models.lora_modules import is_adapter
 
-    # Tied weights are counted once, under the first name that leads to them.
+    # Tied weights are counted once, under their first name.
     parameters = Counter[str]()
     for name, parameter in built.named_parameters():
         if is_adapter(name):

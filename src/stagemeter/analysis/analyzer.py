@@ -1,6 +1,6 @@
-"""The static analyzer under the names that it had in the origin: DeepSeek-OCR, and a session in hand.
+"""The static analyzer under the names of the origin: DeepSeek-OCR, and a session in hand.
 
-`stagemeter.analysis.analyze` analyzes models of every family, and does the work of this one.
+`stagemeter.analysis.analyze` does the work, and analyzes models of every family.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ __all__ = ["AnalysisConfig", "DeepseekOCRStaticAnalyzer", "StageAnalysisResult",
 
 
 class DeepseekOCRStaticAnalyzer:
-    """Counts the cost of each stage of DeepSeek-OCR, in three ways.
+    """The static analyzer of DeepSeek-OCR, which counts the cost of each stage in three ways.
+
+    Every method raises `StagemeterError` if the picture or the configuration cannot be used.
 
     Parameters
     ----------
     session : DeepSeekOCRSession
-        The model. Its weights are not read: counting is done on a copy without weights.
+        The model. Its weights are not read: counting runs a copy without weights.
     progress : callable, optional
-        Told what is being done, in a few words, whenever that changes.
+        Called with a few words at the beginning of each step.
 
     Examples
     --------
@@ -67,10 +69,8 @@ class DeepseekOCRStaticAnalyzer:
 
         Parameters
         ----------
-        config : AnalysisConfig
-            Page, mode, text tokens, data type and batch.
-        workload : Workload, optional
-            The workload of the configuration, where it is known already. Default: it is worked out.
+        config, workload
+            See `stagemeter.analysis.analyze.analyze_model`.
 
         Returns
         -------
@@ -82,11 +82,6 @@ class DeepseekOCRStaticAnalyzer:
             ``images_seq_mask``, ``(batch, prompt tokens)``, true where a token stands for the page;
             ``images_spatial_crop``, ``(batch, 2)``, columns and rows of tiles.
             All are on the session's device; on the meta device no pixel is read.
-
-        Raises
-        ------
-        StagemeterError
-            If the picture or the configuration cannot be used.
         """
         from stagemeter.models.families.deepseek_ocr.page import request_inputs
 
@@ -102,11 +97,6 @@ class DeepseekOCRStaticAnalyzer:
             ``total_params``, ``total_flops``, ``total_activations``; ``by_module``, ``by_operator`` and
             ``by_module_and_operator`` in FLOPs; ``acts_by_module``; ``unsupported_ops``, calls by operator;
             ``uncalled_modules``.
-
-        Raises
-        ------
-        StagemeterError
-            If the picture or the configuration cannot be used.
         """
         workload, architecture = self._workload(config), self.session.architecture
         built = self._built
@@ -135,8 +125,6 @@ class DeepseekOCRStaticAnalyzer:
         ------
         ValueError
             If there is no such stage; the message names the known ones.
-        StagemeterError
-            If the picture or the configuration cannot be used.
         """
         specification, workload = FAMILY.stage(stage), self._workload(config)
         architecture, built = self.session.architecture, self._built
@@ -148,30 +136,13 @@ class DeepseekOCRStaticAnalyzer:
         return stage_results(FAMILY, architecture, config, workload, tiers)[stage]
 
     def analyze_all_stages(self, config: AnalysisConfig) -> dict[str, StageAnalysisResult]:
-        """Analyze every stage by all tiers; the numbers of a stage are from the first of isolated, extracted, analytic.
-
-        Raises
-        ------
-        StagemeterError
-            If the picture or the configuration cannot be used.
-        """
+        """Analyze every stage by all tiers; its numbers are from the first of isolated, extracted, analytic."""
         workload = self._workload(config)
         tiers = run_tiers(self._model, self._built, config, workload, self._progress)
         return stage_results(FAMILY, self.session.architecture, config, workload, tiers)
 
     def generate_report(self, config: AnalysisConfig) -> Report:
-        """Analyze everything and return the report.
-
-        Returns
-        -------
-        dict
-            See ``report.schema.json`` in the package and ``docs/static_analysis.md``.
-
-        Raises
-        ------
-        StagemeterError
-            If the picture or the configuration cannot be used.
-        """
+        """Analyze everything and return the report, see ``report.schema.json`` and ``docs/static_analysis.md``."""
         refuse_adapter(config, "DeepseekOCRStaticAnalyzer")
         return analyze_model(self._model, config, self._progress, self._built)
 
@@ -185,10 +156,8 @@ def estimate_report(architecture: DeepseekOCRArchitecture, model_name: str, conf
 
     Parameters
     ----------
-    architecture : DeepseekOCRArchitecture
-        Sizes of the model.
-    model_name : str
-        Name of the model in the report.
+    architecture, model_name : DeepseekOCRArchitecture, str
+        Sizes of the model, and its name in the report.
     config : AnalysisConfig
         What to analyze.
 

@@ -27,9 +27,9 @@ Tiers = Mapping[str, Tier]
 
 #: Settings that say how to count, not what.
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
-#: Settings that came later. Without a value, they leave earlier hashes as they were.
+#: Settings of later versions. Without a value, they leave earlier hashes as they were.
 _LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
-#: The most points of the decode curve.
+#: Most points of the decode curve.
 _CURVE_POINTS = 17
 _CONVENTIONS = (
     "FLOPs are two per multiply-accumulate; attention is counted dense, flops_causal halves causal self-attention; "
@@ -49,35 +49,10 @@ def build_report(
     adapter: Adapter | None = None,
     found: AdapterFound | None = None,
 ) -> Report:
-    """Build the report.
+    """Build the report, see ``report.schema.json``.
 
-    Parameters
-    ----------
-    family : Family
-        Stages.
-    architecture : object
-        Sizes of the model.
-    model_name : str
-        Name of the model in the report.
-    config : AnalysisConfig
-        The configuration.
-    workload : Workload
-        The workload that follows from it.
-    tiers : mapping
-        Counts by tier, without tiers that did not run.
-    modules : sequence of mapping
-        Parameters, multiply-accumulates and activations of single modules over one forward pass.
-    model_notes : sequence of str
-        What to know about the model.
-    adapter : Adapter or None
-        The LoRA adapter beside its layers, counted apart.
-    found : AdapterFound or None
-        The adapter in the model; None where no model was built.
-
-    Returns
-    -------
-    dict
-        See ``report.schema.json``.
+    `tiers` lacks those that did not run. `modules` holds counts of single modules over one forward pass. `adapter` is
+    counted apart; `found` is the adapter in the built model, or None.
     """
     results = stage_results(family, architecture, config, workload, tiers)
     other = family.other_parameters(architecture)
@@ -134,7 +109,7 @@ def build_report(
 def _free_stages(
     family: Family[Any], architecture: Any, workload: Workload, results: Mapping[str, StageAnalysisResult]
 ) -> Iterator[str]:
-    """Name the stages that a request runs at no cost."""
+    """Yield a note on each stage that a request runs at no cost."""
     for stage in family.stages:
         result = results[stage.name]
         runs = stage.cost is None or bool(stage.calls(architecture, workload))
@@ -171,7 +146,7 @@ def stage_results(
 
 
 def _may_report_closed_form(config: AnalysisConfig, tiers: Tiers) -> bool:
-    # Where the closed form alone was asked for, it is no fallback.
+    # The closed form is no fallback where it was asked for alone.
     return config.use_analytic_fallback or set(tiers) == {ANALYTIC}
 
 
@@ -253,7 +228,7 @@ def _calls(operators: Mapping[str, int]) -> str:
 
 
 def differences(family: Family[Any], tiers: Tiers) -> list[str]:
-    """Return every quantity in which two tiers of a stage differ, in words."""
+    """Describe every quantity in which two tiers of a stage differ."""
     found = []
     for stage in family.stages:
         counts = [(name, tiers[name].stages[stage.name]) for name in TIERS if _counted(tiers, name, stage.name)]
@@ -346,7 +321,7 @@ def _total(
 
 
 def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers) -> list[CurvePoint]:
-    """Return the FLOPs of decode steps over the request: by closed form, or from the steps that were counted."""
+    """Return the FLOPs of decode steps over the request: by closed form, or from the counted steps."""
     if stage.cost is None:
         counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None
         steps = {} if counted is None else counted.steps

@@ -20,10 +20,10 @@ from stagemeter.models.resolution import CUSTOM_MODE
 
 logger = logging.getLogger(__name__)
 
-#: Longest name that a near one is looked for.
+#: Longest name that a similar one is looked for.
 _LONGEST_NAME = 80
 _MODE_KEYS = ("base_size", "image_size", "crop_mode")
-#: How many wrong settings a message names.
+#: Most wrong settings that a message names.
 _NAMED = 3
 
 
@@ -96,21 +96,10 @@ Config = TypeVar("Config", bound=AnalysisConfig)
 
 
 def load_config(path: Path | None, overrides: Mapping[str, Any], kind: type[Config]) -> Config:
-    """Read a configuration from a file, with settings that win over it.
+    """Read an `AnalysisConfig` or `ProfileConfig` from a YAML file; a path of None gives the defaults.
 
-    Parameters
-    ----------
-    path : Path or None
-        YAML file; None for the defaults alone.
-    overrides : mapping
-        Settings that win over those of the file, and over those that the table says they replace.
-    kind : type
-        `AnalysisConfig` or `ProfileConfig`.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be read, or a setting is unknown, of the wrong type or out of range.
+    `overrides` win over settings of the file, and over those that the table says they replace. An unreadable file and a
+    setting that is unknown, of the wrong type or out of range raise StagemeterError.
     """
     rows = table(kind)
     settings = {} if path is None else read_yaml(path, "configuration", "key: value")
@@ -136,7 +125,7 @@ def _mode_of(base_size: Any, image_size: Any, crop_mode: Any) -> str:
 
 
 def _message(error: ValidationError, rows: Mapping[str, Row]) -> str:
-    """Return one line that names each wrong setting, its value and what to give instead."""
+    """Return one line that names each wrong setting, its value and a remedy."""
     lines: dict[str, str] = {}
     for problem in error.errors():
         name = str(problem["loc"][0]) if problem["loc"] else ""
@@ -154,6 +143,6 @@ def _message(error: ValidationError, rows: Mapping[str, Row]) -> str:
 
 
 def _nearest(given: str, known: Iterable[str]) -> str | None:
-    """Ask for the closest valid word, if there is a close one."""
+    """Ask for the closest valid word, if one is close."""
     close = difflib.get_close_matches(given, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else None

@@ -19,27 +19,10 @@ if TYPE_CHECKING:
 def adapter_section(
     adapter: Adapter, found: AdapterFound | None, counts: Mapping[str, StageCount], workload: Workload
 ) -> AdapterSection:
-    """Build the section.
-
-    Parameters
-    ----------
-    adapter : Adapter
-        The adapter.
-    found : AdapterFound or None
-        The adapter in the model; None where no model was built.
-    counts : mapping
-        The reported count of each stage.
-    workload : Workload
-        The request.
-
-    Returns
-    -------
-    dict
-        ``adapter`` of a report, see ``report.schema.json``.
-    """
+    """Build the ``adapter`` section of a report; `found` is the adapter in the built model, or None."""
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     requests = {name: count.request_adapter or Cost() for name, count in counts.items()}
-    # A pass over the prompt reads each of its matrices once.
+    # A pass over the prompt reads each of the adapter's matrices once.
     params = counts[PREFILL].adapter.weight_reads if found is None else found.params
     targets = [adapter.targets] if isinstance(adapter.targets, str) else list(adapter.targets)
     return {
@@ -58,7 +41,7 @@ def adapter_section(
 
 
 def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
-    """Return what to know about an adapter before reading its numbers."""
+    """Return notes to read before an adapter's numbers."""
     if found is None:
         return [
             "no model was built, so layers and experts outside of the decoder that the adapter may name are not checked"

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_picture(config: AnalysisConfig) -> Image.Image:
-    """Load the picture of a configuration, or make the blank page of its size.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used.
-    """
+    """Load the picture of a configuration, or make the blank page of its size."""
     from stagemeter.core.picture import load_page, synthetic_page
 
     if config.use_synthetic_inputs or config.sample_image_path is None:
@@ -32,13 +26,7 @@ def load_picture(config: AnalysisConfig) -> Image.Image:
 
 
 def size_of_page(config: AnalysisConfig) -> tuple[int, int]:
-    """Return the width and height in pixels of the page of a configuration.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used, or the page is larger than a picture may be.
-    """
+    """Return the width and height in pixels of the page of a configuration, or refuse one that no picture can have."""
     from stagemeter.core.picture import page_size, require_synthetic_size
 
     if config.use_synthetic_inputs or config.sample_image_path is None:
@@ -66,19 +54,8 @@ def page_views(
 ) -> tuple[PageViews, tuple[str, ...]]:
     """Return the views of a page or a video, and notes that name the limits that decided them.
 
-    Parameters
-    ----------
-    config : AnalysisConfig
-        What is asked for; its page is left aside.
-    model : ModelDescription
-        A model that reads pages.
-    width, height : int
-        Size of the page in pixels.
-
-    Raises
-    ------
-    StagemeterError
-        If a setting or an option is impossible, or the page becomes no token.
+    `width` and `height`, in pixels, take the place of the configuration's page. Impossible settings and a page that
+    becomes no token raise StagemeterError.
     """
     family, settings = model.family, settings_of(config, model.processor)
     assert family.rules is not None
@@ -89,7 +66,7 @@ def page_views(
         assert rules.video is not None
         views = rules.video(config.video_frames, width, height)
     settings.refuse_unused(model.name, family.name)
-    # What a model without closed forms sees of a page may be in no prompt.
+    # The prompt of a model without closed forms may hold nothing of a page that it sees.
     if family.has_closed_forms and (views.image_tokens < 1 or views.global_views + views.local_views < 1):
         raise StagemeterError(
             f"a page of {width} x {height} pixels becomes no token of {model.name}: give a larger page, or other limits"
@@ -101,7 +78,7 @@ def page_views(
 
 
 def limit_notes(config: AnalysisConfig, model: ModelDescription) -> tuple[str, ...]:
-    """Return notes that name the limits that decided the views of a page, and the source of each.
+    """Return notes that name the limits of a page's views, and the source of each.
 
     A source is an option, a file, or the published values of the family.
     """

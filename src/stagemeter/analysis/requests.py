@@ -15,7 +15,7 @@ from stagemeter.models.closed_form import decode_span
 from stagemeter.models.family import NO_PAGE, Family, PageViews, workload_of_views
 from stagemeter.models.lookup import ModelDescription
 
-#: Tokens of a prompt of text alone where no length is given.
+#: Tokens of a prompt of text alone if no length is given.
 DEFAULT_TEXT_PROMPT = 1024
 
 
@@ -26,13 +26,7 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
-    """Return the workload that a configuration asks of a model: a page and text, or text alone.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used, or the configuration contradicts the model.
-    """
+    """Return the workload that a configuration asks of a model: a page and text, or text alone."""
     family = model.family
     if config.video_frames is not None and not family.videos:
         raise _no_video(config, model.name)
@@ -67,20 +61,8 @@ def make_workload(
 ) -> Workload:
     """Return the workload of a page that becomes some views. Tokens and batch may be arrays.
 
-    Parameters
-    ----------
-    family, architecture
-        The model.
-    page, views
-        See `stagemeter.models.family.workload_of_views`.
-    text_tokens, new_tokens : int or array of int
-        Tokens of the prompt besides those of the page, and tokens generated.
-    seq_len : int or None
-        Length of the prompt; None: that of page and text.
-    decode_context : int or str
-        As in a configuration.
-    **asked
-        The other fields of `Workload`.
+    `page` and `views` are those of `stagemeter.models.family.workload_of_views`. A `seq_len` of None is the length of
+    page and text. `asked` holds the other fields of `Workload`.
     """
     prompt_tokens = text_tokens
     if seq_len is not None:
@@ -90,7 +72,7 @@ def make_workload(
     return workload_of_views(
         page,
         views,
-        # A request of text alone has no other tokens than those of its prompt.
+        # A request of text alone has only the tokens of its prompt.
         text_tokens=text_tokens if family.reads_pages else prompt_tokens,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
@@ -102,7 +84,7 @@ def make_workload(
 
 
 def text_prompt(text_tokens: int) -> int:
-    """Return the length of a prompt of text alone: the default, a few tokens beside a page, is no prompt."""
+    """Return the length of a prompt of text alone: the default of a few tokens beside a page is no prompt."""
     default = AnalysisConfig.model_fields["text_tokens"].default
     return DEFAULT_TEXT_PROMPT if text_tokens == default else text_tokens
 
@@ -117,47 +99,22 @@ def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
 
 
 def _asked(config: AnalysisConfig) -> dict[str, Any]:
-    """Return the settings that a workload takes as they are; None for a cache of the type of the rest."""
+    """Return the settings that a workload takes as they are; None for a cache in the dtype of the rest."""
     asked = {name: getattr(config, name) for name in table(RequestSettings)}
     return asked | {"kv_cache_dtype": None if config.kv_cache_dtype == config.dtype else config.kv_cache_dtype}
 
 
 def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Mapping[str, int]) -> Workload:
-    """Return the workload that was measured, which may differ from the one that the configuration asks for.
+    """Return the measured workload, which may differ from the configured one.
 
-    Parameters
-    ----------
-    config : AnalysisConfig
-        The configuration.
-    model : ModelDescription
-        The model.
-    measured : mapping
-        ``prompt_tokens``, ``new_tokens`` or ``batch_size`` as measured. Default: as configured.
-
-    Raises
-    ------
-    StagemeterError
-        If the picture cannot be used, or a number is impossible.
+    `measured` can hold ``prompt_tokens``, ``new_tokens`` and ``batch_size``.
     """
     settings = {"seq_len" if name == "prompt_tokens" else name: value for name, value in measured.items()}
     return plan_request(type(config)(**{**config.model_dump(), **settings}), model)
 
 
 def require_runnable(workload: Workload, model: ModelDescription) -> None:
-    """Refuse a workload that can be counted but not run: a prompt without room for its page.
-
-    Parameters
-    ----------
-    workload : Workload
-        The work.
-    model : ModelDescription
-        The model; the page is in no prompt of an encoder-decoder.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be run.
-    """
+    """Refuse a workload that can be counted but not run: a prompt without room for its page."""
     if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= workload.image_tokens:
         raise StagemeterError(
             f"seq_len {workload.prompt_tokens} cannot be run: the page alone takes {workload.image_tokens} tokens, and "
@@ -166,7 +123,7 @@ def require_runnable(workload: Workload, model: ModelDescription) -> None:
 
 
 def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[Any], architecture: Any) -> list[str]:
-    """Return notes on a workload that its numbers depend on."""
+    """Return notes that a workload's numbers depend on."""
     needed = family.prompt_tokens(architecture, workload.image_tokens, workload.text_tokens)
     notes = _text_notes(config, workload) if workload.mode == TEXT else _page_notes(config, workload, needed)
     max_positions = family.decoder(architecture).max_positions

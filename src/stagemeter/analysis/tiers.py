@@ -27,15 +27,15 @@ from stagemeter.models.lora import Adapter
 if TYPE_CHECKING:
     from stagemeter.counting.events import Counts
 
-#: Contexts that differ by less have no step between them.
+#: Contexts that are closer have no step between them.
 _SHORTEST_LOOKED_INTO = 2
-#: Most steps that are counted to find out how the cost of a step grows.
+#: Most steps to count to find out how the cost of a step grows.
 _MOST_STEPS = 64
 
 logger = logging.getLogger(__name__)
 
 ISOLATED, EXTRACTED, ANALYTIC = "isolated", "extracted", "analytic"
-#: In the order in which they are preferred.
+#: In order of preference.
 TIERS = (ISOLATED, EXTRACTED, ANALYTIC)
 
 
@@ -49,14 +49,12 @@ class StageCount:
         One pass; of ``decode`` one step at the workload's context.
     request_cost : Cost or None
         Cost of the stage in the whole request, where the tier gives it; of ``decode`` all steps.
-    operators : dict
-        Cost by operator; empty for closed forms.
-    unsupported : Counter
-        Calls of operators without a formula.
+    operators, unsupported : dict, Counter
+        Cost by operator, empty for closed forms; and calls of operators without a formula.
     steps : dict
         Of ``decode``, counted steps by the context they attend to.
     adapter, request_adapter : Cost or None
-        The same of what an adapter adds.
+        The adapter's part, counted apart: one pass, and the whole request.
     """
 
     cost: Cost
@@ -72,16 +70,8 @@ class StageCount:
 class Tier:
     """The counts of one tier.
 
-    Attributes
-    ----------
-    name : str
-        Name of the tier.
-    stages : dict
-        Counts by stage.
-    failures : dict
-        Reasons of stages without a count.
-    passes : dict
-        Counts per module of each pass of the whole model; empty where the tier makes none.
+    `failures` holds the reasons of stages without a count. `passes` holds counts per module of each pass of the whole
+    model; it is empty where the tier makes none.
     """
 
     name: str
@@ -90,27 +80,15 @@ class Tier:
     passes: dict[str, Counts] = field(default_factory=dict)
 
 
-#: Counts what a runner runs at a workload.
+#: Counts one run at a workload.
 PassCounter = Callable[[Runner, Workload], "Counts"]
 
 
 @contextmanager
 def pass_counter(model: Any, architecture: Any, walk_every_layer: bool = False) -> Iterator[PassCounter]:
-    """Count several passes of one model, each on its own.
+    """Yield a function that counts runs of one model at a workload, each on its own.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    architecture : object
-        Its sizes.
-    walk_every_layer : bool
-        See `stagemeter.counting.counter.CostCounter`.
-
-    Yields
-    ------
-    callable
-        Takes what to run and the workload to run it at; returns its counts.
+    `architecture` holds the model's sizes; `walk_every_layer` is that of `stagemeter.counting.counter.CostCounter`.
     """
     import torch
 
@@ -129,7 +107,7 @@ def pass_counter(model: Any, architecture: Any, walk_every_layer: bool = False) 
 def isolated_tier(
     stages: Iterable[Stage[Any]], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
 ) -> Tier:
-    """Count stages by running the modules of each alone, on inputs of the shapes that the workload has."""
+    """Count stages by running the modules of each alone, on inputs of the workload's shapes."""
     tier = Tier(ISOLATED)
     with pass_counter(model, architecture, walk_every_layer) as count:
         for stage in stages:
@@ -154,7 +132,7 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
         for context in decode_contexts(stage, architecture, workload):
             step(context)
         if stage.cost is None:
-            # No closed form knows where the growth of a step changes.
+            # Without a closed form, the contexts where the growth of a step changes are unknown.
             find_bends(step, *decode_span(workload))
         request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
@@ -162,19 +140,10 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
 
 
 def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
-    """Count steps until the cost grows evenly between every two of them, judged by the step in the middle.
+    """Count steps until the cost grows evenly between any two neighbours, judged by the step in the middle.
 
-    Parameters
-    ----------
-    step : callable
-        Cost of a decode step by its context. It keeps its counts.
-    first, last : int
-        Contexts of the first and the last step.
-
-    Raises
-    ------
-    StagemeterError
-        If the growth changes too often to add up all steps from a few.
+    `step` gives the cost of a decode step by its context, and keeps its counts. `first` and `last` are the contexts of
+    the first and the last step. Growth that changes too often for this raises StagemeterError.
     """
     left = [(first, last)]
     counted = 0
@@ -198,7 +167,7 @@ def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
 def extracted_tier(
     family: Family[Any], model: Any, architecture: Any, workload: Workload, walk_every_layer: bool = False
 ) -> Tier:
-    """Count passes of the whole model and split them by module."""
+    """Count passes of the whole model, and split them by module."""
     tier = Tier(EXTRACTED)
     with pass_counter(model, architecture, walk_every_layer) as count:
         for name, run in family.whole_passes.items():
@@ -254,7 +223,7 @@ def _of_request(
 
 
 def _attempt(tier: Tier, stage: str, count: Callable[[], StageCount]) -> None:
-    """Count one stage. A failure is recorded with its reason; other stages are still counted."""
+    """Count one stage, or record the reason of its failure, so that other stages are still counted."""
     try:
         tier.stages[stage] = count()
     except Exception as error:
