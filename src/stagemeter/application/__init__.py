@@ -1,1 +1,1 @@
-"""What the commands do from start to end, one module each: plan, work, write, log."""
+"""The commands from start to end, one module each: plan, work, write, log."""

@@ -31,20 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """The result of an analysis.
+    """The result of an analysis: report, files, MLflow run, and lines for the user.
 
-    Attributes
-    ----------
-    report : dict
-        The report.
-    files : list of Path
-        The files of the report.
-    run_id : str or None
-        MLflow run that holds it.
-    messages : list of str
-        Lines for the user.
-    tracking_error : TrackingError or None
-        Why it could not be logged. The files are written before.
+    `tracking_error` says why it could not be logged. The files are written before.
     """
 
     report: Report
@@ -67,32 +56,8 @@ def analyze_page(
 ) -> Outcome:
     """Analyze a page, write the report's files, and log them to MLflow.
 
-    Parameters
-    ----------
-    config : AnalysisConfig
-        What to analyze.
-    folder : Path
-        Folder of the files.
-    track : bool
-        Whether to log to MLflow.
-    estimate : bool
-        Whether to use closed forms alone.
-    strict : bool
-        Whether operators without a formula are an error.
-    device : str or None
-        Device to bound the time on, or ``measured`` for this machine.
-    experiment, run_name : str or None
-        MLflow experiment and name of the run; None for defaults.
-
-    Returns
-    -------
-    Outcome
-        The report, its files and its run.
-
-    Raises
-    ------
-    StagemeterError
-        If a setting or an option cannot be used. No run is opened and no file is written then.
+    `estimate` uses closed forms alone. `strict` makes operators without a formula an error. `device` bounds the time:
+    its name, or ``measured`` for this machine. Settings are refused before a run is opened or a file written.
     """
     if strict and estimate:
         raise StagemeterError("--strict: --estimate runs no operators to check. Give one of them")
@@ -107,7 +72,7 @@ def analyze_page(
         return Outcome(report, write_report_files(contents, folder))
     # MLflow prints a link to the run on stdout, which belongs to the report.
     with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
-        # MLflow and torch are slow to import, so each is imported in a process of its own, at the same time.
+        # MLflow and torch are slow to import: each is imported in its own process, at the same time.
         from stagemeter.tracking.labels import workload_name
         from stagemeter.tracking.log import log_static_report
         from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
@@ -133,7 +98,7 @@ def analyze_page(
 
 
 def _drawn(config: AnalysisConfig, workload: Workload) -> Image.Image | None:
-    """Return the page as it is logged, with the tiles that a mode cuts; None for a request of text alone."""
+    """Return the page to log, with the tiles that a mode cuts; None for a request of text alone."""
     if workload.mode == TEXT:
         return None
     page = load_picture(config)
@@ -150,7 +115,7 @@ Counted = tuple[Report, dict[str, str]]
 
 @contextmanager
 def _being_counted(work: Callable[[], Counted], estimate: bool) -> Iterator[Callable[[], Counted]]:
-    """Make the report in the background; the block gets a function that waits for it."""
+    """Make the report in the background; yield a function that waits for it."""
     # A second process saves nothing where torch is imported already or not needed.
     if estimate or "torch" in sys.modules:
         yield work
@@ -169,7 +134,7 @@ def _count(
     peak: Peak | None,
     tell: Callable[[str], None] | None = None,
 ) -> Counted:
-    """Return the report and the contents of its files: the part of the work that needs torch."""
+    """Return the report and the contents of its files: the work that needs torch."""
     from stagemeter.analysis.analyze import analyze_model, estimate_model
 
     # Described anew: a family cannot be sent to another process.
@@ -190,7 +155,6 @@ def _count(
 
 
 def _peak(device: str | None, dtype: str) -> Peak | None:
-    """Return the peak of a device."""
     if device is None:
         return None
     if device == MEASURED:
@@ -202,7 +166,7 @@ def _peak(device: str | None, dtype: str) -> Peak | None:
 
 @contextmanager
 def _status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a line on stderr, if that is a terminal; the block may change the text."""
+    """Show a line on stderr, if that is a terminal; yield a function that changes the text."""
     from rich.console import Console
 
     with Console(stderr=True).status(text) as status:

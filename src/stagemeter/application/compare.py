@@ -19,17 +19,7 @@ from stagemeter.export.comparison import COMPARISON_FILES, comparison_files
 
 @dataclass(frozen=True)
 class Compared:
-    """The result of a comparison.
-
-    Attributes
-    ----------
-    comparison : dict
-        See `stagemeter.comparing.compare.compare`.
-    breaches : list of str
-        Limits that are exceeded.
-    messages : list of str
-        Messages for the end of the command.
-    """
+    """A comparison, the limits that it exceeds, and lines for the user."""
 
     comparison: Comparison
     breaches: list[str]
@@ -49,13 +39,13 @@ def compare_runs(
     Parameters
     ----------
     runs : sequence of str
-        Each an id of a run, a beginning of one that no other has, a name, or the path of a ``static_compute.json`` or
-        a ``profile.json``.
+        Each the id of a run, the unique beginning of one, a name, or the path of a ``static_compute.json`` or a
+        ``profile.json``.
     baseline : str, optional
-        The run that the others are compared with: one of them, or a further one. Default: the first.
+        The run to compare the others with: one of them, or a further one. Default: the first.
     quantities : sequence of str
-        What to compare: ``flops``, ``macs``, ``params``, ``activations``, ``bytes``, ``time_ms``, ``roofline_ms``,
-        ``mfu``. Default: ``flops``, or ``time_ms`` where all are profiles.
+        ``flops``, ``macs``, ``params``, ``activations``, ``bytes``, ``time_ms``, ``roofline_ms``, ``mfu``.
+        Default: ``flops``, or ``time_ms`` where all are profiles.
     experiment, condition : str, optional
         Compare the runs of an experiment instead, filtered as MLflow does.
 
@@ -67,7 +57,7 @@ def compare_runs(
     Raises
     ------
     StagemeterError
-        If something given cannot be found or compared.
+        If a run or file cannot be found or compared.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -87,27 +77,10 @@ def compare_and_log(
     log: bool = False,
     run_name: str | None = None,
 ) -> Compared:
-    """Compare, check limits, write the files, and log them.
+    """Compare as `compare_runs` does, check limits on differences from the baseline, write the files, and log them.
 
-    Parameters
-    ----------
-    runs, baseline, quantities, experiment, condition
-        See `compare_runs`.
-    limits : sequence of Limit
-        Limits on the differences from the baseline.
-    folder : Path or None
-        Folder for the files of the comparison.
-    log : bool
-        Whether to log the comparison as an MLflow run of its own.
-    run_name : str or None
-        Name of that run.
-
-    Raises
-    ------
-    StagemeterError
-        If something given cannot be used. Nothing is written then.
-    TrackingError
-        If the store cannot be reached or refuses.
+    `folder` takes the files of the comparison; None writes none. `log` makes it an MLflow run of its own, named
+    `run_name`. Arguments are refused before anything is written.
     """
     if folder is not None:
         require_writable(folder, COMPARISON_FILES)

@@ -40,16 +40,12 @@ class Source:
         MLflow run that holds the times as metrics.
     mapping_file, pairs : Path or None, tuple of str
         Patterns for the names of stages, see `NameMapping`.
-    interval : float or None
-        Seconds between two scrapes.
-    engine_model : str or None
-        Model of the serving engine, where it has several.
+    interval, engine_model : float or None, str or None
+        Seconds between two scrapes, and the model of a serving engine that has several.
     prefill_contains_vision : bool or None
         For summaries, which have no timestamps.
-    device : str or None
-        What the times were taken on.
-    devices : int or None
-        Number of devices that did the work; None for what the source shows.
+    device, devices : str or None, int or None
+        Hardware and number of devices; None for what the source shows.
     """
 
     files: tuple[str, ...] = ()
@@ -68,26 +64,7 @@ def import_profile(
 ) -> Profiled:
     """Log the times that another tool took as a profiling run.
 
-    Parameters
-    ----------
-    config : AnalysisConfig
-        What was measured, as far as the source does not show it.
-    source : Source
-        Where the times are.
-    experiment, run_name : str or None
-        MLflow experiment and name of the run; None for defaults.
-
-    Returns
-    -------
-    Profiled
-        The times and where they went.
-
-    Raises
-    ------
-    StagemeterError
-        If the source or the workload cannot be used. Both are checked before a run is opened.
-    TrackingError
-        If the times are those of a run, and the store cannot be reached or refuses.
+    `config` says what was measured, as far as `source` does not show it. Both are checked before a run.
     """
     refuse_adapter(config, "import-profile")
     model = describe_model(config.model, config.trust_remote_code)
@@ -126,7 +103,7 @@ def import_profile(
         with redirect_stdout(sys.stderr), tracked_run(run_name, default_name, experiment) as run:
             log_profile(run.run_id, document)
     except TrackingError as error:
-        # The times are printed all the same: the server that was scraped may not show them again.
+        # The times are printed anyway: the server that was scraped may not show them again.
         return Profiled(document, None, [], error)
     return Profiled(document, run.run_id, run_messages(run))
 
@@ -161,7 +138,7 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
 
 
 def _refuse(source: Source, what: str, **options: str) -> None:
-    """Refuse options that mean nothing for a kind of source, by the attributes that hold them."""
+    """Refuse options without meaning for a kind of source, given by the attributes that hold them."""
     for attribute, option in options.items():
         if getattr(source, attribute) not in (None, ()):
             raise StagemeterError(f"{option} means nothing with {what}: leave it out")
@@ -188,7 +165,6 @@ def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _devices(given: int | None, profile: Profile) -> dict[str, str]:
-    """Return the number of devices if it was given."""
     if given is None:
         return {}
     engines = profile.metrics.get("engine/engines")

@@ -77,22 +77,21 @@ def pair_experiment(
     device, peak_tflops, peak_gbps, devices
         See `pair_runs`; the same for all runs.
     figures : bool
-        Whether to draw a roofline for each. Drawing takes longer than pairing, and an interactive page has five
-        megabytes.
+        Whether to draw a roofline for each. This takes longer than pairing, and an interactive page has five megabytes.
     on_run : callable
         Called after every run with the number of finished runs and of all runs.
 
     Returns
     -------
     pairings : list of dict
-        Pairings.
+        Results as those of `pair_runs`.
     failures : dict
         Reasons of runs that could not be paired, by id.
 
     Raises
     ------
     StagemeterError
-        If there is no such experiment, or no profiling run in it.
+        If the experiment does not exist, or holds no profiling run.
     TrackingError
         If the store cannot be reached or refuses.
     """
@@ -106,21 +105,8 @@ def pair_experiment(
 def count_work(model: str, architecture_hash: str, workload: Workload, limits: Mapping[str, Any]) -> Report:
     """Count a workload: by the closed forms of a model, or by running it on shapes where it has none.
 
-    Parameters
-    ----------
-    model : str
-        Name of the model in the run.
-    architecture_hash : str
-        Hash of its sizes.
-    workload : Workload
-        The work.
-    limits : mapping
-        Limits of the views of its page, see `stagemeter.analysis.advice.workload_config`.
-
-    Raises
-    ------
-    StagemeterError
-        If the model cannot be found here, or its sizes have changed.
+    Refuse a model that cannot be found here or whose sizes have changed. `limits` decided the views of its page, see
+    `stagemeter.analysis.advice.workload_config`.
     """
     from stagemeter.analysis.analyze import analyze_model, estimate_model
 

@@ -14,12 +14,9 @@ from stagemeter.models.lookup import ModelDescription, describe_model
 def shipped_model_rows() -> list[dict[str, Any]]:
     """Describe each shipped model as plain data.
 
-    Returns
-    -------
-    list of dict
-        ``name``, ``family``, ``title`` of the family, ``stages`` by name in order, ``reads_pages``, ``params``,
-        ``params_active`` (those that one token uses), ``max_positions`` (None: no limit), and ``source`` of the
-        configuration.
+    Keys are ``name``, ``family``, ``title`` of the family, ``stages`` by name in order, ``reads_pages``, ``params``,
+    ``params_active`` (those that one token uses), ``max_positions`` (None: no limit), and ``source`` of the
+    configuration.
     """
     without = shipped_without_family()
     rows = [_row(describe_model(name)) for name in shipped_models() if name not in without]

@@ -32,27 +32,9 @@ def plan_devices(
 ) -> FleetSize:
     """Return how many devices some pages a day need; of a model that reads text alone, some requests.
 
-    Parameters
-    ----------
-    config : AnalysisConfig
-        The request: mode, tokens, batch, data type.
-    pages_per_day : float
-        Pages a day.
-    device : str
-        Device, see `stagemeter.hardware.lookup.find_device`.
-    mfu : float, optional
-        Utilization of whole requests.
-    from_run : str, optional
-        Paired profiling run that gives the utilization. Without either, the roofline gives it.
-    images, pages : Path, optional
-        Folder of pictures, or CSV of page sizes. The mean of their pages takes the place of one page.
-
-    Raises
-    ------
-    StagemeterError
-        If an argument cannot be used.
-    TrackingError
-        If the store cannot be reached.
+    `mfu` is the utilization of whole requests; `from_run`, a paired profiling run, can give it instead. Without either,
+    the roofline bounds the time. The mean page of `images`, a folder, or `pages`, a CSV of sizes, replaces that of
+    `config`.
     """
     if mfu is not None and from_run is not None:
         raise StagemeterError(f"--mfu {mfu:g} and --from-run {from_run} exclude each other: give one")
@@ -129,7 +111,7 @@ def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: 
         flops += share * report["total"]["flops"]
         section = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
         bound = section["bounds"]["total"]["roofline_ms"]
-        # Without a known bandwidth, or bytes that are stored, there is no bound, and a utilization is needed.
+        # Without a known bandwidth or stored bytes, the bound is unknown, and a utilization is needed.
         seconds += math.nan if bound is None or not model.weights_known else share * bound / 1e3
         largest = section["memory"]["largest_batch_size"]
         if largest is not None:

@@ -45,7 +45,7 @@ class _Plan:
 
 @dataclass
 class _Measured:
-    """What has been measured so far, kept however the measurement ends."""
+    """Measurements so far, kept however the measurement ends."""
 
     repeats: list[Repeat] = field(default_factory=list)
     experts_read: dict[str, float] = field(default_factory=dict)
@@ -56,24 +56,7 @@ class _Measured:
 def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_name: str | None = None) -> Profiled:
     """Run a request through the model, time its stages, and log the times to MLflow.
 
-    Parameters
-    ----------
-    config : ProfileConfig
-        What to run and how.
-    experiment, run_name : str or None
-        MLflow experiment and name of the run; None for defaults.
-
-    Returns
-    -------
-    Profiled
-        The times and where they went.
-
-    Raises
-    ------
-    StagemeterError
-        If a setting cannot be used, or memory runs out. Settings are checked before a run is opened.
-    TrackingError
-        If the store cannot be reached or refuses before anything was measured.
+    Settings are checked before a run is opened. A store that fails later is reported with the result.
     """
     plan = _plan(config)
     from stagemeter.tracking.labels import profile_name
@@ -160,7 +143,6 @@ def _build(plan: _Plan, tell: Callable[[str], None]) -> Session:
 
 
 def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[[str], None]) -> None:
-    """Fill `measured`."""
     from stagemeter.profiling import harness
     from stagemeter.profiling.routing import count_experts
 
@@ -223,7 +205,6 @@ def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocu
 
 
 def _notes(plan: _Plan, session: Session) -> list[str]:
-    """Say what the request was made of."""
     notes = list(plan.model.notes)
     if plan.workload.global_views and session.page is None:
         notes.append("random numbers stand for the pixels: what is on a page changes no time but that of experts")
@@ -232,7 +213,7 @@ def _notes(plan: _Plan, session: Session) -> list[str]:
 
 @contextmanager
 def _memory_errors(plan: _Plan) -> Iterator[None]:
-    """Say which device ran out of memory, and which settings need less."""
+    """Name the device that ran out of memory, and settings that need less."""
     try:
         yield
         return

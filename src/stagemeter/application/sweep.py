@@ -25,24 +25,10 @@ _FEW_PARTS = 4
 
 @dataclass(frozen=True)
 class Swept:
-    """Result of a sweep.
+    """The result of a sweep: table, number of its rows, MLflow run, and lines for the user.
 
-    Attributes
-    ----------
-    output : Path
-        The table.
-    rows : int
-        Its rows.
-    evaluated : int
-        Rows that were evaluated now; fewer for a resumed sweep.
-    seconds : float
-        Time of evaluating and writing.
-    run_id : str or None
-        MLflow run of the sweep.
-    messages : list of str
-        Messages for the user.
-    notes : tuple of str
-        Files that the pages leave out, and the limits that decided their views.
+    `evaluated` rows were evaluated now and written in `seconds`; a resumed sweep has fewer than `rows`. `notes` name
+    files that the pages leave out, and the limits that decided their views.
     """
 
     output: Path
@@ -148,24 +134,10 @@ def sweep_and_log(
     run_name: str | None = None,
     **options: Any,
 ) -> Swept:
-    """Evaluate a grid of workloads, and log it as one MLflow run.
+    """Evaluate a grid of workloads as `sweep` does, and log it as one MLflow run.
 
-    Parameters
-    ----------
-    settings, output, options
-        See `sweep`.
-    child_runs : str or None
-        Rows that become child runs: ``all``, ``pareto`` (the cheapest of each resolution), or a number of rows, evenly
-        spread; None for none.
-    experiment, run_name : str or None
-        MLflow experiment and name of the run.
-
-    Raises
-    ------
-    StagemeterError
-        As `sweep`, and if `child_runs` is another word.
-    TrackingError
-        If the store cannot be reached or refuses. The table is written nevertheless.
+    `child_runs` are rows that become child runs: ``all``, ``pareto`` (the cheapest of each resolution), a number of
+    rows, evenly spread, or None. A store that fails raises TrackingError; the table is written nevertheless.
     """
     from stagemeter.sweeping.children import require_children
 
@@ -178,7 +150,7 @@ def sweep_and_log(
     require_choice(experiment)
     # MLflow prints a link to the run on stdout, which belongs to the result.
     with redirect_stdout(sys.stderr):
-        # The parts stay until the sweep is logged: no other sweep writes the table, and an interrupted one can resume.
+        # Until the sweep is logged, the parts keep other sweeps off the table, and let an interrupted one resume.
         with failure_recorded(run_name, _name(settings), experiment):
             swept = _run(plan, **options, keep_parts=True)
         try:
@@ -192,7 +164,6 @@ def sweep_and_log(
 
 
 def _name(settings: SweepSettings) -> str:
-    """Return the name of a sweep, made of its settings."""
     varied = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
     return f"sweep of {', '.join(varied) or 'one workload'}".replace("_", " ")[:120]
 
@@ -218,7 +189,7 @@ def _work(item: tuple[Grid, Part]) -> bytes:
 
 
 def _require_agreement(grid: Grid, estimate: bool) -> None:
-    """Refuse a grid whose first row is not what an analysis of its workload gives."""
+    """Refuse a grid whose first row differs from an analysis of its workload."""
     from stagemeter.analysis.analyze import analyze_model, estimate_model
 
     model, analyze = describe_model(grid.model), estimate_model if estimate else analyze_model
@@ -229,7 +200,7 @@ def _require_agreement(grid: Grid, estimate: bool) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; the block gets a function that advances it."""
+    """Show a progress bar on stderr; yield a function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -240,7 +211,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def settings_of(values: Mapping[str, Any]) -> SweepSettings:
-    """Make settings of Python values: single ones, or lists and ranges. Unknown names are refused."""
+    """Make settings of Python values, single ones, lists or ranges; refuse unknown names."""
     known = SweepSettings.__dataclass_fields__
     unknown = [name for name in values if name not in known]
     if unknown:

@@ -15,17 +15,7 @@ from stagemeter.export.report import JSON_FILE
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A report that is in the store.
-
-    Attributes
-    ----------
-    path : Path
-        Its file.
-    run_id : str
-        The run that holds it.
-    new : bool
-        Whether it was logged now.
-    """
+    """A report's file, the run that holds it, and whether it was logged now."""
 
     path: Path
     run_id: str
@@ -33,21 +23,10 @@ class Uploaded:
 
 
 def upload(paths: Sequence[Path], experiment: str | None = None) -> list[Uploaded]:
-    """Log reports that `stagemeter analyze` wrote, each once.
+    """Log reports that `stagemeter analyze` wrote, each once; a folder holds them at any depth.
 
-    Parameters
-    ----------
-    paths : sequence of Path
-        Reports, and folders that hold some at any depth.
-    experiment : str or None
-        MLflow experiment; None for MLflow's default.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no report, or one cannot be used. Nothing is logged then.
-    TrackingError
-        If the store cannot be reached or refuses. The next call skips what was logged until then.
+    A report that cannot be used is refused before anything is logged. After an error of the store, the next call skips
+    what was logged.
     """
     files = _files(paths)
     reports = {path: read_report(path) for path in files}
