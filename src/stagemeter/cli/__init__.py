@@ -1,4 +1,4 @@
-"""The command line: one module for each command, which takes its arguments and prints what comes of them."""
+"""The command line: one module for each command, which takes its arguments and prints the result."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "KINETO_LOG_LEVEL": "5",
-    # Our own runs name their hardware, which need not be this machine.
+    # Our own runs name their hardware, which can be another machine.
     "STAGEMETER_RUN_CONTEXT": "off",
 }
 
 
 class _Commands(click.Group):
-    """The commands, each imported when it is asked for."""
+    """The commands, each imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for names in TASKS.values() for name in names]
@@ -78,8 +78,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line, and turn an error into one message and an exit code."""
-    # A scheduler sends SIGTERM before it ends a job; the run is then marked as killed, as after Ctrl-C. A shell has its
-    # background jobs ignore SIGINT; one that is sent by hand is meant.
+    # A scheduler sends SIGTERM before it ends a job; the run is then marked as killed, as after Ctrl-C. A shell's
+    # background jobs ignore SIGINT by default, but one that is sent by hand is meant.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     for name, value in _QUIET.items():

@@ -13,8 +13,8 @@ import click
 from stagemeter.core.errors import StagemeterError, StagemeterWarning, TrackingError
 from stagemeter.core.escape import printable
 
-#: Exit codes beside 0, and 1 of the gate (`stagemeter.cli.compare`): bad input; no store; a bug (``EX_SOFTWARE`` of
-#: sysexits.h); interrupted.
+#: Exit codes beside 0, and 1 of a breached limit (`stagemeter.cli.compare`): bad input; no store; a bug
+#: (``EX_SOFTWARE`` of sysexits.h); interrupted.
 BAD_INPUT, NO_STORE, BUG, INTERRUPTED = 2, 3, 70, 130
 #: Errors of the machine, which are not bugs.
 _OF_THE_MACHINE = frozenset(
@@ -60,7 +60,6 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def _shortened(message: str) -> str:
-    """Cut the middle out of a long message."""
     return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
 
 

@@ -35,7 +35,7 @@ def store_options(command: Command) -> Command:
 
 
 def _set_store_timeout(ctx: click.Context, param: click.Parameter, seconds: float | None) -> None:
-    # As a variable, which processes that are started see, too.
+    # A variable also reaches the processes that are started.
     if seconds is not None:
         os.environ["STAGEMETER_STORE_TIMEOUT"] = str(seconds)
 
@@ -69,7 +69,7 @@ def output_options(command: Command) -> Command:
 
 
 class LineFormatter(logging.Formatter):
-    """Messages without control characters; tracebacks, which -v shows, stay as they are."""
+    """Formatter of messages without control characters; tracebacks, which -v shows, stay as they are."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Format the line of a record."""

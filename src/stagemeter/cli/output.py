@@ -1,4 +1,4 @@
-"""What a command prints: results on stdout, everything else on stderr."""
+"""Printing of a command: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 

@@ -19,17 +19,14 @@ _HANDLER = "stagemeter.ascii"
 def prepare_streams(redact: Callable[[str], str]) -> None:
     """Replace standard output and error by streams that survive errors, unless they were replaced before.
 
-    Parameters
-    ----------
-    redact : callable
-        Removes secrets from a text. It applies to all of standard error, third-party lines included. Standard output
-        holds results alone, which stay exact.
+    `redact` removes secrets from all of standard error, third-party lines included. Standard output holds results,
+    which stay exact.
     """
     codecs.register_error(_HANDLER, _in_ascii)
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is None:
-            # The shell closed it. The next file to be opened would get its descriptor.
+            # The shell closed it. The next open file would get its descriptor.
             setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(io.FileIO(os.devnull, "w"))))
         elif isinstance(stream, io.TextIOWrapper):
             if stream is getattr(sys, f"__{name}__"):
@@ -39,7 +36,7 @@ def prepare_streams(redact: Callable[[str], str]) -> None:
 
 
 def _asks_for_ascii(environment: Mapping[str, str]) -> bool:
-    """Return whether the locale is C, for which Python takes UTF-8 (PEP 540), and Python has no other orders."""
+    """Whether the locale is C, for which Python takes UTF-8 (PEP 540), and no setting of Python overrides it."""
     told = "PYTHONIOENCODING" in environment or "PYTHONUTF8" in environment or "utf8" in sys._xoptions
     return environment.get("LC_ALL") in ("C", "POSIX") and not told
 
@@ -57,12 +54,10 @@ def _forgiving(stream: io.TextIOWrapper, name: str, redact: Callable[[str], str]
 
 
 class _Redacted(io.TextIOWrapper):
-    """A text stream that removes secrets."""
-
     redact: Callable[[str], str] | None = None
 
     def write(self, text: str, /) -> int:
-        # click writes bytes to find out whether the stream takes them.
+        # click writes bytes to test whether the stream takes them.
         return super().write(self.redact(text) if self.redact and isinstance(text, str) else text)
 
 
@@ -91,7 +86,7 @@ class _Outlet(io.RawIOBase):
         try:
             return os.write(self._descriptor, content)
         except OSError as error:
-            # Drop the rest: the interpreter flushes again at its end, and would report the error twice.
+            # Drop the rest: the interpreter flushes again at its end and would report the error twice.
             self._ended = True
             # An error of standard error cannot be reported.
             if isinstance(error, BrokenPipeError) or self._name == "stderr":

@@ -74,14 +74,7 @@ class OutsidePath(click.ParamType[Path]):
 def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Command]:
     """Return an option that may be given once only: click would silently take the last value.
 
-    Parameters
-    ----------
-    *names : str
-        As for ``click.option``.
-    instead : str
-        What to do for several values.
-    **attributes
-        As for ``click.option``.
+    `instead` says what to do for several values; the rest is as for ``click.option``.
     """
 
     def only_one(ctx: click.Context, param: click.Parameter, values: tuple[Any, ...]) -> Any:

@@ -48,7 +48,7 @@ class WorkloadCommand(click.Command):
         titles = {row.option: row.section for owner in settings for row in table(owner).values() if row.option}
         titles |= {"--config": "The model", "--scale": "The model", "--crop": titles["--crop/--no-crop"]}
         if self.name != "profile":
-            # Elsewhere it names an accelerator.
+            # Other commands use it for an accelerator.
             del titles["--device"]
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in titles.values()}
         for param in self.get_params(ctx):
@@ -133,13 +133,7 @@ def help_of(row: Row, more: str = "") -> str:
 
 
 def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
-    """Return the configuration from the options of a command and the file that they name.
-
-    Raises
-    ------
-    StagemeterError
-        If options contradict one another, or a setting cannot be used.
-    """
+    """Return the configuration from a command's options and the file that they name, or refuse contradictions."""
     from stagemeter.analysis.config import load_config
 
     path: Path | None = options.pop("config_file")
@@ -149,13 +143,7 @@ def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
 def given_settings(
     scale: str | None = None, page_size: tuple[int, int] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Return the settings that were given, by name.
-
-    Raises
-    ------
-    StagemeterError
-        If options contradict one another.
-    """
+    """Return the settings that were given, by name, or refuse contradictory ones."""
     settings = {name: value for name, value in options.items() if value is not None}
     if page_size is not None:
         width, height = page_size
