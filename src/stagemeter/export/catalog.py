@@ -42,7 +42,7 @@ def print_models(models: Sequence[Mapping[str, Any]]) -> None:
 _RATES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 #: Columns of the table, the source last.
 COLUMNS = ("device", *_RATES, "GB/s", "GB", "source")
-#: Width where stdout is no terminal: a device is one line, for tools that search.
+#: Width without a terminal: a device is one line, for tools that search.
 _ONE_LINE = 400
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
-#: Lines between tiles, and the label behind a tile's number; the number itself.
+#: Colours of borders and boxes behind numbers, and of the numbers.
 GRID_COLOUR, LABEL_COLOUR = (214, 39, 40), (255, 255, 255)
 
 

@@ -18,7 +18,7 @@ Observer = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any], b
 
 
 class Requests:
-    """The way that each request takes while autologging is on."""
+    """The path of each request while autologging is on."""
 
     def __init__(self) -> None:
         self._own: dict[str, bool] = {}

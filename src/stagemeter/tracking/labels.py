@@ -36,7 +36,7 @@ CONTEXT_DEVICE, CONTEXT_PEAK = "stagemeter.context.device", "stagemeter.context.
 
 
 def workload_tags(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags by which runs of the same work find one another, given ``metadata`` of a report or profile."""
+    """Return the tags that match runs of the same work, given ``metadata`` of a report or profile."""
     tags = {
         MODEL: metadata["model"],
         "stagemeter.mode": metadata["workload"]["mode"],

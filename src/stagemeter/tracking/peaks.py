@@ -70,7 +70,7 @@ def find_peak(profile: Run, given: GivenHardware) -> Peak:
 
 
 def peak_flags(profile: Run, peak: Peak) -> list[str]:
-    """Flag a peak that is not of the device that the profile names."""
+    """Flag a peak of another device than the profile names."""
     ran_on = profile.data.tags.get(_DEVICE)
     if ran_on is None and peak.source.startswith("measured"):
         return [f"the run does not say what it ran on, and the peak is that of this machine, {peak.name}"]

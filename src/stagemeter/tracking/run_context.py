@@ -10,7 +10,7 @@ import os
 
 from mlflow.tracking.context.abstract_context import RunContextProvider
 
-# Imported with MLflow, which takes seconds, and not when a run starts.
+# MLflow takes seconds to import. Import this with it, and not when a run starts.
 from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.accelerator import accelerator_name
 from stagemeter.hardware.lookup import device_peak, find_device

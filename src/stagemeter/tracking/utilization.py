@@ -19,7 +19,7 @@ from stagemeter.tracking.store import require_reachable, store_errors
 
 #: MFU of a machine that many requests shared, and of one request alone. The first is preferred.
 _OF_MACHINE, _OF_REQUEST = "mfu/engine", "mfu/total"
-#: Fields that make a request other work, and their wording.
+#: Fields that make a request different work, and their wording.
 _COMPARED = {
     "mode": "mode {}",
     "batch_size": "batch {}",

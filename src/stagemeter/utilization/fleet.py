@@ -145,7 +145,7 @@ def _roofline_mfu(flops: float, seconds: float, peak: Peak) -> float:
 
 
 def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str | None) -> None:
-    """Refuse a utilization that would promise fewer devices than the roofline allows."""
+    """Refuse a utilization that needs fewer devices than the roofline allows."""
     if cost.roofline_seconds is None:
         return
     most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)

@@ -214,7 +214,7 @@ def _memory(family: Family[Any], architecture: Any, workload: Workload, device: 
 
 
 def _bounds(family: Family[Any], work: Mapping[str, Work], workload: Workload, peak: Peak) -> dict[str, StageBound]:
-    """Bound every stage that has a count, and every sum that lacks none, in the order of a request."""
+    """Bound every stage with a count and every complete sum, in the order of a request."""
     steps = workload.decode_steps
     rows = request_parts(stage.name for stage in family.stages)
     if not steps:

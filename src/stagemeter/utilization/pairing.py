@@ -31,7 +31,7 @@ SCHEMA_VERSION = "1.1"
 #: Start of the reason why a stage without a count is missing.
 NO_COUNT = "no count"
 
-#: What cannot be above one.
+#: Shares, which cannot exceed one.
 _SHARES: tuple[Literal["mfu", "mbu", "roofline_fraction"], ...] = ("mfu", "mbu", "roofline_fraction")
 #: Above this MFU, a time was probably given in seconds.
 _OTHER_UNIT = 100
