@@ -32,7 +32,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def in_background(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Iterator[Callable[[], Result]]:
-    """Run a function of a module in a fresh interpreter; yield a function that returns its result or raises its error.
+    """Run a function of a module in a fresh interpreter; yield one that waits for its result, or raises its error.
 
     The process ends with the block, also after an error or an interrupt, and when this process is killed.
     """
