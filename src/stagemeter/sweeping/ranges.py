@@ -8,7 +8,7 @@ from stagemeter.core.errors import StagemeterError
 
 _RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)(?::(?P<step>\d+))?")
 _SIZE = re.compile(r"(?P<width>\d+)[xX](?P<height>\d+)")
-#: Most values of one axis.
+#: Most values of one range.
 _MOST = 10_000_000
 
 
