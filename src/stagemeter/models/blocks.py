@@ -1,8 +1,8 @@
-"""Closed forms of the parts that models are made of.
+"""Closed forms of the parts of models.
 
-Each function returns the cost of one operator from its sizes, or the costs of the operators that a part is made of.
-The functions only add and multiply, so sizes may be whole numbers, arrays or polynomials. The same lines give the
-number for one workload and the coefficients for all workloads (`stagemeter.models.closed_form`).
+Each function returns the cost of one operator from its sizes, or the costs of a part's operators. The functions only
+add and multiply, so sizes may be whole numbers, arrays or polynomials. The same lines give the number for one workload
+and the coefficients for all workloads (`stagemeter.models.closed_form`).
 
 A product of (m, k) by (k, n) is ``m * k * n`` multiply-accumulates, reads both operands once and writes its result.
 """
@@ -43,25 +43,16 @@ def sum_of(operators: Iterable[Operator]) -> Cost:
 def working_set(operators: Iterable[Operator]) -> int:
     """Return the elements that the most demanding operator reads and writes, without weights and cached tokens.
 
-    Operands and result of an operator are in memory together, so this is the least that fits. A pass may need more:
-    tensors that wait for other operators are left out.
+    This is a lower bound: an operator's operands and result are in memory together. Tensors that wait for other
+    operators are left out.
     """
     return reduce(larger, (cost.activation_reads + cost.activations for cost, _ in operators))
 
 
 def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: QuantizedMatrix | None = None) -> Cost:
-    """Return the cost of a linear layer.
+    """Return the cost of a linear layer over `rows` vectors; `quantized` is the matrix's storage, if quantized.
 
-    Parameters
-    ----------
-    rows : int
-        Vectors that pass through it.
-    inputs, outputs : int
-        Width before and after.
-    bias : bool
-        Whether a bias is added; it is read with the weights, and adding it is not counted.
-    quantized : QuantizedMatrix or None
-        How the matrix is stored, if it is quantized.
+    A bias is read with the weights; adding it is not counted.
     """
     macs = rows * inputs * outputs
     return matrix_reads(inputs, outputs, quantized) + Cost(
@@ -75,16 +66,14 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: 
 
 @dataclass(frozen=True, slots=True)
 class NamedLinear:
-    """A linear layer of a decoder, and what passes through it.
+    """A linear layer of a decoder and its input; for the other fields, see `linear`.
 
     Attributes
     ----------
     name : str
-        Its name in a layer of the decoder, as transformers has it, such as ``mlp.up_proj``.
-    rows, inputs, outputs, bias, quantized
-        See `linear`.
+        Name in a decoder's layer, as in transformers, such as ``mlp.up_proj``.
     cached : bool
-        Whether what it reads is from the key-value cache.
+        Whether its input is read from the KV cache.
     """
 
     name: str
@@ -97,7 +86,7 @@ class NamedLinear:
 
     @property
     def cost(self) -> Cost:
-        """Its cost."""
+        """The cost of the layer."""
         cost = linear(self.rows, self.inputs, self.outputs, self.bias, self.quantized)
         return replace(cost, activation_reads=0, kv_reads=cost.activation_reads) if self.cached else cost
 
@@ -107,7 +96,7 @@ class NamedLinear:
 
 
 def product(number: int, rows: int, between: int, columns: int) -> Cost:
-    """Return the cost of products of matrices of (rows, between) and (between, columns)."""
+    """Return the cost of `number` products of matrices (rows, between) by (between, columns)."""
     macs = number * rows * between * columns
     return Cost(
         macs=macs,
@@ -118,7 +107,7 @@ def product(number: int, rows: int, between: int, columns: int) -> Cost:
 
 
 def matrix_reads(inputs: int, outputs: int, quantized: QuantizedMatrix | None, matrices: int = 1) -> Cost:
-    """Return the cost of reading some matrices of weights of the same size; `matrices` may be a symbol."""
+    """Return the cost of reading some weight matrices of the same size; `matrices` may be a symbol."""
     if quantized is None:
         return Cost(weight_reads=matrices * inputs * outputs)
     return Cost(packed_weight_bytes=matrices * quantized.matrix_bytes(outputs, inputs))
@@ -131,16 +120,12 @@ def convolution(
 
     Parameters
     ----------
-    positions : int
-        Output positions over all images.
-    input_elements : int
-        Elements of the input over all images.
+    positions, input_elements : int
+        Output positions, and input elements, of all images together.
     inputs, outputs : int
         Channels before and after.
     kernel_area : int
         Elements of the filter per pair of channels.
-    bias : bool
-        Whether a bias is added.
     """
     macs = positions * inputs * outputs * kernel_area
     return Cost(
@@ -155,14 +140,7 @@ def convolution(
 def token_convolution(batch: int, channels: int, kernel: int, length: int, positions: int, bias: bool = False) -> Cost:
     """Return the cost of a convolution over tokens, each channel by itself.
 
-    Parameters
-    ----------
-    batch, channels, kernel : int
-        Sequences, channels, and tokens that the filter spans.
-    length, positions : int
-        Tokens that it reads, and positions that it writes.
-    bias : bool
-        Whether a bias is added.
+    `kernel` is the tokens that the filter spans, `length` those read, `positions` those written, per sequence.
     """
     macs = batch * channels * positions * kernel
     return Cost(
@@ -179,14 +157,10 @@ def self_attention(tokens: int, length: int, heads: int, head_width: int, biased
 
     Parameters
     ----------
-    tokens : int
-        Tokens of all sequences together.
-    length : int
-        Tokens of one sequence.
-    heads, head_width : int
-        Attention heads and their width.
+    tokens, length : int
+        Tokens of all sequences together, and of one sequence.
     biased : bool
-        Whether a bias is read for every pair of tokens and head, such as relative positions.
+        Whether a bias is read for each pair of tokens and each head, such as relative positions.
     """
     width = heads * head_width
     macs = 2 * tokens * length * width
@@ -213,10 +187,8 @@ def cached_attention(
 
     Parameters
     ----------
-    batch : int
-        Sequences.
     queries, keys : int
-        New tokens, and all tokens attended to.
+        New tokens, and all tokens attended to, per sequence.
     heads, key_value_heads, head_width : int
         Query heads, the key and value heads that they share, and the width of each.
     causal : bool
@@ -237,7 +209,7 @@ def cached_attention(
 
 
 def feed_forward(rows: int, hidden: int, intermediate: int) -> list[Cost]:
-    """Return the operators of a feed-forward network of two layers with biases, as vision transformers have it."""
+    """Return the operators of two linear layers with biases, a vision transformer's feed-forward network."""
     return [linear(rows, hidden, intermediate, bias=True), linear(rows, intermediate, hidden, bias=True)]
 
 
@@ -249,7 +221,7 @@ def gated_feed_forward(rows: int, hidden: int, intermediate: int, bias: bool = F
 def gated_layers(
     module: str, rows: int, hidden: int, intermediate: int, bias: bool = False, quantized: QuantizedMatrix | None = None
 ) -> list[NamedLinear]:
-    """Return the linear layers of a gated feed-forward network that is a module of that name."""
+    """Return the linear layers of a gated feed-forward network that is the module `module`."""
     return [
         NamedLinear(f"{module}.gate_proj", rows, hidden, intermediate, bias, quantized),
         NamedLinear(f"{module}.up_proj", rows, hidden, intermediate, bias, quantized),
@@ -267,7 +239,7 @@ def mixture_of_experts(
     bias: bool = False,
     quantized: QuantizedMatrix | None = None,
 ) -> list[Cost]:
-    """Return the operators of a mixture of gated experts: the router, and the experts that each row is routed to.
+    """Return the operators of a mixture of gated experts: the router, and the experts of each row.
 
     Parameters
     ----------
@@ -275,14 +247,12 @@ def mixture_of_experts(
         Tokens.
     hidden, intermediate : int
         Width of the model and of one expert.
-    experts, experts_per_token : int
-        How many experts there are, and how many of them each token uses.
     experts_read : int
-        How many experts' weights are read: ``min(experts, rows * experts_per_token)`` at most.
+        Experts whose weights are read: at most ``min(experts, rows * experts_per_token)``.
     bias : bool
         Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
     quantized : QuantizedMatrix or None
-        How the experts' matrices are stored, if they are quantized. The router never is.
+        Storage of the experts' matrices; None if they are not quantized. The router never is.
     """
     routed = rows * experts_per_token
     return [

@@ -1,4 +1,4 @@
-"""Bounds on the numbers of a model's configuration, so that a mistake does not keep a machine busy for hours."""
+"""Bounds on the numbers of a configuration, so that a mistake does not keep a machine busy for hours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_LAYERS = 10_000
 MOST_EXPERTS = 2**20
 #: Any size: a width, a vocabulary, a length. The largest published is a context of 10,485,760 tokens (Llama 4 Scout).
 LARGEST_SIZE = 2**31
-#: Largest values of settings by the ends of their names.
+#: Largest values of settings, by the ends of their names.
 _BOUNDS = {
     re.compile(r"(?:^|_)(?:layers?|depths?|blocks)$"): MOST_LAYERS,
     re.compile(r"(?:^|_)experts?(?:_per_tok(?:en)?|_used)?$"): MOST_EXPERTS,
@@ -25,21 +25,7 @@ _BOUNDS = {
 
 
 def require_bounded(config: Mapping[str, Any], source: str) -> None:
-    """Raise an error for a configuration with numbers far beyond published ones, or invalid names.
-
-    Parameters
-    ----------
-    config : mapping
-        Content of ``config.json``, or a part of it.
-    source : str
-        Its origin, for errors.
-
-    Raises
-    ------
-    StagemeterError
-        If a number exceeds the bounds of this module, the name of an architecture is not text, or a part of the
-        configuration is not an object.
-    """
+    """Refuse numbers far beyond published ones, and wrong types of names or parts, in a ``config.json``."""
     parts: list[tuple[str, Any]] = [("", config)]
     while parts:
         key, value = parts.pop()
@@ -54,7 +40,7 @@ def require_bounded(config: Mapping[str, Any], source: str) -> None:
 
 
 def _require_kind(key: str, value: Any, source: str) -> None:
-    """Raise an error for the wrong kind of value in a setting that chooses a family or describes a part."""
+    """Refuse the wrong type in a setting that chooses a family or describes a part."""
     if key == "model_type" and not (value is None or isinstance(value, str)):
         raise StagemeterError(f"{source}: model_type is {shown(value)}; write one name as text")
     names = [] if value is None else value

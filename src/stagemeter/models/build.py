@@ -1,4 +1,4 @@
-"""Building models without weights, on the meta device."""
+"""Building models without weights on the meta device."""
 
 from __future__ import annotations
 
@@ -10,27 +10,16 @@ from stagemeter.core.errors import StagemeterError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-#: Classes of transformers that make models that generate text, by code of a checkpoint.
+#: Classes of transformers that make text-generating models from a checkpoint's code.
 _GENERATING = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-#: Tables of transformers that say by type which class writes text, best of pictures first.
+#: Tables of transformers with the class that writes text, by type; those for pictures come first.
 _TASKS = ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")
-#: Settings that say how weights are stored, or how to run, and do not change the work.
+#: Settings of storage, code and type that do not change the work.
 _LEFT_OUT = ("quantization_config", "compression_config", "auto_map", "model_type", "torch_dtype", "dtype")
 
 
 def build_without_weights(config: PretrainedConfig) -> Any:
-    """Make a transformers model on the meta device, in bfloat16 and evaluation mode.
-
-    Parameters
-    ----------
-    config : PretrainedConfig
-        Its configuration.
-
-    Returns
-    -------
-    torch.nn.Module
-        The model, see `class_name`.
-    """
+    """Make a transformers model on the meta device, in bfloat16 and evaluation mode, see `class_name`."""
     import transformers
 
     found: Any = getattr(transformers, class_name(config.architectures, config.model_type))
@@ -38,20 +27,11 @@ def build_without_weights(config: PretrainedConfig) -> Any:
 
 
 def class_name(architectures: Sequence[str] | None, kind: str) -> str:
-    """Name the class of transformers that a configuration is for.
+    """Return the class of transformers for a configuration, or raise StagemeterError without one that writes text.
 
-    Parameters
-    ----------
-    architectures : sequence of str or None
-        Names of classes; the first of this type that generates is taken. A decoder without its head does not.
-    kind : str
-        ``model_type``. Where no class is named, as in what transformers saves of a configuration alone, it is the one
-        of this type that writes text, best of pictures.
-
-    Raises
-    ------
-    StagemeterError
-        If transformers has none that writes text.
+    The first of `architectures` that has the ``model_type`` `kind` and generates is taken; a decoder without its head
+    does not generate. Otherwise it is the class of this type that writes text, preferably from pictures; configurations
+    that transformers saves alone name no class.
     """
     import transformers
     from transformers.models.auto import modeling_auto
@@ -73,7 +53,7 @@ def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> A
 
     with torch.device("meta"), no_init_weights():
         model = make(config, dtype=torch.bfloat16, **options).eval()
-    # Left to where weights come from otherwise.
+    # Loading weights would tie them otherwise.
     model.tie_weights()
     return model
 
@@ -81,15 +61,7 @@ def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> A
 def build_from_code(place: str) -> Any:
     """Make a model on the meta device by the code that comes with its configuration. That code is run.
 
-    Parameters
-    ----------
-    place : str
-        Folder of the checkpoint, or its id on the Hub.
-
-    Raises
-    ------
-    ValueError
-        If the configuration names no class of its code that generates text.
+    `place` is the checkpoint's folder or Hub id. Raise ValueError if the code has no class that generates text.
     """
     import transformers
 
@@ -103,7 +75,7 @@ def build_from_code(place: str) -> Any:
 
 
 def build_from_settings(settings: Mapping[str, Any]) -> Any:
-    """Make a transformers model on the meta device from what its ``config.json`` holds."""
+    """Make a transformers model on the meta device from the content of its ``config.json``."""
     from transformers import AutoConfig
 
     plain = {key: value for key, value in settings.items() if key not in _LEFT_OUT and not key.startswith("_")}

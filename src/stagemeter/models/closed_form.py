@@ -1,4 +1,4 @@
-"""Closed forms as data: the coefficients of every stage, enough to evaluate any other workload without the model."""
+"""Closed forms as data: coefficients that evaluate any other workload without the model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,13 @@ from stagemeter.models.lora import Adapter
 
 
 def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
-    """Return the cost of one stage of a workload, by closed form.
-
-    Raises
-    ------
-    ValueError
-        If the stage has none.
-    """
+    """Return the cost of one stage of a workload by closed form, or raise ValueError if it has none."""
     cost = _formula(stage)
     return total(cost(architecture, variables) for variables in stage.calls(architecture, workload))
 
 
 def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
-    """Return the cost of a LoRA adapter in one stage of a workload; zero where it stands beside nothing."""
+    """Return the cost of a LoRA adapter in one stage of a workload; zero if it stands beside no layer."""
     cost = stage.adapter
     if adapter is None or cost is None:
         return ZERO
@@ -42,20 +36,16 @@ def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:
 
 
 def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
-    """Return the cost of all decode steps of a workload, from some of them.
+    """Return the cost of all decode steps of a workload.
 
-    Parameters
-    ----------
-    step_at : mapping
-        Cost of a decode step by the context it attends to; must hold the `decode_contexts` of the workload.
-    workload : Workload
-        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
+    `step_at` is the cost of a step by the context it attends to, at least at `decode_contexts`. The steps attend to
+    ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
     """
     if workload.decode_steps == 0:
         return ZERO
     first, last = decode_span(workload)
     contexts = sorted(context for context in step_at if first <= context <= last)
-    # From each of them to the next, every step costs the same more than the one before; both ends are in the sum.
+    # From each context to the next, the cost grows by the same amount each step; a sum includes both ends.
     whole = step_at[first]
     for start, end in pairwise(contexts):
         whole += sum_of_steps(step_at[start], step_at[end], end - start + 1) + step_at[start] * -1
@@ -63,13 +53,13 @@ def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
 
 
 def decode_span(workload: Workload) -> tuple[int, int]:
-    """Return the contexts of the first and the last decode step; the same where there is one step or none."""
+    """Return the contexts of the first and the last decode step; they are equal for one step or none."""
     first = workload.prompt_tokens + 1
     return first, max(first, workload.prompt_tokens + workload.decode_steps)
 
 
 def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
-    """Return the contexts whose steps give the cost of all: the first, the last, and where the growth changes."""
+    """Return the contexts whose steps give the total: the first, the last, and those where the growth changes."""
     first, last = decode_span(workload)
     return sorted({first, last, *(bend for bend in stage.bends(architecture, workload) if first < bend < last)})
 
@@ -77,20 +67,13 @@ def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) ->
 def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
     """Write the closed forms of a model as polynomials.
 
-    Parameters
-    ----------
-    family : Family
-        Stages.
-    architecture : object
-        Sizes of the model.
-
     Returns
     -------
     dict
-        ``architecture``, the sizes that variables follow from, and ``stages``. Of each stage: ``variables``, what they
-        mean, and ``quantities``: per field of `stagemeter.core.cost.Cost` a list of terms, each a ``coefficient`` and
-        the ``powers`` of the variables it is multiplied with. A quantity is the sum of its terms over the calls that a
-        workload makes. See `evaluate`.
+        ``architecture``, the sizes that variables follow from, and ``stages``. Each stage has ``variables`` with their
+        meanings, and ``quantities``: for each field of `stagemeter.core.cost.Cost` a list of terms. A term is a
+        ``coefficient`` and the ``powers`` of the variables that multiply it. A quantity is the sum of its terms over
+        the calls that a workload makes. See `evaluate`.
     """
     return {
         "architecture": _plain(asdict(architecture)),
@@ -102,26 +85,14 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
 
 
 def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -> Cost:
-    """Evaluate the closed form of a stage for one call.
+    """Evaluate the ``closed_form`` of a report, see `coefficients`, for one call of a stage.
 
-    Parameters
-    ----------
-    closed_form : mapping
-        ``closed_form`` of a report, see `coefficients`.
-    stage : str
-        Name of the stage.
-    variables : mapping
-        Value of each variable of the stage.
-
-    Raises
-    ------
-    ValueError
-        If there is no such stage or a variable has no value.
+    Raise ValueError for an unknown stage, or a variable without a value.
     """
     stages = closed_form["stages"]
     if stage not in stages:
         raise ValueError(f"unknown stage {stage!r}; the closed form holds {', '.join(stages)}")
-    # Reports of earlier versions call the tokens of an encoder's output otherwise.
+    # Earlier reports have another name for the tokens of an encoder's output.
     if "encoder_tokens" in variables:
         variables = {"source": variables["encoder_tokens"], **variables}
     missing = [name for name in stages[stage]["variables"] if name not in variables]
@@ -154,7 +125,7 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
 
 
 def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Iterable[int]) -> Cost:
-    """Return the cost of all decode steps of a workload, whose tokens may be arrays; zero where there is no step.
+    """Return the cost of all decode steps of a workload, whose tokens may be arrays; zero without steps.
 
     Parameters
     ----------
@@ -166,9 +137,9 @@ def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Itera
         Contexts at which the growth of the cost changes, see `stagemeter.models.family.Stage`.
     """
     first, last = workload.prompt_tokens + 1, workload.prompt_tokens + workload.decode_steps
-    # A bend that no step reaches is moved to the first or the last step, where it adds nothing.
+    # A bend that no step reaches moves to the first or the last step, where it adds nothing.
     inside = [larger(first, smaller(bend, last)) for bend in bends]
-    # Arrays are sorted row by row, by exchanging neighbours.
+    # Exchange neighbours, which also sorts arrays element by element.
     for end in range(len(inside) - 1, 0, -1):
         for place in range(end):
             one, other = inside[place : place + 2]
@@ -179,22 +150,15 @@ def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Itera
     for number, (start, end) in enumerate(pairwise(contexts)):
         whole += sum_of_steps(costs[number], costs[number + 1], end - start + 1)
         if number + 2 < len(contexts):
-            # The next stretch has the step where both meet.
+            # The next stretch includes the step where both meet.
             whole += costs[number + 1] * -1
     return whole
 
 
 def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: Any) -> Any:
-    """Return the bytes of weights that a pass reads for each expert of a layer, over all layers; 0 without experts.
+    """Return the bytes of weights that a pass reads per expert of a layer, over all layers; 0 without experts.
 
-    Parameters
-    ----------
-    closed_form : mapping
-        ``closed_form`` of a report, see `coefficients`.
-    stage : str
-        Name of the stage.
-    item_size : int or array of int
-        Bytes of a weight that is not quantized.
+    `item_size` is the bytes of a weight that is not quantized. For `closed_form`, see `coefficients`.
     """
     quantities = closed_form["stages"][stage]["quantities"]
 
@@ -205,7 +169,7 @@ def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: An
 
 
 def _plain(sizes: Any) -> Any:
-    """Turn tuples into lists, so that a report is the same before and after it was JSON."""
+    """Turn tuples into lists, so that JSON does not change a report."""
     if isinstance(sizes, dict):
         return {name: _plain(size) for name, size in sizes.items()}
     return [_plain(size) for size in sizes] if isinstance(sizes, tuple) else sizes

@@ -1,7 +1,7 @@
-"""Configurations as transformers loads them: renamed settings, defaults, parts and what follows from them.
+"""Configurations as transformers loads them, with renamed settings, defaults and derived settings.
 
 Published configurations leave out defaults, and so do those that transformers saved, under other names. `complete`
-makes them alike, so that everything after it finds every setting. ``defaults.json`` holds the defaults by model type:
+makes them alike, so that later code finds every setting. ``defaults.json`` holds the defaults by model type:
 ``python docs/defaults.py`` writes it from transformers' classes, so that nothing here imports them.
 
 Source: transformers 5.23, ``configuration_utils.py`` (``PreTrainedConfig``, ``SubConfigSpec``).
@@ -20,55 +20,40 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.models.derived_settings import ALWAYS, DERIVED, OLDER_KINDS, full_layers_of_gemma4
 from stagemeter.models.settings import Settings
 
-#: The table, beside this module.
 FILE = Path(__file__).with_name("defaults.json")
-#: How transformers writes numbers that JSON has none for (``_FLOAT_TAG_VALUES``).
+#: How transformers writes numbers that JSON lacks (``_FLOAT_TAG_VALUES``).
 _NUMBER, _NUMBERS = "__float__", {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 _TEXT, _TIED, _BY_LAYER = "text_config", "tie_word_embeddings", "per_layer_config"
-#: Types whose older configurations hold the language model's settings beside the others.
+#: Types whose older configurations keep the language model's settings beside the others.
 _FLAT = ("paddleocr_vl", "qwen2_5_vl", "qwen2_vl")
-#: Types whose embedding is tied to the output head where the part alone says so.
+#: Types whose output head is tied even if only the language model's part says so.
 _TIED_BY_PART = (*_FLAT, "glm4v", "glm4v_moe", "glm_ocr", "llava", "llava_onevision")
-#: The type whose language model attends both ways where nothing else is said, and the setting that says so.
+#: The type whose language model attends both ways by default, and the setting for it.
 _BOTH_WAYS, _BIDIRECTIONAL = "paligemma", "use_bidirectional_attention"
-#: The type whose layers may have sizes of their own.
+#: The type whose layers may have different sizes.
 _LAYERS_DIFFER = "gemma4_text"
-#: How it numbers them.
+#: Its layer numbers.
 _NUMBER_OF_LAYER = re.compile(r"[0-9]{1,9}")
 #: Types whose attention reads no head_dim. Source: transformers, ``modeling_*.py`` of each.
 _PLAIN_HEADS = ("glm4v_text", "mllama_text_model", "qwen2_5_vl_text", "qwen2_vl_text")
 
 
 def complete(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return a configuration with every setting under transformers' own name, and defaults where it leaves some out.
+    """Return a configuration with transformers' name for every setting, and defaults for missing ones.
 
-    Parameters
-    ----------
-    config : mapping
-        What ``config.json`` holds.
-    source : str
-        Where it is from, for error messages.
-
-    Returns
-    -------
-    dict
-        The same if the table lacks ``model_type``, except for parts that it has.
-
-    Raises
-    ------
-    StagemeterError
-        If a part is no object of settings, or a setting is null where transformers takes no null.
+    If the table lacks its ``model_type``, complete only parts that the table has. `source` is for errors. Raise
+    StagemeterError if a part is no object, or a setting is null where transformers takes no null.
     """
     kind = config.get("model_type")
     values = with_infinities(config)
     if isinstance(kind, str) and kind in _types():
         return _complete(kind, values, source)
-    # Of a whole that is not known, the parts that are.
+    # In an unknown whole, complete the known parts.
     return {key: complete(value, f"{source}, {key}") if _is_known(value) else value for key, value in values.items()}
 
 
 def with_infinities(value: Any) -> Any:
-    """Return the same with the numbers that transformers writes as ``{"__float__": "Infinity"}``."""
+    """Return a copy with the numbers that transformers writes as ``{"__float__": "Infinity"}``."""
     if isinstance(value, Mapping):
         if value.keys() == {_NUMBER} and isinstance(value[_NUMBER], str):
             return _NUMBERS.get(value[_NUMBER], value)
@@ -91,7 +76,7 @@ def _complete(kind: str, given: Mapping[str, Any], source: str) -> dict[str, Any
     for key, part in known["parts"].items():
         values[key] = _part(part, given.get(key), f"{source}, {key}")
     settings = Settings(values, source)
-    # In the order of transformers: what is derived whatever a setting says comes first.
+    # transformers first derives settings regardless of their values.
     for key, rule in ALWAYS.get(kind, {}).items():
         if key in known["settings"] or key not in given:
             values[key] = rule(settings)
@@ -125,14 +110,14 @@ def _check_nulls(known: Mapping[str, Any], given: Mapping[str, Any], source: str
 
 
 def _renamed(known: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Put settings under the names that transformers keeps them by; one that it has no field for comes last."""
+    """Rename settings to transformers' names; one without a field in transformers comes last."""
     names = known["renamed"]
     ordered = sorted(values, key=lambda key: key not in known["settings"])
     return {names.get(key, key): values[key] for key in ordered}
 
 
 def _part(part: Mapping[str, Any], given: Any, source: str) -> Any:
-    """Complete a part of a configuration; one that is missing or null has the settings of the class around it."""
+    """Complete a part of a configuration; a missing or null one has the settings of the class around it."""
     if given is None:
         return None if part["optional"] else _complete(part["type"], part["settings"], source)
     if not isinstance(given, Mapping):
@@ -142,16 +127,16 @@ def _part(part: Mapping[str, Any], given: Any, source: str) -> Any:
 
 
 def _is_known(value: Any) -> bool:
-    """Whether a value is a part of a configuration whose type the table has."""
+    """Return whether a value is a part of a configuration whose type the table has."""
     return isinstance(value, Mapping) and isinstance(value.get("model_type"), str) and value["model_type"] in _types()
 
 
 def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source: str) -> None:
-    """Put settings of single layers under their plain numbers, or refuse them where nothing counts them."""
+    """Put settings of single layers under plain numbers, or refuse them if they cannot be counted."""
     settings = Settings(values, source)
     if kind == _LAYERS_DIFFER:
         if isinstance(values["layer_types"], list) and values["layer_types"]:
-            # The last layer attends to everything, whatever the configuration says.
+            # The last layer always attends to everything.
             values["layer_types"] = [*values["layer_types"][:-1], "full_attention"]
         if _BY_LAYER not in given:
             values[_BY_LAYER] = full_layers_of_gemma4(settings)
@@ -178,7 +163,7 @@ def _layers(kind: str, values: dict[str, Any], given: Mapping[str, Any], source:
 
 
 def _split_flat(kind: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """Put settings of the language model that stand beside the others into a part of their own."""
+    """Return a change that moves settings of the language model beside the others into a part of their own."""
 
     def split(given: Mapping[str, Any]) -> Mapping[str, Any]:
         if given.get(_TEXT) is not None:
@@ -193,7 +178,7 @@ def _split_flat(kind: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
 
 
 def _split_unlimited(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Put settings of Unlimited-OCR's language model, whose first checkpoint names it otherwise, into its part."""
+    """Move Unlimited-OCR's language model, which its first checkpoint names differently, into its part."""
     if given.get(_TEXT) is not None:
         return given
     own = {key: given[key] for key in ("sliding_window",) if key in given}
@@ -203,7 +188,7 @@ def _split_unlimited(given: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _name_kimi(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give Kimi K2's language model the type that transformers has it under."""
+    """Give Kimi K2's language model its type in transformers."""
     text = given.get(_TEXT)
     if not isinstance(text, Mapping) or text.get("model_type") != "kimi_k2":
         return given

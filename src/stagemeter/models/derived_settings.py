@@ -1,7 +1,7 @@
 """Settings that transformers derives from others when it loads a configuration, by model type.
 
-Source: ``__post_init__`` of the class of each type in transformers 5.23, ``configuration_*.py``. A test holds the
-results to what transformers makes of every shipped configuration, whole and with each setting left out.
+Source: ``__post_init__`` of the class of each type in transformers 5.23, ``configuration_*.py``. A test compares the
+results with transformers for every shipped configuration, whole and with each setting left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from stagemeter.models.settings import Settings
 
-#: A setting from the others.
+#: Derives a setting from the others.
 Rule = Callable[[Settings], Any]
 
 _FULL, _SLIDING, _CHUNKED, _LINEAR = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
@@ -39,7 +39,7 @@ def _even_head_width(settings: Settings) -> int:
 
 
 def _every(period: int | str, last: str, others: str, default: int = 1) -> Rule:
-    """Return a rule for kinds of layers: the last of every `period` layers is of another kind than the others."""
+    """Return a rule for kinds of layers: the last of every `period` layers differs from the others."""
 
     def rule(settings: Settings) -> list[str]:
         every = period if isinstance(period, int) else settings.whole(period, default)
@@ -49,7 +49,7 @@ def _every(period: int | str, last: str, others: str, default: int = 1) -> Rule:
 
 
 def _windowed_from(settings: Settings) -> list[str]:
-    """Return the kinds of layers of Qwen 2 and 3: the first ones attend to everything."""
+    """Return the kinds of layers of Qwen 2 and 3, whose first layers attend to everything."""
     layers = settings.whole("num_hidden_layers")
     if settings.values.get("sliding_window") is None:
         return [_FULL] * layers
@@ -94,7 +94,7 @@ def full_layers_of_gemma4(settings: Settings) -> dict[str, dict[str, Any]]:
     return {str(index): sizes for index, kind in enumerate(kinds if isinstance(kinds, list) else []) if kind == _FULL}
 
 
-#: As many key and value heads as there are heads.
+#: As many key and value heads as query heads.
 _SHARED_BY_NONE: Mapping[str, Rule] = {"num_key_value_heads": _heads}
 _USUAL_HEADS: Mapping[str, Rule] = {**_SHARED_BY_NONE, "head_dim": _head_width}
 _QWEN: Mapping[str, Rule] = {**_SHARED_BY_NONE, "layer_types": _windowed_from}
@@ -146,7 +146,7 @@ DERIVED: Mapping[str, Mapping[str, Rule]] = {
     "zamba2": {
         **_SHARED_BY_NONE,
         "intermediate_size": lambda settings: 4 * settings.whole("hidden_size"),
-        # Whatever the number of layers is.
+        # A fixed list, even for another number of layers.
         "layers_block_type": lambda settings: [
             _LINEAR,
             *([_LINEAR] * 5 + [_HYBRID]) * 7,

@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 Architecture = TypeVar("Architecture")
 
-#: The numbers that a closed form is a polynomial of, by name.
+#: Values of the variables of a closed form, by name.
 Variables = Mapping[str, int]
 
 
 class CacheRecorder(Protocol):
-    """Records what is appended to a key-value cache; the counter is one."""
+    """A recorder of what is appended to a KV cache; the counter is one."""
 
     def record_cache_update(self, key: Any, value: Any, added: int) -> None:
-        """Record that a cache now holds `key` and `value`, and that `added` elements of both are new."""
+        """Record that a cache holds `key` and `value`, and that `added` elements of both are new."""
 
     def record_state(self, state: Any, added: int) -> None:
-        """Record that a cache keeps a state with `added` new elements, and what is copied into it."""
+        """Record that a cache keeps a state with `added` new elements, and later copies into it."""
 
     def paused(self) -> AbstractContextManager[None]:
-        """Record nothing in a block, such as one that fills a cache with the tokens of earlier passes."""
+        """Record nothing in a block, such as one that fills a cache with tokens of earlier passes."""
 
     def known_values(self) -> AbstractContextManager[Any]:
-        """Know the values of token ids, masks and the like in a block, where a model has shapes alone."""
+        """Know the values of token ids, masks and the like in a block, although a model has only shapes."""
 
 
 class LanguageModel(Protocol):
@@ -48,18 +48,18 @@ class LanguageModel(Protocol):
         """Longest sequence that the model was made for."""
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the cache when the sequences of a workload have some tokens."""
+        """Return the elements of the cache when each sequence of a workload has some tokens."""
 
     def quantized_weights(self) -> QuantizedWeights:
-        """Weights that are stored in fewer bits than the model calculates in."""
+        """Return the weights that are stored in fewer bits than the model calculates in."""
 
 
-#: Runs a part of a model, given the model, its sizes, a workload and the counter.
+#: Runs a part of a model, from the model, its sizes, a workload and the counter.
 Runner = Callable[[Any, Any, Workload, CacheRecorder], None]
 
 
 def with_values(run: Runner) -> Runner:
-    """Run something whose code asks for values, such as which tokens stand for a page."""
+    """Return a runner for code that asks for values, such as which tokens stand for a page."""
 
     def run_with_values(model: Any, sizes: Any, workload: Workload, recorder: CacheRecorder) -> None:
         with recorder.known_values():
@@ -70,16 +70,16 @@ def with_values(run: Runner) -> Runner:
 
 @dataclass(frozen=True, slots=True)
 class StageParameters:
-    """Parameters of one stage, by closed form.
+    """Parameters of one stage by closed form.
 
     Attributes
     ----------
     total : int
         All parameters of the stage in the checkpoint.
     active : int
-        Those that one token uses; fewer where experts are chosen.
+        Those that one token uses; fewer if experts are chosen.
     unused : int
-        Those that no pass ever reads; part of the total.
+        Those that no pass reads; part of the total.
     """
 
     total: int
@@ -87,20 +87,20 @@ class StageParameters:
     unused: int = 0
 
 
-#: Variable of a closed form: the experts whose weights a pass reads, in every layer that has experts.
+#: Variable of a closed form: the experts whose weights a pass reads, in every layer with experts.
 EXPERTS_READ = "experts_read"
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsRead:
-    """Bounds on the experts of a layer that one pass reads. The number depends on the tokens.
+    """Bounds on the experts of a layer that one pass reads; the tokens decide the number.
 
     Attributes
     ----------
     fewest : int
-        The number where all tokens choose the same experts.
+        The number if all tokens choose the same experts.
     most : int
-        The number where they choose as many different ones as they can. Closed forms are evaluated with it.
+        The number if tokens choose as many different ones as they can. Closed forms are evaluated with it.
     """
 
     fewest: int
@@ -113,16 +113,14 @@ class Stage(Generic[Architecture]):
 
     Attributes
     ----------
-    name : str
-        Name in reports and metrics.
-    title : str
-        Description in a few words.
+    name, title : str
+        Name in reports and metrics, and description in a few words.
     modules : tuple of str
         Modules that run in it, none inside another.
     owns : tuple of str
-        Modules whose parameters belong to it. Each parameter of a model belongs to one stage or to none.
+        Modules whose parameters belong to it. Each parameter of a model belongs to at most one stage.
     parameters : callable
-        Parameters; by closed form where there is one.
+        Parameters, by closed form if there is one.
     run : callable
         Runs the stage's own modules on inputs of a workload's shapes, see `Runner`.
     variables : mapping
@@ -138,14 +136,14 @@ class Stage(Generic[Architecture]):
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
     experts : callable or None
-        Experts that one pass of a workload can read; None for a stage without experts. The weight reads of the closed
-        form are linear in the variable `EXPERTS_READ`.
+        Experts that one pass of a workload can read; None without experts. The weight reads of the closed form are
+        linear in the variable `EXPERTS_READ`.
     adapter : callable or None
-        Cost of a LoRA adapter in one call, apart from the stage's own, from its variables. None without a closed form,
-        and where no adapter can stand beside the stage's layers.
+        Cost of a LoRA adapter alone in one call from its variables. None without a closed form, or without layers that
+        take an adapter.
     bends : callable
         Of ``decode``: contexts at which the growth of a step's cost changes, such as the length of a window. Between
-        them, each step costs the same amount more than the one before.
+        them the cost grows by the same amount each step.
     """
 
     name: str
@@ -166,24 +164,24 @@ class Stage(Generic[Architecture]):
 
 @dataclass(frozen=True, slots=True)
 class PageViews:
-    """Views that a page becomes.
+    """Views of a page.
 
     Attributes
     ----------
     global_views, local_views : int
-        Views of the page as a whole, and of its tiles.
+        Views of the whole page, and of its tiles.
     width, height : int
-        Size of each in pixels.
+        Size of each view in pixels; tiles may differ, see `tile_side`.
     tile_grid : tuple of int
-        Columns and rows of tiles; ``(1, 1)`` where the page is not tiled.
+        Columns and rows of tiles; ``(1, 1)`` if the page is not tiled.
     image_tokens : int
-        Tokens that the views become.
+        Tokens of all views.
     tile_side : int or None
-        Side of a tile in pixels where it differs from that of the whole page.
+        Side of a tile in pixels if it differs from that of a global view.
     padded_tokens : int or None
-        Tokens that the page is padded to before the encoder, where they differ from those of the published models.
+        Tokens that the page is padded to before the encoder, if they differ from those of the published models.
     mode : str
-        Name of the resolution mode; `OWN` where the model's own processor decides the views.
+        Name of the resolution mode; `OWN` if the model's own processor decides the views.
     """
 
     global_views: int
@@ -220,7 +218,7 @@ class PageRules:
     page : callable
         Views of a page, from its width and height in pixels.
     video : callable or None
-        Views of a video, from its frames and their width and height; None where the model reads no videos.
+        Views of a video, from its frames and their width and height; None if the model reads no videos.
     notes : tuple of str or None
         Which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
     """
@@ -233,14 +231,8 @@ class PageRules:
 def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> Workload:
     """Return the workload of a page that becomes some views.
 
-    Parameters
-    ----------
-    page : tuple of int
-        Width and height of the page in pixels; zeros where the request is text alone.
-    views : PageViews
-        What it becomes; `NO_PAGE` for text alone.
-    **asked
-        Fields of `Workload` that the page does not decide: text, length, batch, data type and context.
+    `page` is its width and height in pixels, zeros for text alone; its views are `NO_PAGE` then. `asked` are the fields
+    of `Workload` that the page does not decide.
     """
     return Workload(
         image_width=page[0],
@@ -264,10 +256,8 @@ class Family(Generic[Architecture]):
 
     Attributes
     ----------
-    name : str
-        Name of the family.
-    title : str
-        Description in a few words.
+    name, title : str
+        Name of the family, and description in a few words.
     takes : callable
         Whether a configuration, the content of a ``config.json``, is of this family.
     architecture_from_config : callable
@@ -280,7 +270,7 @@ class Family(Generic[Architecture]):
     decoder : callable
         The language model of an architecture.
     stages : tuple of Stage
-        In the order in which a request passes through them.
+        In the order of a request.
     other_parameters : callable
         Parameters of the checkpoint that belong to no stage, by name.
     architecture_from_sizes : callable
@@ -294,16 +284,16 @@ class Family(Generic[Architecture]):
         what the decoder begins with.
     rules : callable or None
         Decides the views of pages by the settings of a checkpoint's processors and of a request. None for models that
-        read text alone.
+        read only text.
     modes : mapping
-        Resolutions by name that a request can ask for; empty where the model's own processor decides the views.
+        Resolutions by name that a request can ask for; empty if the model's own processor decides the views.
     videos : bool
-        Whether the rules are about videos, too.
+        Whether the rules also cover videos.
     quantized : callable or None
-        Sizes of a model whose checkpoint is quantized. None where the layout of quantized checkpoints is not known:
-        their weights are counted as if they were not.
+        Sizes of a model whose checkpoint is quantized. None if the layout of quantized checkpoints is unknown: their
+        weights are then counted as not quantized.
     pixels : callable or None
-        Pixels of the views of a picture at a workload, by the model's argument. None: a profile takes random numbers.
+        Pixels of a picture's views at a workload, by the model's argument. None: a profile takes random numbers.
     """
 
     name: str
@@ -332,21 +322,15 @@ class Family(Generic[Architecture]):
 
     @property
     def has_closed_forms(self) -> bool:
-        """Whether every stage has one."""
+        """Whether every stage has a closed form."""
         return all(stage.cost is not None for stage in self.stages)
 
     def page_in_prompt(self, architecture: Architecture) -> bool:
-        """Whether the tokens of a page are part of the prompt, as they are of no encoder-decoder's."""
+        """Return whether a page's tokens are part of the prompt; an encoder-decoder's are not."""
         return self.prompt_tokens(architecture, 2, 0) > 1
 
     def stage(self, name: str) -> Stage[Architecture]:
-        """Return a stage by its name.
-
-        Raises
-        ------
-        ValueError
-            If there is no such stage; the message names the known ones.
-        """
+        """Return a stage by its name, or raise ValueError with the known names."""
         for stage in self.stages:
             if stage.name == name:
                 return stage
@@ -355,14 +339,9 @@ class Family(Generic[Architecture]):
 
 
 def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
-    """Return the bytes of all weights of a checkpoint as it stores them, by closed form.
+    """Return the bytes of all weights as a checkpoint stores them, by closed form.
 
-    Parameters
-    ----------
-    family, architecture
-        The model.
-    item_size : int
-        Bytes of a weight that is not quantized.
+    `item_size` is the bytes of a weight that is not quantized.
     """
     quantized = family.decoder(architecture).quantized_weights()
     return quantized.checkpoint_bytes(all_parameters(family, architecture), item_size)
@@ -376,6 +355,6 @@ def bytes_read_of_weights(family: Family[Any], architecture: Any, item_size: int
 
 
 def all_parameters(family: Family[Any], architecture: Any) -> int:
-    """Return the parameters of a whole checkpoint, by closed form."""
+    """Return the parameters of a whole checkpoint by closed form."""
     stages = sum(stage.parameters(architecture).total for stage in family.stages)
     return stages + sum(family.other_parameters(architecture).values())

@@ -1,4 +1,4 @@
-"""The files that describe a model, found by a shipped name, a folder, a file or a Hub id. No weights are read."""
+"""Finding the files that describe a model by a shipped name, a folder, a file or a Hub id. No weights are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.hub import fetch, fetch_if_there
 from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_folder, processor_files
 
-#: A repository on the Hugging Face Hub: an owner and a name.
+#: A repository on the Hugging Face Hub: owner and name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CONFIG = "config.json"
 
@@ -32,9 +32,9 @@ class ModelFiles:
     Attributes
     ----------
     config : mapping
-        The content of ``config.json``.
+        Content of ``config.json``.
     source : str
-        Where that is from, for error messages.
+        Origin of the configuration, for errors.
     processor : callable
         Reads the files that say how pages are prepared.
     code : str or None
@@ -48,18 +48,10 @@ class ModelFiles:
 
 
 def find_files(model: str) -> ModelFiles:
-    """Find the files of a model.
+    """Find the files of a model, or raise StagemeterError if there are none or ``config.json`` cannot be read.
 
-    Parameters
-    ----------
-    model : str
-        In this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself; or the id
-        of a repository on the Hugging Face Hub, such as ``org/name``, of which settings alone are fetched.
-
-    Raises
-    ------
-    StagemeterError
-        If there is no such model, or its ``config.json`` cannot be read.
+    `model` is, in this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself;
+    or the id of a repository on the Hugging Face Hub, such as ``org/name``. Only settings are fetched from there.
     """
     for family in families().values():
         if model in family.shipped:
@@ -81,7 +73,7 @@ def find_files(model: str) -> ModelFiles:
 
 
 def shipped_models() -> list[str]:
-    """Return the names of the models whose configurations are shipped, with a family or without."""
+    """Return the names of the models with shipped configurations, with a family or without."""
     return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]
 
 
@@ -92,20 +84,14 @@ def _suggestion(model: str) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the ``config.json`` of a checkpoint's folder.
-
-    Raises
-    ------
-    StagemeterError
-        If it is missing or is not a JSON object.
-    """
+    """Read the ``config.json`` of a checkpoint's folder."""
     if not (folder / _CONFIG).exists():
         raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint")
     return _read_json(folder / _CONFIG)
 
 
 def _fetched_processor(repository: str) -> ProcessorFiles:
-    """Fetch the files of a repository on the Hub that say how pages are prepared."""
+    """Fetch the files of a Hub repository that say how pages are prepared."""
 
     def read(name: str) -> dict[str, Any] | None:
         path = fetch_if_there(repository, name, _suggestion(repository))
@@ -115,7 +101,7 @@ def _fetched_processor(repository: str) -> ProcessorFiles:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    # Python writes infinities, which some models have as limits of time steps.
+    # Some models have infinities, which Python writes, as limits of time steps.
     config = read_json_object(path, infinite=True)
     require_bounded(config, str(path))
     return config

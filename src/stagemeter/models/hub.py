@@ -1,4 +1,4 @@
-"""Fetching files of settings from the Hugging Face Hub."""
+"""Fetching settings files from the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ from pathlib import Path
 
 from stagemeter.core.errors import StagemeterError
 
-#: Seconds to wait for the Hub.
+#: Seconds.
 _TIMEOUT = 10
 
 
 def fetch(repository: str, name: str, hint: str) -> Path:
     """Fetch a file of a repository on the Hub; without a network, the copy in the cache.
 
-    Parameters
-    ----------
-    repository, name : str
-        The repository, and the name of the file.
-    hint : str
-        Advice for where there is no such repository.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be had; the message says why.
+    `hint` is the error's advice if there is no such repository.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     enough = "a folder that holds its config.json is enough: give that as --model"
     try:
-        # A download would try again and again for half a minute before it says anything.
+        # A download would retry for half a minute before it fails.
         get_hf_file_metadata(hf_hub_url(repository, name), timeout=_TIMEOUT)
         return Path(hf_hub_download(repository, name))
     except GatedRepoError as error:
@@ -45,7 +35,7 @@ def fetch(repository: str, name: str, hint: str) -> Path:
     except HfHubHTTPError as error:
         raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
     except Exception as error:
-        # Clients have many errors for a missing network.
+        # A missing network raises many kinds of errors.
         kept = try_to_load_from_cache(repository, name)
         if isinstance(kept, str):
             return Path(kept)
@@ -53,7 +43,7 @@ def fetch(repository: str, name: str, hint: str) -> Path:
 
 
 def fetch_if_there(repository: str, name: str, hint: str) -> Path | None:
-    """Fetch a file that a repository on the Hub may lack; None where it does."""
+    """Fetch a file that a repository on the Hub may lack; return None if it does."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -63,7 +53,7 @@ def fetch_if_there(repository: str, name: str, hint: str) -> Path | None:
         if not isinstance(error.__cause__, EntryNotFoundError):
             raise
     with suppress(EntryNotFoundError):
-        # The cache notes that there is no such file, for when there is no network.
+        # This records in the cache that the file is missing, for use without a network.
         hf_hub_download(repository, name)
     return None
 

@@ -30,17 +30,17 @@ class ModelDescription:
     Attributes
     ----------
     name : str
-        As it was asked for.
+        The name, path or id that was asked for.
     family : Family
         The family that takes it.
     architecture : object
         Its sizes.
     config : mapping
-        What its ``config.json`` holds.
+        Content of ``config.json``.
     source : str
-        Where that is from.
+        Origin of the configuration.
     quantization : Quantization or None
-        How its checkpoint quantizes weights; None where it does not, or where that is not counted.
+        How its checkpoint quantizes weights; None if it does not, or if that is not counted.
     notes : tuple of str
         Remarks on how it is counted.
     adapter : Adapter or None
@@ -68,7 +68,7 @@ class ModelDescription:
         Raises
         ------
         StagemeterError
-            If the adapter names no layer of it.
+            If the adapter names no layer of the model.
         """
         model = self.family.build(self.architecture, self.config)
         decoder, head = self.family.stage("prefill").owns, self.family.stage("decode").owns
@@ -91,8 +91,8 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
     model : str
         A shipped name, a folder, a file or a Hub id, see `stagemeter.models.files.find_files`.
     trust_remote_code : bool
-        Whether Python code that comes with the configuration may be run, where neither a family nor transformers has
-        the model. It can do whatever you can.
+        Whether Python code that comes with the configuration may run if neither a family nor transformers has the
+        model. It can do whatever you can.
 
     Raises
     ------
@@ -105,18 +105,13 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
 def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
     """Return a model with a LoRA adapter beside its layers, see `stagemeter.models.lora.read_adapter`.
 
-    Without a path, or with an adapter already, it is the same.
-
-    Raises
-    ------
-    StagemeterError
-        If the adapter cannot be read, is of a kind that is not counted, or names no layer of the model.
+    Without a path, or with an adapter already, return the model itself.
     """
     if path is None or model.adapter is not None:
         return model
     adapter, stage = read_adapter(path), model.family.stage("prefill")
     if stage.adapter is not None:
-        # Refuses an adapter that names no layer.
+        # Refuse an adapter that names no layer.
         stage.adapter(model.architecture, dict.fromkeys(stage.variables, 0), adapter)
     elif model.family.has_closed_forms:
         raise StagemeterError(
@@ -126,13 +121,7 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
 
 
 def require_closed_forms(model: ModelDescription) -> None:
-    """Refuse a model whose stages have no closed forms.
-
-    Raises
-    ------
-    StagemeterError
-        If it has none; the message says why.
-    """
+    """Refuse a model whose stages have no closed forms; the message says why."""
     if not model.family.has_closed_forms:
         notes = "".join(f"{note}. " for note in model.notes)
         raise StagemeterError(
@@ -155,7 +144,7 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
             beyond = error
             notes = (f"counted without the closed forms of the family {family.name}, since {error}",)
         else:
-            # Models that read text alone have no such files.
+            # Models that read only text have no such files.
             processor = files.processor() if family.reads_pages else ProcessorFiles()
             found = ModelDescription(model, family, architecture, config, source, processor=processor)
             return _with_quantization(found)
@@ -173,13 +162,7 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:
-    """Count weights as the checkpoint quantizes them, or note why not.
-
-    Raises
-    ------
-    StagemeterError
-        If a setting of its quantization is invalid.
-    """
+    """Count weights as the checkpoint quantizes them, or note why not."""
     settings = quantization_settings(model.config, model.source)
     if settings is None:
         return model

@@ -17,9 +17,8 @@ from stagemeter.core.files import outside_path, shown
 from stagemeter.core.json_text import read_json_object
 from stagemeter.core.patterns import matches_whole, require_pattern
 
-#: The file of an adapter's settings.
 FILE = "adapter_config.json"
-#: Settings that other kinds of adapters have, with the values that leave it a plain one.
+#: Settings of adapters that are not counted, with the values of a plain adapter.
 _NOT_COUNTED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
     "rank_pattern": ({}, None),
@@ -49,7 +48,7 @@ class Adapter:
         The layers that it stands beside: ends of their names, or one regular expression for whole names, or
         ``all-linear`` for all but the output head.
     source : str
-        Where that is from.
+        Origin of the settings, for errors.
     """
 
     rank: int
@@ -62,13 +61,7 @@ class Adapter:
         return self.targets == _ALL_LINEAR
 
     def takes(self, module: str, head: str) -> bool:
-        """Return whether it stands beside a linear layer.
-
-        Parameters
-        ----------
-        module, head : str
-            Names of the layer and of the output head in the whole model.
-        """
+        """Return whether it stands beside a linear layer; the names are those in the whole model."""
         if self.all_linear:
             return module != head
         if isinstance(self.targets, str):
@@ -76,13 +69,7 @@ class Adapter:
         return any(module == target or module.endswith(f".{target}") for target in self.targets)
 
     def takes_part(self, modules: Collection[str], head: str) -> bool:
-        """Return whether it stands beside layers that are alike.
-
-        Raises
-        ------
-        StagemeterError
-            If it stands beside some of them only.
-        """
+        """Return whether it stands beside equal layers, or raise StagemeterError if only beside some of them."""
         taken = {self.takes(module, head) for module in modules}
         if len(taken) > 1:
             raise StagemeterError(f"{self.source}: target_modules names {next(iter(modules))} in some layers only")
@@ -98,16 +85,16 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFound:
-    """An adapter in a model that was built.
+    """An adapter in a built model.
 
     Attributes
     ----------
     params : int
         Its parameters.
     outside : tuple of str
-        Modules that it names and that are no linear layers of the decoder, so that it is not counted there.
+        Modules that it names but that are no linear layers of the decoder; it is not counted there.
     nowhere : tuple of str
-        Names that it gives and that no module has.
+        Names in its settings that no module has.
     """
 
     params: int
@@ -116,17 +103,9 @@ class AdapterFound:
 
 
 def read_adapter(path: str) -> Adapter:
-    """Read the settings of an adapter.
+    """Read the settings of an adapter from a folder with an ``adapter_config.json``, or from such a file.
 
-    Parameters
-    ----------
-    path : str
-        A folder that holds an ``adapter_config.json``, or such a file. Its weights are not needed.
-
-    Raises
-    ------
-    StagemeterError
-        If it cannot be read, is no low-rank adapter, or one of a kind that is not counted.
+    Its weights are not needed. Raise StagemeterError for a kind of adapter that is not counted.
     """
     given = outside_path(path, "--adapter")
     file = given / FILE if given.is_dir() else given

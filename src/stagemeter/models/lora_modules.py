@@ -1,4 +1,4 @@
-"""LoRA adapters in a model that was built, for the counter."""
+"""LoRA adapters in built models, for the counter."""
 
 from __future__ import annotations
 
@@ -16,26 +16,15 @@ _ADAPTER = "stagemeter_adapter"
 #: Names of the matrices of an expert in checkpoints; a model holds those of all experts of a layer as one parameter.
 _EXPERT_MATRICES = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 _OF_EXPERTS = 3
-#: Kinds of modules beside which an adapter can stand, as PEFT has it.
+#: Modules that PEFT can put an adapter beside.
 _CAN_BE_ADAPTED = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
 
 
 def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequence[str]) -> None:
-    """Put a LoRA adapter beside the layers of a model that it names; its cost is counted apart.
+    """Put a LoRA adapter beside the layers that it names, or raise StagemeterError if there are none.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model; its own parameters keep their names.
-    adapter : Adapter
-        The adapter.
-    decoder, head : sequence of str
-        Names of the modules that hold the decoder's layers, and of the output head.
-
-    Raises
-    ------
-    StagemeterError
-        If the adapter names no linear layer of the decoder.
+    Its cost is counted apart, and the model's own parameters keep their names. `decoder` and `head` name the modules
+    that hold the decoder's layers and the output head.
     """
     layers = {
         name: module
@@ -46,7 +35,7 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
     taken = [module for name, module in layers.items() if adapter.takes(name, output)]
     if not taken:
         raise adapter.no_target([name.partition(".layers.")[2].partition(".")[2] or name for name in layers])
-    # Layers that are alike stay of one class, by which they are known to be alike.
+    # Equal layers share a class, because the counter compares classes to find them.
     kinds: dict[Any, Any] = {}
     for module in taken:
         device, dtype = module.weight.device, module.weight.dtype
@@ -72,17 +61,7 @@ def _adapted(kind: Any) -> Any:
 
 
 def find_adapter(model: Any, adapter: Adapter, head: Sequence[str]) -> AdapterFound:
-    """Find an adapter in a model that it was put into, see `adapt`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    adapter : Adapter
-        The adapter.
-    head : sequence of str
-        Names of the output head.
-    """
+    """Find an adapter in a model that `adapt` put it into; `head` names the output head."""
     modules = dict(model.named_modules())
     beside = [module for module in modules.values() if getattr(module, COUNTED_APART, False)]
     output = next((name for name in modules if name in head), "")

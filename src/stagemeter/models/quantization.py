@@ -29,24 +29,24 @@ _HEAD = "lm_head"
 #: The weights of heads in DeepSeek-V3.2's indexer (``modeling_deepseek_v32.py``, ``_keep_in_fp32_modules``).
 _INDEXER_WEIGHTS = "indexer.weights_proj"
 _WHERE = "quantization_config"
-#: Names of classes, and the one whose modules are linear layers.
+#: Class names, and the class of linear layers.
 _CLASS, _LINEAR = re.compile(r"[A-Z]\w*"), "Linear"
-#: Formats of compressed-tensors that store what is read here (``config/format.py``).
+#: Formats of compressed-tensors that are supported here (``config/format.py``).
 _FORMATS = (
     *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
-#: How transformers names all experts of a layer, and how checkpoints name a matrix of one.
+#: Name of a layer's experts in transformers, and of a matrix of one in checkpoints.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
 
 
 class UnknownStorageError(StagemeterError):
-    """A way of storing weights that is not known here."""
+    """An unknown way of storing weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Some modules by name, and how they are quantized; None: they are not."""
+    """Some modules by name, and how they are quantized; None if they are not."""
 
     quantized: QuantizedMatrix | None
     of: tuple[str, ...] | None = None
@@ -60,11 +60,11 @@ class Quantization:
     Attributes
     ----------
     method : str
-        Name of the method, as the configuration has it.
+        Name of the method in the configuration.
     rules : tuple
         The first that takes a module says how it is stored.
     left_out : tuple of str
-        Modules that are stored as they are: regular expressions for names, or their beginnings or ends.
+        Modules that are not quantized: regular expressions for names, or their beginnings or ends.
     """
 
     method: str
@@ -74,12 +74,8 @@ class Quantization:
     def storage_of(self, module: str, name: str | None = None) -> QuantizedMatrix | None:
         """Return how the matrix of a linear layer or of experts is quantized; None if it is not.
 
-        Parameters
-        ----------
-        module : str
-            Its name inside of the decoder, such as ``layers.3.mlp.gate_proj``, or ``lm_head``.
-        name : str or None
-            Its name in the whole model, where one is known.
+        `module` is its name inside the decoder, such as ``layers.3.mlp.gate_proj`` or ``lm_head``. `name` is that in
+        the whole model, if known.
         """
         if _ROUTERS.search(module):
             return None
@@ -97,10 +93,7 @@ class Quantization:
     def storage_of_part(self, layers: int, *modules: str) -> QuantizedMatrix | None:
         """Return how the same modules of every layer are quantized; None if they are not.
 
-        Raises
-        ------
-        UnknownStorageError
-            If they are not all stored alike.
+        Raise UnknownStorageError if layers differ.
         """
         found = {self.storage_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
         if len(found) > 1:
@@ -109,21 +102,10 @@ class Quantization:
 
 
 def read_quantization(config: Mapping[str, Any], source: str = "the configuration") -> Quantization | None:
-    """Read how a checkpoint stores its weights; None where it stores them as they are.
+    """Read how a checkpoint stores its weights from its ``config.json``; None if it does not quantize them.
 
-    Parameters
-    ----------
-    config : mapping
-        What ``config.json`` holds.
-    source : str
-        Where it is from, for error messages.
-
-    Raises
-    ------
-    UnknownStorageError
-        If the method, or what it is set to, is not known here.
-    StagemeterError
-        If a setting is missing or cannot be; the message names it.
+    Raise UnknownStorageError for an unknown method or setting of it, and StagemeterError for a missing or invalid
+    setting.
     """
     settings = quantization_settings(config, source)
     if settings is None:
@@ -142,13 +124,7 @@ def read_quantization(config: Mapping[str, Any], source: str = "the configuratio
 
 
 def quantization_settings(config: Mapping[str, Any], source: str) -> QuantizationSettings | None:
-    """Return the quantization settings of a configuration, of the whole model or of its language model.
-
-    Raises
-    ------
-    StagemeterError
-        If it is no object of settings.
-    """
+    """Return the quantization settings of the whole model or of its language model, if there are any."""
     text = config.get("text_config")
     for holder in (config, text if isinstance(text, Mapping) else {}):
         if holder.get("quantization_config") is not None:
@@ -160,7 +136,7 @@ def _fp8(settings: QuantizationSettings) -> Quantization:
     # Scales are in float32 unless they are powers of two; without blocks there is one per matrix.
     scale = _FLOAT8 if settings.word("scale_fmt") == "ue8m0" else _FLOAT32
     quantized = QuantizedMatrix(8, scale, *settings.block("weight_block_size"))
-    # Without a list the output head is left as it is; with one, what it names; and always what stays in float32.
+    # Left as they are: the modules of a list, without one the output head, and always modules in float32.
     left_out = settings.texts("modules_to_not_convert") or settings.texts("ignored_layers") or (_HEAD,)
     return Quantization("fp8", (_Rule(quantized),), (*left_out, _INDEXER_WEIGHTS))
 
@@ -175,14 +151,14 @@ def _awq(settings: QuantizationSettings) -> Quantization:
     bits = settings.bits("bits", settings.bits("w_bit", 4))
     zero = bits if settings.flag("zero_point", True) else 0
     group = settings.group("group_size", settings.group("q_group_size", 128))
-    # AutoAWQ leaves out what has a text anywhere in its name (exclude_layers_to_not_quantize).
+    # AutoAWQ leaves out modules with a text anywhere in their names (exclude_layers_to_not_quantize).
     left_out = tuple(f"re:.*{re.escape(text)}" for text in settings.texts("modules_to_not_convert"))
     return Quantization("awq", (_Rule(QuantizedMatrix(bits, _FLOAT16 + zero, 1, group)),), (*left_out, _HEAD))
 
 
 def _gptq(settings: QuantizationSettings) -> Quantization:
-    # Zero points are stored, symmetric or not. Which group an input is in is stored as well, and read by kernels only
-    # where inputs were reordered; it is not counted.
+    # Zero points are stored, symmetric or not. Each input's group is stored, too, but kernels read it only if inputs
+    # were reordered; it is not counted.
     quantized = _with_zero_points(settings.gptq_bits("bits"), settings.group("group_size", 128))
     of = settings.nested_texts("modules_in_block_to_quantize") or None
     rules = (*_dynamic(settings), _Rule(quantized, of))
@@ -218,7 +194,7 @@ def _compressed_tensors(settings: QuantizationSettings) -> Quantization:
             raise UnknownStorageError(f"what the sparsity format {sparsity} stores is not known here")
     groups = settings.part("config_groups")
     rules = [rule for name in groups.values for rule in _rules(groups, name, form)]
-    # A module's name goes over a pattern, and that over its class (utils/match.py, match_targets).
+    # A module's name wins over a pattern, and a pattern over its class (utils/match.py, match_targets).
     rules.sort(key=lambda rule: 2 if rule.of is None else rule.of[0].startswith("re:"))
     return Quantization("compressed-tensors", tuple(rules), settings.texts("ignore"))
 
@@ -244,11 +220,11 @@ def _compressed(weights: QuantizationSettings, form: str) -> QuantizedMatrix:
     strategy = weights.word("strategy")
     symmetric = weights.flag("symmetric", True)
     if form.startswith("nvfp4"):
-        # Sixteen values share a scale in eight bits, and all of a matrix one in 32.
+        # Sixteen values share a scale of eight bits; a matrix has one of 32 bits.
         return QuantizedMatrix(bits, _FLOAT8, 1, weights.group("group_size", 16), _FLOAT32)
     if form.startswith("mxfp"):
         return QuantizedMatrix(bits, 8, 1, weights.group("group_size", 32))
-    # Scales are of the data type that the model was in, which has 16 bits.
+    # Scales have the model's original data type, which has 16 bits.
     scale = _FLOAT16 + (0 if symmetric else bits)
     if strategy == "tensor":
         return QuantizedMatrix(bits, scale)
@@ -262,7 +238,7 @@ def _compressed(weights: QuantizationSettings, form: str) -> QuantizedMatrix:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a pattern takes a module: its name, the name of what it is in, or the end of its name."""
+    """Return whether a pattern takes a module: by its name, its parent's name, or the end of its name."""
     expression = pattern.removeprefix("re:")
     if pattern.startswith("re:"):
         return matches_beginning(expression, name, _WHERE)

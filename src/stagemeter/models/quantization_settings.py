@@ -8,31 +8,24 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.settings import Settings
 
-#: Weights in more bits than float32 has are not quantized.
+#: Weights of more bits than float32 are not quantized.
 _MOST_BITS = 32
-#: No matrix has more rows or columns: sizes of tensors are 64-bit numbers, and their product is one of them.
+#: Rows or columns: tensor sizes are 64-bit numbers, and so is their product.
 _MOST_VALUES = 2**31 - 1
-#: Group size that stands for all inputs of an output.
+#: Group size that means all inputs of an output.
 _ALL = -1
-#: Rows and columns.
 _SIDES = 2
-#: What GPTQ stores a value in. Source: transformers, ``GPTQConfig.post_init``.
+#: Bits of a value in GPTQ. Source: transformers, ``GPTQConfig.post_init``.
 _GPTQ_BITS = (2, 3, 4, 8)
 
 
 class QuantizationSettings(Settings):
-    """What a ``quantization_config`` holds, or a part of it."""
+    """The content of a ``quantization_config``, or a part of it."""
 
     __slots__ = ()
 
     def part(self, key: str) -> QuantizationSettings:
-        """Return the settings below a key.
-
-        Raises
-        ------
-        StagemeterError
-            If they are missing, or no object of settings.
-        """
+        """Return the settings below a key."""
         value = self._needed(key)
         if not isinstance(value, Mapping):
             raise self._error(key, "an object of settings")
@@ -56,13 +49,7 @@ class QuantizationSettings(Settings):
         return self._limited(key, self.whole(key, default), _MOST_VALUES)
 
     def block(self, key: str, needed: bool = False) -> tuple[int, ...]:
-        """Return rows and columns of the blocks that share a scale; nothing where there are no blocks.
-
-        Raises
-        ------
-        StagemeterError
-            If they are not two whole numbers, 1 or more; if they are missing, and `needed`.
-        """
+        """Return rows and columns of the blocks that share a scale; empty without blocks, unless `needed`."""
         value = self._needed(key) if needed else self.values.get(key)
         if value is None:
             return ()
@@ -74,14 +61,14 @@ class QuantizationSettings(Settings):
         return tuple(value)
 
     def word(self, key: str) -> str | None:
-        """Return a text; None where it is missing."""
+        """Return a text; None if it is missing."""
         value = self.values.get(key)
         if value is not None and not isinstance(value, str):
             raise self._error(key, "a text")
         return value
 
     def texts(self, key: str, needed: bool = False) -> tuple[str, ...]:
-        """Return a list of texts; an empty one where it is missing, unless it is `needed`."""
+        """Return a list of texts; empty if it is missing, unless it is `needed`."""
         value = self._needed(key) if needed else self.values.get(key)
         if value is None:
             return ()
@@ -90,7 +77,7 @@ class QuantizationSettings(Settings):
         return tuple(value)
 
     def nested_texts(self, key: str) -> tuple[str, ...]:
-        """Return the texts of a list of lists in one; an empty one where it is missing."""
+        """Return the texts of a list of lists; empty if it is missing."""
         value = self.values.get(key)
         if value is None:
             return ()

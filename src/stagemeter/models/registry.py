@@ -1,4 +1,4 @@
-"""Look-up of model families, with errors that name what is near."""
+"""Look-up of model families; errors name similar ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from stagemeter.models.family import Family
 
 
 def family_named(name: str) -> Family[Any]:
-    """Return a family by its name.
-
-    Raises
-    ------
-    StagemeterError
-        If no family has that name.
-    """
+    """Return a family by its name, or raise StagemeterError."""
     known = families()
     if name not in known:
         raise StagemeterError(
@@ -27,12 +21,12 @@ def family_named(name: str) -> Family[Any]:
     return known[name]
 
 
-#: Setting of a configuration that names code of its own.
+#: Setting that names a configuration's own code.
 OWN_CODE = "auto_map"
 
 
 def untaken(config: Mapping[str, Any], source: str) -> StagemeterError:
-    """Return the error about a configuration that neither a family nor transformers takes."""
+    """Return the error for a configuration that neither a family nor transformers takes."""
     kind = config.get("model_type")
     named = ", ".join(map(str, config.get("architectures") or [])) or "no architecture"
     code = ""

@@ -1,16 +1,16 @@
-"""The resolution that a request asks for, of families whose pages have resolution modes."""
+"""The resolution of a request, for families whose pages have resolution modes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Name of sizes that match no mode.
+#: Mode of sizes that match no other mode.
 CUSTOM_MODE = "custom"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a request wants its page to be cut into views. Families without modes ignore it.
+    """How a request wants its page cut into views. Families without modes ignore it.
 
     Attributes
     ----------
@@ -21,8 +21,7 @@ class Resolution:
     crop_mode : bool
         Whether a page larger than a tile is also cut into tiles.
     patch_size, downsample_ratio : int or None
-        Pixels per patch and patches per token, both per side. A family refuses other values than its own; None: its
-        own.
+        Pixels per patch and patches per token, both per side. None: the family's own; it refuses other values.
     """
 
     mode: str

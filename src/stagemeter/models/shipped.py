@@ -8,9 +8,9 @@ from importlib.resources.abc import Traversable
 
 
 def shipped_configurations(*models: str) -> dict[str, Traversable]:
-    """Return the files in ``models/configs`` of some models, by their names.
+    """Return the files in ``models/configs`` of some models by name.
 
-    A file has the name of its model, with underscores for all but small letters and digits.
+    A file has its model's name, with underscores for all but lowercase letters and digits.
     """
     folder = resources.files("stagemeter.models") / "configs"
     return {model: folder / f"{re.sub('[^a-z0-9]', '_', model)}.json" for model in models}

@@ -1,4 +1,4 @@
-"""What the sizes of every kind of model have in common: a hash, and a way back from plain data."""
+"""A hash of the sizes of any model, and reading them back from plain data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind")
 _UNHASHED = "unhashed"
-#: Fields and kinds that had another name in earlier versions. Hashes keep it, and documents with it are read.
+#: Earlier names of fields and kinds. Hashes keep them, and documents with them can be read.
 _RENAMED: dict[str, str] = {
     "attention_quantized": "attention_packing",
     "cross": "source",
@@ -33,7 +33,7 @@ _CURRENT_KINDS = {"source": "cross"}
 
 
 def unhashed(value: Any) -> Mapping[str, Any]:
-    """Return metadata for a field that was added later: a field with this value is left out of hashes.
+    """Return metadata for a field that was added later: hashes leave it out if it has this value.
 
     Hashes from before the field was added stay valid that way.
     """
@@ -41,7 +41,7 @@ def unhashed(value: Any) -> Mapping[str, Any]:
 
 
 def later(default: Any) -> Any:
-    """Declare a size that was added later, see `unhashed`, with the default that it had in all models before."""
+    """Declare a size that was added later with the default of all earlier models, see `unhashed`."""
     return field(default=default, metadata=unhashed(default))
 
 
@@ -56,15 +56,15 @@ class Sizes:
 
 
 class OneOfKinds:
-    """Base of the data classes that sizes hold one of several kinds of.
+    """Base of data classes with several kinds, one of which a field of sizes holds.
 
-    A direct subclass is one kind, named by its field ``kind``. Plain data is read as the subclass of that name, in
-    whichever module it is defined.
+    A direct subclass is one kind, named by its field ``kind``. Plain data is read as the subclass of that name, in any
+    module.
     """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
-        """Tell pydantic how to read a kind, or any of the kinds where `cls` is their base."""
+        """Tell pydantic how to read a kind, or any of the kinds if `cls` is their base."""
         from pydantic_core import core_schema
 
         if isinstance(getattr(cls, _KIND, None), str):
@@ -106,13 +106,13 @@ def _hashed(sizes: Any) -> Any:
 
 
 def sizes_reader(kind: type[Kind]) -> Callable[[Mapping[str, Any]], Kind]:
-    """Return a function that builds sizes of a kind from plain data, as ``dataclasses.asdict`` and JSON give them."""
+    """Return a function that builds sizes of a kind from plain data, such as ``dataclasses.asdict`` and JSON give."""
     read: Any = kind
     return lambda sizes: cast(Kind, _adapter(read).validate_python(_with_current_names(sizes)))
 
 
 def _with_current_names(sizes: Any) -> Any:
-    """Return plain data of a document, which may be of an earlier version, with today's names."""
+    """Return plain data of a document, maybe of an earlier version, with current names."""
     if isinstance(sizes, Mapping):
         named = {_CURRENT.get(name, name): _with_current_names(size) for name, size in sizes.items()}
         if named.get(_KIND) in _CURRENT_KINDS:

@@ -1,4 +1,4 @@
-"""Any other model of transformers: its parts found by running it, without closed forms."""
+"""Any other model of transformers: running it finds its parts; it has no closed forms."""
 
-#: Name of the family that is made for such a model.
+#: Name of the family of such a model.
 NAME = "generic"

@@ -1,4 +1,4 @@
-"""The caches of models that no family takes."""
+"""Caches of models without a family."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from stagemeter.models.generic.parts import parameters_of
 
 
 def cache_name(model: Any) -> str:
-    """Return the name of the argument by which a model takes a cache.
-
-    Raises
-    ------
-    StagemeterError
-        If it takes none.
-    """
+    """Return the argument by which a model takes a cache, or raise StagemeterError if it takes none."""
     for module in (model, model.get_decoder()):
         parameters = parameters_of(module)
         for name in ("past_key_values", "cache_params"):
@@ -42,19 +36,13 @@ def new_cache(model: Any, recorder: CacheRecorder) -> Any:
     if kind is not None:
         return recorded(kind(), recorder)
     if model.config.is_encoder_decoder:
-        # The encoder's output is kept whole, whatever windows the decoder's own tokens have.
+        # Windows limit the decoder's own tokens, not the encoder's output.
         return EncoderDecoderCache(RecordedCache(recorder, text), RecordedCache(recorder))
     return RecordedCache(recorder, text)
 
 
 def own_cache(model: Any) -> Any:
-    """Return the class of the cache that a model makes for itself; None where it is transformers' own.
-
-    Raises
-    ------
-    StagemeterError
-        If the class of its cache is not known.
-    """
+    """Return the class of a model's own cache, None for transformers' usual one; refuse an unknown class."""
     if model._supports_default_dynamic_cache():
         return None
     found = [
@@ -68,7 +56,7 @@ def own_cache(model: Any) -> Any:
 
 
 def keeps_states(model: Any) -> bool:
-    """Return whether some layers keep the state of a recurrence rather than keys and values."""
+    """Return whether some layers keep the state of a recurrence instead of keys and values."""
     return any(
         isinstance(layer, LinearAttentionCacheLayerMixin)
         for part in parts_of_cache(new_cache(model, Silent()))
@@ -77,7 +65,7 @@ def keeps_states(model: Any) -> bool:
 
 
 def require_kept(model: Any, cache: Any) -> None:
-    """Refuse a model that takes a cache and keeps nothing in it: a decode step would attend to itself alone."""
+    """Refuse a model that keeps nothing in its cache: a decode step would attend only to itself."""
     if not any(tensor.numel() for tensor in tensors_of_cache(cache)):
         raise StagemeterError(
             f"{type(model).__name__} keeps nothing of what came before: every new token runs all of it again"
@@ -85,16 +73,16 @@ def require_kept(model: Any, cache: Any) -> None:
 
 
 def parts_of_cache(cache: Any) -> list[Any]:
-    """Return the parts of a cache: that of an encoder-decoder has one for its own tokens and one for the encoder's."""
+    """Return the parts of a cache: an encoder-decoder's has one for its own tokens and one for the encoder's."""
     return [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
 
 
 def tensors_of_cache(cache: Any) -> list[torch.Tensor]:
     """Return the tensors that a cache holds."""
     held = [[list(vars(layer).values()) for layer in part.layers] for part in parts_of_cache(cache)]
-    # Caches of their own kind keep something beside the layers.
+    # Models' own caches also keep tensors outside of the layers.
     held += [[value for name, value in vars(part).items() if name != "layers"] for part in parts_of_cache(cache)]
-    # Whole numbers among them count tokens.
+    # Tensors of whole numbers count tokens.
     tensors = (item for item in tree_flatten(held)[0] if isinstance(item, torch.Tensor))
     return [tensor for tensor in tensors if tensor.is_floating_point()]
 
@@ -109,9 +97,9 @@ class Silent:
         """Record nothing."""
 
     def paused(self) -> AbstractContextManager[None]:
-        """Record nothing in the block, either."""
+        """Record nothing in the block."""
         return nullcontext()
 
     def known_values(self) -> AbstractContextManager[Any]:
-        """Return a block in which nothing changes: values are known already."""
+        """Change nothing in the block: values are known already."""
         return self.paused()

@@ -1,4 +1,4 @@
-"""Noting what modules of a model are called with."""
+"""Recording the calls of a model's modules."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
 class _ReachedError(Exception):
-    """A pass has come as far as it is wanted."""
+    """Signal that a pass has reached the module where it should end."""
 
 
 @contextmanager
 def calls_of(model: Any, modules: Iterable[str], until: str = "") -> Iterator[list[Call]]:
-    """Note what modules are called with in the block, which ends where the module `until` is called."""
+    """Record the calls of modules in the block, which ends when the module `until` is called."""
     calls: list[Call] = []
 
     def stop(*called: Any) -> None:
@@ -31,6 +31,6 @@ def calls_of(model: Any, modules: Iterable[str], until: str = "") -> Iterator[li
             stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
         if until:
             stack.enter_context(suppress(_ReachedError))
-            # After the call was noted, if it is to be.
+            # Registered last, so that a call of this module is recorded first.
             stack.callback(model.get_submodule(until).register_forward_pre_hook(stop).remove)
         yield calls

@@ -1,4 +1,4 @@
-"""Attention that is causal without saying so: found by the mask that a decoder's own code makes."""
+"""Undeclared causal attention, found by the mask that a decoder's own code makes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-#: What makes the mask of a causal decoder in transformers (``masking_utils.py``).
+#: The function that makes a causal decoder's mask in transformers (``masking_utils.py``).
 _MAKER = "create_causal_mask"
 
 
 @contextmanager
 def causal_masks(decoder: Any) -> Iterator[list[str]]:
-    """Watch a decoder make its mask; the block gets a list that holds a name for each causal one that was made.
+    """Watch a decoder make its masks; the block gets a list with one entry per causal mask.
 
-    Parameters
-    ----------
-    decoder : torch.nn.Module
-        The decoder, whose code takes the maker from its own module.
+    The decoder's code takes the maker of masks from its own module.
     """
     made: list[str] = []
     code: Any = sys.modules[type(decoder).__module__]
@@ -41,10 +38,10 @@ def causal_masks(decoder: Any) -> Iterator[list[str]]:
 
 
 def declare_causal(decoder: Any) -> None:
-    """Mark the attention of a causal decoder as causal where its class does not say which it is.
+    """Mark the attention of a causal decoder as causal if its class does not declare it.
 
-    Most classes have ``is_causal``, and what is read of one without it is true (``integrations/sdpa_attention.py``).
-    BLOOM, MPT, CodeGen and XGLM have none: the counter takes their attention for dense otherwise.
+    Most classes have ``is_causal``; transformers reads true from one without it (``integrations/sdpa_attention.py``).
+    BLOOM, MPT, CodeGen and XGLM have none, so the counter would treat their attention as dense.
     """
     for module in decoder.modules():
         if "Attention" in type(module).__name__ and not hasattr(module, "is_causal"):

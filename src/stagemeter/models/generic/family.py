@@ -1,4 +1,4 @@
-"""The generic family: one that is made for the model at hand, from what was found out about it."""
+"""The generic family, made for one model from what running it shows."""
 
 from __future__ import annotations
 
@@ -25,24 +25,17 @@ from stagemeter.models.generic.passes import cached_elements, run_language, run_
 from stagemeter.models.generic.shares import TRIAL_PAGE, Shares, find_shares
 
 _TOWER, _PROJECTOR, _ENCODE = "tower", "projector", "encode"
-#: Settings of a decoder that say after how many tokens the cost of a step stops growing as it did.
+#: Settings of a decoder: tokens after which the growth of a step's cost changes.
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-#: Settings that say how many experts there are, and how many one token uses.
+#: Settings that give the number of experts, under different names.
 _NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
 class FoundLanguageModel:
-    """The decoder of a model that no family takes.
+    """The decoder of a model without a family.
 
-    Attributes
-    ----------
-    max_positions : int
-        Longest sequence that it was made for.
-    cache_of_one : callable
-        Elements of the cache of one sequence of a workload when it has some tokens.
-    model : torch.nn.Module
-        The whole model.
+    `cache_of_one` returns the elements of the cache of one sequence of a workload when it has some tokens.
     """
 
     max_positions: int
@@ -54,12 +47,12 @@ class FoundLanguageModel:
         return quantized_weights(self.model)
 
     def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the cache of a workload's sequences when they have some tokens."""
+        """Return the elements of the cache when each sequence of a workload has some tokens."""
         return workload.batch_size * self.cache_of_one(replace(workload, batch_size=1), tokens)
 
 
 def transformers_has(config: Mapping[str, Any]) -> bool:
-    """Return whether transformers has an architecture, and the class that a configuration names."""
+    """Return whether transformers has a configuration's architecture and the class that it names."""
     import transformers
     from transformers import CONFIG_MAPPING
 
@@ -72,28 +65,21 @@ def transformers_has(config: Mapping[str, Any]) -> bool:
 def make_family(
     config: Mapping[str, Any], preprocessing: Mapping[str, Any], source: str, code: str | None = None
 ) -> tuple[Family[FoundModel], FoundModel]:
-    """Make the family of a model that no other takes.
+    """Make the family of a model that no other family takes; return it with the model.
 
     Parameters
     ----------
-    config : mapping
-        What ``config.json`` holds.
-    preprocessing : mapping
-        What ``preprocessor_config.json`` holds; empty where there is none.
+    config, preprocessing : mapping
+        Contents of ``config.json``, and of ``preprocessor_config.json`` or nothing.
     source : str
-        Where that is from, for error messages.
+        Origin of the configuration, for errors.
     code : str or None
-        Folder or hub id whose Python code makes the model; None: transformers' own does.
-
-    Returns
-    -------
-    tuple
-        The family, and the model, see `stagemeter.models.generic.passes.FoundModel`.
+        Folder or Hub id whose Python code makes the model; None: transformers' own code does.
 
     Raises
     ------
     StagemeterError
-        If the model cannot be built or used; the message says why.
+        If the model cannot be built, or does not run on shapes.
     """
     known = KnownValues()
     settings = (
@@ -169,7 +155,7 @@ def _family(found: FoundModel, shares: Shares) -> Family[FoundModel]:
             bends=lambda found, workload: _windows(text),
         ),
     ]
-    # Filled by running the model, so once is enough.
+    # Each call runs the model.
     language = FoundLanguageModel(_longest(text), cache(partial(cached_elements, found)), model)
     return Family(
         name=NAME,

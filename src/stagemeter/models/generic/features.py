@@ -1,4 +1,4 @@
-"""What a page becomes in a model that no family takes: embeddings, views and tokens."""
+"""Embeddings, views and tokens of a page in a model without a family."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _EMBEDDINGS = "image_embeds"
 
 
 def page_rules(found: FoundModel, settings: ProcessorSettings) -> PageRules:
-    """Return the views of a page, by the image processor of transformers; no setting of a request is read."""
+    """Return the views of a page by transformers' image processor; settings of a request have no effect."""
     return PageRules(partial(page_views, found))
 
 
 def page_views(found: FoundModel, width: int, height: int) -> PageViews:
-    """Return what a page of some width and height becomes."""
+    """Return the views of a page of some width and height in pixels."""
     page = found.page(width, height, 1).inputs
     pixels = next((value for name, value in page.items() if name.startswith("pixel_values")), None)
     views, size = 1, (width, height)
@@ -36,10 +36,10 @@ def page_views(found: FoundModel, width: int, height: int) -> PageViews:
 
 
 def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor]:
-    """Return embeddings of pages, as the model's own code makes them; some make a tensor for each page."""
+    """Return the embeddings of pages from the model's own code; some models make a tensor for each page."""
     method = image_features(found.model)
     if method is None and _EMBEDDINGS in parameters_of(found.model.get_submodule(found.parts.language)):
-        # Some decoders take embeddings of pages and put them in their places themselves.
+        # Some decoders take embeddings of pages and insert them themselves.
         language = found.parts.language
         with calls_of(found.model, [language], until=language) as calls:
             found.model(input_ids=text_tokens(found, 1, 1), **taken_by(found.model.forward, page))
@@ -50,9 +50,9 @@ def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor
         return [out[0]]
     out = method(**taken_by(method, page))
     if isinstance(out, Mapping):
-        # Some leave it to the whole model to bring them to the decoder's width.
+        # Some leave the projection to the decoder's width to the whole model.
         if out.get("deepstack_features") is not None and out.get("pooler_output") is None:
-            # Embeddings for each of several layers: those of one are as many as those of another.
+            # Embeddings for several layers; every layer has the same number.
             out = out["deepstack_features"][0]
         else:
             out = out.get("pooler_output") if out.get("pooler_output") is not None else out["last_hidden_state"]
@@ -60,9 +60,9 @@ def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor
 
 
 def image_tokens(found: FoundModel, page: Mapping[str, torch.Tensor]) -> int:
-    """Return the tokens that one page becomes in the language model."""
+    """Return the number of tokens that one page becomes in the language model."""
     with torch.no_grad(), found.known:
-        # The length of the question does not change how many tokens a page becomes.
+        # The length of the question does not change the number of a page's tokens.
         asked = {**bare(found, page), QUESTION: text_tokens(found, 1, 1)}
         return sum(part.shape[:-1].numel() for part in features_of(found, asked))
 
@@ -71,5 +71,5 @@ def prompt_tokens(found: FoundModel, image: int, text: int) -> int:
     """Return the length of a prompt with some tokens of a page and of text."""
     if not found.parts.takes_more:
         return image + text
-    # An encoder's output is in no prompt; where text is encoded, too, the decoder begins with one token.
+    # A prompt has no encoder output; if text is encoded, too, the decoder begins with one token.
     return 1 if found.encodes_text else text

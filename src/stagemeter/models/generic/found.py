@@ -1,4 +1,4 @@
-"""A model that no family takes: what was found out about it, and the tokens and pages that it takes."""
+"""A model without a family, its parts, and the tokens and pages that it takes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,21 @@ from stagemeter.models.generic.parts import Parts, image_features, parameters_of
 
 #: A token of text, in every vocabulary.
 _TEXT_TOKEN = 3
-#: Names that configurations give to the token that stands for a picture.
+#: Settings that hold the token that stands for a picture.
 _PLACEHOLDERS = ("image_token_id", "image_token_index", "image_patch_id")
-#: Names that models have for the argument that says which tokens stand for a picture.
+#: Arguments of models that say which tokens stand for a picture.
 _TYPES = ("mm_token_type_ids", "token_type_ids", "image_embeds_position_mask")
-#: Name that models have for the text that chooses what is seen of a page.
+#: Argument of models for the text that chooses what they see of a page.
 QUESTION = "qformer_input_ids"
-#: Name of the argument that says how many positions need logits.
+#: Argument of models for the number of positions that need logits.
 KEPT = "logits_to_keep"
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model, and what was found out about it.
+    """A model on the meta device with its parts and the known values of its tensors.
 
-    Attributes
-    ----------
-    config : mapping
-        What its ``config.json`` holds.
-    preprocessing : mapping
-        What its ``preprocessor_config.json`` holds; empty where there is none.
-    model : transformers.PreTrainedModel
-        The model, on the meta device.
-    parts : Parts
-        Its parts.
-    known : KnownValues
-        Known values of its tensors.
+    `config` and `preprocessing` are the contents of ``config.json`` and of ``preprocessor_config.json`` or nothing.
     """
 
     config: Mapping[str, Any]
@@ -54,11 +43,11 @@ class FoundModel:
     known: KnownValues = field(default_factory=KnownValues)
 
     def with_weights(self, model: Any) -> FoundModel:
-        """Return the same of a model that has weights, where tensors hold their values themselves."""
+        """Return a copy for a model with weights, whose tensors hold their values themselves."""
         return replace(self, model=model, known=cast(KnownValues, nullcontext()))
 
     def place(self, value: torch.Tensor) -> torch.Tensor:
-        """Put a tensor where the model is; on the meta device its values are noted beside its shape."""
+        """Move a tensor to the model's device; on the meta device, keep its values beside its shape."""
         made = value.to(self.model.device)
         if made.is_meta:
             self.known.give(made, value)
@@ -71,18 +60,18 @@ class FoundModel:
 
     @cached_property
     def reads_pages(self) -> bool:
-        """Whether it takes pictures."""
+        """Whether the model takes pictures."""
         return bool(self.parts.vision) or image_features(self.model) is not None or self._encodes_pictures
 
     @property
     def encodes_text(self) -> bool:
-        """Whether the encoder of an encoder-decoder takes text, too."""
+        """Whether the encoder of an encoder-decoder also takes text."""
         encoder = self.parts.encoder
         return bool(encoder) and "input_ids" in parameters_of(self.model.get_submodule(encoder))
 
     @property
     def keeps_one_position(self) -> bool:
-        """Whether the head can be told to run on the last position of a prompt alone."""
+        """Whether an argument can limit the head to the last position of a prompt."""
         return KEPT in parameters_of(self.model)
 
     @property
@@ -90,7 +79,7 @@ class FoundModel:
         return bool(self.parts.encoder) and not self.encodes_text
 
     def page(self, width: int, height: int, batch: int) -> Page:
-        """Return what a batch of blank pages becomes."""
+        """Return the inputs that a batch of blank pages becomes."""
         return self._make_page(width, height, batch)
 
     @cached_property
@@ -112,13 +101,13 @@ def bare(found: FoundModel, page: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def page_of(found: FoundModel, workload: Workload) -> dict[str, Any]:
-    """Return the pages of a batch as the model takes them, and the text by which it chooses what it sees of them."""
+    """Return the pages of a batch as inputs, and the text by which the model chooses what it sees of them."""
     page = found.page(workload.image_width, workload.image_height, workload.batch_size)
     return {**bare(found, page.inputs), QUESTION: text_tokens(found, workload.batch_size, max(1, workload.text_tokens))}
 
 
 def text_tokens(found: FoundModel, batch: int, tokens: int, image: int = 0) -> torch.Tensor:
-    """Return token ids: one that begins the sequence, those that stand for a page, text."""
+    """Return token ids: one that begins the sequence, `image` placeholders of a page, then text."""
     if image > tokens:
         raise StagemeterError(f"a prompt of {tokens:,} tokens has no room for a page of {image:,}")
     before = min(1, tokens - image)
@@ -128,7 +117,7 @@ def text_tokens(found: FoundModel, batch: int, tokens: int, image: int = 0) -> t
 
 
 def token_types(found: FoundModel, batch: int, tokens: int, image: int) -> dict[str, torch.Tensor]:
-    """Return which tokens stand for a page, by the names of the arguments that models have for it."""
+    """Return which tokens stand for a page, under each argument name that models use."""
     before = min(1, tokens - image)
     row = [0] * before + [1] * image + [0] * (tokens - image - before)
     return dict.fromkeys(_TYPES, _of_values(found, [row] * batch))

@@ -1,4 +1,4 @@
-"""The inputs that a page becomes for a model that no family takes, by the image processor of transformers."""
+"""The inputs that transformers' image processor makes of a page for a model without a family."""
 
 from __future__ import annotations
 
@@ -9,54 +9,33 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 
-#: Settings of image processors that are sizes of the vision tower, by the names that configurations give them.
+#: Settings of image processors, and the names of the same sizes in the vision tower's configuration.
 _OF_THE_TOWER = {
     "patch_size": ("patch_size",),
     "temporal_patch_size": ("temporal_patch_size",),
     "merge_size": ("spatial_merge_size", "merge_size"),
     "spatial_merge_size": ("spatial_merge_size",),
 }
-#: Settings that are the size of a square view, and how it is given; two edges are bounds between which a page may be.
 #: Where transformers lists the image processors of models.
 _PROCESSORS, _WHOLE_PROCESSORS = "IMAGE_PROCESSOR_MAPPING_NAMES", "PROCESSOR_MAPPING_NAMES"
+#: Settings that hold the size of a square view, and the keys of such a size; two edges together are bounds.
 _ONE_SIDE = ({"height", "width"}, {"shortest_edge"}, {"longest_edge"})
 _SQUARES = ("size", "crop_size", "tile_size", "max_image_size")
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page as a model takes it.
-
-    Attributes
-    ----------
-    inputs : dict
-        What the model is called with, by name, on the CPU.
-    how : str
-        What made it.
-    """
+    """A page as model inputs by name on the CPU, and a note of what made them."""
 
     inputs: dict[str, Any]
     how: str
 
 
 def make_page(config: Any, settings: Mapping[str, Any], width: int, height: int, batch: int) -> Page:
-    """Make the inputs of a batch of blank pages.
+    """Make the inputs of a batch of blank pages; width and height are in pixels.
 
-    Parameters
-    ----------
-    config : transformers.PretrainedConfig
-        Configuration of the model.
-    settings : mapping
-        What ``preprocessor_config.json`` holds; empty where there is none.
-    width, height : int
-        Size of a page in pixels.
-    batch : int
-        Pages.
-
-    Raises
-    ------
-    StagemeterError
-        If transformers has no image processor for the model, or it refuses the page.
+    `settings` is the content of ``preprocessor_config.json`` or empty. Raise StagemeterError if the processor refuses
+    the page or needs torchvision.
     """
     from PIL import Image
 
@@ -66,7 +45,7 @@ def make_page(config: Any, settings: Mapping[str, Any], width: int, height: int,
     processor = kind(**(settings or _sizes(kind, config)))
     pages = [Image.new("RGB", (width, height), "white")] * batch
     try:
-        # Where a request may hold several pictures, each page is the only one of its own.
+        # If a request may hold several pictures, each page is a request of its own.
         made = processor(pages, return_tensors="pt")
     except Exception as error:
         raise StagemeterError(
@@ -101,7 +80,7 @@ def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
-    """Return another type with the same processor, whose image processor transformers lists."""
+    """Return another model type with the same processor, for which transformers lists an image processor."""
     from transformers.models.auto import processing_auto
 
     whole = getattr(processing_auto, _WHOLE_PROCESSORS)
@@ -112,7 +91,7 @@ def _same_processor(model_type: str, known: Mapping[str, Any]) -> str | None:
 
 
 def _tower(config: Any) -> Any:
-    """Return the configuration of a vision tower: a part of that name, or the encoder's."""
+    """Return the configuration of the vision tower: a part of that name, or the encoder's."""
     parts = [getattr(config, name, None) for name in config.sub_configs]
     for holder in (config, *parts):
         if (tower := getattr(holder, "vision_config", None)) is not None:
@@ -121,7 +100,7 @@ def _tower(config: Any) -> Any:
 
 
 def _sizes(kind: Any, config: Any) -> dict[str, Any]:
-    """Return the settings of a processor that follow from the vision tower, where no file gives them."""
+    """Return a processor's settings that follow from the vision tower if no file gives them."""
     tower = _tower(config)
     known = {name for ancestor in kind.__mro__ for name in vars(ancestor)}
     known |= set(getattr(getattr(kind, "valid_kwargs", None), "__annotations__", {}))
@@ -158,6 +137,6 @@ def _square(config: Any, batch: int) -> Page:
 
 
 def taken_by(function: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the inputs that a function has parameters for."""
+    """Return the inputs for which a function has parameters."""
     parameters = inspect.signature(function).parameters
     return {name: value for name, value in inputs.items() if name in parameters}

@@ -1,4 +1,4 @@
-"""Parameters of a model that no family takes, by stage and by use."""
+"""Parameters of a model without a family, by stage and by use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def stage_parameters(model: Any, owners: Mapping[str, Iterable[str]]) -> dict[st
     """Return the parameters by stage; tied ones belong to the first stage that has them."""
     seen: set[int] = set()
     found = {}
-    # A head that is a part of the decoder is the decode stage's all the same, unless its weights are the embedding's.
+    # A head inside the decoder still belongs to the decode stage, unless it shares the embedding's weights.
     inside = [name for name in owners["decode"] if any(name.startswith(f"{part}.") for part in owners["prefill"])]
     others = [name for name in owners if name != "decode"]
     for stage in ["decode", *others] if inside else [*others, "decode"]:

@@ -1,4 +1,4 @@
-"""The parts of a model that no family takes, by the names that transformers gives them."""
+"""The parts of a model without a family, by the names that transformers gives them."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ from stagemeter.core.errors import StagemeterError
 if TYPE_CHECKING:
     from torch import nn
 
-#: Names that decoders have for states that they attend to besides those of tokens.
+#: Arguments of decoders for states that they attend to besides those of tokens.
 _ATTENDED = ("cross_attention_states", "image_hidden_states", "perceiver_embeddings")
 _STATES = "encoder_hidden_states"
-#: Methods of transformers that turn pictures into embeddings of the language model's width, the first there is.
+#: Method of transformers that turns pictures into embeddings of the language model's width.
 _IMAGE_FEATURES = "get_image_features"
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a model by the names of their modules; none is inside of another, but a head may be.
+    """Module names of the parts of a model; none is inside another, except a head.
 
     Attributes
     ----------
     language : str
-        The decoder, with its embedding.
+        The decoder with its embedding.
     encoder : str
-        What encodes the source of an encoder-decoder; empty for others.
+        The encoder of an encoder-decoder; empty for others.
     vision : str
-        The vision tower; empty where the model reads text alone.
+        The vision tower; empty for a model that reads only text.
     rest : tuple of str
         The other modules with parameters.
     takes_more : bool
-        Whether the decoder takes what other parts make besides embeddings of tokens, and attends to it.
+        Whether the decoder also attends to outputs of other parts, besides token embeddings.
     head : tuple of str
-        What makes logits of the decoder's last layer; a part of the decoder where the decoder calls it.
+        Modules that make logits of the last layer's output; inside the decoder if the decoder calls them.
     tail : tuple of str
-        What runs after the decoder, in that order: what comes before the head, and the head, if it is no part of the
-        decoder.
+        Modules after the decoder in order, up to the head; without the head if it is inside the decoder.
     writer : str
-        The model of its own, with a head, that goes on with a text once the page is seen; empty where the whole model
-        does.
+        The inner model with a head that continues a text after the page is read; empty if the whole model does.
     """
 
     language: str
@@ -56,18 +54,7 @@ class Parts:
 
 
 def find_parts(model: Any) -> Parts:
-    """Find the parts of a model.
-
-    Parameters
-    ----------
-    model : transformers.PreTrainedModel
-        The model.
-
-    Raises
-    ------
-    StagemeterError
-        If a part that every such model has is not to be found; the message says which.
-    """
+    """Find the parts of a transformers model, or raise StagemeterError if decoder or head cannot be found."""
     kind = type(model).__name__
     names = {id(module): name for name, module in model.named_modules()}
     output = model.get_output_embeddings() or _widest(model)
@@ -79,10 +66,10 @@ def find_parts(model: Any) -> Parts:
     inside = _is_inside(names[id(output)], language)
     head = names[id(output)] if inside else _topmost_without(names[id(output)], [language, encoder])
     vision = _vision(model, names)
-    # What is named so but holds the decoder, too, is no tower.
+    # A module of that name that also holds the decoder is no tower.
     vision = "" if vision == encoder or _is_inside(language, vision) else vision
     decoder_takes = parameters_of(model.get_submodule(language))
-    # Where a page is no part of the embeddings, the decoder attends to what is seen of it.
+    # If embeddings do not include a page, the decoder attends to the tower's output.
     attends = any(name in decoder_takes for name in _ATTENDED)
     crosses = getattr(model.config.get_text_config(decoder=True), "add_cross_attention", True)
     attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes and crosses)
@@ -105,7 +92,7 @@ def find_parts(model: Any) -> Parts:
 
 def image_features(model: Any) -> Any:
     """Return the method that makes embeddings of pictures, if there is one."""
-    # The inner one first: an outer one may say of its arguments only that it hands them on.
+    # The inner one first: an outer one may only pass its arguments on, without names.
     for holder in (getattr(model, "model", None), model):
         method = getattr(holder, _IMAGE_FEATURES, None)
         if method is not None:
@@ -114,12 +101,12 @@ def image_features(model: Any) -> Any:
 
 
 def sees_pages(module: Any) -> bool:
-    """Whether a module makes embeddings of pictures."""
+    """Return whether a module makes embeddings of pictures."""
     return hasattr(module, _IMAGE_FEATURES)
 
 
 def _writer(model: Any, language: str, head: str) -> str:
-    """Return the part that generates text for a model with a ``generate`` of its own."""
+    """Return the part that generates text for a model with its own ``generate``."""
     from transformers import GenerationMixin, PreTrainedModel
 
     if type(model).generate is GenerationMixin.generate:
@@ -132,7 +119,7 @@ def _writer(model: Any, language: str, head: str) -> str:
 
 
 def parameters_of(module: Any) -> Mapping[str, Any]:
-    """Return the parameters of a module's forward, by name."""
+    """Return the parameters of a module's ``forward`` by name."""
     return inspect.signature(module.forward).parameters
 
 
@@ -145,7 +132,7 @@ def _encoder(model: Any, names: dict[int, str]) -> str:
 
 def _decoder(model: Any, names: dict[int, str], outside: list[nn.Module], kind: str) -> str:
     module = model.get_decoder()
-    # A language model with a head or an encoder of its own is gone into until they are outside.
+    # Descend into the language model until head and encoder are outside of it.
     while any(part in set(module.modules()) for part in outside) and hasattr(module, "get_decoder"):
         inner = module.get_decoder()
         if inner is module:
@@ -153,14 +140,14 @@ def _decoder(model: Any, names: dict[int, str], outside: list[nn.Module], kind: 
         module = inner
     if names.get(id(module)) and not any(part in set(module.modules()) for part in outside):
         return names[id(module)]
-    # Else what is around the embedding of tokens.
+    # Otherwise the outermost module around the embedding of tokens.
     embedding = names[id(model.get_input_embeddings())]
     path = embedding.split(".")
     for depth in range(1, len(path)):
         around = model.get_submodule(".".join(path[:depth]))
         if not any(part in set(around.modules()) for part in outside):
             return ".".join(path[:depth])
-    # Else a decoder that makes its own logits.
+    # Otherwise a decoder that makes its own logits.
     whole = model.get_decoder()
     if names.get(id(whole)) and not any(part in set(whole.modules()) for part in outside[1:]):
         return names[id(whole)]
@@ -196,7 +183,7 @@ def _is_inside(name: str, around: str) -> bool:
 
 
 def _called(model: nn.Module, name: str) -> tuple[str, ...]:
-    """Return a module, or the modules of a list, which is not called itself."""
+    """Return a module, or the modules of a list, which is itself never called."""
     from torch import nn
 
     module = model.get_submodule(name)
@@ -206,7 +193,7 @@ def _called(model: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def _rest(module: nn.Module, name: str, parts: list[str], owned: set[nn.Parameter]) -> Iterator[str]:
-    """Yield the outermost modules that hold no part, but parameters that no part holds, too."""
+    """Yield the outermost modules that hold no part but have parameters outside of all parts."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
         if path in parts or owned.issuperset(child.parameters()):

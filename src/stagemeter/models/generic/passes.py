@@ -1,4 +1,4 @@
-"""Running a model that no family takes, as a whole and its parts alone, on shapes."""
+"""Running a model without a family on shapes, as a whole and part by part."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from stagemeter.models.generic.page import taken_by
 
 
 def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str]) -> None:
-    """Run modules before the decoder, each with the arguments that a pass of the whole model gives it."""
+    """Run modules before the decoder, each with the arguments of a pass of the whole model."""
     language = found.parts.language
-    # The pass ends before the decoder, unless the decoder calls them.
+    # The pass ends before the decoder, unless the decoder calls the modules.
     until = "" if any(name.startswith(f"{language}.") for name in modules) else language
     with torch.no_grad(), recorder.paused(), found.known, calls_of(found.model, modules, until) as calls:
-        # Even a shorter prompt has room for the page here.
+        # A shorter prompt would have no room for the page.
         tokens = max(workload.prompt_tokens, workload.image_tokens + 1)
         _call_whole(found, workload, new_cache(found.model, Silent()), tokens, pages=True)
     with found.known:
@@ -59,7 +59,7 @@ def run_language(
                 module(*args, **{**kwargs, cache_name(model): cache})
             else:
                 ids = text_tokens(found, workload.batch_size, tokens)
-                # Some drop positions of the prompt early, where later layers need the last one alone.
+                # Some drop positions of the prompt early if later layers need only the last one.
                 kept = {name: kwargs[name] for name in (KEPT,) if name in kwargs}
                 module(input_ids=ids, use_cache=True, **{cache_name(model): cache}, **kept)
 
@@ -76,16 +76,16 @@ def run_whole(
 
 
 def cached_elements(found: FoundModel, workload: Workload, tokens: int) -> int:
-    """Return the elements that a cache holds after some tokens, with those of an encoder's output."""
+    """Return the elements of a cache after some tokens, with those of an encoder's output."""
     cache = _filled(found, workload, tokens, Silent())
     return sum(tensor.numel() for tensor in tensors_of_cache(cache))
 
 
 def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]) -> list[str]:
-    """Return the modules that a pass over a page and its prompt calls, in that order."""
+    """Return the modules that a pass over a page and its prompt calls, in order."""
     from stagemeter.counting.counter import CostCounter
 
-    # A counter runs layers that are alike once.
+    # A counter runs equal layers once.
     cache = new_cache(found.model, Silent())
     with torch.no_grad(), CostCounter(found.model), calls_of(found.model, modules) as calls, found.known:
         _call_whole(found, workload, cache, workload.prompt_tokens, found.reads_pages)
@@ -94,7 +94,7 @@ def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]
 
 
 def called_in_step(found: FoundModel, workload: Workload, modules: Sequence[str]) -> list[str]:
-    """Return the modules that a decode step calls, in that order."""
+    """Return the modules that a decode step calls, in order."""
     cache = _filled(found, workload, workload.prompt_tokens, Silent())
     encoded = _encoded(found, workload)
     with torch.no_grad(), calls_of(found.model, modules) as calls, found.known:
@@ -115,7 +115,7 @@ def _call_whole(
     if found.keeps_one_position:
         options[KEPT] = 1
     if parts.writer and not pages:
-        # As ``generate`` does: pages are in the cache, and the whole model would ask for pictures.
+        # As ``generate`` does: the cache has the pages, and the whole model would ask for pictures.
         model = model.get_submodule(parts.writer)
     page = page_of(found, workload) if pages and found.reads_pages else {}
     if parts.encoder:
@@ -134,7 +134,7 @@ def _call_whole(
 
 
 def _encoded(found: FoundModel, workload: Workload) -> Any:
-    """Return an encoder's output as a decode step takes it; None where there is no encoder."""
+    """Return an encoder's output as a decode step takes it; None without an encoder."""
     from transformers.modeling_outputs import BaseModelOutput
 
     if not found.parts.encoder:
@@ -155,7 +155,7 @@ def _seen(
             with calls_of(found.model, modules) as calls:
                 _call_whole(found, workload, cache, tokens, not cached, encoded)
         else:
-            # Without cached tokens: the head is called with the same.
+            # Without cached tokens, because the head's inputs are the same.
             with calls_of(found.model, modules) as calls:
                 _call_whole(found, workload, new_cache(found.model, Silent()), tokens, pages=False)
     return calls
@@ -179,7 +179,7 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
         else:
             recorded(part, recorder)
         for layer in part.layers:
-            # Keys and values of an encoder's output or a page are read, and nothing is appended to them.
+            # Keys and values of an encoder's output or a page are read, and never appended to.
             if isinstance(held := getattr(layer, "keys", None), torch.Tensor):
                 recorder.record_cache_update(held, layer.values, added=0)
             if isinstance(layer, LinearAttentionCacheLayerMixin):

@@ -1,4 +1,4 @@
-"""What each module of a model does for a request, found out by running the model once."""
+"""The part of each module in a request, found by running the model once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stagemeter.models.generic.found import FoundModel
 from stagemeter.models.generic.parts import sees_pages
 from stagemeter.models.generic.passes import called_in_step, order_of_calls
 
-#: Width and height of the page, and tokens of text, by which it is found out what runs.
+#: Width and height of the page, and tokens of text, of the trial request.
 TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 
 
@@ -23,8 +23,8 @@ TRIAL_PAGE, _TRIAL_TEXT = (640, 480), 4
 class Shares:
     """Modules by their part in a request; those of the decoder and its head are parts.
 
-    ``decoder`` holds the decoder, or what it is made of where it sees pages itself; ``step`` those of the others that
-    each decode step runs, too; ``idle`` those that nothing runs.
+    ``decoder`` holds the decoder, or its inner modules if it sees pages itself. ``step`` holds modules outside of it
+    that each decode step also runs, ``idle`` those that nothing runs.
     """
 
     vision: tuple[str, ...]
@@ -36,7 +36,7 @@ class Shares:
 
 
 def find_shares(found: FoundModel) -> tuple[Shares, FoundModel]:
-    """Find out what each module does by running the model once; return the model with its tail, too."""
+    """Find the part of each module by running the model once; return the model with its tail, too."""
     parts, trial = found.parts, _trial(found)
     candidates = [name for name in (parts.vision, *parts.rest) if name]
     named = [name for name in (parts.encoder, parts.language, *parts.tail) if name]
@@ -61,14 +61,14 @@ def find_shares(found: FoundModel) -> tuple[Shares, FoundModel]:
             f"{type(found.model).__name__} is given a page and nothing of it looks at one: its configuration may lack "
             "the token that stands for a page, such as image_token_id"
         )
-    # Without a tower of its own, what makes embeddings of pixels is the tower.
+    # Without a tower, the modules that make embeddings of pixels are the tower.
     vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
     return Shares((*vision, *inside.pages), projector, encoder, inside.text, step, idle), found
 
 
 @dataclass(frozen=True, slots=True)
 class _Called:
-    """What runs of a module: itself, or those inside of it that are called in its place; and what does not."""
+    """Modules that a pass calls, a module itself or inner ones in its place, and modules that it does not."""
 
     called: tuple[str, ...]
     idle: tuple[str, ...]
@@ -85,7 +85,7 @@ def _called(model: Any, name: str, order: Collection[str]) -> _Called:
 
 @dataclass(frozen=True, slots=True)
 class _Inside:
-    """Modules of a decoder that sees pages itself: that text runs, that pages alone run, that nothing runs."""
+    """Modules of a decoder that sees pages itself: those for text, those only for pages, and unused ones."""
 
     text: tuple[str, ...]
     pages: tuple[str, ...]
@@ -93,7 +93,7 @@ class _Inside:
 
 
 def _inside(found: FoundModel, trial: Workload) -> _Inside:
-    """Part a decoder that sees pages itself into modules by use; any other decoder stays whole."""
+    """Split a decoder that sees pages itself into modules by use; any other decoder stays whole."""
     language = found.parts.language
     module = found.model.get_submodule(language)
     if found.parts.vision or not sees_pages(module):
@@ -116,14 +116,14 @@ def _inside(found: FoundModel, trial: Workload) -> _Inside:
 
 
 def _with_inner(model: Any, names: Iterable[str]) -> Iterator[str]:
-    """Yield modules, and all that are inside of them."""
+    """Yield modules and all modules inside them."""
     for name in names:
         for inner, _ in model.get_submodule(name).named_modules():
             yield f"{name}.{inner}" if inner else name
 
 
 def _trial(found: FoundModel) -> Workload:
-    """Return a small request, to see what it runs."""
+    """Return a small request that shows which modules run."""
     page, views = (TRIAL_PAGE, page_views(found, *TRIAL_PAGE)) if found.reads_pages else ((0, 0), NO_PAGE)
     asked: dict[str, Any] = {
         "text_tokens": _TRIAL_TEXT,

@@ -1,7 +1,7 @@
-"""Shipped configurations of models without a family, with facts that take a while to find.
+"""Shipped configurations of models without a family, with facts that are slow to compute.
 
-``shipped.json`` holds by name: ``source``; ``config``, what ``config.json`` holds; ``preprocessing``, what
-``preprocessor_config.json`` holds; ``facts``, see `Facts`. ``docs/models.py`` writes the facts, and a test holds them.
+``shipped.json`` holds by name: ``source``; ``config`` and ``preprocessing``, the contents of ``config.json`` and
+``preprocessor_config.json``; ``facts``, see `Facts`. ``docs/models.py`` writes the facts, and a test checks them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a shipped model without building it; a request is the default one.
+    """Facts of a shipped model, known without building it, for the default request.
 
     Attributes
     ----------
     stages : tuple of str
         In the order of a request.
-    reads_pages : bool
-        Whether it looks at pictures.
     params, params_active : int
         Parameters, and those that one token uses.
     max_positions : int or None
-        Longest sequence that it was made for; None where there is no limit.
-    flops_forward : int
-        FLOPs to the first token.
-    flops_decode : int
-        FLOPs of a decode step.
+        Longest sequence that the model was made for; None without a limit.
+    flops_forward, flops_decode : int
+        FLOPs to the first token, and of one decode step.
     cache_per_token : int
         Elements that one more token of a prompt adds to the cache.
     """
@@ -48,17 +44,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class ShippedModel:
-    """A configuration that is shipped.
-
-    Attributes
-    ----------
-    source : str
-        Where it is from.
-    config, preprocessing : mapping
-        What ``config.json`` and ``preprocessor_config.json`` hold.
-    facts : Facts
-        Facts about it.
-    """
+    """A shipped configuration, the source that it is from, and its facts."""
 
     source: str
     config: Mapping[str, Any]
@@ -66,13 +52,12 @@ class ShippedModel:
     facts: Facts
 
 
-#: The file, beside this module.
 FILE = resources.files(__package__) / "shipped.json"
 
 
 @cache
 def shipped_without_family() -> dict[str, ShippedModel]:
-    """Return the models by their names."""
+    """Return the models by name."""
     return {
         name: ShippedModel(
             entry["source"],
