@@ -65,6 +65,13 @@ def test_numbers_that_a_double_cannot_hold_are_those_of_the_report(logged, exper
     assert total(compare_runs([other, run]))[1] == 2**53 + 1
 
 
+def test_number_that_a_run_has_lost_is_missing(logged):
+    """A later pairing cannot delete a metric, so it writes NaN, which no limit of the gate would notice."""
+    runs = [logged(f"run {number}", mode="tiny")[0] for number in range(2)]
+    MlflowClient().log_metric(runs[1], "flops/total", float("nan"))
+    assert total(compare_runs(runs))[1] is None
+
+
 def test_runs_of_an_experiment_that_answer_to_a_filter(logged, experiment):
     for mode in ("tiny", "base", "base"):
         logged(mode, mode=mode, new_tokens=10)

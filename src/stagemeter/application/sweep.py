@@ -88,7 +88,7 @@ def _plan(settings: SweepSettings, output: Path, resume: bool, backend: str) -> 
     require_backend(backend)
     if target.suffix != ".parquet":
         raise StagemeterError(f"--output {target}: the table is written as Parquet. Give a name that ends in .parquet")
-    require_writable(target.parent, (target.name,))
+    require_writable(target.parent, (target.name,), option="--output")
     grids = build_grids(settings)
     require_space(target.parent, grids)
     parts = PartsFolder(target, grids)

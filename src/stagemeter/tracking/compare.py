@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ def subject_of_run(run: Run) -> Subject:
     if kind is None or kind not in _COMPARED:
         what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
         raise StagemeterError(f"run {run.info.run_id} {what}: give runs of `stagemeter analyze` or of profiles")
-    values: dict[str, float] = {name: _whole(value) for name, value in run.data.metrics.items()}
+    # A metric cannot be deleted, so a value that a later pairing lacks is NaN.
+    known = {name: value for name, value in run.data.metrics.items() if not math.isnan(value)}
+    values: dict[str, float] = {name: _whole(value) for name, value in known.items()}
     if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
         values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))

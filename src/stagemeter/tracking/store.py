@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -122,7 +123,7 @@ def _pages() -> tuple[str, str | None]:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         return shown_address(uri).partition("?")[0].rstrip("/"), None
-    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {shown_address(uri)}"
+    return "http://127.0.0.1:5000", f"mlflow ui --backend-store-uri {shlex.quote(shown_address(uri))}"
 
 
 def store_address() -> str:
