@@ -1,8 +1,7 @@
 """Formulas of attention, and of fused layers that contain it.
 
 Attention is dense by convention: every query meets every key of its own sequence. Some kernels take several sequences
-in one tensor and their starts in a vector. Where those numbers are not known, the operator is listed as one without a
-formula.
+in one tensor and their starts in a vector. Without those numbers the operator is listed as one without a formula.
 
 Sources: torch 2.13, ``aten/src/ATen/native/native_functions.yaml`` (schemas), ``torch/nn/attention/varlen.py``
 (``torch_attn``), ``torch/utils/flop_counter.py`` (products of attention and of its backward pass); flash-attention 2.8,

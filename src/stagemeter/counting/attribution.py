@@ -19,7 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 class Attribution:
     """The module whose work runs now; `names` maps each module to the first name that leads to it.
 
-    Autograd numbers nodes per thread, so modules that run in several threads are not told apart.
+    Modules that run in several threads are not told apart, since autograd numbers nodes per thread.
     """
 
     def __init__(self, model: nn.Module | None) -> None:

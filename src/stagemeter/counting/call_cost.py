@@ -101,10 +101,7 @@ class CallCosts:
     def of(
         self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, causal: bool
     ) -> Cost:
-        """Return the cost of a call, or raise LookupError if it depends on something unknown.
-
-        `causal` is whether the running module declares its attention causal.
-        """
+        """Return the cost of a call, or raise LookupError if it depends on something unknown."""
         # A tensor that receives the result is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         place = _position_of_result(operator)
@@ -191,7 +188,6 @@ def _position_of(operator: Any, name: str) -> int | None:
 
 @cache
 def _position_of_result(operator: Any) -> int | None:
-    """Return the position of the tensor that receives the result; None where the operator makes one."""
     position = _position_of(operator, "out")
     return position if position is not None and operator._schema.arguments[position].is_write else None
 

@@ -1,8 +1,7 @@
 """The counter: a dispatch mode that applies the formulas to a running model, and keeps the costs per module.
 
 It sees every operator that torch dispatches, on any device. It catches ``linear`` and ``scaled_dot_product_attention``
-one level higher, as called in Python: the operators below depend on device, strides and data type, and a count should
-not.
+one level higher, as called in Python, since the operators below depend on device, strides and data type.
 """
 
 from __future__ import annotations
@@ -253,7 +252,7 @@ class CostCounter:
             self._book("kv_cache_update", Cost(kv_writes=added))
 
     def attention_ran(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: torch.Tensor) -> None:
-        """Record attention that ran on the meta device, unless it was counted as called."""
+        """Record attention on the meta device, unless it was counted as called."""
         rule = None if self._silent else self._rule_of(aten.scaled_dot_product_attention)
         if rule is not None:
             self._count(rule, aten.scaled_dot_product_attention.default, args, kwargs, out)
@@ -290,7 +289,6 @@ class CostCounter:
         return self._rules.get(packet) or rule_of(packet)
 
     def _run_higher_order(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Run an operator that takes functions, and count their work."""
         seen, has_functions = higher_order.seen_through(mode, args)
         rule = higher_order.RULES.get(func.name())
         if rule is not None:
@@ -348,8 +346,6 @@ class CostCounter:
 
 
 class _FunctionMode(TorchFunctionMode):
-    """A function mode that passes the Python functions of torch to the counter."""
-
     def __init__(self, counter: CostCounter) -> None:
         super().__init__()
         self._counter = counter
@@ -361,8 +357,6 @@ class _FunctionMode(TorchFunctionMode):
 
 
 class _DispatchMode(TorchDispatchMode):
-    """A dispatch mode that passes the operators of torch to the counter."""
-
     supports_higher_order_operators = True
 
     def __init__(self, counter: CostCounter) -> None:
@@ -388,5 +382,5 @@ def _by_position(
 
 
 def _costs(events: Sequence[Event]) -> Counter[Event]:
-    """Return the operators that ran and how often, without their order and without calls of modules."""
+    """Return the operators that ran and how often."""
     return Counter(event for event in events if event.operator)

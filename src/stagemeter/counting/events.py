@@ -12,18 +12,10 @@ from stagemeter.core.cost import ZERO, Cost, total
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An operator that ran, or a module that was called.
+    """An operator that ran, or a call of a module: then `operator` is empty.
 
-    Attributes
-    ----------
-    module : str
-        The innermost running module; empty for the model itself.
-    operator : str
-        Empty for a call of the module.
-    cost : Cost or None
-        None if the operator has no formula and is not free.
-    again : bool
-        Whether activation checkpointing ran it again, in a backward pass.
+    `module` is the innermost running one, empty for the model itself. `cost` is None if the operator has no formula and
+    is not free. `again` is whether activation checkpointing ran it again, in a backward pass.
     """
 
     module: str

@@ -1,8 +1,7 @@
 """fvcore's view of the counts: its analysis classes, fed by the counter instead of by a jit trace.
 
 fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes only present
-counts, so all of their methods and ``flop_count_table`` work on the counter's. fvcore's flops are multiply-accumulates,
-and so are these.
+counts, so all of their methods work on the counter's. fvcore's flops are multiply-accumulates, and so are these.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from stagemeter.counting.events import Counts
 
 
 class _Counted:
-    """An analysis of fvcore that takes its numbers from the counter."""
-
     quantity: str
     _stats: Statistics | None
 

@@ -2,8 +2,7 @@
 
 Some models read values: they split patches by the sizes in a tensor, or scatter embeddings to positions of a token id.
 While `KnownValues` is on, tensors with given values keep them on the CPU beside their shapes, and so do tensors
-computed from them alone. The code then reads the values of a real run. Weights, and tensors computed from them, stay
-shapes.
+computed from them alone. The code then reads the values of a real run. Weights and what follows from them stay shapes.
 """
 
 from __future__ import annotations
@@ -155,7 +154,7 @@ class KnownValues:
         return moved
 
     def _follow_lists(self, out: torch.Tensor, tensor: torch.Tensor, index: Any) -> None:
-        """Keep the values at the positions in a list of numbers, which becomes a tensor out of sight."""
+        """Keep the values at positions given as a list of numbers, which torch turns into a tensor unseen."""
         parts = index if isinstance(index, tuple) else (index,)
         if not any(isinstance(part, list) for part in parts) or self.value_of(out) is not None:
             return
@@ -232,7 +231,6 @@ class KnownValues:
         self._forget_written(func, args, kwargs)
 
     def _forget_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        """Mark the tensors that an operator writes to as unknown."""
         arguments = func._schema.arguments
         given = {argument.name: value for argument, value in zip(arguments, args, strict=False)} | kwargs
         written = [given.get(a.name) for a in arguments if a.alias_info is not None and a.alias_info.is_write]
@@ -261,7 +259,7 @@ def _is_array(tensor: torch.Tensor) -> bool:
 
 
 class KnownValuesMode(TorchDispatchMode):
-    """A dispatch mode that passes the operators of torch to `KnownValues`."""
+    """A dispatch mode that passes operators to `KnownValues`."""
 
     supports_higher_order_operators = True
 
@@ -276,8 +274,6 @@ class KnownValuesMode(TorchDispatchMode):
 
 
 class _FunctionMode(TorchFunctionMode):
-    """A function mode that passes the Python functions of torch to `KnownValues`."""
-
     def __init__(self, known: KnownValues) -> None:
         super().__init__()
         self._known = known
@@ -334,7 +330,6 @@ def _limit(args: Any, kwargs: Any) -> int:
 
 
 def _is_whole(tensor: torch.Tensor) -> bool:
-    """Whether a tensor fills its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 

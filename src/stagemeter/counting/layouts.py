@@ -231,7 +231,6 @@ def nested_sizes(tensor: torch.Tensor) -> list[list[int]] | None:
 
 
 def _sizes(tensor: Any) -> list[list[int]]:
-    """Return the sizes of each sequence of a nested tensor."""
     with _disable_current_modes():
         if not is_jagged(tensor):
             sizes: list[list[int]] = tensor._nested_tensor_size().tolist()

@@ -42,9 +42,8 @@ class Rule:
     causal_formula : callable or None
         The same as `formula` with causal self-attention halved; None where the counter finds out by itself.
     by_name : bool
-        Whether the formula takes all arguments by the names of the operator's schema. It gets the numbers of a vector
-        of integers, such as the starts of sequences, in place of its shape. It raises LookupError where the count is
-        not known, and the report lists the operator as one without a formula.
+        Whether the formula takes all arguments by the names of the operator's schema, a vector of integers as its
+        numbers. It raises LookupError where the count is not known, which lists the operator as one without a formula.
     """
 
     formula: Formula
@@ -123,7 +122,7 @@ def rule_for(operator: Any, formula: Formula) -> Rule:
 
 
 def unregister_formula(operator: Any) -> Rule:
-    """Remove the formula of an operator and return the rule it had.
+    """Remove the formula of an operator and return its rule.
 
     Raises
     ------

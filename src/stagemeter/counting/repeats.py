@@ -5,12 +5,10 @@ of one ``nn.ModuleList`` with equal structure and inputs, the first runs. Its ev
 
 Two layers are alike when their modules, in order, have the same types, names, parameter and buffer shapes, and equal
 plain attributes. Every other attribute must be the same object, such as the shared configuration. Only ``layer_idx``
-may differ, by which transformers' layers find their slot in the key-value cache; the slot's content is compared
-instead.
+may differ, which is the layer's slot in the key-value cache; the slot's content is compared instead.
 
-A layer runs if an argument is neither a tensor nor a plain value nor a cache. It also runs while another dispatch mode
-is active, such as a second counter. A layer that does not run leaves its part of the cache empty, but the counts
-include the cost of filling it.
+A layer runs if an argument is neither a tensor nor a plain value nor a cache, or while another dispatch mode is active.
+A layer that does not run leaves its part of the cache empty, but the counts include the cost of filling it.
 """
 
 from __future__ import annotations
@@ -68,7 +66,7 @@ class RepeatedLayers:
     def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:
         """Replace the layers' forward methods until the block is left.
 
-        The events of a layer that ran are added to `events` again for each layer like it, under its name from `names`.
+        Each layer adds the events of the one like it that ran to `events`, under its own name from `names`.
         """
         with ExitStack() as stack:
             for layer in self._layers:

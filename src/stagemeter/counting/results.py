@@ -1,12 +1,9 @@
 """Results on the meta device that are made here and not by torch.
 
-- Functions that the counter counts as Python calls them need not run: their shapes give the result.
-- Norms and linear interpolation cost nothing by convention, but torch's meta kernels for them, in Python, take most of
-  the time of a count.
-- Grouped products take only bfloat16 on the meta device, and other data types on real ones.
-- The gradient of a masked scatter has the shape of its source, but torch looks at the mask.
-
-Operands that do not fit together go to torch, which raises the error.
+Functions that are counted as Python calls them need only shapes. torch's meta kernels of norms and of linear
+interpolation, which cost nothing by convention, take most of the time of a count. Grouped products take only bfloat16
+there. The gradient of a masked scatter has the shape of its source, but torch looks at the mask. Operands that do not
+fit together go to torch, which raises the error.
 """
 
 from __future__ import annotations
