@@ -69,7 +69,7 @@ def arguments_with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], pixe
 def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Hashable:
     """Return a key that, among calls of equal shapes, is equal for equal costs; for models of more than text.
 
-    `names` are those of the function's parameters, those of `args` first.
+    `names` are the function's parameters, those of `args` first.
     """
     named = [*zip(names, args, strict=False), *sorted(kwargs.items())]
     tensors = {name: value for name, value in named if isinstance(value, torch.Tensor) and value.device.type != "meta"}

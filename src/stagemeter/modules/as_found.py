@@ -50,7 +50,6 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
 
 
 def _equal(buffer: torch.Tensor, found: torch.Tensor) -> bool:
-    """Whether two tensors of one layout hold equal stored values."""
     parts = [_parts(buffer), _parts(found)]
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(*parts, strict=True))
 

@@ -111,7 +111,6 @@ def _stage(
 
 
 def _rest(total: ModuleStage, stages: list[ModuleStage], parameters: list[nn.Parameter]) -> ModuleStage:
-    """Return the part of the total that is in no stage."""
     operators, unsupported = Counter(total.operators), Counter(total.unsupported)
     forward, backward, again = total.forward, total.backward, total.again
     for stage in stages:

@@ -23,20 +23,12 @@ _VALUES_ONLY = (BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_len
 
 @dataclass(frozen=True)
 class BatchCost:
-    """The cost of some calls together, on this device.
+    """The cost of some calls together, on this device, in multiply-accumulates.
 
-    Attributes
-    ----------
-    macs : int
-        Multiply-accumulates of the model: sequences at their real lengths, without recomputation.
-    macs_run : int
-        Multiply-accumulates as they ran, with padding and activation checkpointing.
-    tokens, tokens_run : int
-        Tokens of the module that was called first, without and with padding; zero without text.
-    samples : int
-        Sequences, or rows, of the module that was called first.
-    unsupported : frozenset of str
-        Operators without a formula that ran; no number includes them.
+    `macs` has sequences at their real lengths, without recomputation; `macs_run` includes padding and activation
+    checkpointing. `tokens`, `tokens_run` (with padding) and `samples`, sequences or rows, are those of the module that
+    was called first; tokens are zero without text. No number includes the operators in `unsupported`, which have no
+    formula.
     """
 
     macs: int = 0

@@ -29,20 +29,11 @@ TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_i
 
 @dataclass(frozen=True)
 class Call:
-    """A recorded call.
+    """A recorded call; `train` is whether a backward pass follows.
 
-    Attributes
-    ----------
-    train : bool
-        Whether a backward pass follows.
-    signature : hashable
-        Equal for calls of equal cost, apart from padding.
-    shape : tuple of int or None
-        Number of sequences, and tokens of each with padding; None for other input than text.
-    lengths : tuple of str and torch.Tensor, or None
-        Name and values of the argument that gives the real lengths, see `real_lengths`.
-    samples : int
-        Number of sequences, or rows of the first tensor for other input than text.
+    `signature` is equal for calls of equal cost, apart from padding. `shape` is the number of sequences, and of tokens
+    of each with padding; None for other input than text. `lengths` names the argument that gives the real lengths, with
+    its values. `samples` is the number of sequences, or of rows of the first tensor for other input than text.
     """
 
     module: nn.Module
@@ -77,12 +68,8 @@ class _Running(threading.local):
 class CallRecorder:
     """A recorder of the outermost calls of some modules.
 
-    Attributes
-    ----------
-    bare : dict
-        Arguments on the meta device by the signature of their call.
-    first_evaluation : float or None
-        Time of the first call without a backward pass, by the performance counter.
+    `bare` holds their arguments on the meta device by signature. `first_evaluation` is the time of the first call
+    without a backward pass, by the performance counter.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:

@@ -134,8 +134,6 @@ class _Graph:
 
 
 class _Recorder(TorchDispatchMode):
-    """A dispatch mode that records operators in a graph."""
-
     def __init__(self, graph: _Graph) -> None:
         super().__init__()
         self._graph = graph
@@ -260,4 +258,12 @@ class FlopCountAnalysis(_Traced, _FlopCountAnalysis):
 
 
 class ActivationCountAnalysis(_Traced, _ActivationCountAnalysis):
-    """fvcore's ``ActivationCountAnalysis``, for models that it cannot trace, too; see `FlopCountAnalysis`."""
+    """fvcore's ``ActivationCountAnalysis``, for models that it cannot trace, too; see `FlopCountAnalysis`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    inputs : torch.Tensor or tuple of torch.Tensor
+        Its arguments.
+    """

@@ -33,7 +33,7 @@ class ModuleStageDocument(TypedDict):
 
 
 class ModuleMetadata(TypedDict):
-    """What was counted, and with what inputs."""
+    """The counted model and its inputs."""
 
     model: str
     mode: str

@@ -80,10 +80,7 @@ class BareModels:
 def request_cost(
     models: BareModels, stages: Mapping[str, Sequence[str]], request: Request, generation: bool
 ) -> RequestCost:
-    """Count a request from shapes alone, or raise StagemeterError if the model fails on them.
-
-    `stages` names the modules of each stage. `generation` tells a generation from a single forward pass.
-    """
+    """Count a request from shapes alone, or raise StagemeterError if the model fails on them."""
     unsupported: set[str] = set()
     asked = False
     helpers: dict[nn.Module, nn.Module] = {}
@@ -155,7 +152,7 @@ def _of_depth(model: Any, depth: int | None) -> Iterator[None]:
 
 
 def rest_of(call: RequestCall, stages: Mapping[str, Any]) -> str:
-    """Return the stage of a call's rest outside of the named stages; it never repeats a given name."""
+    """Return the stage of a call outside of the named stages: ``prefill`` where its role is among them."""
     return PREFILL if call.role in stages else call.role
 
 
@@ -165,20 +162,17 @@ def request_key(request: Request) -> Hashable:
 
 
 class _Shaped:
-    """A call and its shapes."""
-
     def __init__(self, call: RequestCall) -> None:
         self.call = call
         self._tensors = tensors_of((call.given.args, dict(call.given.kwargs)))
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """All sizes of all tensors, one after another."""
         return tuple(size for tensor in self._tensors for size in tensor.shape)
 
     @cached_property
     def kind(self) -> Hashable:
-        """Equal for calls on one line: everything but sizes, with the number of new tokens."""
+        """A key that is equal for calls on one line: everything but sizes, with the number of new tokens."""
         given = self.call.given
         plain = tuple(
             (name, value) for name, value in given.kwargs.items() if isinstance(value, (bool, int, float, str))
@@ -189,7 +183,7 @@ class _Shaped:
 
     @property
     def key(self) -> Hashable:
-        """Equal for calls of equal cost."""
+        """A key that is equal for calls of equal cost."""
         return self.kind, self.sizes
 
 
@@ -200,8 +194,7 @@ def _is_tensor(value: Any) -> bool:
 def _cost_of_all(count: Callable[[RequestCall], Cost], calls: Sequence[RequestCall]) -> Cost:
     """Return the cost of some calls: count equal shapes once, and only a few of the calls on a line.
 
-    A step of decoding attends to one token more than the one before, so costs lie on a line. Where a sliding window is
-    full, another line begins.
+    Each step of decoding attends to one token more, so costs lie on a line until a sliding window is full.
     """
     groups: dict[Hashable, dict[Hashable, _Shaped]] = {}
     times: dict[Hashable, int] = {}
@@ -232,7 +225,6 @@ def _lines(calls: Sequence[_Shaped]) -> Iterator[list[_Shaped]]:
 
 
 def _direction(before: _Shaped, after: _Shaped) -> tuple[int, ...]:
-    """Return the direction in which sizes change between two calls."""
     change = [new - old for old, new in zip(before.sizes, after.sizes, strict=True)]
     far = gcd(*change) or 1
     return tuple(size // far for size in change)

@@ -33,20 +33,11 @@ _MAIN_INPUTS = {
 
 @dataclass
 class RequestCall:
-    """A call of a module, or of a method of one, in a request.
+    """A call of a module, or of its `method`, in a request.
 
-    Attributes
-    ----------
-    method : str
-        Name of the method; empty for the module itself.
-    role : str
-        ``prefill``, ``decode``, or the stage of work beside the model's own passes.
-    depth : int or None
-        Number of the model's layers that ran, if its configuration has it: some drafts use only the first layers.
-    seconds : float
-        Duration; zero unless times are measured.
-    stage_seconds : dict
-        Duration of named stages inside of it.
+    `role` is ``prefill``, ``decode``, or the stage of work beside the model's own passes. `depth` is the number of the
+    model's layers that ran, if its configuration has it: some drafts use only the first layers. `seconds` are zero
+    unless times are measured, and `stage_seconds` those of named stages inside of the call.
     """
 
     module: nn.Module
@@ -192,7 +183,7 @@ def depth_of(module: nn.Module) -> int | None:
 
 
 def _encodes(module: nn.Module, writer: nn.Module) -> str | None:
-    """Return the stage of a module that encodes pictures, sound or a text; None if it is not known to."""
+    """Return the stage of a module that encodes pictures, sound or a text; None if unknown."""
     main = getattr(module, "main_input_name", "")
     for beginning, stage in _MAIN_INPUTS.items():
         if isinstance(main, str) and main.startswith(beginning):

@@ -46,20 +46,11 @@ _MEMORY_FACTORS = {False: 1.5, True: 3.5}
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of a model to be counted.
+    """A pass of a model to be counted; `train` adds a backward pass, in training mode.
 
-    Attributes
-    ----------
-    train : bool
-        Whether a backward pass follows, and the model is in training mode.
-    loss : callable or None
-        Computes a loss from the output; None: the output's own ``loss``, or else the sum of all of its tensors.
-    rules : mapping
-        Rules of some operators, which override the registered ones.
-    values : sequence
-        Values of arguments on the meta device, in case the model reads them.
-    part, method : str
-        Names of the called module and of its method; empty for the model, and for a call of the module itself.
+    `loss` computes a loss from the output; None takes the output's own ``loss``, or else the sum of all of its tensors.
+    `rules` override the registered ones. `values` are those of arguments on the meta device, in case the model reads
+    them. `part` and `method` name the called module and its method; both are empty for the model itself.
     """
 
     args: tuple[Any, ...]
@@ -74,18 +65,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class CountedPass:
-    """The costs of a pass.
+    """The costs of a pass; `backward` includes the recomputation of activation checkpointing.
 
-    Attributes
-    ----------
-    backward : Counts or None
-        The backward pass, with the recomputation of activation checkpointing.
-    device : str
-        ``meta``, from shapes alone, or the device on which the pass really ran.
-    notes : list of str
-        Why it had to run, and on which values.
-    asked : bool
-        Whether the model read values of arguments, so that the costs may depend on them.
+    `device` is ``meta``, from shapes alone, or the device on which it ran; `notes` say why, and on which values.
+    `asked` is whether the model read values of arguments, so that the costs may depend on them.
     """
 
     forward: Counts
@@ -97,8 +80,6 @@ class CountedPass:
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error in a pass, with its operator and module."""
-
     error: Exception
     operator: str
     place: str
@@ -109,7 +90,6 @@ class _Failure:
 
     @property
     def asks_for_values(self) -> bool:
-        """Whether the error comes from the meta device, because the model reads values."""
         return asks_for_values(self.error)
 
     @property
@@ -128,8 +108,8 @@ def asks_for_values(error: Exception) -> bool:
 def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
     """Count a pass of a model on any device, and leave the model as it was found.
 
-    Raise StagemeterError if the pass depends on values that do not exist. Errors of the model get a note with the
-    module.
+    Raise StagemeterError if the pass depends on values that do not exist. Errors of the model name the module in a
+    note.
     """
     require_shapes(model)
     tensors = [*model.parameters(), *model.buffers()]
@@ -190,10 +170,7 @@ def _count_really(
 
 
 def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
-    """Count a pass of a model without weights, or raise StagemeterError if it fails on shapes alone.
-
-    `bare` is from `stagemeter.modules.shapes.without_weights`; all tensors of `wanted` are on the meta device.
-    """
+    """Count a pass of a model from `without_weights`, or raise StagemeterError if it fails on shapes alone."""
     with random_numbers_left_alone(bare):
         counts, failure, asked = _attempt_on_shapes(bare, wanted)
     if failure is not None:

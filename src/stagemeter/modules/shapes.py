@@ -45,10 +45,7 @@ def spec(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
 
 
 def on_meta(tree: Tree) -> Tree:
-    """Copy anything with its tensors on the meta device, without gradients: containers, caches, modules.
-
-    Shared tensors stay shared.
-    """
+    """Copy anything with its tensors on the meta device, without gradients; shared tensors stay shared."""
     return _deepcopy(tree, {})
 
 
@@ -141,7 +138,6 @@ def with_weights(model: nn.Module) -> nn.Module:
 
 
 def _made_up(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return made-up values for a tensor without any."""
     if tensor.is_nested:
         raise StagemeterError("nested tensor: the lengths of its sequences are values. Pass a real one.")
     if is_sparse(tensor):

@@ -83,7 +83,6 @@ def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
 
 
 def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
-    """Refuse stages that contain one another, whose costs would count twice."""
     placed = [(stage, module) for stage, modules in stages.items() for module in modules]
     for index, (stage, module) in enumerate(placed):
         for other_stage, other in placed[index + 1 :]:

@@ -19,7 +19,7 @@ MOST_READ = 10_000
 
 @contextmanager
 def steps_limited(made_up: str) -> Iterator[None]:
-    """Raise StagemeterError if a call of a module reads more than `MOST_READ` values, which may never end.
+    """Stop a call of a module that reads more than `MOST_READ` values, by StagemeterError: it may never end.
 
     Modules inside of it have limits of their own, so the depth of a model does not matter. `made_up` names the tensors
     with made-up values for the message; without any there is no limit.

@@ -1,4 +1,4 @@
-"""The report of a module as a table for a terminal: what `print` shows."""
+"""The report of a module as a table for a terminal, which `print` shows."""
 
 from __future__ import annotations
 

@@ -112,7 +112,6 @@ class Throughput:
             self._say(f"operators without a formula, left out of all numbers:  {', '.join(sorted(cost.unsupported))}")
 
     def _say(self, message: str) -> None:
-        """Warn once."""
         if message not in self._said:
             self._said.add(message)
             logger.warning("%s", message)
