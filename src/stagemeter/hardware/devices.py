@@ -2,8 +2,8 @@
 
 Three rules hold, since vendors print whatever is largest:
 
-- Rates are dense. 2:4 sparsity doubles a headline number beyond what dense work can reach, so such rates stand apart
-  in `Device.sparse_tflops`, where a test compares the two.
+- Rates are dense. A headline number with 2:4 sparsity is twice what dense work can reach. It stands apart, in
+  `Device.sparse_tflops`, so that a test can compare the two.
 - Rates accumulate in float32, as matrix products of torch do. GeForce cards are twice as fast when they accumulate in
   float16, which their headline numbers assume.
 - ``float32`` means float32 throughout, not TF32: torch does not use TF32 unless asked.
@@ -32,17 +32,18 @@ class Device:
     ----------
     name : str
         Name in reports, such as ``A100-SXM-80GB``.
-    peak_tflops, sparse_tflops : mapping
-        TFLOP/s by data type: dense, accumulated in float32; with 2:4 sparsity, where the source prints them. The latter
-        enter no result.
+    peak_tflops : mapping
+        Dense TFLOP/s by data type, accumulated in float32; see the module.
     bandwidth_gbps : float
         Memory bandwidth in GB/s, 10^9 bytes each.
     memory_gb : int
         Memory in GB as the vendor counts them, see `memory_bytes`.
     source, address : str, str or None
-        The document with the numbers, how they were converted, and its web address if it has one.
+        The document with the numbers, how they were converted, and its web address; None where none is published.
     entered : str
         Date on which the numbers were taken from it.
+    sparse_tflops : mapping
+        TFLOP/s with 2:4 sparsity by data type, where the source prints them. They enter no result.
     reported_names : tuple of str
         Names that drivers report, such as ``NVIDIA A100-SXM4-80GB``.
     aliases : tuple of str

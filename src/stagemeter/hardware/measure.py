@@ -1,8 +1,8 @@
 """Measure the peak rates of this machine, for devices without a datasheet such as CPUs.
 
-Work must not exceed a peak. So the best repetition counts rather than the mean. Products run in several sizes, from
+Work must not exceed a peak, so the best repetition counts rather than the mean. Products run in several sizes, from
 those that fit a cache to those of a model's layers, and attention beside them. Memory is read as well as copied, since
-reading can be faster. The trials take turns for some seconds, so that a burst of other work does not hit only one.
+reading can be faster. The trials take turns, so that a burst of other work does not hit only one.
 """
 
 from __future__ import annotations
@@ -193,7 +193,6 @@ def _streams(place: torch.device, dtype: torch.dtype, size: int) -> Sequence[Tri
 
 
 def _timer(place: torch.device) -> Timer:
-    """Return the timer of a device."""
     import torch
 
     if place.type == "cpu":

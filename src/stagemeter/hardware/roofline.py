@@ -90,10 +90,7 @@ def _maximum(one: Any, other: Any) -> Any:
 
 
 def bound(flops: float, moved_bytes: float, peak: Peak) -> Bound:
-    """Return the least time that some work takes; arrays of numbers, also in `peak`, give arrays.
-
-    `flops` are two per multiply-accumulate. `moved_bytes` are read and written.
-    """
+    """Return the least time that some work takes; arrays of numbers, also in `peak`, give arrays."""
     return Bound(
         compute_ms=1e3 * flops / peak.flops_per_second,
         memory_ms=None if peak.bytes_per_second is None else 1e3 * moved_bytes / peak.bytes_per_second,
