@@ -1,1 +1,1 @@
-"""One line in a training script: callbacks of trainers that other packages have."""
+"""Callbacks for trainers of other packages, and automatic logging, each in one line of a script."""

@@ -42,8 +42,6 @@ class _Options:
 
 @dataclass
 class _Model:
-    """The state of an observed model."""
-
     place: torch.device
     peak: float | None
     more_than_text: bool
@@ -236,7 +234,6 @@ def _log(
 
 
 def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], generation: bool) -> dict[str, float]:
-    """Return the seconds of each stage and of all counted calls."""
     seconds = dict.fromkeys([*names, TOTAL], 0.0)
     for place, call in enumerate(request.calls):
         if place in cost.uncounted:
@@ -258,7 +255,6 @@ def _warn(error: Exception) -> None:
 
 
 def _say(message: str) -> None:
-    """Log a warning once."""
     if not _requests.setting("silent") and message not in _said:
         _said.add(message)
         logger.warning("autolog: %s", message)

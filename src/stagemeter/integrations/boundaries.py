@@ -56,7 +56,7 @@ class Patches:
 
 
 class _State(threading.local):
-    """The request that runs in this thread, if any, and its recorder, if any."""
+    """The request that runs in this thread and its recorder, if any."""
 
     inside = False
     recorder: RequestRecorder | None = None

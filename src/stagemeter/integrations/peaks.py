@@ -28,10 +28,7 @@ def check_peak(device: str | None, tflops: float | None) -> None:
 
 
 def training_peak(device: str | None, tflops: float | None, place: torch.device, dtype: str) -> float | None:
-    """Return the peak FLOP/s of the device that a training runs on; None, with a warning, if it is unknown.
-
-    `device` and `tflops` are the user's settings, `place` and `dtype` those of the training's products.
-    """
+    """Return the peak FLOP/s of the device that a training runs on; None, with a warning, if it is unknown."""
     try:
         if tflops is not None:
             return given_peak(dtype, tflops, None).flops_per_second

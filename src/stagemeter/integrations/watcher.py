@@ -45,9 +45,9 @@ class Watcher:
         self._device, self._peak_tflops = device, peak_tflops
 
     def watch(self, modules: Iterable[nn.Module], place: torch.device, dtype: str, own: int, devices: int) -> None:
-        """Start to watch modules.
+        """Start to watch modules whose products have the data type `dtype`.
 
-        Their products have the data type `dtype`. `own` devices of this process share its batches, of `devices` in all.
+        `own` devices of this process share its batches, of `devices` in all.
         """
         self.leave()
         peak = training_peak(self._device, self._peak_tflops, place, dtype)
