@@ -51,22 +51,16 @@ def encoder_decoder_family(
 
     Parameters
     ----------
-    title : str
-        What the family is, in a few words.
     kinds : tuple of str
         ``model_type`` of encoder and decoder.
-    sizes : type
-        The data class that `read` returns.
     operators, parameters : callable
         Operators of the encoder over a number of pages, and its parameters.
     picture, tokens : callable
         Width and height in pixels of every resized page, and the tokens that it becomes.
     check : callable
         Refuses an image processor that resizes pages otherwise.
-    shipped : sequence of str
-        Names of the models whose configurations are in ``models/configs``.
-    notes : tuple of str
-        Facts that its numbers depend on.
+    title, shipped, notes
+        See `vision_language_family`.
     """
 
     def rules(sizes: Architecture, settings: ProcessorSettings) -> PageRules:

@@ -112,16 +112,8 @@ def projector_stage(
 ) -> Stage[Any]:
     """Make the stage of linear layers between encoder and decoder.
 
-    Parameters
-    ----------
-    layers : callable
-        The linear layers, from the sizes of a model.
-    norms : callable
-        Parameters besides those of the linear layers.
-    rows : callable
-        Rows of one pass, from sizes and variables. A variable ``calls`` gives the number of passes.
-    inputs, modules, name, title, variables, calls, run
-        See `page_stage`.
+    `norms` gives the parameters besides those of `layers`. `rows` gives the rows of one pass, from sizes and variables;
+    a variable ``calls`` gives the number of passes. For the other arguments, see `page_stage`.
     """
     return page_stage(
         name=name,

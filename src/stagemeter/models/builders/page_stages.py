@@ -38,14 +38,10 @@ def page_stage(
         Modules that run in the stage, and whose parameters belong to it.
     operators : callable
         Operators of one call, from its variables.
-    variables : mapping
-        Variables and their meanings.
-    calls : callable
-        Variables of each call that a workload makes.
-    inputs : callable, optional
-        Arguments of the first module, if it alone runs, and once.
-    run : callable, optional
-        Runs the modules otherwise, given the model, its sizes and a workload.
+    variables, calls
+        Meanings of variables, and their values for each call that a workload makes.
+    inputs, run : callable, optional
+        Arguments of the first module, if it alone runs, and once; else a function that runs the modules.
     unused : callable
         Parameters that no pass reads.
     """
@@ -97,16 +93,12 @@ def page_passes(
 
     Parameters
     ----------
-    page_of : callable
-        Arguments for the pages of a batch besides the tokens, such as pixels.
-    keeps_everything : bool
-        See `decoder_stages`.
+    page_of, step_of : callable
+        Arguments besides the tokens: for the pages of a batch, such as pixels, and for one new token.
     named_tokens : bool
         Whether it matters which tokens stand for a page.
     see : callable, optional
         Runs everything before the decoder on a page. By default, transformers' own code makes the embeddings.
-    step_of : callable
-        Arguments besides one new token.
     """
 
     def run(

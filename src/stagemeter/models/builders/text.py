@@ -36,20 +36,9 @@ def text_family(
 ) -> Family[Decoder]:
     """Make a family of language models that read only text.
 
-    Parameters
-    ----------
-    title : str
-        What the family is, in a few words.
-    model_types : sequence of str
-        ``model_type`` of the configurations that it takes.
-    shipped : sequence of str
-        Names of the models whose configurations are in ``models/configs``.
-    notes : sequence of str
-        Facts that its numbers depend on.
-    prefill_variables
-        See `stagemeter.models.decoder.stages.decoder_stages`.
-    adapters : bool
-        Whether LoRA adapters are counted.
+    `adapters` tells whether LoRA adapters are counted, `prefill_variables` go to
+    `stagemeter.models.decoder.stages.decoder_stages`. For the other arguments, see
+    `stagemeter.models.builders.vision_language.vision_language_family`.
     """
     stages = decoder_stages(lambda decoder: decoder, modules, prefill_variables=prefill_variables)
     return Family(

@@ -56,14 +56,12 @@ class Pages:
 
     Attributes
     ----------
-    inputs : callable
-        Arguments besides the tokens, from the model, its sizes and a workload.
+    inputs, step : callable
+        Arguments besides the tokens, and besides one new token, from the model, its sizes and a workload.
     values : bool
         Whether the model's code reads values: sizes of views, tokens that stand for them.
     see : callable or None
         Runs everything before the decoder; None: transformers' own code makes the embeddings.
-    step : callable
-        Arguments besides one new token.
     """
 
     inputs: Callable[[Any, Any, Workload], Mapping[str, Any]]
@@ -92,24 +90,16 @@ def vision_language_family(
 
     Parameters
     ----------
-    title : str
-        What the family is, in a few words.
-    model_types : sequence of str
-        ``model_type`` of the configurations that it takes.
-    sizes : type
-        The data class that `read` returns.
+    title, notes
+        What the family is, in a few words, and facts that its numbers depend on.
     rules : callable
-        Reads what pages become from the settings of transformers' processor.
+        Reads what pages become from the settings of transformers' processor; with `videos`, also what videos become.
     stages : sequence of Stage
         The stages before the decoder's.
     shipped : sequence of str
         Names of the models whose configurations are in ``models/configs``.
-    notes : sequence of str
-        Facts that its numbers depend on.
     language : DecoderModules
         The modules of the decoder and of the output head.
-    videos : bool
-        Whether the rules cover videos.
     other_parameters : callable
         Parameters outside of all stages, by name.
     **options

@@ -58,19 +58,10 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
 
 
 def text_decoder(settings: Settings, key: str = "text_config", tied_by_part: bool = False) -> Decoder:
-    """Read the language model that a configuration holds, by the family that takes it.
+    """Read the language model under a key of a configuration, by the family that takes it.
 
-    Parameters
-    ----------
-    key : str
-        Setting that holds the language model's configuration.
-    tied_by_part : bool
-        Whether that configuration says if the output head is tied; else the whole one does, see `text_settings`.
-
-    Raises
-    ------
-    BeyondFamilyError
-        If no family takes it, or one whose architecture is more than a decoder.
+    The whole configuration says if the output head is tied, see `text_settings`; with `tied_by_part`, the part does.
+    Raise BeyondFamilyError if no family takes it, or one whose architecture is more than a decoder.
     """
     text = settings.part(key) if tied_by_part else text_settings(settings, key)
     family = family_of(text.values, text.source)

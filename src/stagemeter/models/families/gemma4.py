@@ -40,10 +40,8 @@ class Gemma4Architecture(Sizes):
 
     Attributes
     ----------
-    pooled : int
-        Patches per side that become one token.
-    positions : int
-        Learned positions along each side.
+    pooled, positions : int
+        Patches per side that become one token, and learned positions along each side.
     limits : bool
         Whether the linear layers of both encoders clip their inputs and results.
     standardized : bool

@@ -43,7 +43,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
 
 
 def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> PageRules:
-    """Return the rules: a page becomes tiles and a view of the whole, or only the latter."""
+    """Return the rules: a page, resized to whole tiles, becomes these and a view of the whole, or only the latter."""
     image, side, tokens = settings.image, sizes.vision.image_size, sizes.projector.tokens
     image.side("max_image_size", published=side, default=_SIDE_OF_CLASS, needed=side)
     settings.whole.require("image_seq_len", needed=tokens, why="a view becomes")
@@ -72,7 +72,7 @@ def _rules(sizes: VisionLanguageArchitecture, settings: ProcessorSettings) -> Pa
 
 
 def resized(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Return the width and height of a page with a longer side of some length and an even shorter side.
+    """Return the width and height of a page, resized to a longer side; the shorter side is an even number.
 
     Source: transformers, ``image_processing_pil_idefics3.py``, ``get_resize_output_image_size``.
     """

@@ -51,15 +51,9 @@ def moonvit_family(
 ) -> Family[MoonViTArchitecture]:
     """Make a family of an encoder with interpolated positions, two layers that merge its patches, and a decoder.
 
-    Parameters
-    ----------
-    resizing : callable
-        From the image processor's settings, returns a function that resizes a width and a height to whole tokens.
-    page_by_page : bool
-        Whether the projector runs once for each page, on patches as they come; else once for all, on patches that
-        the encoder put side by side.
-    name, title, model_types, read, shipped, notes
-        See `vision_language_family`.
+    `resizing` returns a function that resizes a width and a height to whole tokens. With `page_by_page`, the projector
+    runs once for each page, on patches as they come; else once for all, on patches that the encoder put side by side.
+    For the other arguments, see `vision_language_family`.
     """
 
     def rules(sizes: MoonViTArchitecture, settings: ProcessorSettings) -> PageRules:

@@ -36,12 +36,8 @@ _MOST_TILES = 16
 class Llama4Architecture(Sizes):
     """Sizes of Llama 4.
 
-    Attributes
-    ----------
-    merge_size : int
-        Patches per side that become one token.
-    adapter_inputs, adapter_width : int
-        Width of the patches of a token, side by side, and of the adapter's two layers.
+    `merge_size` patches per side become one token. Side by side they have the width `adapter_inputs`; both layers of
+    the adapter have `adapter_width`.
     """
 
     vision: VisionTransformer

@@ -38,12 +38,8 @@ _MOST_VIEWS = "anyres_max_9"
 class TiledArchitecture(VisionLanguageArchitecture):
     """Sizes of a model that cuts pages to tiles.
 
-    Attributes
-    ----------
-    canvases : tuple of tuple of int
-        Heights and widths in pixels that a page may be resized to before it is cut (``image_grid_pinpoints``).
-    most_views : int
-        Views whose tokens limit those of the tiles, with a tenth to spare; 0 without a limit.
+    A page is resized to one of the `canvases`, heights and widths in pixels (``image_grid_pinpoints``), before it is
+    cut. The tokens of `most_views` and a tenth limit those of the tiles; 0 without a limit.
     """
 
     canvases: tuple[tuple[int, int], ...]

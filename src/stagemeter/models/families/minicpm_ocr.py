@@ -47,13 +47,8 @@ _PATCHES_OF_TOKEN = {"4x": 4, "16x": 16}
 class MiniCPMOcrArchitecture(Sizes):
     """Sizes of MiniCPM-OCR.
 
-    Attributes
-    ----------
-    patches_of_token : int
-        Patches that become one token.
-    merge_after : int
-        Layers after which attention within windows merges four patches; 0 if it never runs. The model holds its
-        weights in both cases.
+    After `merge_after` layers, attention within windows merges four patches; 0 if it never runs. The model holds its
+    weights in both cases.
     """
 
     hidden: int
@@ -121,16 +116,9 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class _Slicing:
-    """How a page is cut to slices.
+    """How a page is cut to slices, at most `most`; 1 if pages are not cut.
 
-    Attributes
-    ----------
-    most : int
-        Most slices; 1 if pages are not cut.
-    side : int
-        Side in pixels of a square with as many pixels as a resized view.
-    enlarges : bool
-        Whether a small page is enlarged to as many.
+    A view is resized to as many pixels as a square of `side` pixels; a small page is only if `enlarges` is true.
     """
 
     most: int
@@ -171,10 +159,7 @@ def _nearest(length: float, divisor: int) -> int:
 def _resized(
     sizes: MiniCPMOcrArchitecture, slicing: _Slicing, width: float, height: float, enlarge: bool
 ) -> tuple[int, int]:
-    """Return the width and height of a view: whole tokens, about as many pixels as a square of the side.
-
-    Source: ``find_best_resize``.
-    """
+    """Return the width and height of a view in whole tokens, near the area of a square. Source: ``find_best_resize``."""
     if height * width > slicing.side**2 or enlarge:
         ratio = width / height
         height = int(slicing.side / math.sqrt(ratio))

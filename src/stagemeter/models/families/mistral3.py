@@ -37,12 +37,7 @@ _LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
 class PixtralArchitecture(Sizes):
     """Sizes of Pixtral's vision transformer, of its merger and projector, and of a language model.
 
-    Attributes
-    ----------
-    longest_side : int
-        Limit of the longer side of a page in pixels.
-    merge_size : int
-        Patches per side that become one token.
+    `longest_side` limits a page in pixels; `merge_size` patches per side become one token.
     """
 
     hidden: int

@@ -45,12 +45,10 @@ _OTHER_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class MllamaArchitecture(Sizes):
-    """Sizes of Llama 3.2 Vision.
+    """Sizes of Llama 3.2 Vision, whose two vision transformers have the same width.
 
     Attributes
     ----------
-    hidden, heads, intermediate : int
-        Width, attention heads and width of the feed-forward network of both vision transformers.
     layers, global_layers : int
         Depth of the first and of the second transformer.
     patch_size, image_size : int

@@ -58,14 +58,8 @@ def qwen_vl_family(
 ) -> Family[QwenVLArchitecture]:
     """Make a family of Qwen-VL's kind.
 
-    Parameters
-    ----------
-    positions : bool
-        Whether the encoder learns positions.
-    deep : bool
-        Whether patches of several layers are merged, for the decoder's first layers.
-    name, title, model_types, read, shipped, notes, **options
-        See `vision_language_family`.
+    `positions` tells whether the encoder learns positions, `deep` whether patches of several layers are merged, for the
+    decoder's first layers. For the other arguments, see `vision_language_family`.
     """
 
     def rules(sizes: QwenVLArchitecture, settings: ProcessorSettings) -> PageRules:

@@ -29,7 +29,7 @@ def _read(settings: Settings) -> QwenVLArchitecture:
 
 
 def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
-    """Read the encoder of Qwen 3-VL, which is `deep` and also passes on features of earlier layers, or of Qwen 3.5."""
+    """Read the encoder of Qwen 3.5, or of Qwen 3-VL, which is `deep`: earlier features also reach the decoder."""
     return qwen_vision(
         sizes,
         decoder.hidden,

@@ -16,16 +16,9 @@ _QWEN_PIXELS = 56 * 56, 28 * 28 * 1280
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """How a page is cut to patches.
+    """How a page is cut to patches, squares of `size` pixels a side.
 
-    Attributes
-    ----------
-    size : int
-        Side of a patch in pixels.
-    frames : int
-        Frames that a patch spans; a single page is repeated.
-    merge_size : int
-        Patches per side that become one token.
+    A patch spans a number of frames; a single page is repeated. `merge_size` patches per side become one token.
     """
 
     size: int
@@ -66,10 +59,8 @@ class VideoProcessor:
 
     Attributes
     ----------
-    pixels : tuple of int
-        Limits that transformers' class gives a file without them.
-    patch_size, tokens : int
-        Side of a patch in pixels, and ``max_video_tokens``, if a file lacks them.
+    pixels, patch_size, tokens
+        Defaults of transformers' class: limits, side of a patch in pixels, and ``max_video_tokens``.
     together : bool
         Whether the limits hold for all frames together, or for each.
     published : tuple of int or None

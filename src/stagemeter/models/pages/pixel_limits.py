@@ -30,18 +30,11 @@ def read_pixel_limits(
     default: tuple[int, int],
     top_level: bool = True,
 ) -> PixelLimits:
-    """Read the limits of a processor.
+    """Read the limits of a processor; `published` ones hold without a file, `default` ones in a file without limits.
 
     ``min_pixels`` and ``max_pixels`` win over ``size``, whose ``shortest_edge`` and ``longest_edge`` are also numbers
-    of pixels. Older files write ``size.min_pixels`` and ``size.max_pixels``. Source: transformers,
-    ``image_processing_pil_qwen2_vl.py``, ``__init__``.
-
-    Parameters
-    ----------
-    published, default : tuple of int
-        Limits without a file, and those that transformers' class gives a file without them.
-    top_level : bool
-        Whether the processor reads ``min_pixels`` and ``max_pixels`` outside of ``size``.
+    of pixels. Older files write ``size.min_pixels`` and ``size.max_pixels``. Some processors read the former only
+    within ``size``, see `top_level`. Source: transformers, ``image_processing_pil_qwen2_vl.py``, ``__init__``.
     """
     read = []
     for index, (name, edge) in enumerate((("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))):
@@ -61,18 +54,8 @@ def resized_between(
 ) -> tuple[int, int]:
     """Return the width and height of a page resized to whole blocks within limits, its shape nearly kept.
 
-    Source: transformers, ``image_processing_pil_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``smart_resize``.
-
-    Parameters
-    ----------
-    limits : PixelLimits
-        Limits of all frames together.
-    block : int
-        Side of a token in pixels.
-    width, height : int
-        Size of the page, or of a frame, in pixels.
-    frames, span : int
-        Frames, and how many of them one patch spans.
+    A block is the side of a token in pixels. Limits hold for all frames together; a patch spans `span` of them. Source:
+    transformers, ``image_processing_pil_qwen2_vl.py`` and ``video_processing_qwen3_vl.py``, ``smart_resize``.
     """
     if not limits.resizes:
         return whole_blocks(block, width, height)

@@ -82,10 +82,8 @@ class PageSettings:
         ----------
         *keys : str
             Names in files, the one that wins first; ``size.longest_edge`` is a key within another one.
-        published : int
-            Value without a file.
-        default : int or None
-            Value if a file lacks it; None: the published one.
+        published, default : int
+            Value without a file, and in a file that lacks it; by default, the published one for both.
         option : str or None
             Option that wins over the file.
         name : str or None
@@ -129,14 +127,8 @@ class PageSettings:
     def require(self, *keys: str, needed: Any, default: Any = None, why: str = "the encoder is made for") -> None:
         """Refuse a setting that contradicts the model.
 
-        Parameters
-        ----------
-        needed : object
-            The only valid value; a size may be written for both sides.
-        default : object
-            Value if a file lacks it; None: the needed one.
-        why : str
-            Reason, in words that precede the value.
+        `needed` is its only valid value, which may be written for both sides. `default` is its value in a file that
+        lacks it; None means the needed one. `why` is the reason, in words that precede the value.
         """
         found = self._find(keys, needed, default)
         if _one_number(found.value) != _one_number(needed) or isinstance(found.value, bool) != isinstance(needed, bool):
@@ -209,16 +201,9 @@ class PageSettings:
 
 
 class ProcessorSettings:
-    """Settings of a checkpoint's processors and the options of a request.
+    """Settings of a checkpoint's processors and the options of a request, which win over them.
 
-    Parameters
-    ----------
-    files : ProcessorFiles
-        Settings in the checkpoint.
-    options : mapping
-        Settings of the request, by their names in `OPTIONS`; they win over the files.
-    resolution : Resolution, optional
-        Resolution of the request, for families with modes.
+    Options are named as in `OPTIONS`. Only families with modes have a `resolution`.
     """
 
     def __init__(

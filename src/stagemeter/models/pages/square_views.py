@@ -25,21 +25,10 @@ def one_view(settings: ProcessorSettings, side: int, tokens: int, default: int, 
 
 
 def square_views(image: PageSettings, side: int, default: int, crops: bool) -> Callable[[int, int], None]:
-    """Refuse an image processor whose views do not fit the encoder.
+    """Refuse an image processor whose views of a side do not fit the encoder, and return a check of a page's size.
 
-    Parameters
-    ----------
-    side : int
-        Side in pixels of the encoder's views.
-    default : int
-        Side that transformers' class gives a file without one.
-    crops : bool
-        Whether the class crops a resized page by default.
-
-    Returns
-    -------
-    callable
-        Refuses a page whose width and height do not become such a view.
+    transformers' class has a `default` side, and crops resized pages by default with `crops`. The check refuses a page
+    whose width and height do not become such a view.
     """
     # Checkpoints of LLaVA with SigLIP bring along its processor, whose class does not crop.
     crops = crops and not str(image.values.get("image_processor_type")).startswith("Siglip")

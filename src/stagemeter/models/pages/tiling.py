@@ -22,10 +22,7 @@ class TileLimits:
 
 
 def read_tile_limits(image: PageSettings, most: int, fewest: int) -> TileLimits:
-    """Read the limits of an image processor, whose files call tiles patches.
-
-    `most` and `fewest` hold without a file, and in a file that lacks them.
-    """
+    """Read the limits of an image processor, whose files call tiles patches; `most` and `fewest` are defaults."""
     upper = image.number("max_patches", published=most, most=MOST_TILES, option="max_tiles", name="max_tiles")
     lower = image.number("min_patches", published=fewest, most=MOST_TILES, name="min_tiles")
     image.require_order("min_tiles", "max_tiles")
@@ -83,23 +80,12 @@ def best_fit(
     single_precision: bool,
     largest: bool = False,
 ) -> tuple[int, int]:
-    """Return the columns and rows of tiles that a page fits best.
+    """Return the columns and rows of tiles, from some grids, that a page fits best. Sizes are in pixels.
 
-    Grids that need no shrinking win, and of those the ones that enlarge the page least; else those that shrink it
-    least. Of several, the first of the smallest area wins.
-    Source: transformers, ``image_processing_llama4.py``, ``get_best_fit``, and ``image_processing_pil_mllama.py``,
-    ``get_optimal_tiled_canvas``.
-
-    Parameters
-    ----------
-    width, height, side : int
-        Size of the page and side of a tile in pixels.
-    grids : sequence of tuple of int
-        Columns and rows to choose from.
-    single_precision : bool
-        Whether the processor compares scales in single precision, where more of them are equal.
-    largest : bool
-        Whether a page that fits is enlarged most instead of least.
+    Grids that need no shrinking win, and of those the ones that enlarge the page least (or most, with `largest`); else
+    those that shrink it least. Of several, the first of the smallest area wins. In `single_precision`, as some
+    processors compare scales, more of them are equal. Source: transformers, ``image_processing_llama4.py``,
+    ``get_best_fit``, and ``image_processing_pil_mllama.py``, ``get_optimal_tiled_canvas``.
     """
     import numpy as np
 

@@ -13,10 +13,8 @@ from stagemeter.models.vision.vit import VisionTransformer, layer_operators, vit
 class ClipArchitecture:
     """CLIP's vision transformer, fed with SAM's feature map in place of its own patches.
 
-    Attributes
-    ----------
-    patch_size, pretrain_size : int
-        Side in pixels of a patch of the unused patch embedding, and of the view that positions are stored for.
+    `patch_size` is the side in pixels of the unused patch embedding's patches, `pretrain_size` that of the view that
+    positions are stored for.
     """
 
     hidden: int

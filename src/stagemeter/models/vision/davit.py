@@ -18,16 +18,10 @@ _FILTER = 9
 
 @dataclass(frozen=True, slots=True)
 class DaViTGroup:
-    """A group of layers of one width.
+    """A group of layers of one width, after a convolution.
 
-    Attributes
-    ----------
-    heads, channel_groups : int
-        Attention heads within windows, and groups of channels that attend to one another.
-    filter_size, stride, padding : int
-        Those of the convolution before the layers.
-    norm_before : bool
-        Whether a norm precedes that convolution, rather than follows it.
+    `heads` attend within windows, `channel_groups` among channels. With `norm_before`, a norm precedes the convolution
+    rather than follows it.
     """
 
     width: int
@@ -46,14 +40,12 @@ class DaViT:
 
     Attributes
     ----------
-    window_size : int
-        Side of a window in places of the feature map.
+    window_size, image_size : int
+        Side of a window in places of the feature map, and of a picture in pixels.
     ratio : float
         Feed-forward width over the width of a layer.
     attention_bias : bool
         Whether queries, keys and values have a bias; the output projection always has one.
-    image_size : int
-        Side of a picture in pixels.
     """
 
     groups: tuple[DaViTGroup, ...]

@@ -17,12 +17,7 @@ from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
 class MoonViT:
     """Sizes of the vision transformer and of its merger, by their names in reports.
 
-    Attributes
-    ----------
-    merge_size : int
-        Patches per side that become one token.
-    positions : int
-        Learned position embeddings.
+    `merge_size` patches per side become one token; `positions` counts learned embeddings.
     """
 
     hidden: int

@@ -19,18 +19,10 @@ class LinearSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Projector:
-    """A multilayer perceptron over the tokens of square views.
+    """A multilayer perceptron over the tokens of square views, `tokens` for each.
 
-    Attributes
-    ----------
-    inputs, outputs : int
-        Width before and after.
-    tokens : int
-        Tokens of a view.
-    layers : int
-        Linear layers: the first from `inputs` to `outputs`, the others from `outputs` to `outputs`.
-    norm : int
-        Parameters of a norm before or between them.
+    The first of the linear layers goes from `inputs` to `outputs`, the others keep that width. `norm` counts the
+    parameters of a norm before or between them.
     """
 
     inputs: int

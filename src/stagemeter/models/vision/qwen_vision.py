@@ -29,16 +29,10 @@ class QwenVision:
         Learned position embeddings, resampled to a page; 0 without.
     other_norms : int
         Norms outside of the layers.
-    merge_size : int
-        Patches per side that become one token.
-    window_size : int
-        Side of an attention window in pixels; 0 without windows.
-    full_layers : int
-        Layers that attend to the whole view.
-    outputs : int
-        Width of the tokens.
-    min_pixels, max_pixels : int
-        Limits between which a page is resized.
+    merge_size, outputs : int
+        Patches per side that become one token, and its width.
+    window_size, full_layers : int
+        Side of an attention window in pixels, 0 without windows; layers that attend to the whole view.
     deep_mergers : int
         Layers whose patches are also merged, for the first layers of the decoder.
     """
@@ -112,7 +106,7 @@ class QwenVision:
 
     @property
     def merger(self) -> list[LinearSize]:
-        """The linear layers that merge patches."""
+        """Linear layers that merge patches."""
         return [LinearSize(self.merged, self.merged, True), LinearSize(self.merged, self.outputs, True)]
 
 
@@ -126,20 +120,10 @@ def qwen_vision(
     full_layers: int | None = None,
     **options: Any,
 ) -> QwenVision:
-    """Read the encoder.
+    """Read the encoder, for a language model of a width.
 
-    Parameters
-    ----------
-    decoder_width : int
-        Width of the language model that takes its tokens.
-    pixels : tuple of int
-        Limits between which a page is resized.
-    width, outputs : str
-        Settings that hold the width of the encoder and of its tokens.
-    window_size, full_layers
-        See `QwenVision`; by default all layers attend to the whole view.
-    **options
-        Fields of `QwenVision` that the family sets.
+    `pixels` are the limits of a page. `width` and `outputs` name the settings with the width of the encoder and of its
+    tokens. By default, all layers attend to the whole view. `options` are fields of `QwenVision` that the family sets.
     """
     sizes.split(width, "num_heads")
     tokens, layers = sizes.whole(outputs), sizes.whole("depth")

@@ -42,10 +42,8 @@ class SamArchitecture:
         Layers that attend to the whole view; the others attend within windows.
     pretrain_size : int
         Side in pixels of the view that positions are stored for.
-    neck : int
-        Channels of the neck.
-    downsample_channels : tuple of int
-        Channels of the two strided convolutions, each of which halves the side of the feature map.
+    neck, downsample_channels
+        Channels of the neck, and of the two strided convolutions, each of which halves the side of the feature map.
     """
 
     hidden: int

@@ -28,16 +28,10 @@ class VisionTransformer:
 
     Attributes
     ----------
-    patch_size : int
-        Side of a patch in pixels.
-    image_size : int
-        Side in pixels of a square view; 0 if views have a size of their own.
-    class_token : bool
-        Whether a class token joins the patches of a view.
-    layer_scale : bool
-        Whether learned factors scale the results of attention and feed-forward network.
-    outer_norms : int
-        Norms before and after the layers.
+    patch_size, image_size : int
+        Side in pixels of a patch, and of a square view; 0 if views have a size of their own.
+    norms, outer_norms : int
+        Norms of a layer, and norms before and after all layers.
     positions : int or None
         Learned position embeddings; None: one for each token of a square view.
     temporal_patch_size : int
@@ -48,16 +42,12 @@ class VisionTransformer:
         Whether one projection makes queries, keys and values.
     attention_bias, output_bias, feed_forward_bias : bool
         Whether biases are in queries, keys and values; in attention's output; in a gated feed-forward network.
-    norms : int
-        Norms of a layer.
-    head_norms : bool
-        Whether norms of queries and keys act on each head.
+    head_norms, layer_scale : bool
+        Whether norms act on each head of queries and keys; whether factors scale the results of both halves of a layer.
     view_by_view : bool
         Whether attention runs once for each view, rather than once for all.
     masked : bool
         Whether attention reads a mask with an element for each pair of tokens.
-    window_layers : int
-        Layers that attend within windows.
     """
 
     hidden: int
@@ -142,16 +132,9 @@ def patch_and_view(sizes: Settings) -> tuple[int, int]:
 
 
 def vit_operators(vit: VisionTransformer, views: int, patches: int | None = None, pairs: int = 0) -> list[Operator]:
-    """Return the operators of one pass.
+    """Return the operators of one pass over views, each of so many patches.
 
-    Parameters
-    ----------
-    views : int
-        Views that pass through together.
-    patches : int or None
-        Patches of each; None: those of a square view.
-    pairs : int
-        Pairs of patches within the windows of a view.
+    Without `patches`, views are square. `pairs` counts the pairs of patches within the windows of a view.
     """
     patches = vit.side**2 if patches is None else patches
     layers = layer_operators(vit, [(views, patches + vit.class_token)], vit.layers - vit.window_layers)

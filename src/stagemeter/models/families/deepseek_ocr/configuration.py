@@ -77,10 +77,7 @@ def is_unlimited(config: Mapping[str, Any]) -> bool:
 
 
 def has_window(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration of transformers limits the tokens that generated ones attend to.
-
-    Unlimited-OCR has such a window, DeepSeek-OCR has none.
-    """
+    """Return whether a configuration of transformers limits attention to generated tokens, as Unlimited-OCR does."""
     text = config.get("text_config")
     if not isinstance(text, Mapping):
         return False

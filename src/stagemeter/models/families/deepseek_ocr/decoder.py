@@ -16,10 +16,8 @@ class DecoderArchitecture:
 
     Attributes
     ----------
-    intermediate : int
-        Width of a dense feed-forward network.
-    dense_layers : int
-        Number of first layers that are dense. The others route tokens to experts.
+    dense_layers, intermediate : int
+        How many of the first layers are dense, and the width of their network. The others route tokens to experts.
     experts, experts_per_token, shared_experts, expert_intermediate : int
         Routed experts, how many of them a token uses, experts that every token uses, and the width of each.
     max_positions : int

@@ -1,4 +1,4 @@
-"""Resolution modes of DeepSeek-OCR's authors, without imports of other models' parts."""
+"""Resolution modes of DeepSeek-OCR's authors; imports no part of a model."""
 
 from __future__ import annotations
 

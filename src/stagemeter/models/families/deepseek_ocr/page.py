@@ -30,21 +30,10 @@ _LARGEST_STRETCHED_VIEW = 640
 def request_inputs(
     workload: Workload, load: Callable[[], Image.Image], crops: bool, device: torch.device
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Make the inputs of a request as the authors' ``infer`` takes them.
+    """Return the inputs of a request as the authors' ``infer`` takes them: token ids, and pages by argument.
 
-    Parameters
-    ----------
-    load : callable
-        Loads the page, mode RGB; not called on the meta device.
-    crops : bool
-        Whether the mode cuts tiles.
-
-    Returns
-    -------
-    input_ids : torch.Tensor
-        Shape ``(batch, prompt tokens)``, int64.
-    model_kwargs : dict
-        ``images``, ``images_seq_mask`` and ``images_spatial_crop``.
+    Token ids are int64 of shape ``(batch, prompt tokens)``; the arguments are ``images``, ``images_seq_mask`` and
+    ``images_spatial_crop``. `load` loads the page in mode RGB, except on the meta device.
     """
     import torch
 

@@ -40,16 +40,7 @@ def page_rule(
 ) -> Callable[[int, int], PageViews]:
     """Return the function that decides the views of a page of some width and height.
 
-    A page that fits into one tile on both sides has no tiles, with or without `crops`.
-
-    Parameters
-    ----------
-    base_size, tile_size : int
-        Sides of the square global view and of one square tile in pixels.
-    crops : bool
-        Whether a page larger than a tile is also cut into tiles.
-    patch_size, downsample_ratio : int
-        Pixels per patch and patches per token, both per side.
+    A page that fits into one tile on both sides has no tiles, with or without `crops`. Sides of views are in pixels.
     """
     global_tokens = global_view_tokens(queries_per_side(base_size, patch_size, downsample_ratio))
 
@@ -65,10 +56,7 @@ def page_rule(
 
 
 def queries_per_side(side: int, patch_size: int = PATCH_SIZE, downsample_ratio: int = DOWNSAMPLE_RATIO) -> int:
-    """Return the tokens along one side of a square view: ``ceil((side // patch_size) / downsample_ratio)``.
-
-    Raise StagemeterError if the view is smaller than one patch.
-    """
+    """Return the tokens along one side of a square view: ``ceil((side // patch_size) / downsample_ratio)``."""
     if side < patch_size:
         raise StagemeterError(
             f"a view of {side} x {side} pixels is smaller than one patch of {patch_size}: "
@@ -78,16 +66,10 @@ def queries_per_side(side: int, patch_size: int = PATCH_SIZE, downsample_ratio: 
 
 
 def global_view_tokens(queries: int) -> int:
-    """Return the tokens of the global view: a newline after each row, and a separator that closes the view.
-
-    `queries` are the tokens along one side, see `queries_per_side`.
-    """
+    """Return the tokens of a global view, by its queries per side: a newline ends each row, a separator the view."""
     return (queries + 1) * queries + 1
 
 
 def local_grid_tokens(queries: int, columns: int, rows: int) -> int:
-    """Return the tokens of all tiles, two or more, with a newline after each row.
-
-    A row runs through all columns of the grid; `queries` are the tokens along one side of a tile.
-    """
+    """Return the tokens of two or more tiles, by their queries per side: a newline ends each row of the whole grid."""
     return (queries * columns + 1) * (queries * rows)
