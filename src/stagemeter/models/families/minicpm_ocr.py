@@ -159,7 +159,7 @@ def _nearest(length: float, divisor: int) -> int:
 def _resized(
     sizes: MiniCPMOcrArchitecture, slicing: _Slicing, width: float, height: float, enlarge: bool
 ) -> tuple[int, int]:
-    """Return the width and height of a view in whole tokens, near the area of a square. Source: ``find_best_resize``."""
+    """Return the width and height of a view in whole tokens, near a square in area. Source: ``find_best_resize``."""
     if height * width > slicing.side**2 or enlarge:
         ratio = width / height
         height = int(slicing.side / math.sqrt(ratio))

@@ -30,7 +30,7 @@ def square_views(image: PageSettings, side: int, default: int, crops: bool) -> C
     transformers' class has a `default` side, and crops resized pages by default with `crops`. The check refuses a page
     whose width and height do not become such a view.
     """
-    # Checkpoints of LLaVA with SigLIP bring along its processor, whose class does not crop.
+    # Checkpoints of LLaVA with SigLIP have its processor, whose class does not crop.
     crops = crops and not str(image.values.get("image_processor_type")).startswith("Siglip")
     cropped = image.flag("do_center_crop", published=crops, default=crops or image.has("crop_size"))
     resized = image.flag("do_resize", published=True)
