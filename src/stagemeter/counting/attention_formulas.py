@@ -119,10 +119,7 @@ def _starts(given: dict[str, Any], of: str) -> Sequence[int] | None:
 
 
 def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape, Shape, Shape]]:
-    """Yield the shapes ``(..., heads, length, width)`` of query, key and value of each sequence.
-
-    Raise LookupError where other keys are read than the operands hold, such as pages of a cache.
-    """
+    """Yield the shapes ``(..., heads, length, width)`` of query, key and value of each sequence."""
     if any(given.get(name) is not None for name in _OTHER_KEYS):
         raise LookupError("keys are read from pages of a cache, or in part")
     shapes: list[Shape] = [given[name if name in given else name[0]] for name in ("query", "key", "value")]

@@ -40,10 +40,7 @@ def has_complex(arguments: Any) -> bool:
 
 
 class ComplexConvolutions:
-    """The real convolutions that torch makes of a complex one, in the forward and the backward pass.
-
-    Each pass has three, and a complex convolution counts as four: the first of the three counts twice.
-    """
+    """The three real convolutions a pass that torch makes of a complex one; the first counts twice, to make four."""
 
     def __init__(self) -> None:
         self._inside = False

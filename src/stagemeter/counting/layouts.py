@@ -126,10 +126,7 @@ def stored_elements(tensor: torch.Tensor) -> int:
 
 
 def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> list[Call]:
-    """Return the calls of a formula: one, or one for each sequence of nested operands.
-
-    Raise UncountableError if the operator may mix sequences, LengthsUnknownError if their lengths are unknown.
-    """
+    """Return the calls of a formula: one, or one for each sequence of nested operands."""
     nested = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.is_nested]
     if not nested:
         return [Call(*tree_map(shape_of, (tuple(args), dict(kwargs), out)))]
@@ -146,10 +143,7 @@ def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
 
 
 def of_stored(packet: Any, args: Sequence[Any], shapes: Sequence[Any], macs: int) -> int:
-    """Return the multiply-accumulates of a product whose factors may be sparse; `macs` is the cost of dense ones.
-
-    `shapes` are the arguments with shapes in place of tensors. Raise UncountableError if it may have other factors.
-    """
+    """Return the multiply-accumulates of a product whose factors may be sparse; `macs` is the cost of dense ones."""
     if not any(isinstance(shape, SparseShape) for shape in shapes) or packet in _MADE_FOR_SPARSE:
         return macs
     if packet not in _FACTORS:

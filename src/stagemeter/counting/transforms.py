@@ -18,10 +18,7 @@ def is_traced() -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether a called function runs other operators than its own: inside of ``vmap`` or gradients of ``torch.func``.
-
-    These operators are dispatched like all others. Inside of ``vmap`` tensors do not show their batch.
-    """
+    """Whether a called function runs other operators than its own, as in ``vmap`` or gradients of ``torch.func``."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0 or is_traced()
 
 
