@@ -15,10 +15,7 @@ from stagemeter.counting.layouts import elements_of, is_plain
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """Restore the state that running a model changes: training flags, gradients, buffers, random states.
-
-    The model has no gradients inside of the block, and the same tensors after it.
-    """
+    """Restore training flags, gradients, buffers and random states after the block; gradients are None inside of it."""
     # Frozen modules of TorchScript have no flag; one set on them exists only in Python.
     training = {module: getattr(module, "training", None) for module in model.modules()}
     gradients = {parameter: parameter.grad for parameter in model.parameters()}

@@ -106,11 +106,7 @@ def asks_for_values(error: Exception) -> bool:
 
 
 def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
-    """Count a pass of a model on any device, and leave the model as it was found.
-
-    Raise StagemeterError if the pass depends on values that do not exist. Errors of the model name the module in a
-    note.
-    """
+    """Count a pass of a model on any device, or raise StagemeterError if it depends on values that do not exist."""
     require_shapes(model)
     tensors = [*model.parameters(), *model.buffers()]
     reason = obstacle(model, [*tensors, *tensors_of(wanted.args, wanted.kwargs)])

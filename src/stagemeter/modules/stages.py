@@ -22,11 +22,7 @@ _MOST_NAMES = 5
 def resolve_stages(
     model: nn.Module, stages: Mapping[str, str | Sequence[str]] | None
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the names under which each stage's modules are counted, and notes on shared modules.
-
-    None makes each child of the model a stage. Raise StagemeterError if a module does not exist, stages contain one
-    another, or a stage's name cannot be a metric's.
-    """
+    """Return the names of each stage's modules, by default the model's children, and notes on shared modules."""
     names = {module: name for name, module in model.named_modules()}
     inside = _inside_of_scripts(model)
     every = {plain_name(name): module for name, module in model.named_modules(remove_duplicate=False) if name}
