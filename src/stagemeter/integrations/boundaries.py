@@ -1,7 +1,6 @@
 """The methods that a request to a model of transformers passes through: forward passes, ``generate`` and its helpers.
 
-``generate`` encodes pictures and sources before the first forward pass. It may use a draft model, and compiled code.
-Patches of these methods pass each call to a recorder, if one is at work.
+Patches pass each call to a recorder, if one is at work: of forward passes, of encoders, of a draft, of compiled code.
 """
 
 from __future__ import annotations
