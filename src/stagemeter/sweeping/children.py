@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ ALL, PARETO = "all", "pareto"
 
 def require_children(chosen: str | None) -> None:
     """Refuse a choice that is neither ``all``, ``pareto`` nor a number above zero."""
-    if chosen is not None and chosen not in (ALL, PARETO) and not (chosen.isdecimal() and int(chosen)):
+    if chosen not in (None, ALL, PARETO) and not re.fullmatch(r"0*[1-9]\d{0,17}", str(chosen)):
         raise StagemeterError(f"--child-runs {chosen}: no such choice. Give all, pareto, or a number of rows")
 
 

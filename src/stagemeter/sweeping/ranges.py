@@ -6,8 +6,10 @@ import re
 
 from stagemeter.core.errors import StagemeterError
 
-_RANGE = re.compile(r"(?P<first>\d+)\.\.(?P<last>\d+)(?::(?P<step>\d+))?")
-_SIZE = re.compile(r"(?P<width>\d+)[xX](?P<height>\d+)")
+# Python refuses to read numbers of thousands of digits.
+_NUMBER = re.compile(r"\d{1,18}")
+_RANGE = re.compile(r"(?P<first>\d{1,18})\.\.(?P<last>\d{1,18})(?::(?P<step>\d{1,18}))?")
+_SIZE = re.compile(r"(?P<width>\d{1,18})[xX](?P<height>\d{1,18})")
 #: Most values of one range.
 _MOST = 10_000_000
 
@@ -21,7 +23,7 @@ def numbers(text: str, option: str) -> list[int]:
     for part in words(text, option):
         match = _RANGE.fullmatch(part)
         if match is None:
-            if not part.isdecimal():
+            if not _NUMBER.fullmatch(part):
                 raise StagemeterError(
                     f"{option} {part!r}: write numbers, such as 1,2,4, or a range, such as 256..4096:256"
                 )

@@ -148,3 +148,14 @@ def test_advised_option_is_one_word_of_a_shell(tmp_path: Path) -> None:
     path.write_text('{"a $(reboot) b": 1}')
     with pytest.raises(StagemeterError, match=r"--map 'prefill=a \$\(reboot\) b'"):
         read_profile(path, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("request_ms", 5), ("notes", 5), ("notes", "abc"), ("measured", {"new_tokens": True})]
+)
+def test_field_of_a_profile_that_is_of_another_kind_is_refused(tmp_path, key, value):
+    file = tmp_path / "profile.json"
+    written = Profile(times_ms={"prefill": (1.0,)}, source="test", clock="test").to_dict()
+    file.write_text(json.dumps({**written, key: value}))
+    with pytest.raises(StagemeterError, match=f"{key}: .* is not what a profile holds there"):
+        read_profile(file, steps=3)

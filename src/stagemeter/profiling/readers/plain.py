@@ -152,12 +152,11 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
     """Read the output of `Profile.to_dict`."""
     measured = _dict(path, content, "measured")
     times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
-    request_ms = content.get("request_ms") or ()
+    request_ms, notes = (_list(path, content, key) for key in ("request_ms", "notes"))
     try:
         lengths = None if content.get("lengths") is None else RequestLengths.from_dict(content["lengths"])
     except ValueError as error:
         raise StagemeterError(f"{path}: lengths: {error}; leave them out") from None
-    notes = content.get("notes") or ()
     return replace(
         times,
         source=f"{content['source']}, read from {path.name}",
@@ -173,10 +172,19 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
     )
 
 
+def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
+    values = content.get(key) or []
+    if not isinstance(values, list) or (key == "notes" and not all(isinstance(note, str) for note in values)):
+        raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
+    return values
+
+
 def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     kinds: dict[str, tuple[type, ...]] = {"measured": (int,), "metrics": (int, float), "hardware": (str,)}
     values = content.get(key) or {}
-    sound = isinstance(values, dict) and all(isinstance(value, kinds[key]) for value in values.values())
+    sound = isinstance(values, dict) and all(
+        isinstance(value, kinds[key]) and not isinstance(value, bool) for value in values.values()
+    )
     largest = sys.float_info.max
     if not sound or (key != "hardware" and not all(-largest <= value <= largest for value in values.values())):
         raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
