@@ -137,7 +137,7 @@ def test_operators_without_a_formula_are_listed_and_an_error_if_strict():
     x = torch.randn(30, 4)
     report = stagemeter.analyze(Distances(), x)
     assert report.unsupported == {"aten._cdist_forward": 1}
-    assert "operators without a formula, left out of all numbers:  aten._cdist_forward (1 x)" in report.notes
+    assert "operators without a formula, left out of all numbers: aten._cdist_forward (1 x)" in report.notes
     with pytest.raises(StagemeterError, match=r"aten\._cdist_forward \(1 x\) ran and have no formula"):
         stagemeter.analyze(Distances(), x, strict=True)
     stagemeter.analyze(Transformer(), stagemeter.spec(1, 2, 16), strict=True)

@@ -12,7 +12,7 @@ from stagemeter.cli.types import PATH, TEXT
 from stagemeter.core.metrics import COMPARED
 
 #: Exit code of a limit that is exceeded.
-TOO_DEAR = 1
+OVER_THE_LIMIT = 1
 _EPILOG = """\b
 Examples:
   stagemeter compare RUN RUN                       ids, unique beginnings of ids, or names
@@ -94,4 +94,4 @@ def compare(
         say(line)
     for line in compared.breaches:
         say(f"over the limit: {line}")
-    return TOO_DEAR if compared.breaches else 0
+    return OVER_THE_LIMIT if compared.breaches else 0

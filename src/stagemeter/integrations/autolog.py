@@ -215,7 +215,7 @@ def _log(
         if known.more_than_text or not cost.asked:
             known.costs[key] = cost
         if cost.unsupported:
-            _say(f"operators without a formula, left out of all numbers:  {', '.join(sorted(cost.unsupported))}")
+            _say(f"operators without a formula, left out of all numbers: {', '.join(sorted(cost.unsupported))}")
         for what in cost.missing:
             _say(what)
     flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}

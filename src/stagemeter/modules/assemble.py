@@ -154,7 +154,7 @@ def _remarks(
 ) -> list[str]:
     remarks = []
     if total.unsupported:
-        remarks.append(f"operators without a formula, left out of all numbers:  {in_words(total.unsupported)}")
+        remarks.append(f"operators without a formula, left out of all numbers: {in_words(total.unsupported)}")
     silent = [name for name, stage in stages.items() if not stage.called]
     if silent:
         remarks.append(f"not called: {', '.join(silent)}")
