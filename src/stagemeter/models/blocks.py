@@ -68,12 +68,8 @@ def linear(rows: int, inputs: int, outputs: int, bias: bool = False, quantized: 
 class NamedLinear:
     """A linear layer of a decoder and its input; for the other fields, see `linear`.
 
-    Attributes
-    ----------
-    name : str
-        Name in a decoder's layer, as in transformers, such as ``mlp.up_proj``.
-    cached : bool
-        Whether its input is read from the KV cache.
+    `name` is that in a decoder's layer, as in transformers, such as ``mlp.up_proj``. If `cached`, its input is read
+    from the KV cache.
     """
 
     name: str
@@ -118,14 +114,8 @@ def convolution(
 ) -> Cost:
     """Return the cost of a convolution, padding included: every output position takes the whole filter.
 
-    Parameters
-    ----------
-    positions, input_elements : int
-        Output positions, and input elements, of all images together.
-    inputs, outputs : int
-        Channels before and after.
-    kernel_area : int
-        Elements of the filter per pair of channels.
+    `positions` are output positions, and `input_elements` input elements, of all images together. `inputs` and
+    `outputs` are channels; `kernel_area` is the elements of the filter per pair of channels.
     """
     macs = positions * inputs * outputs * kernel_area
     return Cost(
@@ -155,12 +145,8 @@ def token_convolution(batch: int, channels: int, kernel: int, length: int, posit
 def self_attention(tokens: int, length: int, heads: int, head_width: int, biased: bool = False) -> Cost:
     """Return the cost of dense attention among the tokens of a sequence, as one operator that writes no scores.
 
-    Parameters
-    ----------
-    tokens, length : int
-        Tokens of all sequences together, and of one sequence.
-    biased : bool
-        Whether a bias is read for each pair of tokens and each head, such as relative positions.
+    `tokens` are those of all sequences together, `length` those of one. If `biased`, a bias is read for each pair of
+    tokens and each head, such as relative positions.
     """
     width = heads * head_width
     macs = 2 * tokens * length * width
@@ -185,16 +171,9 @@ def cached_attention(
 ) -> Cost:
     """Return the cost of a decoder's attention, which reads keys and values from the KV cache and appends new ones.
 
-    Parameters
-    ----------
-    queries, keys : int
-        New tokens, and all tokens attended to, per sequence.
-    heads, key_value_heads, head_width : int
-        Query heads, the key and value heads that they share, and the width of each.
-    causal : bool
-        Whether queries and keys are the same tokens, so that a causal mask leaves half of the scores.
-    fused : bool
-        Whether it is one operator. Otherwise one operator writes scores and, after the softmax, the next reads them.
+    `queries` are new tokens, `keys` all tokens attended to, per sequence. `causal` says that they are the same tokens,
+    so that a causal mask leaves half of the scores. If not `fused`, one operator writes scores, and after the softmax
+    the next reads them.
     """
     scores = batch * heads * queries * keys
     macs, moved = 2 * scores * head_width, 0 if fused else scores
@@ -241,18 +220,9 @@ def mixture_of_experts(
 ) -> list[Cost]:
     """Return the operators of a mixture of gated experts: the router, and the experts of each row.
 
-    Parameters
-    ----------
-    rows : int
-        Tokens.
-    hidden, intermediate : int
-        Width of the model and of one expert.
-    experts_read : int
-        Experts whose weights are read: at most ``min(experts, rows * experts_per_token)``.
-    bias : bool
-        Whether the router adds a bias. The experts' own biases are added by elementwise work, which is not counted.
-    quantized : QuantizedMatrix or None
-        Storage of the experts' matrices; None if they are not quantized. The router never is.
+    `intermediate` is the width of one expert. `experts_read` counts experts whose weights are read, at most
+    ``min(experts, rows * experts_per_token)``. `bias` is the router's; the experts' own biases are elementwise work,
+    which is not counted. `quantized` is the storage of the experts' matrices; the router is never quantized.
     """
     routed = rows * experts_per_token
     return [

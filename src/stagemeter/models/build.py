@@ -59,10 +59,7 @@ def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> A
 
 
 def build_from_code(place: str) -> Any:
-    """Make a model on the meta device by the code that comes with its configuration. That code is run.
-
-    `place` is the checkpoint's folder or Hub id. Raise ValueError if the code has no class that generates text.
-    """
+    """Make a model on the meta device by running the code at `place`, its checkpoint's folder or Hub id."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=True)

@@ -85,10 +85,7 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
 
 
 def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -> Cost:
-    """Evaluate the ``closed_form`` of a report, see `coefficients`, for one call of a stage.
-
-    Raise ValueError for an unknown stage, or a variable without a value.
-    """
+    """Evaluate a report's ``closed_form`` for one call of a stage; a missing stage or variable raises ValueError."""
     stages = closed_form["stages"]
     if stage not in stages:
         raise ValueError(f"unknown stage {stage!r}; the closed form holds {', '.join(stages)}")
@@ -106,12 +103,8 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
 def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Cost]:
     """Evaluate all stages of a report's closed form at another workload, without the model.
 
+    Return costs by stage: ``decode`` for one step at the workload's ``decode_context``, ``decode_total`` for all steps.
     Tokens and batch of the workload may be arrays; costs are arrays then.
-
-    Returns
-    -------
-    dict
-        Cost by stage; ``decode`` for one step at the workload's ``decode_context``, ``decode_total`` for all steps.
     """
     architecture = family.architecture_from_sizes(closed_form["architecture"])
 
@@ -127,14 +120,9 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
 def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Iterable[int]) -> Cost:
     """Return the cost of all decode steps of a workload, whose tokens may be arrays; zero without steps.
 
-    Parameters
-    ----------
-    step : callable
-        Cost of one step, from the workload at the context of the step.
-    workload : Workload
-        The request. Its steps attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
-    bends : iterable of int
-        Contexts at which the growth of the cost changes, see `stagemeter.models.family.Stage`.
+    `step` returns the cost of one step, from the workload at the context of the step. The steps attend to
+    ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens. `bends` are the contexts at which the growth
+    of the cost changes, see `stagemeter.models.family.Stage`.
     """
     first, last = workload.prompt_tokens + 1, workload.prompt_tokens + workload.decode_steps
     # A bend that no step reaches moves to the first or the last step, where it adds nothing.
@@ -158,7 +146,7 @@ def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Itera
 def bytes_of_an_expert(closed_form: Mapping[str, Any], stage: str, item_size: Any) -> Any:
     """Return the bytes of weights that a pass reads per expert of a layer, over all layers; 0 without experts.
 
-    `item_size` is the bytes of a weight that is not quantized. For `closed_form`, see `coefficients`.
+    `item_size` is the bytes of a weight that is not quantized.
     """
     quantities = closed_form["stages"][stage]["quantities"]
 

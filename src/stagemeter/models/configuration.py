@@ -127,7 +127,6 @@ def _part(part: Mapping[str, Any], given: Any, source: str) -> Any:
 
 
 def _is_known(value: Any) -> bool:
-    """Return whether a value is a part of a configuration whose type the table has."""
     return isinstance(value, Mapping) and isinstance(value.get("model_type"), str) and value["model_type"] in _types()
 
 

@@ -70,16 +70,10 @@ def with_values(run: Runner) -> Runner:
 
 @dataclass(frozen=True, slots=True)
 class StageParameters:
-    """Parameters of one stage by closed form.
+    """Parameters of one stage in the checkpoint, by closed form.
 
-    Attributes
-    ----------
-    total : int
-        All parameters of the stage in the checkpoint.
-    active : int
-        Those that one token uses; fewer if experts are chosen.
-    unused : int
-        Those that no pass reads; part of the total.
+    `active` are those that one token uses, fewer if experts are chosen; `unused` those that no pass reads. `total`
+    includes both.
     """
 
     total: int
@@ -95,12 +89,8 @@ EXPERTS_READ = "experts_read"
 class ExpertsRead:
     """Bounds on the experts of a layer that one pass reads; the tokens decide the number.
 
-    Attributes
-    ----------
-    fewest : int
-        The number if all tokens choose the same experts.
-    most : int
-        The number if tokens choose as many different ones as they can. Closed forms are evaluated with it.
+    `fewest` are read if all tokens choose the same experts, `most` if they choose as many different ones as they can.
+    Closed forms are evaluated with `most`.
     """
 
     fewest: int
@@ -128,7 +118,7 @@ class Stage(Generic[Architecture]):
     calls : callable
         Variables of each call that a workload makes. A stage may be called for several groups of views.
     cost : callable or None
-        Cost of one call from its variables. It only adds and multiplies, so that symbols and arrays pass through.
+        Cost of one call from its variables, by additions and products only: symbols and arrays pass through.
         None without a closed form: the stage is counted by running it.
     working_set : callable or None
         Elements that the most demanding operator of one call reads and writes, without weights and cached tokens: a
@@ -136,11 +126,9 @@ class Stage(Generic[Architecture]):
     whole_pass : str
         The pass of the whole model in which the stage runs: ``forward`` or ``decode``.
     experts : callable or None
-        Experts that one pass of a workload can read; None without experts. The weight reads of the closed form are
-        linear in the variable `EXPERTS_READ`.
+        Experts that one pass of a workload can read. Weight reads of the closed form are linear in `EXPERTS_READ`.
     adapter : callable or None
-        Cost of a LoRA adapter alone in one call from its variables. None without a closed form, or without layers that
-        take an adapter.
+        Cost of a LoRA adapter alone in one call from its variables; None if no layer can take an adapter.
     bends : callable
         Of ``decode``: contexts at which the growth of a step's cost changes, such as the length of a window. Between
         them the cost grows by the same amount each step.
@@ -213,14 +201,8 @@ NO_PAGE = PageViews(0, 0, 0, 0, (1, 1), 0, mode=TEXT)
 class PageRules:
     """Views of pages and videos under the settings of a processor and a request.
 
-    Attributes
-    ----------
-    page : callable
-        Views of a page, from its width and height in pixels.
-    video : callable or None
-        Views of a video, from its frames and their width and height; None if the model reads no videos.
-    notes : tuple of str or None
-        Which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
+    `page` takes width and height in pixels, `video` frames, width and height; it is None if the model reads no videos.
+    `notes` say which limits decide the views; None: the settings say it, see `ProcessorSettings.note`.
     """
 
     page: Callable[[int, int], PageViews]
@@ -256,19 +238,14 @@ class Family(Generic[Architecture]):
 
     Attributes
     ----------
-    name, title : str
-        Name of the family, and description in a few words.
     takes : callable
         Whether a configuration, the content of a ``config.json``, is of this family.
     architecture_from_config : callable
-        Reads the sizes from a configuration; the second argument names its source in errors. Raises `StagemeterError`
-        if it cannot be used.
+        Reads the sizes from a configuration, or raises `StagemeterError`; the second argument names its source.
     build : callable
         Builds the model from sizes and configuration, without weights, on the meta device and in bfloat16.
     shipped : mapping
         Configurations that come with the family, by the names of their models.
-    decoder : callable
-        The language model of an architecture.
     stages : tuple of Stage
         In the order of a request.
     other_parameters : callable
@@ -283,8 +260,7 @@ class Family(Generic[Architecture]):
         Length of a prompt, from the tokens of its page and of its text. An encoder-decoder encodes both; its prompt is
         what the decoder begins with.
     rules : callable or None
-        Decides the views of pages by the settings of a checkpoint's processors and of a request. None for models that
-        read only text.
+        Decides the views of pages by the settings of processors and of a request. None for models that read only text.
     modes : mapping
         Resolutions by name that a request can ask for; empty if the model's own processor decides the views.
     videos : bool
@@ -339,10 +315,7 @@ class Family(Generic[Architecture]):
 
 
 def weight_bytes(family: Family[Any], architecture: Any, item_size: int) -> int:
-    """Return the bytes of all weights as a checkpoint stores them, by closed form.
-
-    `item_size` is the bytes of a weight that is not quantized.
-    """
+    """Return the bytes of all weights as a checkpoint stores them; `item_size` is that of a weight not quantized."""
     quantized = family.decoder(architecture).quantized_weights()
     return quantized.checkpoint_bytes(all_parameters(family, architecture), item_size)
 

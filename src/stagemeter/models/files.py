@@ -27,18 +27,10 @@ _CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files that describe a model.
+    """The files that describe a model; `source` is the origin of `config`, for errors.
 
-    Attributes
-    ----------
-    config : mapping
-        Content of ``config.json``.
-    source : str
-        Origin of the configuration, for errors.
-    processor : callable
-        Reads the files that say how pages are prepared.
-    code : str or None
-        Folder or Hub id that may hold Python code of the model; None for a shipped model.
+    `processor` reads the files that say how pages are prepared. `code` is the folder or Hub id that may hold Python
+    code of the model; None for a shipped model.
     """
 
     config: Mapping[str, Any]
@@ -91,8 +83,6 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _fetched_processor(repository: str) -> ProcessorFiles:
-    """Fetch the files of a Hub repository that say how pages are prepared."""
-
     def read(name: str) -> dict[str, Any] | None:
         path = fetch_if_there(repository, name, _suggestion(repository))
         return None if path is None else _read_json(path)

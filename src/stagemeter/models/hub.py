@@ -12,10 +12,7 @@ _TIMEOUT = 10
 
 
 def fetch(repository: str, name: str, hint: str) -> Path:
-    """Fetch a file of a repository on the Hub; without a network, the copy in the cache.
-
-    `hint` is the error's advice if there is no such repository.
-    """
+    """Fetch a Hub file, or its cached copy without a network; `hint` is advice if the repository is missing."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 

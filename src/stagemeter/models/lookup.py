@@ -31,14 +31,10 @@ class ModelDescription:
     ----------
     name : str
         The name, path or id that was asked for.
-    family : Family
-        The family that takes it.
     architecture : object
         Its sizes.
-    config : mapping
-        Content of ``config.json``.
-    source : str
-        Origin of the configuration.
+    config, source : mapping, str
+        Content of ``config.json``, and its origin.
     quantization : Quantization or None
         How its checkpoint quantizes weights; None if it does not, or if that is not counted.
     notes : tuple of str
@@ -103,10 +99,7 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
 
 
 def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
-    """Return a model with a LoRA adapter beside its layers, see `stagemeter.models.lora.read_adapter`.
-
-    Without a path, or with an adapter already, return the model itself.
-    """
+    """Return a model with the LoRA adapter at `path`; without a path or with an adapter already, the model itself."""
     if path is None or model.adapter is not None:
         return model
     adapter, stage = read_adapter(path), model.family.stage("prefill")

@@ -38,17 +38,10 @@ _ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter.
+    """A LoRA adapter; `rank` is the width between its two matrices.
 
-    Attributes
-    ----------
-    rank : int
-        Width between its two matrices.
-    targets : str or tuple of str
-        The layers that it stands beside: ends of their names, or one regular expression for whole names, or
-        ``all-linear`` for all but the output head.
-    source : str
-        Origin of the settings, for errors.
+    `targets` are the layers that it stands beside: ends of their names, or one regular expression for whole names, or
+    ``all-linear`` for all but the output head. `source` is the origin of the settings, for errors.
     """
 
     rank: int
@@ -85,16 +78,10 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFound:
-    """An adapter in a built model.
+    """An adapter in a built model, with the number of its parameters.
 
-    Attributes
-    ----------
-    params : int
-        Its parameters.
-    outside : tuple of str
-        Modules that it names but that are no linear layers of the decoder; it is not counted there.
-    nowhere : tuple of str
-        Names in its settings that no module has.
+    It is not counted in the modules `outside`, which it names but which are no linear layers of the decoder. No module
+    has the names `nowhere`.
     """
 
     params: int
@@ -103,10 +90,7 @@ class AdapterFound:
 
 
 def read_adapter(path: str) -> Adapter:
-    """Read the settings of an adapter from a folder with an ``adapter_config.json``, or from such a file.
-
-    Its weights are not needed. Raise StagemeterError for a kind of adapter that is not counted.
-    """
+    """Read an adapter from its folder or ``adapter_config.json`` without weights; refuse kinds that are not counted."""
     given = outside_path(path, "--adapter")
     file = given / FILE if given.is_dir() else given
     if not file.exists():

@@ -52,8 +52,6 @@ def adapt(model: nn.Module, adapter: Adapter, decoder: Sequence[str], head: Sequ
 
 
 def _adapted(kind: Any) -> Any:
-    """Return a class of linear layer with an adapter beside it."""
-
     def forward(self: nn.Linear, input: torch.Tensor) -> Any:
         return kind.forward(self, input) + getattr(self, _ADAPTER)(input)
 

@@ -57,14 +57,8 @@ class _Rule:
 class Quantization:
     """How a checkpoint stores the matrices of its language model.
 
-    Attributes
-    ----------
-    method : str
-        Name of the method in the configuration.
-    rules : tuple
-        The first that takes a module says how it is stored.
-    left_out : tuple of str
-        Modules that are not quantized: regular expressions for names, or their beginnings or ends.
+    The first of `rules` that takes a module decides. `left_out` are modules that are not quantized: regular expressions
+    for names, or their beginnings or ends.
     """
 
     method: str
@@ -91,10 +85,7 @@ class Quantization:
         return None
 
     def storage_of_part(self, layers: int, *modules: str) -> QuantizedMatrix | None:
-        """Return how the same modules of every layer are quantized; None if they are not.
-
-        Raise UnknownStorageError if layers differ.
-        """
+        """Return how the same modules of every layer are quantized, None if not; refuse layers that differ."""
         found = {self.storage_of(f"layers.{index}.{module}") for index in range(layers) for module in modules}
         if len(found) > 1:
             raise UnknownStorageError(f"{' and '.join(modules)} are not stored alike in all layers")
@@ -200,7 +191,6 @@ def _compressed_tensors(settings: QuantizationSettings) -> Quantization:
 
 
 def _rules(groups: QuantizationSettings, name: str, form: str) -> list[_Rule]:
-    """Return the rules of one group of modules."""
     if isinstance(groups.values[name], list):
         raise UnknownStorageError(f"what the preset {name} stores is not known here")
     group = groups.part(name)

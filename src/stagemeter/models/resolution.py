@@ -12,16 +12,9 @@ CUSTOM_MODE = "custom"
 class Resolution:
     """How a request wants its page cut into views. Families without modes ignore it.
 
-    Attributes
-    ----------
-    mode : str
-        Name of the mode, or `CUSTOM_MODE`.
-    base_size, image_size : int
-        Sides of the global view and of a tile in pixels.
-    crop_mode : bool
-        Whether a page larger than a tile is also cut into tiles.
-    patch_size, downsample_ratio : int or None
-        Pixels per patch and patches per token, both per side. None: the family's own; it refuses other values.
+    `mode` may be `CUSTOM_MODE`. `base_size` and `image_size` are sides of the global view and of a tile in pixels. With
+    `crop_mode`, a page larger than a tile is also cut into tiles. `patch_size` is pixels per patch, `downsample_ratio`
+    patches per token, both per side; None: the family's own, and it refuses other values.
     """
 
     mode: str

@@ -15,15 +15,9 @@ from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
 class CrossAttention(Mixer):
     """Attention to an encoder's output, whose keys and values a prefill makes and the cache keeps.
 
-    A mask says which token sees which part of it. Source: transformers, ``modeling_mllama.py``,
+    A mask says which token sees which part of it. `encoder_tokens` are those per sequence, as wide as the decoder;
+    `norms` counts the parameters of the norms of queries and keys. Source: transformers, ``modeling_mllama.py``,
     ``MllamaTextCrossAttention``.
-
-    Attributes
-    ----------
-    encoder_tokens : int
-        Tokens of the encoder's output per sequence, as wide as the decoder.
-    norms : int
-        Parameters of the norms of queries and keys.
     """
 
     heads: int

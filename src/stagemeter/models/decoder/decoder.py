@@ -25,14 +25,10 @@ ENDLESS = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A group of equal layers.
+    """A group of equal layers; `times` is their number.
 
     Attributes
     ----------
-    attention : Mixer
-        Attention, or what replaces it.
-    times : int
-        Number of such layers.
     norms : int
         Norms per layer, each as wide as the model.
     numbers : int

@@ -23,17 +23,9 @@ _OFFSET = 2
 class SelfAndCrossAttention(Mixer):
     """Multi-head attention to the decoder's own tokens, then to an encoder's output; biases everywhere.
 
-    Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers, ``modeling_mbart.py`` and
-    ``modeling_trocr.py``.
-
-    Attributes
-    ----------
-    heads : int
-        Heads, which together are as wide as the decoder.
-    encoder_width : int
-        Width of the encoder's output.
-    fused : bool
-        Whether attention is one operator; a causal mask then leaves half of it. Two products show no mask.
+    All heads together are as wide as the decoder. If `fused`, attention is one operator, and a causal mask leaves half
+    of it; two products show no mask. Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers,
+    ``modeling_mbart.py`` and ``modeling_trocr.py``.
     """
 
     heads: int
@@ -79,12 +71,10 @@ class SequenceDecoder:
 
     Attributes
     ----------
-    hidden, layers, heads, intermediate : int
-        Width, depth, attention heads, and width of the feed-forward network.
-    positions : int
-        Learned embeddings of positions.
-    max_positions : int
-        Longest sequence that the model was made for.
+    intermediate : int
+        Width of the feed-forward network.
+    positions, max_positions : int
+        Learned embeddings of positions, and the longest sequence that the model was made for.
     encoder_width : int
         Width of the encoder's output.
     norms : int

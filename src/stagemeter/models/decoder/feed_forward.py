@@ -49,18 +49,8 @@ class FeedForward(OneOfKinds, ABC):
 class GatedFeedForward(FeedForward):
     """Gate, up and down projection: SwiGLU, GeGLU and their like.
 
-    Attributes
-    ----------
-    intermediate : int
-        Width between the projections.
-    bias : bool
-        Whether each projection adds a bias.
-    quantized : QuantizedMatrix or None
-        Storage of the matrices; None if they are not quantized.
-    fused : bool
-        Whether gate and up projection are one layer.
-    module : str
-        Name of the module in a layer.
+    `intermediate` is the width between them, `module` the module's name in a layer. With `bias`, each projection adds
+    one. If `fused`, gate and up projection are one layer. `quantized` is None if the matrices are not quantized.
     """
 
     intermediate: int

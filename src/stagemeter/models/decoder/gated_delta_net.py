@@ -25,17 +25,10 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class GatedDeltaNet(Mixer):
-    """A gated delta network in place of attention.
+    """A gated delta network in place of attention; several heads of values share one of keys and queries.
 
-    Attributes
-    ----------
-    key_heads, value_heads : int
-        Heads of keys and queries, and of values; several heads of values share one of keys.
-    kernel : int
-        Tokens that the convolution over queries, keys and values spans.
-    fused : bool
-        Whether one layer projects queries, keys, values and gate, and another both factors. Otherwise gate and factors
-        have layers of their own.
+    The convolution over queries, keys and values spans `kernel` tokens. If `fused`, one layer projects queries, keys,
+    values and gate, and another both factors. Otherwise gate and factors have layers of their own.
     """
 
     key_heads: int

@@ -153,9 +153,6 @@ def refuse_window(settings: Settings) -> None:
 
 
 def windows_by_layer(settings: Settings) -> list[int]:
-    """Return the window of each layer, 0 for one that attends to everything.
-
-    The settings need ``num_hidden_layers``, ``sliding_window`` and ``layer_types``.
-    """
+    """Return each layer's window from ``sliding_window`` and ``layer_types``; 0 if it attends to everything."""
     kinds = settings.kinds("layer_types", (FULL, SLIDING))
     return [settings.whole("sliding_window") if kind == SLIDING else 0 for kind in kinds]

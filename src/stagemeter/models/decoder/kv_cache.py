@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 class RecordedCache(DynamicCache):
-    """transformers' growing cache, with a recorder of every update.
-
-    `config` describes layers that do not keep everything; without it, every layer does.
-    """
+    """transformers' growing cache with a recorder of updates; without `config`, every layer keeps everything."""
 
     def __init__(self, recorder: CacheRecorder, config: PretrainedConfig | None = None) -> None:
         super().__init__(config=config)

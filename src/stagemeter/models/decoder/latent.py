@@ -17,15 +17,10 @@ from stagemeter.models.sizes import later
 class Indexer:
     """The indexer of sparse attention: it scores each token with all earlier ones, and chooses those attended to.
 
-    transformers masks the tokens that were not chosen, so attention computes all scores, too. Source: DeepSeek-V3.2,
-    arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``, ``DeepseekV32Indexer``.
-
-    Attributes
-    ----------
-    heads, head_width : int
-        Heads of the queries, which share one key, and their width.
-    quantized, weights_quantized : QuantizedMatrix or None
-        Storage of the matrices, and of the one that weighs the heads; None if not quantized.
+    Its query heads share one key. `weights_quantized` is the storage of the matrix that weighs the heads, `quantized`
+    that of the others. transformers masks the tokens that were not chosen, so attention computes all scores, too.
+    Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``,
+    ``DeepseekV32Indexer``.
     """
 
     heads: int

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LightningAttention(Mixer):
-    """Lightning attention in place of softmax attention; `block` is the tokens of a block.
-
-    Each head has queries, keys and values of its own.
-    """
+    """Lightning attention in blocks of `block` tokens; each head has queries, keys and values of its own."""
 
     heads: int
     head_width: int

@@ -21,20 +21,10 @@ from stagemeter.models.sizes import unhashed
 
 @dataclass(frozen=True)
 class StateSpace(Mixer):
-    """A state-space model in place of attention.
+    """A state-space model in place of attention; `module` is the module's name in a layer.
 
-    Attributes
-    ----------
-    groups : int
-        Groups of heads that share the projections into the state and out of it.
-    state_width : int
-        Width of the state of each element of a head.
-    kernel, block : int
-        Tokens that the convolution over inputs spans, and tokens of a chunk.
-    bias, convolution_bias : bool
-        Whether the projections and the convolution add a bias.
-    module : str
-        Name of the module in a layer.
+    Heads of one of the `groups` share the projections into the state and out of it. `state_width` is the width of the
+    state of each element of a head. The convolution over inputs spans `kernel` tokens, a chunk `block` tokens.
     """
 
     heads: int

@@ -14,10 +14,7 @@ _HEAD = "lm_head"
 
 
 def quantized_decoder(decoder: Decoder, quantization: Quantization) -> Decoder:
-    """Return a decoder's sizes with each part stored as a checkpoint's configuration says.
-
-    Every layer must store a part the same way; otherwise raise StagemeterError.
-    """
+    """Return a decoder's sizes with each part stored as a checkpoint says; refuse parts stored differently by layer."""
     layers = sum(layer.times for layer in decoder.layers)
 
     def storage(*modules: str) -> QuantizedMatrix | None:

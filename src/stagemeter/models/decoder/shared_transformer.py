@@ -25,18 +25,10 @@ _SHARED = "shared_transformer"
 class SharedTransformer(Mixer):
     """A transformer over the layer's input beside the embedding of its tokens, a projection, and a state-space model.
 
-    Attributes
-    ----------
-    intermediate : int
-        Width of the gated feed-forward network.
-    bias : bool
-        Whether the feed-forward network adds biases.
-    rank : int
-        Inner width of the low-rank layers that each layer has beside the shared ones.
-    attention_adapters : bool
-        Whether queries, keys and values also have low-rank layers; the feed-forward network always has.
-    attention_quantized : QuantizedMatrix or None
-        Storage of attention's matrices; `quantized` is for the transformer's others.
+    `intermediate` and `bias` are those of the gated feed-forward network. `rank` is the inner width of the low-rank
+    layers that each layer has beside the shared ones: for the feed-forward network, and with `attention_adapters` also
+    for queries, keys and values. `attention_quantized` is the storage of attention's matrices, `quantized` that of the
+    others.
     """
 
     heads: int
@@ -113,7 +105,6 @@ class SharedTransformer(Mixer):
     def _low_rank(
         self, name: str, rows: int, before: int, after: int, quantized: QuantizedMatrix | None
     ) -> list[NamedLinear]:
-        """Return the two linear layers that one layer has beside a shared one."""
         return [
             NamedLinear(f"{name}.0.0", rows, before, self.rank, quantized=quantized),
             NamedLinear(f"{name}.0.1", rows, self.rank, after, quantized=quantized),

@@ -38,10 +38,7 @@ class DecoderModules:
 
 @dataclass(frozen=True, slots=True)
 class EncoderTokens(Generic[Architecture]):
-    """The tokens of an encoder's output, which every layer attends to.
-
-    `meaning` is a few words for reports; `number` returns how many there are per sequence of a workload.
-    """
+    """The encoder's output that every layer attends to: its meaning for reports, and its tokens per sequence."""
 
     meaning: str
     number: Callable[[Architecture, Workload], int]
@@ -232,10 +229,7 @@ def decoder_stages(
 
 
 def require_known(decoder: Decoder, prefill_variables: VariableMeanings, source: str) -> None:
-    """Refuse a decoder whose layers add variables that the closed form of a prefill lacks.
-
-    The BeyondFamilyError names the kind of layer; the generic family then takes the model.
-    """
+    """Refuse layers whose variables the closed form of a prefill lacks; the generic family then takes the model."""
     for layer in decoder.layers:
         if not layer.attention.prefill_variables(1).keys() <= prefill_variables.keys():
             raise BeyondFamilyError(
@@ -298,7 +292,6 @@ def cache_arguments(
 
 
 def _layer_type(settings: Any, index: int, known: Mapping[str, Any]) -> str:
-    """Return the known type of a model's layer, from its configuration."""
     if len(known) == 1:
         return next(iter(known))
     if index in (getattr(settings, "cross_attention_layers", None) or ()):

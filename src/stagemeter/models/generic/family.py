@@ -33,10 +33,7 @@ _NUMBERS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 @dataclass(frozen=True)
 class FoundLanguageModel:
-    """The decoder of a model without a family.
-
-    `cache_of_one` returns the elements of the cache of one sequence of a workload when it has some tokens.
-    """
+    """The decoder of a model without a family; `cache_of_one` returns cached elements of one sequence."""
 
     max_positions: int
     cache_of_one: Callable[[Workload, int], int]
@@ -67,19 +64,9 @@ def make_family(
 ) -> tuple[Family[FoundModel], FoundModel]:
     """Make the family of a model that no other family takes; return it with the model.
 
-    Parameters
-    ----------
-    config, preprocessing : mapping
-        Contents of ``config.json``, and of ``preprocessor_config.json`` or nothing.
-    source : str
-        Origin of the configuration, for errors.
-    code : str or None
-        Folder or Hub id whose Python code makes the model; None: transformers' own code does.
-
-    Raises
-    ------
-    StagemeterError
-        If the model cannot be built, or does not run on shapes.
+    `config` and `preprocessing` are the contents of ``config.json`` and of ``preprocessor_config.json`` or nothing.
+    `code` is the folder or Hub id whose Python code makes the model; None: transformers' own code does.
+    Raise StagemeterError if the model cannot be built, or does not run on shapes.
     """
     known = KnownValues()
     settings = (

@@ -32,10 +32,9 @@ class Page:
 
 
 def make_page(config: Any, settings: Mapping[str, Any], width: int, height: int, batch: int) -> Page:
-    """Make the inputs of a batch of blank pages; width and height are in pixels.
+    """Make the inputs of a batch of blank pages of `width` by `height` pixels, or raise StagemeterError.
 
-    `settings` is the content of ``preprocessor_config.json`` or empty. Raise StagemeterError if the processor refuses
-    the page or needs torchvision.
+    `settings` is the content of ``preprocessor_config.json``, or empty.
     """
     from PIL import Image
 

@@ -25,12 +25,8 @@ class Parts:
 
     Attributes
     ----------
-    language : str
-        The decoder with its embedding.
-    encoder : str
-        The encoder of an encoder-decoder; empty for others.
-    vision : str
-        The vision tower; empty for a model that reads only text.
+    language, encoder, vision : str
+        The decoder with its embedding, an encoder-decoder's encoder, and the vision tower; empty if absent.
     rest : tuple of str
         The other modules with parameters.
     takes_more : bool

@@ -18,18 +18,9 @@ from typing import Any
 class Facts:
     """Facts of a shipped model, known without building it, for the default request.
 
-    Attributes
-    ----------
-    stages : tuple of str
-        In the order of a request.
-    params, params_active : int
-        Parameters, and those that one token uses.
-    max_positions : int or None
-        Longest sequence that the model was made for; None without a limit.
-    flops_forward, flops_decode : int
-        FLOPs to the first token, and of one decode step.
-    cache_per_token : int
-        Elements that one more token of a prompt adds to the cache.
+    `params_active` are the parameters that one token uses. `max_positions` is None without a limit. `flops_forward` are
+    FLOPs to the first token, `flops_decode` those of one decode step. `cache_per_token` is the elements that one more
+    token of a prompt adds to the cache.
     """
 
     stages: tuple[str, ...]
