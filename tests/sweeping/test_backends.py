@@ -81,7 +81,7 @@ def test_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
 def test_backend_that_is_not_installed_names_its_extra(monkeypatch, backend):
     monkeypatch.setattr("stagemeter.sweeping.backends.find_spec", lambda name: None)
     with pytest.raises(StagemeterError, match=rf"--backend {backend} needs .*: pip install 'stagemeter\[{backend}\]'"):
-        require_backend(backend)
+        require_backend(backend, 1, None)
     require_backend("loky")
 
 
@@ -114,3 +114,17 @@ def test_ray_gives_the_same_table(tmp_path):
         ray.shutdown()
     here = sweep(few, tmp_path / "here.parquet", estimate=True, jobs=1)
     assert pq.read_table(there.output).equals(pq.read_table(here.output))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": 0}, "--jobs: 0 is not"),
+        ({"jobs": -5}, "--jobs: -5 is not"),
+        ({"cluster": "tcp://x"}, "--cluster tcp://x"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(tmp_path, options, message):
+    with pytest.raises(StagemeterError, match=message):
+        sweep(SETTINGS, tmp_path / "none.parquet", estimate=True, **options)
+    assert not (tmp_path / "none.parquet").exists()

@@ -71,8 +71,9 @@ def sweep(
     StagemeterError
         If a setting cannot be used, or a count differs from the closed forms.
     """
+    require_backend(backend, jobs, cluster)
     wanted = settings if isinstance(settings, SweepSettings) else settings_of(settings)
-    return _run(_plan(wanted, Path(output), resume, backend), resume, estimate, backend, jobs, cluster)
+    return _run(_plan(wanted, Path(output), resume), resume, estimate, backend, jobs, cluster)
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,9 @@ class _Plan:
     parts: PartsFolder
 
 
-def _plan(settings: SweepSettings, output: Path, resume: bool, backend: str) -> _Plan:
+def _plan(settings: SweepSettings, output: Path, resume: bool) -> _Plan:
     """Check all settings before anything is written or logged."""
     target = output.expanduser()
-    require_backend(backend)
     if target.suffix != ".parquet":
         raise StagemeterError(f"--output {target}: the table is written as Parquet. Give a name that ends in .parquet")
     require_writable(target.parent, (target.name,), option="--output")
@@ -142,7 +142,8 @@ def sweep_and_log(
     from stagemeter.sweeping.children import require_children
 
     require_children(child_runs)
-    plan = _plan(settings, Path(output), options.get("resume", False), options.get("backend", LOCAL))
+    require_backend(options.get("backend", LOCAL), options.get("jobs", -1), options.get("cluster"))
+    plan = _plan(settings, Path(output), options.get("resume", False))
     from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
     from stagemeter.tracking.store import run_messages
     from stagemeter.tracking.sweep import log_sweep

@@ -22,7 +22,7 @@ Examples:
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--pages-per-day", type=FRACTION, help="Pages to process a day; requests, of a model without pages.")
+@click.option("--pages-per-day", type=FRACTION, help="Pages a day; for a text-only model, requests.")
 @click.option("--device", type=TEXT, help="Device, one of `stagemeter devices`.")
 @click.option("--mfu", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
 @click.option("--from-run", type=TEXT, help="Paired profiling run to take the MFU from.")
@@ -42,12 +42,12 @@ def plan(
 ) -> None:
     """Work out how many devices a number of pages a day needs, and say what the answer assumes.
 
-    Of --images and --pages, the mean page counts.
+    With --images or --pages, the cost is that of the mean page.
     """
-    if pages_per_day is None or device is None:
-        raise StagemeterError(
-            "--pages-per-day, --device: missing. Give both; `stagemeter devices` lists the known devices"
-        )
+    if pages_per_day is None:
+        raise StagemeterError("--pages-per-day: missing. Give the number of pages to process a day")
+    if device is None:
+        raise StagemeterError("--device: missing. Give one of `stagemeter devices`")
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.plan import plan_devices
 

@@ -28,7 +28,7 @@ Commas separate values; first..last:step is a range that includes both ends.
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--grid", "grid_file", type=PATH, help="YAML file of the settings below; options win over it.")
+@click.option("--grid", "grid_file", type=PATH, help="YAML file of settings; options win over it.")
 @swept_options
 @corpus_options(TEXT)
 @once(
@@ -111,8 +111,9 @@ def _say(swept: Swept) -> None:
     from stagemeter.core.terminal import print_lines
 
     per_second = swept.evaluated / swept.seconds
+    plural = "" if swept.rows == 1 else "s"
     lines = [
-        f"{swept.rows:,} workloads in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s, "
+        f"{swept.rows:,} workload{plural} in {swept.output}; {swept.evaluated:,} in {swept.seconds:.3g} s, "
         f"{per_second:,.0f} a second"
     ]
     print_lines([*lines, *(f"note: {note}" for note in swept.notes)])

@@ -44,7 +44,7 @@ def map_parts(
     """
     from joblib import Parallel, cpu_count, delayed, parallel_config
 
-    workers = cpu_count() if jobs < 1 else jobs
+    workers = cpu_count() if jobs == -1 else jobs
     # Workers of this machine end with this process, even if it is killed.
     options: dict[str, Any] = {}
     if backend == LOCAL:
@@ -64,8 +64,12 @@ def map_parts(
             yield from zip(batch, results, strict=True)
 
 
-def require_backend(backend: str) -> None:
-    """Refuse a backend that is unknown or not installed; the message names the extra that installs it."""
+def require_backend(backend: str, jobs: int, cluster: str | None) -> None:
+    """Refuse a backend that is unknown or not installed, and workers or a cluster that it cannot have."""
+    if jobs != -1 and jobs < 1:
+        raise StagemeterError(f"--jobs: {jobs} is not a number of workers. Give 1 or more")
+    if cluster is not None and backend == LOCAL:
+        raise StagemeterError(f"--cluster {cluster}: {LOCAL} runs on this machine alone. Give --backend dask or ray")
     if backend not in BACKENDS:
         raise StagemeterError(f"--backend {backend}: unknown. Known are {', '.join(BACKENDS)}")
     missing = [module for module in _MODULES.get(backend, ()) if find_spec(module) is None]

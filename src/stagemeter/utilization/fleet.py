@@ -126,7 +126,7 @@ def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | No
     lines = [
         f"a {cost.unit} costs {cost.flops:,.0f} FLOPs, {mean}, {batch} at once",
         f"peak of {peak.name}, {peak.dtype}: {peak.flops_per_second / 1e12:,.5g} TFLOP/s, {peak.source}",
-        "every device works day and night on nothing else: loading, rendering, waiting and failures come on top",
+        "every device runs 24 hours a day on this load only: loading, rendering, waiting and failures come on top",
     ]
     if mfu is None:
         lines.append("every stage runs at the roofline, with the fewest experts read: a lower bound of the devices")
