@@ -82,7 +82,7 @@ def test_backend_that_is_not_installed_names_its_extra(monkeypatch, backend):
     monkeypatch.setattr("stagemeter.sweeping.backends.find_spec", lambda name: None)
     with pytest.raises(StagemeterError, match=rf"--backend {backend} needs .*: pip install 'stagemeter\[{backend}\]'"):
         require_backend(backend, 1, None)
-    require_backend("loky")
+    require_backend("loky", -1, None)
 
 
 def test_results_come_in_order_whatever_finishes_first():
