@@ -75,7 +75,7 @@ def test_limits_that_cannot_be_are_refused_in_one_line(stagemeter, command, argu
 
 
 def test_limits_mean_nothing_to_a_model_of_text(stagemeter):
-    for command in (ESTIMATE, IMPORT):
+    for command in (ESTIMATE, IMPORT, ("sweep", "--estimate", "--no-track")):
         ended = stagemeter(*command, "--model", "qwen3-8b", "--max-tiles", "4")
         assert ended.code == 2
         assert "max_tiles: 4 means nothing to qwen3-8b, of the family qwen3: it has no such limit" in ended.err

@@ -290,6 +290,16 @@ def test_where_it_is_looked_at_is_no_difference(gundam):
     assert differing_fields(mine, replace(mine, decode_context=7, image_width=1, mode="custom")) == {}
 
 
+@pytest.mark.parametrize(("field", "value"), [("kv_cache_dtype", "float8_e4m3fn"), ("view_size", (300, 200))])
+def test_field_that_one_workload_lacks_is_a_difference(gundam, field, value):
+    """A field that is None is left out of the hash, and so of what was compared: ``mfu`` ended in a KeyError."""
+    mine = workload_of(gundam)
+    with_field = replace(mine, **{field: value})
+    written = list(value) if isinstance(value, tuple) else value
+    assert differing_fields(mine, with_field) == {field: [None, written]}
+    assert differing_fields(with_field, mine) == {field: [written, None]}
+
+
 def test_peaks_survive_being_written_down():
     again = Peak.from_dict(A100.to_dict())
     assert Peak.from_dict(again.to_dict()) == again

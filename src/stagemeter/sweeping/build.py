@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import page_views, size_of_page
+from stagemeter.analysis.pages import page_views, settings_of, size_of_page
 from stagemeter.analysis.requests import text_prompt
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
@@ -208,6 +208,7 @@ def _planned(
     """Return every page in every mode of the family, and notes on the pages. Equal sizes are planned once."""
     family = model.family
     if not family.reads_pages:
+        settings_of(AnalysisConfig(**limits)).refuse_unused(model.name, family.name)
         return [Page(0, 0, NO_PAGE)], ()
     found, notes = [], list(corpus.notes)
     for mode in modes if family.modes else modes[:1]:

@@ -154,5 +154,7 @@ def with_experts(
 
 def differing_fields(counted: Workload, measured: Workload) -> dict[str, list[Any]]:
     """Return the fields in which two workloads are different work, with both values."""
+    # A field that is None is left out of the hash.
     mine, other = counted.hashed_fields(), measured.hashed_fields()
-    return {name: [mine[name], other[name]] for name in mine if mine[name] != other[name]}
+    both = ((name, [mine.get(name), other.get(name)]) for name in {**mine, **other})
+    return {name: values for name, values in both if values[0] != values[1]}
