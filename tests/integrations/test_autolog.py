@@ -154,6 +154,8 @@ def mlflows_autolog():
     """MLflow's own switch, as it was afterwards."""
     found = AUTOLOGGING_INTEGRATIONS["mlflow"]
     yield mlflow.autolog
+    # Integrations of other libraries too, and those that are not imported yet.
+    mlflow.autolog(disable=True, silent=True)
     AUTOLOGGING_INTEGRATIONS["mlflow"] = found
 
 
