@@ -1,4 +1,4 @@
-"""What the benchmarks share: two sides timed in turn, processes and their memory, a table.
+"""Helpers of the benchmarks: time two sides in turn, measure memory of processes, print a table.
 
 Absolute times depend on the machine and on its load. The two sides of a ratio therefore run in turn, A B A B, and the
 median of the ratios of neighbours counts.

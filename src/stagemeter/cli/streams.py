@@ -7,9 +7,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from stagemeter.core.errors import StagemeterError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 #: Replacements for characters that an ASCII terminal lacks; others are written as escapes.
 _IN_ASCII = {"µ": "u", "×": "x", "–": "-", "…": "...", "→": "->", "•": "*", "━": "-", "\u00a0": " "}
@@ -79,8 +82,8 @@ class _Outlet(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: object, /) -> int:
-        content = memoryview(data)  # type: ignore[arg-type]
+    def write(self, data: Buffer, /) -> int:
+        content = memoryview(data)
         if self._ended:
             return len(content)
         try:

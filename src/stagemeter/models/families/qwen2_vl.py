@@ -197,5 +197,5 @@ FAMILY = qwen_vl_family(
     model_types=("qwen2_vl", _WINDOWED),
     read=_read,
     shipped=("qwen2-vl-7b", "qwen2.5-vl-7b"),
-    notes=("a patch spans two pictures: a single page is doubled, and so is the last of an odd number of frames",),
+    notes=("a patch spans two pictures: a single page, or an odd last frame, counts twice",),
 )

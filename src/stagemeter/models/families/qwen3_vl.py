@@ -45,7 +45,7 @@ def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
 
 #: Notes on pages and videos of Qwen 3-VL and Qwen 3.5.
 PAGE_NOTES = (
-    "a patch spans two pictures: a single page is doubled, and so is the last of an odd number of frames",
+    "a patch spans two pictures: a single page, or an odd last frame, counts twice",
     "the time before each two frames of a video is text: count it with the text tokens",
 )
 
