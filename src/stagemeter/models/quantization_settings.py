@@ -25,7 +25,6 @@ class QuantizationSettings(Settings):
     __slots__ = ()
 
     def part(self, key: str) -> QuantizationSettings:
-        """Return the settings below a key."""
         value = self._needed(key)
         if not isinstance(value, Mapping):
             raise self._error(key, "an object of settings")

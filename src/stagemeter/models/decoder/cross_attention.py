@@ -29,11 +29,9 @@ class CrossAttention(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The type of these layers in configurations of transformers."""
         return "cross_attention"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer; those of keys and values run in a prefill only."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         return [
             NamedLinear("cross_attn.q_proj", rows, hidden, width, quantized=self.quantized),
@@ -51,7 +49,6 @@ class CrossAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         attention = cached_attention(
             of.batch, of.tokens, self.encoder_tokens, self.heads, self.key_value_heads, self.head_width, causal=False
         )
@@ -61,19 +58,15 @@ class CrossAttention(Mixer):
         return [*projections, replace(attention, kv_writes=made) + mask]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections and norms."""
         return 2 * hidden * (self.heads + self.key_value_heads) * self.head_width + self.norms
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the encoder's keys and values; generated tokens do not change them."""
         shape = (batch, self.key_value_heads, self.encoder_tokens, self.head_width)
         return shape, shape
 
     def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
-        """Fill a layer's cache; later passes read it and append nothing."""
         cache.keep(*map(zeros, self.cached_shapes(batch, sum(held))), layer_idx=layer)
 
     def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
-        """Return the shapes of the mask and, in a prefill, of the encoder's output, by argument."""
         mask = {"cross_attention_mask": (batch, 1, tokens, self.encoder_tokens)}
         return mask if cached else {**mask, "cross_attention_states": (batch, self.encoder_tokens, hidden)}

@@ -34,7 +34,6 @@ class SelfAndCrossAttention(Mixer):
     kind: Literal["self_and_cross"] = "self_and_cross"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer; keys and values of the encoder's output are kept."""
         rows, encoded = of.batch * of.tokens, of.batch * of.encoder_tokens
         names = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "encoder_attn.q", "encoder_attn.out")
         made = ("encoder_attn.k", "encoder_attn.v") if of.prefill else ()
@@ -44,7 +43,6 @@ class SelfAndCrossAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         made = 2 * of.batch * of.encoder_tokens * hidden * of.prefill
         return [
             *(layer.cost for layer in self.linear_layers(hidden, of)),
@@ -57,11 +55,9 @@ class SelfAndCrossAttention(Mixer):
         return cached_attention(of.batch, of.tokens, keys, heads, heads, hidden // heads, causal, self.fused)
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: six projections of the decoder's width, two of the encoder's."""
         return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Raise: the cache depends on the workload, see `SequenceDecoder.cache_of`."""
         raise NotImplementedError
 
 

@@ -66,7 +66,6 @@ class GatedFeedForward(FeedForward):
         return cls(settings.whole(key), **changes)
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return the linear layers of one layer over `rows` tokens."""
         layers = gated_layers(self.module, rows, hidden, self.intermediate, self.bias, self.quantized)
         if not self.fused:
             return layers
@@ -74,11 +73,9 @@ class GatedFeedForward(FeedForward):
         return [NamedLinear(name, rows, hidden, outputs, self.bias, self.quantized), layers[-1]]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, 1))))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer; one token uses all."""
         return 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
 
 
@@ -90,18 +87,15 @@ class PlainFeedForward(FeedForward):
     kind: Literal["plain"] = "plain"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return the linear layers of one layer over `rows` tokens."""
         return [
             NamedLinear("fc1", rows, hidden, self.intermediate, bias=True),
             NamedLinear("fc2", rows, self.intermediate, hidden, bias=True),
         ]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return the network itself: it is never quantized."""
         return self
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer; one token uses all."""
         return 2 * hidden * self.intermediate + self.intermediate + hidden
 
 
@@ -166,7 +160,6 @@ class Experts(FeedForward):
 
     @property
     def mixture(self) -> Experts:
-        """The mixture itself."""
         return self
 
     @property
@@ -175,13 +168,11 @@ class Experts(FeedForward):
         return f"{self.module}.shared_expert{'' if self.shared_gate or self.every_one else 's'}"
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return the linear layers of shared experts and their gate over `rows` tokens."""
         shared = gated_layers(self._shared, rows, hidden, self.shared_intermediate, quantized=self.shared_quantized)
         gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, quantized=self.shared_gate_quantized)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
         used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
         routed = mixture_of_experts(
             rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.quantized
@@ -189,7 +180,6 @@ class Experts(FeedForward):
         return [*routed, *(layer.cost for layer in self.linear_layers(hidden, rows))]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return a copy whose matrices are stored as `storage` says."""
         names = [layer.name for layer in self.linear_layers(1, 1)]
         gate = [names.pop()] if self.shared_gate else []
         return replace(
@@ -200,7 +190,6 @@ class Experts(FeedForward):
         )
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer with all experts, or with those that one token uses."""
         expert = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         router = self.experts * (hidden + self.bias + self.choice_bias)
         shared = 3 * hidden * self.shared_intermediate + hidden * self.shared_gate
@@ -220,23 +209,18 @@ class ExpertsBeside(FeedForward):
 
     @property
     def mixture(self) -> Experts:
-        """The mixture of experts beside the dense network."""
         return self.routed
 
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
-        """Return the linear layers of the dense network, and the router, a plain linear layer here."""
         return [*self.dense.linear_layers(hidden, rows), NamedLinear("router.proj", rows, hidden, self.routed.experts)]
 
     def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
         dense = self.dense.operators(hidden, rows, experts_read)
         return [*dense, *self.routed.operators(hidden, rows, experts_read)]
 
     def stored_as(self, storage: Storage) -> Self:
-        """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, dense=self.dense.stored_as(storage), routed=self.routed.stored_as(storage))
 
     def parameters(self, hidden: int, active: bool = False) -> int:
-        """Return the parameters of one layer; the router scales each of its inputs and each expert's result."""
         scales = hidden + self.routed.experts
         return self.dense.parameters(hidden, active) + self.routed.parameters(hidden, active) + scales

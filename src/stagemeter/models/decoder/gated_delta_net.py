@@ -63,7 +63,6 @@ class GatedDeltaNet(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     @property
@@ -82,7 +81,6 @@ class GatedDeltaNet(Mixer):
         return self.value_heads * self.key_width * self.value_width
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass."""
         rows, quantized = of.batch * of.tokens, self.quantized
         inputs = (
             {"in_proj_qkvz": self.convolved + self.values, "in_proj_ba": 2 * self.value_heads}
@@ -103,7 +101,6 @@ class GatedDeltaNet(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * (self.state + self.convolved * self.kernel))
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         if not of.prefill:
@@ -128,15 +125,12 @@ class GatedDeltaNet(Mixer):
         ]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, convolution, norm, and two per head of values."""
         inputs = self.convolved + self.values + 2 * self.value_heads
         return hidden * (inputs + self.values) + self.convolved * self.kernel + self.value_width + 2 * self.value_heads
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the convolution's last inputs and of the state."""
         state = (batch, self.value_heads, self.key_width, self.value_width)
         return (batch, self.convolved, self.kernel), state
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill."""
         return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}

@@ -79,7 +79,6 @@ class GroupedQueryAttention(Mixer):
 
     @property
     def last_token_only(self) -> bool:
-        """Whether the layer runs only on the last token of a prompt."""
         return self.shared
 
     @property
@@ -92,7 +91,6 @@ class GroupedQueryAttention(Mixer):
         return 0 if self.shared else 2 - self.keys_are_values
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass."""
         rows, (width, key_value_width) = of.batch * of.tokens, self._widths
         return [
             NamedLinear("self_attn.q_proj", rows, hidden, width * (1 + self.output_gate), self.bias, self.quantized),
@@ -104,7 +102,6 @@ class GroupedQueryAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         attended = of.windowed if self.window else of.context
         attention = cached_attention(
             of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal, self.fused
@@ -116,7 +113,6 @@ class GroupedQueryAttention(Mixer):
         return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, biases, norms and sinks."""
         width, key_value_width = self._widths
         queries = width * (1 + self.output_gate)
         made = self._key_value_projections * key_value_width
@@ -124,12 +120,10 @@ class GroupedQueryAttention(Mixer):
         return hidden * (queries + width + made) + biases + self.norms + self.sinks
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of keys and values of some tokens; the cache drops what a window drops."""
         shape = (batch, self.key_value_heads, tokens, self.head_width)
         return () if self.shared else (shape, shape)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables, which only sharing layers have."""
         return {"single": (tokens == 1) * 1} if self.shared else {}
 
 

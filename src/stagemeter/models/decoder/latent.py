@@ -104,7 +104,6 @@ class LatentAttention(Mixer):
         )
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass."""
         rows, quantized = of.batch * of.tokens, self.quantized
         query_width, value_width = self._widths
         queries = (
@@ -139,7 +138,6 @@ class LatentAttention(Mixer):
         return self.heads * (self.rotary_width + self.plain_width), self.heads * self.value_width
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         rows, cached = of.batch * of.tokens, of.batch * of.context
         query_width, value_width = self._widths
         macs = of.batch * of.tokens * of.context * (query_width + value_width)
@@ -155,7 +153,6 @@ class LatentAttention(Mixer):
         return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention, *choice]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
-        """Return a copy whose matrices, with those of its indexer, are stored as `storage` says."""
         indexer = self.indexer
         if indexer is not None:
             *projections, weights = (layer.name for layer in indexer.linear_layers(1, 1, 1))
@@ -164,7 +161,6 @@ class LatentAttention(Mixer):
         return replace(self, quantized=storage(*(layer.name for layer in others)), indexer=indexer)
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, biases, and norms of the compressed vectors."""
         query_width, value_width = self._widths
         compressed = self.key_value_rank + self.rotary_width
         queries = self.query_rank * (hidden + query_width + 1) if self.query_rank else hidden * query_width
@@ -174,6 +170,5 @@ class LatentAttention(Mixer):
         return queries + keys_and_values + value_width * hidden + biases + indexer
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the compressed vectors, the rotated keys and the indexer's keys."""
         latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
         return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent

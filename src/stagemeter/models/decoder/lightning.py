@@ -43,11 +43,9 @@ class LightningAttention(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     def own_cache(self, recorder: CacheRecorder) -> Any:
-        """Return the cache that models with this kind take."""
         from stagemeter.models.decoder.lightning_cache import RecordedLightningCache
 
         return RecordedLightningCache(recorder)
@@ -58,7 +56,6 @@ class LightningAttention(Mixer):
         return self.heads * self.head_width**2
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass."""
         rows, width = of.batch * of.tokens, self.heads * self.head_width
         return [
             NamedLinear("self_attn.qkv_proj", rows, hidden, 3 * width, quantized=self.quantized),
@@ -67,7 +64,6 @@ class LightningAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * self.state)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         number, width = of.batch * self.heads, self.head_width
@@ -93,15 +89,12 @@ class LightningAttention(Mixer):
         ]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections and the norm after the heads."""
         width = self.heads * self.head_width
         return 5 * hidden * width + width
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shape of the state."""
         return ((batch, self.heads, self.head_width, self.head_width),)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill."""
         whole, rest = tokens // self.block, tokens % self.block
         return {"blocks": -(-tokens // self.block), "pairs": whole * self.block**2 + rest**2}

@@ -70,7 +70,6 @@ class StateSpace(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The type of these layers in configurations of transformers."""
         return "linear_attention"
 
     @property
@@ -89,7 +88,6 @@ class StateSpace(Mixer):
         return self.inner * self.state_width + self.convolved * self.kernel
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the projections of one layer in one pass."""
         rows, inputs = of.batch * of.tokens, self.inner + self.convolved + self.heads
         return [
             NamedLinear(f"{self.module}.in_proj", rows, hidden, inputs, self.bias, self.quantized),
@@ -97,7 +95,6 @@ class StateSpace(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         states = Cost(kv_writes=of.batch * self.kept)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         # In a step, the kept inputs precede the new token's, and every position that fits is computed.
@@ -125,15 +122,12 @@ class StateSpace(Mixer):
         ]
 
     def parameters(self, hidden: int) -> int:
-        """Return the parameters of one layer: projections, convolution, norm, and three per head."""
         inputs = self.inner + self.convolved + self.heads
         projections = hidden * (inputs + self.inner) + (inputs + hidden) * self.bias
         return projections + self.convolved * (self.kernel + self.convolution_bias) + self.inner + 3 * self.heads
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the convolution's last inputs and of the state."""
         return (batch, self.convolved, self.kernel), (batch, self.heads, self.head_width, self.state_width)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill."""
         return {"blocks": -(-tokens // self.block), "padded": larger(tokens, self.kernel)}

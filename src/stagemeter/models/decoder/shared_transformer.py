@@ -65,11 +65,9 @@ class SharedTransformer(Mixer):
 
     @property
     def layer_type(self) -> str:
-        """The type of these layers in configurations of transformers."""
         return "hybrid"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the linear layers of one layer in one pass."""
         return [
             *self._attention_layers(hidden, of),
             *self._other_layers(hidden, of),
@@ -111,7 +109,6 @@ class SharedTransformer(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the operators of one layer in one pass."""
         attention = cached_attention(
             of.batch, of.tokens, of.context, self.heads, self.key_value_heads, self.head_width, of.causal
         )
@@ -119,7 +116,6 @@ class SharedTransformer(Mixer):
         return [*(layer.cost for layer in transformer), attention, *self.states.operators(hidden, of)]
 
     def stored_as(self, storage: Storage) -> SharedTransformer:
-        """Return a copy whose matrices are stored as `storage` says."""
         attention, others = self._attention_layers(1, NO_PASS), self._other_layers(1, NO_PASS)
         return replace(
             self,
@@ -129,26 +125,21 @@ class SharedTransformer(Mixer):
         )
 
     def parameters(self, hidden: int) -> int:
-        """Return a layer's own parameters: low-rank layers, the projection, and the state-space model."""
         low_rank = 3 * 4 * hidden * self.rank * self.attention_adapters
         low_rank += (hidden + 2 * self.intermediate) * self.rank
         return low_rank + hidden**2 + self.states.parameters(hidden)
 
     def shared_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
-        """Return the linear layers whose weights several layers share."""
         return [*self._attention_layers(hidden, of)[:4], *self._other_layers(hidden, of)[:2]]
 
     def shared_parameters(self, hidden: int) -> int:
-        """Return the parameters that several layers share: attention, feed-forward network and norms."""
         attention = hidden * (2 * (self.heads + 2 * self.key_value_heads) + self.heads) * self.head_width
         feed_forward = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         return attention + feed_forward + 3 * hidden
 
     def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of keys and values of some tokens, and of the state-space model's cache."""
         shape = (batch, self.key_value_heads, tokens, self.head_width)
         return (shape, shape, *self.states.cached_shapes(batch, tokens))
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill."""
         return self.states.prefill_variables(tokens)
