@@ -26,7 +26,13 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
+from stagemeter.models.vision.vit import (
+    TransformerSizes,
+    VisionTransformer,
+    vit_of,
+    vit_operators,
+    vit_parameters,
+)
 
 #: Most tokens of a page, by default and as the processor allows.
 _MOST_TOKENS, _POSSIBLE_TOKENS = 280, (70, 140, 280, 560, 1120)
@@ -35,7 +41,7 @@ _LIMITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Gemma4Architecture(Sizes):
+class Gemma4Architecture(Sizes, TransformerSizes):
     """Sizes of Gemma 4.
 
     Attributes
@@ -50,12 +56,7 @@ class Gemma4Architecture(Sizes):
         Parameters of the audio encoder and its projection, which no page needs; 0 without one.
     """
 
-    hidden: int
-    layers: int
-    heads: int
     head_width: int
-    intermediate: int
-    patch_size: int
     pooled: int
     positions: int
     limits: bool
@@ -71,17 +72,12 @@ class Gemma4Architecture(Sizes):
     @property
     def vit(self) -> VisionTransformer:
         """The vision transformer, whose patch embedding is a linear layer."""
-        return VisionTransformer(
-            self.hidden,
-            self.layers,
-            self.heads,
-            self.intermediate,
-            self.patch_size,
+        return vit_of(
+            self,
             patch_bias=False,
             attention_bias=False,
             outer_norms=0,
             positions=2 * self.positions,
-            head_width=self.head_width,
             output_bias=False,
             feed_forward_bias=False,
             gated=True,

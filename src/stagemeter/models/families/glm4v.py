@@ -24,8 +24,8 @@ from stagemeter.models.pages.pixel_limits import read_pixel_limits
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
+from stagemeter.models.vision.merging import QwenVision, qwen_vision
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
 
 _VISION = "model.visual"
 _DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
@@ -111,7 +111,7 @@ def _merger(sizes: GlmVArchitecture) -> list[LinearSize]:
 def _page(model: Any, sizes: GlmVArchitecture, workload: Workload) -> dict[str, Any]:
     patches = workload.batch_size * workload.image_tokens * sizes.vision.merge_size**2
     return {
-        "pixel_values": empty(model, patches, sizes.vision.patch_elements),
+        "pixel_values": empty(model, patches, sizes.vision.vit.patch_elements),
         "image_grid_thw": patch_grid(model, sizes.vision.patch_size, workload),
     }
 

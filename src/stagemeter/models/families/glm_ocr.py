@@ -12,7 +12,7 @@ from stagemeter.models.families import text_settings
 from stagemeter.models.families.glm4v import PIXELS, GlmVArchitecture, glm_v_family
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.qwen_vision import qwen_vision
+from stagemeter.models.vision.merging import qwen_vision
 
 
 def _read(settings: Settings) -> GlmVArchitecture:

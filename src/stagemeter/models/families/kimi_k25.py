@@ -23,7 +23,7 @@ from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings, Processo
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.moonvit import MoonViT, moonvit
+from stagemeter.models.vision.merging import MoonViT, moonvit
 
 #: Most patches of a page, and along one side, by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512

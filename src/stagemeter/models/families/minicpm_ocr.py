@@ -27,10 +27,12 @@ from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.vit import (
+    TransformerSizes,
     VisionTransformer,
     layer_operators,
     layer_sizes,
     patch_embedding,
+    vit_of,
     vit_parameters,
 )
 
@@ -44,18 +46,13 @@ _PATCHES_OF_TOKEN = {"4x": 4, "16x": 16}
 
 
 @dataclass(frozen=True, slots=True)
-class MiniCPMOcrArchitecture(Sizes):
+class MiniCPMOcrArchitecture(Sizes, TransformerSizes):
     """Sizes of MiniCPM-OCR.
 
     After `merge_after` layers, attention within windows merges four patches; 0 if it never runs. The model holds its
     weights in both cases.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
     positions: int
     patches_of_token: int
     merge_after: int
@@ -64,15 +61,7 @@ class MiniCPMOcrArchitecture(Sizes):
     @property
     def vit(self) -> VisionTransformer:
         """The vision transformer, without the layers that merge patches within it."""
-        return VisionTransformer(
-            self.hidden,
-            self.layers,
-            self.heads,
-            self.intermediate,
-            self.patch_size,
-            positions=self.positions,
-            view_by_view=True,
-        )
+        return vit_of(self, view_by_view=True)
 
     @property
     def merger(self) -> list[LinearSize]:

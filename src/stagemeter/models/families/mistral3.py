@@ -20,45 +20,35 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import Family, PageRules, PageViews
-from stagemeter.models.pages.patches import Patches
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.merging import MergingEncoder
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer, layer_sizes
+from stagemeter.models.vision.vit import VisionTransformer, layer_sizes, vit_of
 
 #: Longer side of a page and side of a patch that transformers' ``PixtralImageProcessor`` gives a file without them.
 _LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
 
 
 @dataclass(frozen=True, slots=True)
-class PixtralArchitecture(Sizes):
+class PixtralArchitecture(Sizes, MergingEncoder):
     """Sizes of Pixtral's vision transformer, of its merger and projector, and of a language model.
 
-    `longest_side` limits a page in pixels; `merge_size` patches per side become one token.
+    `longest_side` limits a page in pixels.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
     longest_side: int
-    merge_size: int
     projector_bias: bool
     decoder: Decoder
 
     @property
     def vit(self) -> VisionTransformer:
         """The vision transformer; its attention reads the mask that keeps pages apart."""
-        return VisionTransformer(
-            self.hidden,
-            self.layers,
-            self.heads,
-            self.intermediate,
-            self.patch_size,
+        return vit_of(
+            self,
             patch_bias=False,
             attention_bias=False,
             positions=0,
@@ -70,16 +60,11 @@ class PixtralArchitecture(Sizes):
         )
 
     @property
-    def patches(self) -> Patches:
-        """How a page is cut to patches."""
-        return Patches(self.patch_size, 1, self.merge_size)
-
-    @property
     def projector(self) -> list[LinearSize]:
         """Layers that merge patches and bring tokens to the decoder's width."""
         width, outputs, bias = self.hidden, self.decoder.hidden, self.projector_bias
         return [
-            LinearSize(width * self.merge_size**2, width),
+            LinearSize(self.merged, width),
             LinearSize(width, outputs, bias),
             LinearSize(outputs, outputs, bias),
         ]

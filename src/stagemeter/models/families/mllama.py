@@ -29,10 +29,12 @@ from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.vit import (
+    TransformerSizes,
     VisionTransformer,
     layer_operators,
     patch_and_view,
     patch_embedding,
+    vit_of,
     vit_parameters,
 )
 
@@ -44,27 +46,22 @@ _OTHER_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class MllamaArchitecture(Sizes):
+class MllamaArchitecture(Sizes, TransformerSizes):
     """Sizes of Llama 3.2 Vision, whose two vision transformers have the same width.
 
     Attributes
     ----------
-    layers, global_layers : int
-        Depth of the first and of the second transformer.
-    patch_size, image_size : int
-        Side of a patch and of a tile in pixels.
+    global_layers : int
+        Depth of the second transformer.
+    image_size : int
+        Side of a tile in pixels.
     tiles, shapes : int
         Tiles that a page is padded to, and shapes that tiles may form.
     kept : int
         Layers of the first transformer whose results join those of the second.
     """
 
-    hidden: int
-    heads: int
-    intermediate: int
-    layers: int
     global_layers: int
-    patch_size: int
     image_size: int
     tiles: int
     shapes: int
@@ -74,13 +71,9 @@ class MllamaArchitecture(Sizes):
     @property
     def vit(self) -> VisionTransformer:
         """Both vision transformers as one; its attention reads the mask of padding."""
-        return VisionTransformer(
-            self.hidden,
-            self.layers + self.global_layers,
-            self.heads,
-            self.intermediate,
-            self.patch_size,
-            self.image_size,
+        return vit_of(
+            self,
+            layers=self.layers + self.global_layers,
             class_token=True,
             patch_bias=False,
             attention_bias=False,

@@ -15,7 +15,7 @@ from stagemeter.models.families.kimi_k25 import MoonViTArchitecture, moonvit_fam
 from stagemeter.models.pages.pixel_limits import read_pixel_limits, resized_between
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.moonvit import MoonViT, moonvit
+from stagemeter.models.vision.merging import MoonViT, moonvit
 
 #: Limits of a page's pixels: of ``preprocessor_config.json`` of PaddlePaddle/PaddleOCR-VL, as
 #: candle-examples/examples/paddleocr-vl/main.rs of huggingface/candle quotes it, and of transformers' class.

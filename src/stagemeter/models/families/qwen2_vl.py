@@ -24,7 +24,7 @@ from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.qwen_vision import QwenVision, merger_norms, qwen_vision, window_pairs
+from stagemeter.models.vision.merging import QwenVision, merger_norms, qwen_vision, window_pairs
 from stagemeter.models.vision.vit import vit_operators, vit_parameters
 
 _VISION = "model.visual"
@@ -90,7 +90,7 @@ def qwen_vl_family(
                 run=_run_vision,
             ),
             projector_stage(
-                lambda sizes: sizes.vision.merger * (1 + sizes.vision.deep_mergers),
+                lambda sizes: sizes.vision.merger(sizes.vision.outputs) * (1 + sizes.vision.deep_mergers),
                 name="merger",
                 title="neighbouring patches merged to tokens of the decoder's width",
                 modules=(_MERGER, _DEEP_MERGERS) if deep else (_MERGER,),
@@ -157,7 +157,7 @@ def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[s
     grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * batch)
     patches = batch * views * patches_of_view(vision.patch_size, workload)
     inputs = {
-        "pixel_values": empty(model, patches, vision.patch_elements),
+        "pixel_values": empty(model, patches, vision.vit.patch_elements),
         "grid_thw": grid,
         "position_ids": torch.zeros(patches, 2, dtype=torch.long, device=model.device),
     }

@@ -10,7 +10,7 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
 from stagemeter.models.pages.patches import VideoProcessor
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.qwen_vision import QwenVision, qwen_vision
+from stagemeter.models.vision.merging import QwenVision, qwen_vision
 
 #: Type of the language model by the ``model_type`` of the whole.
 _DECODERS = {"qwen3_vl": "qwen3", "qwen3_vl_moe": "qwen3_moe"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from stagemeter.core.cost import Cost
@@ -23,13 +23,24 @@ from stagemeter.models.vision import CHANNELS
 
 
 @dataclass(frozen=True, slots=True)
-class VisionTransformer:
+class TransformerSizes:
+    """Width, depth, attention heads and feed-forward width of a vision transformer, and a patch's side in pixels."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    patch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisionTransformer(TransformerSizes):
     """Sizes and options of a vision transformer.
 
     Attributes
     ----------
-    patch_size, image_size : int
-        Side in pixels of a patch, and of a square view; 0 if views have a size of their own.
+    image_size : int
+        Side of a square view in pixels; 0 if views have a size of their own.
     norms, outer_norms : int
         Norms of a layer, and norms before and after all layers.
     positions : int or None
@@ -50,11 +61,6 @@ class VisionTransformer:
         Whether attention reads a mask with an element for each pair of tokens.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
     image_size: int = 0
     class_token: bool = False
     patch_bias: bool = True
@@ -98,6 +104,15 @@ class VisionTransformer:
 
 #: Number of views that attend to themselves, and the tokens of each.
 Views = Sequence[tuple[int, int]]
+
+
+def vit_of(sizes: Any, **options: Any) -> VisionTransformer:
+    """Return the vision transformer whose sizes have the same names in another data class of sizes.
+
+    `options` are fields of `VisionTransformer` that differ, or that all models of a family share.
+    """
+    names = {size.name for size in fields(VisionTransformer)} & {size.name for size in fields(sizes)}
+    return VisionTransformer(**{name: getattr(sizes, name) for name in names} | options)
 
 
 def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:

@@ -1,6 +1,6 @@
-"""The vision encoder of Qwen-VL and GLM-V: a page at its own resolution, patches merged to tokens.
+"""Encoders of pages at their own resolution, whose neighbouring patches are merged to tokens.
 
-Attention is within a view, and in some models within windows of it.
+Qwen-VL and GLM-V have such an encoder, and so have Kimi (MoonViT), PaddleOCR-VL and Mistral (Pixtral).
 """
 
 from __future__ import annotations
@@ -12,12 +12,60 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.patches import Patches
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer
+from stagemeter.models.vision.vit import TransformerSizes, VisionTransformer, layer_sizes, vit_of
 
 
 @dataclass(frozen=True, slots=True)
-class QwenVision:
-    """Sizes of the vision transformer and of its merger, by their names in reports.
+class MergingEncoder(TransformerSizes):
+    """Sizes of a vision transformer and of its merger; `merge_size` patches per side become one token."""
+
+    merge_size: int
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer."""
+        return vit_of(self, view_by_view=True)
+
+    @property
+    def patches(self) -> Patches:
+        """How a page is cut to patches."""
+        return Patches(self.patch_size, self.vit.temporal_patch_size, self.merge_size)
+
+    @property
+    def block(self) -> int:
+        """Side of a token in pixels."""
+        return self.patch_size * self.merge_size
+
+    @property
+    def merged(self) -> int:
+        """Width of the patches of one token, side by side."""
+        return self.hidden * self.merge_size**2
+
+    def merger(self, outputs: int) -> list[LinearSize]:
+        """Return the linear layers that project merged patches to a width."""
+        return [LinearSize(self.merged, self.merged, True), LinearSize(self.merged, outputs, True)]
+
+
+@dataclass(frozen=True, slots=True)
+class MoonViT(MergingEncoder):
+    """The encoder of Kimi and PaddleOCR-VL; its learned `positions` are interpolated to a page."""
+
+    positions: int
+
+
+def moonvit(sizes: Settings, merge_size: int, positions: int) -> MoonViT:
+    """Read MoonViT."""
+    return MoonViT(
+        **layer_sizes(sizes),
+        patch_size=sizes.whole("patch_size"),
+        merge_size=merge_size,
+        positions=positions,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class QwenVision(MergingEncoder):
+    """The encoder of Qwen-VL and GLM-V: attention is within a view, and in some models within windows of it.
 
     For those missing here, see `VisionTransformer`.
 
@@ -29,23 +77,17 @@ class QwenVision:
         Learned position embeddings, resampled to a page; 0 without.
     other_norms : int
         Norms outside of the layers.
-    merge_size, outputs : int
-        Patches per side that become one token, and its width.
+    outputs : int
+        Width of a token.
     window_size, full_layers : int
         Side of an attention window in pixels, 0 without windows; layers that attend to the whole view.
     deep_mergers : int
         Layers whose patches are also merged, for the first layers of the decoder.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
     gated: bool
     norm_bias: bool
-    patch_size: int
     temporal_patch_size: int
-    merge_size: int
     window_size: int
     full_layers: int
     outputs: int
@@ -62,52 +104,14 @@ class QwenVision:
 
     @property
     def vit(self) -> VisionTransformer:
-        """The vision transformer."""
-        return VisionTransformer(
-            self.hidden,
-            self.layers,
-            self.heads,
-            self.intermediate,
-            self.patch_size,
-            patch_bias=self.patch_bias,
+        return vit_of(
+            self,
             attention_bias=self.bias,
             outer_norms=self.other_norms,
-            positions=self.positions,
-            temporal_patch_size=self.temporal_patch_size,
             fused=True,
-            output_bias=self.output_bias,
-            feed_forward_bias=self.feed_forward_bias,
-            gated=self.gated,
-            norm_bias=self.norm_bias,
-            head_norms=self.head_norms,
             view_by_view=True,
             window_layers=self.layers - self.full_layers,
         )
-
-    @property
-    def patches(self) -> Patches:
-        """How a page is cut to patches."""
-        return Patches(self.patch_size, self.temporal_patch_size, self.merge_size)
-
-    @property
-    def block(self) -> int:
-        """Side of a token in pixels."""
-        return self.patches.block
-
-    @property
-    def patch_elements(self) -> int:
-        """Elements of a patch."""
-        return self.vit.patch_elements
-
-    @property
-    def merged(self) -> int:
-        """Width of the patches of one token, side by side."""
-        return self.hidden * self.merge_size**2
-
-    @property
-    def merger(self) -> list[LinearSize]:
-        """Linear layers that merge patches."""
-        return [LinearSize(self.merged, self.merged, True), LinearSize(self.merged, self.outputs, True)]
 
 
 def qwen_vision(
