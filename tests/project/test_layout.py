@@ -137,21 +137,16 @@ def test_links_in_the_docs_resolve(page):
             assert (page.parent / target).exists(), target
 
 
-def test_everything_public_is_documented():
+def test_public_methods_are_documented():
+    """Ruff demands the other docstrings; of methods it asks none, since an override needs none."""
     assert [name for path in MODULES.values() for name in undocumented(path)] == []
 
 
 def undocumented(path):
-    """Public names of a module that have no docstring."""
-    tree = ast.parse(path.read_text())
-    if not ast.get_docstring(tree):
-        yield str(path)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_"):
-            owner = next((c for c in ast.walk(tree) if isinstance(c, ast.ClassDef) and node in c.body), None)
-            inside_function = any(
-                node in ast.walk(f) and f is not node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)
-            )
-            hidden = inside_function or (owner is not None and owner.name.startswith("_"))
-            if not hidden and not ast.get_docstring(node):
-                yield f"{path}: {node.name}"
+    """Public methods without docstring, of public classes that inherit from none."""
+    for owner in ast.walk(ast.parse(path.read_text())):
+        if isinstance(owner, ast.ClassDef) and not owner.name.startswith("_") and not owner.bases:
+            for method in owner.body:
+                public = isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+                if public and not ast.get_docstring(method):
+                    yield f"{path}: {owner.name}.{method.name}"
