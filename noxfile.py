@@ -79,6 +79,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """Run every test, those of paths or all, with new examples of hypothesis and new mutations of files."""
+    environment = {"HYPOTHESIS_PROFILE": "nightly", "STAGEMETER_FUZZ_SEED": "random"}
+    session.run(*PYTEST, *(session.posargs or ["tests"]), env=environment)
+
+
+@nox.session
 def changed(session: nox.Session) -> None:
     """Run the slow tests of what changed since a commit: ``nox -s changed -- main``."""
     base = session.posargs[0] if session.posargs else since()
@@ -92,7 +99,8 @@ def changed(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run every test, and report which lines none of them reaches; the floor is in pyproject.toml."""
-    session.run(*PYTEST, "-m", "", "--cov", "--cov-report=term:skip-covered", *session.posargs)
+    # With a path, pytest leaves no slow tests out.
+    session.run(*PYTEST, *(session.posargs or ["tests"]), "--cov", "--cov-report=term:skip-covered")
 
 
 @nox.session
@@ -105,11 +113,14 @@ def docs(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """Run a part of the tests with the lowest versions that pyproject.toml allows."""
     pins = Path(session.create_tmp()) / "lowest.txt"
-    session.run(
-        *("uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "pyproject.toml"),
-        *("--python", session.python or sys.executable, "--output-file", str(pins)),
+    session.run_install(
+        *("uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--annotation-style", "line"),
+        *("pyproject.toml", "--python", session.python or sys.executable, "--output-file", str(pins)),
         external=True,
     )
+    # Only what pyproject.toml names: a torch for the CPU must not bring in what one for a GPU needs.
+    direct = [line for line in pins.read_text().splitlines() if "(pyproject.toml)" in line]
+    pins.write_text("\n".join(direct))
     session.install(
         "-r", str(pins), "-e", ".", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "markdown-it-py", "sympy"
     )
@@ -153,17 +164,15 @@ def selected(changes: list[str]) -> list[str]:
 def since() -> str:
     """Return the commit that a change is held against.
 
-    That is STAGEMETER_BASE, else where the branch left the main one, else the last commit that is 12 hours older than
-    this one.
+    That is STAGEMETER_BASE, else where the branch left the main one. On the main branch it is the commit before the
+    last, so that CI's time does not grow with a day's work; CI that knows where a push began sets STAGEMETER_BASE.
     """
     if base := os.environ.get("STAGEMETER_BASE"):
         return base
     for main in ("origin/HEAD", "origin/main", "main"):
         if (fork := git("merge-base", main, "HEAD")) not in ("", git("rev-parse", "HEAD")):
             return fork
-    moment = int(git("log", "-1", "--format=%ct"))
-    nothing = git("hash-object", "-t", "tree", "/dev/null")
-    return git("rev-list", "-1", f"--before={moment - 12 * 3600}", "HEAD") or nothing
+    return git("rev-parse", "--verify", "--quiet", "HEAD^") or git("hash-object", "-t", "tree", "/dev/null")
 
 
 def git(*arguments: str) -> str:

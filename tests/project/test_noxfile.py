@@ -1,9 +1,11 @@
 """A change selects the slow tests of what it touches."""
 
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[2]
 NOXFILE = runpy.run_path(str(ROOT / "noxfile.py"))
@@ -39,3 +41,32 @@ def test_tests_with_the_lowest_versions_exist():
 )
 def test_changes_select_folders(changes, paths):
     assert NOXFILE["selected"](changes) == paths
+
+
+def test_a_change_begins_where_its_branch_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STAGEMETER_BASE", raising=False)
+
+    def git(*arguments):
+        names = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+        done = subprocess.run(["git", *names, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def commit(name):
+        git("commit", "--quiet", "--allow-empty", "-m", name)
+        return git("rev-parse", "HEAD")
+
+    git("init", "--quiet", "--initial-branch=main")
+    commits = [commit(name) for name in ("first", "second", "third")]
+    assert NOXFILE["since"]() == commits[1]
+    git("checkout", "--quiet", "-b", "branch")
+    commit("fourth")
+    commit("fifth")
+    assert NOXFILE["since"]() == commits[2]
+    monkeypatch.setenv("STAGEMETER_BASE", commits[0])
+    assert NOXFILE["since"]() == commits[0]
+
+
+def test_nightly_draws_new_examples_in_ci_too():
+    assert settings.get_profile("ci").derandomize
+    assert not settings.get_profile("nightly").derandomize
