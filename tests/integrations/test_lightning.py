@@ -11,7 +11,7 @@ import stagemeter
 from stagemeter import LightningStagemeterCallback
 from stagemeter.modules.throughput import Throughput
 
-lightning = pytest.importorskip("lightning.pytorch", reason="needs Lightning: pip install 'stagemeter[lightning]'")
+lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
 PEAK = 0.4
 BATCH = 4

@@ -23,7 +23,7 @@ SETTINGS = SweepSettings(
 )
 SIZE = 3 * 40 * 200 * 2
 
-distributed = pytest.importorskip("distributed", reason="pip install 'stagemeter[dask]'")
+distributed = pytest.importorskip("distributed", reason="needs the extra dask")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_parts_are_never_larger_than_said(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_parts")
 def test_ray_gives_the_same_table(tmp_path):
-    ray = pytest.importorskip("ray", reason="pip install 'stagemeter[ray]'")
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
     few = SweepSettings(mode="tiny,base", batch_size="1..20", new_tokens="1..200")
     try:
         there = sweep(few, tmp_path / "there.parquet", estimate=True, backend="ray", jobs=2)

@@ -12,9 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="the browser tests need Playwright: pip install 'stagemeter[browser]'"
-)
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the extra browser")
 expect = playwright.expect
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
