@@ -91,18 +91,18 @@ def test_profile_refuses_weights_of_another_model(refused, folder):
         (b"", ["empty"]),
         (b"{", ["ends in the middle"]),
         (b'{"sam": -1}', ["sam", "-1"]),
-        (b'{"samm": 1.0}', ["samm", "did you mean 'sam'"]),
+        (b'{"samm": 1.0}', ["samm", "Did you mean 'sam'"]),
         (b'{"sam": NaN}', ["not JSON", "NaN"]),
         (b"stage,time_ms\nsam,fast\n", ["line 2", "fast"]),
         (b"\x00\x01\x02binary" * 100, ["no known format"]),
-        (b'{"traceEvents": [', ["ends in the middle", "profiler"]),
-        (b'{"traceEvents": []}', ["without events"]),
+        (b'{"traceEvents": [', ["ends in the middle", "Profile it again"]),
+        (b'{"traceEvents": []}', ["the trace has no events"]),
         (
             gzip.compress(b'{"traceEvents": [{"ph": "X", "name": "a", "ts": 1, "dur": 2}]}', mtime=0)[:-9],
             ["end in the middle"],
         ),
         (b"SQLite format 3\x00" + b"\x00" * 100, ["SQLite"]),
-        (b"# HELP vllm:x y\n# TYPE vllm:x counter\nvllm:x 1\n", ["two are needed"]),
+        (b"# HELP vllm:x y\n# TYPE vllm:x counter\nvllm:x 1\n", ["Give two"]),
     ],
     ids=range(12),
 )
@@ -151,7 +151,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
 def test_import_refuses_options_that_it_would_not_look_at(refused, times, source, options, option):
     line = refused("import-profile", *(word.format(times=times) for word in source), *options)
     assert option in line
-    assert "leave" in line
+    assert "leave" in line.lower()
 
 
 def test_one_repeat_has_no_deciles(stagemeter, times):

@@ -53,16 +53,16 @@ def test_a_byte_order_mark_before_json_is_no_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty; the profiler probably did not finish writing it"),
-        (b"\n \n", "is of no known format; known are torch traces"),
-        (b"hello", "is of no known format; known are torch traces"),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe" * 9, "is neither a trace, a database nor text"),
-        (b"a,b\n1,2\n", "has the header 'a,b'; a table of times has stage,time_ms"),
-        (b"[]", "is an empty list"),
-        (b"[1, 2]", "is a JSON list of 1, neither trace events nor times"),
-        (b'[{"a": "' + b"x" * 99 + b'"}]', r"is a JSON list of {'a': 'x+\.\.\.x+'}, neither"),
+        (b"", "the file is empty. Let the profiler finish"),
+        (b"\n \n", "the file has no known format. Give a torch trace"),
+        (b"hello", "the file has no known format. Give a torch trace"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe" * 9, "the file is neither a trace, a database nor text"),
+        (b"a,b\n1,2\n", "the header 'a,b' is not that of a table of times, stage,time_ms"),
+        (b"[]", "the list is empty. Profile again"),
+        (b"[1, 2]", "the JSON list of 1 holds neither trace events nor times"),
+        (b'[{"a": "' + b"x" * 99 + b'"}]', r"the JSON list of {'a': 'x+\.\.\.x+'} holds neither"),
         (b'{"a": 1}', "'a' is no stage"),
-        (b'{"metrics": {"a": 1}}', "metrics: holds a dict"),
+        (b'{"metrics": {"a": 1}}', "metrics: a dict is no time"),
         (b'{"sam": ', "the JSON ends in the middle"),
         (b'{"sam": 1.5,}', "is not JSON"),
         (b'{"sam": NaN}', r"is not JSON .*NaN"),
@@ -71,11 +71,11 @@ def test_a_byte_order_mark_before_json_is_no_matter(tmp_path: Path) -> None:
         (b'{"sam": ' + b"[" * 5000 + b"]" * 5000 + b"}", "is nested more than 64 levels deep"),
         (b"[" * 5000 + b"]" * 5000, "is nested more than 64 levels deep"),
         (b'{"traceEvents": ' + b"[" * 5000 + b"]" * 5000 + b"}", "is nested more than 64 levels deep"),
-        (b"stage,time_ms\nsam,\x00\n", "is no number|is not CSV"),
-        (b"# TYPE vllm:prompt_tokens_total counter\n", "is one scrape of a server's metrics; two are needed"),
-        (b'vllm:prompt_tokens_total{model_name="m"} 1\n', "is one scrape of a server's metrics; two are needed"),
-        (gzip.compress(b"", mtime=0), "is of no known format"),
-        (gzip.compress(b"SQLite format 3\0", mtime=0), "is a compressed database"),
+        (b"stage,time_ms\nsam,\x00\n", "is no number|not CSV"),
+        (b"# TYPE vllm:prompt_tokens_total counter\n", "one scrape of a server's metrics shows no time. Give two"),
+        (b'vllm:prompt_tokens_total{model_name="m"} 1\n', "one scrape of a server's metrics shows no time. Give two"),
+        (gzip.compress(b"", mtime=0), "the file has no known format"),
+        (gzip.compress(b"SQLite format 3\0", mtime=0), "the database is compressed"),
         (b"\x1f\x8b", "the compressed data end in the middle"),
         (b"\x1f\x8bnonsense", "the compressed data (are damaged|end in the middle)"),
     ],
@@ -92,7 +92,9 @@ def test_foreign_and_broken_files_are_refused(tmp_path: Path, content: bytes, me
 def test_a_report_is_to_be_exported_first(tmp_path: Path) -> None:
     path = tmp_path / "run.nsys-rep"
     path.write_bytes(b"\x00\x01QD report \xff")
-    with pytest.raises(StagemeterError, match=r"is a report; export it by `nsys export --type sqlite run\.nsys-rep`"):
+    with pytest.raises(
+        StagemeterError, match=r"the file is a report. Export it first: `nsys export --type sqlite run\.nsys-rep`"
+    ):
         read_profile(path, steps=3)
 
 
@@ -127,7 +129,7 @@ def test_large_files_that_are_no_traces_are_not_read_into_memory(
     monkeypatch.setattr("stagemeter.profiling.readers.files.LARGEST_FILE", 1000)
     for content in (b'{"a": "' + b"x" * 2000 + b'"}', b"words " * 400):
         (tmp_path / "large").write_bytes(content)
-        with pytest.raises(StagemeterError, match=r"large: is larger than .* MiB, and no trace"):
+        with pytest.raises(StagemeterError, match=r"large: the file has more than .* MiB and is no trace"):
             read_profile(tmp_path / "large", steps=3)
 
 

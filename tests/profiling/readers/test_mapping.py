@@ -91,8 +91,8 @@ def test_a_file_and_pairs_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prefil: [x]", r"names\.yaml: 'prefil' is no stage; did you mean 'prefill'\?"),
-        ("vit: [x]", r"names\.yaml: 'vit' is no stage; known are sam, clip"),
+        ("prefil: [x]", r"names\.yaml: 'prefil' is no stage. Did you mean 'prefill'\?"),
+        ("vit: [x]", r"names\.yaml: 'vit' is no stage. Known are sam, clip"),
         ("sam: []", r"names\.yaml: sam: \[\] is no pattern"),
         ("sam:", r"names\.yaml: sam: None is no pattern"),
         ("sam: [3]", r"names\.yaml: sam: \[3\] is no pattern"),
@@ -100,7 +100,7 @@ def test_a_file_and_pairs_together(tmp_path: Path) -> None:
         ("sam: ['']", r"names\.yaml: sam has an empty pattern"),
         ("sam: x\nsam: y", r"names\.yaml: 'sam' is given more than once"),
         ("- sam", r"names\.yaml: holds a list; a mapping is written as"),
-        ("", r"names\.yaml: holds no mapping"),
+        ("", r"names\.yaml: the file holds no mapping"),
         ("sam: [x", r"names\.yaml: is not YAML"),
         ("sam: !!python/object:os.system x", r"names\.yaml: .*only plain values are read"),
     ],
@@ -125,10 +125,10 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("prefill", "mapping 'prefill': no '=' in it; write stage=pattern"),
-        ("prefil=x", "mapping 'prefil=x': 'prefil' is no stage; did you mean 'prefill'"),
-        ("sam=", "mapping 'sam=': sam has an empty pattern"),
-        ("=x", "mapping '=x': '' is no stage"),
+        ("prefill", "--map 'prefill': it has no '='. Write stage=pattern"),
+        ("prefil=x", "--map 'prefil=x': 'prefil' is no stage. Did you mean 'prefill'"),
+        ("sam=", "--map 'sam=': sam has an empty pattern"),
+        ("=x", "--map '=x': '' is no stage"),
     ],
 )
 def test_pairs_that_are_none_are_refused(pair: str, message: str) -> None:
@@ -137,8 +137,8 @@ def test_pairs_that_are_none_are_refused(pair: str, message: str) -> None:
 
 
 def test_near_names() -> None:
-    assert near("projectr", STAGES) == "did you mean 'projector'?"
-    assert near("zzz", ["a", "b"]) == "known are a, b"
+    assert near("projectr", STAGES) == "Did you mean 'projector'?"
+    assert near("zzz", ["a", "b"]) == "Known are a, b"
 
 
 def test_stages_are_those_of_the_model():

@@ -101,9 +101,9 @@ def test_number_of_decode_ranges_tells_the_new_tokens(tmp_path):
         (PUSH_POP.splitlines()[4] + "\n", "no ranges below"),
         (PUSH_POP.replace("24.0", "24.0").replace(",:sam", ""), "has 8 columns and its header 9"),
         (PUSH_POP.replace("100000000", "fast"), "'fast', which is no number"),
-        (PUSH_POP.replace("100000000", "-1"), "line 8: Total Time is '-1', which cannot be"),
+        (PUSH_POP.replace("100000000", "-1"), "line 8: Total Time is '-1', which is out of range"),
         (PUSH_POP.replace("(ns)", "(fortnights)"), "'fortnights'"),
-        (PUSH_POP.replace(":", ":my_"), "no range is a stage's; it has"),
+        (PUSH_POP.replace(":", ":my_"), "no range has the name of a stage"),
         (
             "\n".join(line for line in PUSH_POP.splitlines() if "prefill" not in line),
             "10 ranges of sam but none of prefill",

@@ -67,7 +67,9 @@ def test_step_follows_from_all_steps(tmp_path):
 
 def test_without_repeat_column_a_stage_stands_once(tmp_path):
     assert read(tmp_path, "stage,time_ms\nsam,1.5\n").times_ms == {"sam": (1.5,)}
-    with pytest.raises(StagemeterError, match=r"sam was given for repeat 0 before; number them in a column 'repeat'"):
+    with pytest.raises(
+        StagemeterError, match=r"sam has a time of repeat 0 already. Number the repeats in a column 'repeat'"
+    ):
         read(tmp_path, "stage,time_ms\nsam,1.5\nsam,1.6\n")
 
 
@@ -113,23 +115,23 @@ def test_damaged_lengths_of_a_profile_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"sam": 0}', "sam: 0 is no time"),
-        ('{"sam": -2.5}', r"sam: -2\.5 is no time"),
+        ('{"sam": 0}', "sam: 0 ms is no time"),
+        ('{"sam": -2.5}', r"sam: -2\.5 ms is no time"),
         ('{"sam": 1e999}', "sam: inf is no time"),
         ('{"sam": "1"}', "'1' is no number"),
         ('{"sam": true}', "True is no number"),
-        ('{"sam": []}', "sam: is an empty list"),
-        ('{"sam": {"a": 1}}', "holds a dict"),
+        ('{"sam": []}', "sam: the list is empty"),
+        ('{"sam": {"a": 1}}', "a dict is no time"),
         ('{"sam": 1, "sam": 2}', "'sam' is given more than once"),
-        ('{"smm": 1}', "'smm' is no stage; did you mean 'sam'"),
-        ("{}", "holds no times"),
+        ('{"smm": 1}', r"'smm' is no stage\. Map it, such as --map prefill=smm\. Did you mean 'sam'"),
+        ("{}", "the file holds no times"),
         ('[{"stage": "sam"}]', "has no 'stage' and 'time_ms'"),
-        ('[{"stage": "sam", "time_ms": 1, "repeat": 1.5}]', "repeat is 1.5"),
-        ("stage,time_ms\nsam\n", "not as many columns"),
+        ('[{"stage": "sam", "time_ms": 1, "repeat": 1.5}]', "repeat 1.5 is no whole"),
+        ("stage,time_ms\nsam\n", "other columns than the header"),
         ("stage,time_ms\nsam,fast\n", "line 2: sam: 'fast' is no number"),
         ("stage,time_ms\nsam,nan\n", "is no time"),
-        ("stage,time_ms\n", "holds no times"),
-        ("stage,milliseconds\nsam,1\n", "a table of times has stage,time_ms"),
+        ("stage,time_ms\n", "the file holds no times"),
+        ("stage,milliseconds\nsam,1\n", "a table of times, stage,time_ms"),
     ],
 )
 def test_values_that_are_no_times(tmp_path, text, message):
@@ -139,7 +141,7 @@ def test_values_that_are_no_times(tmp_path, text, message):
 
 
 def test_decode_time_of_a_request_without_steps_is_refused(tmp_path):
-    with pytest.raises(StagemeterError, match="there is no decode step"):
+    with pytest.raises(StagemeterError, match="has no decode step"):
         read(tmp_path, '{"decode": 1.0}', steps=0)
 
 
@@ -157,5 +159,5 @@ def test_field_of_a_profile_that_is_of_another_kind_is_refused(tmp_path, key, va
     file = tmp_path / "profile.json"
     written = Profile(times_ms={"prefill": (1.0,)}, source="test", clock="test").to_dict()
     file.write_text(json.dumps({**written, key: value}))
-    with pytest.raises(StagemeterError, match=f"{key}: .* is not what a profile holds there"):
+    with pytest.raises(StagemeterError, match=f"{key}: .* does not belong into a profile"):
         read_profile(file, steps=3)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange
-from stagemeter.profiling.readers.repeats import Repeats, split_repeats
+from stagemeter.profiling.readers.repeats import split_repeats
 
 MS = 1_000_000
 SILENT = "no vision stage has a range"
@@ -24,7 +25,7 @@ def request(at: float, decode: int = 3, vision_inside: bool = True) -> list[Time
     return [prefill, sam, clip, projector, *steps]
 
 
-def split(*ranges: TimeRange, steps: int = 3) -> Repeats:
+def split(*ranges: TimeRange, steps: int = 3) -> Profile:
     return split_repeats(ranges, steps, "trace.json", ("sam", "clip", "projector"))
 
 
@@ -120,13 +121,13 @@ def test_a_range_of_all_steps_may_stand_alone_or_around_its_steps() -> None:
 
 
 def test_one_decode_range_without_decode_steps_is_refused() -> None:
-    with pytest.raises(StagemeterError, match=r"trace\.json: holds decode times, but with one new token"):
+    with pytest.raises(StagemeterError, match=r"trace\.json: it has decode times, but a request of one new token"):
         split(*request(0, decode=1), steps=0)
     assert split(*request(0, decode=2), steps=0).measured == {"new_tokens": 3}
 
 
 def test_requests_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(StagemeterError, match="holds 2 ranges of sam but none of prefill"):
+    with pytest.raises(StagemeterError, match="2 ranges of sam but none of prefill"):
         split(ms("sam", 0, 1), ms("sam", 2, 3))
     single = split(ms("sam", 0, 1), ms("decode", 2, 3), ms("decode", 3, 5), ms("decode", 5, 6))
     assert single.times_ms == {"sam": (1,), "decode": (pytest.approx(4 / 3),), "decode_total": (4,)}

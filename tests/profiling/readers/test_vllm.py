@@ -118,7 +118,7 @@ def test_engine_model_is_chosen_where_there_are_several():
         read_scrapes(BEFORE + other, AFTER + other)
     profile = read_scrapes(BEFORE + other, AFTER + other, engine_model=MODEL)
     assert profile.metrics["engine/requests"] == 100
-    with pytest.raises(StagemeterError, match="has no model 'othr'; did you mean 'other'"):
+    with pytest.raises(StagemeterError, match=r"has no model 'othr'\. Did you mean 'other'"):
         read_scrapes(BEFORE + other, AFTER + other, engine_model="othr")
 
 
@@ -128,7 +128,7 @@ def test_engine_model_is_chosen_where_there_are_several():
         (AFTER, BEFORE, "went down since"),
         (BEFORE, BEFORE, "no request finished"),
         ("# HELP up x\nup 1\n", "# HELP up x\nup 1\n", "lacks vllm:request_prefill_time_seconds_sum"),
-        ("vllm:x{ 1", AFTER, "not Prometheus' text format"),
+        ("vllm:x{ 1", AFTER, "not in Prometheus' text format"),
         (BEFORE, scraped(102, 93126, 52224, float("nan"), 408.0), "is nan"),
         (
             BEFORE + "process_start_time_seconds 100\n",
@@ -189,7 +189,7 @@ def test_engines_of_another_model_on_the_page_are_not_counted():
             AFTER + f'vllm:prompt_tokens_created{{engine="0",model_name="{MODEL}"}} 200\n',
             "engine 0 started after",
         ),
-        (BEFORE, TWO_AFTER.replace("vllm:generation_tokens_total", "vllm:other", 1), "of engine 0; is it the /metrics"),
+        (BEFORE, TWO_AFTER.replace("vllm:generation_tokens_total", "vllm:other", 1), "of engine 0. Give the /metrics"),
     ],
     ids=["restarted", "stopped", "started", "page twice", "negative", "century", "caught up", "half an engine"],
 )
@@ -200,7 +200,7 @@ def test_engines_that_changed_in_between_are_refused(first, second, message):
 
 def test_one_scrape_is_not_enough(tmp_path):
     (tmp_path / "one.txt").write_text(AFTER)
-    with pytest.raises(StagemeterError, match="two are needed"):
+    with pytest.raises(StagemeterError, match="Give two"):
         read_profile(tmp_path / "one.txt", steps=1)
 
 
@@ -247,9 +247,9 @@ def test_address_is_scraped_twice(serve):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((404, TEXT, ""), "answered 404"),
-        ((200, "text/html", "<html>"), "answered with text/html"),
-        ((200, TEXT, "up 1\n"), "is it the /metrics of a vLLM server"),
+        ((404, TEXT, ""), "the answer is 404"),
+        ((200, "text/html", "<html>"), "the answer is text/html"),
+        ((200, TEXT, "up 1\n"), "Give the /metrics of a vLLM server"),
     ],
 )
 def test_address_of_something_else(serve, answer, message):
@@ -260,13 +260,13 @@ def test_address_of_something_else(serve, answer, message):
 def test_address_at_which_nobody_answers(serve):
     with pytest.raises(StagemeterError, match=r"cannot be reached \(ConnectionError\)"):
         scrape("http://127.0.0.1:9/metrics", 0.1)
-    with pytest.raises(StagemeterError, match="interval of 0"):
+    with pytest.raises(StagemeterError, match="--interval 0: it is no time"):
         scrape("http://127.0.0.1:9/metrics", 0)
 
 
 def test_an_answer_without_an_end_is_refused(serve, monkeypatch):
     monkeypatch.setattr("stagemeter.profiling.readers.vllm.LARGEST_FILE", 1000)
-    with pytest.raises(StagemeterError, match="has more than 0 MiB, too much for metrics"):
+    with pytest.raises(StagemeterError, match="the answer has more than 0 MiB"):
         scrape(serve((200, "text/plain", "x" * 2000)), 0.01)
 
 

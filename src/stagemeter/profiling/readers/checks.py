@@ -36,19 +36,17 @@ def exact(value: object) -> Decimal:
 
 
 def milliseconds(where: str, value: object) -> float:
-    """Return a time in milliseconds; refuse one that is not above zero or exceeds a century."""
+    """Return a time in milliseconds; refuse one that is below a picosecond or above a century."""
     try:
         # Text in JSON is no number, even if it looks like one.
         number = exact(None if isinstance(value, str) else value)
     except ValueError:
         what = "time" if _NOT_FINITE.fullmatch(str(value).strip()) else "number"
-        raise StagemeterError(f"{where}: {shown(value)} is no {what}; give milliseconds") from None
-    if number <= 0:
-        raise StagemeterError(f"{where}: {shown(value)} is no time; give milliseconds above zero, or leave it out")
-    if number < _SHORTEST:
-        raise StagemeterError(f"{where}: {shown(value)} ms is no time of a stage, less than a picosecond; give ms")
+        raise StagemeterError(f"{where}: {shown(value)} is no {what}. Give milliseconds") from None
     if number > _LONGEST:
-        raise StagemeterError(f"{where}: {shown(value)} ms are more than a century; give milliseconds")
+        raise StagemeterError(f"{where}: {shown(value)} ms is more than a century. Give milliseconds")
+    if number < _SHORTEST:
+        raise StagemeterError(f"{where}: {shown(value)} ms is no time of a stage. Give one above zero, or leave it out")
     return float(number)
 
 
@@ -67,7 +65,7 @@ def time_range(where: str, stage: str, start: object, end: object, lane: str) ->
         first, last = 0, -1
     if not 0 <= last - first <= _LONGEST_NS:
         raise StagemeterError(
-            f"{where}: runs from {shown(start)} to {shown(end)}, which is no time; profile or export it again"
+            f"{where}: a range from {shown(start)} to {shown(end)} is no time. Profile or export it again"
         )
     return TimeRange(stage, first, last, lane)
 
@@ -76,4 +74,4 @@ def require_single(where: str, columns: Sequence[str]) -> None:
     """Refuse a table with a repeated column."""
     twice = [name for name, count in Counter(columns).items() if name and count > 1]
     if twice:
-        raise StagemeterError(f"{where}: the header has {twice[0]!r} more than once; keep one of the columns")
+        raise StagemeterError(f"{where}: the header has {twice[0]!r} more than once. Keep one of the columns")

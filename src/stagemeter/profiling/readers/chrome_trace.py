@@ -21,7 +21,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,8 +31,8 @@ from stagemeter.core.json_stream import stream_values
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange
 from stagemeter.profiling.readers.checks import exact, nanoseconds, time_range
-from stagemeter.profiling.readers.clocks import choose_clock
-from stagemeter.profiling.readers.files import Sample, cut_off, opened, read_text
+from stagemeter.profiling.readers.choices import choose_clock
+from stagemeter.profiling.readers.files import CUT_OFF, Sample, opened, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
 
@@ -77,7 +77,9 @@ class _Scopes:
         except StagemeterError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
-            raise StagemeterError(f"{self.path}: event {self.events} is no trace event: {shown(event)}") from None
+            raise StagemeterError(
+                f"{self.path}: event {self.events} is no trace event: {shown(event)}. Export the trace again"
+            ) from None
 
     def _add_scope(self, event: Mapping[str, Any], on_gpu: bool) -> None:
         stage = self.names.stage(event["name"])
@@ -118,23 +120,23 @@ def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
     for event in _stream_items(path, _OF_LIST if in_list else _OF_OBJECT):
         scopes.add(event)
     if not scopes.events:
-        what = "an empty list; the profiler probably recorded nothing"
-        if not in_list:
-            what = "a trace without events; the profiler recorded nothing, or was not stopped"
-        raise StagemeterError(f"{path}: is {what}")
+        what = "the list is empty" if in_list else "the trace has no events"
+        raise StagemeterError(f"{path}: {what}. Profile again, and stop the profiler before the export")
     gpu = list(scopes.gpu.values())
     if not scopes.cpu and not gpu:
-        raise StagemeterError(f"{path}: {_nothing_found(scopes)}")
+        begun = f", but {scopes.begun} begin and end in two events, which are not read" if scopes.begun else ""
+        raise scopes.names.none_found(
+            f"none of the {scopes.events} events is a user annotation{begun}",
+            "Put record_function scopes named as the stages around them, and profile again",
+        )
     chosen = choose_clock(scopes.cpu, gpu, scopes.gpu_worked)
-    repeats = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
-    return Profile(
-        times_ms=repeats.times_ms,
+    profile = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
+    return replace(
+        profile,
         source=f"torch trace of {path.name}",
         clock=f"GPU ranges ({GPU_CATEGORY})" if chosen.on_gpu else "CPU scopes (user_annotation)",
-        request_ms=repeats.request_ms,
-        measured=repeats.measured,
         hardware=_hardware(path),
-        notes=(*chosen.notes, *repeats.notes, *scopes.names.notes()),
+        notes=(*chosen.notes, *profile.notes, *scopes.names.notes()),
     )
 
 
@@ -157,9 +159,9 @@ def _items(path: Path, stream: IO[bytes], prefix: str) -> Iterator[Any]:
         text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
         # A number that is cut off is malformed, too; the parser has then read the whole file.
         if "premature EOF" in text or ("malformed number" in text and not stream.read(1)):
-            raise StagemeterError(f"{path}: the JSON ends in the middle; {cut_off()}") from None
+            raise StagemeterError(f"{path}: the JSON ends in the middle. {CUT_OFF}") from None
         raise StagemeterError(
-            f"{path}: is not JSON ({' '.join(text.split())[:200]}); export it again, or give another file"
+            f"{path}: the file is not JSON ({' '.join(text.split())[:200]}). Export it again, or give another file"
         ) from None
 
 
@@ -181,15 +183,3 @@ def _until_cut(items: Iterator[Any]) -> Iterator[Any]:
     """Yield the items of a cut-off document up to its end."""
     with contextlib.suppress(StagemeterError):
         yield from items
-
-
-def _nothing_found(scopes: _Scopes) -> str:
-    found = scopes.names.unmapped
-    if found:
-        seen = ", ".join(found[:10])
-        return f"no range is a stage's; it has {seen}; map them, as prefill={found[0]}"
-    begun = f", but {scopes.begun} that begin and end in two events, which are not read" if scopes.begun else ""
-    return (
-        f"none of its {scopes.events} events is a user annotation{begun}; put record_function scopes named as the "
-        "stages around them, and profile again"
-    )

@@ -19,9 +19,9 @@ from stagemeter.profiling.readers.mapping import NameMapping
 
 #: In the order in which they are tried.
 _READERS = (nsight_sqlite, chrome_trace, nsight_csv, plain, vllm)
-_FORMATS = (
-    "known are torch traces (.json, .json.gz), Nsight Systems exports (.sqlite) and summaries (.csv), and times as "
-    "JSON or CSV"
+_ADVICE = (
+    "Give a torch trace (.json, .json.gz), an Nsight Systems export (.sqlite) or summary (.csv), or times as JSON or "
+    "CSV, see docs/profiles.md"
 )
 
 
@@ -52,12 +52,12 @@ def read_profile(
             options["prefill_contains_vision"] = prefill_contains_vision
         elif prefill_contains_vision is not None:
             raise StagemeterError(
-                f"{path}: holds timestamps or times of stages of their own, so that --prefill-contains-vision and "
-                "--prefill-without-vision say nothing about it: leave them out"
+                f"{path}: the file is no summary of nsys, and no other needs --prefill-contains-vision or "
+                "--prefill-without-vision. Leave the option out"
             )
         profile: Profile = reader.read(path, **options)
     except csv.Error as error:
-        raise StagemeterError(f"{path}: is not CSV: {error}; {_FORMATS}") from None
+        raise StagemeterError(f"{path}: the file is not CSV ({error}). {_ADVICE}") from None
     return profile
 
 
@@ -65,7 +65,7 @@ def _unknown(sample: Sample) -> StagemeterError:
     lines = sample.lines
     if len(lines) > 1 and any(separator in lines[0] for separator in ",;\t"):
         return StagemeterError(
-            f"{sample.path}: has the header {shown(lines[0])}; a table of times has stage,time_ms[,repeat], as written "
-            f"here; {_FORMATS}"
+            f"{sample.path}: the header {shown(lines[0])} is not that of a table of times, stage,time_ms[,repeat]. "
+            f"{_ADVICE}"
         )
-    return StagemeterError(f"{sample.path}: is of no known format; {_FORMATS}")
+    return StagemeterError(f"{sample.path}: the file has no known format. {_ADVICE}")

@@ -18,6 +18,8 @@ from stagemeter.core.files import LARGEST_FILE, decode, require_file
 _GZIP = b"\x1f\x8b"
 #: Bytes and lines by which readers know a format; nsys prints some lines before a table.
 _HEAD, _LINES = 4096, 1000
+#: Advice for a file that lacks its end.
+CUT_OFF = "Profile it again, or copy it again in full"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def require_filled_file(path: Path) -> None:
     """Refuse a path that is missing, empty, not readable or no file."""
     require_file(path)
     if path.stat().st_size == 0:
-        raise StagemeterError(f"{path}: is empty; the profiler probably did not finish writing it")
+        raise StagemeterError(f"{path}: the file is empty. Let the profiler finish, and export it again")
 
 
 def is_compressed(path: Path) -> bool:
@@ -77,16 +79,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             with gzip.GzipFile(fileobj=raw) as unpacked:
                 yield io.BufferedReader(unpacked)
     except EOFError:
-        raise StagemeterError(f"{path}: the compressed data end in the middle; {cut_off()}") from None
+        raise StagemeterError(f"{path}: the compressed data end in the middle. {CUT_OFF}") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise StagemeterError(f"{path}: the compressed data are damaged ({error}); copy or export it again") from None
+        raise StagemeterError(f"{path}: the compressed data are damaged ({error}). Copy or export it again") from None
     except OSError as error:
-        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def cut_off() -> str:
-    """Return the advice for a file that lacks its end."""
-    return "the profiler was probably stopped while it wrote, or the copy was; profile or copy again"
+        raise StagemeterError(f"{path}: the file cannot be read: {error.strerror or error}. Give another one") from None
 
 
 def read_text(path: Path) -> str:
@@ -95,12 +92,12 @@ def read_text(path: Path) -> str:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
         raise StagemeterError(
-            f"{path}: is larger than {LARGEST_FILE // 2**20} MiB, and no trace; a table of times is smaller"
+            f"{path}: the file has more than {LARGEST_FILE // 2**20} MiB and is no trace. Give a table of times"
         )
     try:
         return decode(content)
     except UnicodeDecodeError as error:
         raise StagemeterError(
-            f"{path}: is neither a trace, a database nor text (byte {error.start} is not {error.encoding}); "
-            f"give a file of one of the formats in docs/profiles.md"
+            f"{path}: the file is neither a trace, a database nor text (byte {error.start} is not {error.encoding}). "
+            "Give one of the formats in docs/profiles.md"
         ) from None

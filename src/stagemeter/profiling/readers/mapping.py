@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -14,8 +15,8 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.profiling.ranges import listed
 
-#: Most names without a stage that a note lists, the most frequent first.
-_LISTED = 5
+#: Most names without a stage that a note lists, the most frequent first, and that an error lists.
+_LISTED, _SEEN = 5, 10
 #: Most names that are kept and counted: some tools put a running number into each.
 _REMEMBERED = 2**16
 #: torch's profiler puts one of these around every step of its schedule.
@@ -35,9 +36,9 @@ class NameMapping:
         self.patterns: dict[str, tuple[str, ...]] = {}
         for stage, given in (patterns or {}).items():
             if stage not in self.stages:
-                raise StagemeterError(f"{source}: {stage!r} is no stage; {near(stage, self.stages)}")
+                raise StagemeterError(f"{source}: {stage!r} is no stage. {near(stage, self.stages)}")
             if not given or any(not pattern for pattern in given):
-                raise StagemeterError(f"{source}: {stage} has an empty pattern; give a name, or leave the stage out")
+                raise StagemeterError(f"{source}: {stage} has an empty pattern. Give a name, or leave the stage out")
             self.patterns[stage] = tuple(dict.fromkeys(given))
 
     @property
@@ -56,8 +57,8 @@ class NameMapping:
         for pair in pairs:
             stage, equals, pattern = pair.partition("=")
             if not equals:
-                raise StagemeterError(f"mapping {pair!r}: no '=' in it; write stage=pattern, such as prefill=forward*")
-            cls(vision, {stage: [pattern]}, f"mapping {pair!r}")
+                raise StagemeterError(f"--map {pair!r}: it has no '='. Write stage=pattern, such as prefill=forward*")
+            cls(vision, {stage: [pattern]}, f"--map {pair!r}")
             patterns[stage] = (*patterns.get(stage, ()), pattern)
         return cls(vision, patterns)
 
@@ -98,13 +99,23 @@ class StageNames:
             return own
         if len({stage for stage, _ in matching}) > 1:
             claims = listed(f"{stage} by {pattern!r}" for stage, pattern in matching)
-            raise StagemeterError(f"{self._source}: {name!r} matches two stages, {claims}; make the patterns narrower")
+            raise StagemeterError(f"{self._source}: {name!r} matches two stages, {claims}. Make the patterns narrower")
         return matching[0][0] if matching else None
 
     @property
     def unmapped(self) -> list[str]:
         """Names without a stage, the most frequent first."""
         return [name for name, _ in self._unmapped.most_common() if not fnmatchcase(name, _OF_THE_PROFILER)]
+
+    def none_found(self, why: str, advice: str) -> StagemeterError:
+        """Return the error for a source without a stage. Reason and advice are for one without any names."""
+        if not self.unmapped:
+            return StagemeterError(f"{self._source}: {why}. {advice}")
+        seen, pair = ", ".join(self.unmapped[:_SEEN]), f"{PREFILL}={self.unmapped[0]}"
+        return StagemeterError(
+            f"{self._source}: no range has the name of a stage; there are {seen}. "
+            f"Map them, such as --map {shlex.quote(pair)}"
+        )
 
     def notes(self) -> tuple[str, ...]:
         """Return notes on patterns without a match and names without a stage."""
@@ -124,13 +135,13 @@ def near(given: str, known: Iterable[str]) -> str:
     """Suggest the closest known name if there is a close one, else all names."""
     names = list(known)
     close = difflib.get_close_matches(given, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
+    return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}"
 
 
 def _read(path: Path) -> dict[str, list[str]]:
     content = read_yaml(path, "mapping", "stage: [pattern, ...]")
     if not content:
-        raise StagemeterError(f"{path}: holds no mapping; write lines such as `prefill: [model_forward*]`")
+        raise StagemeterError(f"{path}: the file holds no mapping. Write lines such as `prefill: [model_forward*]`")
     return {stage: _patterns(path, stage, given) for stage, given in content.items()}
 
 
@@ -138,5 +149,5 @@ def _patterns(path: Path, stage: str, given: Any) -> list[str]:
     patterns = given if isinstance(given, list) else [given]
     wrong = next((pattern for pattern in patterns if not isinstance(pattern, str)), None)
     if wrong is not None or not patterns or given is None:
-        raise StagemeterError(f"{path}: {stage}: {given!r} is no pattern; write text, or a list of texts")
+        raise StagemeterError(f"{path}: {stage}: {given!r} is no pattern. Write text, or a list of texts")
     return patterns

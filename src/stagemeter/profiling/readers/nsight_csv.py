@@ -26,11 +26,10 @@ from stagemeter.core.files import shown
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
-from stagemeter.profiling.readers.aggregates import settle
 from stagemeter.profiling.readers.checks import exact, milliseconds, require_single
+from stagemeter.profiling.readers.choices import NVTX_ON_CPU, NVTX_ON_GPU, count_steps, settle
 from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
-from stagemeter.profiling.readers.steps import count_steps
 
 #: Powers of ten from a unit to milliseconds, for the units that ``--timeunit`` prints and takes.
 _TO_MS = {"ns": -6, "nsec": -6, "us": -3, "μs": -3, "µs": -3, "usec": -3, "ms": 0, "msec": 0, "s": 3, "sec": 3}
@@ -38,6 +37,7 @@ _CPU_TIME, _GPU_TIME = "Total Time", "Total Proj Time"
 #: Some locales print commas between groups of three digits.
 _GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
 _MOST_INSTANCES, _LARGEST = 2**53, 10**30
+_AGAIN = "Print the summary again"
 _COLUMN = re.compile(r"(?P<name>.*?)\s*(?:\((?P<unit>[^()]*)\))?")
 
 
@@ -92,8 +92,7 @@ def read(
     names = StageNames(mapping, str(path))
     stages = _by_stage(table, names, mapping)
     if not stages:
-        seen = ", ".join(names.unmapped[:10])
-        raise StagemeterError(f"{path}: no range is a stage's; it has {seen}; map them, as prefill={names.unmapped[0]}")
+        raise names.none_found("no range is a stage", "Put ranges named as the stages into the program")
     notes: list[str] = []
     requests = _requests(path, stages, notes)
     vision = [stage for stage in (*mapping.vision, VISION) if stage in stages]
@@ -102,14 +101,14 @@ def read(
         notes.append(reason)
     settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=True)
     notes.extend(settled.notes)
-    kept = {stage: row for stage, row in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
+    kept = settled.kept(stages)
     if contained:
         kept = _without_vision(path, kept, vision)
     times, measured = _times(path, kept, requests, steps, notes)
     return Profile(
         times_ms=times,
         source=f"nsys stats summary {path.name}",
-        clock="GPU ranges (NVTX ranges projected onto their GPU work)" if table.on_gpu else "CPU ranges (NVTX)",
+        clock=NVTX_ON_GPU if table.on_gpu else NVTX_ON_CPU,
         request_ms=(_mean_ms(stages[REQUEST], stages[REQUEST].instances),) if REQUEST in stages else (),
         measured=measured,
         notes=(*notes, *names.notes()),
@@ -137,9 +136,7 @@ def _read_tables(path: Path, text: str) -> list[_Table]:
             tables[-1][1].append(_row(path, number, line, tables[-1][0]))
     filled = [_Table(any(name == _GPU_TIME for name, _ in columns), tuple(rows)) for columns, rows in tables if rows]
     if not filled:
-        raise StagemeterError(
-            f"{path}: has the header of a summary and no ranges below; profile with --trace=cuda,nvtx"
-        )
+        raise StagemeterError(f"{path}: the summary has a header and no ranges below. Profile with --trace=cuda,nvtx")
     return filled
 
 
@@ -147,20 +144,21 @@ def _row(path: Path, number: int, line: str, columns: list[tuple[str, str]]) -> 
     cells = next(csv.reader([line]))
     if len(cells) != len(columns):
         raise StagemeterError(
-            f"{path}: line {number} has {len(cells)} columns and its header {len(columns)}; "
-            "the file was cut off or edited; print it again"
+            f"{path}: line {number} has {len(cells)} columns and its header {len(columns)}. Print the summary again"
         )
     values = dict(zip((name for name, _ in columns), cells, strict=True))
     units = dict(columns)
     time = _GPU_TIME if _GPU_TIME in values else _CPU_TIME
     if units[time] not in _TO_MS:
-        raise StagemeterError(f"{path}: {time} is in {units[time]!r}; print it with --timeunit nsec")
+        raise StagemeterError(
+            f"{path}: {time} is in {units[time]!r}, which is no known unit. Print it with --timeunit nsec"
+        )
     where = f"{path}: line {number}"
     total = _number(where, time, values[time])
     column = "Range Instances" if "Range Instances" in values else "Instances"
     instances = _number(where, column, values.get(column, ""))
     if instances != instances.to_integral_value() or instances > _MOST_INSTANCES:
-        raise StagemeterError(f"{where}: {column} is {shown(values[column])}, which is no number of ranges")
+        raise StagemeterError(f"{where}: {column} is {shown(values[column])}, which is no number of ranges. {_AGAIN}")
     level, children = (
         _number(where, name, values[name]) if name in values else None for name in ("Avg Range Lvl", "Avg Num Child")
     )
@@ -171,10 +169,10 @@ def _number(where: str, column: str, text: str) -> Decimal:
     try:
         number = exact(text.replace(",", "") if _GROUPED.fullmatch(text.strip()) else text)
     except ValueError:
-        raise StagemeterError(f"{where}: {column} is {shown(text)}, which is no number; print it again") from None
+        raise StagemeterError(f"{where}: {column} is {shown(text)}, which is no number. {_AGAIN}") from None
     # Far beyond any count or time; arithmetic below it stays exact.
     if not 0 <= number < _LARGEST:
-        raise StagemeterError(f"{where}: {column} is {shown(text)}, which cannot be; print it again")
+        raise StagemeterError(f"{where}: {column} is {shown(text)}, which is out of range. {_AGAIN}")
     return number
 
 
@@ -191,8 +189,8 @@ def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[st
             continue
         if not row.total_ms or not row.instances:
             raise StagemeterError(
-                f"{row.where}: {stage} has {row.total_ms.normalize():f} ms in {row.instances} ranges, which is no "
-                "time: leave the row out, or profile longer"
+                f"{row.where}: {row.total_ms.normalize():f} ms in {row.instances} ranges of {stage} is no time. Leave "
+                "the row out, or profile longer"
             )
         known = stages.get(stage)
         if known is None:
@@ -212,8 +210,8 @@ def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
         several = next((stage for stage, row in stages.items() if row.instances > 1 and stage != DECODE), None)
         if several is not None:
             raise StagemeterError(
-                f"{path}: has {stages[several].instances} ranges of {several} but none of {PREFILL}, so it is not "
-                f"known over how many requests; map {PREFILL}, or a range around each request, to {REQUEST}"
+                f"{path}: {stages[several].instances} ranges of {several} but none of {PREFILL} do not show the number "
+                f"of requests. Map {PREFILL}, or a range around each request, such as --map 'request=step*'"
             )
         return 1
     requests = stages[anchor].instances
@@ -274,8 +272,8 @@ def _without_vision(path: Path, stages: dict[str, _Row], vision: list[str]) -> d
     rest = stages[PREFILL].total_ms - inside
     if rest <= 0:
         raise StagemeterError(
-            f"{path}: {PREFILL} took {stages[PREFILL].total_ms:g} ms and the vision stages {inside:g} ms, so they did "
-            "not run inside of it, or not one after the other; bring in the SQLite export"
+            f"{path}: the vision stages took {inside:g} ms and {PREFILL} {stages[PREFILL].total_ms:g} ms, so they did "
+            "not run inside of it one after the other. Give the SQLite export"
         )
     return {**stages, PREFILL: replace(stages[PREFILL], total_ms=rest)}
 
@@ -299,7 +297,6 @@ def _times(
             f"all of them, and there is no {DECODE_TOTAL}, since it would be of different work"
         )
         return {**times, DECODE: (_mean_ms(whole, ranges),)}, {}
-    counted = count_steps(ranges // requests, steps, str(path))
-    notes.extend(counted.notes)
-    step, total = _mean_ms(whole, requests * counted.steps), _mean_ms(whole, requests)
-    return {**times, DECODE: (step,), DECODE_TOTAL: (total,)}, counted.measured
+    counted = count_steps(ranges // requests, steps, str(path), notes)
+    step, total = _mean_ms(whole, requests * counted), _mean_ms(whole, requests)
+    return {**times, DECODE: (step,), DECODE_TOTAL: (total,)}, {} if counted == steps else {"new_tokens": counted + 1}

@@ -26,6 +26,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from stagemeter.core.files import shown
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import TimeRange, listed
 from stagemeter.profiling.readers.checks import time_range
-from stagemeter.profiling.readers.clocks import choose_clock
+from stagemeter.profiling.readers.choices import NVTX_ON_CPU, NVTX_ON_GPU, choose_clock
 from stagemeter.profiling.readers.files import Sample, is_compressed
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 from stagemeter.profiling.readers.repeats import split_repeats
@@ -69,28 +70,28 @@ def sniff(sample: Sample) -> bool:
 def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
     """Read the times of stages from an export, opened for reading only."""
     if path.suffix in _REPORTS:
-        raise StagemeterError(f"{path}: is a report; export it by `nsys export --type sqlite {path.name}` first")
+        raise StagemeterError(f"{path}: the file is a report. Export it first: `nsys export --type sqlite {path.name}`")
     if is_compressed(path):
-        raise StagemeterError(f"{path}: is a compressed database, which cannot be read in place; unpack it first")
+        raise StagemeterError(f"{path}: the database is compressed and cannot be read in place. Unpack it first")
     names = StageNames(mapping, str(path))
     with _database(path) as database:
         tables = _tables(path, database)
         ranges, elsewhere, notes = _ranges(path, database, tables, names)
         if not ranges:
-            raise StagemeterError(f"{path}: {_nothing_found(names)}")
+            raise names.none_found(
+                "no NVTX range was closed", "Put ranges named as the stages into the program, and profile again"
+            )
         on_one_thread = {number: part for number, part in ranges.items() if number not in elsewhere}
         gpu = _project(path, database, tables, on_one_thread)
         hardware = _devices(database, tables)
     chosen = choose_clock(list(ranges.values()), gpu, any(table in tables for table in _GPU_TABLES))
-    repeats = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
-    return Profile(
-        times_ms=repeats.times_ms,
+    profile = split_repeats(chosen.ranges, steps, str(path), mapping.vision)
+    return replace(
+        profile,
         source=f"Nsight Systems export {path.name}",
-        clock="GPU ranges (NVTX ranges projected onto their GPU work)" if chosen.on_gpu else "CPU ranges (NVTX)",
-        request_ms=repeats.request_ms,
-        measured=repeats.measured,
+        clock=NVTX_ON_GPU if chosen.on_gpu else NVTX_ON_CPU,
         hardware=hardware,
-        notes=(*notes, *chosen.notes, *repeats.notes, *names.notes()),
+        notes=(*notes, *chosen.notes, *profile.notes, *names.notes()),
     )
 
 
@@ -105,11 +106,11 @@ def _database(path: Path) -> Iterator[sqlite3.Connection]:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise StagemeterError(
-                f"{path}: takes far more work than a database of its size needs; export the report again"
+                f"{path}: the database takes far more work than one of its size needs. Export the report again"
             ) from None
         # SQLite's messages quote the bytes that they found.
         raise StagemeterError(
-            f"{path}: is a damaged or cut off SQLite database ({error}); export or copy it again"
+            f"{path}: the SQLite database is damaged or cut off ({error}). Export or copy it again"
         ) from None
 
 
@@ -130,8 +131,12 @@ def _tables(path: Path, database: sqlite3.Connection) -> dict[str, set[str]]:
     names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
     if "NVTX_EVENTS" not in names:
         ours = any(name in names for name in ("StringIds", _RUNTIME, *_GPU_TABLES))
-        what = "has no NVTX ranges; profile with --trace=cuda,nvtx" if ours else "is no export of Nsight Systems"
-        raise StagemeterError(f"{path}: {what}, and ranges named as the stages; it holds {_some(names)}")
+        held = f"{len(names)} tables such as {listed(sorted(names)[:3])}" if names else "no tables"
+        what = "has no NVTX ranges" if ours else "is no export of Nsight Systems"
+        raise StagemeterError(
+            f"{path}: the database {what}; it holds {held}. Profile with --trace=cuda,nvtx and ranges named as the "
+            "stages, and export the report"
+        )
     tables = {
         name: {row[1] for row in database.execute(f"PRAGMA table_info({name})")} for name in _COLUMNS if name in names
     }
@@ -139,13 +144,9 @@ def _tables(path: Path, database: sqlite3.Connection) -> dict[str, set[str]]:
         lacking = sorted(_COLUMNS[name] - columns)
         if lacking:
             raise StagemeterError(
-                f"{path}: table {name} lacks {listed(lacking)}; export the report again with a newer Nsight Systems"
+                f"{path}: table {name} lacks {listed(lacking)}. Export the report again with a newer Nsight Systems"
             )
     return tables
-
-
-def _some(names: list[str]) -> str:
-    return f"{len(names)} tables such as {listed(sorted(names)[:3])}" if names else "no tables"
 
 
 def _ranges(
@@ -219,10 +220,3 @@ def _devices(database: sqlite3.Connection, tables: dict[str, set[str]]) -> dict[
         return {}
     names = dict.fromkeys(name for (name,) in database.execute("SELECT name FROM TARGET_INFO_GPU") if name)
     return {"device": ", ".join(names)} if names else {}
-
-
-def _nothing_found(names: StageNames) -> str:
-    if not names.unmapped:
-        return "has no NVTX range that was closed; put ranges named as the stages into the program, and profile again"
-    seen = ", ".join(names.unmapped[:10])
-    return f"no NVTX range is a stage's; it has {seen}; map them, as prefill={names.unmapped[0]}"

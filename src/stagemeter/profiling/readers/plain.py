@@ -22,14 +22,14 @@ from stagemeter.core.json_text import parse_json
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, REQUEST
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
-from stagemeter.profiling.readers.aggregates import settle
 from stagemeter.profiling.readers.checks import exact, milliseconds, require_single
+from stagemeter.profiling.readers.choices import require_steps, settle
 from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames, near
-from stagemeter.profiling.readers.steps import require_steps
 
 _STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
 _TIMES = "times_ms"
+_FORMS = f'Write {{"sam": 1.2, "prefill": [3.1, 3.2]}}, or [{{"{_STAGE}": "sam", "{_TIME}": 1.2}}]'
 #: Largest relative difference between ``decode`` times its steps and ``decode_total``.
 _ROUNDING = 0.01
 
@@ -69,7 +69,9 @@ def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
         reader.fieldnames = columns
         entries = list(_table_entries(path, reader))
     except csv.Error as error:
-        raise StagemeterError(f"{path}: line {reader.line_num}: is not CSV: {error}") from None
+        raise StagemeterError(
+            f"{path}: line {reader.line_num}: it is not CSV ({error}). Write {_STAGE},{_TIME}[,{_REPEAT}]"
+        ) from None
     return _profile(path, entries, steps, mapping)
 
 
@@ -78,7 +80,7 @@ def _read_json(path: Path, text: str, steps: int, mapping: NameMapping) -> Profi
     if isinstance(content, list):
         if content and not (isinstance(content[0], dict) and _STAGE in content[0]):
             raise StagemeterError(
-                f"{path}: is a JSON list of {shown(content[0])}, neither trace events nor times; {_forms()}"
+                f"{path}: the JSON list of {shown(content[0])} holds neither trace events nor times. {_FORMS}"
             )
         return _profile(path, list(_listed_entries(path, content)), steps, mapping)
     below = next((key for key in (_TIMES, _TIME) if isinstance(content.get(key), dict)), None)
@@ -100,18 +102,14 @@ def _parse(path: Path, text: str) -> Any:
     return parse_json(text, str(path), infinite=True)
 
 
-def _forms() -> str:
-    return f'write {{"sam": 1.2, "prefill": [3.1, 3.2]}}, or [{{"{_STAGE}": "sam", "{_TIME}": 1.2}}]'
-
-
 def _keyed_entries(path: Path, times: Mapping[str, Any], below: str) -> Iterable[_Entry]:
     for name, given in times.items():
         where = f"{path}: {below}.{name}" if below else f"{path}: {name}"
         if isinstance(given, dict):
-            raise StagemeterError(f"{where}: holds a dict, not a time; {_forms()}")
+            raise StagemeterError(f"{where}: a dict is no time. {_FORMS}")
         repeats = given if isinstance(given, list) else [given]
         if not repeats:
-            raise StagemeterError(f"{where}: is an empty list; leave the stage out, or give a time")
+            raise StagemeterError(f"{where}: the list is empty. Leave the stage out, or give a time")
         for repeat, value in enumerate(repeats):
             place = f"{where}[{repeat}]" if isinstance(given, list) else where
             yield _Entry(place, name, repeat, milliseconds(place, value))
@@ -121,7 +119,7 @@ def _listed_entries(path: Path, rows: list[Any]) -> Iterable[_Entry]:
     for index, row in enumerate(rows):
         where = f"{path}: [{index}]"
         if not isinstance(row, dict) or _STAGE not in row or _TIME not in row:
-            raise StagemeterError(f"{where}: {shown(row)} has no {_STAGE!r} and {_TIME!r}; {_forms()}")
+            raise StagemeterError(f"{where}: {shown(row)} has no {_STAGE!r} and {_TIME!r}. {_FORMS}")
         yield _entry(where, row[_STAGE], row[_TIME], row.get(_REPEAT))
 
 
@@ -129,7 +127,7 @@ def _table_entries(path: Path, reader: csv.DictReader[str]) -> Iterable[_Entry]:
     for row in reader:
         where = f"{path}: line {reader.line_num}"
         if None in row or None in row.values():
-            raise StagemeterError(f"{where}: has not as many columns as the header; write {_STAGE},{_TIME}[,{_REPEAT}]")
+            raise StagemeterError(f"{where}: it has other columns than the header. Write {_STAGE},{_TIME}[,{_REPEAT}]")
         value: Any = row[_TIME].strip()
         with suppress(ValueError):
             value = exact(value)
@@ -138,13 +136,13 @@ def _table_entries(path: Path, reader: csv.DictReader[str]) -> Iterable[_Entry]:
 
 def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
     if not isinstance(name, str) or not name:
-        raise StagemeterError(f"{where}: {name!r} is no name of a stage")
+        raise StagemeterError(f"{where}: {shown(name)} is no name of a stage. Write one in quotes")
     try:
         number = 0 if repeat is None else int(repeat)
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or isinstance(repeat, (bool, float)):
-        raise StagemeterError(f"{where}: {_REPEAT} is {repeat!r}, which is no whole number; number repeats from 0")
+        raise StagemeterError(f"{where}: {_REPEAT} {shown(repeat)} is no whole number. Number repeats from 0")
     return _Entry(where, name, number, milliseconds(f"{where}: {name}", value))
 
 
@@ -156,7 +154,7 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
     try:
         lengths = None if content.get("lengths") is None else RequestLengths.from_dict(content["lengths"])
     except ValueError as error:
-        raise StagemeterError(f"{path}: lengths: {error}; leave them out") from None
+        raise StagemeterError(f"{path}: lengths: {error}. Leave them out") from None
     return replace(
         times,
         source=f"{content['source']}, read from {path.name}",
@@ -175,7 +173,7 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
     values = content.get(key) or []
     if not isinstance(values, list) or (key == "notes" and not all(isinstance(note, str) for note in values)):
-        raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
+        raise _foreign(path, key, values)
     return values
 
 
@@ -187,17 +185,21 @@ def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
     )
     largest = sys.float_info.max
     if not sound or (key != "hardware" and not all(-largest <= value <= largest for value in values.values())):
-        raise StagemeterError(f"{path}: {key}: {shown(values)} is not what a profile holds there; leave it out")
+        raise _foreign(path, key, values)
     return values
+
+
+def _foreign(path: Path, key: str, values: object) -> StagemeterError:
+    return StagemeterError(f"{path}: {key}: {shown(values)} does not belong into a profile. Leave it out")
 
 
 def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping) -> Profile:
     if not entries:
-        raise StagemeterError(f"{path}: holds no times; {_forms()}")
+        raise StagemeterError(f"{path}: the file holds no times. {_FORMS}")
     names = StageNames(mapping, str(path))
     stages = _by_stage(path, entries, names, mapping)
     settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=False)
-    kept = {stage: times for stage, times in stages.items() if stage not in (*settled.left_out, *settled.part_of)}
+    kept = settled.kept(stages)
     request_ms = tuple(kept.pop(REQUEST, {}).values())
     times, notes = _with_both_decodes(path, {stage: list(times.values()) for stage, times in kept.items()}, steps)
     return Profile(
@@ -219,14 +221,14 @@ def _by_stage(
         stage = names.stage(entry.name)
         if stage is None:
             raise StagemeterError(
-                f"{entry.where}: {entry.name!r} is no stage; {near(entry.name, mapping.stages)}; "
-                f"or map it, as --map {shlex.quote(f'prefill={entry.name}')}"
+                f"{entry.where}: {entry.name!r} is no stage. Map it, such as --map "
+                f"{shlex.quote(f'prefill={entry.name}')}. {near(entry.name, mapping.stages)}"
             )
         given = repeats.setdefault(entry.name, set())
         if entry.repeat in given:
             raise StagemeterError(
-                f"{entry.where}: {entry.name} was given for repeat {entry.repeat} before; "
-                f"number them in a column {_REPEAT!r}"
+                f"{entry.where}: {entry.name} has a time of repeat {entry.repeat} already. "
+                f"Number the repeats in a column {_REPEAT!r}"
             )
         given.add(entry.repeat)
         times = stages.setdefault(stage, {})
@@ -235,8 +237,8 @@ def _by_stage(
         stage = names.stage(name)
         if stage is not None and given != stages[stage].keys():
             raise StagemeterError(
-                f"{path}: {name} is part of {stage}, but has not the same repeats as its other parts, so they cannot "
-                "be added up"
+                f"{path}: {name} and the other parts of {stage} have different repeats. Give the same repeats of all, "
+                "so that they can be added up"
             )
     return {stage: dict(sorted(times.items())) for stage, times in stages.items()}
 
@@ -259,7 +261,7 @@ def _with_both_decodes(
     implied = math.fsum(times[DECODE_TOTAL]) / len(times[DECODE_TOTAL]) * len(times[DECODE]) / math.fsum(times[DECODE])
     if abs(implied - steps) > _ROUNDING * steps:
         raise StagemeterError(
-            f"{path}: {DECODE_TOTAL} is {implied:.4g} times {DECODE}, but the workload has {steps} steps: "
-            f"give --new-tokens as measured, {DECODE} as the time of one step, or only one of both"
+            f"{path}: {DECODE_TOTAL} is {implied:.4g} times {DECODE}, but the workload has {steps} steps. "
+            f"Give --new-tokens as measured, {DECODE} as the time of one step, or only one of both"
         )
     return times, []

@@ -69,13 +69,14 @@ def read_page(
                 values = engines.setdefault(sample.labels.get(_ENGINE, ""), {})
                 series = sample.name, next((sample.labels[part] for part in _PARTS if part in sample.labels), "")
                 if series in values:
-                    raise StagemeterError(f"{name}: {sample.name} of one engine appears twice; save the page once")
+                    raise StagemeterError(f"{name}: {sample.name} of one engine appears twice. Save the page once")
                 values[series] = sample.value
     except StagemeterError:
         raise
     except (ValueError, KeyError, IndexError) as error:
         raise StagemeterError(
-            f"{name}: is not Prometheus' text format ({str(error)[:100]}); save what http://HOST:PORT/metrics answers"
+            f"{name}: the page is not in Prometheus' text format ({str(error)[:100]}). Save what "
+            "http://HOST:PORT/metrics answers"
         ) from None
     return Page(name, _of_model(name, models, required, engine_model), started)
 
@@ -87,22 +88,26 @@ def _of_model(
     engine_model: str | None,
 ) -> dict[str, dict[Series, float]]:
     if engine_model is not None and engine_model not in models:
-        raise StagemeterError(f"{name}: has no model {engine_model!r}; {near(engine_model, models or ['none'])}")
+        raise StagemeterError(
+            f"{name}: the page has no model {engine_model!r}. {near(engine_model, models or ['none'])}"
+        )
     if engine_model is None and len(models) > 1:
-        raise StagemeterError(f"{name}: has several models, {', '.join(sorted(models))}; choose one as engine_model")
+        raise StagemeterError(
+            f"{name}: the page has several models, {', '.join(sorted(models))}. Choose one as --engine-model"
+        )
     engines = models[engine_model] if engine_model is not None else next(iter(models.values()), {"": {}})
     for engine, values in engines.items():
         missing = [metric for metric in required if (metric, "") not in values]
         if missing:
             of_engine = f" of engine {engine}" if len(engines) > 1 else ""
             raise StagemeterError(
-                f"{name}: lacks {', '.join(missing)}{of_engine}; is it the /metrics of a vLLM server?"
+                f"{name}: the page lacks {', '.join(missing)}{of_engine}. Give the /metrics of a vLLM server"
             )
         for (metric, _), value in values.items():
             if not 0 <= value < math.inf:
-                raise StagemeterError(f"{name}: {metric} is {value}; scrape again")
+                raise StagemeterError(f"{name}: {metric} is {value}, which is out of range. Scrape again")
             if metric.endswith(_NUMBERS) and (value != int(value) or value > _LARGEST_NUMBER):
-                raise StagemeterError(f"{name}: {metric} is {value:g}, which is no number of requests; scrape again")
+                raise StagemeterError(f"{name}: {metric} is {value:g}, which is no number of requests. Scrape again")
     return engines
 
 
@@ -112,8 +117,8 @@ def growth(before: Page, after: Page) -> Growth:
     if changed:
         names = ", ".join(sorted(changed))
         raise StagemeterError(
-            f"{after.name}: engine {names} is on one of the two pages only: it was started or stopped in between; "
-            "scrape again"
+            f"{after.name}: engine {names} is on one of the two pages only, so it was started or stopped in between. "
+            "Scrape again"
         )
     if before.started is not None and after.started is not None and after.started > before.started:
         raise _restarted(before, after, f"the server started after {before.name}")
@@ -133,4 +138,4 @@ def growth(before: Page, after: Page) -> Growth:
 
 
 def _restarted(before: Page, after: Page, what: str) -> StagemeterError:
-    return StagemeterError(f"{after.name}: {what}: it was restarted, or the two are in the wrong order; scrape again")
+    return StagemeterError(f"{after.name}: {what}. Scrape again, or give the earlier page first")

@@ -10,21 +10,11 @@ from itertools import pairwise
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
+from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
-from stagemeter.profiling.readers.aggregates import Settled, settle
-from stagemeter.profiling.readers.steps import count_steps
+from stagemeter.profiling.readers.choices import Settled, count_steps, settle
 
 _NS_PER_MS = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Repeats:
-    """Times of one or more requests of a workload, in the terms of `Profile`."""
-
-    times_ms: dict[str, tuple[float, ...]]
-    request_ms: tuple[float, ...]
-    measured: dict[str, int]
-    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -45,8 +35,8 @@ class _Request:
         self.count[name] += 1
 
 
-def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: Sequence[str]) -> Repeats:
-    """Separate requests, and return the own times of the stages of each.
+def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: Sequence[str]) -> Profile:
+    """Separate requests, and return the own times of the stages of each. The caller names the clock.
 
     A ``request`` range holds one request. Without such ranges, each prefill begins one: it includes the vision stages
     inside or before the prefill, and the decode ranges after it until the next.
@@ -71,11 +61,13 @@ def split_repeats(ranges: Iterable[TimeRange], steps: int, source: str, vision: 
             "no vision stage has a range: if the vision encoder ran inside of prefill, "
             f"its time is in there, and the range is to be mapped to {FORWARD}"
         )
-    return Repeats(
-        _times(requests, order, notes),
-        tuple((request.end - request.start) / _NS_PER_MS for request in requests) if outer else (),
-        measured,
-        tuple(notes),
+    return Profile(
+        times_ms=_times(requests, order, notes),
+        source=source,
+        clock="",
+        request_ms=tuple((request.end - request.start) / _NS_PER_MS for request in requests) if outer else (),
+        measured=measured,
+        notes=tuple(notes),
     )
 
 
@@ -141,8 +133,8 @@ def _the_only_one(stages: list[OwnedRange], source: str) -> _Request:
     several = next((name for name, count in request.count.items() if count > 1 and name != DECODE), None)
     if several is not None:
         raise StagemeterError(
-            f"{source}: holds {request.count[several]} ranges of {several} but none of {PREFILL}, so requests cannot "
-            f"be told apart; map {PREFILL}, or a range around each request, such as request=ProfilerStep#*"
+            f"{source}: {request.count[several]} ranges of {several} but none of {PREFILL} do not show where a request "
+            f"begins. Map {PREFILL}, or a range around each request, such as --map 'request=ProfilerStep#*'"
         )
     return request
 
@@ -202,11 +194,10 @@ def _with_steps(
         return requests, {}
     if not counts:
         return requests, {}
-    counted = count_steps(counts.pop(), steps, source)
-    notes.extend(counted.notes)
+    counted = count_steps(counts.pop(), steps, source, notes)
     for request in decoding:
-        request.own[DECODE] = request.own[DECODE_TOTAL] / counted.steps
-    return requests, counted.measured
+        request.own[DECODE] = request.own[DECODE_TOTAL] / counted
+    return requests, {} if counted == steps else {"new_tokens": counted + 1}
 
 
 def _decode_ranges(request: _Request) -> int:

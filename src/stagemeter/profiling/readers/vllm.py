@@ -65,7 +65,7 @@ def sniff(sample: Sample) -> bool:
 
 def read(path: Path, *, steps: int, mapping: NameMapping) -> NoReturn:
     """Refuse a single scrape, which shows no time."""
-    raise StagemeterError(f"{path}: is one scrape of a server's metrics; two are needed, some time apart")
+    raise StagemeterError(f"{path}: one scrape of a server's metrics shows no time. Give two, some time apart")
 
 
 def read_scrapes(
@@ -90,7 +90,7 @@ def read_scrapes(
         Names of the scrapes in errors.
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
-        raise StagemeterError(f"{seconds!r} seconds between two scrapes is no time; give one above zero")
+        raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
     before, after = (
         read_page(name, text, _WANTED, _REQUIRED, engine_model)
         for name, text in zip(names, (first, second), strict=True)
@@ -99,7 +99,7 @@ def read_scrapes(
     requests = _total(grown, f"{_PREFILL}_count")
     if requests < 1:
         raise StagemeterError(
-            f"{after.name}: no request finished since {before.name}; scrape again after the server has worked"
+            f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
         )
     return _profile(after.name, grown, requests, seconds)
 
@@ -132,7 +132,7 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
         ``model_name`` to read, if the server has several.
     """
     if not (math.isfinite(interval) and interval > 0):
-        raise StagemeterError(f"an interval of {interval!r} seconds is no time; give one above zero")
+        raise StagemeterError(f"--interval {interval!r}: it is no time. Give seconds above zero")
     shown = shown_address(url)
     started = time.monotonic()
     first = _fetch(url)
@@ -154,7 +154,7 @@ def _fetch(url: str) -> str:
     # Messages must not show a password or a token of the address.
     shown = shown_address(url)
     # The timeout of requests is for a single read, which a slow server never exceeds.
-    late = StagemeterError(f"{shown}: no whole answer within {_WHOLE_TIMEOUT:g} seconds; is the server at work?")
+    late = StagemeterError(f"{shown}: no whole answer within {_WHOLE_TIMEOUT:g} seconds. Check that the server works")
     return in_time(lambda: _answer(url, shown), _WHOLE_TIMEOUT, late)
 
 
@@ -166,26 +166,32 @@ def _answer(url: str, shown: str) -> str:
         with requests.get(url, timeout=_TIMEOUT, stream=True) as answer:
             if answer.status_code != requests.codes.ok:
                 raise StagemeterError(
-                    f"{shown}: answered {answer.status_code} {answer.reason}; vLLM's metrics are at /metrics"
+                    f"{shown}: the answer is {answer.status_code} {answer.reason}. Give vLLM's /metrics"
                 )
             kind = answer.headers.get("Content-Type", "text/plain")
             if not kind.startswith(("text/plain", "application/openmetrics-text")):
-                raise StagemeterError(f"{shown}: answered with {kind}, not with metrics; vLLM's are at /metrics")
+                raise StagemeterError(f"{shown}: the answer is {kind}, not metrics. Give vLLM's /metrics")
             content = bytearray()
             for block in answer.iter_content(2**16):
                 content += block
                 if len(content) > LARGEST_FILE:
-                    raise StagemeterError(f"{shown}: has more than {LARGEST_FILE // 2**20} MiB, too much for metrics")
+                    raise StagemeterError(
+                        f"{shown}: the answer has more than {LARGEST_FILE // 2**20} MiB. Give vLLM's /metrics"
+                    )
             return content.decode("utf-8", errors="replace")
     except StagemeterError:
         raise
     # requests and urllib3 raise a ValueError for a bad address; requests lets one of urllib3's through.
     except (ValueError, LocationValueError):
-        raise StagemeterError(f"{shown}: is no address of a server; write http://HOST:PORT/metrics") from None
+        raise StagemeterError(f"{shown}: it is no address of a server. Write http://HOST:PORT/metrics") from None
     except requests.Timeout:
-        raise StagemeterError(f"{shown}: no answer within {_TIMEOUT:g} seconds; is the server running?") from None
+        raise StagemeterError(
+            f"{shown}: no answer within {_TIMEOUT:g} seconds. Check that the server is running"
+        ) from None
     except requests.RequestException as error:
-        raise StagemeterError(f"{shown}: cannot be reached ({type(error).__name__}); is the server running?") from None
+        raise StagemeterError(
+            f"{shown}: the server cannot be reached ({type(error).__name__}). Check that it is running"
+        ) from None
 
 
 def _total(grown: Growth, metric: str) -> float:

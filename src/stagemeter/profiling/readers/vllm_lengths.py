@@ -39,7 +39,7 @@ def request_lengths(name: str, grown: Growth, requests: int) -> tuple[RequestLen
         computed, source = _computed(grown, prompt, requests)
         lengths = RequestLengths(prompt, new, computed, source)
     except ValueError as error:
-        raise StagemeterError(f"{name}: {error}; wait longer between the scrapes, or scrape again") from None
+        raise StagemeterError(f"{name}: {error}. Wait longer between the scrapes, or scrape again") from None
     if lengths.cached:
         notes.append(
             f"{lengths.cached} of {prompt.total} prompt tokens came from a cache and were not computed ({source}): "
