@@ -70,7 +70,8 @@ def row(model: ModelDescription) -> list[str]:
     total = report["total"]
     decoder = model.family.decoder(model.architecture)
     # States, and what is kept of a source, are there with the first token, and do not grow.
-    per_token = decoder.cached_elements(1, 2) - decoder.cached_elements(1, 1)
+    workload = Workload.from_dict(report["metadata"]["workload"])
+    per_token = decoder.kv_cache_elements(workload, 2) - decoder.kv_cache_elements(workload, 1)
     return [
         f"`{model.name}`",
         model.family.name,
@@ -119,6 +120,7 @@ def counted_facts(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         raise SystemExit(f"{name}: {report['agreement']}")
     workload, language = Workload.from_dict(report["metadata"]["workload"]), family.decoder(found)
     tokens = workload.prompt_tokens
+    held, more = (language.kv_cache_elements(workload, number) for number in (tokens, tokens + 1))
     return {
         "stages": list(report["stages"]),
         "reads_pages": family.reads_pages,
@@ -127,7 +129,7 @@ def counted_facts(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "max_positions": None if language.max_positions == ENDLESS else language.max_positions,
         "flops_forward": report["total"]["flops_forward"],
         "flops_decode": report["stages"]["decode"]["flops"],
-        "cache_per_token": language.cache_of(workload, tokens + 1) - language.cache_of(workload, tokens),
+        "cache_per_token": more - held,
     }
 
 

@@ -101,7 +101,7 @@ def test_real_tensors_and_torchs_own_counter(tmp_path_factory, kind, data):
     held = [tensor for cache in caches for layer in cache.layers for tensor in (layer.keys, layer.values)]
     reached = workload.prompt_tokens + workload.decode_steps
     elements = sum(tensor.numel() for tensor in held if tensor is not None)
-    assert elements == model.family.decoder(model.architecture).cache_of(workload, reached)
+    assert elements == model.family.decoder(model.architecture).kv_cache_elements(workload, reached)
 
 
 @pytest.mark.slow

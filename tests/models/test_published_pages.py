@@ -195,7 +195,7 @@ def test_window_of_unlimited_ocr_is_for_what_was_generated():
         config = AnalysisConfig(new_tokens=new_tokens, decode_context=913 + new_tokens - 1)
         workload = plan_request(config, model)
         cost[new_tokens] = analytic_tier(model.family, model.architecture, workload).stages["decode"].cost
-        held = model.family.decoder(model.architecture).cache_of(workload, 913 + new_tokens - 1)
+        held = model.family.decoder(model.architecture).kv_cache_elements(workload, 913 + new_tokens - 1)
         # Keys and values of 10 heads of 128 in 12 layers.
         assert held == 12 * 2 * 1280 * (913 + min(new_tokens - 1, 127))
     assert cost[100].macs < cost[129].macs == cost[300].macs == cost[301].macs

@@ -15,7 +15,7 @@ from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.mixer import DecoderPass, Mixer
 from stagemeter.models.families import families
-from stagemeter.models.family import workload_of_views
+from stagemeter.models.family import NO_PAGE, workload_of_views
 from stagemeter.models.lookup import describe_model
 from stagemeter.models.lora import Adapter
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -75,15 +75,17 @@ def test_a_kind_of_mixer_is_known_by_its_own_file_alone():
         def parameters(self, hidden):
             return hidden * self.width
 
-        def cached_shapes(self, batch, tokens):
-            return ((batch, tokens, self.width),)
+        def cached_shapes(self, hidden, held):
+            return ((held.batch, held.tokens, self.width),)
 
     plain = Decoder(8, 10, 32, (Layer(Identity(width=4), GatedFeedForward(16), 2),))
     quantized = plain.stored_as(lambda *modules: QuantizedMatrix(4, 16), lambda *modules: None)
     assert decoder_from_sizes(json.loads(json.dumps(asdict(quantized)))) == quantized
     assert quantized.hash != plain.hash
     assert quantized.quantized_weights().elements == 2 * (8 * 4 + 3 * 8 * 16)
-    assert plain.cached_elements(batch=3, tokens=5) == 2 * 3 * 5 * 4
+    asked = {"text_tokens": 5, "prompt_tokens": 5, "new_tokens": 1, "batch_size": 3, "dtype": "bfloat16"}
+    workload = workload_of_views((0, 0), NO_PAGE, decode_context=6, **asked)
+    assert plain.kv_cache_elements(workload, 5) == 2 * 3 * 5 * 4
     adapter = Adapter(2, ("mixer.proj",), "adapter_config.json")
     step = DecoderPass(1, 1, 5, 5, 0, prefill=False, causal=False)
     assert plain.lora_cost(step, adapter, "model", "lm_head").macs == 2 * 2 * (8 + 4)

@@ -125,7 +125,7 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
     # Lightning attention has a cache of its own, with nothing for other layers.
     held += [state for state in getattr(out[cache], "linear_cache", []) if isinstance(state, torch.Tensor)]
     reached = workload.prompt_tokens + workload.decode_steps
-    assert sum(tensor.numel() for tensor in held) == decoder.cached_elements(workload.batch_size, reached)
+    assert sum(tensor.numel() for tensor in held) == decoder.kv_cache_elements(workload, reached)
 
 
 def kept_by(layer):

@@ -1,6 +1,7 @@
 """Windows and caches: what transformers' own cache keeps after generating, whatever a configuration says of windows."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from small_vision_language_models import KINDS as PAGES
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
 from stagemeter.analysis.analyze import analyze_model
+from stagemeter.core.workload import Workload
 
 PROMPT, NEW = 9, 6
 #: What layers of transformers' caches keep.
@@ -82,7 +84,8 @@ def test_cache_is_what_transformers_keeps_where_a_configuration_has_a_window(tmp
     assert not report["agreement"]["differences"]
     assert {"decode"}.isdisjoint(report["agreement"]["incomplete_stages"])
     decoder = model.family.decoder(model.architecture)
-    assert decoder.cached_elements(1, PROMPT + NEW - 1, PROMPT) == kept_by_transformers(config, folder)
+    workload = replace(Workload.from_dict(report["metadata"]["workload"]), prompt_tokens=PROMPT)
+    assert decoder.kv_cache_elements(workload, PROMPT + NEW - 1) == kept_by_transformers(config, folder)
 
 
 @pytest.mark.parametrize("window", ["128", True, 0, -1, 4.5, [], {}])

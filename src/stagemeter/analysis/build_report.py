@@ -316,7 +316,7 @@ def _total(
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
         "weight_bytes": weight_bytes(family, architecture, item_size),
-        "kv_cache_bytes": family.decoder(architecture).cache_of(workload, cached_tokens) * cache_item_size,
+        "kv_cache_bytes": family.decoder(architecture).kv_cache_elements(workload, cached_tokens) * cache_item_size,
     }
 
 

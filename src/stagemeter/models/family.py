@@ -47,7 +47,7 @@ class LanguageModel(Protocol):
     def max_positions(self) -> int:
         """Longest sequence that the model was made for."""
 
-    def cache_of(self, workload: Workload, tokens: int) -> int:
+    def kv_cache_elements(self, workload: Workload, tokens: int) -> int:
         """Return the elements of the cache when each sequence of a workload has some tokens."""
 
     def quantized_weights(self) -> QuantizedWeights:

@@ -169,7 +169,7 @@ def _costs(
             **total(request.values()).quantities(item_size),
             "flops_forward": sum(stages[name]["flops"] for name in aggregates(stages)[FORWARD]),
             "weight_bytes": weight_bytes(grid.family, grid.architecture, item_size),
-            "kv_cache_bytes": grid.family.decoder(grid.architecture).cache_of(workload, longest) * item_size,
+            "kv_cache_bytes": grid.family.decoder(grid.architecture).kv_cache_elements(workload, longest) * item_size,
         },
         "roofline": None if peaks is None else _roofline(grid, workload, request, item_size, peaks),
     }

@@ -168,10 +168,10 @@ def held_by_stage(
         # A pass may extend the cache after its most demanding operator. What earlier passes added is there before.
         before_last = cached
         if stage.name == DECODE:
-            before_last = decoder.cache_of(workload, prompt + steps - some_steps) * cache_item_size
-            cached = decoder.cache_of(workload, prompt + steps) * cache_item_size
+            before_last = decoder.kv_cache_elements(workload, prompt + steps - some_steps) * cache_item_size
+            cached = decoder.kv_cache_elements(workload, prompt + steps) * cache_item_size
         elif stage.name == PREFILL:
-            cached = decoder.cache_of(workload, prompt) * cache_item_size
+            cached = decoder.kv_cache_elements(workload, prompt) * cache_item_size
         most = larger(before_last + (0 if demand is None else demand), cached)
         held[stage.name] = HeldByStage(cached, demand, most)
     return held

@@ -11,7 +11,7 @@ from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
-from stagemeter.models.decoder.stages import DecoderModules, EncoderTokens, decoder_stages, empty
+from stagemeter.models.decoder.stages import DecoderModules, cache_arguments, decoder_stages, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Stage, with_values
 from stagemeter.models.pages.settings import PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings
@@ -93,7 +93,7 @@ def encoder_decoder_family(
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),
         shipped=shipped_configurations(*shipped),
-        decoder=lambda sizes: sizes.decoder,
+        decoder=lambda sizes: sizes.decoder.decoder,
         stages=(
             page_stage(
                 name="encode",
@@ -135,16 +135,13 @@ def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Archit
         written = 1 if decoder.head_on_last else tokens
         model.get_submodule(modules.head)(empty(model, workload.batch_size, written, decoder.hidden))
 
-    def encoder_tokens(sizes: Architecture, workload: Workload) -> int:
-        return sizes.decoder.encoder_tokens(workload)
-
     stages = decoder_stages(
         lambda sizes: sizes.decoder.decoder,
         modules,
         windows=False,
         experts=False,
         prefill_title="decoder over the prompt, and output head",
-        encoder_tokens=EncoderTokens(meaning, encoder_tokens),
+        encoder_tokens=meaning,
         run=run,
     )
     prefill, decode = (replace(stage, run=with_values(stage.run)) for stage in stages)
@@ -159,24 +156,14 @@ def sequence_arguments(
     `tokens` counts the new tokens of each sequence, `cached` those that earlier passes left in the cache.
     """
     import torch
-    from transformers import EncoderDecoderCache
     from transformers.modeling_outputs import BaseModelOutput
 
-    from stagemeter.models.decoder.kv_cache import RecordedCache
-
-    batch, encoded = workload.batch_size, decoder.encoder_tokens(workload)
-    own, cross = RecordedCache(recorder), RecordedCache(recorder)
-    cache = EncoderDecoderCache(own, cross)
-    if cached:
-        kept = batch, decoder.heads, cached, decoder.hidden // decoder.heads
-        seen = batch, decoder.heads, encoded, decoder.hidden // decoder.heads
-        for index in range(decoder.layers):
-            own.fill(empty(model, *kept), empty(model, *kept), layer_idx=index)
-            cross.keep(empty(model, *seen), empty(model, *seen), layer_idx=index)
-            cache.is_updated[index] = True
+    batch, encoded = workload.batch_size, decoder.decoder.encoder_tokens(workload)
+    passed = cache_arguments(model, decoder.decoder, workload, tokens, cached, recorder)
+    # These decoders count positions themselves.
+    del passed["position_ids"]
     return {
         "decoder_input_ids": torch.zeros(batch, tokens, dtype=torch.long, device=model.device),
         "encoder_outputs": BaseModelOutput(last_hidden_state=empty(model, batch, encoded, decoder.encoder_width)),
-        "past_key_values": cache,
-        "use_cache": True,
+        **passed,
     }

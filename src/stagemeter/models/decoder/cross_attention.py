@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CrossAttention(Mixer):
         attention = cached_attention(
             of.batch, of.tokens, self.encoder_tokens, self.heads, self.key_value_heads, self.head_width, causal=False
         )
-        made = self.cached_elements(of.batch, 1) if of.prefill else 0
+        made = self.cached_elements(hidden, Held(of.batch, 1)) if of.prefill else 0
         mask = Cost(activation_reads=of.batch * of.tokens * self.encoder_tokens)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         return [*projections, replace(attention, kv_writes=made) + mask]
@@ -60,12 +60,12 @@ class CrossAttention(Mixer):
     def parameters(self, hidden: int) -> int:
         return 2 * hidden * (self.heads + self.key_value_heads) * self.head_width + self.norms
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        shape = (batch, self.key_value_heads, self.encoder_tokens, self.head_width)
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        shape = (held.batch, self.key_value_heads, self.encoder_tokens, self.head_width)
         return shape, shape
 
-    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
-        cache.keep(*map(zeros, self.cached_shapes(batch, sum(held))), layer_idx=layer)
+    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[int], list[Any]], prompt: int, tokens: int) -> None:
+        cache.keep(*zeros(tokens), layer_idx=layer)
 
     def decoder_inputs(self, hidden: int, batch: int, tokens: int, cached: int) -> Mapping[str, Shape]:
         mask = {"cross_attention_mask": (batch, 1, tokens, self.encoder_tokens)}

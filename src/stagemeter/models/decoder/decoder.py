@@ -12,7 +12,7 @@ from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, St
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear, Operator, larger, repeated, smaller, sum_of, working_set
 from stagemeter.models.decoder.feed_forward import Experts, FeedForward
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
 from stagemeter.models.decoder.per_layer_embeddings import PerLayerEmbedding, PerLayerInput
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.lora import Adapter
@@ -187,19 +187,21 @@ class Decoder(Sizes):
         most = reduce(larger, (smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds))
         return ExpertsRead(fewest=max(kind.experts_per_token for kind in kinds), most=most)
 
-    def cached_elements(self, batch: int, tokens: int, prompt: int = 0) -> int:
-        """Return the elements of a KV cache with some tokens per sequence, `prompt` of them from the prompt."""
-        elements = 0
+    def encoder_tokens(self, workload: Workload) -> int:
+        """Return the tokens of an encoder's output that each sequence of a workload attends to."""
+        return reduce(larger, (layer.attention.encoder_tokens_of(workload) for layer in self.layers))
+
+    def kv_cache_elements(self, workload: Workload, tokens: int) -> int:
+        """Return the elements of the KV cache when each sequence of a workload has some tokens."""
+        elements, encoder_tokens = 0, self.encoder_tokens(workload)
         for layer in self.layers:
             # The next token takes the last place of a window, so the cache holds one token less.
-            limit = layer.attention.window - 1 + prompt * layer.attention.keeps_prompt
+            limit = layer.attention.window - 1 + workload.prompt_tokens * layer.attention.keeps_prompt
             held = smaller(tokens, limit) if layer.attention.window else tokens
-            elements += layer.times * layer.attention.cached_elements(batch, held)
+            elements += layer.times * layer.attention.cached_elements(
+                self.hidden, Held(workload.batch_size, held, encoder_tokens)
+            )
         return elements
-
-    def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the KV cache when each sequence of a workload has some tokens."""
-        return self.cached_elements(workload.batch_size, tokens, workload.prompt_tokens)
 
     def stored_as(self, storage: Storage, outside: Storage) -> Decoder:
         """Return a copy with layers stored as `storage` says, and other modules as `outside` says.

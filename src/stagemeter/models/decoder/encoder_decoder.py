@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.weight_storage import QuantizedWeights
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import PlainFeedForward
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later, unhashed
+
+if TYPE_CHECKING:
+    from stagemeter.models.family import CacheRecorder
 
 #: Unused rows of the table of positions: ``MBartLearnedPositionalEmbedding``, and TrOCR's counterpart.
 _OFFSET = 2
@@ -24,13 +27,15 @@ class SelfAndCrossAttention(Mixer):
     """Multi-head attention to the decoder's own tokens, then to an encoder's output; biases everywhere.
 
     All heads together are as wide as the decoder. If `fused`, attention is one operator, and a causal mask leaves half
-    of it; two products show no mask. Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers,
+    of it; two products show no mask. `text_is_encoded` says whether the encoder takes the request's text besides the
+    page. Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers,
     ``modeling_mbart.py`` and ``modeling_trocr.py``.
     """
 
     heads: int
     encoder_width: int
     fused: bool
+    text_is_encoded: bool
     kind: Literal["self_and_cross"] = "self_and_cross"
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
@@ -57,8 +62,25 @@ class SelfAndCrossAttention(Mixer):
     def parameters(self, hidden: int) -> int:
         return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        raise NotImplementedError
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        lengths = held.tokens, held.tokens, held.encoder_tokens, held.encoder_tokens
+        return tuple((held.batch, self.heads, length, hidden // self.heads) for length in lengths)
+
+    def encoder_tokens_of(self, workload: Workload) -> int:
+        return workload.image_tokens + workload.text_tokens * self.text_is_encoded
+
+    def own_cache(self, recorder: CacheRecorder) -> Any:
+        from transformers import EncoderDecoderCache
+
+        from stagemeter.models.decoder.kv_cache import RecordedCache
+
+        return EncoderDecoderCache(RecordedCache(recorder), RecordedCache(recorder))
+
+    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[int], list[Any]], prompt: int, tokens: int) -> None:
+        key, value, *encoded = zeros(tokens)
+        cache.self_attention_cache.fill(key, value, layer_idx=layer)
+        cache.cross_attention_cache.keep(*encoded, layer_idx=layer)
+        cache.is_updated[layer] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +97,10 @@ class SequenceDecoder:
         Width of the encoder's output.
     norms : int
         Norms outside of the layers.
-    fused : bool
+    fused, text_is_encoded : bool
         See `SelfAndCrossAttention`.
     tied : bool
         Whether the output head shares the embedding's weights.
-    text_is_encoded : bool
-        Whether the encoder takes the request's text besides the page.
     head_on_last : bool
         Whether the output head runs only on the last position of a prompt.
     """
@@ -123,7 +143,7 @@ class SequenceDecoder:
     @property
     def decoder(self) -> Decoder:
         """The same sizes, layer by layer."""
-        attention = SelfAndCrossAttention(self.heads, self.encoder_width, self.fused)
+        attention = SelfAndCrossAttention(self.heads, self.encoder_width, self.fused, self.text_is_encoded)
         # Norms have biases. `Decoder` itself counts half of the last norm.
         layer = Layer(attention, PlainFeedForward(self.intermediate), self.layers, norms=2 * 3)
         return Decoder(
@@ -135,19 +155,3 @@ class SequenceDecoder:
             head_everywhere=not self.head_on_last,
             other_parameters=(self.positions + 2 * self.norms - 1) * self.hidden,
         )
-
-    def encoder_tokens(self, workload: Workload) -> int:
-        """Return the tokens of the encoder's output per sequence."""
-        return workload.image_tokens + workload.text_tokens * self.text_is_encoded
-
-    def cache_of(self, workload: Workload, tokens: int) -> int:
-        """Return the elements of the KV cache of the decoder's own tokens and of the encoder's output."""
-        return self.cached_elements(workload.batch_size, tokens + self.encoder_tokens(workload) * (tokens > 0))
-
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Return the elements of the keys and values of some tokens, the decoder's or the encoder's."""
-        return 2 * self.layers * batch * tokens * self.hidden
-
-    def quantized_weights(self) -> QuantizedWeights:
-        """Return no quantized weights."""
-        return QuantizedWeights(0, 0)

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -128,9 +128,9 @@ class GatedDeltaNet(Mixer):
         inputs = self.convolved + self.values + 2 * self.value_heads
         return hidden * (inputs + self.values) + self.convolved * self.kernel + self.value_width + 2 * self.value_heads
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        state = (batch, self.value_heads, self.key_width, self.value_width)
-        return (batch, self.convolved, self.kernel), state
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        state = (held.batch, self.value_heads, self.key_width, self.value_width)
+        return (held.batch, self.convolved, self.kernel), state
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
         return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}

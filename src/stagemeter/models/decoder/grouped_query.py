@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later, unhashed
 
@@ -119,8 +119,8 @@ class GroupedQueryAttention(Mixer):
         biases = (queries + made) * self.bias + hidden * self.output_bias
         return hidden * (queries + width + made) + biases + self.norms + self.sinks
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        shape = (batch, self.key_value_heads, tokens, self.head_width)
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        shape = (held.batch, self.key_value_heads, held.tokens, self.head_width)
         return () if self.shared else (shape, shape)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:

@@ -8,7 +8,7 @@ from typing import Literal
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear
-from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Mixer, Shape
+from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Held, Mixer, Shape
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later
 
@@ -169,6 +169,7 @@ class LatentAttention(Mixer):
         indexer = self.indexer.parameters(hidden, self.query_rank) if self.indexer else 0
         return queries + keys_and_values + value_width * hidden + biases + indexer
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        batch, tokens = held.batch, held.tokens
         latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
         return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent

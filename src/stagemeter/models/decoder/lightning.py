@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, product
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class LightningAttention(Mixer):
         width = self.heads * self.head_width
         return 5 * hidden * width + width
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        return ((batch, self.heads, self.head_width, self.head_width),)
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        return ((held.batch, self.heads, self.head_width, self.head_width),)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
         whole, rest = tokens // self.block, tokens % self.block

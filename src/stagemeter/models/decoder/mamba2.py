@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -126,7 +126,8 @@ class StateSpace(Mixer):
         projections = hidden * (inputs + self.inner) + (inputs + hidden) * self.bias
         return projections + self.convolved * (self.kernel + self.convolution_bias) + self.inner + 3 * self.heads
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        batch = held.batch
         return (batch, self.convolved, self.kernel), (batch, self.heads, self.head_width, self.state_width)
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:

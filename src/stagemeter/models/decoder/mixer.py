@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
+from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear
 from stagemeter.models.sizes import OneOfKinds, later
 
@@ -60,6 +61,15 @@ class DecoderPass:
     causal: bool
     encoder_tokens: int = 0
     own: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a layer's cache holds: tokens of each sequence, and tokens of an encoder's output. Symbols are allowed."""
+
+    batch: int
+    tokens: int
+    encoder_tokens: int = 0
 
 
 #: A prefill of nothing, for what no pass changes.
@@ -108,12 +118,16 @@ class Mixer(OneOfKinds, ABC):
         """Return the parameters of one layer that no other layer shares."""
 
     @abstractmethod
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        """Return the shapes of the tensors that one layer's cache holds of some tokens."""
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        """Return the shapes of the tensors that one layer's cache holds."""
 
-    def cached_elements(self, batch: int, tokens: int) -> int:
-        """Return the elements that one layer's cache holds of some tokens."""
-        return (tokens > 0) * sum(prod(shape) for shape in self.cached_shapes(batch, tokens))
+    def cached_elements(self, hidden: int, held: Held) -> int:
+        """Return the elements that one layer's cache holds; none before the first token."""
+        return (held.tokens > 0) * sum(prod(shape) for shape in self.cached_shapes(hidden, held))
+
+    def encoder_tokens_of(self, workload: Workload) -> int:
+        """Return the tokens of an encoder's output that each sequence of a workload attends to."""
+        return 0
 
     def stored_as(self, storage: Storage) -> Self:
         """Return a copy whose matrices are stored as `storage` says."""
@@ -133,10 +147,13 @@ class Mixer(OneOfKinds, ABC):
         """Whether the layer runs only on the last token of a prompt."""
         return False
 
-    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[Shape], Any], batch: int, held: Shape) -> None:
-        """Fill a layer's cache with what earlier passes left; `held` are tokens of the prompt and generated ones."""
-        for tokens in filter(None, held if self.keeps_prompt else (sum(held),)):
-            cache.fill(*map(zeros, self.cached_shapes(batch, tokens)), layer_idx=layer)
+    def fill_cache(self, cache: Any, layer: int, zeros: Callable[[int], list[Any]], prompt: int, tokens: int) -> None:
+        """Fill a layer's cache with what earlier passes left of `tokens`, `prompt` of them from the prompt.
+
+        `zeros` makes the tensors of `cached_shapes` for so many tokens.
+        """
+        for part in filter(None, (prompt, tokens - prompt) if self.keeps_prompt else (tokens,)):
+            cache.fill(*zeros(part), layer_idx=layer)
 
     def own_cache(self, recorder: CacheRecorder) -> Any:
         """Return the cache that models with this kind take; None for transformers' usual one."""

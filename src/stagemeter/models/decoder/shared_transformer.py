@@ -14,7 +14,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.models.decoder.mamba2 import StateSpace
-from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later
 
@@ -137,9 +137,9 @@ class SharedTransformer(Mixer):
         feed_forward = 3 * hidden * self.intermediate + (2 * self.intermediate + hidden) * self.bias
         return attention + feed_forward + 3 * hidden
 
-    def cached_shapes(self, batch: int, tokens: int) -> tuple[Shape, ...]:
-        shape = (batch, self.key_value_heads, tokens, self.head_width)
-        return (shape, shape, *self.states.cached_shapes(batch, tokens))
+    def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
+        shape = (held.batch, self.key_value_heads, held.tokens, self.head_width)
+        return (shape, shape, *self.states.cached_shapes(hidden, held))
 
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
         return self.states.prefill_variables(tokens)

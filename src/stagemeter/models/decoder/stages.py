@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.workload import Workload
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import FULL, SLIDING
-from stagemeter.models.decoder.mixer import DecoderPass, VariableMeanings
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, VariableMeanings
 from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
 from stagemeter.models.lora import Adapter
 from stagemeter.models.settings import BeyondFamilyError
@@ -36,14 +37,6 @@ class DecoderModules:
     head: str = "lm_head"
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderTokens(Generic[Architecture]):
-    """The encoder's output that every layer attends to: its meaning for reports, and its tokens per sequence."""
-
-    meaning: str
-    number: Callable[[Architecture, Workload], int]
-
-
 def decoder_stages(
     decoder_of: Callable[[Architecture], Decoder],
     modules: DecoderModules,
@@ -53,7 +46,7 @@ def decoder_stages(
     causal: bool = True,
     prefill_variables: VariableMeanings = _NONE,
     prefill_title: str = PREFILL_TITLE,
-    encoder_tokens: EncoderTokens[Architecture] | None = None,
+    encoder_tokens: str = "",
     run: Callable[[Any, Architecture, Workload, CacheRecorder, int, int], None] | None = None,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
@@ -70,6 +63,8 @@ def decoder_stages(
         ``PREFILL_VARIABLES`` of all kinds of layers that the decoders may have.
     prefill_title : str
         What a prefill does, in a few words.
+    encoder_tokens : str
+        What the tokens of the encoder's output are, if every layer attends to them.
     run : callable, optional
         Runs decoder and head over new tokens after cached ones; the default runs on token embeddings.
     """
@@ -117,11 +112,11 @@ def decoder_stages(
         return [{"batch": batch, "context": workload.decode_context, **windowed, **common(sizes, workload, batch)}]
 
     def common(sizes: Architecture, workload: Workload, rows: int) -> Variables:
-        values = {_ENCODER_TOKENS: encoder_tokens.number(sizes, workload)} if encoder_tokens else {}
+        values = {_ENCODER_TOKENS: decoder_of(sizes).encoder_tokens(workload)} if encoder_tokens else {}
         return {**values, EXPERTS_READ: experts_of(sizes, rows).most} if experts else values
 
     def meanings(rows: str) -> dict[str, str]:
-        known = {_ENCODER_TOKENS: encoder_tokens.meaning} if encoder_tokens else {}
+        known = {_ENCODER_TOKENS: encoder_tokens} if encoder_tokens else {}
         return {**known, EXPERTS_READ: f"min(experts, {rows} * experts_per_token)"} if experts else known
 
     def prefill_parameters(sizes: Architecture) -> StageParameters:
@@ -281,10 +276,15 @@ def cache_arguments(
     cache = caches[0] if caches else RecordedCache(recorder, None if keeps_everything else settings)
     prompt = min(cached, workload.prompt_tokens)
     by_type = {layer.attention.layer_type: layer.attention for layer in keeping}
+    encoder_tokens = decoder.encoder_tokens(workload)
+
+    def zeros(mixer: Mixer, tokens: int) -> list[torch.Tensor]:
+        held = Held(workload.batch_size, tokens, encoder_tokens)
+        return [empty(model, *shape) for shape in mixer.cached_shapes(decoder.hidden, held)]
+
     for index in range(sum(layer.times for layer in keeping) if cached else 0):
         mixer = by_type[_layer_type(settings, index, by_type)]
-        held = (prompt, cached - prompt)
-        mixer.fill_cache(cache, index, lambda shape: empty(model, *shape), workload.batch_size, held)
+        mixer.fill_cache(cache, index, partial(zeros, mixer), prompt, cached)
     positions = torch.arange(cached, cached + tokens, device=model.device)
     # Models that keep only states name the argument differently.
     name = "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"

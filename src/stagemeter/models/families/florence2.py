@@ -137,7 +137,7 @@ def _projector_inputs(model: Any, sizes: Florence2Architecture, workload: Worklo
 
 
 def _encoder_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> dict[str, Any]:
-    source = sizes.decoder.encoder_tokens(workload)
+    source = sizes.decoder.decoder.encoder_tokens(workload)
     return {"inputs_embeds": empty(model, workload.batch_size, source, sizes.decoder.hidden)}
 
 
@@ -179,7 +179,7 @@ FAMILY = Family(
     architecture_from_config=lambda config, source: _read(Settings(config, source)),
     build=lambda sizes, config: build_from_settings(config),
     shipped=shipped_configurations("florence-2-base"),
-    decoder=lambda sizes: sizes.decoder,
+    decoder=lambda sizes: sizes.decoder.decoder,
     stages=(
         page_stage(
             name="vit",
@@ -209,7 +209,7 @@ FAMILY = Family(
             parameters=_encoder_parameters,
             variables={"batch": "batch_size", "encoder_tokens": "tokens of page and text"},
             calls=lambda sizes, workload: [
-                {"batch": workload.batch_size, "encoder_tokens": sizes.decoder.encoder_tokens(workload)}
+                {"batch": workload.batch_size, "encoder_tokens": sizes.decoder.decoder.encoder_tokens(workload)}
             ],
             inputs=_encoder_inputs,
         ),

@@ -43,7 +43,7 @@ class FoundLanguageModel:
         """Return the quantized weights of its modules."""
         return quantized_weights(self.model)
 
-    def cache_of(self, workload: Workload, tokens: int) -> int:
+    def kv_cache_elements(self, workload: Workload, tokens: int) -> int:
         """Return the elements of the cache when each sequence of a workload has some tokens."""
         return workload.batch_size * self.cache_of_one(replace(workload, batch_size=1), tokens)
 

@@ -61,7 +61,7 @@ def features_of(found: FoundModel, page: Mapping[str, Any]) -> list[torch.Tensor
 
 def image_tokens(found: FoundModel, page: Mapping[str, torch.Tensor]) -> int:
     """Return the number of tokens that one page becomes in the language model."""
-    with torch.no_grad(), found.known:
+    with torch.no_grad(), found.knowing():
         # The length of the question does not change the number of a page's tokens.
         asked = {**bare(found, page), QUESTION: text_tokens(found, 1, 1)}
         return sum(part.shape[:-1].numel() for part in features_of(found, asked))

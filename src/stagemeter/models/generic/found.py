@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
@@ -31,25 +31,30 @@ KEPT = "logits_to_keep"
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model on the meta device with its parts and the known values of its tensors.
+    """A model with its parts.
 
     `config` and `preprocessing` are the contents of ``config.json`` and of ``preprocessor_config.json`` or nothing.
+    `known` holds the known values of tensors on the meta device; None for a model with weights.
     """
 
     config: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     model: Any
     parts: Parts
-    known: KnownValues = field(default_factory=KnownValues)
+    known: KnownValues | None = field(default_factory=KnownValues)
 
     def with_weights(self, model: Any) -> FoundModel:
         """Return a copy for a model with weights, whose tensors hold their values themselves."""
-        return replace(self, model=model, known=cast(KnownValues, nullcontext()))
+        return replace(self, model=model, known=None)
+
+    def knowing(self) -> AbstractContextManager[Any]:
+        """Know the values of tensors on the meta device in a block."""
+        return nullcontext() if self.known is None else self.known
 
     def place(self, value: torch.Tensor) -> torch.Tensor:
         """Move a tensor to the model's device; on the meta device, keep its values beside its shape."""
         made = value.to(self.model.device)
-        if made.is_meta:
+        if made.is_meta and self.known is not None:
             self.known.give(made, value)
         return made
 

@@ -29,11 +29,11 @@ def run_modules(found: FoundModel, workload: Workload, recorder: CacheRecorder, 
     language = found.parts.language
     # The pass ends before the decoder, unless the decoder calls the modules.
     until = "" if any(name.startswith(f"{language}.") for name in modules) else language
-    with torch.no_grad(), recorder.paused(), found.known, calls_of(found.model, modules, until) as calls:
+    with torch.no_grad(), recorder.paused(), found.knowing(), calls_of(found.model, modules, until) as calls:
         # A shorter prompt would have no room for the page.
         tokens = max(workload.prompt_tokens, workload.image_tokens + 1)
         _call_whole(found, workload, new_cache(found.model, Silent()), tokens, pages=True)
-    with found.known:
+    with found.knowing():
         for module, args, kwargs in calls:
             module(*args, **kwargs)
 
@@ -51,7 +51,7 @@ def run_language(
     language = model.get_submodule(parts.language)
     calls = _seen(found, workload, recorder, (*also, parts.language, *parts.tail), tokens, cached)
     cache = _filled(found, workload, cached, recorder)
-    with found.known:
+    with found.knowing():
         for module, args, kwargs in calls:
             if module is not language:
                 module(*args, **kwargs)
@@ -71,7 +71,7 @@ def run_whole(
     cache = _filled(found, workload, cached, recorder)
     with recorder.paused():
         encoded = None if pages else _encoded(found, workload)
-    with found.known:
+    with found.knowing():
         _call_whole(found, workload, cache, tokens, pages, encoded)
 
 
@@ -87,7 +87,7 @@ def order_of_calls(found: FoundModel, workload: Workload, modules: Iterable[str]
 
     # A counter runs equal layers once.
     cache = new_cache(found.model, Silent())
-    with torch.no_grad(), CostCounter(found.model), calls_of(found.model, modules) as calls, found.known:
+    with torch.no_grad(), CostCounter(found.model), calls_of(found.model, modules) as calls, found.knowing():
         _call_whole(found, workload, cache, workload.prompt_tokens, found.reads_pages)
     require_kept(found.model, cache)
     return _named(found, modules, calls)
@@ -97,7 +97,7 @@ def called_in_step(found: FoundModel, workload: Workload, modules: Sequence[str]
     """Return the modules that a decode step calls, in order."""
     cache = _filled(found, workload, workload.prompt_tokens, Silent())
     encoded = _encoded(found, workload)
-    with torch.no_grad(), calls_of(found.model, modules) as calls, found.known:
+    with torch.no_grad(), calls_of(found.model, modules) as calls, found.knowing():
         _call_whole(found, workload, cache, 1, pages=False, encoded=encoded)
     return _named(found, modules, calls)
 
@@ -139,7 +139,7 @@ def _encoded(found: FoundModel, workload: Workload) -> Any:
 
     if not found.parts.encoder:
         return None
-    with torch.no_grad(), found.known, calls_of(found.model, [found.parts.language]) as calls:
+    with torch.no_grad(), found.knowing(), calls_of(found.model, [found.parts.language]) as calls:
         _call_whole(found, workload, new_cache(found.model, Silent()), 1, pages=True)
     return BaseModelOutput(last_hidden_state=calls[0][2]["encoder_hidden_states"])
 
@@ -148,7 +148,7 @@ def _seen(
     found: FoundModel, workload: Workload, recorder: CacheRecorder, modules: Sequence[str], tokens: int, cached: int
 ) -> list[Call]:
     """Return the calls of some modules in a pass of the whole model, which is not counted."""
-    with torch.no_grad(), recorder.paused(), found.known:
+    with torch.no_grad(), recorder.paused(), found.knowing():
         if found.parts.takes_more:
             cache = _filled(found, workload, cached, Silent())
             encoded = _encoded(found, workload) if cached else None
@@ -165,7 +165,7 @@ def _filled(found: FoundModel, workload: Workload, tokens: int, recorder: CacheR
     """Return a cache that earlier passes filled with some tokens; filling it is not counted."""
     cache = new_cache(found.model, Silent())
     if tokens:
-        with torch.no_grad(), recorder.paused(), found.known:
+        with torch.no_grad(), recorder.paused(), found.knowing():
             if found.parts.takes_more:
                 _call_whole(found, workload, cache, tokens, pages=True)
             else:
