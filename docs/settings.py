@@ -133,7 +133,6 @@ def mlproject() -> str:
         "mode": "tiny,base,gundam",
         "page_size": "1654x2339",
         "batch_size": "1,4,16",
-        "text_tokens": "10",
         "new_tokens": "256..2048:256",
         "dtype": "bfloat16",
         "output": "sweep.parquet",

@@ -1,9 +1,11 @@
 """Models that cannot be used: exit code 2, one line that names the setting and the file."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -132,12 +134,22 @@ def test_a_file_will_do_in_place_of_a_folder(estimate, folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "tokens"), [((), 1024), (("--text-tokens", "77"), 77), (("--seq-len", "10"), 10)], ids=str
+    ("options", "tokens"),
+    [
+        ((), 1024),
+        (("--text-tokens", "none"), 1024),
+        (("--config", str(ROOT / "conf" / "static_analysis" / "default.yaml")), 1024),
+        # A given number counts, even one that is the default beside a page.
+        (("--text-tokens", "10"), 10),
+        (("--text-tokens", "77"), 77),
+        (("--seq-len", "10"), 10),
+    ],
+    ids=str,
 )
 def test_length_of_a_prompt_without_a_page(estimate, options, tokens):
     report = estimate("--model", "qwen3-0.6b", *options)
     assert report["metadata"]["workload"]["prompt_tokens"] == tokens
-    assert any("no length was given" in note for note in report["notes"]) is (not options)
+    assert any("no length was given" in note for note in report["notes"]) is (tokens == 1024)
 
 
 @pytest.mark.parametrize(("model", "method"), [("gpt-oss-20b", "mxfp4"), ("deepseek-v3", "fp8"), ("qwen3-8b", None)])

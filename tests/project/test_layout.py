@@ -12,6 +12,7 @@ import yaml
 
 from stagemeter.analysis.config import AnalysisConfig, ProfileConfig
 from stagemeter.cli import cli
+from stagemeter.core.setting import table
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "stagemeter"
@@ -102,7 +103,10 @@ ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 @pytest.mark.parametrize(("name", "config"), [("main", AnalysisConfig), ("profile", ProfileConfig)])
 def test_the_projects_parameters_have_the_defaults_of_the_code(name, config):
     parameters = ENTRY_POINTS[name]["parameters"]
-    defaults = config().model_dump()
+    # What is unset is the model's.
+    defaults = {
+        key: None if table(config)[key].setting.unset else value for key, value in config().model_dump().items()
+    }
     # A parameter that is left out is written out.
     given = {
         key: None if declared["default"] == "none" else declared["default"] for key, declared in parameters.items()

@@ -181,8 +181,9 @@ def test_requests_of_text_alone_have_neither_pages_nor_modes():
     assert grid.size == 2
     rows = evaluate_rows(grid, 0, 2)
     assert rows["mode"].tolist() == ["text", "text"]
-    # The default is a few tokens beside a page, and no prompt.
-    assert rows["prompt_tokens"].tolist() == rows["text_tokens"].tolist() == [1024, 64]
+    assert rows["prompt_tokens"].tolist() == rows["text_tokens"].tolist() == [10, 64]
+    (alone,) = evaluate_rows(grid_of(model="llama-3.1-8b"), 0, 1)["prompt_tokens"]
+    assert alone == 1024
     assert "at_roofline/pages_per_hour" not in rows
 
 

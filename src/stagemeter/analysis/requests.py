@@ -35,7 +35,8 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         views, _ = page_views(config, model, *page)
     else:
         settings_of(config).refuse_unused(model.name, family.name)
-        page, views, text_tokens = (0, 0), NO_PAGE, text_prompt(config.text_tokens)
+        given = config.text_tokens if "text_tokens" in config.model_fields_set else DEFAULT_TEXT_PROMPT
+        page, views, text_tokens = (0, 0), NO_PAGE, given
     return make_workload(
         family,
         model.architecture,
@@ -83,12 +84,6 @@ def make_workload(
     )
 
 
-def text_prompt(text_tokens: int) -> int:
-    """Return the length of a prompt of text alone: the default of a few tokens beside a page is no prompt."""
-    default = AnalysisConfig.model_fields["text_tokens"].default
-    return DEFAULT_TEXT_PROMPT if text_tokens == default else text_tokens
-
-
 def _no_video(config: AnalysisConfig, model: str) -> StagemeterError:
     from stagemeter.models.families import families
 
@@ -110,7 +105,7 @@ def plan_measured(config: AnalysisConfig, model: ModelDescription, measured: Map
     `measured` can hold ``prompt_tokens``, ``new_tokens`` and ``batch_size``.
     """
     settings = {"seq_len" if name == "prompt_tokens" else name: value for name, value in measured.items()}
-    return plan_request(type(config)(**{**config.model_dump(), **settings}), model)
+    return plan_request(type(config)(**{**config.model_dump(exclude_unset=True), **settings}), model)
 
 
 def require_runnable(workload: Workload, model: ModelDescription) -> None:
@@ -144,7 +139,7 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
 
 def _text_notes(config: AnalysisConfig, workload: Workload) -> list[str]:
     notes = ["the model reads text alone: settings of pages have no effect"]
-    if config.seq_len is None and workload.prompt_tokens != config.text_tokens:
+    if config.seq_len is None and "text_tokens" not in config.model_fields_set:
         notes.append(f"no length was given: the prompt is {workload.prompt_tokens:,} tokens; --text-tokens sets it")
     return notes
 

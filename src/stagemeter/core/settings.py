@@ -128,8 +128,8 @@ class RequestSettings:
 
     text_tokens: Annotated[int, Setting(
         "Tokens of the prompt besides the page's, the first one (BOS) included.",
-        "Of a model that reads text alone, the whole prompt: 1,024 where neither this nor `seq_len` is given.",
-        least=1, most=MOST_TOKENS, swept=True
+        "Of a model that reads text alone, the whole prompt.",
+        unset="10; of text alone 1,024", least=1, most=MOST_TOKENS, swept=True
     )] = 10
     new_tokens: Annotated[int, Setting(
         "Tokens to generate.",

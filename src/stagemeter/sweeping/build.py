@@ -9,7 +9,7 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views, settings_of, size_of_page
-from stagemeter.analysis.requests import text_prompt
+from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
@@ -111,9 +111,8 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
         family, architecture = described.family, described.architecture
         closed_form = coefficients(family, architecture)
         pages, notes = _planned(modes, corpus, described, limits)
-        if not family.reads_pages:
-            prompts = dict.fromkeys(text_prompt(tokens) for tokens in asked["text_tokens"])
-            values = {**asked, "text_tokens": tuple(prompts)}
+        if not family.reads_pages and settings.text_tokens is None:
+            values = {**asked, "text_tokens": (DEFAULT_TEXT_PROMPT,)}
         named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
         grids.append(Grid(model, family.name, architecture, closed_form, pages, **named))
     # A column has one type in the whole table.
