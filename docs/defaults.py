@@ -1,14 +1,18 @@
-"""Write src/stagemeter/models/defaults.json from transformers' configuration classes: ``python docs/defaults.py``.
+"""Write src/stagemeter/models/defaults.json and the index of families: ``python docs/defaults.py``.
 
-The table lets a configuration be completed without importing transformers, see `stagemeter.models.configuration`. It
-holds every model type that a family takes, and the types of their parts. A test holds it to what this script prints.
+The index lets a family be found without importing the others, see `stagemeter.models.families`. The table of defaults
+is that of transformers' configuration classes. It lets a configuration be completed without importing transformers,
+see `stagemeter.models.configuration`, and holds every model type that a family takes, and the types of their parts. A
+test holds both files to what this script writes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
+import pkgutil
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -17,9 +21,10 @@ from typing import Any
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from stagemeter.models import families as package
 from stagemeter.models.configuration import FILE
 from stagemeter.models.derived_settings import ALWAYS, DERIVED
-from stagemeter.models.registry import families
+from stagemeter.models.families import INDEX, families
 
 #: Settings that change no count, whatever they say.
 LEFT_OUT = re.compile(
@@ -27,6 +32,17 @@ LEFT_OUT = re.compile(
     r"|(bos|eos|pad|sep|decoder_start|forced_eos|forced_bos)_token_id|time_step_.*|use_cache|scale_embedding|projector_act"
 )
 _BASE = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+
+
+def index() -> str:
+    """Return the index of families as JSON, a family per line."""
+    lines = []
+    for module in pkgutil.iter_modules(package.__path__):
+        place = module.name + (".family" if module.ispkg else "")
+        family = importlib.import_module(f"{package.__name__}.{place}").FAMILY
+        entry = {"module": place, "model_types": family.model_types, "shipped": list(family.shipped)}
+        lines.append(f"{json.dumps(family.name)}: {json.dumps(entry)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def table() -> str:
@@ -40,8 +56,9 @@ def table() -> str:
 
 def model_types() -> set[str]:
     """Model types that some family takes, and those of the parts of configurations that are shipped."""
-    found = {kind for kind in CONFIG_MAPPING for family in families().values() if family.takes({"model_type": kind})}
-    for family in families().values():
+    known = families().values()
+    found = {kind for family in known for kind in family.model_types if family.takes({"model_type": kind})}
+    for family in known:
         for path in family.shipped.values():
             found |= set(_named(json.loads(path.read_text(encoding="utf-8"))))
     return {kind for kind in found if kind in CONFIG_MAPPING}
@@ -128,7 +145,8 @@ def plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    text = table()
-    # Read before it is written: what is not JSON must not be left behind.
-    json.loads(text)
-    FILE.write_text(text, encoding="utf-8")
+    for write, file in ((index, INDEX), (table, FILE)):
+        text = write()
+        # Read before it is written: what is not JSON must not be left behind.
+        json.loads(text)
+        file.write_text(text, encoding="utf-8")

@@ -59,11 +59,11 @@ def test_the_example_of_the_docs_is_exact(tmp_path):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        ("FAMILY = 3\n", "stagemeter_olmo:FAMILY of the package stagemeter-olmo is not a stagemeter Family"),
+        ("FAMILY = 3\n", "package stagemeter-olmo: stagemeter_olmo:FAMILY is not a stagemeter Family"),
         ("import nowhere\n", "cannot be loaded: ModuleNotFoundError: No module named 'nowhere'"),
         (
             "from stagemeter.models.families.llama import FAMILY\n",
-            "the package stagemeter-olmo brings a family 'llama', and there is one already",
+            "package stagemeter-olmo: there is a family 'llama' already",
         ),
     ],
     ids=["no family", "broken", "taken"],

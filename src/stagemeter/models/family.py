@@ -238,8 +238,11 @@ class Family(Generic[Architecture]):
 
     Attributes
     ----------
+    model_types : tuple of str
+        Types of configurations, or names of their classes. A configuration, the content of a ``config.json``, has one
+        of them if it is of this family. Empty: `takes` alone decides.
     takes : callable
-        Whether a configuration, the content of a ``config.json``, is of this family.
+        Whether a configuration with one of these is of this family.
     architecture_from_config : callable
         Reads the sizes from a configuration, or raises `StagemeterError`; the second argument names its source.
     build : callable
@@ -274,7 +277,6 @@ class Family(Generic[Architecture]):
 
     name: str
     title: str
-    takes: Callable[[Mapping[str, Any]], bool]
     architecture_from_config: Callable[[Mapping[str, Any], str], Architecture]
     build: Callable[[Architecture, Mapping[str, Any]], Any]
     shipped: Mapping[str, Traversable]
@@ -283,6 +285,8 @@ class Family(Generic[Architecture]):
     other_parameters: Callable[[Architecture], dict[str, int]]
     architecture_from_sizes: Callable[[Mapping[str, Any]], Architecture]
     whole_passes: Mapping[str, Runner]
+    model_types: tuple[str, ...] = ()
+    takes: Callable[[Mapping[str, Any]], bool] = lambda config: True
     notes: tuple[str, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
     quantized: Callable[[Architecture, Quantization], Architecture] | None = None

@@ -15,7 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
 from stagemeter.models.bounds import require_bounded
-from stagemeter.models.families import families
+from stagemeter.models.families import shipped_in_families
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.hub import fetch, fetch_if_there
 from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_folder, processor_files
@@ -45,10 +45,10 @@ def find_files(model: str) -> ModelFiles:
     `model` is, in this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself;
     or the id of a repository on the Hugging Face Hub, such as ``org/name``. Only settings are fetched from there.
     """
-    for family in families().values():
-        if model in family.shipped:
-            config = json.loads(family.shipped[model].read_text(encoding="utf-8"))
-            return ModelFiles(config, f"the shipped configuration of {model}")
+    configurations = shipped_in_families()
+    if model in configurations:
+        config = json.loads(configurations[model].read_text(encoding="utf-8"))
+        return ModelFiles(config, f"the shipped configuration of {model}")
     if model in shipped_without_family():
         shipped = shipped_without_family()[model]
         files = ProcessorFiles(shipped.preprocessing, image_source=f"the shipped preprocessor_config.json of {model}")
@@ -66,7 +66,7 @@ def find_files(model: str) -> ModelFiles:
 
 def shipped_models() -> list[str]:
     """Return the names of the models with shipped configurations, with a family or without."""
-    return [*(name for family in families().values() for name in family.shipped), *shipped_without_family()]
+    return [*shipped_in_families(), *shipped_without_family()]
 
 
 def _suggestion(model: str) -> str:

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.families import families
+from stagemeter.models.families import families, family_by_name
 from stagemeter.models.family import Family
 
 
 def family_named(name: str) -> Family[Any]:
     """Return a family by its name, or raise StagemeterError."""
-    known = families()
-    if name not in known:
+    family = family_by_name(name)
+    if family is None:
         raise StagemeterError(
-            f"unknown family {name!r}; known are {', '.join(known)}: is the package that brings it installed?"
+            f"family: {name!r} is unknown. Install the package that brings it, or take one of {', '.join(families())}"
         )
-    return known[name]
+    return family
 
 
 #: Setting that names a configuration's own code.

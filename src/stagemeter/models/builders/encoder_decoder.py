@@ -70,7 +70,7 @@ def encoder_decoder_family(
     def takes(config: Mapping[str, Any]) -> bool:
         parts = (config.get("encoder"), config.get("decoder"))
         found = tuple(part.get("model_type") if isinstance(part, Mapping) else None for part in parts)
-        return config.get("model_type") == "vision-encoder-decoder" and found == kinds
+        return found == kinds
 
     def pixels(model: Any, sizes: Architecture, workload: Workload) -> Any:
         width, height = picture(sizes)
@@ -89,6 +89,7 @@ def encoder_decoder_family(
         name=name,
         title=title,
         rules=rules,
+        model_types=("vision-encoder-decoder",),
         takes=takes,
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda sizes, config: build_from_settings(config),

@@ -44,7 +44,7 @@ def text_family(
     return Family(
         name=name,
         title=title,
-        takes=lambda config: config.get("model_type") in model_types,
+        model_types=tuple(model_types),
         architecture_from_config=lambda config, source: read(Settings(config, source)),
         build=lambda architecture, config: build_from_settings(config),
         shipped=shipped_configurations(*shipped),

@@ -127,7 +127,7 @@ def vision_language_family(
         title=title,
         rules=rules,
         videos=videos,
-        takes=lambda config: config.get("model_type") in model_types,
+        model_types=tuple(model_types),
         architecture_from_config=from_config,
         build=lambda sizes, config: build_from_settings(config),
         shipped=shipped_configurations(*shipped),

@@ -175,7 +175,7 @@ FAMILY = Family(
     name="florence2",
     title="Florence-2: a DaViT, an encoder over page and text, a decoder that attends to both",
     rules=_rules,
-    takes=lambda config: config.get("model_type") == "florence2",
+    model_types=("florence2",),
     architecture_from_config=lambda config, source: _read(Settings(config, source)),
     build=lambda sizes, config: build_from_settings(config),
     shipped=shipped_configurations("florence-2-base"),

@@ -27,6 +27,8 @@ SMALL_NAME = "deepseek-ocr-small"
 SHIPPED = shipped_configurations(NAME, SMALL_NAME)
 _OFFICIAL, _TRANSFORMERS = "DeepseekOCRForCausalLM", "UnlimitedOcrForConditionalGeneration"
 _TRANSFORMERS_TYPE = "unlimited_ocr"
+#: What a configuration of either layout has as its type, or as one of its classes.
+NAMES = (_OFFICIAL, _TRANSFORMERS_TYPE)
 #: Sizes that the authors' code fixes and the published configuration lacks: ``build_sam_vit_b`` and
 #: ``build_clip_l`` in deepencoder.py of the checkpoint.
 _SAM_PATCH_SIZE = 16

@@ -19,6 +19,7 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, empty
 from stagemeter.models.families.deepseek_ocr.configuration import (
     NAME,
+    NAMES,
     SHIPPED,
     DeepseekOCRArchitecture,
     architecture_from_config,
@@ -173,6 +174,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     title="DeepSeek-OCR: SAM and CLIP encoders, mixture-of-experts decoder",
     rules=_rules,
     modes=RESOLUTIONS,
+    model_types=NAMES,
     takes=is_deepseek_ocr,
     architecture_from_config=architecture_from_config,
     build=_build,
