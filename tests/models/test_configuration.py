@@ -383,7 +383,7 @@ def test_what_cannot_be_read_is_refused(config, message, tmp_path):
         (
             ("vision_config", "width", "sam_vit_b", "downsample_channels"),
             [512],
-            "vision_config, width, sam_vit_b: downsample_channels is [512]; it must hold two numbers",
+            "vision_config, width, sam_vit_b: downsample_channels is [512]. Give two numbers",
         ),
         (("vision_config", "width", "sam_vit_b"), 3, "vision_config, width lacks the settings 'sam_vit_b'"),
     ],

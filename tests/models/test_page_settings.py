@@ -232,7 +232,7 @@ def test_features_of_the_whole_processor_are_those_of_the_model(name):
         ("llava-1.5-7b", "vision_config", "image_size", "image_size is 3, and a view of it holds no patch"),
         ("trocr-base", "encoder", "image_size", "image_size is 3, and a view of it holds no patch"),
         ("llama-3.2-11b-vision", "vision_config", "image_size", "image_size is 3, and a view of it holds no patch"),
-        ("got-ocr2", "vision_config", "image_size", "image_size 3 cannot be split into patches"),
+        ("got-ocr2", "vision_config", "image_size", "image_size is 3, which cannot be split into patches"),
     ],
 )
 def test_sizes_that_make_views_vanish_are_refused(name, part, key, message, tmp_path):

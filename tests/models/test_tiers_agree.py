@@ -15,12 +15,15 @@ from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.cost import total
 from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
-from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, published_architecture
-from stagemeter.models.families.deepseek_ocr.decoder import DecoderArchitecture
+from stagemeter.models.families.deepseek_ocr.architecture import (
+    ClipArchitecture,
+    DecoderArchitecture,
+    DeepseekOCRArchitecture,
+)
+from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.lookup import ModelDescription, describe_model
-from stagemeter.models.vision.clip import ClipArchitecture
 from stagemeter.models.vision.sam import SamArchitecture
 from stagemeter.utilization.stage_mfu import estimate_decode_flops_per_token, estimate_prefill_flops_total
 

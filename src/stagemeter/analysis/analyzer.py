@@ -16,7 +16,8 @@ from stagemeter.analysis.requests import plan_request, refuse_adapter
 from stagemeter.analysis.tiers import ANALYTIC, ISOLATED, analytic_tier, isolated_tier, pass_counter
 from stagemeter.core.report import Report, StageAnalysisResult
 from stagemeter.core.workload import Workload
-from stagemeter.models.families.deepseek_ocr.configuration import DeepseekOCRArchitecture, require_no_window
+from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
+from stagemeter.models.families.deepseek_ocr.configuration import require_no_window
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.family import all_parameters
 from stagemeter.models.lookup import ModelDescription

@@ -11,9 +11,9 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.hardware.machine import torch_device
 from stagemeter.models.configuration import complete
+from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import (
     NAME,
-    DeepseekOCRArchitecture,
     architecture_from_config,
     published_architecture,
     require_no_window,

@@ -40,7 +40,7 @@ def test_sizes_of_another_family_are_refused():
     unlimited = describe_model("unlimited-ocr-default").architecture
     with pytest.raises(StagemeterError, match="sliding window of 128 tokens: that is Unlimited-OCR"):
         DeepSeekOCRSession.from_config(unlimited)
-    with pytest.raises(StagemeterError, match="that is Unlimited-OCR, not DeepSeek-OCR"):
+    with pytest.raises(StagemeterError, match="Unlimited-OCR, not DeepSeek-OCR"):
         estimate_report(unlimited, "deepseek-ocr", AnalysisConfig())
 
 

@@ -50,13 +50,12 @@ def page_stage(
         total, idle = parameters(sizes), unused(sizes)
         return StageParameters(total=total, active=total - idle, unused=idle)
 
-    def run_module(model: Any, sizes: Architecture, workload: Workload) -> None:
-        assert inputs is not None
-        passed = inputs(model, sizes, workload)
-        module = model.get_submodule(modules[0])
-        module(*passed) if isinstance(passed, tuple) else module(**passed)
+    def run_stage(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        if run is not None:
+            run(model, sizes, workload)
+        elif inputs is not None:
+            run_module(model, modules[0], inputs(model, sizes, workload))
 
-    run_stage = run or run_module
     return Stage(
         name=name,
         title=title,
@@ -67,8 +66,14 @@ def page_stage(
         calls=calls,
         cost=lambda sizes, values: sum_of(operators(sizes, values)),
         working_set=lambda sizes, values: working_set(operators(sizes, values)),
-        run=lambda model, sizes, workload, recorder: run_stage(model, sizes, workload),
+        run=run_stage,
     )
+
+
+def run_module(model: Any, name: str, passed: tuple[Any, ...] | Mapping[str, Any]) -> None:
+    """Run a module of a model on arguments by position or by name."""
+    module = model.get_submodule(name)
+    module(*passed) if isinstance(passed, tuple) else module(**passed)
 
 
 def page_tokens(model: Any, workload: Workload) -> Any:

@@ -6,37 +6,27 @@ A page is one view as a whole; a page larger than a tile also becomes tiles. Sou
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
-from stagemeter.models.builders.encoders import projector_stage
-from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.text import DENSE, SPARSE
+from stagemeter.models.builders.view_groups import group_stage, sam_stage, tiled_pages, view_group
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_settings
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.sam import (
-    VIEW_VARIABLES,
-    SamArchitecture,
-    ViewGroup,
-    sam_architecture,
-    sam_operators,
-    sam_parameters,
-)
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.sam import VIEW_VARIABLES, SamArchitecture, ViewGroup, sam_architecture
 
-_SAM, _ENCODER = f"{VISION}.sam_encoder", f"{VISION}.vision_encoder"
 #: Sides in pixels of the view of a whole page and of a tile, and the number of learned queries by module.
 _VIEW, _TILE = 1024, 768
 _QUERIES = {f"{VISION}.query_768_resolution": 144, f"{VISION}.query_1024_resolution": 256}
@@ -74,7 +64,7 @@ class DeepseekOcr2Architecture(Sizes):
 
 def _read(settings: Settings) -> DeepseekOcr2Architecture:
     vision = settings.part("vision_config")
-    sam = _sam(vision.part("sam_config"))
+    sam = sam_architecture(vision.part("sam_config"))
     sizes = vision.part("encoder_config")
     sizes.split("hidden_size", "num_attention_heads")
     heads = sizes.whole("num_attention_heads")
@@ -92,13 +82,6 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
             f"{encoder.hidden}"
         )
     return DeepseekOcr2Architecture(sam, encoder, _decoder(text_settings(settings)))
-
-
-def _sam(settings: Settings) -> SamArchitecture:
-    channels = settings.values.get("downsample_channels")
-    if not isinstance(channels, (list, tuple)) or len(channels) != 2 or not all(isinstance(n, int) for n in channels):
-        raise StagemeterError(f"{settings.source}: downsample_channels is {channels!r}; it must hold two numbers")
-    return sam_architecture(settings, (channels[0], channels[1]))
 
 
 def _decoder(text: Settings) -> Decoder:
@@ -124,7 +107,7 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
     image.side("tile_size", published=_TILE, needed=_TILE)
     image.require("crop_to_patches", needed=True, why="the tokens of a page follow from tiles and page:")
     limits = read_tile_limits(image, most=_MOST_TILES, fewest=_FEWEST_TILES)
-    view, tile = (_group(sizes, 1, side).quarter_grid ** 2 for side in (_VIEW, _TILE))
+    view, tile = (view_group(sizes.sam, 1, side).tokens for side in (_VIEW, _TILE))
 
     def page(width: int, height: int) -> PageViews:
         cut = max(width, height) > _TILE
@@ -136,21 +119,8 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
     return PageRules(page)
 
 
-def _group(sizes: DeepseekOcr2Architecture, views: int, side: int) -> ViewGroup:
-    return ViewGroup.of(views, side, sizes.sam.patch_size, sizes.sam.window_size)
-
-
-def _groups(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[ViewGroup]:
-    groups = [(workload.global_views, _VIEW), (workload.local_views, _TILE)]
-    return [_group(sizes, workload.batch_size * views, side) for views, side in groups if views]
-
-
-def _calls(sizes: DeepseekOcr2Architecture, workload: Workload) -> list[Variables]:
-    return [asdict(group) for group in _groups(sizes, workload)]
-
-
-def _encoder_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
-    group, encoder = ViewGroup(**values), sizes.encoder
+def _encoder_operators(sizes: DeepseekOcr2Architecture, group: ViewGroup) -> list[Operator]:
+    encoder = sizes.encoder
     # There are as many queries as patches.
     tokens = 2 * group.quarter_grid**2
     rows, hidden, attention = group.views * tokens, encoder.hidden, encoder.attention
@@ -172,29 +142,13 @@ def _encoder_parameters(sizes: DeepseekOcr2Architecture) -> int:
     return encoder.layers * (layer + 2 * encoder.hidden) + encoder.hidden
 
 
-def _page(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> dict[str, Any]:
-    page: dict[str, Any] = {"pixel_values": empty(model, workload.batch_size, 3, _VIEW, _VIEW)}
-    if workload.local_views:
-        page["pixel_values_local"] = empty(model, workload.batch_size * workload.local_views, 3, _TILE, _TILE)
-        page["num_local_patches"] = [workload.local_views] * workload.batch_size
-    return page
+def _encoder_inputs(model: Any, sizes: DeepseekOcr2Architecture, group: ViewGroup) -> dict[str, Any]:
+    patches = group.quarter_grid**2
+    return {"inputs_embeds": empty(model, group.views, 2 * patches, sizes.encoder.hidden), "num_patches": patches}
 
 
-def _run_sam(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
-    for group in _groups(sizes, workload):
-        model.get_submodule(_SAM)(empty(model, group.views, 3, group.side, group.side))
-
-
-def _run_encoder(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
-    for group in _groups(sizes, workload):
-        patches = group.quarter_grid**2
-        rows = empty(model, group.views, 2 * patches, sizes.encoder.hidden)
-        model.get_submodule(_ENCODER)(inputs_embeds=rows, num_patches=patches)
-
-
-def _run_projector(model: Any, sizes: DeepseekOcr2Architecture, workload: Workload) -> None:
-    for group in _groups(sizes, workload):
-        model.get_submodule(PROJECTOR)(empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden))
+def _linears(sizes: DeepseekOcr2Architecture) -> list[LinearSize]:
+    return [LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True)]
 
 
 _VARIABLES = VIEW_VARIABLES | {"side": f"side of a view in pixels: {_VIEW} of the page as a whole, {_TILE} of a tile"}
@@ -207,36 +161,29 @@ FAMILY = vision_language_family(
     read=_read,
     rules=_rules,
     stages=(
-        page_stage(
-            name="sam",
-            title="SAM encoder, every view",
-            modules=(_SAM,),
-            operators=lambda sizes, values: sam_operators(sizes.sam, ViewGroup(**values)),
-            parameters=lambda sizes: sam_parameters(sizes.sam),
-            variables=_VARIABLES,
-            calls=_calls,
-            run=_run_sam,
-        ),
-        page_stage(
+        sam_stage(f"{VISION}.sam_encoder", _VARIABLES),
+        group_stage(
             name="encoder",
             title="encoder over SAM's feature maps and as many queries, every view",
-            modules=(_ENCODER,),
+            module=f"{VISION}.vision_encoder",
             operators=_encoder_operators,
             parameters=_encoder_parameters,
+            inputs=_encoder_inputs,
             variables=_VARIABLES,
-            calls=_calls,
-            run=_run_encoder,
         ),
-        projector_stage(
-            lambda sizes: [LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True)],
+        group_stage(
+            name="projector",
             title="projection of the queries' results to the decoder's width",
+            module=PROJECTOR,
+            operators=lambda sizes, group: linears_operators(_linears(sizes), group.tokens),
+            parameters=lambda sizes: linears_parameters(_linears(sizes)),
+            inputs=lambda model, sizes, group: (
+                empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden),
+            ),
             variables=_VARIABLES,
-            calls=_calls,
-            rows=lambda sizes, values: values["views"] * values["quarter_grid"] ** 2,
-            run=_run_projector,
         ),
     ),
-    pages=Pages(_page, values=True),
+    pages=Pages(tiled_pages, values=True),
     shipped=("deepseek-ocr-2",),
     other_parameters=lambda sizes: {
         **{name: number * sizes.encoder.hidden for name, number in _QUERIES.items()},

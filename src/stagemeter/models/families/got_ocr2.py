@@ -6,23 +6,22 @@ scores written between them. Source: transformers, ``modeling_got_ocr2.py``, ``p
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.encoders import views_of
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.view_groups import group_pixels, group_stage, view_group
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import PageRules, PageViews, Variables
+from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tiles_and_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
@@ -53,13 +52,17 @@ def _read(settings: Settings) -> GotOcr2Architecture:
     return GotOcr2Architecture(sam, decoder)
 
 
-def _group(sizes: GotOcr2Architecture, views: int) -> ViewGroup:
-    return ViewGroup.of(views, sizes.sam.pretrain_size, sizes.sam.patch_size, sizes.sam.window_size)
+def _views(sizes: GotOcr2Architecture, views: int) -> ViewGroup:
+    return view_group(sizes.sam, views, sizes.sam.pretrain_size)
+
+
+def _groups(sizes: GotOcr2Architecture, workload: Workload) -> list[ViewGroup]:
+    return [_views(sizes, views_of(workload))]
 
 
 def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules:
     """Return the rules: a page is one view, or tiles if the image processor's file says so."""
-    image, side, tokens = settings.image, sizes.sam.pretrain_size, _group(sizes, 1).quarter_grid ** 2
+    image, side, tokens = settings.image, sizes.sam.pretrain_size, _views(sizes, 1).quarter_grid ** 2
     if image.flag("crop_to_patches", published=False):
         return tiles_and_page(image, read_tile_limits(image, most=12, fewest=1), side, tokens)
     image.side("size", published=side, default=384, needed=side)
@@ -71,24 +74,12 @@ def _linears(sizes: GotOcr2Architecture) -> list[LinearSize]:
     return [LinearSize(sizes.decoder.hidden, sizes.decoder.hidden, bias=True)]
 
 
-def _projector_operators(sizes: GotOcr2Architecture, variables: Variables) -> list[Operator]:
-    group = ViewGroup(**variables)
-    rows = group.views * group.quarter_grid**2
-    return [*sam_downsampling(sizes.sam, group), *linears_operators(_linears(sizes), rows)]
+def _projector_operators(sizes: GotOcr2Architecture, group: ViewGroup) -> list[Operator]:
+    return [*sam_downsampling(sizes.sam, group), *linears_operators(_linears(sizes), group.tokens)]
 
 
 def _page(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> dict[str, Any]:
-    side = sizes.sam.pretrain_size
-    return {"pixel_values": empty(model, views_of(workload), CHANNELS, side, side)}
-
-
-def _projector_inputs(model: Any, sizes: GotOcr2Architecture, workload: Workload) -> tuple[Any, ...]:
-    grid = _group(sizes, 1).grid
-    return (empty(model, views_of(workload), sizes.sam.neck, grid, grid),)
-
-
-def _calls(sizes: GotOcr2Architecture, workload: Workload) -> list[Variables]:
-    return [asdict(_group(sizes, views_of(workload)))]
+    return {"pixel_values": group_pixels(model, sizes, *_groups(sizes, workload))[0]}
 
 
 FAMILY = vision_language_family(
@@ -99,25 +90,25 @@ FAMILY = vision_language_family(
     read=_read,
     rules=_rules,
     stages=(
-        page_stage(
+        group_stage(
             name="sam",
             title="SAM encoder, the page as one view",
-            modules=(VISION,),
-            operators=lambda sizes, values: sam_encoder(sizes.sam, ViewGroup(**values), fused=False),
+            module=VISION,
+            operators=lambda sizes, group: sam_encoder(sizes.sam, group, fused=False),
             parameters=lambda sizes: sam_encoder_parameters(sizes.sam),
+            inputs=group_pixels,
             variables=VIEW_VARIABLES,
-            calls=_calls,
-            inputs=_page,
+            groups=_groups,
         ),
-        page_stage(
+        group_stage(
             name="projector",
             title="two strided convolutions and a projection to the decoder's width",
-            modules=(PROJECTOR,),
+            module=PROJECTOR,
             operators=_projector_operators,
             parameters=lambda sizes: sam_downsampling_parameters(sizes.sam) + linears_parameters(_linears(sizes)),
+            inputs=lambda model, sizes, group: (empty(model, group.views, sizes.sam.neck, group.grid, group.grid),),
             variables=VIEW_VARIABLES,
-            calls=_calls,
-            inputs=_projector_inputs,
+            groups=_groups,
         ),
     ),
     pages=Pages(_page),

@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from stagemeter.models.builders.page_stages import page_passes
-from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
+from stagemeter.models.builders.vision_language import LANGUAGE
+from stagemeter.models.decoder.stages import decoder_stages
+from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import (
-    DeepseekOCRArchitecture,
     architecture_from_config,
     has_window,
     is_unlimited,
@@ -67,7 +68,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = replace(
     shipped=shipped_configurations("unlimited-ocr-default"),
     stages=(
         *DEEPSEEK_OCR.stages[:3],
-        *decoder_stages(language_model, DecoderModules("model.language_model", "lm_head")),
+        *decoder_stages(language_model, LANGUAGE),
     ),
     whole_passes=page_passes(language_model, page_inputs),
     notes=("a generated token attends to the whole prompt, and to generated tokens within the window",),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
 from stagemeter.models.blocks import (
     Operator,
     convolution,
@@ -16,6 +17,7 @@ from stagemeter.models.blocks import (
 )
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.vit import TransformerSizes
 
 #: Side of the filters of SAM's neck and of the two convolutions that shrink its feature map.
 _NECK_KERNEL = 3
@@ -31,13 +33,13 @@ VIEW_VARIABLES = {
 
 
 @dataclass(frozen=True, slots=True)
-class SamArchitecture:
+class SamArchitecture(TransformerSizes):
     """SAM's image encoder with the two strided convolutions that DeepSeek-OCR adds to it.
 
     Attributes
     ----------
-    patch_size, window_size : int
-        Side of a patch in pixels, and of an attention window in patches.
+    window_size : int
+        Side of an attention window in patches.
     global_layers : tuple of int
         Layers that attend to the whole view; the others attend within windows.
     pretrain_size : int
@@ -46,11 +48,6 @@ class SamArchitecture:
         Channels of the neck, and of the two strided convolutions, each of which halves the side of the feature map.
     """
 
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    patch_size: int
     window_size: int
     global_layers: tuple[int, ...]
     pretrain_size: int
@@ -84,6 +81,11 @@ class ViewGroup:
     half_grid: int
     quarter_grid: int
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all views."""
+        return self.views * self.quarter_grid**2
+
     @classmethod
     def of(cls, views: int, side: int, patch_size: int, window_size: int) -> ViewGroup:
         """Return a group of views with its grids, for a side in pixels."""
@@ -98,28 +100,51 @@ class ViewGroup:
         )
 
 
-def sam_architecture(sizes: Settings, downsample_channels: tuple[int, int]) -> SamArchitecture:
-    """Read the sizes of SAM's encoder; `downsample_channels` are those of the two strided convolutions behind it."""
+#: Names of sizes in configurations of transformers.
+SAM_NAMES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "mlp_dim",
+    "patch_size": "patch_size",
+    "window_size": "window_size",
+    "pretrain_size": "image_size",
+    "neck": "output_channels",
+}
+
+
+def sam_architecture(sizes: Settings, channels: tuple[int, int] | None = None) -> SamArchitecture:
+    """Read the sizes of SAM's encoder.
+
+    `channels` are those of the two strided convolutions behind it; None: the configuration gives them.
+    """
     sizes.split("hidden_size", "num_attention_heads")
-    layers = sizes.whole("num_hidden_layers")
-    whole = sizes.values.get("global_attn_indexes")
-    if not isinstance(whole, (list, tuple)) or any(index not in range(layers) for index in whole):
-        raise StagemeterError(f"{sizes.source}: global_attn_indexes is {whole!r}; it must list some of {layers} layers")
     side, patch = sizes.whole("image_size"), sizes.whole("patch_size")
     if side % patch:
-        raise StagemeterError(f"{sizes.source}: image_size {side} cannot be split into patches of patch_size {patch}")
+        raise StagemeterError(
+            f"{sizes.source}: image_size is {side}, which cannot be split into patches of patch_size {patch}. Give a "
+            "multiple of it"
+        )
     return SamArchitecture(
-        hidden=sizes.whole("hidden_size"),
-        layers=layers,
-        heads=sizes.whole("num_attention_heads"),
-        intermediate=sizes.whole("mlp_dim"),
-        patch_size=patch,
-        window_size=sizes.whole("window_size"),
-        global_layers=tuple(sorted(set(whole))),
-        pretrain_size=side,
-        neck=sizes.whole("output_channels"),
-        downsample_channels=downsample_channels,
+        **{size: sizes.whole(name) for size, name in SAM_NAMES.items()},
+        global_layers=global_layers(sizes, sizes.whole("num_hidden_layers")),
+        downsample_channels=channels or downsample_channels(sizes),
     )
+
+
+def global_layers(sizes: Settings, layers: int) -> tuple[int, ...]:
+    """Read which of some layers attend to the whole view."""
+    return tuple(sorted(set(sizes.indices("global_attn_indexes", layers))))
+
+
+def downsample_channels(sizes: Settings) -> tuple[int, int]:
+    """Read the channels of the two strided convolutions."""
+    channels = sizes.wholes("downsample_channels")
+    if len(channels) != 2:
+        raise StagemeterError(
+            f"{sizes.source}: downsample_channels is {shown(list(channels))}. Give two numbers of channels"
+        )
+    return channels[0], channels[1]
 
 
 def sam_operators(sam: SamArchitecture, group: ViewGroup) -> list[Operator]:

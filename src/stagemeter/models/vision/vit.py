@@ -102,6 +102,13 @@ class VisionTransformer(TransformerSizes):
         return CHANNELS * self.temporal_patch_size * self.patch_size**2
 
 
+#: Names of sizes in most configurations.
+LAYER_NAMES = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+}
 #: Number of views that attend to themselves, and the tokens of each.
 Views = Sequence[tuple[int, int]]
 
@@ -132,8 +139,7 @@ def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
 def layer_sizes(sizes: Settings) -> dict[str, Any]:
     """Read width, depth, heads and feed-forward width, under the names that most configurations use."""
     sizes.split("hidden_size", "num_attention_heads")
-    names = {"hidden": "hidden_size", "layers": "num_hidden_layers", "heads": "num_attention_heads"}
-    return {size: sizes.whole(name) for size, name in {**names, "intermediate": "intermediate_size"}.items()}
+    return {size: sizes.whole(name) for size, name in LAYER_NAMES.items()}
 
 
 def patch_and_view(sizes: Settings) -> tuple[int, int]:

@@ -7,21 +7,21 @@ checkpoint holds CLIP's patch embedding, which nothing uses; its parameters are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.build import build_without_weights
-from stagemeter.models.builders.page_stages import page_passes, page_stage
+from stagemeter.models.builders.page_stages import page_passes
+from stagemeter.models.builders.view_groups import group_stage, sam_stage, tiled_pages
+from stagemeter.models.builders.vision_language import LANGUAGE, PROJECTOR, VISION
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, empty
+from stagemeter.models.decoder.stages import decoder_stages, empty
+from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import (
     NAME,
     NAMES,
     SHIPPED,
-    DeepseekOCRArchitecture,
     architecture_from_config,
     architecture_from_sizes,
     is_deepseek_ocr,
@@ -29,25 +29,15 @@ from stagemeter.models.families.deepseek_ocr.configuration import (
 )
 from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, RESOLUTIONS
 from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES, RECIPE_TILES, page_rule
-from stagemeter.models.family import Family, PageRules, Variables
+from stagemeter.models.family import Family, PageRules
 from stagemeter.models.pages.settings import PUBLISHED, ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
-from stagemeter.models.vision.clip import clip_operators, clip_parameters
-from stagemeter.models.vision.sam import (
-    VIEW_VARIABLES,
-    ViewGroup,
-    sam_operators,
-    sam_parameters,
-)
+from stagemeter.models.vision.projector import linears_operators, linears_parameters
+from stagemeter.models.vision.sam import VIEW_VARIABLES, ViewGroup
+from stagemeter.models.vision.vit import layer_operators, vit_parameters
 
 if TYPE_CHECKING:
     import torch
-
-_SAM = "model.vision_tower.sam_encoder"
-_CLIP = "model.vision_tower.vision_encoder"
-_PROJECTOR = "model.multi_modal_projector"
-_DECODER = "model.language_model"
-_HEAD = "lm_head"
 
 
 def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -79,84 +69,26 @@ def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageR
     return PageRules(views, notes=notes)
 
 
-def view_groups(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[ViewGroup]:
-    """Return the groups of equal views that pass through the encoders: global views, then tiles."""
-    sides = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
-    sam = architecture.sam
-    return [
-        ViewGroup.of(workload.batch_size * views, side, sam.patch_size, sam.window_size)
-        for views, side in sides
-        if views
-    ]
-
-
-def _view_calls(architecture: DeepseekOCRArchitecture, workload: Workload) -> list[Variables]:
-    return [asdict(group) for group in view_groups(architecture, workload)]
-
-
 def _build(architecture: DeepseekOCRArchitecture, config: Mapping[str, Any]) -> Any:
     # transformers does not know the official checkpoint's configuration.
     return build_without_weights(transformers_config(architecture))
 
 
-def _projector_operators(architecture: DeepseekOCRArchitecture, variables: Variables) -> list[Operator]:
-    group = ViewGroup(**variables)
-    rows = group.views * group.quarter_grid**2
-    return [(linear(rows, architecture.projector_inputs, architecture.decoder.hidden, bias=True), 1)]
-
-
-def _other_parameters(architecture: DeepseekOCRArchitecture) -> dict[str, int]:
-    hidden = architecture.decoder.hidden
-    return {"image_newline": hidden, "view_separator": hidden}
-
-
-def _run_sam(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
-    for pixels in page_pixels(model, workload):
-        model.get_submodule(_SAM)(pixels)
-
-
-def _run_clip(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
-    for views, side, channels in _feature_maps(model, workload):
-        model.get_submodule(_CLIP)(empty(model, views, channels, side, side))
-
-
-def _run_projector(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> None:
-    width = model.get_submodule(_PROJECTOR).in_features
-    for views, side, _ in _feature_maps(model, workload):
-        model.get_submodule(_PROJECTOR)(empty(model, views, side * side, width))
-
-
 def page_inputs(model: Any, architecture: DeepseekOCRArchitecture, workload: Workload) -> dict[str, Any]:
     """Return the arguments of the whole model for the pages of a batch."""
-    pixels = page_pixels(model, workload)
-    page: dict[str, Any] = {"pixel_values": pixels[0]}
-    if workload.local_views:
-        page["pixel_values_local"] = pixels[1]
-        page["num_local_patches"] = [workload.local_views] * workload.batch_size
-        page["patches_grid"] = [list(workload.tile_grid)] * workload.batch_size
-    return page
+    page = tiled_pages(model, architecture, workload)
+    return page | {"patches_grid": [list(workload.tile_grid)] * workload.batch_size} if workload.local_views else page
 
 
-def page_pixels(model: Any, workload: Workload) -> list[torch.Tensor]:
-    """Return empty pixels of a batch of pages on the model's device: ``(views, 3, side, side)`` per group of views."""
-    groups = [(workload.global_views, workload.base_size), (workload.local_views, workload.image_size)]
-    return [empty(model, workload.batch_size * views, 3, side, side) for views, side in groups if views]
+def _feature_maps(model: Any, architecture: DeepseekOCRArchitecture, group: ViewGroup) -> tuple[Any, ...]:
+    side = group.quarter_grid
+    return (empty(model, group.views, architecture.clip.hidden, side, side),)
 
 
 def _pixels(page: Any, workload: Workload) -> Mapping[str, torch.Tensor]:
     from stagemeter.models.families.deepseek_ocr.page import view_pixels
 
     return view_pixels(page, workload)
-
-
-def _feature_maps(model: Any, workload: Workload) -> list[tuple[int, int, int]]:
-    """Return views, side and channels of SAM's feature maps."""
-    sam = model.config.vision_config.sam_config
-    shapes = []
-    for pixels in page_pixels(model, workload):
-        group = ViewGroup.of(pixels.shape[0], pixels.shape[-1], sam.patch_size, sam.window_size)
-        shapes.append((group.views, group.quarter_grid, sam.downsample_channels[-1]))
-    return shapes
 
 
 def language_model(architecture: DeepseekOCRArchitecture) -> Decoder:
@@ -181,40 +113,34 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
     shipped=SHIPPED,
     decoder=language_model,
     stages=(
-        page_stage(
-            name="sam",
-            title="SAM encoder, every view",
-            modules=(_SAM,),
-            operators=lambda sizes, values: sam_operators(sizes.sam, ViewGroup(**values)),
-            parameters=lambda sizes: sam_parameters(sizes.sam),
-            variables=_VARIABLES,
-            calls=_view_calls,
-            run=_run_sam,
-        ),
-        page_stage(
+        sam_stage(f"{VISION}.sam_encoder", _VARIABLES),
+        group_stage(
             name="clip",
             title="CLIP encoder over SAM's feature maps, every view",
-            modules=(_CLIP,),
-            operators=lambda sizes, values: clip_operators(sizes.clip, ViewGroup(**values)),
-            parameters=lambda sizes: clip_parameters(sizes.clip),
+            module=f"{VISION}.vision_encoder",
+            # A class token joins the feature map. Source: ``modeling_unlimited_ocr.py``, ``UnlimitedOcrVisionEncoder``.
+            operators=lambda sizes, group: layer_operators(
+                sizes.clip.vit, [(group.views, group.quarter_grid**2 + 1)], sizes.clip.layers
+            ),
+            parameters=lambda sizes: vit_parameters(sizes.clip.vit),
+            inputs=_feature_maps,
             variables=_VARIABLES,
-            calls=_view_calls,
-            run=_run_clip,
             unused=lambda sizes: sizes.clip.unused_parameters,
         ),
-        page_stage(
+        group_stage(
             name="projector",
             title="projection of the features to the decoder's width",
-            modules=(_PROJECTOR,),
-            operators=_projector_operators,
-            parameters=lambda sizes: (sizes.projector_inputs + 1) * sizes.decoder.hidden,
+            module=PROJECTOR,
+            operators=lambda sizes, group: linears_operators([sizes.projector], group.tokens),
+            parameters=lambda sizes: linears_parameters([sizes.projector]),
+            inputs=lambda model, sizes, group: (
+                empty(model, group.views, group.quarter_grid**2, sizes.projector.inputs),
+            ),
             variables=_VARIABLES,
-            calls=_view_calls,
-            run=_run_projector,
         ),
-        *decoder_stages(language_model, DecoderModules(_DECODER, _HEAD), windows=False, keeps_everything=True),
+        *decoder_stages(language_model, LANGUAGE, windows=False, keeps_everything=True),
     ),
-    other_parameters=_other_parameters,
+    other_parameters=lambda sizes: dict.fromkeys(("image_newline", "view_separator"), sizes.decoder.hidden),
     architecture_from_sizes=architecture_from_sizes,
     whole_passes=page_passes(language_model, page_inputs, keeps_everything=True),
     pixels=_pixels,

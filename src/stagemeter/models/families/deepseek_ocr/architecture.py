@@ -1,4 +1,4 @@
-"""The sizes of DeepSeek-OCR's decoder, as hashes and reports hold them."""
+"""Sizes of DeepSeek-OCR, as hashes and reports hold them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ from dataclasses import dataclass
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.sizes import later
+from stagemeter.models.sizes import Sizes, later
+from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.sam import SamArchitecture
+from stagemeter.models.vision.vit import TransformerSizes, VisionTransformer, vit_of
+
+
+@dataclass(frozen=True, slots=True)
+class ClipArchitecture(TransformerSizes):
+    """CLIP's vision transformer, which reads SAM's feature map instead of its own patches.
+
+    `patch_size` is that of the unused patch embedding, `pretrain_size` the side in pixels of the view that positions
+    are stored for.
+    """
+
+    pretrain_size: int
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The vision transformer, its patch embedding included."""
+        return vit_of(self, image_size=self.pretrain_size, class_token=True, patch_bias=False)
+
+    @property
+    def unused_parameters(self) -> int:
+        """Parameters of the patch embedding, which the checkpoint holds and SAM's feature map replaces."""
+        return self.vit.patch_elements * self.hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +96,22 @@ class DecoderArchitecture:
                 Layer(attention, experts, self.expert_layers),
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DeepseekOCRArchitecture(Sizes):
+    """Sizes of a model of this family."""
+
+    sam: SamArchitecture
+    clip: ClipArchitecture
+    decoder: DecoderArchitecture
+
+    @property
+    def projector(self) -> LinearSize:
+        """The projector, which reads CLIP's features beside SAM's."""
+        return LinearSize(self.clip.hidden + self.sam.downsample_channels[-1], self.decoder.hidden, bias=True)
+
+    @property
+    def downsample_ratio(self) -> int:
+        """Patches per side that become one token: two convolutions of stride two."""
+        return 4
