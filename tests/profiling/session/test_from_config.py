@@ -38,7 +38,7 @@ def test_layout_of_transformers_gives_the_same_architecture(meta_session):
 def test_sizes_of_another_family_are_refused():
     """Unlimited-OCR's sizes are of the same class; taken for DeepSeek-OCR's, their window would be left out."""
     unlimited = describe_model("unlimited-ocr-default").architecture
-    with pytest.raises(StagemeterError, match="sliding window of 128 tokens: that is Unlimited-OCR"):
+    with pytest.raises(StagemeterError, match="sliding window of 128 tokens makes it Unlimited-OCR"):
         DeepSeekOCRSession.from_config(unlimited)
     with pytest.raises(StagemeterError, match="Unlimited-OCR, not DeepSeek-OCR"):
         estimate_report(unlimited, "deepseek-ocr", AnalysisConfig())
