@@ -88,7 +88,7 @@ def build_report(
         "notes": [
             _CONVENTIONS,
             *workload_notes(config, workload, family, architecture),
-            *family.notes,
+            *family.notes_on(architecture, workload),
             *model_notes,
             *(adapter_notes(adapter, found) if adapter is not None else ()),
             *(

@@ -233,6 +233,17 @@ def workload_of_views(page: tuple[int, int], views: PageViews, **asked: Any) -> 
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A note on numbers that holds only for some requests; `applies` decides by decoder and workload."""
+
+    text: str
+    applies: Callable[[Any, Workload], bool]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class Family(Generic[Architecture]):
     """Models of one kind.
 
@@ -257,8 +268,8 @@ class Family(Generic[Architecture]):
         Builds an architecture from its sizes as plain data, the ``architecture`` of a report's closed form.
     whole_passes : mapping
         Passes of the whole model by name, see `Stage.whole_pass`.
-    notes : tuple of str
-        Notes on its numbers.
+    notes : tuple of str or Note
+        Notes on its numbers, see `notes_on`.
     prompt_tokens : callable
         Length of a prompt, from the tokens of its page and of its text. An encoder-decoder encodes both; its prompt is
         what the decoder begins with.
@@ -287,7 +298,7 @@ class Family(Generic[Architecture]):
     whole_passes: Mapping[str, Runner]
     model_types: tuple[str, ...] = ()
     takes: Callable[[Mapping[str, Any]], bool] = lambda config: True
-    notes: tuple[str, ...] = ()
+    notes: tuple[str | Note, ...] = ()
     prompt_tokens: Callable[[Architecture, int, int], int] = lambda architecture, image, text: image + text
     quantized: Callable[[Architecture, Quantization], Architecture] | None = None
     rules: Callable[[Architecture, ProcessorSettings], PageRules] | None = None
@@ -308,6 +319,11 @@ class Family(Generic[Architecture]):
     def page_in_prompt(self, architecture: Architecture) -> bool:
         """Return whether a page's tokens are part of the prompt; an encoder-decoder's are not."""
         return self.prompt_tokens(architecture, 2, 0) > 1
+
+    def notes_on(self, architecture: Architecture, workload: Workload) -> list[str]:
+        """Return the notes on the numbers of a workload."""
+        decoder = self.decoder(architecture)
+        return [str(note) for note in self.notes if isinstance(note, str) or note.applies(decoder, workload)]
 
     def stage(self, name: str) -> Stage[Architecture]:
         """Return a stage by its name, or raise ValueError with the known names."""

@@ -14,7 +14,7 @@ from stagemeter.models.decoder.feed_forward import Experts, FeedForward, GatedFe
 from stagemeter.models.decoder.mixer import Mixer, VariableMeanings
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, whole_pass
-from stagemeter.models.family import CacheRecorder, Family
+from stagemeter.models.family import CacheRecorder, Family, Note
 from stagemeter.models.settings import Settings
 from stagemeter.models.shipped import shipped_configurations
 
@@ -29,7 +29,7 @@ def text_family(
     model_types: Sequence[str],
     read: Callable[[Settings], Decoder],
     shipped: Sequence[str] = (),
-    notes: Sequence[str] = (),
+    notes: Sequence[str | Note] = (),
     prefill_variables: VariableMeanings = MappingProxyType({}),
     modules: DecoderModules = _MODULES,
     adapters: bool = True,

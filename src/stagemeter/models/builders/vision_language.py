@@ -12,7 +12,7 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.quantized import quantized_decoder
 from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, require_known
-from stagemeter.models.family import Family, PageRules, Stage, with_values
+from stagemeter.models.family import Family, Note, PageRules, Stage, with_values
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.quantization import Quantization
 from stagemeter.models.settings import Settings
@@ -80,7 +80,7 @@ def vision_language_family(
     stages: Sequence[Stage[Architecture]],
     pages: Pages,
     shipped: Sequence[str],
-    notes: Sequence[str] = (),
+    notes: Sequence[str | Note] = (),
     language: DecoderModules = LANGUAGE,
     videos: bool = False,
     other_parameters: Callable[[Architecture], dict[str, int]] = lambda sizes: {},

@@ -9,6 +9,7 @@ from stagemeter.models.builders.text import dense_then_experts, text_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.decoder.latent import LatentAttention
+from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
 _INDEXED = "deepseek_v32"
@@ -29,8 +30,11 @@ FAMILY = text_family(
     notes=(
         "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "
         "context; an engine that absorbs that product into its neighbours does other work in decode steps",
-        "V3.2 scores every token before to choose those that are attended to, and transformers masks the others: both "
-        "are counted in full, as they run; an engine that computes the chosen ones alone does less",
+        Note(
+            "V3.2 scores every token before to choose those that are attended to, and transformers masks the others: "
+            "both are counted in full, as they run; an engine that computes the chosen ones alone does less",
+            applies=lambda decoder, workload: any(layer.attention.indexer for layer in decoder.layers),
+        ),
         "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",
     ),
 )

@@ -20,6 +20,7 @@ from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
+from stagemeter.models.families.gemma4_text import SHARED_NOTE
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
@@ -245,8 +246,7 @@ FAMILY = vision_language_family(
     notes=(
         "a page is padded to the most tokens that it may have; padding costs as much as the page",
         "where the tokens of a picture attend to one another both ways, flops_causal still halves them like text",
-        "layers that share the keys and values of an earlier layer run only on the last token of a prompt, as "
-        "transformers runs them when it generates",
+        SHARED_NOTE,
         "videos and sound are not counted; the parameters of the audio encoder are listed apart",
     ),
     prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,

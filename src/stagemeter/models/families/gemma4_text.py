@@ -16,6 +16,7 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, ExpertsBeside, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention, windows_by_layer
 from stagemeter.models.decoder.per_layer_embeddings import PerLayerEmbedding, PerLayerInput
+from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
 #: Norms of a layer as wide as the model; one with experts has three more.
@@ -108,14 +109,17 @@ def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | Expert
     return ExpertsBeside(dense, routed)
 
 
+SHARED_NOTE = Note(
+    "layers that share the keys and values of an earlier layer run only on the last token of a prompt, as transformers "
+    "runs them when it generates",
+    applies=lambda decoder, workload: any(layer.attention.last_token_only for layer in decoder.layers),
+)
+
 FAMILY = text_family(
     name="gemma4-text",
     title="Gemma 4, text alone: windows, embeddings for each layer, shared keys and values",
     model_types=("gemma4_text",),
     read=_read,
     prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,
-    notes=(
-        "layers that share keys and values of an earlier one run on the last token of a prompt alone, as transformers "
-        "runs them when it generates",
-    ),
+    notes=(SHARED_NOTE,),
 )

@@ -17,7 +17,7 @@ from stagemeter.models.builders.vision_language import VISION, Pages, vision_lan
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import Family, PageRules, Variables
+from stagemeter.models.family import Family, Note, PageRules, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings, ProcessorSettings
 from stagemeter.models.settings import Settings
@@ -47,7 +47,7 @@ def moonvit_family(
     projector: str,
     page_by_page: bool,
     shipped: Sequence[str],
-    notes: Sequence[str] = (),
+    notes: Sequence[str | Note] = (),
 ) -> Family[MoonViTArchitecture]:
     """Make a family of an encoder with interpolated positions, two layers that merge its patches, and a decoder.
 

@@ -11,6 +11,7 @@ from stagemeter.models.builders.text import text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import FULL, GroupedQueryAttention
+from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
 _CHUNKED, _MODULE, _WIDTH = "chunked_attention", "feed_forward", "intermediate_size"
@@ -42,8 +43,11 @@ FAMILY = text_family(
     model_types=("llama4_text",),
     read=_read,
     notes=(
-        "transformers runs every expert on every token and scales the results of those that were not chosen to "
-        "nothing, and they are counted that way: an engine that runs the chosen ones alone does num_experts_per_tok / "
-        "num_local_experts of the experts' work",
+        Note(
+            "transformers runs every expert on every token and scales the results of those that were not chosen to "
+            "nothing, and they are counted that way: an engine that runs the chosen ones alone does "
+            "num_experts_per_tok / num_local_experts of the experts' work",
+            applies=lambda decoder, workload: any(layer.experts for layer in decoder.layers),
+        ),
     ),
 )

@@ -19,7 +19,7 @@ from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages,
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import Family, PageRules, PageViews
+from stagemeter.models.family import Family, Note, PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
@@ -116,8 +116,11 @@ def pixtral_family(
         pages=Pages(_page, values=True),
         shipped=shipped,
         notes=(
-            "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps pages "
-            "apart: attention is counted dense over all of them",
+            Note(
+                "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps "
+                "pages apart: attention is counted dense over all of them",
+                applies=lambda decoder, workload: workload.batch_size > 1,
+            ),
             *notes,
         ),
     )

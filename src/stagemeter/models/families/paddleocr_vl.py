@@ -12,6 +12,7 @@ from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.families import text_settings
 from stagemeter.models.families.kimi_k25 import MoonViTArchitecture, moonvit_family
+from stagemeter.models.family import Note
 from stagemeter.models.pages.pixel_limits import read_pixel_limits, resized_between
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
@@ -59,5 +60,10 @@ FAMILY = moonvit_family(
     projector="model.projector",
     shipped=("paddleocr-vl",),
     page_by_page=True,
-    notes=("transformers runs the projector page by page",),
+    notes=(
+        Note(
+            "transformers runs the projector page by page",
+            applies=lambda decoder, workload: workload.batch_size > 1,
+        ),
+    ),
 )

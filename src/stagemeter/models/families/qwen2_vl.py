@@ -19,7 +19,7 @@ from stagemeter.models.builders.vision_language import Pages, vision_language_fa
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
-from stagemeter.models.family import Family, PageRules, Variables
+from stagemeter.models.family import Family, Note, PageRules, Variables
 from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
@@ -50,7 +50,7 @@ def qwen_vl_family(
     model_types: Sequence[str],
     read: Callable[[Settings], QwenVLArchitecture],
     shipped: Sequence[str],
-    notes: Sequence[str],
+    notes: Sequence[str | Note],
     positions: bool = False,
     deep: bool = False,
     videos: VideoProcessor = _BY_FRAME,
@@ -191,11 +191,23 @@ def _run_merger(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> No
         merger(empty(model, patches, sizes.vision.hidden))
 
 
+#: Notes on patches that span two pictures.
+PATCH_NOTES = (
+    Note(
+        "a patch spans two pictures: a single page counts twice",
+        applies=lambda decoder, workload: workload.video_frames is None,
+    ),
+    Note(
+        "a patch spans two pictures: an odd last frame counts twice",
+        applies=lambda decoder, workload: (workload.video_frames or 0) % 2 == 1,
+    ),
+)
+
 FAMILY = qwen_vl_family(
     name="qwen2-vl",
     title="Qwen 2-VL and 2.5-VL: a page at its own resolution, four patches to a token",
     model_types=("qwen2_vl", _WINDOWED),
     read=_read,
     shipped=("qwen2-vl-7b", "qwen2.5-vl-7b"),
-    notes=("a patch spans two pictures: a single page, or an odd last frame, counts twice",),
+    notes=PATCH_NOTES,
 )

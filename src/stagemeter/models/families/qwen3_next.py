@@ -11,6 +11,7 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, FeedForward, GatedFeedForward
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
 from stagemeter.models.decoder.grouped_query import FULL, GroupedQueryAttention
+from stagemeter.models.family import Note
 from stagemeter.models.settings import Settings
 
 _LINEAR = "linear_attention"
@@ -54,9 +55,12 @@ FAMILY = text_family(
     read=_read,
     shipped=("qwen3-next-80b-a3b",),
     notes=(
-        "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks of "
-        "64, by products, but for two triangular systems each, which have no formula; a new token by updates element "
-        "by element, which are zero by convention",
+        Note(
+            "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks "
+            "of 64, by products, but for two triangular systems each, which have no formula; a new token by updates "
+            "element by element, which are zero by convention",
+            applies=lambda decoder, workload: any(layer.attention.kind == "gated_delta" for layer in decoder.layers),
+        ),
         "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
     ),
     prefill_variables=GatedDeltaNet.PREFILL_VARIABLES,

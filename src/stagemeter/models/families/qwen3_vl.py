@@ -7,7 +7,8 @@ Source: transformers, ``modeling_qwen3_vl.py``, ``modeling_qwen3_vl_moe.py``.
 from __future__ import annotations
 
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.families.qwen2_vl import QwenVLArchitecture, decoder_of_type, qwen_vl_family
+from stagemeter.models.families.qwen2_vl import PATCH_NOTES, QwenVLArchitecture, decoder_of_type, qwen_vl_family
+from stagemeter.models.family import Note
 from stagemeter.models.pages.patches import VideoProcessor
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.merging import QwenVision, qwen_vision
@@ -45,8 +46,11 @@ def later_vision(sizes: Settings, decoder: Decoder, deep: bool) -> QwenVision:
 
 #: Notes on pages and videos of Qwen 3-VL and Qwen 3.5.
 PAGE_NOTES = (
-    "a patch spans two pictures: a single page, or an odd last frame, counts twice",
-    "the time before each two frames of a video is text: count it with the text tokens",
+    *PATCH_NOTES,
+    Note(
+        "the time before each two frames of a video is text: count it with the text tokens",
+        applies=lambda decoder, workload: workload.video_frames is not None,
+    ),
 )
 
 FAMILY = qwen_vl_family(
