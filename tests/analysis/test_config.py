@@ -300,11 +300,11 @@ def test_python_tags_are_not_run(settings_file, tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    assert refusal(tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: no such configuration file"
+    assert refusal(tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: no such configuration file. Check the path"
 
 
 def test_folder_in_place_of_a_file_is_named(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path}: is a folder; give a configuration file"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder. Give a configuration file"
 
 
 def test_file_below_a_file_is_named(settings_file):

@@ -79,9 +79,9 @@ def test_impossible_value_is_named(refused, option, value):
         ("-5x5", "'-5x5'"),
         ("10x10x10", "'10x10x10'"),
         ("9999999999x1", "'9999999999x1'"),
-        ("0x2339", "image_w: 0 "),
-        ("1654x0", "image_h: 0 "),
-        ("1000000x100", "image_w: 1000000 "),
+        ("0x2339", "--page-size: 0 "),
+        ("1654x0", "--page-size: 0 "),
+        ("1000000x100", "--page-size: 1000000 "),
     ],
 )
 def test_impossible_page_size_is_named(refused, size, named):
@@ -120,11 +120,30 @@ def test_empty_value_is_refused(refused, option):
 def test_unknown_command(stagemeter, folder):
     ended = stagemeter("analyse")
     assert ended.code == 2
-    assert ended.err.startswith("error: No such command 'analyse'")
+    assert ended.err.startswith("error: analyse: no such command. Did you mean analyze?")
 
 
-def test_option_without_its_value(refused):
-    assert "--mode" in refused("--mode")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode"], "--mode: requires an argument. See `stagemeter COMMAND --help`"),
+        (["--json=3"], "--json: does not take a value. See `stagemeter COMMAND --help`"),
+        (["--batch-size", "x"], "--batch-size: 'x' is not a valid integer. See `stagemeter analyze --help`"),
+        (["stray"], "stagemeter analyze: got unexpected extra argument (stray). See `stagemeter analyze --help`"),
+        (["--xyz"], "--xyz: no such option. See `stagemeter analyze --help`"),
+        (["--mdoe", "tiny"], "--mdoe: no such option. Did you mean --mode?"),
+        (["--mode", ""], "--mode: is empty. Give a value, or `none`"),
+        (["--tile-size", "0"], "--tile-size: 0 cannot be used. Give a whole number from 16 to 8,192"),
+    ],
+)
+def test_every_error_begins_with_the_option(refused, arguments, message):
+    assert refused(*arguments) == message
+
+
+def test_help_without_a_command(stagemeter):
+    ended = stagemeter()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Usage: stagemeter [OPTIONS] COMMAND")
 
 
 # Pictures
@@ -181,7 +200,7 @@ def test_folder_in_place_of_a_picture(refused, folder):
 
 def test_picture_is_needed_where_the_file_says_so(refused, folder):
     (folder / "mine.yaml").write_text("use_synthetic_inputs: false\n")
-    assert "sample_image_path" in refused("--config", "mine.yaml")
+    assert "--image: " in refused("--config", "mine.yaml")
 
 
 # Files
@@ -208,7 +227,7 @@ def test_settings_that_cannot_be_used_name_their_file(refused, folder, content, 
 
 
 def test_settings_that_are_not_there(refused):
-    assert refused("--config", "none.yaml") == "none.yaml: no such configuration file"
+    assert refused("--config", "none.yaml") == "none.yaml: no such configuration file. Check the path"
 
 
 def test_file_in_place_of_the_output_folder(refused, folder):
@@ -220,7 +239,7 @@ def test_file_in_place_of_the_output_folder(refused, folder):
 
 def test_folder_in_place_of_an_output_file(refused, folder):
     (folder / "out" / "static_compute.md").mkdir(parents=True)
-    assert "static_compute.md is a folder" in refused("--output-dir", "out")
+    assert "static_compute.md: is a folder" in refused("--output-dir", "out")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"architectures": ["LlamaForCausalLM"]}'])

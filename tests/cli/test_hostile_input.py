@@ -53,11 +53,11 @@ def with_config(refused, folder):
         (LLAMA | {"num_hidden_layers": [10**9]}, "num_hidden_layers is 1000000000; it may be at most 10000"),
         (LLAMA | {"num_local_experts": 10**9}, "num_local_experts is 1000000000; it may be at most 1048576"),
         (LLAMA | {"hidden_size": 10**12}, "hidden_size is 1000000000000; it may be at most 2147483648"),
-        (DEEP, "config.json: is nested more than 64 levels deep; write it flatter"),
-        ("[" * 200 + "]" * 200, "config.json: is nested more than 64 levels deep; write it flatter"),
+        (DEEP, "config.json: is nested more than 64 levels deep. Write it flatter"),
+        ("[" * 200 + "]" * 200, "config.json: is nested more than 64 levels deep. Write it flatter"),
         ('{"hidden_size": ' + "9" * 5000 + "}", "config.json: a whole number has 5,000 digits"),
-        ('{"hidden_size": 1, "hidden_size": 2}', "config.json: 'hidden_size' is given more than once; keep one"),
-        ('{"a": {"b": 1, "b": 2}}', "config.json: 'b' is given more than once; keep one"),
+        ('{"hidden_size": 1, "hidden_size": 2}', "config.json: 'hidden_size' is given more than once. Keep one"),
+        ('{"a": {"b": 1, "b": 2}}', "config.json: 'b' is given more than once. Keep one"),
         ("{", "config.json: cannot be read as JSON"),
         ("", "config.json: cannot be read as JSON"),
     ],
@@ -76,7 +76,7 @@ def test_configuration_with_a_byte_order_mark_is_read(estimate, folder, encoding
 def test_configuration_in_another_encoding(refused, folder):
     (folder / "config.json").write_bytes('{"_name": "café"}'.encode("latin-1"))
     message = refused("analyze", "--estimate", "--model", ".")
-    assert message == "config.json: is not text: byte 14 is not utf-8; save it as UTF-8"
+    assert message == "config.json: is not text: byte 14 is not utf-8. Save it as UTF-8"
 
 
 @pytest.mark.parametrize("pattern", ["re:(([a-z_.0-9]+)+)+!", "re:(a|aa)+$", "re:(.*)*.*x", "(([a-z_.0-9]+)+)+!"])
@@ -99,7 +99,7 @@ def test_adapter_whose_targets_take_for_ever(with_config, folder):
     (folder / "adapter_config.json").write_text(json.dumps(adapter))
     message = with_config(LLAMA, "--adapter", ".")
     assert message.startswith("adapter_config.json: target_modules: the expression")
-    assert message.endswith("takes too long to match; write a simpler one")
+    assert message.endswith("takes too long to match. Write a simpler one")
 
 
 # YAML
@@ -264,4 +264,4 @@ def test_table_of_pages_that_is_hostile(refused, folder, content):
 
 def test_picture_that_would_run_a_program(refused, folder):
     Image.new("RGB", (8, 8)).save(folder / "scan.eps")
-    assert "scan.eps is not a picture that Pillow can read" in refused("analyze", "--image", "scan.eps")
+    assert "scan.eps: is not a picture that Pillow can read" in refused("analyze", "--image", "scan.eps")

@@ -192,7 +192,7 @@ def test_exit_code_of_the_process(folder, mode, code):
     command = [sys.executable, "-m", "stagemeter", "analyze", "--estimate", "--no-track", "--mode", mode]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == code
-    assert ("error: mode: 'enormous' cannot be used" in done.stderr) == (code == 2)
+    assert ("error: --mode: 'enormous' cannot be used" in done.stderr) == (code == 2)
     assert (folder / "stagemeter-report").exists() == (code == 0)
 
 

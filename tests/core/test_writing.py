@@ -39,7 +39,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
 
     with monkeypatch.context() as broken:
         broken.setattr(type(path), step, refused)
-        with pytest.raises(StagemeterError, match=r"report\.json cannot be written: No space left on device"):
+        with pytest.raises(StagemeterError, match=r"report\.json: cannot be written: No space left on device"):
             write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -61,7 +61,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StagemeterError, match="cannot be written"):
         write_whole(tmp_path / "file" / "report.json", "text")
-    with pytest.raises(StagemeterError, match=r"file is not a folder; give another --output-dir"):
+    with pytest.raises(StagemeterError, match=r"file is not a folder. Give another --output-dir"):
         require_writable(tmp_path / "file" / "deeper")
 
 
@@ -78,7 +78,7 @@ def test_folder_that_refuses_files_is_refused(tmp_path, monkeypatch):
 
 def test_folder_where_a_file_is_to_be_written_is_refused(tmp_path):
     (tmp_path / "report.json").mkdir()
-    with pytest.raises(StagemeterError, match=r"report\.json is a folder"):
+    with pytest.raises(StagemeterError, match=r"report\.json: is a folder"):
         require_writable(tmp_path, ["other.md", "report.json"])
 
 

@@ -155,7 +155,7 @@ def test_table_of_an_earlier_analysis_does_not_stay(report, reports, tmp_path):
 
 def test_folder_in_place_of_the_file_is_refused(report, tmp_path):
     (tmp_path / "static_compute.json").mkdir()
-    with pytest.raises(StagemeterError, match=r"static_compute\.json cannot be written"):
+    with pytest.raises(StagemeterError, match=r"static_compute\.json: cannot be written"):
         write_report_files(report_files(report), tmp_path)
 
 

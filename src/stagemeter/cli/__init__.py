@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.exceptions import NoSuchCommand
 
-from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end, show_warnings_as_lines
+from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end, name_options, show_warnings_as_lines
 from stagemeter.cli.streams import prepare_streams
 from stagemeter.core.addresses import redactor, secrets_of
+from stagemeter.core.errors import StagemeterError
 
 __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 
@@ -39,11 +41,29 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for names in TASKS.values() for name in names]
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            # click knows the names of imported commands alone.
+            raise NoSuchCommand(error.command_name, possibilities=self.list_commands(ctx), ctx=ctx) from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.commands and cmd_name in self.list_commands(ctx):
             module = cmd_name.replace("-", "_")
             self.add_command(getattr(import_module(f"stagemeter.cli.{module}"), module))
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StagemeterError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if command is not None:
+                name_options(error, command)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for task, names in TASKS.items():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import traceback
 import warnings
 from typing import Any
 
 import click
+from click.exceptions import NoArgsIsHelpError, NoSuchCommand
 
 from stagemeter.core.errors import StagemeterError, StagemeterWarning, TrackingError
 from stagemeter.core.escape import printable
+from stagemeter.core.setting import table
+from stagemeter.core.settings import ProfileSettings
 
 #: Exit codes beside 0, and 1 of a breached limit (`stagemeter.cli.compare`): bad input; no store; a bug
 #: (``EX_SOFTWARE`` of sysexits.h); interrupted.
@@ -43,8 +47,8 @@ def show_warnings_as_lines() -> None:
 
 def ending(error: BaseException) -> tuple[int, str]:
     """Return the exit code of an error, and the line that describes it."""
-    if isinstance(error, click.ClickException):
-        return BAD_INPUT, error.format_message()
+    if isinstance(error, click.UsageError):
+        return BAD_INPUT, _usage(error)
     if isinstance(error, StagemeterError):
         return BAD_INPUT, str(error)
     if isinstance(error, TrackingError):
@@ -59,12 +63,43 @@ def ending(error: BaseException) -> tuple[int, str]:
     return BUG, f"a bug in Stagemeter, {what}. {_REPORT}"
 
 
+def _usage(error: click.UsageError) -> str:
+    """Return an error of click as our own are: the setting, what is wrong, and what to do."""
+    command = "stagemeter COMMAND" if error.ctx is None else error.ctx.command_path
+    setting, wrong, todo = command, error.message.removesuffix("."), f"See `{command} --help`"
+    if isinstance(error, (click.NoSuchOption, NoSuchCommand)):
+        kind = "option" if isinstance(error, click.NoSuchOption) else "command"
+        setting, wrong = getattr(error, f"{kind}_name"), f"no such {kind}"
+        todo = f"Did you mean {error.possibilities[0]}?" if error.possibilities else todo
+    elif isinstance(error, click.BadOptionUsage):
+        setting = error.option_name
+        wrong = wrong.removeprefix(f"Option {setting!r} ")
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        setting = error.param.opts[0]
+    return f"{setting}: {wrong[:1].lower()}{wrong[1:]}" + ("" if ". " in wrong else f". {todo}")
+
+
+def name_options(error: StagemeterError, command: click.Command) -> None:
+    """Replace the settings that a message begins with by the options that set them."""
+    options = {param.name: param.opts[0] for param in command.params if isinstance(param, click.Option)}
+    for row in table(ProfileSettings).values():
+        option = str(row.option).partition("/")[0]
+        if option in options.values():
+            options[row.name] = option
+    settings, colon, rest = str(error).partition(": ")
+    if colon:
+        error.args = (re.sub(r"^\w+|(?<=, )\w+", lambda word: options.get(word[0], word[0]), settings) + colon + rest,)
+
+
 def _shortened(message: str) -> str:
     return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
 
 
 def end(error: BaseException) -> int:
     """Print the error of a command, and return its exit code."""
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(error.message, err=True)
+        return BAD_INPUT
     code, message = ending(error)
     if code == BUG and logging.getLogger().isEnabledFor(logging.INFO):
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -58,7 +58,8 @@ def _result(future: Future[Result]) -> Result:
         return future.result()
     except BrokenProcessPool:
         raise StagemeterError(
-            "the process that does the counting was ended from outside, perhaps for want of memory"
+            "memory: the process that counts was ended from outside, perhaps for want of it. "
+            "Use a machine with more, or --estimate (`estimate_report` in Python)"
         ) from None
 
 

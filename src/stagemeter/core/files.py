@@ -36,10 +36,10 @@ def outside_path(given: str | os.PathLike[str], setting: str) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         return path
     except RuntimeError:
-        raise StagemeterError(f"{setting}: {shown(text)}: there is no such user. Write the folder in full.") from None
+        raise StagemeterError(f"{setting}: {shown(text)}: there is no such user. Write the folder in full") from None
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StagemeterError(f"{setting}: {shown(text)} cannot be used: {reason}. Give another path.") from None
+        raise StagemeterError(f"{setting}: {shown(text)} cannot be used: {reason}. Give another path") from None
     return path
 
 
@@ -51,15 +51,15 @@ def require_file(path: Path, what: str = "file") -> None:
         if stat.S_ISREG(mode):
             path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
-        raise StagemeterError(f"{path}: no such {what}") from None
+        raise StagemeterError(f"{path}: no such {what}. Check the path") from None
     except OSError as error:
-        raise StagemeterError(f"{shown(str(path))}: cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
     except ValueError as error:
-        raise StagemeterError(f"{shown(str(path))}: is no name of a file: {error}") from None
+        raise StagemeterError(f"{shown(str(path))}: is no name of a file: {error}. Give another path") from None
     if stat.S_ISDIR(mode):
-        raise StagemeterError(f"{path}: is a folder; give a {what}")
+        raise StagemeterError(f"{path}: is a folder. Give a {what}")
     if not stat.S_ISREG(mode):
-        raise StagemeterError(f"{path}: is not a regular file; save its content to one first")
+        raise StagemeterError(f"{path}: is not a regular file. Save its content to one first")
 
 
 def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> str:
@@ -69,15 +69,20 @@ def read_text(path: Path, what: str = "file", largest: int = LARGEST_FILE) -> st
         with path.open("rb") as stream:
             content = stream.read(largest + 1)
     except OSError as error:
-        raise StagemeterError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise _unreadable(path, error) from None
     if len(content) > largest:
-        raise StagemeterError(f"{path}: has more than {_size(largest)}, too much for a {what}; give a smaller one")
+        raise StagemeterError(f"{path}: has more than {_size(largest)}, too much for a {what}. Give a smaller one")
     try:
         return decode(content)
     except UnicodeDecodeError as error:
         raise StagemeterError(
-            f"{path}: is not text: byte {error.start} is not {error.encoding}; save it as UTF-8"
+            f"{path}: is not text: byte {error.start} is not {error.encoding}. Save it as UTF-8"
         ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> StagemeterError:
+    reason = error.strerror or error
+    return StagemeterError(f"{shown(str(path))}: cannot be read: {reason}. Change its permissions, or copy it")
 
 
 def decode(content: bytes) -> str:

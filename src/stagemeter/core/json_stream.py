@@ -58,7 +58,7 @@ class _Bounded:
         outside = self._outside_of_strings(self._unread + block)
         numbers = self._digits + outside
         if _ZEROS in numbers:
-            raise StagemeterError(f"{self._where}: a whole number has {MOST_DIGITS:,} digits or more; write fewer")
+            raise StagemeterError(f"{self._where}: a whole number has {MOST_DIGITS:,} digits or more. Write fewer")
         self._digits = numbers[-MOST_DIGITS:]
         self._follow(outside.translate(None, b"0,"))
         return block
@@ -81,7 +81,7 @@ class _Bounded:
         if self._depth + _ROUNDS + rest.count(b"(") > DEEPEST:
             steps = (1 if bracket == b"("[0] else -1 for bracket in brackets)
             if max(itertools.accumulate(steps, initial=self._depth)) > DEEPEST:
-                raise StagemeterError(f"{self._where}: is nested more than {DEEPEST} levels deep; give another file")
+                raise StagemeterError(f"{self._where}: is nested more than {DEEPEST} levels deep. Give another file")
         self._depth += change
 
 

@@ -33,7 +33,7 @@ def read_json_object(path: Path, what: str = "JSON file", *, infinite: bool = Fa
     """Read a JSON file that holds an object, see `read_json`."""
     content = read_json(path, what, infinite=infinite)
     if not isinstance(content, dict):
-        raise StagemeterError(f"{path} holds a {type(content).__name__}, not an object of settings")
+        raise StagemeterError(f"{path}: holds a {type(content).__name__}. Write an object of settings")
     return content
 
 
@@ -43,7 +43,7 @@ def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
     def whole(digits: str) -> int:
         if len(digits) > MOST_DIGITS:
             raise StagemeterError(
-                f"{where}: a whole number has {len(digits.lstrip('-')):,} digits; write one of at most {MOST_DIGITS}"
+                f"{where}: a whole number has {len(digits.lstrip('-')):,} digits. Write one of at most {MOST_DIGITS}"
             )
         return int(digits)
 
@@ -51,7 +51,7 @@ def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
         content = dict(pairs)
         if len(content) < len(pairs):
             ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
-            raise StagemeterError(f"{where}: {shown(twice)} is given more than once; keep one of them")
+            raise StagemeterError(f"{where}: {shown(twice)} is given more than once. Keep one of them")
         return content
 
     try:
@@ -65,7 +65,7 @@ def parse_json(text: str, where: str, *, infinite: bool = False) -> Any:
     except RecursionError:
         raise _too_deep(where) from None
     except json.JSONDecodeError as error:
-        raise StagemeterError(f"{where}: cannot be read as JSON: {error}; write it again") from None
+        raise StagemeterError(f"{where}: cannot be read as JSON: {error}. Write it again") from None
     _require_bounded(content, where)
     return content
 
@@ -74,7 +74,7 @@ def _finite(where: str) -> Callable[[str], float]:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value):
-            raise StagemeterError(f"{where}: {shown(text)} is no finite number; write one")
+            raise StagemeterError(f"{where}: {shown(text)} is no finite number. Write one")
         return value
 
     return number
@@ -86,7 +86,7 @@ def _require_bounded(content: Any, where: str) -> None:
     while level:
         values += len(level)
         if values > MOST_VALUES:
-            raise StagemeterError(f"{where}: holds more than {MOST_VALUES:,} values; give a smaller file")
+            raise StagemeterError(f"{where}: holds more than {MOST_VALUES:,} values. Give a smaller file")
         inner = [value for value in level if isinstance(value, (list, dict))]
         depth += 1
         if inner and depth > DEEPEST:
@@ -95,4 +95,4 @@ def _require_bounded(content: Any, where: str) -> None:
 
 
 def _too_deep(where: str) -> StagemeterError:
-    return StagemeterError(f"{where}: is nested more than {DEEPEST} levels deep; write it flatter")
+    return StagemeterError(f"{where}: is nested more than {DEEPEST} levels deep. Write it flatter")

@@ -58,7 +58,7 @@ class _Pattern:
         except TimeoutError:
             self._left = 0.0
             raise StagemeterError(
-                f"{where}: the expression {shown(self.expression)} takes too long to match; write a simpler one"
+                f"{where}: the expression {shown(self.expression)} takes too long to match. Write a simpler one"
             ) from None
         took = time.process_time() - began
         if took > _SLOW:
@@ -74,7 +74,7 @@ def _compiled(expression: str) -> _Pattern:
 def _pattern(expression: str, where: str) -> _Pattern:
     if len(expression) > LONGEST:
         raise StagemeterError(
-            f"{where}: an expression has {len(expression):,} characters; write one of at most {LONGEST:,}"
+            f"{where}: an expression has {len(expression):,} characters. Write one of at most {LONGEST:,}"
         )
     import regex
 
@@ -82,5 +82,5 @@ def _pattern(expression: str, where: str) -> _Pattern:
         return _compiled(expression)
     except (re.error, regex.error, RecursionError, OverflowError, MemoryError) as error:
         raise StagemeterError(
-            f"{where}: {shown(expression)} is no regular expression: {error or type(error).__name__}"
+            f"{where}: {shown(expression)} is no regular expression: {error or type(error).__name__}. Correct it"
         ) from None

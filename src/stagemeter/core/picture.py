@@ -86,8 +86,8 @@ def require_synthetic_size(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise StagemeterError(
-            f"a synthetic page of {width} x {height} has {width * height} pixels, more than the limit of {limit}: "
-            "choose a smaller page."
+            f"page of {width} x {height}: it has {width * height} pixels, more than the limit of {limit}. "
+            "Give a smaller one"
         )
 
 
@@ -95,7 +95,7 @@ def _require_filled_file(source: Path) -> None:
     """Refuse an empty file, and everything that is not a regular file."""
     require_file(source, "picture of a page")
     if source.stat().st_size == 0:
-        raise StagemeterError(f"page {source} is empty (0 bytes): write or copy the picture again.")
+        raise StagemeterError(f"{source}: is empty (0 bytes). Write or copy the picture again")
 
 
 @contextmanager
@@ -109,17 +109,17 @@ def _readable(source: Path) -> Iterator[None]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-        reason = str(error) or "Not enough memory for its pixels."
-        raise StagemeterError(f"page {source} is too large: {reason} Use a smaller scan of it.") from error
+        reason = str(error).removesuffix(".") or "not enough memory for its pixels"
+        raise StagemeterError(f"{source}: is too large: {reason}. Use a smaller scan of it") from error
     except PermissionError as error:
-        raise StagemeterError(f"page {source} may not be read ({error.strerror}): change its permissions.") from error
+        raise StagemeterError(f"{source}: may not be read ({error.strerror}). Change its permissions") from error
     except UnidentifiedImageError as error:
         raise StagemeterError(
-            f"page {source} is not a picture that Pillow can read, or it has no pixels: save the page as PNG or JPEG."
+            f"{source}: is not a picture that Pillow can read, or it has no pixels. Save the page as PNG or JPEG"
         ) from error
     except _DECODING_ERRORS as error:
         raise StagemeterError(
-            f"page {source} is damaged or incomplete ({type(error).__name__}: {error}): save or copy the picture again."
+            f"{source}: is damaged or incomplete ({type(error).__name__}: {error}). Save or copy the picture again"
         ) from error
 
 
@@ -127,7 +127,7 @@ def _to_rgb(picture: Image.Image, source: Path) -> Image.Image:
     """Convert any pixel type to 8-bit RGB without clipping light greys."""
     if picture.mode == "F":
         raise StagemeterError(
-            f"page {source} holds floating-point pixels, whose white is unknown: save it as 8-bit PNG or JPEG."
+            f"{source}: holds floating-point pixels, whose white is unknown. Save it as 8-bit PNG or JPEG"
         )
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         return _scale_16_bit(picture, source).convert("RGB")
@@ -145,8 +145,8 @@ def _scale_16_bit(picture: Image.Image, source: Path) -> Image.Image:
     darkest, brightest = int(levels.min()), int(levels.max())
     if darkest < 0 or brightest > LARGEST_16_BIT:
         raise StagemeterError(
-            f"page {source} holds grey levels from {darkest} to {brightest}, beyond the 16-bit range of "
-            f"0 to {LARGEST_16_BIT}: save it as 8-bit PNG or JPEG."
+            f"{source}: holds grey levels from {darkest} to {brightest}, beyond the 16-bit range of "
+            f"0 to {LARGEST_16_BIT}. Save it as 8-bit PNG or JPEG"
         )
     transparent_level = picture.info.get("transparency")
     if transparent_level is not None:

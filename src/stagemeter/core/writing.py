@@ -41,7 +41,7 @@ def replacing(target: Path) -> Iterator[Path]:
             temporary.replace(target)
             _sync_folder(target.parent)
     except OSError as error:
-        raise StagemeterError(f"{target} cannot be written: {error.strerror or error}; give another folder") from error
+        raise StagemeterError(f"{target}: cannot be written: {error.strerror or error}. Give another folder") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -63,15 +63,15 @@ def require_writable(folder: Path, names: Iterable[str] = (), option: str = "--o
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise StagemeterError(f"{folder} cannot be written to: {existing} is not a folder; give another {option}")
+        raise StagemeterError(f"{folder}: cannot be written to: {existing} is not a folder. Give another {option}")
     for name in names:
         if (folder / name).is_dir():
-            raise StagemeterError(f"{folder / name} is a folder, where a file is to be written; give another {option}")
+            raise StagemeterError(f"{folder / name}: is a folder, where a file is to be written. Give another {option}")
     try:
         # Permissions are not enough: a file system can be read-only or full.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise StagemeterError(
-            f"{folder} cannot be written to: {error.strerror or error}; give another {option}"
+            f"{folder}: cannot be written to: {error.strerror or error}. Give another {option}"
         ) from error

@@ -101,7 +101,7 @@ def test_a_report_is_to_be_exported_first(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StagemeterError, match="no such file"):
         read_profile(tmp_path / "none.json", steps=3)
-    with pytest.raises(StagemeterError, match="is a folder; give a file"):
+    with pytest.raises(StagemeterError, match=r"is a folder\. Give a file"):
         read_profile(tmp_path, steps=3)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StagemeterError, match="is not a regular file"):

@@ -99,10 +99,10 @@ def test_a_file_and_pairs_together(tmp_path: Path) -> None:
         ("sam: {a: b}", r"names\.yaml: sam: {'a': 'b'} is no pattern"),
         ("sam: ['']", r"names\.yaml: sam has an empty pattern"),
         ("sam: x\nsam: y", r"names\.yaml: 'sam' is given more than once"),
-        ("- sam", r"names\.yaml: holds a list; a mapping is written as"),
+        ("- sam", r"names\.yaml: holds a list. Write a mapping as"),
         ("", r"names\.yaml: the file holds no mapping"),
         ("sam: [x", r"names\.yaml: is not YAML"),
-        ("sam: !!python/object:os.system x", r"names\.yaml: .*only plain values are read"),
+        ("sam: !!python/object:os.system x", r"names\.yaml: .*Write plain values, no tags"),
     ],
 )
 def test_files_that_hold_no_mapping_are_refused(tmp_path: Path, text: str, message: str) -> None:
