@@ -124,6 +124,44 @@ def test_real_tensors_are_walked():
     assert Layer.calls == [0, 1]
 
 
+class Windowed(Layer):
+    """Runs once for each length, and may write to the lengths."""
+
+    def __init__(self, index, writes=False):
+        super().__init__(index, device="meta")
+        self.writes = writes
+
+    def forward(self, x, lengths):
+        for length in lengths.tolist():
+            super().forward(x[:length])
+        if self.writes:
+            lengths += 1
+        return x
+
+
+@pytest.mark.parametrize(("writes", "walked"), [(False, [0, 0]), (True, [0, 0, 1, 1, 2, 2])])
+def test_lengths_on_the_cpu_are_compared_by_value(writes, walked):
+    model = Model([Windowed(index, writes) for index in range(3)])
+    counts, _ = count(model, torch.ones(9, 4, device="meta"), lengths=torch.tensor([1, 2]))
+    assert Layer.calls == walked
+    assert [counts.of(f"layers.{index}").macs // 16 for index in range(3)] == ([3, 5, 7] if writes else [3, 3, 3])
+    Layer.calls.clear()
+    counts, _ = count(model, torch.ones(9, 4, device="meta"), lengths=torch.tensor([5, 1]))
+    assert Layer.calls == walked
+    assert counts.of("layers.2").macs == (10 if writes else 6) * 16
+
+
+def test_layers_that_return_values_are_walked():
+    class Measuring(Layer):
+        def forward(self, x):
+            return super().forward(x), torch.tensor(len(x))
+
+    model = Model([Measuring(index, device="meta") for index in range(2)])
+    with torch.no_grad(), CostCounter(model):
+        sizes = [layer(torch.ones(3, 4, device="meta"))[1].item() for layer in model.layers]
+    assert sizes == [3, 3]
+
+
 def test_layers_are_walked_where_gradients_are_kept():
     model = alike(2)
     with CostCounter(model):

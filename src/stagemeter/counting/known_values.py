@@ -292,9 +292,16 @@ def known_value(tensor: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
+def is_small_index(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds a few whole numbers on the CPU, such as the lengths of windows."""
+    if type(tensor) is not torch.Tensor or tensor.device.type != "cpu" or tensor.numel() > _LARGEST_COMPARED:
+        return False
+    return not (tensor.is_floating_point() or tensor.is_complex())
+
+
 def comparable_value(tensor: torch.Tensor) -> Any:
     """Return the values of a tensor, as `known_value` does, in a comparable form."""
-    value = known_value(tensor)
+    value = tensor if is_small_index(tensor) else known_value(tensor)
     if value is None:
         return None
     if value.numel() > _LARGEST_COMPARED:

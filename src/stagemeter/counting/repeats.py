@@ -8,6 +8,7 @@ plain attributes. Every other attribute must be the same object, such as the sha
 may differ, which is the layer's slot in the key-value cache; the slot's content is compared instead.
 
 A layer runs if an argument is neither a tensor nor a plain value nor a cache, or while another dispatch mode is active.
+Lengths and indices on the CPU, which decide what runs, are compared by their values.
 A layer that does not run leaves its part of the cache empty, but the counts include the cost of filling it.
 """
 
@@ -23,7 +24,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from stagemeter.counting.known_values import comparable_value, onlookers
+from stagemeter.counting.known_values import comparable_value, is_small_index, onlookers
 from stagemeter.counting.layouts import is_plain
 from stagemeter.counting.transforms import is_transformed
 
@@ -91,10 +92,12 @@ class RepeatedLayers:
             return forward(*args, **kwargs)
         name = names[layer]
         if signature not in self._walked:
-            start = len(events)
+            start, version = len(events), _versions((args, kwargs))
             out = forward(*args, **kwargs)
-            self._walked[signature] = (name, events[start:], out)
-            self._kept.append((args, kwargs))
+            # Values that a layer writes exist only where it runs.
+            if _versions((args, kwargs)) == version and not _versions(out):
+                self._walked[signature] = (name, events[start:], out)
+                self._kept.append((args, kwargs))
             return out
         walked_name, walked_events, out = self._walked[signature]
         events.extend(_moved(event, walked_name, name) for event in walked_events)
@@ -116,9 +119,9 @@ class RepeatedLayers:
         flat, structure = tree_flatten((args, kwargs))
         for value in flat:
             if isinstance(value, torch.Tensor):
-                if value.device.type != "meta" or not is_plain(value):
+                if not (is_plain(value) and (value.device.type == "meta" or is_small_index(value))):
                     return None  # Values may decide what runs.
-                parts.append((value.shape, value.dtype, value.stride(), comparable_value(value)))
+                parts.append((value.shape, value.dtype, value.stride(), value.device, comparable_value(value)))
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))
             else:
@@ -127,6 +130,12 @@ class RepeatedLayers:
                     return None  # It may have changed since the last call.
                 parts.append((id(value), slot))
         return (*parts, str(structure))
+
+
+def _versions(arguments: Any) -> list[int]:
+    """Return the versions of the tensors outside of the meta device: each write makes a new one."""
+    tensors = (value for value in tree_flatten(arguments)[0] if isinstance(value, torch.Tensor))
+    return [tensor._version for tensor in tensors if tensor.device.type != "meta"]
 
 
 def _moved(event: Event, old: str, new: str) -> Event:
