@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.page_stages import PAGES, page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.stages import DecoderModules, cache_arguments, decoder_stages, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Stage, with_values
@@ -35,19 +35,76 @@ Architecture = TypeVar("Architecture", bound=EncoderDecoderArchitecture)
 def encoder_decoder_family(
     name: str,
     title: str,
-    kinds: tuple[str, str],
+    model_types: tuple[str, ...],
     sizes: type[Architecture],
     read: Callable[[Settings], Architecture],
+    rules: Callable[[Architecture, ProcessorSettings], PageRules],
+    stages: Sequence[Stage[Architecture]],
+    page: Callable[[Any, Architecture, Workload], Mapping[str, Any]],
+    decoder: DecoderModules,
+    meaning: str,
+    shipped: Sequence[str],
+    notes: Sequence[str],
+    **options: Any,
+) -> Family[Architecture]:
+    """Make a family of stages up to an encoder's output, and a decoder with cross-attention to it.
+
+    Parameters
+    ----------
+    page : callable
+        Arguments of the whole model for the pages of a batch.
+    decoder : DecoderModules
+        Modules of the decoder and of the output head.
+    meaning : str
+        What the tokens of the encoder's output are.
+    title, rules, stages, shipped, notes
+        See `stagemeter.models.builders.vision_language.vision_language_family`.
+    **options
+        Fields of `Family`.
+    """
+
+    def run(model: Any, sizes: Architecture, passed: Mapping[str, Any]) -> None:
+        model(**passed, **({"logits_to_keep": 1} if sizes.decoder.head_on_last else {}))
+
+    @with_values
+    def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        passed = _sequence_arguments(model, sizes.decoder, workload, recorder, workload.prompt_tokens, 0)
+        run(model, sizes, {**passed, "encoder_outputs": None, **page(model, sizes, workload)})
+
+    @with_values
+    def step(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        run(model, sizes, _sequence_arguments(model, sizes.decoder, workload, recorder, 1, workload.decode_context - 1))
+
+    return Family(
+        name=name,
+        title=title,
+        rules=rules,
+        model_types=model_types,
+        architecture_from_config=lambda config, source: read(Settings(config, source)),
+        build=lambda sizes, config: build_from_settings(config),
+        shipped=shipped_configurations(*shipped),
+        decoder=lambda sizes: sizes.decoder.decoder,
+        stages=(*stages, *_sequence_stages(decoder, meaning)),
+        other_parameters=lambda sizes: {},
+        architecture_from_sizes=cast(Callable[[Mapping[str, Any]], Architecture], sizes_reader(sizes)),
+        whole_passes={"forward": forward, "decode": step},
+        notes=tuple(notes),
+        **options,
+    )
+
+
+def page_reader_family(
+    kinds: tuple[str, str],
     operators: Callable[[Architecture, int], list[Operator]],
     parameters: Callable[[Architecture], int],
     picture: Callable[[Architecture], tuple[int, int]],
     tokens: Callable[[Architecture], int],
     check: Callable[[Architecture, PageSettings], None],
     head: str,
-    shipped: Sequence[str],
-    notes: tuple[str, ...] = (),
+    notes: tuple[str, ...],
+    **options: Any,
 ) -> Family[Architecture]:
-    """Make a family of encoder-decoders.
+    """Make a family of transformers' vision-encoder-decoders, which read pages of one size alone.
 
     Parameters
     ----------
@@ -59,8 +116,8 @@ def encoder_decoder_family(
         Width and height in pixels of every resized page, and the tokens that it becomes.
     check : callable
         Refuses an image processor that resizes pages otherwise.
-    title, shipped, notes
-        See `vision_language_family`.
+    **options
+        Arguments of `encoder_decoder_family`.
     """
 
     def rules(sizes: Architecture, settings: ProcessorSettings) -> PageRules:
@@ -69,32 +126,16 @@ def encoder_decoder_family(
 
     def takes(config: Mapping[str, Any]) -> bool:
         parts = (config.get("encoder"), config.get("decoder"))
-        found = tuple(part.get("model_type") if isinstance(part, Mapping) else None for part in parts)
-        return found == kinds
+        return kinds == tuple(part.get("model_type") if isinstance(part, Mapping) else None for part in parts)
 
-    def pixels(model: Any, sizes: Architecture, workload: Workload) -> Any:
+    def page(model: Any, sizes: Architecture, workload: Workload) -> dict[str, Any]:
         width, height = picture(sizes)
-        return empty(model, workload.batch_size, CHANNELS, height, width)
+        return {"pixel_values": empty(model, workload.batch_size, CHANNELS, height, width)}
 
-    @with_values
-    def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        passed = sequence_arguments(model, sizes.decoder, workload, recorder, workload.prompt_tokens, 0)
-        model(**{**passed, "encoder_outputs": None, "pixel_values": pixels(model, sizes, workload)})
-
-    @with_values
-    def step(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        model(**sequence_arguments(model, sizes.decoder, workload, recorder, 1, workload.decode_context - 1))
-
-    return Family(
-        name=name,
-        title=title,
-        rules=rules,
+    return encoder_decoder_family(
         model_types=("vision-encoder-decoder",),
+        rules=rules,
         takes=takes,
-        architecture_from_config=lambda config, source: read(Settings(config, source)),
-        build=lambda sizes, config: build_from_settings(config),
-        shipped=shipped_configurations(*shipped),
-        decoder=lambda sizes: sizes.decoder.decoder,
         stages=(
             page_stage(
                 name="encode",
@@ -102,32 +143,31 @@ def encoder_decoder_family(
                 modules=(_ENCODER,),
                 operators=lambda sizes, values: operators(sizes, values["views"]),
                 parameters=parameters,
-                variables={"views": "pages: batch_size"},
-                calls=lambda sizes, workload: [{"views": workload.batch_size}],
-                inputs=lambda model, sizes, workload: (pixels(model, sizes, workload),),
+                calls=PAGES,
+                inputs=page,
             ),
-            *sequence_stages(DecoderModules(_DECODER, head), "tokens that the page became"),
         ),
-        other_parameters=lambda sizes: {},
-        architecture_from_sizes=cast(Callable[[Mapping[str, Any]], Architecture], sizes_reader(sizes)),
-        whole_passes={"forward": forward, "decode": step},
+        page=page,
+        decoder=DecoderModules(_DECODER, head),
+        meaning="tokens that the page became",
         notes=(
             "the decoder attends to the encoder's output, which is in no prompt",
             "transformers runs the output head on every position of a prompt, and it is counted that way",
             *notes,
         ),
         prompt_tokens=lambda sizes, image, text: text,
+        **options,
     )
 
 
-def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Architecture], Stage[Architecture]]:
+def _sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode``; `meaning` says what the tokens of the encoder's output are."""
 
     def run(
         model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
     ) -> None:
         decoder = sizes.decoder
-        passed = sequence_arguments(model, decoder, workload, recorder, tokens, cached)
+        passed = _sequence_arguments(model, decoder, workload, recorder, tokens, cached)
         model.get_submodule(modules.layers)(
             input_ids=passed.pop("decoder_input_ids"),
             encoder_hidden_states=passed.pop("encoder_outputs")[0],
@@ -149,7 +189,7 @@ def sequence_stages(modules: DecoderModules, meaning: str) -> tuple[Stage[Archit
     return prefill, decode
 
 
-def sequence_arguments(
+def _sequence_arguments(
     model: Any, decoder: SequenceDecoder, workload: Workload, recorder: CacheRecorder, tokens: int, cached: int
 ) -> dict[str, Any]:
     """Make the arguments of a pass: new tokens, an encoder's output, and a filled cache.

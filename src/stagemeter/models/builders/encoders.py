@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import Inputs, page_stage
+from stagemeter.models.builders.page_stages import Calls, Inputs, page_stage
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, Stage, Variables
@@ -17,25 +17,21 @@ from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.vit import VisionTransformer, vit_operators, vit_parameters
 
-#: Variables of stages over square views.
-VIEWS = {"views": "views that pass through together: batch times views of a page"}
-_PATCHES = {"views": "pages: batch_size", "patches": "patches of one page"}
-_TOKENS = {"tokens": "tokens that the pages of the batch become"}
-
 
 def views_of(workload: Workload) -> int:
     """Return the views of all pages of a batch."""
     return workload.batch_size * (workload.global_views + workload.local_views)
 
 
-def view_calls(sizes: Any, workload: Workload) -> list[Variables]:
-    """Return the variables of a pass over all views of a batch."""
-    return [{"views": views_of(workload)}]
-
-
-def token_calls(sizes: Any, workload: Workload) -> list[Variables]:
-    """Return the variables of a pass over the tokens of all pages of a batch."""
-    return [{"tokens": workload.batch_size * workload.image_tokens}]
+#: One call over all views of a batch, and one over the tokens of all its pages.
+VIEWS = Calls(
+    {"views": "views that pass through together: batch times views of a page"},
+    lambda sizes, workload: [{"views": views_of(workload)}],
+)
+TOKENS = Calls(
+    {"tokens": "tokens that the pages of the batch become"},
+    lambda sizes, workload: [{"tokens": workload.batch_size * workload.image_tokens}],
+)
 
 
 def square_pixels(model: Any, sizes: Any, workload: Workload) -> dict[str, Any]:
@@ -59,8 +55,7 @@ def square_encoder(module: str = VISION) -> Stage[Any]:
         modules=(module,),
         operators=lambda sizes, values: vit_operators(sizes.vision, values["views"]),
         parameters=lambda sizes: vit_parameters(sizes.vision),
-        variables=VIEWS,
-        calls=view_calls,
+        calls=VIEWS,
         inputs=square_pixels,
     )
 
@@ -72,16 +67,18 @@ def patch_encoder(
     vit_of: Callable[[Any], VisionTransformer] = lambda sizes: sizes.vision.vit,
     title: str = "vision transformer over the patches of the page",
     one_sequence: bool = False,
+    calls: Calls | None = None,
 ) -> Stage[Any]:
     """Make the stage of a vision transformer over the patches of pages at their own resolution.
 
     `vit_of` gets the vision transformer from the sizes of a model. With `one_sequence`, all pages of a batch form one
-    sequence. For the other arguments, see `page_stage`.
+    sequence. The variables of `calls` are arguments of `vit_operators`. For the others, see `page_stage`.
     """
 
     def operators(sizes: Any, values: Variables) -> list[Operator]:
-        views, patches = values["views"], values["patches"]
-        return vit_operators(vit_of(sizes), *((1, views * patches) if one_sequence else (views, patches)))
+        if one_sequence:
+            values = {"views": 1, "patches": values["views"] * values["patches"]}
+        return vit_operators(vit_of(sizes), **values)
 
     return page_stage(
         name="vit",
@@ -89,10 +86,13 @@ def patch_encoder(
         modules=modules,
         operators=operators,
         parameters=lambda sizes: vit_parameters(vit_of(sizes)),
-        variables=_PATCHES,
-        calls=lambda sizes, workload: [
-            {"views": workload.batch_size, "patches": patches_of_view(vit_of(sizes).patch_size, workload)}
-        ],
+        calls=calls
+        or Calls(
+            {"views": "pages: batch_size", "patches": "patches of one page"},
+            lambda sizes, workload: [
+                {"views": workload.batch_size, "patches": patches_of_view(vit_of(sizes).patch_size, workload)}
+            ],
+        ),
         inputs=inputs,
         run=run,
     )
@@ -104,8 +104,7 @@ def projector_stage(
     modules: tuple[str, ...] = (PROJECTOR,),
     name: str = "projector",
     title: str = "projection of the features to the decoder's width",
-    variables: Mapping[str, str] = _TOKENS,
-    calls: Callable[[Any, Workload], list[Variables]] = token_calls,
+    calls: Calls = TOKENS,
     rows: Callable[[Any, Variables], int] = lambda sizes, values: values["tokens"],
     norms: Callable[[Any], int] = lambda sizes: 0,
     run: Callable[[Any, Any, Workload], None] | None = None,
@@ -121,7 +120,6 @@ def projector_stage(
         modules=modules,
         operators=lambda sizes, values: linears_operators(layers(sizes), rows(sizes, values), values.get("calls", 1)),
         parameters=lambda sizes: linears_parameters(layers(sizes)) + norms(sizes),
-        variables=variables,
         calls=calls,
         inputs=inputs,
         run=run,
@@ -138,8 +136,7 @@ def square_projector(module: str = PROJECTOR, shape: Callable[[Any], tuple[int, 
         lambda sizes: sizes.projector.linears,
         inputs=lambda model, sizes, workload: (empty(model, views_of(workload), *shape_of(sizes)),),
         modules=(module,),
-        variables=VIEWS,
-        calls=view_calls,
+        calls=VIEWS,
         rows=lambda sizes, values: values["views"] * sizes.projector.tokens,
         norms=lambda sizes: sizes.projector.norm,
     )

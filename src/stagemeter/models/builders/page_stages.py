@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, sum_of, working_set
@@ -16,14 +16,24 @@ Architecture = TypeVar("Architecture")
 Inputs = Callable[[Any, Any, Workload], tuple[Any, ...] | Mapping[str, Any]]
 
 
+class Calls(NamedTuple):
+    """Variables of a stage's closed form with their meanings, and their values for each call of a workload."""
+
+    variables: Mapping[str, str]
+    of: Callable[[Any, Workload], list[Variables]]
+
+
+#: One call over all pages of a batch.
+PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views": workload.batch_size}])
+
+
 def page_stage(
     name: str,
     title: str,
     modules: tuple[str, ...],
     operators: Callable[[Architecture, Variables], list[Operator]],
     parameters: Callable[[Architecture], int],
-    variables: Mapping[str, str],
-    calls: Callable[[Architecture, Workload], list[Variables]],
+    calls: Calls,
     inputs: Inputs | None = None,
     run: Callable[[Any, Architecture, Workload], None] | None = None,
     unused: Callable[[Architecture], int] = lambda sizes: 0,
@@ -38,8 +48,6 @@ def page_stage(
         Modules that run in the stage, and whose parameters belong to it.
     operators : callable
         Operators of one call, from its variables.
-    variables, calls
-        Meanings of variables, and their values for each call that a workload makes.
     inputs, run : callable, optional
         Arguments of the first module, if it alone runs, and once; else a function that runs the modules.
     unused : callable
@@ -62,8 +70,8 @@ def page_stage(
         modules=modules,
         owns=modules,
         parameters=by_use,
-        variables=variables,
-        calls=calls,
+        variables=calls.variables,
+        calls=calls.of,
         cost=lambda sizes, values: sum_of(operators(sizes, values)),
         working_set=lambda sizes, values: working_set(operators(sizes, values)),
         run=run_stage,

@@ -8,7 +8,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import page_stage, run_module
+from stagemeter.models.builders.page_stages import Calls, page_stage, run_module
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import Stage
 from stagemeter.models.vision import CHANNELS
@@ -66,8 +66,7 @@ def group_stage(
         modules=(module,),
         operators=lambda sizes, values: operators(sizes, ViewGroup(**values)),
         parameters=parameters,
-        variables=variables,
-        calls=lambda sizes, workload: [asdict(group) for group in groups(sizes, workload)],
+        calls=Calls(variables, lambda sizes, workload: [asdict(group) for group in groups(sizes, workload)]),
         run=run,
         unused=unused,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
-from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, page_reader_family
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
@@ -84,7 +84,7 @@ def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
         image.require(key, needed=True, why="the encoder takes pages of one size:")
 
 
-FAMILY = encoder_decoder_family(
+FAMILY = page_reader_family(
     name="donut",
     title="Donut, Nougat: a Swin transformer, and a decoder that attends to its features",
     kinds=("donut-swin", "mbart"),

@@ -10,29 +10,18 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator, feed_forward, linear, repeated, self_attention
-from stagemeter.models.build import build_from_settings
-from stagemeter.models.builders.encoder_decoder import (
-    EncoderDecoderArchitecture,
-    sequence_arguments,
-    sequence_stages,
-)
-from stagemeter.models.builders.encoders import projector_stage
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.builders.encoders import projector_stage, square_pixels
+from stagemeter.models.builders.page_stages import PAGES, Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.stages import DecoderModules, empty
-from stagemeter.models.family import CacheRecorder, Family, PageRules, Variables, with_values
-from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
-from stagemeter.models.shipped import shipped_configurations
-from stagemeter.models.sizes import sizes_reader
-from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
 from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.vit import VisionTransformer, layer_operators, layer_parameters
 
-_ENCODER, _DECODER = "model.language_model.encoder", "model.language_model.decoder"
 #: Side in pixels of every page in the published processors (``preprocessor_config.json``).
 _IMAGE_SIZE = 768
 #: Settings of the DaViT with a number for each group of layers.
@@ -60,6 +49,11 @@ class Florence2Architecture(EncoderDecoderArchitecture):
     layers: int
     heads: int
     intermediate: int
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The encoder, whose layers are a vision transformer's."""
+        return VisionTransformer(self.decoder.hidden, self.layers, self.heads, self.intermediate, patch_size=0)
 
     @property
     def view_tokens(self) -> int:
@@ -109,77 +103,28 @@ def _davit(sizes: Settings) -> DaViT:
     return DaViT(groups, sizes.whole("window_size"), sizes.number("mlp_ratio"), sizes.flag("qkv_bias"), _IMAGE_SIZE)
 
 
-def _encoder_operators(sizes: Florence2Architecture, values: Variables) -> list[Operator]:
-    width, rows = sizes.decoder.hidden, values["batch"] * values["encoder_tokens"]
-    layer = [
-        *[linear(rows, width, width, bias=True)] * 4,
-        self_attention(rows, values["encoder_tokens"], sizes.heads, width // sizes.heads),
-        *feed_forward(rows, width, sizes.intermediate),
-    ]
-    return repeated(layer, sizes.layers)
+def _page(model: Any, sizes: Florence2Architecture, workload: Workload) -> dict[str, Any]:
+    import torch
 
-
-def _encoder_parameters(sizes: Florence2Architecture) -> int:
-    """Return the parameters of the encoder, except the embedding, which it shares with the decoder."""
-    width, between = sizes.decoder.hidden, sizes.intermediate
-    layer = 4 * (width + 1) * width + 2 * width * between + between + width + 4 * width
-    return sizes.layers * layer + (sizes.decoder.positions + 2) * width
-
-
-def _pixels(model: Any, sizes: Florence2Architecture, workload: Workload) -> Any:
-    side = sizes.vision.image_size
-    return empty(model, workload.batch_size, CHANNELS, side, side)
-
-
-def _projector_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> tuple[Any, ...]:
-    vision = sizes.vision
-    return (empty(model, workload.batch_size, vision.outputs, vision.side, vision.side),)
+    row = [model.config.image_token_id] * workload.image_tokens + [0] * workload.text_tokens
+    ids = torch.tensor([row] * workload.batch_size, device=model.device)
+    return {"input_ids": ids, **square_pixels(model, sizes, workload)}
 
 
 def _encoder_inputs(model: Any, sizes: Florence2Architecture, workload: Workload) -> dict[str, Any]:
-    source = sizes.decoder.decoder.encoder_tokens(workload)
-    return {"inputs_embeds": empty(model, workload.batch_size, source, sizes.decoder.hidden)}
+    decoder = sizes.decoder.decoder
+    return {"inputs_embeds": empty(model, workload.batch_size, decoder.encoder_tokens(workload), decoder.hidden)}
 
 
-@with_values
-def _forward(model: Any, sizes: Florence2Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-    import torch
-
-    passed = sequence_arguments(model, sizes.decoder, workload, recorder, workload.prompt_tokens, 0)
-    row = [model.config.image_token_id] * workload.image_tokens + [0] * workload.text_tokens
-    source = {
-        "input_ids": torch.tensor([row] * workload.batch_size, device=model.device),
-        "pixel_values": _pixels(model, sizes, workload),
-    }
-    model(**{**passed, "encoder_outputs": None}, **source, logits_to_keep=1)
-
-
-@with_values
-def _step(model: Any, sizes: Florence2Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-    passed = sequence_arguments(model, sizes.decoder, workload, recorder, 1, workload.decode_context - 1)
-    model(**passed, logits_to_keep=1)
-
-
-def _rules(sizes: Florence2Architecture, settings: ProcessorSettings) -> PageRules:
-    return one_view(settings, sizes.vision.image_size, sizes.view_tokens, default=224, crops=True)
-
-
-_PAGES = {"views": "pages: batch_size"}
-
-
-def _calls(sizes: Florence2Architecture, workload: Workload) -> list[Variables]:
-    return [{"views": workload.batch_size}]
-
-
-FAMILY = Family(
+FAMILY = encoder_decoder_family(
     name="florence2",
     title="Florence-2: a DaViT, an encoder over page and text, a decoder that attends to both",
-    rules=_rules,
     model_types=("florence2",),
-    architecture_from_config=lambda config, source: _read(Settings(config, source)),
-    build=lambda sizes, config: build_from_settings(config),
-    shipped=shipped_configurations("florence-2-base"),
-    decoder=lambda sizes: sizes.decoder.decoder,
+    sizes=Florence2Architecture,
+    read=_read,
+    rules=lambda sizes, settings: one_view(
+        settings, sizes.vision.image_size, sizes.view_tokens, default=224, crops=True
+    ),
     stages=(
         page_stage(
             name="vit",
@@ -187,16 +132,16 @@ FAMILY = Family(
             modules=(VISION,),
             operators=lambda sizes, values: davit_operators(sizes.vision, values["views"]),
             parameters=lambda sizes: davit_parameters(sizes.vision),
-            variables=_PAGES,
-            calls=_calls,
-            inputs=lambda model, sizes, workload: (_pixels(model, sizes, workload),),
+            calls=PAGES,
+            inputs=lambda model, sizes, workload: tuple(square_pixels(model, sizes, workload).values()),
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.vision.outputs, sizes.decoder.hidden)],
             title="projection of the features to the encoder's width",
-            inputs=_projector_inputs,
-            variables=_PAGES,
-            calls=_calls,
+            inputs=lambda model, sizes, workload: (
+                empty(model, workload.batch_size, sizes.vision.outputs, sizes.vision.side, sizes.vision.side),
+            ),
+            calls=PAGES,
             rows=lambda sizes, values: values["views"] * sizes.view_tokens,
             # Learned positions, and a norm.
             norms=lambda sizes: sizes.places * sizes.vision.outputs + 2 * sizes.decoder.hidden,
@@ -204,20 +149,27 @@ FAMILY = Family(
         page_stage(
             name="encode",
             title="encoder over the tokens of page and text",
-            modules=(_ENCODER,),
-            operators=_encoder_operators,
-            parameters=_encoder_parameters,
-            variables={"batch": "batch_size", "encoder_tokens": "tokens of page and text"},
-            calls=lambda sizes, workload: [
-                {"batch": workload.batch_size, "encoder_tokens": sizes.decoder.decoder.encoder_tokens(workload)}
-            ],
+            modules=("model.language_model.encoder",),
+            operators=lambda sizes, values: layer_operators(
+                sizes.encoder, [(values["batch"], values["encoder_tokens"])], sizes.layers
+            ),
+            # The decoder shares its embedding with the encoder.
+            parameters=lambda sizes: (
+                sizes.layers * layer_parameters(sizes.encoder) + (sizes.decoder.positions + 2) * sizes.decoder.hidden
+            ),
+            calls=Calls(
+                {"batch": "batch_size", "encoder_tokens": "tokens of page and text"},
+                lambda sizes, workload: [
+                    {"batch": workload.batch_size, "encoder_tokens": sizes.decoder.decoder.encoder_tokens(workload)}
+                ],
+            ),
             inputs=_encoder_inputs,
         ),
-        *sequence_stages(DecoderModules(_DECODER, "lm_head"), "tokens of page and text"),
     ),
-    other_parameters=lambda sizes: {},
-    architecture_from_sizes=sizes_reader(Florence2Architecture),
-    whole_passes={"forward": _forward, "decode": _step},
+    page=_page,
+    decoder=DecoderModules("model.language_model.decoder", "lm_head"),
+    meaning="tokens of page and text",
+    shipped=("florence-2-base",),
     notes=(
         "the encoder reads page and text, and the decoder attends to both; the decoder's own prompt is one token",
         f"every page is resized to {_IMAGE_SIZE} x {_IMAGE_SIZE} pixels, as the published processors do",

@@ -14,7 +14,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage, view_size
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.page_stages import Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
@@ -228,8 +228,10 @@ FAMILY = vision_language_family(
             modules=(VISION,),
             operators=_vision_operators,
             parameters=_vision_parameters,
-            variables={"views": "pages: batch_size", "tokens": "tokens that a page is padded to"},
-            calls=lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
+            calls=Calls(
+                {"views": "pages: batch_size", "tokens": "tokens that a page is padded to"},
+                lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
+            ),
             inputs=_vision_inputs,
         ),
         projector_stage(

@@ -13,6 +13,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
+from stagemeter.models.builders.page_stages import Calls
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
@@ -93,8 +94,7 @@ def moonvit_family(
                 inputs=merging_inputs,
                 modules=(projector,),
                 title="neighbouring patches merged to tokens of the decoder's width",
-                variables={"calls": "times that it runs", "tokens": "tokens of one time"},
-                calls=merging_calls,
+                calls=Calls({"calls": "times that it runs", "tokens": "tokens of one time"}, merging_calls),
                 norms=lambda sizes: 2 * sizes.vision.hidden,
             ),
         ),

@@ -12,7 +12,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.encoders import VIEWS, projector_stage, square_pixels, view_calls, views_of
+from stagemeter.models.builders.encoders import VIEWS, projector_stage, square_pixels, views_of
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
@@ -121,16 +121,14 @@ FAMILY = vision_language_family(
             modules=(_VISION,),
             operators=_vision_operators,
             parameters=lambda sizes: vit_parameters(sizes.vision) + linears_parameters(sizes.adapter),
-            variables=VIEWS,
-            calls=view_calls,
+            calls=VIEWS,
             inputs=square_pixels,
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.adapter_width, sizes.decoder.hidden)],
             modules=(_PROJECTOR,),
             inputs=_projector_inputs,
-            variables=VIEWS,
-            calls=view_calls,
+            calls=VIEWS,
             rows=lambda sizes, values: values["views"] * sizes.view_tokens,
         ),
     ),

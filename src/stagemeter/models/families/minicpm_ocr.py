@@ -13,7 +13,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, linear, self_attention
 from stagemeter.models.builders.encoders import view_size
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.page_stages import Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
@@ -262,12 +262,15 @@ def _merger_inputs(model: Any, sizes: MiniCPMOcrArchitecture, workload: Workload
     return empty(model, 1, patches, sizes.hidden), grids
 
 
-_VARIABLES = {
-    "pages": "pages: batch_size",
-    "page": "tokens of the view of a whole page",
-    "slices": "slices of a page",
-    "slice": "tokens of one slice",
-}
+_CALLS = Calls(
+    {
+        "pages": "pages: batch_size",
+        "page": "tokens of the view of a whole page",
+        "slices": "slices of a page",
+        "slice": "tokens of one slice",
+    },
+    _calls,
+)
 
 FAMILY = vision_language_family(
     name="minicpm-ocr",
@@ -283,8 +286,7 @@ FAMILY = vision_language_family(
             modules=(VISION,),
             operators=_vision_operators,
             parameters=lambda sizes: vit_parameters(sizes.vit) + _window_parameters(sizes),
-            variables=_VARIABLES,
-            calls=_calls,
+            calls=_CALLS,
             inputs=_vision_inputs,
             unused=lambda sizes: 0 if sizes.merge_after else _window_parameters(sizes),
         ),
@@ -294,8 +296,7 @@ FAMILY = vision_language_family(
             modules=(_MERGER,),
             operators=_merger_operators,
             parameters=lambda sizes: 8 * sizes.hidden + linears_parameters(sizes.merger),
-            variables=_VARIABLES,
-            calls=_calls,
+            calls=_CALLS,
             inputs=_merger_inputs,
         ),
     ),

@@ -14,7 +14,7 @@ from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.page_stages import Calls, page_stage
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.cross_attention import CrossAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
@@ -194,10 +194,6 @@ def _vision_parameters(sizes: MllamaArchitecture) -> int:
     return vit_parameters(sizes.vit) + by_shape + 2 * sizes.global_layers
 
 
-def _calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
-    return [{"pages": workload.batch_size}]
-
-
 def _page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> dict[str, Any]:
     """Return the tiles of the pages of a batch, the shape that they form, and the mask of padding."""
     import torch
@@ -224,7 +220,7 @@ def _projector_inputs(model: Any, sizes: MllamaArchitecture, workload: Workload)
     return (empty(model, workload.batch_size, 1, sizes.tiles, sizes.patches, sizes.outputs),)
 
 
-_VARIABLES = {"pages": "pages: batch_size"}
+_CALLS = Calls({"pages": "pages: batch_size"}, lambda sizes, workload: [{"pages": workload.batch_size}])
 
 FAMILY = vision_language_family(
     name="mllama",
@@ -240,16 +236,14 @@ FAMILY = vision_language_family(
             modules=(_VISION,),
             operators=_vision_operators,
             parameters=_vision_parameters,
-            variables=_VARIABLES,
-            calls=_calls,
+            calls=_CALLS,
             inputs=_page,
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.outputs, sizes.decoder.hidden, bias=True)],
             title="projection of the patches to the decoder's width",
             inputs=_projector_inputs,
-            variables=_VARIABLES,
-            calls=_calls,
+            calls=_CALLS,
             rows=lambda sizes, values: values["pages"] * sizes.tiles * sizes.patches,
         ),
     ),

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.encoders import patches_of_view, projector_stage, view_size
-from stagemeter.models.builders.page_stages import page_stage
+from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
+from stagemeter.models.builders.page_stages import Calls
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
@@ -25,7 +24,6 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.merging import QwenVision, merger_norms, qwen_vision, window_pairs
-from stagemeter.models.vision.vit import vit_operators, vit_parameters
 
 _VISION = "model.visual"
 _MERGER, _DEEP_MERGERS = f"{_VISION}.merger", f"{_VISION}.deepstack_merger_list"
@@ -75,20 +73,7 @@ def qwen_vl_family(
         read=read,
         rules=rules,
         stages=(
-            page_stage(
-                name="vit",
-                title="vision transformer over the patches of the page",
-                modules=tuple(f"{_VISION}.{part}" for part in parts),
-                operators=_operators,
-                parameters=lambda sizes: vit_parameters(sizes.vision.vit),
-                variables={
-                    "views": "batch_size * global_views: pages, or pairs of frames of videos",
-                    "patches": "patches of one view",
-                    "pairs": "pairs of patches within the windows of one view; 0 without windows",
-                },
-                calls=_calls,
-                run=_run_vision,
-            ),
+            patch_encoder(tuple(f"{_VISION}.{part}" for part in parts), run=_run_vision, calls=_CALLS),
             projector_stage(
                 lambda sizes: sizes.vision.merger(sizes.vision.outputs) * (1 + sizes.vision.deep_mergers),
                 name="merger",
@@ -133,10 +118,6 @@ def _read(settings: Settings) -> QwenVLArchitecture:
     return QwenVLArchitecture(vision, decoder)
 
 
-def _operators(sizes: QwenVLArchitecture, values: Variables) -> list[Operator]:
-    return vit_operators(sizes.vision.vit, **values)
-
-
 def _calls(sizes: QwenVLArchitecture, workload: Workload) -> list[Variables]:
     return [
         {
@@ -145,6 +126,16 @@ def _calls(sizes: QwenVLArchitecture, workload: Workload) -> list[Variables]:
             "pairs": window_pairs(sizes.vision, *view_size(workload)),
         }
     ]
+
+
+_CALLS = Calls(
+    {
+        "views": "batch_size * global_views: pages, or pairs of frames of videos",
+        "patches": "patches of one view",
+        "pairs": "pairs of patches within the windows of one view; 0 without windows",
+    },
+    _calls,
+)
 
 
 def _inputs(model: Any, sizes: QwenVLArchitecture, workload: Workload) -> dict[str, Any]:

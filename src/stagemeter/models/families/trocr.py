@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
-from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, encoder_decoder_family
+from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, page_reader_family
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
@@ -54,7 +54,7 @@ def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
     image.require("do_resize", needed=True, why="the encoder takes pages of one size:")
 
 
-FAMILY = encoder_decoder_family(
+FAMILY = page_reader_family(
     name="trocr",
     title="TrOCR: a vision transformer, and a decoder that attends to its features",
     kinds=("vit", "trocr"),
