@@ -125,7 +125,7 @@ def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     bound = plan(*asked[2:])
     ended = stagemeter("plan", *asked, "--mfu", 0.9)
     assert (ended.code, ended.out) == (2, "")
-    assert f"--mfu 0.9 is above the {100 * bound['mfu']:.3g} % of A100-SXM-40GB's roofline" in ended.err
+    assert f"--mfu: 0.9 is above the {100 * bound['mfu']:.3g} % of A100-SXM-40GB's roofline" in ended.err
     assert plan(*asked[2:], "--mfu", repr(bound["mfu"]))["devices"] == bound["devices"]
     # Sixteen requests at once in the time of one are a utilization that one alone cannot reach.
     run = paired("A100-SXM-40GB", "--batch-size", 16)
@@ -181,11 +181,11 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
         (["--pages-per-day", 10], "--device: missing. Give one of"),
         (["--pages-per-day", 0, "--device", "H100-SXM"], "0"),
         (["--pages-per-day", 10, "--device", "B9000"], "unknown device"),
-        (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 2], "--mfu 2"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 2], "--mfu: 2"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 0.1, "--from-run", "x"], "exclude each other"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--from-run", "x"], "no run 'x'"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--images", "a", "--pages", "b"], "exclude each other"),
-        (["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--batch-size", 5000], "does not fit into T4"),
+        (["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--batch-size", 5000], "do not fit into T4"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

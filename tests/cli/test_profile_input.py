@@ -49,7 +49,7 @@ def times(folder):
         (["--device", "cuda:9"], ["no such device 'cuda:9'", "cpu"]),
         (["--device", "abacus"], ["no such device 'abacus'"]),
         (["--device", "meta"], ["meta", "takes no time"]),
-        (["--device", "xpu"], ["xpu", "cpu runs anywhere"]),
+        (["--device", "xpu"], ["xpu", "cpu, which runs anywhere"]),
         (["--repeats", "0"], ["repeats: 0", "from 1 to 10,000"]),
         (["--warmup", "-1"], ["warmup", "-1"]),
         (["--trace", "maybe"], ["trace: 'maybe'", "'torch' or 'none'"]),

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stagemeter.core import picture as pictures
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.picture import load_page, page_size, synthetic_page
 
@@ -40,6 +41,16 @@ def test_rgb_page_is_read_unchanged(tmp_path: Path) -> None:
     assert page.mode == "RGB"
     assert page.tobytes() == picture.tobytes()
     assert page_size(str(tmp_path / "page.png")) == (30, 20)
+
+
+def test_the_size_of_a_picture_is_decoded_once_until_it_changes(tmp_path, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(pictures, "load_page", lambda path: decoded.append(path) or load_page(path))
+    path = tmp_path / "page.png"
+    for size in ((30, 20), (300, 20)):
+        Image.new("RGB", size).save(path)
+        assert page_size(path) == page_size(str(path)) == size
+    assert len(decoded) == 2
 
 
 # Where the upright page's upper left corner is stored, as a fraction of the stored size, and whether sides are swapped.

@@ -232,7 +232,7 @@ def test_times_pair_with_the_workload_that_was_counted_and_no_other(model_of):
     workload = Workload.from_dict(report["metadata"]["workload"])
     paired = pair(report, {"prefill": 1.0, "decode": 1.0}, workload, peak)
     assert paired["stages"]["decode"]["flops"] == report["stages"]["decode"]["flops_total"] // 2
-    with pytest.raises(StagemeterError, match=r"no closed form.*prompt_tokens.*analyze the workload"):
+    with pytest.raises(StagemeterError, match=r"no closed form.*prompt_tokens.*Analyze the workload"):
         pair(report, {"prefill": 1.0}, replace(workload, prompt_tokens=31), peak)
 
 

@@ -5,8 +5,8 @@ import pytest
 from stagemeter import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.models.lookup import describe_model
+from stagemeter.profiling.harness import count_experts
 from stagemeter.profiling.request import Request
-from stagemeter.profiling.routing import count_experts
 from stagemeter.profiling.running import Session
 
 SMALL = describe_model("deepseek-ocr-small")

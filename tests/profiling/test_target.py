@@ -19,7 +19,7 @@ def test_there_is_one_processor(name):
 
 
 def test_memory_that_is_not_there():
-    with pytest.raises(StagemeterError, match=r"the lot need at least 1\.00 EB, and device 'cpu' has"):
+    with pytest.raises(StagemeterError, match=r"device: the lot need at least 1\.00 EB, and 'cpu' has"):
         require_memory("cpu", 10**18, "the lot")
 
 

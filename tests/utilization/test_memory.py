@@ -126,7 +126,7 @@ def test_a_stage_without_a_count_leaves_no_sum():
 
 
 def test_peak_and_workload_of_different_data_types():
-    with pytest.raises(StagemeterError, match=r"the peak of A100-SXM-80GB is of bfloat16, the workload of float32"):
+    with pytest.raises(StagemeterError, match=r"that of A100-SXM-80GB is of bfloat16, the workload of float32"):
         section_of(dtype="float32")
 
 

@@ -222,10 +222,10 @@ def test_bytes_are_of_the_experts_that_ran(batch):
 def test_bytes_are_bounds_where_it_is_not_known_which_experts_ran(gundam):
     flags = pair(gundam, timed(gundam), workload_of(gundam), A100)["flags"]
     # Decode of one page reads the experts of one token: nothing is unknown about it.
-    assert [flag for flag in flags if flag.startswith("prefill, total: which experts ran is not known")]
+    assert [flag for flag in flags if flag.startswith("prefill, total: the bytes of the experts that ran")]
     batch = report_of(batch_size=2)
     flags = pair(batch, timed(batch), workload_of(batch), A100)["flags"]
-    assert [flag for flag in flags if flag.startswith("prefill, decode, total: which experts")]
+    assert [flag for flag in flags if flag.startswith("prefill, decode, total: the bytes of the experts")]
 
 
 @pytest.mark.parametrize("ran", [{"prefill": 65.0}, {"prefill": 5.9}, {"decode": 7.0}, {"decode": math.nan}])

@@ -144,7 +144,6 @@ def _build(plan: _Plan, tell: Callable[[str], None]) -> Session:
 
 def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[[str], None]) -> None:
     from stagemeter.profiling import harness
-    from stagemeter.profiling.routing import count_experts
 
     config, workload = plan.config, plan.workload
     totals = {"warm-up": config.warmup, "repeat": config.repeats}
@@ -159,7 +158,7 @@ def _measure(session: Session, plan: _Plan, measured: _Measured, tell: Callable[
     measured.memory = harness.peak_memory(session.device)
     if not config.warmup:
         tell("experts")
-        measured.experts_read = count_experts(session, session.prepare(workload))
+        measured.experts_read = harness.count_experts(session, session.prepare(workload))
     if config.trace != "none":
         tell("trace")
         measured.trace = harness.trace(session, workload)

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -62,8 +63,17 @@ def load_page(path: str | os.PathLike[str]) -> Image.Image:
 def page_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return the width and height of a page in pixels, EXIF orientation applied.
 
-    The picture is decoded in full, since the header of a damaged file can be wrong.
+    The picture is decoded in full, since the header of a damaged file can be wrong, and again only if it has changed.
     """
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        return load_page(path).size
+    return _size_at(os.fspath(path), (state.st_ino, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=1)
+def _size_at(path: str, state: tuple[int, ...]) -> tuple[int, int]:
     return load_page(path).size
 
 

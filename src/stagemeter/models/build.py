@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
@@ -16,10 +18,22 @@ _GENERATING = ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel
 _TASKS = ("IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM")
 #: Settings of storage, code and type that do not change the work.
 _LEFT_OUT = ("quantization_config", "compression_config", "auto_map", "model_type", "torch_dtype", "dtype")
+#: Device and data type of the models that are made here.
+_PLACE = ContextVar("place", default=("meta", "bfloat16"))
+
+
+@contextmanager
+def built_on(device: str, dtype: str) -> Iterator[None]:
+    """Make models on a device, with weights that nothing has set yet, in place of the meta device."""
+    before = _PLACE.set((device, dtype))
+    try:
+        yield
+    finally:
+        _PLACE.reset(before)
 
 
 def build_without_weights(config: PretrainedConfig) -> Any:
-    """Make a transformers model on the meta device, in bfloat16 and evaluation mode, see `class_name`."""
+    """Make a transformers model on the meta device or that of `built_on`, in evaluation mode, see `class_name`."""
     import transformers
 
     found: Any = getattr(transformers, class_name(config.architectures, config.model_type))
@@ -51,8 +65,9 @@ def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> A
     import torch
     from transformers.initialization import no_init_weights
 
-    with torch.device("meta"), no_init_weights():
-        model = make(config, dtype=torch.bfloat16, **options).eval()
+    device, dtype = _PLACE.get()
+    with torch.device(device), no_init_weights():
+        model = make(config, dtype=getattr(torch, dtype), **options).eval()
     # Loading weights would tie them otherwise.
     model.tie_weights()
     return model

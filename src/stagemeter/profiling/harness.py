@@ -6,22 +6,24 @@ import gzip
 import resource
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from statistics import median
-from typing import TYPE_CHECKING
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
-from stagemeter.profiling.clock import StageClock, cost_of_a_range
+from stagemeter.profiling.clock import StageClock, annotate, cost_of_a_range
 from stagemeter.profiling.ranges import own_times
-from stagemeter.profiling.routing import count_experts
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
+    from stagemeter.profiling.request import Request
     from stagemeter.profiling.running import Session
 
 #: Decode steps that a trace shows at most: they are alike, and a trace of hundreds is too long to read.
@@ -111,6 +113,40 @@ def _run(session: Session, workload: Workload, on_enter: Callable[[str], None]) 
         times[DECODE_TOTAL] = times[DECODE]
         times[DECODE] /= counts[DECODE]
     return Repeat(times, dict(counts), request_ms, partition.notes)
+
+
+def count_experts(
+    session: Session, request: Request, on_enter: Callable[[str], None] = lambda stage: None
+) -> dict[str, float]:
+    """Run a request and count the experts whose weights it reads. The count takes time: do not measure this request.
+
+    For ``prefill`` and ``decode``, return how many different experts of a layer one pass reads: the mean over layers
+    with experts and over decode steps. Return nothing for a model without experts, or one that runs all on every token.
+    """
+    counts: dict[str, list[int]] = defaultdict(list)
+    current = ""
+
+    @contextmanager
+    def scope(name: str) -> Iterator[None]:
+        nonlocal current
+        on_enter(name)
+        if name in (PREFILL, DECODE):
+            current = name
+        with annotate(name):
+            yield
+
+    def count(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # Called with the hidden states, the experts that each token chose, and their weights.
+        chosen = next((value for value in arguments if not value.is_floating_point()), None)
+        if chosen is not None:
+            counts[current].append(chosen.unique().numel())
+
+    with ExitStack() as hooks:
+        for name, module in session.model.named_modules():
+            if name.endswith("experts") and hasattr(module, "num_experts"):
+                hooks.callback(module.register_forward_pre_hook(count).remove)
+        session.run(request, scope)
+    return {stage: fmean(found) for stage, found in counts.items()}
 
 
 def overhead(repeats: Sequence[Repeat], device: torch.device) -> dict[str, float]:

@@ -143,7 +143,7 @@ def _first_call(model: Any, architecture: Any, workload: Workload, run: Runner) 
             run(model, architecture, workload, recorder)
         except _ReachedError:
             return found[0]
-    raise StagemeterError(f"{type(model).__name__}: its pass calls no module, and cannot be profiled")
+    raise StagemeterError(f"{type(model).__name__}: its pass calls no module. Profile another model")
 
 
 def _with_values(name: str, value: Any, generator: torch.Generator) -> Any:
@@ -197,7 +197,7 @@ def _varied_text(tokens: _Tokens, ids: torch.Tensor, pages: int, generator: torc
     if pages and not places.any():
         token = next((tokens.of_pictures[name] for name in _PLACEHOLDERS if name in tokens.of_pictures), None)
         if token is None:
-            raise StagemeterError("the model's configuration names no token that stands for a picture")
+            raise StagemeterError(f"config.json: no token stands for a picture. Give one of {', '.join(_PLACEHOLDERS)}")
         # The token that begins the sequence comes before the page.
         start = min(1, ids.shape[1] - pages)
         varied[:, start : start + pages] = token

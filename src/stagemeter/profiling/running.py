@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
+from stagemeter.models.build import built_on
 from stagemeter.models.family import Family
 from stagemeter.models.generic import NAME as GENERIC
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.profiling.clock import Scope, annotate, scoped_modules
 from stagemeter.profiling.request import Request, make_request
-from stagemeter.profiling.weights import build_model, load_model
+from stagemeter.profiling.weights import build_model, fill_randomly, load_model
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +52,16 @@ class Session:
         import torch
 
         family, architecture, place = described.family, described.architecture, torch.device(device)
-        blueprint = family.build(architecture, described.config)
-        if weights is None:
-            model = build_model(type(blueprint), blueprint.config, place, dtype)
+        # A checkpoint is loaded by a class, which a model without weights shows.
+        with built_on(device, dtype) if weights is None else nullcontext():
+            model = family.build(architecture, described.config)
+        if weights is not None:
+            model = load_model(type(model), model.config, weights, dtype).to(place)
+        elif model.device.type == place.type:
+            fill_randomly(model)
         else:
-            model = load_model(type(blueprint), blueprint.config, weights, dtype).to(place)
+            # A family can hold a model of its own, such as the one that its parts were found in.
+            model = build_model(type(model), model.config, place, dtype)
         if family.name == GENERIC:
             architecture = architecture.with_weights(model)
         return cls(model, architecture, place, described.name, family)

@@ -125,7 +125,7 @@ class DeepSeekOCRSession(Session):
         """
         folder = outside_path(model_path, "model_path")
         if not folder.is_dir():
-            raise StagemeterError(f"{folder} is not a folder: give the folder of a DeepSeek-OCR checkpoint")
+            raise StagemeterError(f"model_path: {folder} is not a folder. Give that of a DeepSeek-OCR checkpoint")
         target = torch_device(device)
         source = str(folder / "config.json")
         architecture = architecture_from_config(complete(read_config(folder), source), source)

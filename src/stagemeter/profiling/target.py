@@ -23,7 +23,7 @@ def choose_device(name: str) -> str:
         return str(accelerator) if accelerator is not None else "cpu"
     device = torch_device(name)
     if device.type == "meta":
-        raise StagemeterError("device 'meta' holds no values and takes no time; give cpu, cuda or auto")
+        raise StagemeterError("device: 'meta' holds no values and takes no time. Give cpu, cuda or auto")
     if device.type == "cpu":
         # torch accepts any index, but there is one processor.
         return "cpu"
@@ -31,7 +31,7 @@ def choose_device(name: str) -> str:
         torch.empty(1, device=device)
     except (ImportError, RuntimeError, AssertionError) as error:
         raise StagemeterError(
-            f"device {name!r} cannot be used here: {_first_sentence(error)}; cpu runs anywhere"
+            f"device: {name!r} cannot be used here ({_first_sentence(error)}). Give cpu, which runs anywhere"
         ) from None
     return str(device)
 
@@ -49,7 +49,7 @@ def require_dtype(device: str, dtype: str) -> None:
         if not supported:
             # torch would emulate it many times slower.
             raise StagemeterError(
-                f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16 or float32"
+                f"dtype: {torch.cuda.get_device_name(device)} has no bfloat16 arithmetic. Give float16 or float32"
             )
     try:
         rows = torch.zeros(1, 1, 16, 16, device=device, dtype=kind)
@@ -59,7 +59,7 @@ def require_dtype(device: str, dtype: str) -> None:
     except RuntimeError as error:
         other = " or ".join(name for name in ITEM_SIZES if name != dtype)
         raise StagemeterError(
-            f"device {device!r} cannot compute in {dtype} ({_first_sentence(error)}): give --dtype {other}"
+            f"dtype: device {device!r} cannot compute in {dtype} ({_first_sentence(error)}). Give {other}"
         ) from None
 
 
@@ -80,8 +80,8 @@ def require_memory(device: str, needed: int, what: str) -> None:
         return
     if needed > free:
         raise StagemeterError(
-            f"{what} need at least {with_unit(needed, 'B')}, and device {device!r} has {with_unit(free, 'B')} free: "
-            "give a smaller --batch-size, a smaller page or prompt, or a --dtype of fewer bytes"
+            f"device: {what} need at least {with_unit(needed, 'B')}, and {device!r} has {with_unit(free, 'B')} free. "
+            "Give a smaller --batch-size, a smaller page or prompt, or a --dtype of fewer bytes"
         )
 
 

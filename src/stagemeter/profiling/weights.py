@@ -30,25 +30,30 @@ def build_model(kind: Any, settings: Any, device: torch.device, dtype: str) -> A
     # Otherwise done as weights are loaded.
     model.tie_weights()
     if device.type != "meta":
-        _fill_randomly(model)
+        fill_randomly(model)
     return model
 
 
-def _fill_randomly(model: Any) -> None:
+def fill_randomly(model: Any) -> None:
     """Fill weights so that activations stay in range: matrices normally distributed, norms one, biases zero."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(_RANDOM_NUMBERS, generator=generator) * _DEVIATION
     numbers = numbers.to(model.device, model.dtype)
+    start = 0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
                 continue
-            # Drawing each number would take longer than a request.
-            for part in parameter.view(-1).split(_RANDOM_NUMBERS):
-                part.copy_(numbers[: part.numel()])
+            # Drawing each number would take longer than a request. Each parameter goes on where the last one ended, so
+            # that parameters of one size differ.
+            left = parameter.view(-1)
+            while left.numel():
+                part = numbers[start : start + left.numel()]
+                left[: part.numel()] = part
+                left, start = left[part.numel() :], (start + part.numel()) % _RANDOM_NUMBERS
 
 
 def require_weights(folder: Path) -> None:
@@ -58,12 +63,12 @@ def require_weights(folder: Path) -> None:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise StagemeterError(
-            f"{folder} holds its weights as pickles ({', '.join(pickles[:3])}), which can run code when they are "
-            "read; convert them to safetensors"
+            f"{folder}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when they are read. "
+            "Convert them to safetensors"
         )
     raise StagemeterError(
-        f"{folder} holds no *.safetensors files; leave the weights out to run random ones, and "
-        "`stagemeter analyze --model` needs the config.json alone"
+        f"{folder}: the folder holds no *.safetensors files. Leave --weights out to run random ones, or use "
+        "`stagemeter analyze --model`, which needs the config.json alone"
     )
 
 
@@ -86,7 +91,7 @@ def load_model(kind: Any, settings: Any, folder: Path, dtype: str) -> Any:
             ignore_mismatched_sizes=True,
         )
     except (SafetensorError, OSError) as error:
-        raise StagemeterError(f"{folder}: the weights cannot be read: {error}") from error
+        raise StagemeterError(f"{folder}: the weights cannot be read ({error}). Download them again") from error
     problems = {
         "missing": loading["missing_keys"],
         "unexpected": loading["unexpected_keys"],
@@ -94,7 +99,9 @@ def load_model(kind: Any, settings: Any, folder: Path, dtype: str) -> Any:
     }
     found = [f"{_some(keys)} {kind_of}" for kind_of, keys in problems.items() if keys]
     if found:
-        raise StagemeterError(f"{folder} is not a checkpoint of its config.json: {'; '.join(found)}")
+        raise StagemeterError(
+            f"{folder}: the weights do not fit config.json ({'; '.join(found)}). Give a whole checkpoint"
+        )
     return model.eval()
 
 

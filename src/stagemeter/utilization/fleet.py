@@ -86,10 +86,10 @@ def devices_needed(
     the utilization, and `differences` say where that run was other work or on another device. `batch` is pages at once.
     """
     if not 0 < pages_per_day < math.inf:
-        raise StagemeterError(f"--pages-per-day {pages_per_day:g}: give a number above zero")
+        raise StagemeterError(f"--pages-per-day: {pages_per_day:g} is no load. Give a number above zero")
     if mfu is not None and not 0 < mfu <= 1:
         raise StagemeterError(
-            f"{_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1, such as --mfu 0.05"
+            f"{_option(source)}: {_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1"
         )
     if cost.largest_batch == 0:
         raise StagemeterError(
@@ -97,13 +97,13 @@ def devices_needed(
         )
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(
-            f"a batch of {batch} does not fit into {peak.name}: at most {cost.largest_batch} of these {cost.unit}s "
-            "can; give a smaller --batch-size"
+            f"--batch-size: {batch} of these {cost.unit}s do not fit into {peak.name}. Give at most "
+            f"{cost.largest_batch}"
         )
     basis = UTILIZATION if source is None else MEASURED
     if mfu is None:
         if cost.roofline_seconds is None:
-            raise StagemeterError(f"the bandwidth of {peak.name} is not known: give --mfu X or --from-run RUN")
+            raise StagemeterError(f"--device {peak.name}: its bandwidth is not known. Give --mfu X or --from-run RUN")
         basis, seconds = ROOFLINE, cost.roofline_seconds
     else:
         _require_below_roofline(mfu, cost, peak, source)
@@ -152,10 +152,14 @@ def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str 
     if mfu > most * (1 + _ROUNDING):
         roofline = f"{100 * most:.3g} % of {peak.name}'s roofline"
         raise StagemeterError(
-            f"{_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. Give the "
-            f"--batch-size and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
+            f"{_option(source)}: {_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. "
+            f"Give the --batch-size and the {cost.unit}s that the utilization was measured at, or a lower --mfu"
         )
 
 
 def _given(mfu: float, source: str | None) -> str:
-    return f"--mfu {mfu:g}" if source is None else f"--from-run: the MFU of {source}, {100 * mfu:.3g} %"
+    return f"{mfu:g}" if source is None else f"the MFU of {source}, {100 * mfu:.3g} %,"
+
+
+def _option(source: str | None) -> str:
+    return "--mfu" if source is None else "--from-run"

@@ -104,7 +104,7 @@ def roofline_section(
     workload = Workload.from_dict(report["metadata"]["workload"])
     if peak.dtype != workload.dtype:
         raise StagemeterError(
-            f"the peak of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}: give both in one data type"
+            f"peak: that of {peak.name} is of {peak.dtype}, the workload of {workload.dtype}. Give one data type"
         )
     bounds = _bounds(family, work_of_report(report), workload, peak)
     memory = _memory(family, architecture, workload, peak.memory_bytes, weights_known)

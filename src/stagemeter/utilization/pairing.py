@@ -319,6 +319,6 @@ def _unsettled(rows: Mapping[str, PairedStage], cached: bool) -> list[str]:
     if not stages:
         return []
     return [
-        f"{', '.join(stages)}: which experts ran is not known, so that bytes, GB/s and MBU are at most what is given, "
-        "and the roofline at least"
+        f"{', '.join(stages)}: the bytes of the experts that ran are not known, so bytes, GB/s and MBU are at most "
+        "what is given, and the roofline at least"
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from stagemeter.core.cost import ITEM_SIZES, Cost, item_sizes
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import request_total
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
 from stagemeter.models.family import EXPERTS_READ, Stage
@@ -45,7 +45,10 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
     quantities = {
         name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
     }
-    spared = _spared_by_stage(report, Workload.from_dict(report["metadata"]["workload"]))
+    workload = Workload.from_dict(report["metadata"]["workload"])
+    spared = _spared_by_stage(report, workload)
+    if report["closed_form"] is None:
+        spared = _spared_without_closed_form(report, workload, quantities["bytes_read"])
     work = {}
     for stage, found in report["stages"].items():
         if found["source"] != "none":
@@ -60,8 +63,8 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
     if report["closed_form"] is None:
         counted = Workload.from_dict(report["metadata"]["workload"])
         raise StagemeterError(
-            f"the static report of {report['metadata']['model']} has no closed form, and its workload is another one "
-            f"({', '.join(differing_fields(counted, workload))} differ): analyze the workload that was measured"
+            f"{report['metadata']['model']}: its static report has no closed form and is of another workload "
+            f"({', '.join(differing_fields(counted, workload))} differ). Analyze the workload that was measured"
         )
     costs = evaluate_workload(report["closed_form"], family_named(report["metadata"]["family"]), workload)
     costs[DECODE] = costs.pop(DECODE_TOTAL)
@@ -107,8 +110,8 @@ def spared_bytes(
         return each * (possible.most - possible.fewest)
     if not possible.fewest <= experts_read <= possible.most:
         raise StagemeterError(
-            f"experts_read/{stage.name} is {experts_read:g}, and a pass over so many tokens reads {possible.fewest} to "
-            f"{possible.most} experts of a layer"
+            f"experts_read/{stage.name}: {experts_read:g} is impossible. A pass over so many tokens reads "
+            f"{possible.fewest} to {possible.most} experts of a layer"
         )
     # A mean over layers and steps times their number is whole, but for rounding.
     return round(each * (possible.most - experts_read))
@@ -128,6 +131,23 @@ def _spared_by_stage(
         stage.name: spared_bytes(stage, architecture, closed_form, workload, size, (experts_read or {}).get(stage.name))
         for stage in family.stages
         if stage.experts is not None and (experts_read is None or stage.name in experts_read)
+    }
+
+
+def _spared_without_closed_form(
+    report: Mapping[str, Any], workload: Workload, bytes_read: Mapping[str, int]
+) -> dict[str, int]:
+    """Bound the bytes that fewer experts spare in a model whose bytes of an expert are not known.
+
+    The report counts as many experts as the tokens of a pass can choose. At the least, all choose those of one token.
+    """
+    idle = sum(stage["params"] - stage["params_active"] for stage in report["stages"].values())
+    batch, most = workload.batch_size, idle * ITEM_SIZES[workload.dtype]
+    passes = {PREFILL: (1, batch * workload.prompt_tokens), DECODE: (workload.decode_steps, batch)}
+    return {
+        stage: min(passes * most, bytes_read[stage] - bytes_read[stage] // tokens)
+        for stage, (passes, tokens) in passes.items()
+        if idle and stage in bytes_read
     }
 
 
