@@ -121,9 +121,8 @@ def lowest(session: nox.Session) -> None:
     # Only what pyproject.toml names: a torch for the CPU must not bring in what one for a GPU needs.
     direct = [line for line in pins.read_text().splitlines() if "(pyproject.toml)" in line]
     pins.write_text("\n".join(direct))
-    session.install(
-        "-r", str(pins), "-e", ".", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "markdown-it-py", "sympy"
-    )
+    tools = ("hypothesis", "jsonschema", "markdown-it-py", "pytest", "pytest-timeout", "pytest-xdist", "sympy")
+    session.install("-r", str(pins), "-e", ".", *tools)
     session.run(*PYTEST, *(session.posargs or LOWEST.split()))
 
 
