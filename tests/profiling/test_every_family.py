@@ -216,6 +216,21 @@ def test_a_picture_token_beyond_the_embedding_gets_a_word_of_the_vocabulary(desc
     session.run(session.prepare(workload))
 
 
+def test_a_picture_is_prepared_by_the_processor_of_transformers_where_its_shapes_are_the_workloads(described):
+    model = described(small("qwen2_vl"))
+    workload = plan_request(request(model), model)
+    session = Session.build(model, "cpu", "float32")
+    random = session.prepare(workload).prefill.arguments["pixel_values"]
+    session.look_at(Image.new("RGB", (200, 150), "black"), workload, {})
+    pixels = session.prepare(workload).prefill.arguments["pixel_values"]
+    assert pixels.shape == random.shape
+    # Black is one number a channel.
+    assert len(pixels.unique()) == 3
+    session.page = None
+    session.look_at(Image.new("RGB", (900, 150), "black"), workload, {})
+    assert session.page is None
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_picture_of_a_page_gives_the_pixels_that_inference_would_get(batch):
     model = describe_model("deepseek-ocr-small")
@@ -223,7 +238,7 @@ def test_a_picture_of_a_page_gives_the_pixels_that_inference_would_get(batch):
     workload = plan_request(config, model)
     picture = Image.effect_noise((100, 150), 60).convert("RGB")
     session = Session.build(model, "cpu", "float32")
-    session.page = model.family.pixels(picture, workload)
+    session.look_at(picture, workload, {})
     arguments = session.prepare(workload).prefill.arguments
     _, expected = request_inputs(workload, lambda: picture, True, torch.device("cpu"))
     for name, value in page_arguments(expected).items():

@@ -135,10 +135,9 @@ def _build(plan: _Plan, tell: Callable[[str], None]) -> Session:
 
     tell("weights")
     session = Session.build(plan.model, plan.device, plan.config.dtype, plan.weights)
-    pixels = plan.model.family.pixels
-    if pixels is not None and not plan.config.use_synthetic_inputs:
+    if not plan.config.use_synthetic_inputs:
         tell("page")
-        session.page = pixels(load_picture(plan.config), plan.workload)
+        session.look_at(load_picture(plan.config), plan.workload, plan.model.processor.image)
     return session
 
 
@@ -206,7 +205,9 @@ def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocu
 def _notes(plan: _Plan, session: Session) -> list[str]:
     notes = list(plan.model.notes)
     if plan.workload.global_views and session.page is None:
-        notes.append("random numbers stand for the pixels: what is on a page changes no time but that of experts")
+        notes.append(
+            "pixels are random numbers: times do not depend on what is on a page, but the experts that run may"
+        )
     return notes
 
 

@@ -56,6 +56,15 @@ class Request:
     prompt_tokens: int
     new_tokens: int
 
+    @property
+    def pixels(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the pixels of the pages, by argument."""
+        return {
+            name: tuple(value.shape)
+            for name, value in self.prefill.arguments.items()
+            if name.startswith("pixel_values") and hasattr(value, "shape")
+        }
+
 
 def make_request(
     model: Any,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.build import built_on
 from stagemeter.models.family import Family
 from stagemeter.models.generic import NAME as GENERIC
+from stagemeter.models.generic.page import prepare_page
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.profiling.clock import Scope, annotate, scoped_modules
 from stagemeter.profiling.request import Request, make_request
@@ -20,6 +22,7 @@ from stagemeter.profiling.weights import build_model, fill_randomly, load_model
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from torch import nn
 
 
@@ -69,6 +72,21 @@ class Session:
     def prepare(self, workload: Workload) -> Request:
         """Make a request of the shapes of a workload, see `stagemeter.profiling.request.make_request`."""
         return make_request(self.model, self.family, self.architecture, workload, self.page)
+
+    def look_at(self, picture: Image.Image, workload: Workload, settings: Mapping[str, Any]) -> None:
+        """Give requests the pixels of a picture, if the model's own preparation makes them in the workload's shapes.
+
+        `settings` are those of the image processor in the model's folder, or empty.
+        """
+        if self.family.pixels is not None:
+            self.page = self.family.pixels(picture, workload)
+            return
+        with suppress(StagemeterError):
+            made = prepare_page(self.model.config, settings, picture, workload.batch_size)
+            pixels = made.inputs if made is not None else {}
+            shapes = self.prepare(workload).pixels
+            if shapes and all(name in pixels and pixels[name].shape == shape for name, shape in shapes.items()):
+                self.page = {name: pixels[name] for name in shapes}
 
     def run(self, request: Request, scope: Scope = annotate) -> torch.Tensor:
         """Run a request, greedily: the first pass yields a token, and each decode step one more.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: Settings of image processors, and the names of the same sizes in the vision tower's configuration.
 _OF_THE_TOWER = {
@@ -38,17 +41,22 @@ def make_page(config: Any, settings: Mapping[str, Any], width: int, height: int,
     """
     from PIL import Image
 
+    blank = Image.new("RGB", (width, height), "white")
+    return prepare_page(config, settings, blank, batch) or _square(config, batch)
+
+
+def prepare_page(config: Any, settings: Mapping[str, Any], page: Image.Image, batch: int) -> Page | None:
+    """Prepare a batch of one picture by transformers' image processor of a model; None if it has none."""
     kind = _processor_class(config.model_type, settings)
     if kind is None:
-        return _square(config, batch)
+        return None
     processor = kind(**(settings or _sizes(kind, config)))
-    pages = [Image.new("RGB", (width, height), "white")] * batch
     try:
         # If a request may hold several pictures, each page is a request of its own.
-        made = processor(pages, return_tensors="pt")
+        made = processor([page] * batch, return_tensors="pt")
     except Exception as error:
         raise StagemeterError(
-            f"{kind.__name__} refuses a page of {width} x {height}: {type(error).__name__}: {error}"
+            f"{kind.__name__} refuses a page of {page.width} x {page.height}: {type(error).__name__}: {error}"
         ) from error
     source = "preprocessor_config.json" if settings else "its own defaults and the sizes of the vision tower"
     return Page(dict(made), f"views are those of transformers' {kind.__name__} with {source}")
