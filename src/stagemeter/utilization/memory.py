@@ -52,18 +52,8 @@ _WEIGHTS_NOT_KNOWN = (
 class MemoryNeed:
     """The memory that a workload needs at least, in bytes.
 
-    Attributes
-    ----------
-    weights : int
-        Weights that some pass reads, as the checkpoint stores them.
-    kv_cache : int
-        KV cache at the end of the request.
-    working_sets : dict of str to int
-        Operands and result of the most demanding operator, by stage. Stages without a closed form are left out.
-    needed : int
-        The most memory in use at once: weights, the cache of that time, and a working set.
-    stage : str
-        The stage of that time.
+    `weights` are those that some pass reads, as the checkpoint stores them; `kv_cache` is that at the end of the
+    request; `working_sets` are by stage with a closed form. `needed` is the most memory in use at once, in `stage`.
     """
 
     weights: int
@@ -91,15 +81,12 @@ def roofline_section(
     Returns
     -------
     dict
-        ``peak``: the device. ``bounds``: ``compute_ms``, ``memory_ms``, ``roofline_ms`` (the larger of the two; sums
-        add over stages) and ``bound_by``, by stage and for ``vision``, ``forward`` (vision and prefill) and ``total``.
-        ``memory_ms_every_expert`` and ``roofline_ms_every_expert`` assume that the tokens read every expert that they
-        can reach, rather than the fewest. ``decode`` is the mean step, ``decode_total`` all steps. Stages without a
-        count are left out. ``throughput``: ``first_token_ms``, ``decode_tokens_per_second``, ``tokens_per_second`` (of
-        whole requests) and ``pages_per_hour`` at these bounds, None where one is missing or there are no pages, and all
-        None where the workload does not fit. ``throughput_every_expert``: the same where every expert is read.
-        ``memory``: see `MemoryNeed`, with ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if one page does not
-        fit. ``notes``: assumptions in words.
+        ``bounds``: times by stage with a count, and for ``vision``, ``forward`` (vision and prefill), ``decode_total``
+        (``decode`` is the mean step) and ``total``. ``roofline_ms`` is the larger of ``compute_ms`` and ``memory_ms``,
+        and sums add over stages. Names with ``every_expert`` assume that the tokens read every expert that they can
+        reach, rather than the fewest. ``throughput``: the rates at these bounds, all None if the workload does not fit.
+        ``memory``: a `MemoryNeed`, with ``device_bytes``, ``fits`` and ``largest_batch_size``, 0 if one page does not
+        fit. ``peak`` and ``notes``.
     """
     workload = Workload.from_dict(report["metadata"]["workload"])
     if peak.dtype != workload.dtype:

@@ -122,21 +122,20 @@ def pair(
     peak : Peak
         Peak rates of one device.
     experts_read : mapping, optional
-        Experts of a layer that a pass of each stage read, see `stagemeter.utilization.work.with_experts`. Where that is
-        not known, ``bytes``, ``gbps`` and ``mbu`` are upper bounds, ``bytes_least``, ``roofline_ms`` and
-        ``roofline_fraction`` are lower bounds, and a flag says so. An impossible number raises StagemeterError.
+        Experts of a layer that a pass of each stage read, see `stagemeter.utilization.work.with_experts`. Without them,
+        ``bytes``, ``gbps`` and ``mbu`` are upper bounds, ``bytes_least``, ``roofline_ms`` and ``roofline_fraction``
+        lower bounds, and a flag says so. An impossible number raises StagemeterError.
     devices : Devices
         The devices. Rates and utilization are of one of those that worked on a request together.
     requests : RequestsWork, optional
-        Work of the requests that the times are means over, where their lengths differ.
+        Work of the requests that the times are means over, if their lengths differ.
 
     Returns
     -------
     dict
-        ``stages``: per stage, for ``vision`` and ``total``, and for ``forward`` where that was timed: `PairedStage`.
-        What needs a bandwidth is None without one. ``missing``: the reason for each other stage. ``counts``: the source
-        of the counts. ``devices``: ``count``, ``engines``, ``per_request`` and ``source``. ``peak``, ``flags`` and
-        ``assumptions``.
+        ``stages``: a `PairedStage` by stage, for ``vision`` and ``total``, and for ``forward`` if that was timed; None
+        where it needs an unknown bandwidth. ``missing``: the reason for each other stage. ``counts``: FLOPs and their
+        source. ``peak``, ``devices``, ``flags`` and ``assumptions``.
     """
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
@@ -191,9 +190,9 @@ def _rows(
     stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
 ) -> tuple[dict[str, PairedStage], dict[str, str]]:
     """Return a row for each stage and sum that has a time and a count, and the reason for each that lacks one."""
-    requests = {stage: time for stage, time in times_ms.items() if stage not in (DECODE, VISION, FORWARD, TOTAL)}
-    if DECODE_TOTAL in requests:
-        requests[DECODE] = requests.pop(DECODE_TOTAL)
+    requests = {stage: times_ms[stage] for stage in stages if stage in times_ms}
+    if DECODE_TOTAL in times_ms:
+        requests[DECODE] = times_ms[DECODE_TOTAL]
     elif DECODE in times_ms:
         requests[DECODE] = times_ms[DECODE] * steps
     rows: dict[str, PairedStage] = {}
@@ -209,9 +208,8 @@ def _rows(
             missing[stage] = _why_no_time(stage, times_ms, together)
         else:
             rows[stage] = _row([work[stage]], requests[stage], peak, passes, devices)
-    parts = [*together[FORWARD], *([DECODE] if steps else [])]
-    timed = [name for name in (FORWARD, VISION) if name in together and (name == VISION or name in times_ms)]
-    sums = {**{name: together[name] for name in timed}, TOTAL: parts}
+    sums = {name: parts for name, parts in together.items() if name == VISION or (name == FORWARD and name in times_ms)}
+    sums[TOTAL] = [*together[FORWARD], *([DECODE] if steps else [])]
     for name, summands in sums.items():
         time = _time_of_sum(summands, requests, times_ms, together)
         uncounted = [stage for stage in summands if stage not in work]
@@ -285,11 +283,13 @@ def _per_pass(total: int, passes: int) -> int | float:
 
 
 def _disagreements(report: Mapping[str, Any]) -> list[str]:
-    """Return where the static report's tiers disagree, and which operators it has no formula for."""
-    flags = [f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]]
-    return flags + [
-        f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
-        for stage, operators in report["unsupported_ops"].items()
+    """Flag tiers of the static report that disagree, and operators without a formula."""
+    return [
+        *(f"the tiers of the static report disagree: {line}" for line in report["agreement"]["differences"]),
+        *(
+            f"{stage}: the static report leaves out {', '.join(operators)}, for which it has no formula"
+            for stage, operators in report["unsupported_ops"].items()
+        ),
     ]
 
 
@@ -297,8 +297,7 @@ def _flags(rows: Mapping[str, PairedStage]) -> list[str]:
     """Flag what exceeds the device: nothing runs faster than its peak."""
     flags = []
     for stage, row in rows.items():
-        shares = {name: row[name] for name in _SHARES}
-        above = {name: share for name, share in shares.items() if share is not None and share > 1}
+        above = {name: share for name in _SHARES if (share := row[name]) is not None and share > 1}
         if not above:
             continue
         values = ", ".join(f"{name} {share:.3f}" for name, share in above.items())
@@ -314,8 +313,9 @@ def _flags(rows: Mapping[str, PairedStage]) -> list[str]:
 
 def _unsettled(rows: Mapping[str, PairedStage], cached: bool) -> list[str]:
     """Flag the stages whose bytes are bounds, since the experts that ran are not known."""
-    open_rows = [stage for stage, row in rows.items() if row["bytes_least"] < row["bytes"]]
-    stages = [stage for stage in open_rows if not cached or stage == DECODE]
+    stages = [
+        name for name, row in rows.items() if row["bytes_least"] < row["bytes"] and (not cached or name == DECODE)
+    ]
     if not stages:
         return []
     return [

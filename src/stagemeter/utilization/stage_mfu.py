@@ -16,32 +16,25 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.mixer import DecoderPass
+from stagemeter.utilization.work import counted_work
 
 
 class DecoderSizes(TypedDict, total=False):
-    """Sizes of a decoder beyond width, feed-forward width and depth. Without them, it is a plain dense decoder.
+    """Sizes of a decoder beyond width, feed-forward width and depth. Without them, it is a plain dense decoder."""
 
-    Attributes
-    ----------
-    n_heads, n_key_value_heads, head_width : int
-        Attention heads, the key and value heads they share, and their width. Default: heads that together are as wide
-        as the model, each with its own keys and values.
-    n_dense_layers : int
-        Dense layers; the others route tokens to experts. Default: all, or none where experts are given.
-    n_experts, n_experts_per_token, n_shared_experts, d_expert : int
-        Routed experts, those that a token uses, experts that every token uses, and the width of one expert.
-    vocabulary : int
-        Rows of the output head. Default: 0, which leaves the head out.
-    """
-
+    #: Attention heads, the key and value heads that they share, and the width of each. Default: each has its own keys
+    #: and values, and all are as wide as the model.
     n_heads: int
     n_key_value_heads: int
     head_width: int
+    #: Layers without experts. Default: all, or none if experts are given.
     n_dense_layers: int
+    #: Routed experts, those that a token uses, experts that every token uses, and the width of one.
     n_experts: int
     n_experts_per_token: int
     n_shared_experts: int
     d_expert: int
+    #: Rows of the output head. Default: no head.
     vocabulary: int
 
 
@@ -50,17 +43,8 @@ def estimate_prefill_flops_total(
 ) -> int:
     """Return the FLOPs of the prefill: the decoder over a prompt, and the output head on its last position.
 
-    Exact, with two FLOPs per multiply-accumulate and dense attention. Sizes that contradict one another raise
-    ValueError.
-
-    Parameters
-    ----------
-    d_model, d_ff, n_layers : int
-        Width, width of the gated feed-forward network, and depth.
-    seq_len, batch_size : int
-        Tokens of a prompt, and prompts.
-    **sizes
-        See `DecoderSizes`.
+    They are exact, with two FLOPs per multiply-accumulate and dense attention. `d_ff` is the width of the gated
+    feed-forward network, and `sizes` are those of `DecoderSizes`. Contradictory sizes raise ValueError.
 
     Examples
     --------
@@ -79,10 +63,9 @@ def estimate_prefill_flops_total(
 def estimate_decode_flops_per_token(
     d_model: int, d_ff: int, n_layers: int, ctx_len: int, **sizes: Unpack[DecoderSizes]
 ) -> int:
-    """Return the FLOPs of one decode step of one sequence.
+    """Return the FLOPs of one decode step of one sequence that attends to `ctx_len` tokens, the new one included.
 
-    The parameters are those of `estimate_prefill_flops_total`. `ctx_len` is the tokens attended to, the new one
-    included.
+    The other parameters are those of `estimate_prefill_flops_total`.
 
     Examples
     --------
@@ -99,19 +82,10 @@ def estimate_decode_flops_per_token(
 def select_decode_context_len(
     mode: str, fixed: int | None, prefill_len: int, new_tokens: int, model_window: int | None
 ) -> int:
-    """Choose the context of the decode step that is reported, at least 2: the new token and one before it.
+    """Return the context of the decode step that is reported, at least 2: the new token and one before it.
 
-    Parameters
-    ----------
-    mode : str
-        ``auto``: the middle of the generation, ``prefill_len + new_tokens // 2``. ``fixed``: `fixed`. ``max``:
-        `model_window`, or without one the end of the request, ``prefill_len + new_tokens``.
-    fixed : int or None
-        The context for ``fixed``, 2 or more.
-    prefill_len, new_tokens : int
-        Tokens of the prompt, and tokens generated.
-    model_window : int or None
-        Longest sequence the model was made for.
+    `mode` is ``auto``, the middle of the generation (``prefill_len + new_tokens // 2``); ``fixed``, the given context;
+    or ``max``, the longest sequence of the model, or without `model_window` the end of the request.
     """
     if mode not in ("auto", "fixed", "max"):
         raise ValueError(f"unknown decode context mode {mode!r}: give auto, fixed or max")
@@ -166,31 +140,26 @@ def compute_stage_mfu(
     Parameters
     ----------
     prefill_ms, decode_ms, vision_ms : float
-        Own milliseconds of the prefill, of all decode steps together, and of the vision stages together; 0 or None for
-        a stage that was not timed.
+        Own milliseconds of the prefill, of all decode steps, and of all vision stages; 0 or None without a time.
     prefill_len, new_tokens : int
-        Tokens of the prompt, and tokens generated. The prefill yields the first, so `decode_ms` is the time of
-        ``new_tokens - 1`` steps.
+        Tokens of the prompt, and generated ones. The prefill yields the first, so there are ``new_tokens - 1`` steps.
     d_model, d_ff, n_layers, **sizes
         Sizes of the decoder without a report, see `estimate_prefill_flops_total`.
     peak_tflops : float
         Dense peak of the device in TFLOP/s.
     ctx_len_mode, ctx_len_fixed, model_window
-        Context at which a decode step is counted, see `select_decode_context_len`. ``auto`` counts each step at its
-        own.
+        Context of a decode step, see `select_decode_context_len`. With ``auto``, each step has its own.
     vision_flops : float, optional
         FLOPs of the vision stages for the whole batch, without a report.
     static_report : mapping, optional
-        A static report. Its counts are preferred; for another prompt, number of tokens or batch, its closed form is
-        evaluated.
+        A static report in place of sizes. For another prompt, number of tokens or batch, its closed form is evaluated.
     batch_size : int, optional
         Requests at once. Default: those of the report, one without a report.
 
     Raises
     ------
     ValueError
-        If the peak or the time of the prefill is not a positive number, or another time is negative or not finite.
-        Also if both a report and the sizes of a decoder are given, or neither.
+        If a time, the peak or a size is impossible, or unless either a report or sizes are given.
     """
     for name, value in (("prefill_ms", prefill_ms), ("peak_tflops", peak_tflops)):
         if value is None or not 0 < value < float("inf"):
@@ -239,8 +208,6 @@ def _reported_work(
     report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
 ) -> tuple[dict[str, float], str]:
     """Return the FLOPs of vision, prefill and all decode steps by a report, and their source in it."""
-    from stagemeter.utilization.work import counted_work
-
     counted = Workload.from_dict(report["metadata"]["workload"])
     measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
     work, source = counted_work(report, measured)
@@ -263,16 +230,12 @@ def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSize
     heads = sizes.get("n_heads", 1)
     key_value_heads = sizes.get("n_key_value_heads", heads)
     experts, experts_per_token = sizes.get("n_experts", 0), sizes.get("n_experts_per_token", 0)
-    expert_intermediate = sizes.get("d_expert", 0)
+    expert_intermediate, shared_experts = sizes.get("d_expert", 0), sizes.get("n_shared_experts", 0)
+    vocabulary = sizes.get("vocabulary", 0)
     # A decoder with experts has them in every layer, unless n_dense_layers says otherwise.
     dense_layers = sizes.get("n_dense_layers", 0 if experts else n_layers)
     _at_least(1, d_model=d_model, d_ff=d_ff, n_layers=n_layers, n_heads=heads, n_key_value_heads=key_value_heads)
-    _at_least(
-        0,
-        n_dense_layers=dense_layers,
-        n_shared_experts=sizes.get("n_shared_experts", 0),
-        vocabulary=sizes.get("vocabulary", 0),
-    )
+    _at_least(0, n_dense_layers=dense_layers, n_shared_experts=shared_experts, vocabulary=vocabulary)
     _at_least(1, head_width=sizes.get("head_width", 1))
     if "head_width" not in sizes and d_model % heads:
         raise ValueError(f"a width of {d_model} cannot be split into {heads} heads: give head_width")
@@ -285,11 +248,11 @@ def _decoder(d_model: int, d_ff: int, n_layers: int, **sizes: Unpack[DecoderSize
     if experts_per_token > experts:
         raise ValueError(f"{experts_per_token} experts per token, but only {experts} experts")
     attention = GroupedQueryAttention(heads, key_value_heads, sizes.get("head_width", d_model // heads))
-    shared = sizes.get("n_shared_experts", 0) * expert_intermediate
+    shared = shared_experts * expert_intermediate
     routed = Experts(experts, experts_per_token, expert_intermediate, shared_intermediate=shared)
     return Decoder(
         hidden=d_model,
-        vocabulary=sizes.get("vocabulary", 0),
+        vocabulary=vocabulary,
         max_positions=0,
         layers=(
             Layer(attention, GatedFeedForward(d_ff), dense_layers),
