@@ -28,18 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """A model with weights, and where it lives.
+    """A model with weights, its sizes, its device (``meta`` without weights), and its name in reports.
 
-    Attributes
-    ----------
-    architecture : object
-        Sizes of the model.
-    device : torch.device
-        Where its weights are; ``meta`` for a model without weights.
-    name : str
-        Name in reports.
-    page : mapping or None
-        Pixels of a picture, by the model's argument; None where random numbers stand for them.
+    `page` holds the pixels of a picture by the model's argument; None stands for random ones.
     """
 
     model: Any
@@ -70,7 +61,7 @@ class Session:
         return cls(model, architecture, place, described.name, family)
 
     def prepare(self, workload: Workload) -> Request:
-        """Make a request of the shapes of a workload, see `stagemeter.profiling.request.make_request`."""
+        """Make a request of the shapes of a workload, see `make_request`."""
         return make_request(self.model, self.family, self.architecture, workload, self.page)
 
     def look_at(self, picture: Image.Image, workload: Workload, settings: Mapping[str, Any]) -> None:
@@ -89,22 +80,10 @@ class Session:
                 self.page = {name: pixels[name] for name in shapes}
 
     def run(self, request: Request, scope: Scope = annotate) -> torch.Tensor:
-        """Run a request, greedily: the first pass yields a token, and each decode step one more.
+        """Run a request once, greedily, and return its tokens, of shape ``(batch, new_tokens)``.
 
-        Each stage runs in a range of its name. ``prefill`` is the first forward pass and contains the stages before it;
-        each ``decode`` is one further pass over one token, with the keys and values of all before it.
-
-        Parameters
-        ----------
-        request : Request
-            What to run. It runs once.
-        scope : callable
-            Opens a range of a name. Default: for torch's profiler and NVTX.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape ``(batch, new_tokens)``, int64. No end-of-text token ends it.
+        The first pass yields a token, and each decode step one more; no end-of-text token ends them. `scope` opens a
+        range around each stage, by default for torch's profiler and NVTX. ``prefill`` contains the stages before it.
         """
         import torch
         from transformers.modeling_outputs import BaseModelOutput

@@ -35,18 +35,8 @@ if TYPE_CHECKING:
 class DeepSeekOCRSession(Session):
     """A DeepSeek-OCR model and where it lives, made by `from_config` or `from_local`.
 
-    Attributes
-    ----------
-    model : torch.nn.Module
-        transformers' ``UnlimitedOcrForConditionalGeneration``.
-    architecture : DeepseekOCRArchitecture
-        Its sizes.
-    device : torch.device
-        Where its weights are; ``meta`` for a model without weights.
-    name : str
-        ``deepseek-ocr`` or the folder it was loaded from.
-    tokenizer : object or None
-        The tokenizer in the checkpoint's folder, if there is one.
+    The model is transformers' ``UnlimitedOcrForConditionalGeneration``; `tokenizer` is that of the checkpoint's folder,
+    if it has one.
     """
 
     architecture: DeepseekOCRArchitecture
@@ -63,25 +53,11 @@ class DeepSeekOCRSession(Session):
         use_flash_attn: bool = True,
         name: str = NAME,
     ) -> DeepSeekOCRSession:
-        """Build the architecture without weights.
+        """Build the model of a configuration, or raise StagemeterError if there is no such configuration or device.
 
-        Parameters
-        ----------
-        config : DeepseekOCRArchitecture or mapping, optional
-            Sizes, or the content of a ``config.json``. Default: the published DeepSeek-OCR.
-        device : str
-            ``meta`` for shapes alone; any other gets random weights, the same every time.
-        dtype : str
-            Data type of the weights.
-        use_flash_attn : bool
-            See `from_local`.
-        name : str
-            Name in reports.
-
-        Raises
-        ------
-        StagemeterError
-            If the configuration cannot be used, or torch has no such device here.
+        `config` is sizes or the content of a ``config.json``, by default those of the published DeepSeek-OCR. On the
+        device ``meta`` it has no weights, on any other random ones, the same every time. `use_flash_attn` is as in
+        `from_local`, and `name` is the name in reports.
         """
         if config is None:
             architecture = published_architecture()
@@ -103,25 +79,18 @@ class DeepSeekOCRSession(Session):
     ) -> DeepSeekOCRSession:
         """Load a checkpoint's folder: its configuration, its safetensors files and its tokenizer.
 
-        No code of the folder runs. transformers maps the keys of the official checkpoint to its own modules.
+        No code of the folder runs. transformers maps the keys of the official checkpoint to its own modules. A folder,
+        device, architecture or weights that cannot be used raise StagemeterError.
 
         Parameters
         ----------
-        model_path : str or Path
-            Folder of the checkpoint.
         device : str
             Where to put the weights; ``meta`` reads the configuration alone.
         use_flash_attn : bool
-            Whether attention runs in torch's fused operator. It takes a flash-attention kernel if there is one and
-            the attention has no bias (SAM's has one). False: as separate products.
+            Whether attention runs in torch's fused operator, rather than as separate products. It takes a
+            flash-attention kernel if there is one and the attention has no bias (SAM's has one).
         dtype : str
             Data type of the weights; ``auto`` for that of the checkpoint.
-
-        Raises
-        ------
-        StagemeterError
-            If the folder or device is missing, the architecture is another one, or the weights are pickles or
-            do not fit.
         """
         folder = outside_path(model_path, "model_path")
         if not folder.is_dir():
@@ -143,21 +112,8 @@ class DeepSeekOCRSession(Session):
     ) -> torch.Tensor:
         """Read pages and generate text, greedily, each stage in a range of its name, see `Session.run`.
 
-        Parameters
-        ----------
-        input_ids : torch.Tensor
-            Shape ``(batch, prompt tokens)``, see `DeepseekOCRStaticAnalyzer.prepare_inputs`.
-        model_kwargs : mapping
-            ``images`` and ``images_spatial_crop``, from the same method.
-        new_tokens : int
-            Tokens to generate. No end-of-text token ends them.
-        scope : callable
-            Opens a range of a name. Default: for torch's profiler and NVTX.
-
-        Returns
-        -------
-        torch.Tensor
-            Shape ``(batch, new_tokens)``, int64.
+        `input_ids`, of shape ``(batch, prompt tokens)``, and ``images`` and ``images_spatial_crop`` in `model_kwargs`
+        are those of `DeepseekOCRStaticAnalyzer.prepare_inputs`.
         """
         import torch
         from transformers.cache_utils import DynamicCache
@@ -174,10 +130,9 @@ class DeepSeekOCRSession(Session):
         return self.run(Request(prefill, step, length, new_tokens), scope)
 
     def without_weights(self) -> DeepSeekOCRSession:
-        """Return a session of the same architecture on the meta device, to count on.
+        """Return a session of the same architecture on the meta device, in bfloat16 with fused attention, to count on.
 
-        It is in bfloat16 with fused attention. Counts are of elements, which do not depend on the data type, and of
-        fused attention, as the closed forms are.
+        Counts of elements do not depend on the data type, and closed forms are those of fused attention.
         """
         import torch
 

@@ -208,7 +208,7 @@ def _rows(
             missing[stage] = _why_no_time(stage, times_ms, together)
         else:
             rows[stage] = _row([work[stage]], requests[stage], peak, passes, devices)
-    sums = {name: parts for name, parts in together.items() if name == VISION or (name == FORWARD and name in times_ms)}
+    sums = {name: together[name] for name in (FORWARD, VISION) if name in (times_ms if name == FORWARD else together)}
     sums[TOTAL] = [*together[FORWARD], *([DECODE] if steps else [])]
     for name, summands in sums.items():
         time = _time_of_sum(summands, requests, times_ms, together)

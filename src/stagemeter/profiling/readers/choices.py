@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.stage_names import FORWARD, PREFILL, VISION
+from stagemeter.core.stage_names import DECODE, FORWARD, PREFILL, VISION
 from stagemeter.profiling.ranges import TimeRange, listed
 
 #: Clocks of NVTX ranges.
@@ -115,6 +115,16 @@ def count_steps(ranges: int, asked: int, source: str, notes: list[str]) -> int:
         f"so there are {ranges + 1} new tokens"
     )
     return ranges
+
+
+def require_one_request(ranges: Mapping[str, int], source: str) -> None:
+    """Refuse several ranges of a stage where none shows the beginning of a request."""
+    several = next((stage for stage, count in ranges.items() if count > 1 and stage != DECODE), None)
+    if several is not None:
+        raise StagemeterError(
+            f"{source}: {ranges[several]} ranges of {several} but none of {PREFILL} do not show where a request "
+            f"begins. Map {PREFILL}, or a range around each request, such as --map 'request=ProfilerStep#*'"
+        )
 
 
 def require_steps(asked: int, source: str) -> None:

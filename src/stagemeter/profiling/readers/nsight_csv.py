@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +26,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.checks import exact, milliseconds, require_single
-from stagemeter.profiling.readers.choices import NVTX_ON_CPU, NVTX_ON_GPU, count_steps, settle
+from stagemeter.profiling.readers.choices import NVTX_ON_CPU, NVTX_ON_GPU, count_steps, require_one_request, settle
 from stagemeter.profiling.readers.files import Sample, read_text
 from stagemeter.profiling.readers.mapping import NameMapping, StageNames
 
@@ -57,16 +56,8 @@ class _Row:
     children: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """One report."""
-
-    on_gpu: bool
-    rows: tuple[_Row, ...]
-
-
 def _is_header(line: str) -> bool:
-    columns = {name for name, _ in _columns(next(csv.reader([line]), []))}
+    columns = {name for name, _ in _columns(line)}
     return "Range" in columns and bool(columns & {_CPU_TIME, _GPU_TIME})
 
 
@@ -75,28 +66,21 @@ def sniff(sample: Sample) -> bool:
     return not sample.is_json and any(_is_header(line) for line in sample.lines)
 
 
-def read(
-    path: Path,
-    *,
-    steps: int,
-    mapping: NameMapping,
-    prefill_contains_vision: bool | None = None,
-) -> Profile:
+def read(path: Path, *, steps: int, mapping: NameMapping, prefill_contains_vision: bool | None = None) -> Profile:
     """Read the mean times of stages from the output of nsys, with any lines around the table.
 
     Of several tables, one of GPU times is read. If `prefill_contains_vision` is None, the depths of ranges decide
     whether the vision stages ran inside of the prefill; if they do not show it, times stay as they are.
     """
-    tables = _read_tables(path, read_text(path))
-    table = next((table for table in tables if table.on_gpu), tables[0])
+    on_gpu, rows = _read_table(path, read_text(path))
     names = StageNames(mapping, str(path))
-    stages = _by_stage(table, names, mapping)
+    stages = _by_stage(rows, names, mapping)
     if not stages:
         raise names.none_found("no range is a stage", "Put ranges named as the stages into the program")
     notes: list[str] = []
     requests = _requests(path, stages, notes)
     vision = [stage for stage in (*mapping.vision, VISION) if stage in stages]
-    contained, reason = _containment(stages, vision, table, names, prefill_contains_vision)
+    contained, reason = _containment(stages, vision, rows, names, prefill_contains_vision)
     if reason:
         notes.append(reason)
     settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=True)
@@ -108,36 +92,36 @@ def read(
     return Profile(
         times_ms=times,
         source=f"nsys stats summary {path.name}",
-        clock=NVTX_ON_GPU if table.on_gpu else NVTX_ON_CPU,
+        clock=NVTX_ON_GPU if on_gpu else NVTX_ON_CPU,
         request_ms=(_mean_ms(stages[REQUEST], stages[REQUEST].instances),) if REQUEST in stages else (),
         measured=measured,
         notes=(*notes, *names.notes()),
     )
 
 
-def _columns(cells: Sequence[str]) -> list[tuple[str, str]]:
-    """Split names of columns and units: ``Total Time (ns)``."""
-    matches = [_COLUMN.fullmatch(cell.strip()) for cell in cells]
+def _columns(line: str) -> list[tuple[str, str]]:
+    """Split a header into names of columns and units: ``Total Time (ns)``."""
+    matches = [_COLUMN.fullmatch(cell.strip()) for cell in next(csv.reader([line]), [])]
     return [(match["name"], match["unit"] or "") if match else ("", "") for match in matches]
 
 
-def _read_tables(path: Path, text: str) -> list[_Table]:
-    tables: list[tuple[list[tuple[str, str]], list[_Row]]] = []
-    inside = False
+def _read_table(path: Path, text: str) -> tuple[bool, list[_Row]]:
+    """Return the rows of the first table of GPU times, else of the first table, and whether they are the GPU's."""
+    tables: list[tuple[bool, list[_Row]]] = []
+    columns: list[tuple[str, str]] = []
     for number, line in enumerate(text.splitlines(), 1):
         if _is_header(line):
-            columns = _columns(next(csv.reader([line])))
+            columns = _columns(line)
             require_single(f"{path}: line {number}", [name for name, _ in columns])
-            tables.append((columns, []))
-            inside = True
+            tables.append((any(name == _GPU_TIME for name, _ in columns), []))
         elif not line.strip():
-            inside = False
-        elif inside:
-            tables[-1][1].append(_row(path, number, line, tables[-1][0]))
-    filled = [_Table(any(name == _GPU_TIME for name, _ in columns), tuple(rows)) for columns, rows in tables if rows]
+            columns = []
+        elif columns:
+            tables[-1][1].append(_row(path, number, line, columns))
+    filled = [(on_gpu, rows) for on_gpu, rows in tables if rows]
     if not filled:
         raise StagemeterError(f"{path}: the summary has a header and no ranges below. Profile with --trace=cuda,nvtx")
-    return filled
+    return next((table for table in filled if table[0]), filled[0])
 
 
 def _row(path: Path, number: int, line: str, columns: list[tuple[str, str]]) -> _Row:
@@ -146,14 +130,13 @@ def _row(path: Path, number: int, line: str, columns: list[tuple[str, str]]) -> 
         raise StagemeterError(
             f"{path}: line {number} has {len(cells)} columns and its header {len(columns)}. Print the summary again"
         )
-    values = dict(zip((name for name, _ in columns), cells, strict=True))
-    units = dict(columns)
+    units, where = dict(columns), f"{path}: line {number}"
+    values = dict(zip(units, cells, strict=True))
     time = _GPU_TIME if _GPU_TIME in values else _CPU_TIME
     if units[time] not in _TO_MS:
         raise StagemeterError(
             f"{path}: {time} is in {units[time]!r}, which is no known unit. Print it with --timeunit nsec"
         )
-    where = f"{path}: line {number}"
     total = _number(where, time, values[time])
     column = "Range Instances" if "Range Instances" in values else "Instances"
     instances = _number(where, column, values.get(column, ""))
@@ -180,10 +163,10 @@ def _mean_ms(row: _Row, count: int) -> float:
     return milliseconds(f"{row.where}: mean of {row.name}", row.total_ms / count)
 
 
-def _by_stage(table: _Table, names: StageNames, mapping: NameMapping) -> dict[str, _Row]:
+def _by_stage(rows: list[_Row], names: StageNames, mapping: NameMapping) -> dict[str, _Row]:
     """Add up the rows of each stage."""
     stages: dict[str, _Row] = {}
-    for row in table.rows:
+    for row in rows:
         stage = names.stage(row.name)
         if stage is None:
             continue
@@ -207,12 +190,7 @@ def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
     """Return the number of requests that a summary adds up."""
     anchor = next((stage for stage in (REQUEST, PREFILL, FORWARD) if stage in stages), None)
     if anchor is None:
-        several = next((stage for stage, row in stages.items() if row.instances > 1 and stage != DECODE), None)
-        if several is not None:
-            raise StagemeterError(
-                f"{path}: {stages[several].instances} ranges of {several} but none of {PREFILL} do not show the number "
-                f"of requests. Map {PREFILL}, or a range around each request, such as --map 'request=step*'"
-            )
+        require_one_request({stage: row.instances for stage, row in stages.items()}, str(path))
         return 1
     requests = stages[anchor].instances
     if requests > 1:
@@ -226,7 +204,7 @@ def _requests(path: Path, stages: dict[str, _Row], notes: list[str]) -> int:
 
 
 def _containment(
-    stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames, told: bool | None
+    stages: dict[str, _Row], vision: list[str], rows: list[_Row], names: StageNames, told: bool | None
 ) -> tuple[bool, str]:
     """Return whether the vision stages ran inside of the prefill, and the reason."""
     if PREFILL not in stages or not vision:
@@ -235,7 +213,7 @@ def _containment(
         return told, f"{PREFILL} {'contains' if told else 'does not contain'} {listed(vision)}, as was told" + (
             ": their time was taken out of it" if told else ""
         )
-    shown = _shown_by_depth(stages, vision, table, names)
+    shown = _shown_by_depth(stages, vision, rows, names)
     if shown is None:
         return False, (
             f"a summary does not show whether {PREFILL} contains {listed(vision)}: times are taken as they stand, and "
@@ -247,7 +225,7 @@ def _containment(
     return False, f"{listed(vision)} ran outside of {PREFILL}, as depths of ranges show"
 
 
-def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, names: StageNames) -> bool | None:
+def _shown_by_depth(stages: dict[str, _Row], vision: list[str], rows: list[_Row], names: StageNames) -> bool | None:
     """Decide by the depths, if only one nesting is possible.
 
     A range that is no deeper than the prefill is not inside of it. A deeper one is, if no other range at the prefill's
@@ -260,9 +238,9 @@ def _shown_by_depth(stages: dict[str, _Row], vision: list[str], table: _Table, n
     deeper = [level is not None and level > prefill.level for level in levels]
     if not any(deeper) or not prefill.children:
         return False
-    siblings = [row for row in table.rows if row.level == prefill.level and names.stage(row.name) != PREFILL]
+    siblings = [row for row in rows if row.level == prefill.level and names.stage(row.name) != PREFILL]
     # A fractional mean belongs to ranges at several depths.
-    settled = all(row.level == round(row.level) for row in table.rows if row.level is not None)
+    settled = all(row.level == round(row.level) for row in rows if row.level is not None)
     return True if all(deeper) and settled and not any(row.children for row in siblings) else None
 
 

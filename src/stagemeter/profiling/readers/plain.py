@@ -30,6 +30,14 @@ from stagemeter.profiling.readers.mapping import NameMapping, StageNames, near
 _STAGE, _TIME, _REPEAT = "stage", "time_ms", "repeat"
 _TIMES = "times_ms"
 _FORMS = f'Write {{"sam": 1.2, "prefill": [3.1, 3.2]}}, or [{{"{_STAGE}": "sam", "{_TIME}": 1.2}}]'
+#: Containers and types of the fields of `Profile.to_dict` beside the times.
+_FIELDS: dict[str, tuple[type[list[Any]] | type[dict[str, Any]], tuple[type, ...]]] = {
+    "request_ms": (list, (int, float)),
+    "notes": (list, (str,)),
+    "measured": (dict, (int,)),
+    "metrics": (dict, (int, float)),
+    "hardware": (dict, (str,)),
+}
 #: Largest relative difference between ``decode`` times its steps and ``decode_total``.
 _ROUNDING = 0.01
 
@@ -76,7 +84,8 @@ def read(path: Path, *, steps: int, mapping: NameMapping) -> Profile:
 
 
 def _read_json(path: Path, text: str, steps: int, mapping: NameMapping) -> Profile:
-    content = _parse(path, text)
+    # Infinite times pass here, so that a later error can name their stage.
+    content = parse_json(text, str(path), infinite=True)
     if isinstance(content, list):
         if content and not (isinstance(content[0], dict) and _STAGE in content[0]):
             raise StagemeterError(
@@ -95,11 +104,6 @@ def profile_of_times(times: Mapping[str, Sequence[float]], *, source: str, steps
     where = Path(source)
     entries = _keyed_entries(where, {stage: list(values) for stage, values in times.items()}, "")
     return replace(_profile(where, list(entries), steps, mapping), source=source)
-
-
-def _parse(path: Path, text: str) -> Any:
-    # Infinite times pass here, so that a later error can name their stage.
-    return parse_json(text, str(path), infinite=True)
 
 
 def _keyed_entries(path: Path, times: Mapping[str, Any], below: str) -> Iterable[_Entry]:
@@ -148,9 +152,9 @@ def _entry(where: str, name: Any, value: Any, repeat: Any) -> _Entry:
 
 def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: int, mapping: NameMapping) -> Profile:
     """Read the output of `Profile.to_dict`."""
-    measured = _dict(path, content, "measured")
+    measured = _field(path, content, "measured")
     times = _profile(path, entries, measured.get("new_tokens", steps + 1) - 1, mapping)
-    request_ms, notes = (_list(path, content, key) for key in ("request_ms", "notes"))
+    request_ms, notes = _field(path, content, "request_ms"), _field(path, content, "notes")
     try:
         lengths = None if content.get("lengths") is None else RequestLengths.from_dict(content["lengths"])
     except ValueError as error:
@@ -163,34 +167,26 @@ def _ours(path: Path, entries: list[_Entry], content: Mapping[str, Any], steps: 
             milliseconds(f"{path}: request_ms[{repeat}]", value) for repeat, value in enumerate(request_ms)
         ),
         measured=measured,
-        metrics=_dict(path, content, "metrics"),
-        hardware=_dict(path, content, "hardware"),
+        metrics=_field(path, content, "metrics"),
+        hardware=_field(path, content, "hardware"),
         notes=(*notes, *(note for note in times.notes if note not in notes)),
         lengths=lengths,
     )
 
 
-def _list(path: Path, content: Mapping[str, Any], key: str) -> list[Any]:
-    values = content.get(key) or []
-    if not isinstance(values, list) or (key == "notes" and not all(isinstance(note, str) for note in values)):
-        raise _foreign(path, key, values)
-    return values
-
-
-def _dict(path: Path, content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    kinds: dict[str, tuple[type, ...]] = {"measured": (int,), "metrics": (int, float), "hardware": (str,)}
-    values = content.get(key) or {}
-    sound = isinstance(values, dict) and all(
-        isinstance(value, kinds[key]) and not isinstance(value, bool) for value in values.values()
-    )
+def _field(path: Path, content: Mapping[str, Any], key: str) -> Any:
+    """Return a list or dict of `Profile.to_dict`, empty if it is missing; refuse values of another type."""
+    container, kinds = _FIELDS[key]
+    values: Any = content.get(key) or container()
     largest = sys.float_info.max
-    if not sound or (key != "hardware" and not all(-largest <= value <= largest for value in values.values())):
-        raise _foreign(path, key, values)
+    if not isinstance(values, container) or not all(
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and (not isinstance(value, (int, float)) or -largest <= value <= largest)
+        for value in (values.values() if isinstance(values, dict) else values)
+    ):
+        raise StagemeterError(f"{path}: {key}: {shown(values)} does not belong into a profile. Leave it out")
     return values
-
-
-def _foreign(path: Path, key: str, values: object) -> StagemeterError:
-    return StagemeterError(f"{path}: {key}: {shown(values)} does not belong into a profile. Leave it out")
 
 
 def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping) -> Profile:
@@ -201,7 +197,7 @@ def _profile(path: Path, entries: list[_Entry], steps: int, mapping: NameMapping
     settled = settle(stages.keys() - {REQUEST}, mapping.vision, prefill_suffices=False)
     kept = settled.kept(stages)
     request_ms = tuple(kept.pop(REQUEST, {}).values())
-    times, notes = _with_both_decodes(path, {stage: list(times.values()) for stage, times in kept.items()}, steps)
+    times, notes = _with_both_decodes(path, {stage: [*times.values()] for stage, times in kept.items()}, steps)
     return Profile(
         times_ms={stage: tuple(times[stage]) for stage in mapping.stages if stage in times},
         source=f"times in {path.name}",

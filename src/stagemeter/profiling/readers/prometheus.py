@@ -120,22 +120,19 @@ def growth(before: Page, after: Page) -> Growth:
             f"{after.name}: engine {names} is on one of the two pages only, so it was started or stopped in between. "
             "Scrape again"
         )
+    restarts: list[str] = []
     if before.started is not None and after.started is not None and after.started > before.started:
-        raise _restarted(before, after, f"the server started after {before.name}")
+        restarts.append(f"the server started after {before.name}")
     grown = {}
     for engine, values in after.engines.items():
         earlier = before.engines[engine]
         grown[engine] = {series: value - earlier[series] for series, value in values.items() if series in earlier}
         for (metric, part), value in grown[engine].items():
             if metric.endswith(_CREATED) and value > 0:
-                raise _restarted(before, after, f"engine {engine} started after {before.name}")
+                restarts.append(f"engine {engine} started after {before.name}")
             if value < 0:
                 whose = f" of engine {engine}" if len(after.engines) > 1 else ""
-                raise _restarted(
-                    before, after, f"{metric}{f' {part}' if part else ''}{whose} went down since {before.name}"
-                )
+                restarts.append(f"{metric}{f' {part}' if part else ''}{whose} went down since {before.name}")
+    if restarts:
+        raise StagemeterError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
     return Growth(grown)
-
-
-def _restarted(before: Page, after: Page, what: str) -> StagemeterError:
-    return StagemeterError(f"{after.name}: {what}. Scrape again, or give the earlier page first")

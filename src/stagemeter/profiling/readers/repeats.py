@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, REQUEST, VISION
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.ranges import OwnedRange, TimeRange, listed, own_times
-from stagemeter.profiling.readers.choices import Settled, count_steps, settle
+from stagemeter.profiling.readers.choices import Settled, count_steps, require_one_request, settle
 
 _NS_PER_MS = 1e6
 
@@ -130,12 +129,7 @@ def _the_only_one(stages: list[OwnedRange], source: str) -> _Request:
     request = _Request(stages[0].range.start, stages[-1].range.end)
     for owned in stages:
         request.add(owned)
-    several = next((name for name, count in request.count.items() if count > 1 and name != DECODE), None)
-    if several is not None:
-        raise StagemeterError(
-            f"{source}: {request.count[several]} ranges of {several} but none of {PREFILL} do not show where a request "
-            f"begins. Map {PREFILL}, or a range around each request, such as --map 'request=ProfilerStep#*'"
-        )
+    require_one_request(request.count, source)
     return request
 
 

@@ -76,18 +76,10 @@ def read_scrapes(
     engine_model: str | None = None,
     names: tuple[str, str] = ("first scrape", "second scrape"),
 ) -> Profile:
-    """Return the mean times of the requests that finished between two scrapes.
+    """Return the mean times of the requests that finished between two scrapes, the earlier one first.
 
-    Parameters
-    ----------
-    first, second : str
-        Texts of the scrapes, the earlier one first.
-    seconds : float, optional
-        Time between them, which shows the number of concurrent requests.
-    engine_model : str, optional
-        ``model_name`` to read, if the server has several.
-    names : tuple of str
-        Names of the scrapes in errors.
+    The `seconds` between them show the number of concurrent requests. `engine_model` is the ``model_name`` to read if
+    the server has several, and `names` are those of the scrapes in errors.
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
@@ -110,27 +102,12 @@ def read_scrape_files(
     """Return the mean times of the requests that finished between two saved scrapes, see `read_scrapes`."""
     for path in (first, second):
         require_filled_file(path)
-    return read_scrapes(
-        read_text(first),
-        read_text(second),
-        seconds=seconds,
-        engine_model=engine_model,
-        names=(str(first), str(second)),
-    )
+    texts, names = (read_text(first), read_text(second)), (str(first), str(second))
+    return read_scrapes(*texts, seconds=seconds, engine_model=engine_model, names=names)
 
 
 def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Profile:
-    """Scrape a server twice, and return the mean times of the requests that finished in between.
-
-    Parameters
-    ----------
-    url : str
-        Address of the metrics, such as ``http://localhost:8000/metrics``.
-    interval : float
-        Seconds between the two.
-    engine_model : str, optional
-        ``model_name`` to read, if the server has several.
-    """
+    """Scrape the metrics at an address twice, some seconds apart, see `read_scrapes`."""
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"--interval {interval!r}: it is no time. Give seconds above zero")
     shown = shown_address(url)
@@ -141,13 +118,8 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
     time.sleep(interval)
     between = time.monotonic()
     second = _fetch(url)
-    return read_scrapes(
-        first,
-        second,
-        seconds=between - started,
-        engine_model=engine_model,
-        names=(f"{shown} (first scrape)", f"{shown} (second scrape)"),
-    )
+    names = (f"{shown} (first scrape)", f"{shown} (second scrape)")
+    return read_scrapes(first, second, seconds=between - started, engine_model=engine_model, names=names)
 
 
 def _fetch(url: str) -> str:
@@ -207,10 +179,7 @@ def _profile(name: str, grown: Growth, requests: float, seconds: float | None) -
     ]
     lengths, said = request_lengths(name, grown, round(requests))
     notes += said
-    forward, decode = (
-        1e3 * _total(grown, f"{_PREFILL}_sum") / requests,
-        1e3 * _total(grown, f"{_DECODE}_sum") / requests,
-    )
+    forward, decode = (1e3 * _total(grown, f"{metric}_sum") / requests for metric in (_PREFILL, _DECODE))
     times = {FORWARD: (milliseconds(f"{name}: {_PREFILL}", forward),)} if forward > 0 else {}
     new = lengths.new.total / requests
     if new > 1 and decode > 0:
@@ -218,10 +187,16 @@ def _profile(name: str, grown: Growth, requests: float, seconds: float | None) -
         times |= {DECODE: (whole / (new - 1),), DECODE_TOTAL: (whole,)}
     devices = devices_of(None, len(grown.engines))
     metrics: dict[str, float] = {"engine/requests": requests, "engine/engines": devices.engines}
-    if seconds is not None:
-        metrics |= {"engine/seconds": seconds, **_concurrency(grown, seconds, notes)}
-    else:
+    if seconds is None:
         notes.append("how many requests ran at once is not known without the time between the scrapes")
+    else:
+        at_once = (_total(grown, f"{_PREFILL}_sum") + _total(grown, f"{_DECODE}_sum")) / seconds
+        metrics |= {"engine/seconds": seconds, "engine/concurrency": at_once}
+        if at_once > 1:
+            notes.append(
+                f"on average {at_once:.3g} requests ran at once and shared the devices: times are their latencies, and "
+                "an MFU from them is a lower bound of the devices'"
+            )
     metrics |= _work(grown, lengths, notes)
     return Profile(
         times_ms=times,
@@ -237,16 +212,6 @@ def _profile(name: str, grown: Growth, requests: float, seconds: float | None) -
         notes=tuple(notes),
         lengths=lengths,
     )
-
-
-def _concurrency(grown: Growth, seconds: float, notes: list[str]) -> dict[str, float]:
-    at_once = (_total(grown, f"{_PREFILL}_sum") + _total(grown, f"{_DECODE}_sum")) / seconds
-    if at_once > 1:
-        notes.append(
-            f"{at_once:.3g} requests ran at once in the mean: times are latencies that they shared the devices in, and "
-            "an MFU from them is a lower bound of the devices'"
-        )
-    return {"engine/concurrency": at_once}
 
 
 def _work(grown: Growth, lengths: RequestLengths, notes: list[str]) -> dict[str, float]:
