@@ -54,12 +54,12 @@ def test_limits_of_a_yaml_file(stagemeter, folder):
 PLAN = ("plan", "--pages-per-day", "1", "--device", "L40S")
 PROFILE, IMPORT = ("profile", "--scale", "small"), ("import-profile", "times.csv")
 NOT_POSSIBLE = [
-    (["--max-tiles", "0"], "max_tiles: 0 cannot be used. Give a whole number from 1 to 1,024"),
-    (["--max-tiles", "5000"], "max_tiles: 5000 cannot be used. Give a whole number from 1 to 1,024"),
+    (["--max-tiles", "0"], "--max-tiles: 0 cannot be used. Give a whole number from 1 to 1,024"),
+    (["--max-tiles", "5000"], "--max-tiles: 5000 cannot be used. Give a whole number from 1 to 1,024"),
     (["--max-tiles", "1"], "min_tiles 2 of the family's published values is more than max_tiles 1 of --max-tiles"),
-    (["--min-pixels", "9", "--max-pixels", "8"], "min_pixels: 9 is more than max_pixels, 8"),
-    (["--max-pixels", "9"], "max_pixels: 9 means nothing to "),
-    (["--mode", "tiny", "--max-tiles", "4"], "max_tiles: 4 means nothing in mode tiny"),
+    (["--min-pixels", "9", "--max-pixels", "8"], "--min-pixels: 9 is more than max_pixels, 8"),
+    (["--max-pixels", "9"], "--max-pixels: 9 means nothing to "),
+    (["--mode", "tiny", "--max-tiles", "4"], "--max-tiles: 4 means nothing in mode tiny"),
     (["--image", "a.png", "--image", "b.png"], "--image: given 2 times. Give it once: `stagemeter sweep`"),
     (["--page-size", "9x9", "--page-size", "8x8"], "--page-size: given 2 times"),
 ]
@@ -78,7 +78,7 @@ def test_limits_mean_nothing_to_a_model_of_text(stagemeter):
     for command in (ESTIMATE, IMPORT, ("sweep", "--estimate", "--no-track")):
         ended = stagemeter(*command, "--model", "qwen3-8b", "--max-tiles", "4")
         assert ended.code == 2
-        assert "max_tiles: 4 means nothing to qwen3-8b, of the family qwen3: it has no such limit" in ended.err
+        assert "--max-tiles: 4 means nothing to qwen3-8b, of the family qwen3: it has no such limit" in ended.err
 
 
 def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
@@ -89,9 +89,9 @@ def test_a_sweep_takes_a_limit_for_the_modes_that_cut(stagemeter, folder):
     table = pandas.read_parquet(folder / "sweep.parquet")
     assert dict(zip(table["mode"], table["image_tokens"], strict=True)) == {"base": 273, "gundam": 483}
     for limits, message in (
-        (["--mode", "base", "--max-tiles", "6"], "max_tiles: 6 means nothing in mode base"),
+        (["--mode", "base", "--max-tiles", "6"], "--max-tiles: 6 means nothing in mode base"),
         (["--max-tiles", "4,6"], "--max-tiles: 2 values were given. Give one"),
-        (["--max-pixels", "6"], "max_pixels: 6 means nothing to deepseek-ocr"),
+        (["--max-pixels", "6"], "--max-pixels: 6 means nothing to deepseek-ocr"),
         (["--mode", "tiny", "--mode", "base"], "--mode: given 2 times. Give it once: write several values between"),
         (["--images", "a", "--images", "b"], "--images: given 2 times"),
     ):
