@@ -2,6 +2,7 @@
 
 import logging
 
+import mlflow
 import pytest
 import torch
 from torch import nn
@@ -106,6 +107,21 @@ def test_figures_are_those_of_the_batches(make, accumulated, tmp_path):
     for entry in evaluations:
         assert 0 < entry["mfu/eval"] < 1
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_model_that_mlflow_patches_is_counted(new_store, tmp_path, monkeypatch):
+    """MLflow's autologging puts a function in place of the model's ``forward`` when a training starts."""
+    monkeypatch.setattr(mlflow.pytorch, "log_model", lambda *args, **kwargs: None)  # It resolves requirements.
+    mlflow.set_tracking_uri(new_store(tmp_path))
+    mlflow.pytorch.autolog()
+    try:
+        model = Whole()
+        entries = fit(model, tmp_path, LightningStagemeterCallback(peak_tflops=PEAK), validate=False)
+    finally:
+        mlflow.pytorch.autolog(disable=True)
+        mlflow.set_tracking_uri(None)
+    logged = [entry["flops/train"] for entry in entries if "mfu/train" in entry]
+    assert logged == [flops_of(model, "train")] * 2
 
 
 def test_error_of_ours_never_ends_a_training(tmp_path, monkeypatch, caplog):

@@ -1,7 +1,9 @@
 """Counting leaves a model as it was found: from shapes, on real tensors, and after an error."""
 
+import functools
 import random
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -124,12 +126,52 @@ def test_model_that_cannot_be_copied_runs_itself():
     for inputs in (x, stagemeter.spec(3, 4)):
         report = stagemeter.analyze(model, inputs)
         assert report.total.macs == 3 * 16
-        assert report.notes[0].startswith("counted on real tensors, since Locked cannot be copied (TypeError: ")
+        assert report.notes[0].startswith("the pass ran on real tensors, since it cannot be copied (TypeError: ")
     assert_same(found, state(model))
 
 
 def test_lazy_modules_are_not_made_by_counting():
     model = nn.Sequential(nn.LazyLinear(4))
-    with pytest.raises(StagemeterError, match=r"0\.weight has no shape yet: .* run the model once first"):
+    with pytest.raises(StagemeterError, match=r"model: 0\.weight of Sequential is lazy.* Run the model once"):
         stagemeter.analyze(model, torch.randn(2, 3))
     assert nn.parameter.is_lazy(model[0].weight)
+
+
+def by_closure(model):
+    original = model.forward
+
+    def forward(*args, **kwargs):
+        return original(*args, **kwargs)
+
+    return forward
+
+
+PATCHES = {
+    "closure": by_closure,
+    "closure of a closure": lambda model: (lambda inner: lambda x: inner(x))(by_closure(model)),
+    "default": lambda model: lambda x, original=model.forward: original(x),
+    "partial": lambda model: functools.partial(lambda original, x: original(x), model.forward),
+    "method": lambda model: types.MethodType((lambda original: lambda self, x: original(x))(model.forward), model),
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES.values(), ids=PATCHES)
+def test_patched_forward_is_counted_from_shapes_on_a_copy(patch):
+    """Packages such as MLflow put a function on the model, which holds the model's own method."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 8)))
+    expected = stagemeter.analyze(model, torch.ones(2, 4), mode="train").to_dict()
+    model.forward = patched = patch(model)
+    model[1].forward = patch(model[1])
+    report = stagemeter.analyze(model, torch.ones(2, 4), mode="train")
+    assert report.counted_on == "meta"
+    assert report.to_dict() == expected
+    assert model.forward is patched
+
+
+def test_patched_forward_does_its_own_work():
+    """A function of the model's own is run, not replaced by the method of its class."""
+    model = nn.Linear(4, 4)
+    model.forward = by_closure(model)
+    once, twice = model.forward, lambda x: once(once(x))
+    model.forward = twice
+    assert stagemeter.analyze(model, torch.ones(2, 4)).total.macs == 2 * 2 * 4 * 4

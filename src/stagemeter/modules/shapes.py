@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 import torch
@@ -88,7 +90,7 @@ def without_weights(model: nn.Module) -> nn.Module:
             if isinstance(tensor, nn.Parameter)
             else bare.requires_grad_(tensor.requires_grad)
         )
-    return _deepcopy(model, known)
+    return _own_functions(_deepcopy(model, known), known)
 
 
 def require_shapes(model: nn.Module) -> None:
@@ -96,8 +98,8 @@ def require_shapes(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise StagemeterError(
-                f"{name} has no shape yet: {type(model).__name__} has lazy modules, which take their shapes from "
-                "their first input; run the model once first"
+                f"model: {name} of {type(model).__name__} is lazy, and takes its shape from the first input. "
+                "Run the model once"
             )
 
 
@@ -134,12 +136,46 @@ def with_weights(model: nn.Module) -> nn.Module:
             continue
         made = _made_up(tensor, generator)
         known[id(tensor)] = nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
-    return copy.deepcopy(model, known)
+    return _own_functions(copy.deepcopy(model, known), known)
+
+
+def _own_functions(model: nn.Module, copies: dict[int, Any]) -> nn.Module:
+    """Let a copied model's own functions, such as a patched ``forward``, call the copy in place of the original."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, (FunctionType, MethodType, partial)):
+                vars(module)[name] = _rebound(value, copies)
+    return model
+
+
+def _rebound(value: Any, copies: dict[int, Any]) -> Any:
+    """Return the copy of an object; for a function, one whose closure and defaults hold the copies."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, MethodType):
+        return MethodType(_rebound(value.__func__, copies), _rebound(value.__self__, copies))
+    if isinstance(value, partial):
+        kwargs = {name: _rebound(item, copies) for name, item in value.keywords.items()}
+        return partial(_rebound(value.func, copies), *(_rebound(item, copies) for item in value.args), **kwargs)
+    if not isinstance(value, FunctionType):
+        return value
+    cells, found = value.__closure__ or (), value.__defaults__
+    defaults = found and tuple(_rebound(item, copies) for item in found)
+    if not cells and defaults == found:
+        return value
+    closure = tuple(CellType() for _ in cells)
+    made = copies[id(value)] = FunctionType(value.__code__, value.__globals__, value.__name__, defaults, closure)
+    made.__dict__.update(value.__dict__)
+    made.__kwdefaults__ = value.__kwdefaults__
+    for new, old in zip(closure, cells, strict=True):
+        if old != CellType():  # An empty cell has no contents.
+            new.cell_contents = _rebound(old.cell_contents, copies)
+    return made
 
 
 def _made_up(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if tensor.is_nested:
-        raise StagemeterError("nested tensor: the lengths of its sequences are values. Pass a real one.")
+        raise StagemeterError("nested tensor: the lengths of its sequences are values. Pass a real one")
     if is_sparse(tensor):
         return _made_up_sparse(tensor, generator)
     made = torch.zeros(tensor.shape, dtype=tensor.dtype)
@@ -154,7 +190,7 @@ def _made_up_sparse(tensor: torch.Tensor, generator: torch.Generator) -> torch.T
     if not stored or tensor.dim() != 2 or tensor.layout in (torch.sparse_bsr, torch.sparse_bsc):
         raise StagemeterError(
             f"sparse tensor of shape {list(tensor.shape)}: without values its stored elements are not known. "
-            "Pass a real one."
+            "Pass a real one"
         )
     places = torch.stack(torch.unravel_index(torch.arange(stored), tensor.shape))
     values = torch.zeros(stored, dtype=tensor.dtype).normal_(0, _STAND_IN_DEVIATION, generator=generator)
@@ -196,7 +232,10 @@ def _deepcopy(tree: Tree, known: dict[int, Any], mode: TorchFunctionMode | None 
             return copy.deepcopy(tree, known)
     except Exception as error:
         # A model may hold locks, open files, or handles of other libraries.
-        raise StagemeterError(f"{type(tree).__name__} cannot be copied ({type(error).__name__}: {error})") from error
+        raise StagemeterError(
+            f"model: {type(tree).__name__} cannot be copied ({type(error).__name__}: {error}). "
+            "Take locks, files and other handles out of it"
+        ) from error
 
 
 def _bare(tensor: torch.Tensor) -> torch.Tensor:
