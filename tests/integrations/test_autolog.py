@@ -191,7 +191,7 @@ def test_mlflow_silences_it(silent, mlflows_autolog, caplog):
     mlflows_autolog(silent=silent, exclude_flavors=["transformers"])
     with mlflow.start_run(), torch.no_grad():
         model(IDS)
-    assert ("autolog: not logged" in caplog.text) is not silent
+    assert ("autolog: a request is not logged" in caplog.text) is not silent
 
 
 def looking(model, **options):
@@ -217,7 +217,7 @@ def test_model_that_cannot_be_counted_runs_as_ever(silent, caplog):
         for _ in range(3):
             assert torch.equal(model(IDS).logits, expected)
     assert names(run) == set()
-    said = [record.message for record in caplog.records if "autolog: not logged" in record.message]
+    said = [record.message for record in caplog.records if "autolog: a request is not logged" in record.message]
     assert len(said) == (0 if silent else 1)
 
 
@@ -253,6 +253,8 @@ def test_error_of_the_model_is_its_own():
         ({"log_every_n": 0}, "log_every_n: 0 is too small"),
         ({"device": "no such"}, "unknown device"),
         ({"device": "H100-SXM", "peak_tflops": 1}, "exclude each other"),
+        ({"stages": {"decode": "model.layers.0"}}, "stages: 'decode' is a stage of autolog's own"),
+        ({"stages": {"first": "model", "prefill": "lm_head"}}, "stages: 'prefill' is a stage of autolog's own"),
     ],
 )
 def test_options_that_cannot_be_meant(options, message):

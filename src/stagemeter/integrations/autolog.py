@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, TOTAL
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, OTHER, PREFILL, TOTAL
 from stagemeter.integrations.boundaries import Boundaries
 from stagemeter.integrations.peaks import check_peak, training_peak
 from stagemeter.modules.arguments import reads_more_than_text, values_key
 from stagemeter.modules.calls import call_signature
 from stagemeter.modules.request_costs import BareModels, RequestCost, request_cost, request_key, rest_of
-from stagemeter.modules.requests import Request, RequestRecorder
+from stagemeter.modules.requests import DRAFT, Request, RequestRecorder
 from stagemeter.modules.stages import resolve_stages
 from stagemeter.tracking.autologging import Requests
 from stagemeter.tracking.training import log_to_active_run, run_is_active
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: Default interval of timing among calls of one shape.
 LOG_EVERY_N = 500
+#: Stages that are logged beside the given ones.
+_OWN_STAGES = (PREFILL, DECODE, DECODE_TOTAL, DRAFT, OTHER, TOTAL)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,10 @@ def autolog(
     ...     model.generate(**inputs, max_new_tokens=64)
     """
     if log_every_n < 1:
-        raise StagemeterError(f"log_every_n: {log_every_n} is too small. Give 1 or more.")
+        raise StagemeterError(f"log_every_n: {log_every_n} is too small. Give 1 or more")
+    for name in stages or ():
+        if name in _OWN_STAGES:
+            raise StagemeterError(f"stages: {name!r} is a stage of autolog's own. Give yours another name")
     check_peak(device, peak_tflops)
     _models.clear()
     _said.clear()
@@ -215,7 +220,7 @@ def _log(
         if known.more_than_text or not cost.asked:
             known.costs[key] = cost
         if cost.unsupported:
-            _say(f"operators without a formula, left out of all numbers: {', '.join(sorted(cost.unsupported))}")
+            _say(f"no number includes operators without a formula: {', '.join(sorted(cost.unsupported))}")
         for what in cost.missing:
             _say(what)
     flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}
@@ -251,7 +256,7 @@ def _seconds(request: Request, cost: RequestCost, names: Mapping[str, Any], gene
 
 def _warn(error: Exception) -> None:
     """Warn of our own error, which must not stop the model."""
-    _say(f"not logged: {type(error).__name__}: {error}")
+    _say(f"a request is not logged: {type(error).__name__}: {error}")
 
 
 def _say(message: str) -> None:
