@@ -99,9 +99,9 @@ def test_modules_that_are_shared_or_not_called_are_named():
     assert report.total.macs == report.stages["a"].macs == 2 * 3 * 16
     assert report.total.params == 20
     assert report.stages["b"].params == 20
-    assert "stage b shares a.0 with others: counted there, under the first name" in report.notes
-    assert "not called: c" in report.notes
-    assert "parameters that stages share are in each of them, and once in the total" in report.notes
+    assert "stage b shares a.0 with others, and calls of these count under the first name" in report.notes
+    assert "these stages were not called: c" in report.notes
+    assert "parameters that stages share count in each of them, and once in the total" in report.notes
 
 
 def test_values_that_decide_are_asked_for_and_said():
@@ -110,7 +110,9 @@ def test_values_that_decide_are_asked_for_and_said():
     report = stagemeter.analyze(model, x)
     assert report.counted_on == "cpu"
     assert report.total.macs == brute_force_macs(model, x) == 10 * 8 * (3 + 8)
-    assert report.notes == ("counted on real tensors, since aten.nonzero.default in the model itself reads values",)
+    assert report.notes == (
+        "the pass ran on real tensors, since aten.nonzero.default in the model itself reads values",
+    )
     for weightless in (model, Routed().to("meta")):
         made_up = stagemeter.analyze(weightless, stagemeter.spec(10, 8))
         assert made_up.total.macs == 10 * 8 * (3 + 8)
@@ -137,7 +139,7 @@ def test_operators_without_a_formula_are_listed_and_an_error_if_strict():
     x = torch.randn(30, 4)
     report = stagemeter.analyze(Distances(), x)
     assert report.unsupported == {"aten._cdist_forward": 1}
-    assert "operators without a formula, left out of all numbers: aten._cdist_forward (1 x)" in report.notes
+    assert "no number includes operators without a formula: aten._cdist_forward (1 x)" in report.notes
     with pytest.raises(StagemeterError, match=r"aten\._cdist_forward \(1 x\) ran and have no formula"):
         stagemeter.analyze(Distances(), x, strict=True)
     stagemeter.analyze(Transformer(), stagemeter.spec(1, 2, 16), strict=True)

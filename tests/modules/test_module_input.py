@@ -15,15 +15,15 @@ X = stagemeter.spec(2, 5, 16)
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ({"a": "blockz.0"}, r"stage 'a': the model has no submodule 'blockz\.0'; did you mean 'blocks\.0'"),
-        ({"a": "model.head"}, r"no submodule 'model\.head'; did you mean 'head'"),
-        ({"a": "zzzzzzzz"}, r"no submodule 'zzzzzzzz'; there is blocks, blocks\.0"),
-        ({"a": "blocks", "b": "blocks.1.mlp"}, r"stage 'a' and stage 'b': 'blocks' and 'blocks\.1\.mlp' overlap"),
-        ({"a": ["head", "head"]}, "stage 'a' twice: 'head' and 'head' overlap"),
-        ({"a": []}, "stage 'a': it has no module"),
-        ({"a/b": "head"}, "stage 'a/b': give it a name of letters"),
-        ({"total": "head"}, "stage 'total': give it a name of letters"),
-        ({"a": 3}, "no submodule 3"),
+        ({"a": "blockz.0"}, r"stages: 'blockz\.0' of 'a' is no submodule of the model\. Did you mean 'blocks\.0'"),
+        ({"a": "model.head"}, r"'model\.head' of 'a' is no submodule of the model\. Did you mean 'head'"),
+        ({"a": "zzzzzzzz"}, r"is no submodule of the model\. Give one of its own, such as blocks, blocks\.0"),
+        ({"a": "blocks", "b": "blocks.1.mlp"}, r"stages: 'blocks' of 'a' and 'blocks\.1\.mlp' of 'b' overlap"),
+        ({"a": ["head", "head"]}, "stages: 'head' of 'a' and 'head' of 'a' overlap"),
+        ({"a": []}, "stages: 'a' has no module"),
+        ({"a/b": "head"}, "stages: 'a/b' is no name of a stage"),
+        ({"total": "head"}, "stages: 'total' is no name of a stage"),
+        ({"a": 3}, "stages: 3 of 'a' is no submodule"),
     ],
 )
 def test_stages(stages, message):
@@ -44,12 +44,14 @@ def test_options(options, message):
 
 
 def test_what_is_no_module():
-    with pytest.raises(StagemeterError, match=r"model is a function: give a torch\.nn\.Module"):
+    with pytest.raises(StagemeterError, match=r"model: a function is no module\. Give a torch\.nn\.Module"):
         stagemeter.analyze(lambda x: x, X)
 
 
 def test_formula_of_what_is_no_operator():
-    with pytest.raises(TypeError, match=r"a formula is for an operator such as torch\.ops\.aten\.mm"):
+    with pytest.raises(
+        TypeError, match=r"operator: .* is a builtin_function_or_method\. Give an operator such as torch\.ops\.aten\.mm"
+    ):
         stagemeter.analyze(Transformer(), X, formulas={torch.mm: lambda *args, out: 0})
 
 
@@ -78,8 +80,8 @@ def test_values_that_cannot_be_made_up_are_asked_for():
     with pytest.raises(StagemeterError) as raised:
         stagemeter.analyze(NeedsDigits(), stagemeter.spec(3, 2))
     assert str(raised.value) == (
-        "aten._local_scalar_dense.default in the model itself reads values, which shapes do not have, and fails on "
-        "made-up values of the inputs (RuntimeError in the model itself). Pass real tensors to a model with weights."
+        "args: aten._local_scalar_dense.default in the model itself reads values, which shapes do not have, and fails "
+        "on made-up values of the inputs (RuntimeError in the model itself). Pass real tensors to a model with weights"
     )
 
 
@@ -90,7 +92,7 @@ def test_model_that_is_too_large_to_be_made_up(monkeypatch):
     monkeypatch.setattr(run.psutil, "virtual_memory", Little)
     with pytest.raises(
         StagemeterError,
-        match=r"aten\.nonzero\.default in the model itself reads values, and shapes have none.*are free",
+        match=r"model: shapes alone .*aten\.nonzero\.default in the model itself reads values, .*are free",
     ):
         stagemeter.analyze(Routed().to("meta"), stagemeter.spec(4, 8))
     # Real weights need no memory of their own.

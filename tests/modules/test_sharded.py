@@ -47,8 +47,8 @@ def wrapped():
     ("make", "note"),
     [
         (replicated, None),
-        (sharded, "counted on real tensors, since it holds tensors of a kind of their own (DTensor)"),
-        (wrapped, "counted on real tensors, since FSDP's wrapper cannot be copied"),
+        (sharded, "the pass ran on real tensors, since it holds tensors of other classes (DTensor)"),
+        (wrapped, "the pass ran on real tensors, since FSDP's wrapper cannot be copied"),
     ],
 )
 def test_the_same_work_in_a_wrapper(make, note, mode):

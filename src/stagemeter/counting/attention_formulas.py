@@ -125,7 +125,7 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
     shapes: list[Shape] = [given[name if name in given else name[0]] for name in ("query", "key", "value")]
     starts, key_starts = _starts(given, "q"), _starts(given, "k")
     if starts is None and key_starts is not None:
-        raise LookupError("sequences of keys meet queries in one batch")
+        raise LookupError("keys are in sequences, queries in one batch")
     if starts is None:
         if not heads_first:
             shapes = [(*shape[:-3], shape[-2], shape[-3], shape[-1]) for shape in shapes]

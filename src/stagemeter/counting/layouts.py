@@ -133,7 +133,7 @@ def calls(packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any)
     if packet in _BY_ROW or _is_by_one_matrix(packet, args):
         return [Call(*tree_map(_rows, (tuple(args), dict(kwargs), out)))]
     if packet not in _BY_SEQUENCE:
-        raise UncountableError(f"{packet} of nested tensors")
+        raise UncountableError(f"{packet} has no formula for nested tensors")
     sequences = len(_sizes(nested[0]))
     each = [_sequences(value, sequences) for value in (*args, *kwargs.values(), out)]
     return [
@@ -149,7 +149,7 @@ def of_stored(packet: Any, args: Sequence[Any], shapes: Sequence[Any], macs: int
     if packet not in _FACTORS:
         if not is_of_torch(packet):
             return macs  # A library's own formula handles its own operands.
-        raise UncountableError(f"{packet} of sparse tensors")
+        raise UncountableError(f"{packet} has no formula for sparse tensors")
     left, right = _FACTORS[packet]
     sparse = [place for place in (left, right) if isinstance(shapes[place], SparseShape)]
     if len(sparse) == len((left, right)):
@@ -171,7 +171,7 @@ def _meetings(left: torch.Tensor, right: torch.Tensor) -> int:
     """Return the number of pairs of stored elements that a product of two sparse matrices multiplies."""
     dimensions = 2
     if left.device.type == "meta" or left.dim() != dimensions or isinstance(left, SparseSemiStructuredTensor):
-        raise UncountableError("a product of two sparse tensors whose elements' places are not known")
+        raise UncountableError("the positions of elements in two sparse tensors are unknown")
     with _disable_current_modes():
         columns, rows = _coordinates(left)[1], _coordinates(right)[0]
         inner = left.shape[1]

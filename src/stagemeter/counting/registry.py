@@ -97,7 +97,7 @@ def register_formula(
     keys = [_key(operator) for operator in operators]
     for operator, key in zip(operators, keys, strict=True):
         if key in _RULES:
-            raise ValueError(f"{operator} has a formula already; unregister_formula({operator}) removes it first")
+            raise ValueError(f"operator: {operator} has a formula already. Remove it by unregister_formula({operator})")
 
     def register(formula: FormulaType) -> FormulaType:
         for key in keys:
@@ -131,7 +131,7 @@ def unregister_formula(operator: Any) -> Rule:
     """
     key = _key(operator)
     if key not in _RULES:
-        raise KeyError(f"{operator} has no formula")
+        raise KeyError(f"operator: {operator} has no formula. Register one by register_formula")
     return _RULES.pop(key)
 
 
@@ -155,8 +155,7 @@ def _key(operator: Any) -> str:
         return operator
     if not isinstance(operator, torch._ops.OpOverloadPacket):
         raise TypeError(
-            f"a formula is for an operator such as torch.ops.aten.mm, not {operator!r} of type "
-            f"{type(operator).__name__}"
+            f"operator: {operator!r} is a {type(operator).__name__}. Give an operator such as torch.ops.aten.mm"
         )
     return str(operator._qualified_op_name)
 

@@ -20,7 +20,7 @@ _WAY_OUT = "device= names one of `stagemeter devices`, device='measured' measure
 def check_peak(device: str | None, tflops: float | None) -> None:
     """Refuse an invalid peak before a training begins."""
     if device is not None and tflops is not None:
-        raise StagemeterError(f"device={device!r} and peak_tflops={tflops:g} exclude each other. Give one.")
+        raise StagemeterError(f"device: {device!r} and peak_tflops={tflops:g} exclude each other. Give one")
     if device is not None and device != MEASURED:
         find_device(device, _WAY_OUT)
     if tflops is not None:

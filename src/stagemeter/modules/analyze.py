@@ -79,9 +79,9 @@ def analyze(
     (120, 200)
     """
     if mode not in (INFERENCE, TRAIN):
-        raise StagemeterError(f"mode: {mode!r} is unknown. Give {INFERENCE!r} or {TRAIN!r}.")
+        raise StagemeterError(f"mode: {mode!r} is unknown. Give {INFERENCE!r} or {TRAIN!r}")
     if loss is not None and mode != TRAIN:
-        raise StagemeterError(f"loss: there is no backward pass without mode={TRAIN!r}. Add it, or leave loss out.")
+        raise StagemeterError(f"loss: there is no backward pass without mode={TRAIN!r}. Add it, or leave loss out")
     module = unwrapped(model)
     places, notes = resolve_stages(module, stages)
     given = (args,) if isinstance(args, torch.Tensor) else tuple(args)
@@ -91,7 +91,7 @@ def analyze(
     if strict and report.unsupported:
         raise StagemeterError(
             f"strict: {in_words(report.unsupported)} ran and have no formula. Add one by register_formula or "
-            "formulas=, or leave strict out to have them listed."
+            "formulas=, or leave strict out to have them listed"
         )
     return report
 

@@ -22,8 +22,8 @@ from stagemeter.modules.wrappers import is_sharded
 _MOST_SHOWN = 10
 #: torch/nn/modules/transformer.py, ``TransformerEncoderLayer.forward``: ``why_not_sparsity_fast_path``.
 _FUSED_ENCODER = (
-    "torch's fused path of nn.TransformerEncoderLayer is off while something is counted: its products are counted one "
-    "by one, those of padding that it would leave out included"
+    "torch's fused path of nn.TransformerEncoderLayer is off while Stagemeter counts: products count one by one, "
+    "including those of padding that the fused path skips"
 )
 
 
@@ -154,18 +154,18 @@ def _remarks(
 ) -> list[str]:
     remarks = []
     if total.unsupported:
-        remarks.append(f"operators without a formula, left out of all numbers: {in_words(total.unsupported)}")
+        remarks.append(f"no number includes operators without a formula: {in_words(total.unsupported)}")
     silent = [name for name, stage in stages.items() if not stage.called]
     if silent:
-        remarks.append(f"not called: {', '.join(silent)}")
+        remarks.append(f"these stages were not called: {', '.join(silent)}")
     if item_size is None and len(dtypes) > 1:
         remarks.append("bytes are left out: tensors have different data types")
     elif item_size is None:
         remarks.append("bytes are left out: autocast decides on data types")
     if is_sharded(model):
-        remarks.append("parameters are those that this process holds of a sharded model")
+        remarks.append("parameters are the shards that this process holds")
     if sum(stage.params for stage in stages.values()) > total.params:
-        remarks.append("parameters that stages share are in each of them, and once in the total")
+        remarks.append("parameters that stages share count in each of them, and once in the total")
     return remarks
 
 

@@ -96,7 +96,7 @@ class BatchCosts:
         with_labels = isinstance(labels, torch.Tensor)
         of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
         if of_two_texts or (isinstance(labels, torch.Tensor) and labels.shape != kwargs[TOKENS].shape):
-            raise StagemeterError("the texts of an encoder and of a decoder differ in length")
+            raise StagemeterError("labels: they are another text than input_ids. Give one text to count it alone")
         masked = isinstance(kwargs.get(MASK), torch.Tensor)
         key = (id(call.module), call.train, with_labels, masked, flags)
         if key not in self._by_length:
@@ -121,7 +121,10 @@ class BatchCosts:
             why = obstacle(module, [*module.parameters(), *module.buffers()])
             if why is not None:
                 # Counting a shard means running it on every process, and nothing runs here.
-                raise StagemeterError(f"{type(module).__name__} cannot be counted from shapes alone, since {why}")
+                raise StagemeterError(
+                    f"model: {type(module).__name__} cannot be counted from shapes alone, since {why}. "
+                    "Count a batch by stagemeter.analyze"
+                )
             kept = self._models[id(module)] = (flags, without_weights(module))
         return kept
 

@@ -124,7 +124,7 @@ def request_cost(
             if owned:
                 raise
             kinds = ", ".join(sorted({type(call.module).__name__ for call in calls}))
-            missing[f"passes of {kinds} ({role}) are left out of all numbers: {error}"] = places
+            missing[f"no number includes passes of {kinds} ({role}): {error}"] = places
     return RequestCost(
         stages={name: cost for name, cost in costs.items() if cost.macs or name in (PREFILL, *stages)},
         steps=sum(call.role == DECODE for call in request.calls),

@@ -118,7 +118,7 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
                 (wanted.args, dict(wanted.kwargs)), lambda tensor: True, copied=False
             )
         except StagemeterError as error:
-            reason = str(error)
+            reason = f"it cannot be copied ({type(error.__cause__).__name__}: {error.__cause__})"
         else:
             with random_numbers_left_alone(model):
                 given = replace(wanted, args=args, kwargs=kwargs, values=values)
@@ -156,10 +156,10 @@ def _count_really(
         if not failure.asks_for_values:
             raise failure.error
         raise StagemeterError(
-            f"{failure.where} reads values, which shapes do not have, and fails on made-up values of {made_up} "
-            f"({type(again.error).__name__} in {again.place}). Pass real tensors to a model with weights."
+            f"args: {failure.where} reads values, which shapes do not have, and fails on made-up values of {made_up} "
+            f"({type(again.error).__name__} in {again.place}). Pass real tensors to a model with weights"
         ) from again.error
-    note = f"counted on real tensors, since {reason}"
+    note = f"the pass ran on real tensors, since {reason}"
     if made_up:
         note += f"; values of {made_up} are made up, and the count may depend on them"
     return CountedPass(*counts, device=str(place), notes=[note])
@@ -171,7 +171,8 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
         counts, failure, asked = _attempt_on_shapes(bare, wanted)
     if failure is not None:
         raise StagemeterError(
-            f"{failure.where} fails on shapes alone: {type(failure.error).__name__}: {failure.error}"
+            f"model: {failure.where} fails on shapes alone ({type(failure.error).__name__}: {failure.error}). "
+            "Count it on real tensors by stagemeter.analyze"
         ) from failure.error
     return CountedPass(*counts, device="meta", notes=[], asked=asked)
 
@@ -236,14 +237,14 @@ def obstacle(model: nn.Module, tensors: list[torch.Tensor]) -> str | None:
         return "places of the elements of a sparse tensor are values"
     plain = (torch.Tensor, nn.Parameter, NestedTensor)
     kinds = {type(tensor).__name__ for tensor in tensors if type(tensor) not in plain}
-    return f"it holds tensors of a kind of their own ({', '.join(sorted(kinds))})" if kinds else None
+    return f"it holds tensors of other classes ({', '.join(sorted(kinds))})" if kinds else None
 
 
 def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
     if loss is not None:
         made = loss(out)
         if not isinstance(made, torch.Tensor) or made.numel() != 1 or not made.requires_grad:
-            raise StagemeterError("loss: it returned no tensor of one element with a gradient. Return one.")
+            raise StagemeterError("loss: it returned no tensor of one element with a gradient. Return one")
         return made
     own = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
     if isinstance(own, torch.Tensor) and own.numel() == 1 and own.requires_grad:
@@ -252,7 +253,7 @@ def _loss_of(out: Any, loss: Loss | None) -> torch.Tensor:
     if not parts:
         raise StagemeterError(
             "mode: no output of the model has a gradient, so there is no backward pass. Use mode='inference' for the "
-            "forward pass, or loss= to compute a loss from the output."
+            "forward pass, or loss= to compute a loss from the output"
         )
     return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
 
@@ -277,6 +278,6 @@ def _require_memory(tensors: list[torch.Tensor], train: bool, reason: str) -> No
     available = psutil.virtual_memory().available
     if needed > available:
         raise StagemeterError(
-            f"{reason}, and shapes have none. A model with made-up weights takes {needed / 1e9:.0f} GB, of which "
-            f"{available / 1e9:.0f} GB are free. Count a smaller one, or pass real tensors to a model with weights."
+            f"model: shapes alone are not enough, since {reason}, and made-up weights take {needed / 1e9:.0f} GB: "
+            f"{available / 1e9:.0f} GB are free. Count a smaller one, or pass real tensors to a model with weights"
         )

@@ -33,18 +33,18 @@ def resolve_stages(
     for stage, given in stages.items():
         if not isinstance(stage, str) or not _STAGE_NAME.fullmatch(stage) or stage in _TAKEN:
             raise StagemeterError(
-                f"stage {stage!r}: give it a name of letters, digits, spaces, '_', '-' and '.', other than "
-                "'other' and 'total'"
+                f"stages: {stage!r} is no name of a stage. Give letters, digits, spaces, '_', '-' and '.', but not "
+                "'other' or 'total'"
             )
         wanted = tuple(given) if isinstance(given, (list, tuple)) else (given,)
         if not wanted:
-            raise StagemeterError(f"stage {stage!r}: it has no module. Give the name of one.")
+            raise StagemeterError(f"stages: {stage!r} has no module. Give the name of one")
         modules = [_find(every, stage, name) for name in wanted]
         for module in modules:
             if module in inside:
                 raise StagemeterError(
-                    f"stage {stage!r}: {names[module]!r} is inside of TorchScript, which calls its modules unseen. "
-                    f"Take {inside[module]!r}."
+                    f"stages: {names[module]!r} of {stage!r} is inside of TorchScript, which calls its modules unseen. "
+                    f"Take {inside[module]!r}"
                 )
         resolved[stage] = tuple(names[module] for module in modules)
         notes += _shared(names, stage, modules)
@@ -73,9 +73,11 @@ def _find(every: Mapping[str, nn.Module], stage: str, name: str) -> nn.Module:
         last = str(name).rpartition(".")[2]
         near = [other for other in every if other.rpartition(".")[2] == last][:3]
     advice = (
-        f"did you mean {' or '.join(map(repr, near))}?" if near else f"there is {', '.join(list(every)[:_MOST_NAMES])}"
+        f"Did you mean {' or '.join(map(repr, near))}?"
+        if near
+        else f"Give one of its own, such as {', '.join(list(every)[:_MOST_NAMES])}"
     )
-    raise StagemeterError(f"stage {stage!r}: the model has no submodule {name!r}; {advice}")
+    raise StagemeterError(f"stages: {name!r} of {stage!r} is no submodule of the model. {advice}")
 
 
 def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
@@ -83,9 +85,9 @@ def _require_apart(stages: Mapping[str, Sequence[str]]) -> None:
     for index, (stage, module) in enumerate(placed):
         for other_stage, other in placed[index + 1 :]:
             if _within(module, other) or _within(other, module):
-                both = "twice" if stage == other_stage else f"and stage {other_stage!r}"
                 raise StagemeterError(
-                    f"stage {stage!r} {both}: {module!r} and {other!r} overlap; each module belongs to one stage"
+                    f"stages: {module!r} of {stage!r} and {other!r} of {other_stage!r} overlap. "
+                    "Put each module in one stage"
                 )
 
 
@@ -101,7 +103,7 @@ def _shared(names: Mapping[nn.Module, str], stage: str, modules: Sequence[nn.Mod
     )
     if not elsewhere:
         return []
-    return [f"stage {stage} shares {', '.join(elsewhere)} with others: counted there, under the first name"]
+    return [f"stage {stage} shares {', '.join(elsewhere)} with others, and calls of these count under the first name"]
 
 
 def _within(name: str, other: str) -> bool:

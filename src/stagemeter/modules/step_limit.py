@@ -75,6 +75,6 @@ class _Limit(TorchDispatchMode):
         self.read[-1] += 1
         if self.read[-1] > MOST_READ:
             raise StagemeterError(
-                f"more than {MOST_READ:,} values were read in one call of a module, and values of {self._made_up} are "
-                "made up: a loop whose end depends on them may never end. Pass real tensors to a model with weights."
+                f"args: a module read more than {MOST_READ:,} values in one call, and values of {self._made_up} are "
+                "made up, so a loop that depends on them may never end. Pass real tensors to a model with weights"
             )

@@ -109,7 +109,7 @@ class Throughput:
         for note in cost.notes:
             self._say(note)
         if cost.unsupported:
-            self._say(f"operators without a formula, left out of all numbers: {', '.join(sorted(cost.unsupported))}")
+            self._say(f"no number includes operators without a formula: {', '.join(sorted(cost.unsupported))}")
 
     def _say(self, message: str) -> None:
         if message not in self._said:

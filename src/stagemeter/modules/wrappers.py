@@ -26,7 +26,7 @@ def unwrapped(model: Any) -> nn.Module:
         return torch.export.unflatten(model)
     if not isinstance(model, nn.Module):
         raise StagemeterError(
-            f"model is a {type(model).__name__}: give a torch.nn.Module, or what torch.export.export returned"
+            f"model: a {type(model).__name__} is no module. Give a torch.nn.Module, or a program of torch.export"
         )
     inner: nn.Module = model
     while True:
