@@ -56,7 +56,7 @@ def test_utilization_of_a_run_that_was_paired(plan, stagemeter, folder):
     assert stagemeter("analyze", "--estimate", "--mode", "base", "--run-name", "counts").code == 0
     counted = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", "counts")
     assert counted.code == 2
-    assert "is a static run: only a profiling run has an MFU" in counted.err
+    assert "is a static run. Give a profiling run" in counted.err
     (folder / "times.json").write_text('{"sam": 31.7, "clip": 9.1, "projector": 0.2, "prefill": 27.9, "decode": 7.8}')
     run = json.loads(stagemeter("import-profile", "times.json", "--mode", "base", "--json").out)["run_id"]
     refused = stagemeter("plan", "--device", "A100-SXM-40GB", "--pages-per-day", 10, "--from-run", run)
@@ -183,7 +183,7 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
         (["--pages-per-day", 10, "--device", "B9000"], "unknown device"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 2], "--mfu: 2"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 0.1, "--from-run", "x"], "exclude each other"),
-        (["--pages-per-day", 10, "--device", "H100-SXM", "--from-run", "x"], "no run 'x'"),
+        (["--pages-per-day", 10, "--device", "H100-SXM", "--from-run", "x"], "run 'x': not in"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--images", "a", "--pages", "b"], "exclude each other"),
         (["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--batch-size", 5000], "do not fit into T4"),
     ],

@@ -123,7 +123,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
     assert "no such mapping file" in refused("import-profile", times, "--mapping", "none.yaml")
     assert "no '='" in refused("import-profile", times, "--map", "prefill")
-    assert "seq_len 50 cannot be run: the page alone takes 73" in refused(
+    assert "seq_len 50: cannot be run: the page alone takes 73" in refused(
         "import-profile", times, "--mode", "tiny", "--seq-len", 50
     )
     assert "a server, write http://localhost:8000/metrics" in refused("import-profile", "localhost:8000/metrics")
@@ -194,10 +194,10 @@ def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
         ([], "--profile-run, --experiment: one is needed, and only one"),
         (["--profile-run", "a", "--experiment", "b"], "--profile-run, --experiment: one is needed, and only one"),
         (["--experiment", "b", "--static-run", "c"], "--static-run: runs of an experiment find their own"),
-        (["--profile-run", "nothing", "--peak-tflops", "1"], "no run 'nothing'"),
-        (["--profile-run", "no'thing", "--peak-tflops", "1"], 'no run "no\'thing"'),
-        (["--profile-run", "no'th\"ing", "--peak-tflops", "1"], "no run"),
-        (["--experiment", "nothing", "--peak-tflops", "1"], "no experiment 'nothing'"),
+        (["--profile-run", "nothing", "--peak-tflops", "1"], "run 'nothing': not in"),
+        (["--profile-run", "no'thing", "--peak-tflops", "1"], 'run "no\'thing": not in'),
+        (["--profile-run", "no'th\"ing", "--peak-tflops", "1"], "not in the MLflow store"),
+        (["--experiment", "nothing", "--peak-tflops", "1"], "experiment 'nothing': not in"),
     ):
         ended = stagemeter("mfu", *arguments)
         assert (ended.code, ended.out) == (2, ""), arguments

@@ -116,10 +116,14 @@ def test_schemas_that_mean_something_else_are_refused():
 @pytest.mark.parametrize(
     ("subjects", "quantities", "message"),
     [
-        ([made_up("a", flops__sam=1)], [], "there is 1 to compare"),
-        ([], [], "there is 0 to compare"),
-        ([made_up("a", flops__sam=1), made_up("b", flops__sam=1)], ["flopz"], "flopz: unknown; known are flops"),
-        ([made_up("a", flops__sam=1), made_up("b", flops__sam=1)], ["mfu"], r"a \(static\) has no mfu; there is flops"),
+        ([made_up("a", flops__sam=1)], [], "1 cannot be compared"),
+        ([], [], "0 cannot be compared"),
+        ([made_up("a", flops__sam=1), made_up("b", flops__sam=1)], ["flopz"], "flopz: unknown. Known are flops"),
+        (
+            [made_up("a", flops__sam=1), made_up("b", flops__sam=1)],
+            ["mfu"],
+            r"\(static\) has no mfu. Give one of flops",
+        ),
         ([made_up("a", flops__sam=1), made_up("b", "profile", time_ms__sam=1)], [], "have different metrics"),
         ([made_up("a", flops__sam=1), made_up("b", time_ms__sam=1)], ["flops"], r"b \(static\) has no flops"),
     ],
@@ -184,7 +188,7 @@ def test_nothing_may_become_something():
 
 
 def test_limit_on_what_is_not_there_does_not_pass(subjects):
-    with pytest.raises(StagemeterError, match=r"base has no flops/vision; it has flops/sam"):
+    with pytest.raises(StagemeterError, match=r"flops/vision: base has no such value. It has flops/sam"):
         breaches(subjects, 0, [parse_limit("vision/flops=1%")])
 
 

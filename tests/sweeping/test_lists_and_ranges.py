@@ -44,5 +44,5 @@ def test_sizes_and_words():
     assert sizes("1240x1754, 2480X3508,1240x1754", "--page-size") == [(1240, 1754), (2480, 3508)]
     assert words("tiny, base,tiny", "--mode") == ["tiny", "base"]
     for text in ("12", "12x", "x", "12x-3", "a4"):
-        with pytest.raises(StagemeterError, match=r"--page-size .* write WIDTHxHEIGHT"):
+        with pytest.raises(StagemeterError, match=r"--page-size .* Write WIDTHxHEIGHT"):
             sizes(text, "--page-size")

@@ -169,7 +169,7 @@ def test_grid_that_is_too_large_for_the_disk(tmp_path, monkeypatch):
     require_space(tmp_path / "not" / "yet", grids)
     monkeypatch.setattr(tables.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, 10**7))
     with pytest.raises(
-        StagemeterError, match=r"2,000,000 rows take about .* GB .* has 0.01 GB free\. Give a smaller grid"
+        StagemeterError, match=r"2,000,000 rows take about .* GB .* 0.01 GB are free\. Give a smaller grid"
     ):
         require_space(tmp_path, grids)
 

@@ -84,7 +84,7 @@ def test_runs_of_an_experiment_that_answer_to_a_filter(logged, experiment):
         compare_runs(experiment=experiment, condition="params.mode = 'huge'")
     with pytest.raises(StagemeterError, match="MLflow does not understand it"):
         compare_runs(experiment=experiment, condition="mode is tiny")
-    with pytest.raises(StagemeterError, match="no experiment 'nothing'"):
+    with pytest.raises(StagemeterError, match="experiment 'nothing': not in"):
         compare_runs(experiment="nothing")
 
 
@@ -94,7 +94,7 @@ def test_runs_that_cannot_be_compared(logged, experiment):
         pass
     with pytest.raises(StagemeterError, match="was not logged by Stagemeter"):
         compare_runs([run, foreign.info.run_id])
-    with pytest.raises(StagemeterError, match="no run 'abcdefgh'"):
+    with pytest.raises(StagemeterError, match="run 'abcdefgh': not in"):
         compare_runs([run, "abcdefgh"])
     MlflowClient().delete_run(foreign.info.run_id)
     with pytest.raises(StagemeterError, match="was deleted"):
@@ -109,7 +109,7 @@ def test_beginning_that_several_share_is_ambiguous(logged, monkeypatch):
     # Ids are random: that two begin alike is arranged.
     monkeypatch.setattr(runs, "_search_all", lambda condition, text: [find for find in both if "LIKE" in condition])
     both = [MlflowClient().get_run(name) for name in (run, other)]
-    with pytest.raises(StagemeterError, match="2 runs have an id that begins with abcd"):
+    with pytest.raises(StagemeterError, match="run abcd: 2 runs have an id that begins with it"):
         find_run("abcd")
 
 

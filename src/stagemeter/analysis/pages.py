@@ -69,7 +69,7 @@ def page_views(
     # The prompt of a model without closed forms may hold nothing of a page that it sees.
     if family.has_closed_forms and (views.image_tokens < 1 or views.global_views + views.local_views < 1):
         raise StagemeterError(
-            f"a page of {width} x {height} pixels becomes no token of {model.name}: give a larger page, or other limits"
+            f"page of {width} x {height} pixels: becomes no token of {model.name}. Give a larger page, or other limits"
         )
     if rules.notes is not None:
         return views, rules.notes

@@ -22,7 +22,7 @@ DEFAULT_TEXT_PROMPT = 1024
 def refuse_adapter(config: AnalysisConfig, what: str) -> None:
     """Refuse a configuration with an adapter, which `what` does not count."""
     if config.adapter is not None:
-        raise StagemeterError(f"adapter {config.adapter}: {what} counts no adapters; analyze does. Leave it out")
+        raise StagemeterError(f"adapter {config.adapter}: {what} counts no adapters, but analyze does. Leave it out")
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
@@ -112,8 +112,8 @@ def require_runnable(workload: Workload, model: ModelDescription) -> None:
     """Refuse a workload that can be counted but not run: a prompt without room for its page."""
     if model.family.page_in_prompt(model.architecture) and workload.prompt_tokens <= workload.image_tokens:
         raise StagemeterError(
-            f"seq_len {workload.prompt_tokens} cannot be run: the page alone takes {workload.image_tokens} tokens, and "
-            f"one begins the sequence. Leave it out, or give {workload.image_tokens + 1} or more"
+            f"seq_len {workload.prompt_tokens}: cannot be run: the page alone takes {workload.image_tokens} tokens, "
+            f"and one begins the sequence. Leave it out, or give {workload.image_tokens + 1} or more"
         )
 
 

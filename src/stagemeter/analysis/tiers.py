@@ -155,8 +155,8 @@ def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
         counted += 1
         if counted > _MOST_STEPS:
             raise StagemeterError(
-                f"the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of context, and "
-                f"{_MOST_STEPS} steps between them do not show how. Ask for fewer new tokens"
+                f"new_tokens: the cost of a decode step does not grow evenly between {first:,} and {last:,} tokens of "
+                f"context, and {_MOST_STEPS} steps between them do not show how. Ask for fewer new tokens"
             )
         here, ahead = middle - start, end - middle
         # Compared without fractions.

@@ -81,7 +81,7 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
         per subject. They are None where one is missing, and a ratio also where the baseline is zero.
     """
     if len(subjects) < 2:
-        raise StagemeterError(f"there is {len(subjects)} to compare: give two or more runs or files")
+        raise StagemeterError(f"subjects: {len(subjects)} cannot be compared. Give two or more runs or files")
     notes = _schemas(subjects)
     chosen = list(dict.fromkeys(quantities or _default(subjects)))
     compared = {name: _quantity(name, subjects, baseline) for name in chosen}
@@ -125,7 +125,8 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
         if len(majors) > 1:
             named = ", ".join(f"{name} has {version}" for version, name in versions.items())
             raise StagemeterError(
-                f"the schemas differ in what their numbers mean ({named}): analyze or import the older ones again"
+                f"schema_version: the schemas differ in what their numbers mean ({named}). Analyze or import the older "
+                "ones again"
             )
         if len(versions) > 1:
             notes.append(f"schemas {', '.join(sorted(versions))} are mixed: what is compared means the same in each")
@@ -134,7 +135,7 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
 
 def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> ComparedQuantity:
     if name not in COMPARED:
-        raise StagemeterError(f"--metric {name}: unknown; known are {', '.join(COMPARED)}")
+        raise StagemeterError(f"--metric {name}: unknown. Known are {', '.join(COMPARED)}")
     prefix = f"{name}/"
     stages = list(
         dict.fromkeys(
@@ -145,7 +146,8 @@ def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> Compared
     if len(held) < 2 or subjects[baseline] not in held:
         has = sorted({key.partition("/")[0] for subject in subjects for key in subject.values} & COMPARED.keys())
         lacking = next(subject for subject in (subjects[baseline], *subjects) if subject not in held)
-        raise StagemeterError(f"{lacking.name} ({lacking.kind}) has no {name}; there is {', '.join(has) or 'nothing'}")
+        advice = f"Give one of {', '.join(has)}" if has else "Give runs or files with numbers"
+        raise StagemeterError(f"--metric {name}: {lacking.name} ({lacking.kind}) has no {name}. {advice}")
     rows = [_row(stage, [subject.values.get(f"{name}/{stage}") for subject in subjects], baseline) for stage in stages]
     rows.sort(key=_order)
     return {"unit": COMPARED[name], "stages": stages, "rows": rows}

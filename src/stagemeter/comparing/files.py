@@ -13,7 +13,7 @@ from stagemeter.core.json_text import read_json
 from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
 
-_WAY_OUT = "give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
+_WAY_OUT = "Give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
 
 
 def read_subject(path: Path) -> Subject:
@@ -28,7 +28,7 @@ def read_subject(path: Path) -> Subject:
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, StagemeterError):
                 raise
-            raise StagemeterError(f"{path}: is a damaged profile ({error!r}); {_WAY_OUT}") from None
+            raise StagemeterError(f"{path}: is a damaged profile ({error!r}). {_WAY_OUT}") from None
     return _sound(path, subject_of_report(_require_report(path, document), name, str(path)))
 
 
@@ -36,10 +36,10 @@ def _sound(path: Path, subject: Subject) -> Subject:
     """Refuse numbers that cannot be compared, and settings that are no text."""
     for name, value in subject.values.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise StagemeterError(f"{path}: {shown(name)} is {shown(value)}, which cannot be; {_WAY_OUT}")
+            raise StagemeterError(f"{path}: {shown(name)} is {shown(value)}, which cannot be. {_WAY_OUT}")
     for name, text in {**subject.configuration, **subject.environment}.items():
         if not isinstance(text, str):
-            raise StagemeterError(f"{path}: {shown(name)} is {shown(text)}, which is no text; {_WAY_OUT}")
+            raise StagemeterError(f"{path}: {shown(name)} is {shown(text)}, which is no text. {_WAY_OUT}")
     return subject
 
 
@@ -50,22 +50,24 @@ def read_report(path: Path) -> Report:
 
 def _require_report(path: Path, document: dict[str, Any]) -> Report:
     if "closed_form" not in document or "stages" not in document:
-        raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
+        raise StagemeterError(f"{path}: is neither a report nor a profile. {_WAY_OUT}")
     _require_schema(path, document, SCHEMA_VERSION)
     fault = report_fault(document)
     if fault is not None:
-        raise StagemeterError(f"{path}: is a damaged report ({fault}); analyze again")
+        raise StagemeterError(f"{path}: is a damaged report ({fault}). Analyze again")
     return cast(Report, document)
 
 
 def _read(path: Path) -> dict[str, Any]:
     document = read_json(path)
     if not isinstance(document, dict):
-        raise StagemeterError(f"{path}: is neither a report nor a profile; {_WAY_OUT}")
+        raise StagemeterError(f"{path}: is neither a report nor a profile. {_WAY_OUT}")
     return document
 
 
 def _require_schema(path: Path, document: dict[str, Any], known: str) -> None:
     version = str(document.get("schema_version"))
     if version.partition(".")[0] != known.partition(".")[0]:
-        raise StagemeterError(f"{path}: has schema {version}, and this version of Stagemeter reads {known}")
+        raise StagemeterError(
+            f"{path}: has schema {version}, and this version of Stagemeter reads {known}. Analyze or profile again"
+        )

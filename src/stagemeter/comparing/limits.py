@@ -13,6 +13,9 @@ from stagemeter.core.metrics import COMPARED
 
 _LIMIT = re.compile(r"(?P<left>[\w.-]+)/(?P<right>[\w.-]+)=(?P<amount>\d+(?:\.\d+)?)(?P<percent>%?)")
 
+#: Options of limits, by whether they limit an increase.
+_OPTIONS = {True: "--max-increase", False: "--max-decrease"}
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -34,13 +37,13 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
     The form is ``stage/quantity=amount``, or ``quantity/stage=amount``, as MLflow names it. An amount without the
     percent sign is in the value's own unit.
     """
-    option = "--max-increase" if increase else "--max-decrease"
+    option = _OPTIONS[increase]
     match = _LIMIT.fullmatch(text.strip())
     if match is None:
-        raise StagemeterError(f"{option} {text!r}: write stage/quantity=percent, such as total/flops=1%")
+        raise StagemeterError(f"{option} {text!r}: is no limit. Write stage/quantity=percent, such as total/flops=1%")
     left, right = match["left"], match["right"]
     if left not in COMPARED and right not in COMPARED:
-        raise StagemeterError(f"{option} {text!r}: names no quantity; known are {', '.join(COMPARED)}")
+        raise StagemeterError(f"{option} {text!r}: names no quantity. Known are {', '.join(COMPARED)}")
     metric = f"{left}/{right}" if left in COMPARED else f"{right}/{left}"
     relative = bool(match["percent"])
     return Limit(metric, Fraction(match["amount"]) / (100 if relative else 1), relative, increase)
@@ -54,11 +57,11 @@ def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]
     base = subjects[baseline]
     lines = []
     for limit in limits:
-        before = _value(base, limit.metric)
+        before = _value(base, limit)
         for subject in subjects:
             if subject is base:
                 continue
-            after = _value(subject, limit.metric)
+            after = _value(subject, limit)
             change = after - before if limit.increase else before - after
             allowed = limit.amount * abs(Fraction(before)) if limit.relative else limit.amount
             if change > allowed:
@@ -66,12 +69,15 @@ def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]
     return lines
 
 
-def _value(subject: Subject, metric: str) -> float:
-    if metric in subject.values:
-        return subject.values[metric]
-    quantity = metric.partition("/")[0]
+def _value(subject: Subject, limit: Limit) -> float:
+    if limit.metric in subject.values:
+        return subject.values[limit.metric]
+    quantity = limit.metric.partition("/")[0]
     known = [name for name in subject.values if name.startswith(f"{quantity}/")]
-    raise StagemeterError(f"{subject.name} has no {metric}; it has {', '.join(known) or f'no {quantity} at all'}")
+    raise StagemeterError(
+        f"{_OPTIONS[limit.increase]} {limit.metric}: {subject.name} has no such value. "
+        f"It has {', '.join(known) or f'no {quantity} at all'}"
+    )
 
 
 def _breach(subject: Subject, base: Subject, limit: Limit, before: float, after: float, change: float) -> str:

@@ -56,7 +56,7 @@ def write_report_files(files: Mapping[str, str], folder: Path) -> list[Path]:
             return [write_whole(folder / name, content) for name, content in files.items()]
     except OSError as error:
         raise StagemeterError(
-            f"{folder} cannot be written to: {error.strerror or error}; give another folder"
+            f"{folder}: cannot be written to: {error.strerror or error}. Give another folder"
         ) from error
 
 

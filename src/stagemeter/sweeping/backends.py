@@ -58,8 +58,8 @@ def map_parts(
                 results = Parallel()(delayed(work)(item) for item in batch)
             except failures as error:
                 raise StagemeterError(
-                    f"the {backend} cluster failed ({type(error).__name__}: {error}). Finished parts are "
-                    "kept; --resume continues"
+                    f"--backend {backend}: the cluster failed ({type(error).__name__}: {error}). Finished parts are "
+                    "kept, and --resume continues"
                 ) from error
             yield from zip(batch, results, strict=True)
 
@@ -74,7 +74,7 @@ def require_backend(backend: str, jobs: int, cluster: str | None) -> None:
         raise StagemeterError(f"--backend {backend}: unknown. Known are {', '.join(BACKENDS)}")
     missing = [module for module in _MODULES.get(backend, ()) if find_spec(module) is None]
     if missing:
-        raise StagemeterError(f"--backend {backend} needs {missing[0]}: pip install 'stagemeter[{backend}]'")
+        raise StagemeterError(f"--backend {backend}: needs {missing[0]}. Run pip install 'stagemeter[{backend}]'")
 
 
 @contextmanager
@@ -118,5 +118,7 @@ def _dask(workers: int, cluster: str | None) -> Iterator[tuple[type[BaseExceptio
             )
             stack.enter_context(client(place, timeout=_PATIENCE))
         except OSError as error:
-            raise StagemeterError(f"no dask scheduler answers at {address}: {error}") from None
+            raise StagemeterError(
+                f"--cluster {address or LOCAL}: no dask scheduler answers ({error}). Start one, or give another address"
+            ) from None
         yield (OSError, distributed.KilledWorker)

@@ -191,7 +191,7 @@ def _pages(settings: SweepSettings) -> Corpus:
         if value is not None
     }
     if len(given) > 1:
-        raise StagemeterError(f"{' and '.join(given)} exclude each other. Give one of them")
+        raise StagemeterError(f"{' and '.join(given)}: they exclude each other. Give one of them")
     if settings.images is not None:
         return pages_of_folder(outside_path(settings.images, "--images"))
     if settings.pages is not None:

@@ -150,7 +150,7 @@ def pages_of_table(path: Path) -> Corpus:
     try:
         table = pandas.read_csv(io.StringIO(text), skipinitialspace=True)
     except (ValueError, OverflowError) as error:
-        raise StagemeterError(f"--pages {path}: is not CSV: {str(error).splitlines()[0]}") from None
+        raise StagemeterError(f"--pages {path}: is not CSV ({str(error).splitlines()[0]}). Save it as CSV") from None
     if not isinstance(table.index, pandas.RangeIndex):
         raise StagemeterError(f"--pages {path}: a line has more columns than the header. Write width,height[,page]")
     header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
@@ -166,8 +166,8 @@ def pages_of_table(path: Path) -> Corpus:
         wrong = table.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
         if len(wrong):
             raise StagemeterError(
-                f"--pages {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}; "
-                f"give whole pixels from 1 to {LONGEST_SIDE}"
+                f"--pages {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}. "
+                f"Give whole pixels from 1 to {LONGEST_SIDE}"
             )
         table[name] = sizes.astype("int64")
     names = table["page"].astype(str).tolist() if "page" in table.columns else [None] * len(table)

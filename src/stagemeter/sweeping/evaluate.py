@@ -88,7 +88,7 @@ def wide_columns(grid: Grid) -> list[str]:
         name = max(values, key=lambda name: values[name])
         if values[name] >= _MOST:
             raise StagemeterError(
-                f"{name} reaches {values[name]} at the largest batch and the most tokens, more than a table holds "
+                f"{name}: reaches {values[name]} at the largest batch and the most tokens, more than a table holds "
                 "exactly. Give a smaller --batch-size or fewer --new-tokens"
             )
         found |= {name for name in values if values[name] >= _LIMIT}

@@ -25,15 +25,15 @@ def numbers(text: str, option: str) -> list[int]:
         if match is None:
             if not _NUMBER.fullmatch(part):
                 raise StagemeterError(
-                    f"{option} {part!r}: write numbers, such as 1,2,4, or a range, such as 256..4096:256"
+                    f"{option} {part!r}: is no whole number. Write such as 1,2,4, or a range, such as 256..4096:256"
                 )
             found[int(part)] = None
             continue
         first, last, step = int(match["first"]), int(match["last"]), int(match["step"] or 1)
         if step == 0 or last < first:
-            raise StagemeterError(f"{option} {part!r}: holds no number; write first..last:step, first not above last")
+            raise StagemeterError(f"{option} {part!r}: holds no number. Write first..last:step, first not above last")
         if (last - first) // step >= _MOST:
-            raise StagemeterError(f"{option} {part!r}: holds more than {_MOST:,} numbers; give a larger step")
+            raise StagemeterError(f"{option} {part!r}: holds more than {_MOST:,} numbers. Give a larger step")
         found |= dict.fromkeys(range(first, last + 1, step))
     return list(found)
 
@@ -44,7 +44,9 @@ def sizes(text: str, option: str) -> list[tuple[int, int]]:
     for part in words(text, option):
         match = _SIZE.fullmatch(part)
         if match is None:
-            raise StagemeterError(f"{option} {part!r}: write WIDTHxHEIGHT in pixels, such as 1240x1754")
+            raise StagemeterError(
+                f"{option} {part!r}: is no page size. Write WIDTHxHEIGHT in pixels, such as 1240x1754"
+            )
         found[int(match["width"]), int(match["height"])] = None
     return list(found)
 
@@ -53,5 +55,5 @@ def words(text: str, option: str) -> list[str]:
     """Read words between commas, each once."""
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
-        raise StagemeterError(f"{option} {text!r}: has nothing between two commas; write values such as 1,2,4")
+        raise StagemeterError(f"{option} {text!r}: has nothing between two commas. Write values such as 1,2,4")
     return list(dict.fromkeys(parts))

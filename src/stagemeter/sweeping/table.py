@@ -86,7 +86,7 @@ class PartsFolder:
             return
         if not resume:
             raise StagemeterError(
-                f"{self.folder} holds the parts of an interrupted sweep. Give --resume to continue it, or delete the "
+                f"{self.folder}: holds the parts of an interrupted sweep. Give --resume to continue it, or delete the "
                 "folder"
             )
         try:
@@ -94,7 +94,7 @@ class PartsFolder:
         except StagemeterError:
             found = None
         if found != self._identity:
-            raise StagemeterError(f"{self.folder} is of another sweep. Give the same options, or delete the folder")
+            raise StagemeterError(f"{self.folder}: is of another sweep. Give the same options, or delete the folder")
 
     def open(self, resume: bool) -> list[Part]:
         """Make the folder, or open it, and return the missing parts; refuse a folder that another process holds."""
@@ -118,7 +118,7 @@ class PartsFolder:
                 (made / "parts").rename(self.folder)
             except OSError as error:
                 raise StagemeterError(
-                    f"{self.folder} cannot be made: {error.strerror}. Another sweep may write to the same --output"
+                    f"{self.folder}: cannot be made: {error.strerror}. Another sweep may write to the same --output"
                 ) from error
 
     def write(self, part: Part, content: bytes) -> None:
@@ -144,7 +144,7 @@ class PartsFolder:
                 self._write_together(temporary)
         except pa.ArrowException as error:
             raise StagemeterError(
-                f"{self.output} cannot be written: {error}. The parts are in {self.folder}"
+                f"{self.output}: cannot be written: {error}. The parts are in {self.folder}"
             ) from error
 
     def remove(self) -> None:
@@ -169,7 +169,7 @@ class PartsFolder:
             table = pq.read_table(self._path(part))
             if table.num_rows != part.stop - part.start:
                 raise StagemeterError(
-                    f"{self._path(part)} holds {table.num_rows} rows, not {part.stop - part.start}. Delete it, and "
+                    f"{self._path(part)}: holds {table.num_rows} rows, not {part.stop - part.start}. Delete it, and "
                     "continue by --resume"
                 )
             writer.write_table(pa.table([_column(table, field) for field in schema], schema=schema))
@@ -208,6 +208,6 @@ def require_space(folder: Path, grids: list[Grid]) -> None:
     # Parts and table are on disk at the same time.
     if 2 * needed > free:
         raise StagemeterError(
-            f"{rows:,} rows take about {2 * needed / 1e9:,.3g} GB while they are put together, and {folder} has "
-            f"{free / 1e9:,.3g} GB free. Give a smaller grid"
+            f"--output {folder}: {rows:,} rows take about {2 * needed / 1e9:,.3g} GB while they are put together, and "
+            f"{free / 1e9:,.3g} GB are free. Give a smaller grid"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,15 @@ from stagemeter.core.metrics import comparison_values, module_values, report_val
 from stagemeter.core.workload import stable_hash
 from stagemeter.tracking.document import log_document, params_of
 from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
-from stagemeter.tracking.runs import find_experiment, find_run, load_module_report, load_report, search_runs
+from stagemeter.tracking.runs import (
+    find_experiment,
+    find_run,
+    known_metrics,
+    load_module_report,
+    load_report,
+    require_kind,
+    search_runs,
+)
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 
 #: Tag of a comparison with its runs, and tag of these runs with their comparisons.
@@ -49,23 +56,21 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(INVALID_PARAMETER_VALUE):
                 raise
-            raise StagemeterError(f"--filter {condition!r}: MLflow does not understand it: {error.message}") from None
+            raise StagemeterError(
+                f"--filter {condition!r}: MLflow does not understand it ({error.message}). Write such as "
+                "params.mode = 'tiny'"
+            ) from None
         runs = [run for run in answering if run.data.tags.get(KIND) in _COMPARED]
         if not runs:
             of = f" that answers to {condition!r}" if condition else ""
-            raise StagemeterError(f"experiment {experiment!r} holds no run of Stagemeter{of}")
+            raise StagemeterError(f"experiment {experiment!r}: holds no run of Stagemeter{of}. Name another one")
         return [subject_of_run(run) for run in reversed(runs)]
 
 
 def subject_of_run(run: Run) -> Subject:
     """Make a subject of the metrics, params and tags of a run, or raise StagemeterError without counts or times."""
-    tags, kind = run.data.tags, run.data.tags.get(KIND)
-    if kind is None or kind not in _COMPARED:
-        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
-        raise StagemeterError(f"run {run.info.run_id} {what}: give runs of `stagemeter analyze` or of profiles")
-    # A metric cannot be deleted, so a value that a later pairing lacks is NaN.
-    known = {name: value for name, value in run.data.metrics.items() if not math.isnan(value)}
-    values: dict[str, float] = {name: _whole(value) for name, value in known.items()}
+    tags, kind = run.data.tags, require_kind(run, _COMPARED, "Give runs of `stagemeter analyze` or of profiles")
+    values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
     if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
         values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))

@@ -76,22 +76,20 @@ class StaticRuns:
         try:
             report = self._count(profile.data.tags.get(MODEL, "?"), architecture, measured, profile.data.params)
         except StagemeterError as error:
-            missing = self._no_match(profile, measured, candidates)
-            raise StagemeterError(f"{missing}. It cannot be counted by closed form here: {error}") from None
+            raise StagemeterError(
+                f"run {profile.info.run_id} ({profile.info.run_name}): no static run counts its work, and it cannot be "
+                f"counted by closed form here ({error}). {self._advice(profile, measured, candidates)}"
+            ) from None
         made = log_counts(report, profile)
         self._reports[made.info.run_id] = report
         self._all.insert(0, made)
         return made
 
-    def _no_match(
+    def _advice(
         self, profile: Run, measured: Workload, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]
     ) -> str:
         model = profile.data.tags.get(MODEL, "?")
         command = analyze_command(model, measured, profile.data.params)
-        start = (
-            f"no static run counts the work of run {profile.info.run_id} ({profile.info.run_name}). "
-            f"Count it: `{command}`"
-        )
         if candidates:
             # One candidate for each set of differences is enough.
             differing = {str(found): (found, run) for found, run in reversed(candidates)}
@@ -100,10 +98,13 @@ class StaticRuns:
                 + ", ".join(f"{name} ({counted}, measured {measured})" for name, (counted, measured) in found.items())
                 for found, run in sorted(differing.values(), key=lambda candidate: len(candidate[0]))[:_NAMED]
             )
-            return f"{start}, or name another with --static-run, to evaluate its closed form. The closest: {closest}"
+            return (
+                f"Count it by `{command}`, or name another with --static-run, to evaluate its closed form. The "
+                f"closest: {closest}"
+            )
         others = sorted({run.data.tags.get(MODEL, "?") for run in self._all} - {model})
         what = f"there are static runs of {', '.join(others)} only" if others else "there is no static run at all"
-        return f"{start}. So far {what} (a run with --no-track leaves none)"
+        return f"Count it by `{command}`. So far {what} (a run with --no-track leaves none)"
 
 
 def _workload_or_none(run: Run) -> Workload | None:

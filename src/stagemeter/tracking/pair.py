@@ -31,6 +31,7 @@ from stagemeter.tracking.runs import (
     find_run,
     lengths_of_run,
     measured_workload,
+    require_kind,
     search_runs,
 )
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
@@ -75,27 +76,21 @@ def pair_profile(
 
 def require_profile(run: Run) -> None:
     """Refuse a run that is no profile or has no times."""
-    kind = run.data.tags.get(KIND)
-    if kind != PROFILE:
-        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
-        raise StagemeterError(
-            f"run {run.info.run_id} {what}: give a run of `stagemeter profile` or `stagemeter import-profile`"
-        )
+    require_kind(run, [PROFILE], "Give a run of `stagemeter profile` or `stagemeter import-profile`")
     if not _times(run):
-        raise StagemeterError(f"run {run.info.run_id} holds no time of any stage: it ended before one was measured")
+        raise StagemeterError(
+            f"run {run.info.run_id}: holds no time of any stage, since it ended before one was measured. Give another"
+        )
 
 
 def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHardware, figures: bool = True) -> Pairing:
     """Pair two runs of one model and log the pairing, unless the run holds it already."""
     run_id, tags = profile.info.run_id, profile.data.tags
-    kind = static.data.tags.get(KIND)
-    if kind != STATIC:
-        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
-        raise StagemeterError(f"run {static.info.run_id} {what}: give a run of `stagemeter analyze` as --static-run")
+    require_kind(static, [STATIC], "Give a run of `stagemeter analyze` as --static-run")
     if architecture_of(static) != architecture_of(profile):
         raise StagemeterError(
-            f"run {static.info.run_id} is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
-            f"and {run_id} of {tags.get(MODEL)}, or their sizes differ"
+            f"run {static.info.run_id}: is not a static run of the same model: it is of {static.data.tags.get(MODEL)}, "
+            f"and {run_id} of {tags.get(MODEL)}, or their sizes differ. Give another --static-run"
         )
     workload, report = measured_workload(profile), statics.report(static)
     peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
@@ -139,7 +134,7 @@ def _times(run: Run) -> dict[str, float]:
     for stage, value in times.items():
         if not 0 < value <= LONGEST_MS:
             raise StagemeterError(
-                f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time: import it again"
+                f"run {run.info.run_id}: time_ms/{stage} is {value:g}, which is no time. Import it again"
             )
     return times
 
@@ -218,7 +213,7 @@ def pair_profiles(
     with store_errors():
         profiles = list(search_runs([find_experiment(experiment)], f"tags.`{KIND}` = '{PROFILE}'"))
         if not profiles:
-            raise StagemeterError(f"experiment {experiment!r} holds no profiling run: see `stagemeter profile`")
+            raise StagemeterError(f"experiment {experiment!r}: holds no profiling run. Run `stagemeter profile`")
         statics, pairings, failures = StaticRuns(many=True, count=count), [], dict[str, str]()
         linked: dict[str, tuple[Run, list[str]]] = {}
         for done, profile in enumerate(profiles, start=1):

@@ -18,7 +18,7 @@ from stagemeter.tracking.runs import measured_workload
 
 _MEASURED_PEAK = "stagemeter.measured_peak"
 _DEVICE, _CORES = f"{HARDWARE}device", f"{HARDWARE}cores"
-_WAY_OUT = "--device measured measures this machine; --peak-tflops X --peak-gbps Y gives the numbers"
+_WAY_OUT = "Give --device measured for this machine, or --peak-tflops X --peak-gbps Y"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,26 +47,29 @@ def find_peak(profile: Run, given: GivenHardware) -> Peak:
     dtype = measured_workload(profile).dtype
     if tflops is not None:
         if device is not None:
-            raise StagemeterError(f"--device {device} and --peak-tflops {tflops:g} exclude each other: give one")
+            raise StagemeterError(f"--device {device} and --peak-tflops {tflops:g}: they exclude each other. Give one")
         return given_peak(dtype, tflops, gbps)
     if gbps is not None:
-        raise StagemeterError(f"--peak-gbps {gbps:g} needs --peak-tflops beside it")
+        raise StagemeterError(f"--peak-gbps {gbps:g}: needs --peak-tflops beside it. Give both, or --device")
     if device == MEASURED:
         return _measured_peak(profile, dtype)
     ran_on = profile.data.tags.get(_DEVICE)
     if device is None and ran_on is None:
         raise StagemeterError(
-            f"run {profile.info.run_id} does not say what it ran on: give --device NAME (`stagemeter devices` lists "
+            f"run {profile.info.run_id}: does not say what it ran on. Give --device NAME (`stagemeter devices` lists "
             "them), --device measured, or --peak-tflops X --peak-gbps Y"
         )
     try:
-        return device_peak(find_device(device or str(ran_on), _WAY_OUT), dtype)
+        return device_peak(find_device(device or str(ran_on)), dtype)
     except StagemeterError as error:
         kept = _kept_peak(profile) if device is None else None
         if kept is not None:
             return kept
-        named = "" if device is not None else f"run {profile.info.run_id} ran on {ran_on}: "
-        raise StagemeterError(f"{named}{error}") from None
+        if device is not None:
+            raise
+        raise StagemeterError(
+            f"run {profile.info.run_id}: it ran on {ran_on}, whose peak is not known ({error}). {_WAY_OUT}"
+        ) from None
 
 
 def peak_flags(profile: Run, peak: Peak) -> list[str]:
@@ -99,7 +102,7 @@ def _kept_peak(profile: Run) -> Peak | None:
         return None if kept is None else Peak.from_dict(parse_json(kept, _MEASURED_PEAK))
     except (ValueError, LookupError, TypeError):
         raise StagemeterError(
-            f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged: delete it to measure again"
+            f"run {profile.info.run_id}: its tag {_MEASURED_PEAK} is damaged. Delete it to measure again"
         ) from None
 
 
@@ -131,7 +134,7 @@ def _measurable(profile: Run) -> str:
     there = ran_on if cores is None else f"{ran_on} of {cores} cores"
     here = " or ".join([f"{names['cpu']} of {usable_cores()} cores", *list(names.values())[1:]])
     raise StagemeterError(
-        f"--device measured would measure {here}, and run {profile.info.run_id} ran on {there}: pair it there, or "
+        f"--device measured: would measure {here}, and run {profile.info.run_id} ran on {there}. Pair it there, or "
         "give --device NAME or --peak-tflops X --peak-gbps Y"
     )
 

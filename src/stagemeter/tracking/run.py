@@ -72,7 +72,7 @@ def require_choice(experiment: str | None) -> None:
     opened = mlflow.active_run() is None and mlflow.environment_variables.MLFLOW_RUN_ID.defined
     if experiment is not None and opened:
         raise StagemeterError(
-            f"--experiment {experiment!r}: this run belongs to `mlflow run` already; use its own --experiment-name"
+            f"--experiment {experiment!r}: this run belongs to `mlflow run` already. Use its own --experiment-name"
         )
 
 

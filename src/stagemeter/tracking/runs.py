@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, KIND, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
 
@@ -46,20 +47,22 @@ def find_run(name: str) -> Run:
             raise
     else:
         if run.info.lifecycle_stage != "active":
-            raise StagemeterError(f"run {name} was deleted; `mlflow runs restore --run-id {name}` brings it back")
+            raise StagemeterError(f"run {name}: was deleted. `mlflow runs restore --run-id {name}` brings it back")
         return run
     named = _search_all("attributes.run_name = ", name)
     if not named and _BEGINNING.fullmatch(name):
         named = _search_all("attributes.run_id LIKE ", f"{name}%")
         if len(named) > 1:
             ids = ", ".join(run.info.run_id for run in named[:5])
-            raise StagemeterError(f"{len(named)} runs have an id that begins with {name}: give more of it, as of {ids}")
+            raise StagemeterError(
+                f"run {name}: {len(named)} runs have an id that begins with it. Give more of it, as of {ids}"
+            )
     if len(named) > 1:
         ids = ", ".join(run.info.run_id for run in named[:5])
-        raise StagemeterError(f"{len(named)} runs are named {name!r}: give the id of one, such as {ids}")
+        raise StagemeterError(f"run {name!r}: {len(named)} runs have this name. Give the id of one, such as {ids}")
     if not named:
         raise StagemeterError(
-            f"no run {shown(name)} in the MLflow store at {store_address()}: give a run's id or name, and see "
+            f"run {shown(name)}: not in the MLflow store at {store_address()}. Give a run's id or name, and see "
             "MLFLOW_TRACKING_URI"
         )
     return named[0]
@@ -75,7 +78,10 @@ def find_experiment(name: str) -> str:
     """Return the id of an experiment by its name, or raise StagemeterError."""
     found = mlflow.MlflowClient().get_experiment_by_name(name)
     if found is None:
-        raise StagemeterError(f"no experiment {name!r} in the MLflow store at {store_address()}")
+        raise StagemeterError(
+            f"experiment {name!r}: not in the MLflow store at {store_address()}. Give the name of one that is, and see "
+            "MLFLOW_TRACKING_URI"
+        )
     return str(found.experiment_id)
 
 
@@ -101,6 +107,23 @@ def static_runs(**tags: str) -> Iterator[Run]:
     return search_runs(all_experiments(), " and ".join([*conditions, "attributes.status = 'FINISHED'"]))
 
 
+def require_kind(run: Run, kinds: Collection[str], way_out: str) -> str:
+    """Return the kind of a run, or refuse a run of another kind with advice."""
+    kind: str | None = run.data.tags.get(KIND)
+    if kind is None or kind not in kinds:
+        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
+        raise StagemeterError(f"run {run.info.run_id}: {what}. {way_out}")
+    return kind
+
+
+def known_metrics(run: Run) -> dict[str, float]:
+    """Return the metrics of a run that hold a value.
+
+    A metric cannot be deleted, so a value that a later pairing lacks is NaN.
+    """
+    return {name: value for name, value in run.data.metrics.items() if not math.isnan(value)}
+
+
 def workload_of(run: Run) -> Workload | None:
     """Return the workload of a run; None for a run that Stagemeter did not log."""
     text = run.data.tags.get(WORKLOAD)
@@ -112,14 +135,16 @@ def workload_of(run: Run) -> Workload | None:
             raise ValueError(f"dtype: {workload.dtype!r} is not one of {', '.join(ITEM_SIZES)}")
         return workload
     except ValueError as error:
-        raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}): log it again") from None
+        raise StagemeterError(f"run {run.info.run_id}: its tag {WORKLOAD} is damaged ({error}). Log it again") from None
 
 
 def architecture_of(run: Run) -> str:
     """Return the hash of the sizes of a run's model."""
     found: str | None = run.data.tags.get(ARCHITECTURE_HASH)
     if not found:
-        raise StagemeterError(f"run {run.info.run_id} does not say which model it is of: its tag {ARCHITECTURE_HASH}")
+        raise StagemeterError(
+            f"run {run.info.run_id}: does not say which model it is of in its tag {ARCHITECTURE_HASH}. Log it again"
+        )
     return found
 
 
@@ -127,7 +152,7 @@ def measured_workload(run: Run) -> Workload:
     """Return the workload that a profiling run measured."""
     workload = workload_of(run)
     if workload is None:
-        raise StagemeterError(f"run {run.info.run_id} does not say what was measured: profile or import it again")
+        raise StagemeterError(f"run {run.info.run_id}: does not say what was measured. Profile or import it again")
     return workload
 
 
@@ -148,7 +173,7 @@ def lengths_of_run(run: Run) -> RequestLengths | None:
         return None if text is None else RequestLengths.from_dict(parse_json(text, LENGTHS))
     except ValueError as error:
         raise StagemeterError(
-            f"run {run.info.run_id}: its tag {LENGTHS} is damaged ({error}): import it again"
+            f"run {run.info.run_id}: its tag {LENGTHS} is damaged ({error}). Import it again"
         ) from None
 
 
@@ -157,7 +182,7 @@ def load_report(run: Run) -> Report:
     report = _load_document(run, REPORT_FILE, SCHEMA_VERSION)
     fault = report_fault(report)
     if fault is not None:
-        raise StagemeterError(f"run {run.info.run_id}: its {REPORT_FILE} is damaged ({fault}): analyze again")
+        raise StagemeterError(f"run {run.info.run_id}: its {REPORT_FILE} is damaged ({fault}). Analyze again")
     _require_own(run, REPORT_FILE, report)
     return cast(Report, report)
 
@@ -182,14 +207,15 @@ def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
         if is_out_of_patience(mlflow.get_tracking_uri()):
             raise
         raise StagemeterError(
-            f"run {run_id} has no report {file} that can be read ({str(error).splitlines()[0]}): analyze again"
+            f"run {run_id}: has no report {file} that can be read ({str(error).splitlines()[0]}). Analyze again"
         ) from error
     except StagemeterError as error:
-        raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}): analyze again") from error
+        raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}). Analyze again") from error
     version = report.get("schema_version") if isinstance(report, dict) else None
     if str(version).partition(".")[0] != known.partition(".")[0]:
         raise StagemeterError(
-            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}"
+            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}. Analyze "
+            "again"
         )
     return report
 
@@ -201,5 +227,5 @@ def _require_own(run: Run, file: str, report: Mapping[str, Any]) -> None:
     if logged is not None and logged != held:
         raise StagemeterError(
             f"run {run.info.run_id}: its {file} (hash {held}) is not the report that was logged to it (hash {logged}), "
-            "but another run's or changed since: analyze again"
+            "but another run's or changed since. Analyze again"
         )

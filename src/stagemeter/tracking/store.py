@@ -45,7 +45,8 @@ def store_errors() -> Iterator[None]:
             if is_out_of_patience(address):
                 raise _silent(address) from error
             raise TrackingError(
-                f"the MLflow store at {shown_address(address)} refused: {_reason(error)}; see MLFLOW_TRACKING_URI"
+                f"MLFLOW_TRACKING_URI: the MLflow store at {shown_address(address)} refused: {_reason(error)}. "
+                "Mend the store, or name another one"
             ) from error
 
 
@@ -57,8 +58,8 @@ def _reason(error: Exception) -> str:
 
 def _silent(address: str) -> TrackingError:
     return TrackingError(
-        f"the MLflow store at {shown_address(address)} answered nothing of use for {store_timeout():g} s: see whether "
-        f"it works, or give it longer by --store-timeout or {VARIABLE}"
+        f"MLFLOW_TRACKING_URI: the MLflow store at {shown_address(address)} answered nothing of use for "
+        f"{store_timeout():g} s. See whether it works, or give it longer by --store-timeout or {VARIABLE}"
     )
 
 
@@ -75,11 +76,14 @@ def require_reachable() -> None:
             answer = in_time(lambda: requests.get(health, timeout=_PATIENCE), min(2 * _PATIENCE, store_timeout()))
         except (requests.RequestException, ValueError) as error:
             raise TrackingError(
-                f"no MLflow server answers at {shown} ({type(error).__name__}): start one, or set MLFLOW_TRACKING_URI "
-                "to where one runs"
+                f"MLFLOW_TRACKING_URI: no MLflow server answers at {shown} ({type(error).__name__}). Start one, or "
+                "give the address of one that runs"
             ) from error
         if answer.status_code >= 500:
-            raise TrackingError(f"the MLflow server at {shown} answers {answer.status_code} {answer.reason}")
+            raise TrackingError(
+                f"MLFLOW_TRACKING_URI: the MLflow server at {shown} answers {answer.status_code} {answer.reason}. "
+                "Start it again, or name another one"
+            )
     elif "://" in address and not address.startswith(_FILES):
         _require_database(address, shown)
 
@@ -95,7 +99,8 @@ def _require_database(address: str, shown: str) -> None:
         raise _silent(address) from error
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise TrackingError(
-            f"no connection to the MLflow store at {shown}: {_reason(error)}; see MLFLOW_TRACKING_URI"
+            f"MLFLOW_TRACKING_URI: no connection to the MLflow store at {shown} ({_reason(error)}). Start its server, "
+            "or name another store"
         ) from error
 
 

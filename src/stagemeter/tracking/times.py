@@ -37,15 +37,16 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Seque
     with store_errors():
         found = find_run(run)
         if found.data.tags.get(KIND) == PROFILE:
-            raise StagemeterError(f"run {found.info.run_id} is a profiling run already: pair it by `stagemeter mfu`")
+            raise StagemeterError(f"run {found.info.run_id}: is a profiling run already. Pair it by `stagemeter mfu`")
         logged = found.data.metrics
         for stage, metric in metrics.items():
             if stage not in mapping.stages:
-                raise StagemeterError(f"--map {stage}={metric}: no such stage; known are {', '.join(mapping.stages)}")
+                raise StagemeterError(f"--map {stage}={metric}: no such stage. Known are {', '.join(mapping.stages)}")
             if metric not in logged:
                 close = difflib.get_close_matches(metric, logged, n=3) or sorted(logged)[:5]
                 raise StagemeterError(
-                    f"run {found.info.run_id} has no metric {metric!r}; it has {', '.join(close) or 'none at all'}"
+                    f"--map {stage}={metric}: run {found.info.run_id} has no metric {metric!r}. "
+                    f"It has {', '.join(close) or 'none at all'}"
                 )
         chosen = dict(metrics)
         for stage in mapping.stages:
@@ -54,7 +55,7 @@ def read_metrics(run: str, metrics: Mapping[str, str], steps: int, vision: Seque
                     chosen.setdefault(stage, metric)
         if not chosen:
             raise StagemeterError(
-                f"run {found.info.run_id} has no metric that is named as a stage is: name them, as in "
+                f"run {found.info.run_id}: has no metric that is named as a stage is. Name them, as in "
                 "--map prefill=my/metric"
             )
         client = mlflow.MlflowClient()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from mlflow.entities import Run
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import GIVEN
-from stagemeter.tracking.labels import DEVICES, HARDWARE, KIND, MODEL, PROFILE
+from stagemeter.tracking.labels import DEVICES, HARDWARE, MODEL, PROFILE
 from stagemeter.tracking.peaks import same_device
-from stagemeter.tracking.runs import architecture_of, find_run, measured_workload
+from stagemeter.tracking.runs import architecture_of, find_run, known_metrics, measured_workload, require_kind
 from stagemeter.tracking.store import require_reachable, store_errors
 
 #: MFU of a machine that many requests shared, and of one request alone. The first is preferred.
@@ -76,22 +75,18 @@ def utilization_of(name: str) -> Utilization:
     require_reachable()
     with store_errors():
         run = find_run(name)
-    kind = run.data.tags.get(KIND)
-    if kind != PROFILE:
-        what = f"is a {kind} run" if kind else "was not logged by Stagemeter"
-        raise StagemeterError(
-            f"run {run.info.run_id} {what}: only a profiling run has an MFU; give one that `stagemeter mfu` has paired"
-        )
-    metric = next((metric for metric in (_OF_MACHINE, _OF_REQUEST) if _known(run, metric)), None)
+    require_kind(run, [PROFILE], "Give a profiling run that `stagemeter mfu` has paired")
+    metrics = known_metrics(run)
+    metric = next((metric for metric in (_OF_MACHINE, _OF_REQUEST) if metric in metrics), None)
     if metric is None:
         raise StagemeterError(
-            f"run {run.info.run_id} has no MFU of whole requests: pair it by `stagemeter mfu --profile-run "
+            f"run {run.info.run_id}: has no MFU of whole requests. Pair it by `stagemeter mfu --profile-run "
             f"{run.info.run_id}`, and see there what is missing"
         )
     peak = run.data.tags.get("stagemeter.peak", "an unknown device")
     device = run.data.tags.get(f"{HARDWARE}device", peak) if peak == GIVEN else peak
     return Utilization(
-        mfu=run.data.metrics[metric],
+        mfu=metrics[metric],
         source=f"run {run.info.run_id} ({run.info.run_name}, on {device})",
         model=run.data.tags.get(MODEL, "another model"),
         architecture_hash=architecture_of(run),
@@ -104,8 +99,3 @@ def utilization_of(name: str) -> Utilization:
 def _devices_of_a_request(run: Run) -> int:
     count, engines = run.data.tags.get(DEVICES, "1").partition(",")[0], run.data.metrics.get("engine/engines", 1)
     return int(count) // max(1, int(engines)) if count.isdecimal() else 1
-
-
-def _known(run: Run, metric: str) -> bool:
-    # A metric cannot be deleted, so a value that a later pairing lacks is NaN.
-    return not math.isnan(run.data.metrics.get(metric, math.nan))
