@@ -21,8 +21,7 @@ from stagemeter.core.terminal import plain_text, print_lines, print_table
 from stagemeter.export.charts import Chart, Series, bar_chart, chart_picture, charts_page
 from stagemeter.export.comparison import comparison_csv, comparison_markdown, comparison_page, print_comparison
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
-from stagemeter.export.roofline import RooflinePoints, roofline_page, roofline_picture
+from stagemeter.export.markdown import Document
 
 HOSTILE = [
     "\x1b]0;owned\x07\x1b[2Jname",
@@ -89,9 +88,9 @@ def tags(html: str) -> set[str]:
 
 @given(names)
 def test_name_in_a_markdown_cell_is_text(name):
-    document = new_document()
-    add_table(document, [["Stage", "FLOPs"], [name, "1"], ["total", "2"]])
-    html = markdown.render(document_text(document))
+    document = Document()
+    document.table([["Stage", "FLOPs"], [name, "1"], ["total", "2"]])
+    html = markdown.render(str(document))
     assert tags(html) <= {"table", "thead", "tbody", "tr", "th", "td", "em", "strong", "p"}
     assert html.count("<tr>") == 3
     assert html.count("<td") == 4
@@ -99,11 +98,11 @@ def test_name_in_a_markdown_cell_is_text(name):
 
 @given(names)
 def test_name_in_markdown_makes_nothing_but_text(name):
-    document = new_document()
-    add_header(document, 1, f"Analysis of {name}")
-    add_paragraph(document, name)
-    add_list(document, [name, f"note: {name}"])
-    html = markdown.render(document_text(document))
+    document = Document()
+    document.header(1, f"Analysis of {name}")
+    document.paragraph(name)
+    document.items([name, f"note: {name}"])
+    html = markdown.render(str(document))
     assert not tags(html) & {"a", "img", "script", "code", "pre", "table", "blockquote", "h2", "b"}
     assert html.count("<h1>") <= 1
     assert "javascript" not in html or "href" not in html
@@ -185,9 +184,9 @@ def test_comparison_is_harmless_everywhere(name, capsys, monkeypatch):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_pages_are_harmless(name):
     page = comparison_page(comparison(name))
-    points = RooflinePoints((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
+    points = Chart(name, "x", "y", "points", [Series(name, [1.0], [1.0], [name])], log=True)
     chart = Chart(name, name, name, "bars", [Series(name, [name], [1.0], [name])])
-    for text in (page, roofline_page(points), charts_page({"chart": chart}, name)):
+    for text in (page, charts_page({"chart": chart, "points": points}, name)):
         # Behind plotly's own five megabytes.
         ours = re.sub(r"<script[^>]*>.{100000,}?</script>", "", text, flags=re.DOTALL)
         assert "<script>alert" not in ours
@@ -199,9 +198,9 @@ def test_pages_are_harmless(name):
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_pictures_take_no_name_for_a_formula(name):
-    points = RooflinePoints((name,), (1.0,), (1.0,), ((0.1, 0.1), (1.0, 1.0)), name)
+    points = Chart(name, "x", "y", "points", [Series(name, [1.0], [1.0], [name])], log=True)
     chart = Chart(name, "x", "y", "bars", [Series(name, [name], [1.0])])
-    for picture in (bar_chart({name: 3}, 3, "FLOPs", name), roofline_picture(points), chart_picture(chart)):
+    for picture in (bar_chart({name: 3}, 3, "FLOPs", name), chart_picture(points), chart_picture(chart)):
         assert picture.startswith(b"\x89PNG")
 
 

@@ -31,6 +31,10 @@ def test_pictures_take_any_integer(largest):
         assert chart_picture(chart).startswith(b"\x89PNG")
 
 
+def test_a_chart_of_nothing_is_a_picture():
+    assert bar_chart({}, 0, "FLOPs", "a request").startswith(b"\x89PNG")
+
+
 def test_a_request_of_more_than_64_bits_is_written_as_any_other(tmp_path):
     """Count 65 EFLOPs, 2**65.8, which no 64-bit integer holds."""
     config = AnalysisConfig(model="llama-3.1-70b", text_tokens=131_072, batch_size=1024)

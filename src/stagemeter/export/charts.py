@@ -26,7 +26,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """The data of a chart. `log` makes both axes of lines or points logarithmic.
+    """The data of a chart. `log` makes both axes of lines or points logarithmic, `prefixes` writes SI prefixes on them.
 
     A heat map has a row for each of `y_values`, and a column for each of `x_values`.
     """
@@ -40,9 +40,10 @@ class Chart:
     x_values: Sequence[Any] = ()
     y_values: Sequence[Any] = ()
     log: bool = False
+    prefixes: bool = True
 
 
-def new_figure(height: float) -> tuple[Any, Any]:
+def _new_figure(height: float) -> tuple[Any, Any]:
     """Return an empty figure of matplotlib, and its axes."""
     # pyplot would look for a window system, and keep global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,8 +54,10 @@ def new_figure(height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def png(figure: Any) -> bytes:
-    """Return a figure as a PNG picture."""
+def _png(figure: Any, axes: Any, title: str) -> bytes:
+    """Finish a figure, and return it as a PNG picture."""
+    axes.set_title(picture_text(title), loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120)
     return stream.getvalue()
@@ -64,7 +67,7 @@ def chart_picture(chart: Chart) -> bytes:
     """Draw a chart as a PNG picture."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    figure, axes = new_figure(4.8)
+    figure, axes = _new_figure(4.8)
     if chart.kind == "heat":
         mesh = axes.pcolormesh(range(len(chart.x_values)), range(len(chart.y_values)), chart.heat, cmap="viridis")
         figure.colorbar(mesh, format=EngFormatter())
@@ -90,18 +93,15 @@ def chart_picture(chart: Chart) -> bytes:
         axes.legend(frameon=False)
         axes.grid(True, alpha=0.2)
         if chart.log:
-            for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
-                scale("log")
+            axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis) if chart.prefixes else ():
+            if chart.log:
                 axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(EngFormatter())
-        if chart.kind != "bars":
-            axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set_xlabel(chart.x_title)
-    axes.set_ylabel(chart.y_title)
-    axes.set_title(picture_text(chart.title), loc="left", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    return png(figure)
+            if chart.kind != "bars" or axis is axes.yaxis:
+                axis.set_major_formatter(EngFormatter())
+    axes.set(xlabel=chart.x_title, ylabel=chart.y_title)
+    return _png(figure, axes, chart.title)
 
 
 def charts_page(charts: Mapping[str, Chart], title: str) -> str:
@@ -153,7 +153,7 @@ def _interactive(chart: Chart) -> Any:
     figure.update_layout(
         template="plotly_white",
         xaxis={"title": chart.x_title, **scale},
-        yaxis={"title": chart.y_title, "exponentformat": "SI", **scale},
+        yaxis={"title": chart.y_title, "exponentformat": "SI" if chart.prefixes else "B", **scale},
     )
     return figure
 
@@ -165,16 +165,13 @@ def bar_chart(flops: Mapping[str, int], total: int, what: str, title: str) -> by
     """Draw FLOPs by the name of their bar, with their shares of a total, as a PNG picture. `what` is the axis title."""
     from matplotlib.ticker import FuncFormatter
 
-    figure, axes = new_figure(3.6)
+    figure, axes = _new_figure(3.6)
     # A picture needs no more digits than a float has, and draws no integers of more than 64 bits.
     lengths = [float(value) for value in flops.values()]
     bars = axes.barh([picture_text(name) for name in flops], lengths, color=_COLOUR)
     shares = [f" {with_unit(value)} ({percentage(value, total)})" for value in flops.values()]
     axes.bar_label(bars, labels=shares, padding=2)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(lengths) * 1.22 or 1)
-    axes.set_xlabel(what)
+    axes.set(xlim=(0, max(lengths, default=0) * 1.22 or 1), xlabel=what)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(round(value))))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(picture_text(title), loc="left", fontsize=10)
-    return png(figure)
+    return _png(figure, axes, title)

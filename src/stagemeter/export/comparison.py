@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stagemeter.comparing.compare import SUMS
@@ -15,15 +16,7 @@ from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import milliseconds, rate, with_unit
 from stagemeter.export.charts import COLOURS
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import (
-    add_header,
-    add_list,
-    add_paragraph,
-    add_table,
-    document_text,
-    new_document,
-    unbroken,
-)
+from stagemeter.export.markdown import Document, unbroken
 
 #: Subjects that a table shows side by side at most. More stand below one another.
 _SIDE_BY_SIDE = 4
@@ -44,23 +37,21 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
 
 def comparison_markdown(comparison: Mapping[str, Any]) -> str:
     """Return a comparison as Markdown, with links to the pages of its runs."""
-    document = new_document()
-    add_header(document, 1, "Comparison")
-    add_list(document, legend(comparison, links=True))
+    document = Document()
+    document.header(1, "Comparison")
+    document.items(legend(comparison, links=True))
     for name, quantity in comparison["quantities"].items():
-        add_header(document, 2, title_of(comparison, name))
-        add_table(document, unbroken(comparison_rows(comparison, name, quantity)))
+        document.header(2, title_of(comparison, name))
+        document.table(unbroken(comparison_rows(comparison, name, quantity)))
     for title, settings in (("Configuration", "configuration"), ("Environment", "environment")):
         rows = setting_rows(comparison, settings)
-        add_header(document, 2, title)
+        document.header(2, title)
         if len(rows) > 1:
-            add_table(document, unbroken(rows), ["left"] * len(rows[0]))
+            document.table(unbroken(rows), ["left"] * len(rows[0]))
         else:
-            add_paragraph(document, "Nothing differs.")
-    if comparison["notes"]:
-        add_header(document, 2, "Notes")
-        add_list(document, comparison["notes"])
-    return document_text(document)
+            document.paragraph("Nothing differs.")
+    document.section("Notes", comparison["notes"])
+    return str(document)
 
 
 def comparison_csv(comparison: Mapping[str, Any]) -> str:
@@ -247,45 +238,61 @@ def _page_table(comparison: Mapping[str, Any], name: str, quantity: Mapping[str,
 
 def _bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
     """Draw a bar for each subject, made of its stages. MFU does not add up: its bars stand side by side."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    labels = [html_text(subject["name"]) for subject in comparison["subjects"]]
-    for index, row in enumerate(parts(quantity)):
-        figure.add_bar(
-            y=labels,
-            x=[value or 0 for value in row["values"]],
-            name=html_text(row["stage"]),
-            orientation="h",
-            marker={"color": COLOURS[index % len(COLOURS)]},
-            customdata=[shown(name, value) for value in row["values"]],
-            hovertemplate="%{customdata}",
-        )
-    figure.update_layout(barmode="group" if name == "mfu" else "stack", yaxis={"autorange": "reversed"})
-    return _html(figure, len(labels), div_id, name)
+    series = [(row["stage"], COLOURS[index % len(COLOURS)], row["values"]) for index, row in enumerate(parts(quantity))]
+    subjects = [subject["name"] for subject in comparison["subjects"]]
+    return _bar_chart(div_id, name, subjects, series, partial(shown, name), stacked=name != "mfu")
 
 
 def _difference_bars(comparison: Mapping[str, Any], name: str, quantity: Mapping[str, Any], div_id: str) -> str:
     """Draw the difference of each stage from the baseline."""
+    rows = parts(quantity)
+    series = [
+        (
+            subject["name"],
+            _SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)],
+            [row["differences"][number] for row in rows],
+        )
+        for number, subject in enumerate(comparison["subjects"])
+        if number != comparison["baseline"]
+    ]
+    stages = [row["stage"] for row in rows]
+    return _bar_chart(div_id, f"{name}, difference", stages, series, partial(signed, name), stacked=False)
+
+
+def _bar_chart(
+    div_id: str,
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[tuple[str, str, Sequence[float | None]]],
+    write: Callable[[float | None], str],
+    stacked: bool,
+) -> str:
+    """Draw a horizontal bar for each label; a series has a name, a colour and a value for each label."""
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
-    rows = parts(quantity)
-    for number, subject in enumerate(comparison["subjects"]):
-        if number == comparison["baseline"]:
-            continue
-        differences = [row["differences"][number] for row in rows]
+    for name, colour, values in series:
         figure.add_bar(
-            y=[html_text(row["stage"]) for row in rows],
-            x=[difference or 0 for difference in differences],
-            name=html_text(subject["name"]),
+            y=[html_text(label) for label in labels],
+            x=[value or 0 for value in values],
+            name=html_text(name),
             orientation="h",
-            marker={"color": _SUBJECT_COLOURS[number % len(_SUBJECT_COLOURS)]},
-            customdata=[signed(name, difference) for difference in differences],
+            marker={"color": colour},
+            customdata=[write(value) for value in values],
             hovertemplate="%{customdata}",
         )
-    figure.update_layout(barmode="group", yaxis={"autorange": "reversed"}, showlegend=True)
-    return _html(figure, len(rows), div_id, f"{name}, difference")
+    figure.update_layout(
+        barmode="stack" if stacked else "group",
+        showlegend=True,
+        height=_CHART_MARGIN + _BAR_HEIGHT * max(len(labels), 2),
+        margin={"l": 10, "r": 10, "t": 40, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        xaxis={"title": title, "exponentformat": "SI"},
+        yaxis={"autorange": "reversed", "automargin": True},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
+    )
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
 
 
 def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -293,19 +300,6 @@ def parts(quantity: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = {row["stage"]: row for row in quantity["rows"]}
     left_out = {*SUMS, "active", REQUEST, *([DECODE] if DECODE_TOTAL in rows else [])}
     return [rows[stage] for stage in quantity["stages"] if stage not in left_out]
-
-
-def _html(figure: Any, bars: int, div_id: str, title: str) -> str:
-    figure.update_layout(
-        height=_CHART_MARGIN + _BAR_HEIGHT * max(bars, 2),
-        margin={"l": 10, "r": 10, "t": 40, "b": 40},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        xaxis={"title": title, "exponentformat": "SI"},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "traceorder": "normal"},
-    )
-    figure.update_yaxes(automargin=True)
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=div_id))
 
 
 #: The files of a comparison: name, and the function that returns the contents.

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from stagemeter.export.charts import bar_chart
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
+from stagemeter.export.markdown import Document
 from stagemeter.modules.report import ModuleReport
 from stagemeter.modules.text import call_line, stage_table
 
 
 def module_markdown(report: ModuleReport) -> str:
     """Return the report as Markdown."""
-    document = new_document()
-    add_header(document, 1, f"{report.model}, {report.mode}")
-    add_paragraph(document, call_line(report))
-    add_table(document, stage_table(report))
-    add_header(document, 2, "Operators, in FLOPs")
+    document = Document()
+    document.header(1, f"{report.model}, {report.mode}")
+    document.paragraph(call_line(report))
+    document.table(stage_table(report))
+    document.header(2, "Operators, in FLOPs")
     rows = [["Stage", "Operator", "FLOPs"]]
     for stage in report.rows()[:-1]:
         for operator, flops in sorted(stage.operators.items(), key=lambda item: -item[1]):
             rows.append([stage.name, operator, f"{flops:,}"])
-    add_table(document, rows, ["left", "left", "right"])
-    if report.notes:
-        add_header(document, 2, "Notes")
-        add_list(document, report.notes)
-    return document_text(document)
+    document.table(rows, ["left", "left", "right"])
+    document.section("Notes", report.notes)
+    return str(document)
 
 
 MODULE_JSON_FILE, MODULE_MARKDOWN_FILE, MODULE_CHART_FILE = "module_compute.json", "module_compute.md", "flops.png"

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stagemeter.core.escape import Marked, markdown_text
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
+from stagemeter.export.charts import chart_picture, charts_page
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import (
-    add_header,
-    add_list,
-    add_paragraph,
-    add_table,
-    document_text,
-    new_document,
-    unbroken,
-)
-from stagemeter.export.roofline import roofline_page, roofline_picture, roofline_points
+from stagemeter.export.markdown import Document, unbroken
+from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.devices import ASSUMED, Devices
-
-_COLUMNS = (
-    "Stage",
-    "Time",
-    "FLOPs",
-    "TFLOP/s",
-    "MFU",
-    "MFU causal",
-    "GB/s",
-    "MBU",
-    "Roofline",
-    "Of roofline",
-    "Bound by",
-)
-#: Columns that fit into a description.
-_FEW_COLUMNS = ("Stage", "Time", "MFU", "MFU causal", "MBU", "Roofline", "Of roofline", "Bound by")
 
 #: Runs that a shared warning names at most.
 _NAMED = 3
@@ -50,20 +27,20 @@ FIGURES = PICTURE_FILE, PAGE_FILE = "roofline.png", "roofline.html"
 def pairing_files(pairing: Mapping[str, Any], figures: bool = True) -> dict[str, str | bytes]:
     """Return the contents of a pairing's files by name, without figures where there is nothing to draw."""
     files: dict[str, str | bytes] = {JSON_FILE: json_text(pairing), MARKDOWN_FILE: mfu_markdown(pairing)}
-    points = roofline_points(pairing) if figures else None
-    return (
-        files if points is None else {**files, PICTURE_FILE: roofline_picture(points), PAGE_FILE: roofline_page(points)}
-    )
+    chart = roofline_chart(pairing) if figures else None
+    if chart is None:
+        return files
+    return {**files, PICTURE_FILE: chart_picture(chart), PAGE_FILE: charts_page({"roofline": chart}, "Roofline")}
 
 
 def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     """Return a pairing as Markdown: the table, what is missing, and the assumptions."""
-    document = new_document()
-    add_header(document, 1, "Utilization by stage")
-    add_paragraph(document, _title(pairing))
-    add_table(document, [list(_COLUMNS), *unbroken(_rows(pairing))])
-    add_paragraph(
-        document,
+    document = Document()
+    document.header(1, "Utilization by stage")
+    document.paragraph(_title(pairing))
+    header, *rows = _rows(pairing)
+    document.table([header, *unbroken(rows)])
+    document.paragraph(
         "Roofline: the least time that the work can take on the device. Of roofline: that time over the measured one.",
     )
     for title, lines in (
@@ -72,32 +49,29 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
         ("Serving engine", _engine(pairing)),
         ("Assumptions", [*_facts(pairing), *pairing["assumptions"]]),
     ):
-        if lines:
-            add_header(document, 2, title)
-            add_list(document, lines)
-    return document_text(document)
+        document.section(title, lines)
+    return str(document)
 
 
 def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     """Return the short form of a pairing for the description of a run, with a link to its counts."""
-    document = new_document()
+    document = Document()
     total = pairing["stages"].get("total")
     whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
-    add_paragraph(document, Marked(f"{whole}Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
+    document.paragraph(Marked(f"{whole}Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
     for line in _devices(pairing["devices"]):
-        add_paragraph(document, f"{line}.")
-    kept = [_COLUMNS.index(column) for column in _FEW_COLUMNS]
-    add_table(document, unbroken([[row[index] for index in kept] for row in [_COLUMNS, *_rows(pairing)]]))
+        document.paragraph(f"{line}.")
+    document.table(unbroken(_rows(pairing, _WIDE)))
     lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
     lines += [f"warning: {flag}" for flag in pairing["flags"]]
     if lines:
-        add_list(document, [*lines, *_engine(pairing)])
-    return document_text(document)
+        document.items([*lines, *_engine(pairing)])
+    return str(document)
 
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:
     """Print a pairing on stdout."""
-    print_table([list(_COLUMNS), *_rows(pairing)], title=_title(pairing))
+    print_table(_rows(pairing), title=_title(pairing))
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
     print_lines([*missing, *flags, *_engine(pairing), *_facts(pairing)])
@@ -112,29 +86,37 @@ def _peak(pairing: Mapping[str, Any]) -> str:
     return f"{pairing['peak']['name']}, {describe_peak(pairing['peak'])}"
 
 
-def _rows(pairing: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [
-            stage_label(stage),
-            milliseconds(row["time_ms"]),
-            with_unit(round(row["flops"])),
-            rate(row["tflops"]),
-            _percent(row["mfu"]),
-            _percent(row["mfu_causal"]),
-            rate(row["gbps"]),
-            _percent(row["mbu"]),
-            milliseconds(row["roofline_ms"]),
-            _percent(row["roofline_fraction"]),
-            row["bound_by"] if row["mbu"] is not None else "–",
-        ]
-        for stage, row in pairing["stages"].items()
-    ]
-
-
 def _percent(share: float | None) -> str:
     if share is None:
         return "–"
     return f"{rate(100 * share, digits=3)} %"
+
+
+#: Cells of a stage by the title of their column.
+_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "Time": lambda row: milliseconds(row["time_ms"]),
+    "FLOPs": lambda row: with_unit(round(row["flops"])),
+    "TFLOP/s": lambda row: rate(row["tflops"]),
+    "MFU": lambda row: _percent(row["mfu"]),
+    "MFU causal": lambda row: _percent(row["mfu_causal"]),
+    "GB/s": lambda row: rate(row["gbps"]),
+    "MBU": lambda row: _percent(row["mbu"]),
+    "Roofline": lambda row: milliseconds(row["roofline_ms"]),
+    "Of roofline": lambda row: _percent(row["roofline_fraction"]),
+    "Bound by": lambda row: row["bound_by"] if row["mbu"] is not None else "–",
+}
+#: Columns that do not fit into a description.
+_WIDE = ("FLOPs", "TFLOP/s", "GB/s")
+
+
+def _rows(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[list[str]]:
+    """Return the table of stages, the header first."""
+    columns = {title: cell for title, cell in _COLUMNS.items() if title not in left_out}
+    stages = pairing["stages"].items()
+    return [
+        ["Stage", *columns],
+        *([stage_label(stage), *(cell(row) for cell in columns.values())] for stage, row in stages),
+    ]
 
 
 def _facts(pairing: Mapping[str, Any]) -> list[str]:

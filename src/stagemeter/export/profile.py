@@ -9,15 +9,7 @@ from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_dtypes, describe_lengths, milliseconds, percentage, rate, with_unit
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import (
-    add_header,
-    add_list,
-    add_paragraph,
-    add_table,
-    document_text,
-    new_document,
-    unbroken,
-)
+from stagemeter.export.markdown import Document, unbroken
 
 _RATES = {
     "tokens_per_second/prefill": "tokens/s in the prefill",
@@ -34,15 +26,12 @@ def profile_files(document: Mapping[str, Any]) -> dict[str, str | bytes]:
 
 def profile_markdown(document: Mapping[str, Any]) -> str:
     """Return a profile as Markdown: the table of times, what it ran on, notes."""
-    text = new_document()
-    add_paragraph(text, _title(document))
-    add_table(text, unbroken(_rows(document)))
-    add_header(text, 2, "Where the times come from")
-    add_list(text, _facts(document))
-    if document["notes"]:
-        add_header(text, 2, "Notes")
-        add_list(text, document["notes"])
-    return document_text(text)
+    text = Document()
+    text.paragraph(_title(document))
+    text.table(unbroken(_rows(document)))
+    text.section("Where the times come from", _facts(document))
+    text.section("Notes", document["notes"])
+    return str(text)
 
 
 def print_profile(document: Mapping[str, Any]) -> None:

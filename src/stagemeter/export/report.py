@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mdutils.mdutils import MdUtils
-
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.escape import markdown_code
 from stagemeter.core.report import request_total
@@ -26,7 +24,7 @@ from stagemeter.core.writing import write_whole
 from stagemeter.export.charts import bar_chart
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
-from stagemeter.export.markdown import add_header, add_list, add_paragraph, add_table, document_text, new_document
+from stagemeter.export.markdown import Document
 from stagemeter.export.roofline import bounds_table, roofline_lines
 
 JSON_FILE = "static_compute.json"
@@ -102,41 +100,21 @@ def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Pa
 
 
 def write_static_compute_markdown(report: Mapping[str, Any], path: Path | str) -> Path:
-    """Write the report as Markdown.
-
-    Parameters
-    ----------
-    report : mapping
-        A static report, see `stagemeter.analyze_model`.
-    path : Path or str
-        The file.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    StagemeterError
-        If the file cannot be written.
-    """
+    """Write the report as Markdown; arguments, result and errors are those of `write_static_compute_json`."""
     return write_whole(path, report_markdown(report))
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: configuration, totals, stages, details of each, notes."""
-    document = new_document()
-    add_header(document, 1, f"Static analysis of {report['metadata']['model']}")
+    document = Document()
+    document.header(1, f"Static analysis of {report['metadata']['model']}")
     _add_summary(document, report)
-    add_header(document, 2, "Configuration")
-    add_list(document, _configuration(report))
-    add_header(document, 2, "Stages in detail")
+    document.section("Configuration", _configuration(report))
+    document.header(2, "Stages in detail")
     for stage in report["stages"].values():
         _add_stage(document, stage)
-    add_header(document, 2, "Notes")
-    add_list(document, report["notes"])
-    return document_text(document)
+    document.section("Notes", report["notes"])
+    return str(document)
 
 
 def flops_chart(report: Mapping[str, Any]) -> bytes:
@@ -153,83 +131,93 @@ def flops_chart(report: Mapping[str, Any]) -> bytes:
 
 def summary_markdown(report: Mapping[str, Any]) -> str:
     """Return the short form: the table of stages and the totals, as the description of a run."""
-    document = new_document()
+    document = Document()
     _add_summary(document, report)
-    return document_text(document)
+    return str(document)
 
 
-def _add_summary(document: MdUtils, report: Mapping[str, Any]) -> None:
+def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
     total, workload = report["total"], report["metadata"]["workload"]
-    add_paragraph(
-        document,
+    document.paragraph(
         f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
         f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
         f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token.",
     )
     header = ["Stage", "Params", "FLOPs", "Share", "Activations", "Bytes moved", "Counts agree"]
-    other = ["other", with_unit(sum(report["other_params"].values())), "0", "0.0 %", "0", "0 B", ""]
+    nothing = dict.fromkeys(("flops", "activations", "bytes_read", "bytes_written"), 0)
+    other = _row("other", {"params": sum(report["other_params"].values()), **nothing, "agreement": ""}, "0.0 %")
     whole = _total_row(report, "**total**", "100.0 %" if total["flops"] else "–")
-    add_table(document, [header, *_stage_rows(report), other, whole])
-    add_paragraph(document, _agreement_line(report))
+    document.table([header, *_stage_rows(report), other, whole])
+    document.paragraph(_agreement_line(report))
     _add_roofline(document, report)
     _add_adapter(document, report)
-    add_header(document, 2, "Totals of the request")
+    document.header(2, "Totals of the request")
     rows = [[title, with_unit(total[name], unit), f"{total[name]:,}"] for title, name, unit in _TOTALS]
-    add_table(document, [["Quantity", "Value", "Exact"], *rows])
+    document.table([["Quantity", "Value", "Exact"], *rows])
 
 
-def _add_roofline(document: MdUtils, report: Mapping[str, Any]) -> None:
+def _add_roofline(document: Document, report: Mapping[str, Any]) -> None:
     roofline = report["roofline"]
     if roofline is None:
         return
-    add_header(document, 2, f"At best on {roofline['peak']['name']}")
-    add_table(document, bounds_table(roofline))
-    add_list(document, [*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
+    document.header(2, f"At best on {roofline['peak']['name']}")
+    document.table(bounds_table(roofline))
+    document.items([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
 
 
-def _add_adapter(document: MdUtils, report: Mapping[str, Any]) -> None:
+def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
     adapter = report["adapter"]
     if adapter is None:
         return
-    add_header(document, 2, "Adapter")
-    add_paragraph(
-        document,
+    document.header(2, "Adapter")
+    document.paragraph(
         f"A LoRA adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
-        f"{adapter['params']:,} parameters. It is in no other number of this report.",
+        f"{adapter['params']:,} parameters. It is in no other number of this report."
     )
     rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]
     for name, numbers in {**adapter["stages"], REQUEST: adapter["total"]}.items():
         quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
         label = stage_label(name, "decode, one step")
         rows.append([label, *(f"{numbers[quantity]:,}" for quantity in quantities)])
-    add_table(document, rows)
+    document.table(rows)
+
+
+def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the numbers of each stage over the whole request, and whether its counts agree."""
+    quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
+    totals = {quantity: request_total(report, quantity) for quantity in quantities}
+    return {
+        name: {
+            "params": stage["params"],
+            **{quantity: total[name] for quantity, total in totals.items()},
+            "passes": stage.get("steps", 1),
+            "agreement": stage_agreement(report, name),
+        }
+        for name, stage in report["stages"].items()
+    }
 
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each stage over the whole request, without a header."""
-    columns = ("flops", "activations", "bytes_read", "bytes_written")
-    flops, activations, read, written = (request_total(report, quantity) for quantity in columns)
     return [
-        [
-            stage_label(name, f"{DECODE} x {stage.get('steps', 0):,}"),
-            with_unit(stage["params"]),
-            with_unit(flops[name]),
-            percentage(flops[name], report["total"]["flops"]),
-            with_unit(activations[name]),
-            with_unit(read[name] + written[name], "B"),
-            stage_agreement(report, name),
-        ]
-        for name, stage in report["stages"].items()
+        _row(
+            stage_label(name, f"{DECODE} x {numbers['passes']:,}"),
+            numbers,
+            percentage(numbers["flops"], report["total"]["flops"]),
+        )
+        for name, numbers in stage_numbers(report).items()
     ]
 
 
 def _total_row(report: Mapping[str, Any], label: str, share: str) -> list[str]:
-    total = report["total"]
-    moved = with_unit(total["bytes_read"] + total["bytes_written"], "B")
-    activations = with_unit(total["activations"])
-    flops = with_unit(total["flops"])
-    return [label, with_unit(total["params"]), flops, share, activations, moved, report["agreement"]["status"]]
+    return _row(label, {**report["total"], "agreement": report["agreement"]["status"]}, share)
+
+
+def _row(label: str, numbers: Mapping[str, Any], share: str) -> list[str]:
+    moved = with_unit(numbers["bytes_read"] + numbers["bytes_written"], "B")
+    params, flops, activations = (with_unit(numbers[name]) for name in ("params", "flops", "activations"))
+    return [label, params, flops, share, activations, moved, numbers["agreement"]]
 
 
 def stage_agreement(report: Mapping[str, Any], name: str) -> str:
@@ -270,48 +258,53 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _add_stage(document: MdUtils, stage: Mapping[str, Any]) -> None:
-    add_header(document, 3, stage["stage_name"])
-    rows = [["Quantity", "Exact"], ["parameters", f"{stage['params']:,}"]]
-    rows.append(["parameters that one token uses", f"{stage['params_active']:,}"])
-    if stage["params_unused"]:
-        rows.append(["parameters never used", f"{stage['params_unused']:,}"])
-    if "context" in stage:
-        rows.append(["context of the step below", f"{stage['context']:,}"])
-    rows.append(["MACs", f"{stage['macs']:,}"])
-    for tier in _TIERS:
-        value = stage[f"flops_{tier}"]
-        rows.append([f"FLOPs, {tier}", "not counted" if value is None else f"{value:,}"])
-    rows.append(["FLOPs, causal attention halved", f"{stage['flops_causal']:,}"])
-    rows.append(["activations", f"{stage['activations']:,}"])
-    rows.append(["bytes read", f"{stage['bytes_read']:,}"])
-    rows.append(["bytes written", f"{stage['bytes_written']:,}"])
+def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
+    document.header(3, stage["stage_name"])
+    counted = {f"FLOPs, {tier}": stage[f"flops_{tier}"] for tier in _TIERS}
+    exact = {
+        "parameters": stage["params"],
+        "parameters that one token uses": stage["params_active"],
+        "parameters never used": stage["params_unused"] or None,
+        "context of the step below": stage.get("context"),
+        "MACs": stage["macs"],
+        **{title: "not counted" if value is None else value for title, value in counted.items()},
+        "FLOPs, causal attention halved": stage["flops_causal"],
+        "activations": stage["activations"],
+        "bytes read": stage["bytes_read"],
+        "bytes written": stage["bytes_written"],
+    }
     if "steps" in stage:
-        rows.append([f"FLOPs of all {stage['steps']:,} steps", f"{stage['flops_total']:,}"])
-    add_table(document, rows)
+        exact[f"FLOPs of all {stage['steps']:,} steps"] = stage["flops_total"]
+    rows = [
+        [title, f"{value:,}" if isinstance(value, int) else value]
+        for title, value in exact.items()
+        if value is not None
+    ]
+    document.table([["Quantity", "Exact"], *rows])
     if stage["operators"]:
         top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
         rows = [["Operator", "FLOPs", "Share"]]
         rows += [[markdown_code(name), f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
-        add_table(document, rows)
-    add_list(document, stage["notes"])
+        document.table(rows)
+    document.items(stage["notes"])
 
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print stages with parameters, FLOPs, share and agreement on stdout."""
-    workload, total = report["metadata"]["workload"], report["total"]
-    rows = [["stage", "params", "FLOPs", "share", "bytes moved", "counts agree"]]
-    # Activations are in the files: a terminal is narrow.
-    rows += [[*row[:4], *row[5:]] for row in (*_stage_rows(report), _total_row(report, TOTAL, ""))]
+    rows = [
+        ["stage", "params", "FLOPs", "share", "activations", "bytes moved", "counts agree"],
+        *_stage_rows(report),
+        _total_row(report, TOTAL, ""),
+    ]
     adapter = report["adapter"]
     if adapter is not None:
-        moved = adapter["total"]["bytes_read"] + adapter["total"]["bytes_written"]
-        share = percentage(adapter["total"]["flops"], total["flops"])
-        apart = [with_unit(adapter["params"]), with_unit(adapter["total"]["flops"]), share, with_unit(moved, "B")]
-        rows.append([f"adapter, rank {adapter['rank']:,}", *apart, "apart"])
-    print_table(rows, title=report["metadata"]["model"])
+        numbers = {"params": adapter["params"], **adapter["total"], "agreement": "apart"}
+        share = percentage(numbers["flops"], report["total"]["flops"])
+        rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share))
+    # Activations are in the files: a terminal is narrow.
+    print_table([[*row[:4], *row[5:]] for row in rows], title=report["metadata"]["model"])
     # The first note states the conventions, which stand in the report.
-    print_lines([_page(workload), *(f"note: {note}" for note in report["notes"][1:])])
+    print_lines([_page(report["metadata"]["workload"]), *(f"note: {note}" for note in report["notes"][1:])])
     roofline = report["roofline"]
     if roofline is not None:
         peak = roofline["peak"]

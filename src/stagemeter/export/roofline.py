@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.escape import html_text, picture_text
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.units import milliseconds, rate, with_unit
-from stagemeter.export.charts import COLOURS, new_figure, png
+from stagemeter.export.charts import Chart, Series
 
 _THROUGHPUT = {
     "decode_tokens_per_second": "decode tokens/s",
@@ -77,79 +75,30 @@ def memory_line(memory: Mapping[str, Any]) -> str:
 _MARGIN = 4.0
 
 
-@dataclass(frozen=True)
-class RooflinePoints:
-    """The data of a roofline: FLOPs per byte and TFLOP/s of each stage, and the same of each corner of the roof."""
-
-    stages: tuple[str, ...]
-    intensity: tuple[float, ...]
-    tflops: tuple[float, ...]
-    ceiling: tuple[tuple[float, float], ...]
-    title: str
-
-
-def roofline_points(pairing: Mapping[str, Any]) -> RooflinePoints | None:
-    """Return the data of a pairing's roofline; None without a bandwidth or a paired stage."""
+def roofline_chart(pairing: Mapping[str, Any]) -> Chart | None:
+    """Return a pairing's roofline as a chart; None without a bandwidth or a paired stage."""
     peak = pairing["peak"]
-    rows = {stage: row for stage, row in pairing["stages"].items() if row["bytes"]}
-    if peak["gbps"] is None or not rows:
+    stages = {stage: row for stage, row in pairing["stages"].items() if row["bytes"]}
+    if peak["gbps"] is None or not stages:
         return None
-    intensity = tuple(row["flops"] / row["bytes"] for row in rows.values())
+    reached = {stage: (row["flops"] / row["bytes"], row["tflops"]) for stage, row in stages.items()}
+    intensities = [intensity for intensity, _ in reached.values()]
     ridge = peak["tflops"] * 1e3 / peak["gbps"]
-    left, right = min(*intensity, ridge) / _MARGIN, max(*intensity, ridge) * _MARGIN
-    return RooflinePoints(
-        stages=tuple(rows),
-        intensity=intensity,
-        tflops=tuple(row["tflops"] for row in rows.values()),
-        ceiling=((left, left * peak["gbps"] / 1e3), (ridge, peak["tflops"]), (right, peak["tflops"])),
+    left, right = min(*intensities, ridge) / _MARGIN, max(*intensities, ridge) * _MARGIN
+    roof = Series(
+        "ceiling", [left, ridge, right], [left * peak["gbps"] / 1e3, peak["tflops"], peak["tflops"]], joined=True
+    )
+    points = [
+        Series(stage, [intensity], [rate], [f"{intensity:.4g} FLOPs per byte, {rate:.4g} TFLOP/s"])
+        for stage, (intensity, rate) in reached.items()
+    ]
+    return Chart(
         title=f"{pairing['model']} on {peak['name']}, {peak['dtype']}: "
         f"{peak['tflops']:.4g} TFLOP/s, {peak['gbps']:.4g} GB/s",
+        x_title="arithmetic intensity, FLOPs per byte moved",
+        y_title="TFLOP/s",
+        kind="points",
+        series=[*points, roof],
+        log=True,
+        prefixes=False,
     )
-
-
-def roofline_picture(points: RooflinePoints) -> bytes:
-    """Draw the roofline as a PNG picture."""
-    figure, axes = new_figure(4.8)
-    axes.loglog(*zip(*points.ceiling, strict=True), color="#444444", linewidth=1.5)
-    for index, stage in enumerate(points.stages):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.scatter(
-            points.intensity[index], points.tflops[index], color=colour, s=45, zorder=3, label=picture_text(stage)
-        )
-    axes.set_xlabel("arithmetic intensity, FLOPs per byte moved")
-    axes.set_ylabel("TFLOP/s")
-    axes.set_title(picture_text(points.title), loc="left", fontsize=10)
-    axes.grid(True, which="both", alpha=0.2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-    return png(figure)
-
-
-def roofline_page(points: RooflinePoints) -> str:
-    """Draw the roofline as an interactive HTML page that needs no network."""
-    from plotly import graph_objects
-
-    figure = graph_objects.Figure()
-    figure.add_scatter(
-        x=[x for x, _ in points.ceiling],
-        y=[y for _, y in points.ceiling],
-        mode="lines",
-        line={"color": "#444444"},
-        name="ceiling",
-    )
-    for index, stage in enumerate(points.stages):
-        figure.add_scatter(
-            x=[points.intensity[index]],
-            y=[points.tflops[index]],
-            mode="markers",
-            marker={"size": 11, "color": COLOURS[index % len(COLOURS)]},
-            name=html_text(stage),
-            hovertemplate="%{x:.4g} FLOPs per byte<br>%{y:.4g} TFLOP/s",
-        )
-    figure.update_layout(
-        title=html_text(points.title),
-        xaxis={"type": "log", "title": "arithmetic intensity, FLOPs per byte moved"},
-        yaxis={"type": "log", "title": "TFLOP/s"},
-        template="plotly_white",
-    )
-    return str(figure.to_html(include_plotlyjs=True, div_id="roofline"))

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.escape import Marked, markdown_code
 from stagemeter.core.units import with_unit
 from stagemeter.export.charts import Chart, Series, chart_picture, charts_page
-from stagemeter.export.markdown import (
-    add_header,
-    add_list,
-    add_paragraph,
-    add_table,
-    document_text,
-    new_document,
-    unbroken,
-)
+from stagemeter.export.markdown import Document, unbroken
 
 if TYPE_CHECKING:
     import pandas
@@ -43,33 +35,33 @@ def sweep_markdown(summary: SweepSummary, table_name: str, page_name: str, notes
 
     The names are those of files beside this text: the table, and the page of charts. The notes are about the pages.
     """
-    document = new_document()
+    document = Document()
     table, page = markdown_code(table_name), markdown_code(page_name)
     drawn = f"**{summary.rows:,} workloads.** Each row of {table} is one; {page} draws them."
-    add_paragraph(document, Marked(drawn))
+    document.paragraph(Marked(drawn))
     if notes:
-        add_list(document, notes)
+        document.items(notes)
     ranges = [["", "Least", "Mean", "Most"]]
     several = summary.ranges["model"].nunique() > 1
     for row in _rows(summary.ranges):
         name = f"{row.model} {row.column}" if several else str(row.column)
         ranges.append([name, *(with_unit(round(value)) for value in (row.min, row.mean, row.max))])
-    add_table(document, unbroken(ranges))
+    document.table(unbroken(ranges))
     front = summary.pages[summary.pages["pareto"] & (summary.pages["pixels_seen"] > 0)]
     if len(front):
-        add_header(document, 2, "The cheapest way to see so much of a page")
+        document.header(2, "The cheapest way to see so much of a page")
         pages = [["Mode", "Page", "Pixels of all views", "FLOPs per page, mean"]]
         for row in _rows(front.head(_PAGES)):
             seen, cost = with_unit(round(row.pixels_seen)), with_unit(round(row.flops_per_page))
             pages.append([str(row.mode), f"{row.image_width}x{row.image_height}", seen, cost])
-        add_table(document, unbroken(pages))
+        document.table(unbroken(pages))
     if summary.devices is not None:
-        add_header(document, 2, "Pages per hour at the roofline, at most")
+        document.header(2, "Pages per hour at the roofline, at most")
         hours = [["Device", "Mode", "Pages per hour"]]
         for device, mode, pages in summary.devices.itertuples(index=False):
             hours.append([str(device), str(mode), f"{pages:,.0f}" if pages == pages else "does not fit"])
-        add_table(document, unbroken(hours))
-    return document_text(document)
+        document.table(unbroken(hours))
+    return str(document)
 
 
 def _rows(table: Any) -> Any:

@@ -14,11 +14,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.metrics import module_values, report_values
 from stagemeter.core.params import as_params, module_params, workload_params
-from stagemeter.core.report import request_total
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
-from stagemeter.export.report import flops_chart, report_files, stage_agreement, summary_markdown
+from stagemeter.export.report import flops_chart, report_files, stage_numbers, summary_markdown
 from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import (
@@ -178,21 +177,10 @@ def _log_module(run_id: str, report: ModuleReport) -> None:
 
 def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return one row a stage, as pandas splits a table, for MLflow's table view."""
-    flops = request_total(report, "flops")
-    macs = request_total(report, "macs")
-    activations = request_total(report, "activations")
-    stages = report["stages"]
-    columns: dict[str, list[Any]] = {
-        "stage": list(stages),
-        "params": [stage["params"] for stage in stages.values()],
-        "macs": [macs[name] for name in stages],
-        "flops": [flops[name] for name in stages],
-        "share": [
-            round(flops[name] / report["total"]["flops"], 4) if report["total"]["flops"] else 0 for name in stages
-        ],
-        "activations": [activations[name] for name in stages],
-        "passes": [stage.get("steps", 1) for stage in stages.values()],
-        "agreement": [stage_agreement(report, name) for name in stages],
-    }
-    rows = zip(*columns.values(), strict=True)
-    return {"columns": list(columns), "data": [list(row) for row in rows]}
+    columns = ["stage", "params", "macs", "flops", "share", "activations", "passes", "agreement"]
+    whole = report["total"]["flops"]
+    rows = (
+        {"stage": name, "share": round(row["flops"] / whole, 4) if whole else 0, **row}
+        for name, row in stage_numbers(report).items()
+    )
+    return {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}

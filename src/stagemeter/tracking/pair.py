@@ -18,7 +18,7 @@ from stagemeter.core.metrics import METRICS, PAIRING, pairing_values
 from stagemeter.core.stage_names import REQUEST, TOTAL
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
-from stagemeter.export.roofline import roofline_points
+from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
@@ -110,7 +110,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     pairing["counts"]["made_for_pairing"] = COUNTED_FOR in static.data.tags
     fingerprint = stable_hash(pairing)
     # A missing picture is drawn where it is asked for.
-    undrawn = figures and roofline_points(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
+    undrawn = figures and roofline_chart(pairing) is not None and tags.get(FIGURES_HASH) != fingerprint
     changed = tags.get(PAIRING_HASH) != fingerprint or undrawn
     if changed:
         _log(profile, static, pairing, fingerprint, figures)
