@@ -198,7 +198,7 @@ def test_a_stage_that_runs_and_costs_nothing_is_named():
     family, workload = replace(model.family, stages=stages), plan_request(config, model)
     for made, named in ((model.family, False), (family, True)):
         tiers = {ANALYTIC: analytic_tier(made, model.architecture, workload)}
-        report = build_report(made, model.architecture, "m", config, workload, tiers, [])
+        report = build_report(replace(model, family=made), config, workload, tiers)
         assert (
             any("projector costs 0 FLOPs: it is called for this request" in note for note in report["notes"]) == named
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 from stagemeter.analysis.build_report import build_report
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, Tier, analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.report import Report
@@ -66,18 +65,7 @@ def analyze_model(
         from stagemeter.models.lora_modules import find_adapter
 
         found = find_adapter(built, model.adapter, model.family.stage("decode").owns)
-    report = build_report(
-        model.family,
-        model.architecture,
-        model.name,
-        config,
-        workload,
-        tiers,
-        _modules(built, tiers[EXTRACTED]),
-        (*limit_notes(config, model), *model.notes),
-        model.adapter,
-        found,
-    )
+    report = build_report(model, config, workload, tiers, _modules(built, tiers[EXTRACTED]), found)
     for difference in report["agreement"]["differences"]:
         logger.warning("the tiers disagree: %s", difference)
     return report
@@ -107,17 +95,7 @@ def estimate_model(model: ModelDescription, config: AnalysisConfig, workload: Wo
     workload = workload or plan_request(config, model)
     model = with_adapter(model, config.adapter)
     tiers = {ANALYTIC: analytic_tier(model.family, model.architecture, workload, model.adapter)}
-    return build_report(
-        model.family,
-        model.architecture,
-        model.name,
-        config,
-        workload,
-        tiers,
-        modules=[],
-        model_notes=(*limit_notes(config, model), *model.notes),
-        adapter=model.adapter,
-    )
+    return build_report(model, config, workload, tiers)
 
 
 def run_tiers(

@@ -134,13 +134,13 @@ class DeepseekOCRStaticAnalyzer:
             ISOLATED: isolated_tier([specification], built, architecture, workload, config.walk_every_layer),
             ANALYTIC: analytic_tier(FAMILY, architecture, workload),
         }
-        return stage_results(FAMILY, architecture, config, workload, tiers)[stage]
+        return stage_results(self._model, config, workload, tiers)[stage]
 
     def analyze_all_stages(self, config: AnalysisConfig) -> dict[str, StageAnalysisResult]:
         """Analyze every stage by all tiers; its numbers are from the first of isolated, extracted, analytic."""
         workload = self._workload(config)
         tiers = run_tiers(self._model, self._built, config, workload, self._progress)
-        return stage_results(FAMILY, self.session.architecture, config, workload, tiers)
+        return stage_results(self._model, config, workload, tiers)
 
     def generate_report(self, config: AnalysisConfig) -> Report:
         """Analyze everything and return the report, see ``report.schema.json`` and ``docs/static_analysis.md``."""

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.lora_section import adapter_notes, adapter_section
+from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import workload_notes
-from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
+from stagemeter.analysis.tiers import ANALYTIC, ISOLATED, TIERS, StageCount, Tier
 from stagemeter.core.cost import QUANTITIES, ZERO, item_sizes
-from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult
+from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult, request_total
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
 from stagemeter.models.family import Family, Stage, StageParameters, weight_bytes
-from stagemeter.models.lora import Adapter, AdapterFound
+from stagemeter.models.lookup import ModelDescription
+from stagemeter.models.lora import AdapterFound
 
 if TYPE_CHECKING:
-    from stagemeter.core.report_types import Adapter as AdapterSection
     from stagemeter.core.report_types import Agreement, ClosedForm, CurvePoint, ModuleCount, TierName, Total
 
 Tiers = Mapping[str, Tier]
@@ -38,47 +39,47 @@ _CONVENTIONS = (
 
 
 def build_report(
-    family: Family[Any],
-    architecture: Any,
-    model_name: str,
+    model: ModelDescription,
     config: AnalysisConfig,
     workload: Workload,
     tiers: Tiers,
-    modules: Sequence[Mapping[str, Any]],
-    model_notes: Sequence[str] = (),
-    adapter: Adapter | None = None,
+    modules: Sequence[Mapping[str, Any]] = (),
     found: AdapterFound | None = None,
 ) -> Report:
     """Build the report, see ``report.schema.json``.
 
-    `tiers` lacks those that did not run. `modules` holds counts of single modules over one forward pass. `adapter` is
-    counted apart; `found` is the adapter in the built model, or None.
+    `tiers` lacks those that did not run. `modules` holds counts of single modules over one forward pass. The model's
+    adapter is counted apart; `found` is the adapter in the built model, or None.
     """
-    results = stage_results(family, architecture, config, workload, tiers)
+    family, architecture, adapter = model.family, model.architecture, model.adapter
+    results = stage_results(model, config, workload, tiers)
     other = family.other_parameters(architecture)
-    difference, unsupported = differences(family, tiers), _unsupported(results, tiers)
+    difference = differences(family, tiers)
+    counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
+    unsupported = {name: dict(sorted(count.unsupported.items())) for name, count in counts.items() if count.unsupported}
+    settings = config.model_dump()
     return {
         "schema_version": SCHEMA_VERSION,
         "metadata": {
-            "model": model_name,
+            "model": model.name,
             "family": family.name,
             "architecture_hash": architecture.hash,
             "workload": workload.to_dict(),
             "workload_hash": workload.hash,
-            "config": config.model_dump(),
+            "config": settings,
             "config_hash": stable_hash(
                 {
                     key: value
-                    for key, value in config.model_dump().items()
+                    for key, value in settings.items()
                     if key not in _NOT_HASHED and (value is not None or key not in _LATER)
                 }
             ),
             "versions": package_versions(),
         },
-        "total": _total(results, other, family, architecture, workload),
+        "total": _total(results, other, model, workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
-        "adapter": None if adapter is None else _adapter(adapter, found, results, tiers, workload),
+        "adapter": None if adapter is None else adapter_section(adapter, found, counts, workload),
         "agreement": _agreement(tiers, difference),
         "unsupported_ops": unsupported,
         "closed_form": cast("ClosedForm", coefficients(family, architecture)) if family.has_closed_forms else None,
@@ -89,14 +90,15 @@ def build_report(
             _CONVENTIONS,
             *workload_notes(config, workload, family, architecture),
             *family.notes_on(architecture, workload),
-            *model_notes,
+            *limit_notes(config, model),
+            *model.notes,
             *(adapter_notes(adapter, found) if adapter is not None else ()),
             *(
                 f"the totals lack {name}, which was left out"
                 for name, result in results.items()
                 if result.source == "none"
             ),
-            *_free_stages(family, architecture, workload, results),
+            *_free_stages(model, workload, results),
             *(
                 f"there is no formula for {_calls(operators)} of {name}: that work is in no number"
                 for name, operators in unsupported.items()
@@ -107,12 +109,12 @@ def build_report(
 
 
 def _free_stages(
-    family: Family[Any], architecture: Any, workload: Workload, results: Mapping[str, StageAnalysisResult]
+    model: ModelDescription, workload: Workload, results: Mapping[str, StageAnalysisResult]
 ) -> Iterator[str]:
     """Yield a note on each stage that a request runs at no cost."""
-    for stage in family.stages:
+    for stage in model.family.stages:
         result = results[stage.name]
-        runs = stage.cost is None or bool(stage.calls(architecture, workload))
+        runs = stage.cost is None or bool(stage.calls(model.architecture, workload))
         if runs and result.source != "none" and not result.flops:
             yield (
                 f"{stage.name} costs 0 FLOPs: it is called for this request and has no product. If it should have, a "
@@ -120,34 +122,17 @@ def _free_stages(
             )
 
 
-def _adapter(
-    adapter: Adapter,
-    found: AdapterFound | None,
-    results: Mapping[str, StageAnalysisResult],
-    tiers: Tiers,
-    workload: Workload,
-) -> AdapterSection:
-    counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
-    return adapter_section(adapter, found, counts, workload)
-
-
 def stage_results(
-    family: Family[Any],
-    architecture: Any,
-    config: AnalysisConfig,
-    workload: Workload,
-    tiers: Tiers,
+    model: ModelDescription, config: AnalysisConfig, workload: Workload, tiers: Tiers
 ) -> dict[str, StageAnalysisResult]:
     """Merge the tiers: each stage's numbers are from the first of isolated, extracted, analytic that has them."""
-    allowed = [name for name in TIERS if name in tiers and (name != ANALYTIC or _may_report_closed_form(config, tiers))]
-    return {
-        stage.name: _result(stage, stage.parameters(architecture), workload, tiers, allowed) for stage in family.stages
-    }
-
-
-def _may_report_closed_form(config: AnalysisConfig, tiers: Tiers) -> bool:
     # The closed form is no fallback where it was asked for alone.
-    return config.use_analytic_fallback or set(tiers) == {ANALYTIC}
+    may_report = config.use_analytic_fallback or set(tiers) == {ANALYTIC}
+    allowed = [name for name in TIERS if name in tiers and (name != ANALYTIC or may_report)]
+    return {
+        stage.name: _result(stage, stage.parameters(model.architecture), workload, tiers, allowed)
+        for stage in model.family.stages
+    }
 
 
 def _result(
@@ -160,20 +145,14 @@ def _result(
         params=parameters.total,
         params_active=parameters.active,
         params_unused=parameters.unused,
-        flops_isolated=_flops(counts, ISOLATED),
-        flops_extracted=_flops(counts, EXTRACTED),
-        flops_analytic=_flops(counts, ANALYTIC),
         notes=_stage_notes(stage, parameters, tiers, source),
+        **{f"flops_{name}": count.cost.flops for name, count in counts.items()},  # type: ignore[arg-type]
     )
     if source is not None:
         result = _with_cost(result, counts[source], source, workload)
     if stage.whole_pass == "decode":
         result = _with_steps(result, counts, source, workload)
     return result
-
-
-def _flops(counts: Mapping[str, StageCount], tier: str) -> int | None:
-    return counts[tier].cost.flops if tier in counts else None
 
 
 def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, workload: Workload) -> StageAnalysisResult:
@@ -204,7 +183,7 @@ def _with_steps(
 
 
 def _stage_notes(stage: Stage[Any], parameters: StageParameters, tiers: Tiers, source: str | None) -> list[str]:
-    notes = [f"{stage.title}"]
+    notes = [stage.title]
     if parameters.unused:
         notes.append(f"{parameters.unused:,} of its parameters are in the checkpoint and are never used")
     borrowed = [module for module in stage.modules if module not in stage.owns]
@@ -278,35 +257,19 @@ def _agreement(tiers: Tiers, difference: Sequence[str]) -> Agreement:
     }
 
 
-def _unsupported(results: Mapping[str, StageAnalysisResult], tiers: Tiers) -> dict[str, dict[str, int]]:
-    found = {}
-    for name, result in results.items():
-        if result.source in tiers and (calls := tiers[result.source].stages[name].unsupported):
-            found[name] = dict(sorted(calls.items()))
-    return found
-
-
 def _total(
-    results: Mapping[str, StageAnalysisResult],
-    other: Mapping[str, int],
-    family: Family[Any],
-    architecture: Any,
-    workload: Workload,
+    results: Mapping[str, StageAnalysisResult], other: Mapping[str, int], model: ModelDescription, workload: Workload
 ) -> Total:
-    stages = results.values()
-    params = sum(stage.params for stage in stages) + sum(other.values())
+    stages, family, architecture = results.values(), model.family, model.architecture
     item_size, cache_item_size = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    cached_tokens = workload.prompt_tokens + workload.decode_steps
+    plain = {"stages": {name: result.to_dict() for name, result in results.items()}}
 
     def request(quantity: str) -> int:
-        """Add up the whole request: all decode steps, and one pass of everything else."""
-        whole = [getattr(stage, f"{quantity}_total", None) for stage in stages]
-        return sum(
-            getattr(stage, quantity) if value is None else value for stage, value in zip(stages, whole, strict=True)
-        )
+        return sum(request_total(plain, quantity).values())
 
-    cached_tokens = workload.prompt_tokens + workload.decode_steps
     return {
-        "params": params,
+        "params": sum(stage.params for stage in stages) + sum(other.values()),
         "params_active": sum(stage.params_active for stage in stages) + sum(other.values()),
         "macs": request("macs"),
         "flops": request("flops"),

@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.core.cost import ZERO, Cost
+from stagemeter.core.cost import ZERO, Cost, sum_of_steps
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import (
     adapter_cost,
     all_steps,
-    decode_contexts,
     decode_span,
-    decode_total,
     stage_cost,
 )
 from stagemeter.models.family import Family, Runner, Stage
@@ -27,14 +26,14 @@ from stagemeter.models.lora import Adapter
 if TYPE_CHECKING:
     from stagemeter.counting.events import Counts
 
-#: Contexts that are closer have no step between them.
-_SHORTEST_LOOKED_INTO = 2
 #: Most steps to count to find out how the cost of a step grows.
 _MOST_STEPS = 64
 
 logger = logging.getLogger(__name__)
 
-ISOLATED, EXTRACTED, ANALYTIC = "isolated", "extracted", "analytic"
+ISOLATED = "isolated"
+EXTRACTED = "extracted"
+ANALYTIC = "analytic"
 #: In order of preference.
 TIERS = (ISOLATED, EXTRACTED, ANALYTIC)
 
@@ -129,14 +128,38 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
                 steps[context], beside[context] = one.of(*stage.modules), one.apart_of(*stage.modules)
             return steps[context]
 
-        for context in decode_contexts(stage, architecture, workload):
+        for context in _decode_contexts(stage, architecture, workload):
             step(context)
         if stage.cost is None:
             # Without a closed form, the contexts where the growth of a step changes are unknown.
             find_bends(step, *decode_span(workload))
-        request_cost, request_adapter = decode_total(steps, workload), decode_total(beside, workload)
+        request_cost, request_adapter = _decode_total(steps, workload), _decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
     return StageCount(cost, request_cost, operators, unsupported, steps, adapter, request_adapter)
+
+
+def _decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
+    """Return the contexts whose steps give the total: the first, the last, and those where the growth changes."""
+    first, last = decode_span(workload)
+    return sorted({first, last, *(bend for bend in stage.bends(architecture, workload) if first < bend < last)})
+
+
+def _decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
+    """Return the cost of all decode steps of a workload from counted steps.
+
+    This sum is not that of the closed forms, `stagemeter.models.closed_form.all_steps`, so that either tier checks the
+    other's. `step_at` is the cost of a step by the context it attends to, at least at `_decode_contexts`. The steps
+    attend to ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
+    """
+    if workload.decode_steps == 0:
+        return ZERO
+    first, last = decode_span(workload)
+    contexts = sorted(context for context in step_at if first <= context <= last)
+    # From each context to the next, the cost grows by the same amount each step; a sum includes both ends.
+    whole = step_at[first]
+    for start, end in pairwise(contexts):
+        whole += sum_of_steps(step_at[start], step_at[end], end - start + 1) + step_at[start] * -1
+    return whole
 
 
 def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
@@ -150,8 +173,8 @@ def find_bends(step: Callable[[int], Cost], first: int, last: int) -> None:
     while left:
         start, end = left.pop()
         middle = (start + end) // 2
-        if end - start < _SHORTEST_LOOKED_INTO:
-            continue
+        if end - start < 2:
+            continue  # There is no step between them.
         counted += 1
         if counted > _MOST_STEPS:
             raise StagemeterError(

@@ -35,33 +35,10 @@ def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:
     return stage.cost
 
 
-def decode_total(step_at: Mapping[int, Cost], workload: Workload) -> Cost:
-    """Return the cost of all decode steps of a workload.
-
-    `step_at` is the cost of a step by the context it attends to, at least at `decode_contexts`. The steps attend to
-    ``prompt_tokens + 1`` up to ``prompt_tokens + new_tokens - 1`` tokens.
-    """
-    if workload.decode_steps == 0:
-        return ZERO
-    first, last = decode_span(workload)
-    contexts = sorted(context for context in step_at if first <= context <= last)
-    # From each context to the next, the cost grows by the same amount each step; a sum includes both ends.
-    whole = step_at[first]
-    for start, end in pairwise(contexts):
-        whole += sum_of_steps(step_at[start], step_at[end], end - start + 1) + step_at[start] * -1
-    return whole
-
-
 def decode_span(workload: Workload) -> tuple[int, int]:
     """Return the contexts of the first and the last decode step; they are equal for one step or none."""
     first = workload.prompt_tokens + 1
     return first, max(first, workload.prompt_tokens + workload.decode_steps)
-
-
-def decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
-    """Return the contexts whose steps give the total: the first, the last, and those where the growth changes."""
-    first, last = decode_span(workload)
-    return sorted({first, last, *(bend for bend in stage.bends(architecture, workload) if first < bend < last)})
 
 
 def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
