@@ -114,7 +114,7 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
         raise StagemeterError("give either a file, two scrapes or an address, or --from-run RUN")
     if source.from_run is not None:
         _refuse(source, "--from-run", mapping_file="--mapping", **_OF_SCRAPES, **_OF_SUMMARIES)
-        from stagemeter.tracking.times import read_metrics
+        from stagemeter.tracking.profile import read_metrics
 
         return read_metrics(source.from_run, _metrics_by_stage(source.pairs), steps, vision)
     address = source.files[0].startswith(("http://", "https://"))

@@ -139,7 +139,7 @@ def sweep_and_log(
     `child_runs` are rows that become child runs: ``all``, ``pareto`` (the cheapest of each resolution), a number of
     rows, evenly spread, or None. A store that fails raises TrackingError; the table is written nevertheless.
     """
-    from stagemeter.sweeping.children import require_children
+    from stagemeter.sweeping.chosen_rows import require_children
 
     require_children(child_runs)
     require_backend(options.get("backend", LOCAL), options.get("jobs", -1), options.get("cluster"))

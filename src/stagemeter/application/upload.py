@@ -30,7 +30,7 @@ def upload(paths: Sequence[Path], experiment: str | None = None) -> list[Uploade
     """
     files = _files(paths)
     reports = {path: read_report(path) for path in files}
-    from stagemeter.tracking.upload import upload_report
+    from stagemeter.tracking.log import upload_report
 
     uploaded = []
     # MLflow prints a link to each run on stdout, which belongs to the result.

@@ -17,9 +17,12 @@ from stagemeter.core.escape import printable
 from stagemeter.core.setting import table
 from stagemeter.core.settings import ProfileSettings
 
-#: Exit codes beside 0, and 1 of a breached limit (`stagemeter.cli.compare`): bad input; no store; a bug
-#: (``EX_SOFTWARE`` of sysexits.h); interrupted.
-BAD_INPUT, NO_STORE, BUG, INTERRUPTED = 2, 3, 70, 130
+# Exit codes beside 0, and 1 of a breached limit (`stagemeter.cli.compare`).
+BAD_INPUT = 2
+NO_STORE = 3
+#: ``EX_SOFTWARE`` of sysexits.h.
+BUG = 70
+INTERRUPTED = 130
 #: Errors of the machine, which are not bugs.
 _OF_THE_MACHINE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}

@@ -19,10 +19,10 @@ _OPTIONS = {True: "--max-increase", False: "--max-decrease"}
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far a value, such as ``flops/total``, may move from the baseline in the wrong direction.
+    """The most that a metric, such as ``flops/total``, may grow over the baseline; without `increase`, shrink.
 
-    A relative amount is a share, 1/100 for 1 %; another is in the value's own unit. Both are exact, so that a limit
-    holds to the integer. Without `increase`, less is worse, as of MFU.
+    A relative amount is a share of the baseline's value, such as 1/100. Other amounts are in the metric's unit. All are
+    exact fractions, so that a limit holds to the integer.
     """
 
     metric: str

@@ -23,8 +23,7 @@ from stagemeter.modules.calls import call_signature
 from stagemeter.modules.request_costs import BareModels, RequestCost, request_cost, request_key, rest_of
 from stagemeter.modules.requests import DRAFT, Request, RequestRecorder
 from stagemeter.modules.stages import resolve_stages
-from stagemeter.tracking.autologging import Requests
-from stagemeter.tracking.training import log_to_active_run, run_is_active
+from stagemeter.tracking.autologging import Requests, log_to_active_run, run_is_active
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from stagemeter.integrations.watcher import Watcher, careful
 from stagemeter.modules.throughput import EVALUATION, TRAIN
-from stagemeter.tracking.training import log_to_active_run
+from stagemeter.tracking.autologging import log_to_active_run
 
 
 class StagemeterCallback(Watcher, TrainerCallback):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, 
 from stagemeter.sweeping.evaluate import wide_columns
 from stagemeter.sweeping.grid import Grid, Page
 from stagemeter.sweeping.ranges import numbers, sizes, words
+
+#: Axes of a grid that are numbers, by the setting that gives them.
+_NUMBERS = {"batch_size": "batch_sizes", "text_tokens": "text_tokens", "new_tokens": "new_tokens"}
+#: Settings that give pages, of which a sweep takes one.
+_KINDS_OF_PAGES = ("page_size", "images", "pages")
 
 
 @dataclass(frozen=True)
@@ -83,38 +88,49 @@ def _text(path: Path, name: str, value: Any) -> str:
 
 def with_overrides(settings: SweepSettings, overrides: Mapping[str, str | None]) -> SweepSettings:
     """Put options over the settings of a file; one kind of pages replaces all others."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    kinds = ("page_size", "images", "pages")
-    if any(name in given for name in kinds):
-        settings = replace(settings, **dict.fromkeys(kinds))
+    given = _given(overrides)
+    if any(name in given for name in _KINDS_OF_PAGES):
+        settings = replace(settings, **dict.fromkeys(_KINDS_OF_PAGES))
     return replace(settings, **given)
 
 
 def build_grids(settings: SweepSettings) -> list[Grid]:
     """Build the grids of a sweep, one for each model."""
-    corpus, limits = _pages(settings), _limits(settings)
-    asked: dict[str, Any] = {
-        "batch_sizes": tuple(_numbers(settings.batch_size, "--batch-size", AnalysisConfig().batch_size)),
-        "text_tokens": tuple(_numbers(settings.text_tokens, "--text-tokens", AnalysisConfig().text_tokens)),
-        "new_tokens": tuple(_numbers(settings.new_tokens, "--new-tokens", AnalysisConfig().new_tokens)),
-        "dtypes": tuple(words(settings.dtype or AnalysisConfig().dtype, "--dtype")),
-    }
-    fixed = _fixed(settings)
-    modes = words(settings.mode or AnalysisConfig().mode, "--mode")
-    _validate(asked, fixed, modes)
-    dtypes = asked["dtypes"]
+    corpus = _pages(settings)
+    limits = _given({name: _single(settings, name) for name in OPTIONS})
+    context = settings.decode_context
+    is_number = context not in ("auto", "max")
+    fixed = _given(
+        {
+            "seq_len": _single(settings, "seq_len"),
+            "decode_context": _single(settings, "decode_context") if is_number else context,
+        }
+    )
+    modes, dtypes = _values(settings, "mode"), _values(settings, "dtype")
+    asked = {axis: _values(settings, name, numbers) for name, axis in _NUMBERS.items()}
+    # Refuse values that no analysis takes; of numbers, the smallest and the largest decide.
+    for name, axis in _NUMBERS.items():
+        for value in (min(asked[axis]), max(asked[axis])):
+            AnalysisConfig(**{name: value})
+    for mode in modes:
+        AnalysisConfig(mode=mode)
+    for dtype in dtypes:
+        AnalysisConfig(dtype=dtype)
+    AnalysisConfig(**fixed, **limits)
     devices = [find_device(name) for name in words(settings.device, "--device")] if settings.device else []
     peaks = tuple({dtype: device_peak(device, dtype) for dtype in dtypes} for device in devices)
     grids = []
-    for model in words(settings.model or AnalysisConfig().model, "--model"):
-        described, values = _described(model), asked
+    for model in _values(settings, "model"):
+        described = _described(model)
         family, architecture = described.family, described.architecture
-        closed_form = coefficients(family, architecture)
         pages, notes = _planned(modes, corpus, described, limits)
+        axes: dict[str, Any] = {**asked, "dtypes": dtypes, "devices": peaks}
         if not family.reads_pages and settings.text_tokens is None:
-            values = {**asked, "text_tokens": (DEFAULT_TEXT_PROMPT,)}
-        named: dict[str, Any] = {"devices": peaks, "limits": limits, "notes": notes, **values, **fixed}
-        grids.append(Grid(model, family.name, architecture, closed_form, pages, **named))
+            axes["text_tokens"] = (DEFAULT_TEXT_PROMPT,)
+        closed_form = coefficients(family, architecture)
+        grids.append(
+            Grid(model, family.name, architecture, closed_form, pages, limits=limits, notes=notes, **axes, **fixed)
+        )
     # A column has one type in the whole table.
     wide = frozenset(name for grid in grids for name in wide_columns(grid))
     return [replace(grid, wide=wide) for grid in grids]
@@ -128,50 +144,27 @@ def _described(model: str) -> ModelDescription:
     return described
 
 
-def _numbers(text: str | None, option: str, default: int) -> list[int]:
-    return [default] if text is None else numbers(text, option)
+def _values(settings: SweepSettings, name: str, read: Callable[[str, str], list[Any]] = words) -> tuple[Any, ...]:
+    """Return the values of a setting, by default the one of an analysis."""
+    text = getattr(settings, name)
+    return (getattr(AnalysisConfig(), name),) if text is None else tuple(read(text, _option(name)))
 
 
-def _fixed(settings: SweepSettings) -> dict[str, Any]:
-    fixed: dict[str, Any] = {}
-    if settings.seq_len is not None:
-        (fixed["seq_len"],) = _single(numbers(settings.seq_len, "--seq-len"), "--seq-len")
-    context = settings.decode_context
-    if context is not None:
-        is_word = context in ("auto", "max")
-        (fixed["decode_context"],) = (
-            [context] if is_word else _single(numbers(context, "--decode-context"), "--decode-context")
-        )
-    return fixed
-
-
-def _single(values: Sequence[int], option: str) -> Sequence[int]:
+def _single(settings: SweepSettings, name: str) -> int | None:
+    """Return the number of a setting that takes one, or None where it is not given."""
+    text = getattr(settings, name)
+    values = [None] if text is None else numbers(text, _option(name))
     if len(values) != 1:
-        raise StagemeterError(f"{option}: {len(values)} values were given. Give one, and sweep another setting")
-    return values
+        raise StagemeterError(f"{_option(name)}: {len(values)} values were given. Give one, and sweep another setting")
+    return values[0]
 
 
-def _validate(values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any], modes: Sequence[str]) -> None:
-    """Refuse values that no analysis takes; of numbers, the smallest and the largest decide."""
-    for name, setting in (("batch_sizes", "batch_size"), ("text_tokens", "text_tokens"), ("new_tokens", "new_tokens")):
-        for value in (min(values[name]), max(values[name])):
-            AnalysisConfig(**{setting: value})
-    for dtype in values["dtypes"]:
-        AnalysisConfig(dtype=dtype)
-    for mode in modes:
-        AnalysisConfig(mode=mode)
-    AnalysisConfig(**fixed)
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
-def _limits(settings: SweepSettings) -> dict[str, int]:
-    """Return the limits of pages that a request asks for."""
-    limits: dict[str, int] = {}
-    for name, option in OPTIONS.items():
-        text = getattr(settings, name)
-        if text is not None:
-            (limits[name],) = _single(numbers(text, option), option)
-    AnalysisConfig(**limits)
-    return limits
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def limits_of(family: Family[Any], mode: str, limits: Mapping[str, int], several: bool) -> dict[str, int]:
@@ -181,15 +174,7 @@ def limits_of(family: Family[Any], mode: str, limits: Mapping[str, int], several
 
 
 def _pages(settings: SweepSettings) -> Corpus:
-    given = {
-        option: value
-        for option, value in (
-            ("--page-size", settings.page_size),
-            ("--images", settings.images),
-            ("--pages", settings.pages),
-        )
-        if value is not None
-    }
+    given = [_option(name) for name in _KINDS_OF_PAGES if getattr(settings, name) is not None]
     if len(given) > 1:
         raise StagemeterError(f"{' and '.join(given)}: they exclude each other. Give one of them")
     if settings.images is not None:

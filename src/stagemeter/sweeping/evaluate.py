@@ -1,8 +1,8 @@
-"""Rows of a sweep: the closed forms of a model, evaluated for many workloads at a time, to the integer.
+"""Rows of a sweep: the closed forms of a model for many workloads at once, exact to the integer.
 
-Adding and multiplying whole numbers turns workloads into variables, and these into costs. Arrays of 64-bit numbers
-pass through the same functions as single numbers. If `wide_columns` finds that a number could overflow, arrays of
-Python's own numbers take their place: slower, without a limit.
+Closed forms only add and multiply whole numbers, so they take arrays as they take single numbers. The arrays hold
+integers of 64 bits. If `wide_columns` finds that a column could overflow, it holds Python's integers, which are slower
+and have no limit.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.workload import OWN, TEXT
-from stagemeter.sweeping.pareto import VIEW_COLUMNS, on_front, pixels_seen
+from stagemeter.sweeping.chosen_rows import VIEW_COLUMNS, on_front, pixels_seen
 
 if TYPE_CHECKING:
     import pandas

@@ -1,11 +1,13 @@
-"""Stagemeter as one of MLflow's autologging integrations, so that MLflow's own switches govern it.
+"""Logging while a model runs: to the active run, and as one of MLflow's autologging integrations.
 
-MLflow patches one function, `Requests.run`, which each request passes once. The forward passes of a request get light
-patches of our own: they run by the thousand and inside compiled graphs, which `safe_patch` would slow down or break.
+MLflow's own switches govern the integration. MLflow patches one function, `Requests.run`, which each request passes
+once. The forward passes of a request get light patches of our own: they run by the thousand and inside compiled graphs,
+which `safe_patch` would slow down or break.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,3 +71,18 @@ class Requests:
         # Where MLflow looks them up before it runs what it patched.
         AUTOLOGGING_INTEGRATIONS[NAME] = settings
         return settings.get(name, True)
+
+
+def run_is_active() -> bool:
+    """Tell whether a run is active."""
+    # Where a run is active, MLflow is imported already. Importing it takes seconds.
+    mlflow = sys.modules.get("mlflow")
+    return mlflow is not None and mlflow.active_run() is not None
+
+
+def log_to_active_run(metrics: Mapping[str, float], step: int) -> None:
+    """Log metrics of a step to the active run, if there is one. The training does not wait for the store."""
+    if metrics and run_is_active():
+        import mlflow
+
+        mlflow.log_metrics(dict(metrics), step=step, synchronous=False)

@@ -12,8 +12,10 @@ from stagemeter.core.metrics import MODULE as MODULE
 from stagemeter.core.metrics import PROFILE as PROFILE
 from stagemeter.core.metrics import STATIC as STATIC
 
-#: Kinds of runs.
-KIND, SWEEP, POINT = "stagemeter.kind", "sweep", "sweep_point"
+#: Kinds of runs beside those of documents.
+SWEEP = "sweep"
+POINT = "sweep_point"
+KIND = "stagemeter.kind"
 MODEL = "stagemeter.model"
 WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"

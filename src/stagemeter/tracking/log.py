@@ -1,4 +1,4 @@
-"""Reports of models and of any module, as MLflow runs."""
+"""Reports of models and of any module, as MLflow runs; each uploaded report once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from stagemeter.core.metrics import module_values, report_values
 from stagemeter.core.params import as_params, module_params, workload_params
+from stagemeter.core.report import Report
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
@@ -23,8 +24,10 @@ from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import (
     ARCHITECTURE_HASH,
     COUNTED_FOR,
+    KIND,
     MODEL,
     MODULE,
+    REPORT_HASH,
     SCHEMA,
     STATIC,
     VERSION,
@@ -32,6 +35,8 @@ from stagemeter.tracking.labels import (
     workload_name,
     workload_tags,
 )
+from stagemeter.tracking.run import tracked_run
+from stagemeter.tracking.runs import all_experiments, search_runs
 from stagemeter.tracking.store import require_reachable, store_errors
 
 if TYPE_CHECKING:
@@ -184,3 +189,32 @@ def _stage_table(report: Mapping[str, Any]) -> dict[str, list[Any]]:
         for name, row in stage_numbers(report).items()
     )
     return {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
+
+
+def upload_report(report: Report, experiment: str | None = None) -> tuple[str, bool]:
+    """Log a report unless a run holds it already. Return the run's id, and whether it was logged now.
+
+    Log to the experiment, and search it. None: log to MLflow's default, and search all.
+    """
+    require_reachable()
+    metadata = report["metadata"]
+    # Finished runs only: an interrupted run does not hold the whole report.
+    condition = (
+        f"tags.`{WORKLOAD_HASH}` = '{metadata['workload_hash']}' and tags.`{REPORT_HASH}` = '{stable_hash(report)}' "
+        f"and tags.`{KIND}` = '{STATIC}' and attributes.status = 'FINISHED'"
+    )
+    with store_errors():
+        found = next(search_runs(_places(experiment), condition), None)
+    if found is not None:
+        return str(found.info.run_id), False
+    with tracked_run(None, workload_name(metadata["model"], metadata["workload"]), experiment) as run:
+        log_static_report(report)
+    return str(run.run_id), True
+
+
+def _places(experiment: str | None) -> list[str]:
+    """Return the ids of the experiments to search."""
+    if experiment is None:
+        return all_experiments()
+    found = mlflow.MlflowClient().get_experiment_by_name(experiment)
+    return [] if found is None else [str(found.experiment_id)]

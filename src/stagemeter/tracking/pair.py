@@ -41,8 +41,10 @@ from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
 #: Tags of a paired run, and the tag of a static run with its profiles.
-STATIC_RUN, PAIRING_HASH = "stagemeter.static_run_id", "stagemeter.pairing_hash"
-FIGURES_HASH, _NO_FIGURES = "stagemeter.figures_hash", "none"
+STATIC_RUN = "stagemeter.static_run_id"
+PAIRING_HASH = "stagemeter.pairing_hash"
+FIGURES_HASH = "stagemeter.figures_hash"
+_NO_FIGURES = "none"
 #: The part of a description that a pairing wrote: whole lines between two comments, which Markdown hides.
 _BEGIN, _END = "<!-- pairing -->", "<!-- end of pairing -->"
 _WRITTEN = re.compile(rf"^.*{re.escape(_BEGIN)}.*$[\s\S]*?^{re.escape(_END)}$", re.MULTILINE)

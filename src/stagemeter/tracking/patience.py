@@ -16,8 +16,10 @@ import requests
 from stagemeter.core import waiting
 from stagemeter.core.errors import StagemeterError
 
-#: Default in seconds, and the environment variable that overrides it. ``--store-timeout`` sets the variable.
-DEFAULT, VARIABLE = 30.0, "STAGEMETER_STORE_TIMEOUT"
+#: Default in seconds.
+DEFAULT = 30.0
+#: The environment variable that overrides it. ``--store-timeout`` sets it.
+VARIABLE = "STAGEMETER_STORE_TIMEOUT"
 Result = TypeVar("Result")
 
 
@@ -39,8 +41,11 @@ class OutOfPatienceError(requests.exceptions.Timeout):
 
 def in_time(function: Callable[[], Result], seconds: float) -> Result:
     """Call a function that asks a store; raise `OutOfPatienceError` where it takes longer."""
-    late = OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
-    return waiting.in_time(function, seconds, late)
+    return waiting.in_time(function, seconds, _late())
+
+
+def _late() -> OutOfPatienceError:
+    return OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
 
 
 class _Patience:
@@ -89,7 +94,9 @@ def _send_in_time(self: requests.Session, request: requests.PreparedRequest, **h
     left = patience.left()
     # Read the whole answer here, since a server can drip it.
     try:
-        answer = in_time(lambda: _send(self, request, **{**how, "stream": False}), left) if left else _over()
+        if not left:
+            raise _late()
+        answer = in_time(lambda: _send(self, request, **{**how, "stream": False}), left)
     except BaseException:
         patience.failed()
         raise
@@ -98,10 +105,6 @@ def _send_in_time(self: requests.Session, request: requests.PreparedRequest, **h
     else:
         patience.failed()
     return answer
-
-
-def _over() -> requests.Response:
-    raise OutOfPatienceError(f"it answered nothing for {store_timeout():g} s ({VARIABLE})")
 
 
 def _server(address: str) -> str:

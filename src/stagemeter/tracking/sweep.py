@@ -15,7 +15,7 @@ from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.sweep import PAGE_FILE, sweep_files, sweep_markdown
 from stagemeter.sweeping.build import SweepSettings
-from stagemeter.sweeping.children import child_rows
+from stagemeter.sweeping.chosen_rows import child_rows
 from stagemeter.sweeping.summary import SweepSummary, summarize
 from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import KIND, MODEL, POINT, SWEEP
@@ -33,7 +33,7 @@ def log_sweep(
 ) -> None:
     """Log a sweep to a run. The settings become params, and the table an artifact.
 
-    See `stagemeter.sweeping.children.child_rows` for `child_runs`. The notes are about the sweep's pages.
+    See `stagemeter.sweeping.chosen_rows.child_rows` for `child_runs`. The notes are about the sweep's pages.
     """
     summary = summarize(table)
     note = sweep_markdown(summary, table.name, PAGE_FILE, notes)

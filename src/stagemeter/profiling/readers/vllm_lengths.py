@@ -9,11 +9,15 @@ from stagemeter.profiling.length_sums import Interval, mean_pair_sums, pair_sums
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.readers.prometheus import Growth
 
-PROMPT_TOKENS, NEW_TOKENS = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
-_REQUEST_PROMPT, _REQUEST_NEW = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
+PROMPT_TOKENS = "vllm:prompt_tokens_total"
+NEW_TOKENS = "vllm:generation_tokens_total"
+_REQUEST_PROMPT = "vllm:request_prompt_tokens"
+_REQUEST_NEW = "vllm:request_generation_tokens"
 _REQUEST_COMPUTED = "vllm:request_prefill_kv_computed_tokens"
-_BY_SOURCE, _LOCAL = "vllm:prompt_tokens_by_source_total", "local_compute"
-_CACHED, CACHE_HITS = "vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total"
+_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+_LOCAL = "local_compute"
+_CACHED = "vllm:prompt_tokens_cached_total"
+CACHE_HITS = "vllm:prefix_cache_hits_total"
 #: Metrics that `request_lengths` reads.
 LENGTHS = (
     *(

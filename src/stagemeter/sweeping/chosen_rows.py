@@ -1,12 +1,18 @@
-"""The Pareto front of a sweep: rows that see most of a page for their cost."""
+"""Chosen rows of a sweep: its Pareto front, which sees most of a page for its cost, and rows that become child runs."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from stagemeter.core.errors import StagemeterError
 
 if TYPE_CHECKING:
     import pandas
 
+ALL = "all"
+PARETO = "pareto"
 #: Columns of a sweep's table that say how many pixels the model sees.
 VIEW_COLUMNS = ("global_views", "local_views", "view_width", "view_height", "base_size", "image_size")
 
@@ -30,3 +36,25 @@ def on_front(seen: pandas.Series, cost: pandas.Series) -> pandas.Series:
     ordered = pandas.DataFrame({"seen": seen, "cost": cost}).sort_values(["seen", "cost"], ascending=[False, True])
     cheapest = ordered["cost"].cummin()
     return (cheapest != cheapest.shift()).reindex(seen.index)
+
+
+def require_children(chosen: str | None) -> None:
+    """Refuse a choice that is neither ``all``, ``pareto`` nor a number above zero."""
+    if chosen not in (None, ALL, PARETO) and not re.fullmatch(r"0*[1-9]\d{0,17}", str(chosen)):
+        raise StagemeterError(f"--child-runs {chosen}: no such choice. Give all, pareto, or a number of rows")
+
+
+def child_rows(path: Path, chosen: str) -> pandas.DataFrame:
+    """Choose rows of a sweep's table: ``all``, ``pareto``, or a number of rows, evenly spread.
+
+    For each row on the Pareto front, no other sees as many pixels for fewer FLOPs per page.
+    """
+    import pandas
+
+    table = pandas.read_parquet(path)
+    if chosen == ALL:
+        return table
+    if chosen == PARETO:
+        return table[on_front(pixels_seen(table), table["flops/total"].astype("float64") / table["batch_size"])]
+    count = min(int(chosen), len(table))
+    return table.iloc[[number * len(table) // count for number in range(count)]]
