@@ -81,7 +81,7 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
         per subject. They are None where one is missing, and a ratio also where the baseline is zero.
     """
     if len(subjects) < 2:
-        raise StagemeterError(f"subjects: {len(subjects)} cannot be compared. Give two or more runs or files")
+        raise StagemeterError(f"runs or files: {len(subjects)} cannot be compared. Give two or more")
     notes = _schemas(subjects)
     chosen = list(dict.fromkeys(quantities or _default(subjects)))
     compared = {name: _quantity(name, subjects, baseline) for name in chosen}

@@ -22,7 +22,7 @@ def read_subject(path: Path) -> Subject:
     # The folder says more than the name that Stagemeter gave the file.
     name = path.absolute().parent.name if path.stem in ("static_compute", "profile") else path.stem
     if "times_ms" in document and "time_ms" in document:
-        _require_schema(path, document, PROFILE_SCHEMA_VERSION)
+        require_schema(path, document, PROFILE_SCHEMA_VERSION)
         try:
             return _sound(path, subject_of_profile(document, name, str(path)))
         except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -51,7 +51,7 @@ def read_report(path: Path) -> Report:
 def _require_report(path: Path, document: dict[str, Any]) -> Report:
     if "closed_form" not in document or "stages" not in document:
         raise StagemeterError(f"{path}: is neither a report nor a profile. {_WAY_OUT}")
-    _require_schema(path, document, SCHEMA_VERSION)
+    require_schema(path, document, SCHEMA_VERSION)
     fault = report_fault(document)
     if fault is not None:
         raise StagemeterError(f"{path}: is a damaged report ({fault}). Analyze again")
@@ -65,9 +65,10 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _require_schema(path: Path, document: dict[str, Any], known: str) -> None:
-    version = str(document.get("schema_version"))
+def require_schema(where: object, document: Any, known: str) -> None:
+    """Refuse a document whose schema has another major version than the known one."""
+    version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
     if version.partition(".")[0] != known.partition(".")[0]:
         raise StagemeterError(
-            f"{path}: has schema {version}, and this version of Stagemeter reads {known}. Analyze or profile again"
+            f"{where}: has schema {version}, and this version of Stagemeter reads {known}. Analyze or profile again"
         )

@@ -61,7 +61,7 @@ def _table_of_report(report: Mapping[str, Any]) -> str:
 
     modules = {module["name"]: module for module in report["modules"]}
     if not modules:
-        raise ValueError("the report lists no modules: it was made without running the whole model")
+        raise ValueError("modules: the report lists none, since the whole model was not run. Analyze by running it")
     counts = Counts(called=set(modules))
     for name, module in modules.items():
         counts.by_module[name] = {"": Cost(macs=module["macs"], activations=module["activations"])}

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from stagemeter.comparing.files import require_schema
 from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
@@ -211,12 +212,7 @@ def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
         ) from error
     except StagemeterError as error:
         raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}). Analyze again") from error
-    version = report.get("schema_version") if isinstance(report, dict) else None
-    if str(version).partition(".")[0] != known.partition(".")[0]:
-        raise StagemeterError(
-            f"run {run_id}: its report has schema {version}, and this version of Stagemeter reads {known}. Analyze "
-            "again"
-        )
+    require_schema(f"run {run_id}", report, known)
     return report
 
 
