@@ -55,7 +55,7 @@ def times(folder):
         (["--trace", "maybe"], ["trace: 'maybe'", "'torch' or 'none'"]),
         (["--weights", "nowhere"], ["nowhere"]),
         (["--dtype", "float8"], ["dtype", "float8"]),
-        (["--seq-len", "50"], ["seq_len 50", "73 tokens", "74 or more"]),
+        (["--seq-len", "50"], ["--seq-len 50", "73 tokens", "74 or more"]),
         (["--kv-cache-dtype", "float8_e5m2"], ["float8_e5m2 cannot be run here", "import-profile"]),
         (["--scale", "small", "--model", "elsewhere"], ["--scale small", "elsewhere"]),
         (["--scale", "tiny"], ["--scale", "tiny"]),
@@ -123,7 +123,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
     assert "no such mapping file" in refused("import-profile", times, "--mapping", "none.yaml")
     assert "no '='" in refused("import-profile", times, "--map", "prefill")
-    assert "seq_len 50: cannot be run: the page alone takes 73" in refused(
+    assert "--seq-len 50: cannot be run: the page alone takes 73" in refused(
         "import-profile", times, "--mode", "tiny", "--seq-len", 50
     )
     assert "a server, write http://localhost:8000/metrics" in refused("import-profile", "localhost:8000/metrics")
