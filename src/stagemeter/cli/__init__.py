@@ -15,6 +15,7 @@ from stagemeter.cli.endings import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, end, n
 from stagemeter.cli.streams import prepare_streams
 from stagemeter.core.addresses import redactor, secrets_of
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.garbage import collect_rarely
 
 __all__ = ["BAD_INPUT", "BUG", "INTERRUPTED", "NO_STORE", "cli", "main"]
 
@@ -104,6 +105,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    collect_rarely()
     prepare_streams(redactor(secrets_of(os.environ, sys.argv[1:])))
     show_warnings_as_lines()
     try:

@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from typing import ParamSpec, TypeVar
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.garbage import collect_rarely
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -65,6 +66,7 @@ def _result(future: Future[Result]) -> Result:
 
 def _prepare(level: int, parent: int) -> None:
     end_with_parent(parent)
+    collect_rarely()
     # Ctrl-C reaches all processes of a terminal; the parent ends this one, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
