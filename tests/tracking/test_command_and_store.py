@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from stagemeter import AnalysisConfig, StagemeterError, TrackingError, cli, log_static_report
 from stagemeter.application.analyze import analyze_page
 from stagemeter.tracking.run import tracked_run
+from stagemeter.tracking.store import store_errors
 
 PAGE = "examples/page.png"
 
@@ -142,8 +143,13 @@ def test_password_is_not_part_of_the_message(report, nobody, monkeypatch):
 def test_database_that_is_none_is_a_tracking_error(report, monkeypatch, tmp_path):
     (tmp_path / "not.db").write_text("this is no database, however long one looks at it " * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not.db'}")
-    with pytest.raises(TrackingError, match="MLFLOW_TRACKING_URI"):
+    with pytest.raises(TrackingError, match=r"^MLFLOW_TRACKING_URI: .+ refused: .+[^.]\. Mend the store"):
         log_static_report(report)
+
+
+def test_reason_of_a_store_ends_in_one_full_stop():
+    with pytest.raises(TrackingError, match=r"refused: the disk is full\. Mend the store, or"), store_errors():
+        raise MlflowException("the disk is full.\nIn detail")
 
 
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "http://"])

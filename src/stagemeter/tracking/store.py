@@ -51,9 +51,9 @@ def store_errors() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error, without the secrets of the store's address."""
-    lines = str(error).strip().splitlines()
-    return redactor(secrets_of(os.environ, [mlflow.get_tracking_uri()]))(lines[0]) if lines else type(error).__name__
+    """Return the first line of an error, without a full stop and the secrets of the store's address."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return redactor(secrets_of(os.environ, [mlflow.get_tracking_uri()]))(lines[0].rstrip(". "))
 
 
 def _silent(address: str) -> TrackingError:
