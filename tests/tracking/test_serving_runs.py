@@ -109,7 +109,7 @@ def test_devices_that_engines_cannot_share_are_refused(command, devices):
     pages = [RECORDED / f"data_parallel_2.{page}.txt" for page in ("before", "after")]
     code, out, err = command("import-profile", *pages, "--model", LLAMA, "--devices", devices)
     assert (code, out) == (2, "")
-    assert f"--devices {devices}: the number is not possible. Give a multiple of 2" in err
+    assert f"--devices: {devices} is impossible. Give a multiple of 2" in err
 
 
 def test_devices_of_any_other_profile_are_one_unless_told(command, experiment, tmp_path):

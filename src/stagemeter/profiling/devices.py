@@ -12,16 +12,9 @@ GIVEN, SEEN, ASSUMED = "as given", "one for each engine in the metrics", "assume
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """The devices that did the work.
+    """The devices that did the work, and the engines that share them evenly, each with its own requests.
 
-    Attributes
-    ----------
-    count : int
-        All devices.
-    engines : int
-        Engines that share them evenly, each with its own requests.
-    source : str
-        `GIVEN`, `SEEN` or `ASSUMED`.
+    `source` says how the number is known.
     """
 
     count: int = 1
@@ -47,19 +40,13 @@ ONE_DEVICE = Devices()
 def devices_of(given: int | None, engines: int | None, source: str = GIVEN) -> Devices:
     """Return the devices that did the work; refuse a number that the engines cannot share evenly.
 
-    Parameters
-    ----------
-    given : int or None
-        Number of all devices, if given.
-    engines : int or None
-        Engines in the metrics, each with at least one device; None where no metrics show engines.
-    source : str
-        Source of `given`.
+    `given` is the number of all devices, and `source` how it is known. `engines` are those in the metrics, each with
+    at least one device; None without such metrics.
     """
     if given is None:
         return ONE_DEVICE if engines is None else Devices(engines, engines, SEEN)
     shared = engines or 1
     if given < 1 or given % shared:
         need = "1 or more" if shared == 1 else f"a multiple of {shared}, as {shared} engines share them"
-        raise StagemeterError(f"--devices {given}: the number is not possible. Give {need}")
+        raise StagemeterError(f"--devices: {given} is impossible. Give {need}")
     return Devices(given, shared, source)

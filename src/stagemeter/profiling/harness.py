@@ -34,18 +34,9 @@ OnStage = Callable[[str, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """One measured request.
+    """One measured request: own times and number of ranges by stage, wall time, and notes on how the ranges nest.
 
-    Attributes
-    ----------
-    times_ms : dict
-        Own time by stage; ``decode`` is the mean step, ``decode_total`` all of them.
-    ranges : dict
-        Number of timed ranges by stage.
-    request_ms : float
-        Wall time.
-    notes : tuple of str
-        How the ranges nest.
+    ``decode`` is the mean step, ``decode_total`` all of them.
     """
 
     times_ms: dict[str, float]

@@ -81,7 +81,7 @@ def make_request(
     import torch
 
     # Before the passes, since this can change the tokens of pictures that they look for.
-    tokens = _tokens_of(model)
+    words, of_pictures = _tokens_of(model)
     # With an empty cache, since a request brings its own.
     first = replace(workload, decode_context=1)
     prefill = _first_call(model, architecture, workload, family.whole_passes["forward"])
@@ -94,7 +94,7 @@ def make_request(
             continue
         if name in _TOKENS:
             pages = workload.image_tokens if in_prompt and name == "input_ids" else 0
-            prefill.arguments[name] = _varied_text(tokens, value, pages, generator)
+            prefill.arguments[name] = _varied_text(words, of_pictures, value, pages, generator)
         elif page is not None and name in page:
             prefill.arguments[name] = page[name].to(value)
         else:
@@ -110,23 +110,19 @@ class _ReachedError(Exception):
 
 
 class _NoRecorder:
-    """A recorder of caches that records nothing."""
+    """A recorder of caches that records nothing, and knows whether calls prepare a pass and are no part of it."""
 
     is_paused = False
 
-    def record_cache_update(self, key: Any, value: Any, added: int) -> None:
-        """Record nothing."""
+    def record_cache_update(self, key: Any, value: Any, added: int) -> None: ...
 
-    def record_state(self, state: Any, added: int) -> None:
-        """Record nothing."""
+    def record_state(self, state: Any, added: int) -> None: ...
 
     def known_values(self) -> AbstractContextManager[None]:
-        """Do nothing: tensors with values need no notes of them."""
         return nullcontext()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Mark a block whose calls prepare a pass and are no part of it."""
         before, self.is_paused = self.is_paused, True
         try:
             yield
@@ -172,18 +168,11 @@ def _with_values(name: str, value: Any, generator: torch.Generator) -> Any:
     return tree_map(fill, value)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tokens:
-    """Token ids of a model: words of text, and tokens of pictures by the setting that names them."""
+def _tokens_of(model: Any) -> tuple[list[int], dict[str, int]]:
+    """Return the words of a model, and its tokens of pictures by the setting that names them.
 
-    words: list[int]
-    of_pictures: dict[str, int]
-
-
-def _tokens_of(model: Any) -> _Tokens:
-    """Return the token ids of a model; a token of pictures that its embedding lacks becomes a word, also for the model.
-
-    A reduced vocabulary lacks the published token, and so does the published configuration of Florence-2.
+    A token of pictures that the embedding lacks becomes a word, also for the model: a reduced vocabulary lacks the
+    published token, and so does the published configuration of Florence-2.
     """
     settings = dict(_token_settings(model.config.to_dict()))
     special = {token for tokens in settings.values() for token in tokens}
@@ -193,18 +182,20 @@ def _tokens_of(model: Any) -> _Tokens:
         if token >= model.get_input_embeddings().num_embeddings and hasattr(model.config, name) and len(words) > 1:
             of_pictures[name] = words.pop()
             setattr(model.config, name, of_pictures[name])
-    return _Tokens(words or [0], of_pictures)
+    return words or [0], of_pictures
 
 
-def _varied_text(tokens: _Tokens, ids: torch.Tensor, pages: int, generator: torch.Generator) -> torch.Tensor:
-    """Put another token at every place of text, and the page's own where the pass left them out."""
+def _varied_text(
+    words: list[int], of_pictures: dict[str, int], ids: torch.Tensor, pages: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Put another word at every place of text, and the page's own tokens where the pass left them out."""
     import torch
 
-    places = torch.isin(ids.cpu(), torch.tensor(sorted(tokens.of_pictures.values()), dtype=torch.long))
-    chosen = torch.tensor(tokens.words)[torch.randint(len(tokens.words), ids.shape, generator=generator)]
+    places = torch.isin(ids.cpu(), torch.tensor(sorted(of_pictures.values()), dtype=torch.long))
+    chosen = torch.tensor(words)[torch.randint(len(words), ids.shape, generator=generator)]
     varied = torch.where(places, ids.cpu(), chosen)
     if pages and not places.any():
-        token = next((tokens.of_pictures[name] for name in _PLACEHOLDERS if name in tokens.of_pictures), None)
+        token = next((of_pictures[name] for name in _PLACEHOLDERS if name in of_pictures), None)
         if token is None:
             raise StagemeterError(f"config.json: no token stands for a picture. Give one of {', '.join(_PLACEHOLDERS)}")
         # The token that begins the sequence comes before the page.

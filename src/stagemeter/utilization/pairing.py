@@ -19,6 +19,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, 
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.profiling.devices import ONE_DEVICE, Devices
+from stagemeter.profiling.document import with_sums
 from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import Work, counted_work, differing_fields, with_experts, work_at
@@ -190,11 +191,13 @@ def _rows(
     stages: Sequence[str], work: Mapping[str, Work], times_ms: Mapping[str, float], steps: int, peak: Peak, devices: int
 ) -> tuple[dict[str, PairedStage], dict[str, str]]:
     """Return a row for each stage and sum that has a time and a count, and the reason for each that lacks one."""
-    requests = {stage: times_ms[stage] for stage in stages if stage in times_ms}
-    if DECODE_TOTAL in times_ms:
-        requests[DECODE] = times_ms[DECODE_TOTAL]
-    elif DECODE in times_ms:
-        requests[DECODE] = times_ms[DECODE] * steps
+    times = {stage: time for stage, time in times_ms.items() if stage != TOTAL}
+    if DECODE in times:
+        times.setdefault(DECODE_TOTAL, times[DECODE] * steps)
+    times = with_sums(times, steps, stages)
+    if DECODE_TOTAL in times:
+        # The work of decode is that of all steps.
+        times[DECODE] = times.pop(DECODE_TOTAL)
     rows: dict[str, PairedStage] = {}
     missing: dict[str, str] = {}
     together = aggregates(stages)
@@ -204,42 +207,21 @@ def _rows(
             missing[stage] = "the request has no decode step"
         elif stage not in work:
             missing[stage] = f"{NO_COUNT}: the static report could not count it"
-        elif stage not in requests:
+        elif stage not in times:
             missing[stage] = _why_no_time(stage, times_ms, together)
         else:
-            rows[stage] = _row([work[stage]], requests[stage], peak, passes, devices)
+            rows[stage] = _row([work[stage]], times[stage], peak, passes, devices)
     sums = {name: together[name] for name in (FORWARD, VISION) if name in (times_ms if name == FORWARD else together)}
     sums[TOTAL] = [*together[FORWARD], *([DECODE] if steps else [])]
     for name, summands in sums.items():
-        time = _time_of_sum(summands, requests, times_ms, together)
         uncounted = [stage for stage in summands if stage not in work]
         if uncounted:
             missing[name] = f"{NO_COUNT} of {', '.join(uncounted)}"
-        elif time is None:
-            missing[name] = f"no time of {', '.join(stage for stage in summands if stage not in requests)}"
+        elif name not in times:
+            missing[name] = f"no time of {', '.join(stage for stage in summands if stage not in times)}"
         else:
-            rows[name] = _row([work[stage] for stage in summands], time, peak, 1, devices)
+            rows[name] = _row([work[stage] for stage in summands], times[name], peak, 1, devices)
     return rows, missing
-
-
-def _time_of_sum(
-    stages: Iterable[str],
-    requests: Mapping[str, float],
-    times_ms: Mapping[str, float],
-    aggregates: Mapping[str, list[str]],
-) -> float | None:
-    """Return the time of several stages together. Stages that were timed as one replace their parts."""
-    if all(stage in requests for stage in stages):
-        return sum(requests[stage] for stage in stages)
-    left, time = list(stages), 0.0
-    for together in (FORWARD, VISION):
-        parts = aggregates.get(together, [])
-        if parts and together in times_ms and all(stage in left for stage in parts):
-            time += times_ms[together]
-            left = [stage for stage in left if stage not in parts]
-    if not all(stage in requests for stage in left):
-        return None
-    return time + sum(requests[stage] for stage in left)
 
 
 def _why_no_time(stage: str, times_ms: Mapping[str, float], aggregates: Mapping[str, list[str]]) -> str:
