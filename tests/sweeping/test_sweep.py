@@ -149,6 +149,15 @@ def test_ctrl_c_keeps_whole_parts_and_says_how_to_go_on(tmp_path):
     assert pq.read_metadata(tmp_path / "s.parquet").num_rows == 1_500_000
 
 
+def test_words_alone_are_written_by_a_dictionary(tmp_path):
+    sweep(SweepSettings(mode="tiny,base"), tmp_path / "s.parquet", estimate=True)
+    group = pq.read_metadata(tmp_path / "s.parquet").row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    words = {column.path_in_schema for column in columns if column.dictionary_page_offset is not None}
+    assert {"model", "mode"} <= words
+    assert {column.physical_type for column in columns if column.path_in_schema in words} == {"BYTE_ARRAY"}
+
+
 def test_damaged_part_is_named(tmp_path):
     grids = build_grids(SweepSettings(mode="tiny", batch_size="1..100"))
     parts = PartsFolder(tmp_path / "s.parquet", grids, rows_per_part=50)

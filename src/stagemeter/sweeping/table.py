@@ -57,9 +57,17 @@ def rows_parquet(grid: Grid, start: int, stop: int) -> bytes:
     """Evaluate rows of a grid as a Parquet file, which a worker sends back."""
     import pyarrow.parquet as pq
 
-    stream = io.BytesIO()
-    pq.write_table(rows_table(grid, start, stop), stream, compression="zstd")
+    stream, table = io.BytesIO(), rows_table(grid, start, stop)
+    pq.write_table(table, stream, **_encoding(table.schema))
     return stream.getvalue()
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Return the options to write with: most numbers differ, and a dictionary of them is slow and large."""
+    import pyarrow as pa
+
+    words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    return {"compression": "zstd", "use_dictionary": words}
 
 
 class PartsFolder:
@@ -164,7 +172,7 @@ class PartsFolder:
         # Models have different stages: the table has the columns of all, and nulls where a model lacks one.
         first = {part.grid: part for part in reversed(self.parts)}
         schema = pa.unify_schemas([pq.read_schema(self._path(first[grid])) for grid in sorted(first)])
-        writer = pq.ParquetWriter(path, schema, compression="zstd")
+        writer = pq.ParquetWriter(path, schema, **_encoding(schema))
         for part in self.parts:
             table = pq.read_table(self._path(part))
             if table.num_rows != part.stop - part.start:
