@@ -233,7 +233,7 @@ def test_settings_that_are_not_there(refused):
 def test_file_in_place_of_the_output_folder(refused, folder):
     (folder / "taken").write_text("mine")
     assert "taken is not a folder" in refused("--output-dir", "taken")
-    assert "--output-dir" in refused("--output-dir", "taken/deeper")
+    assert "Give another folder" in refused("--output-dir", "taken/deeper")
     assert (folder / "taken").read_text() == "mine"
 
 

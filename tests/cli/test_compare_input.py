@@ -71,9 +71,9 @@ def test_files_of_a_comparison(stagemeter, reports, folder):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "give two or more runs or files"),
+        ([], "RUNS, --experiment: nothing is given. Give one of them"),
         (["short.json"], "1 cannot be compared"),
-        (["short.json", "short.json"], "short.json is given more than once"),
+        (["short.json", "short.json"], "short.json: is given more than once"),
         (["short.json", "nothing.json"], "nothing.json: no such file"),
         (["short.json", "broken.json"], "broken.json: cannot be read as JSON"),
         (["short.json", "list.json"], "list.json: is neither a report nor a profile"),
@@ -86,8 +86,8 @@ def test_files_of_a_comparison(stagemeter, reports, folder):
         (["short.json", "long.json", "--max-increase", "total=1%"], "Write stage/quantity=percent"),
         (["short.json", "long.json", "--max-increase", "vision/flops=1%"], "flops/vision: short has no such value"),
         (["short.json", "long.json", "--baseline", "nothing.json"], "nothing.json: no such file"),
-        (["short.json", "long.json", "--filter", "params.mode = 'tiny'"], "needs --experiment"),
-        (["short.json", "long.json", "--experiment", "x"], "not both"),
+        (["short.json", "long.json", "--filter", "params.mode = 'tiny'"], '--filter: "params.mode'),
+        (["short.json", "long.json", "--experiment", "x"], "RUNS, --experiment: short.json, long.json and x exclude"),
         (["short.json", "long.json", "--output-dir", "short.json"], "is not a folder"),
     ],
     ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",

@@ -123,7 +123,7 @@ def test_unknown_name_is_told_the_nearest(stagemeter):
 def test_weights_of_another_family_are_refused(stagemeter):
     ended = stagemeter("profile", "--model", "qwen3-0.6b", "--weights", "unlimited-ocr-default")
     assert (ended.code, ended.out) == (2, "")
-    assert "--weights unlimited-ocr-default are of another model than --model qwen3-0.6b" in ended.err
+    assert "--weights: unlimited-ocr-default are of another model than qwen3-0.6b" in ended.err
 
 
 def test_a_file_will_do_in_place_of_a_folder(estimate, folder):

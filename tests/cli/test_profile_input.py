@@ -50,14 +50,14 @@ def times(folder):
         (["--device", "abacus"], ["no such device 'abacus'"]),
         (["--device", "meta"], ["meta", "takes no time"]),
         (["--device", "xpu"], ["xpu", "cpu, which runs anywhere"]),
-        (["--repeats", "0"], ["repeats: 0", "from 1 to 10,000"]),
+        (["--repeats", "0"], ["--repeats: 0", "from 1 to 10,000"]),
         (["--warmup", "-1"], ["warmup", "-1"]),
         (["--trace", "maybe"], ["trace: 'maybe'", "'torch' or 'none'"]),
         (["--weights", "nowhere"], ["nowhere"]),
         (["--dtype", "float8"], ["dtype", "float8"]),
         (["--seq-len", "50"], ["--seq-len 50", "73 tokens", "74 or more"]),
         (["--kv-cache-dtype", "float8_e5m2"], ["float8_e5m2 cannot be run here", "import-profile"]),
-        (["--scale", "small", "--model", "elsewhere"], ["--scale small", "elsewhere"]),
+        (["--scale", "small", "--model", "elsewhere"], ["--scale, --model: small and elsewhere exclude"]),
         (["--scale", "tiny"], ["--scale", "tiny"]),
         (
             ["--batch-size", "20000", "--scale", "full"],
@@ -116,8 +116,8 @@ def test_import_refuses_files_that_hold_no_times(refused, folder, content, parts
 
 def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, folder):
     assert "no such file" in refused("import-profile", folder / "nothing.json")
-    assert "--from-run RUN" in refused("import-profile")
-    assert "give either" in refused("import-profile", times, "--from-run", "abc")
+    assert "SOURCE, --from-run: nothing is given" in refused("import-profile")
+    assert "SOURCE, --from-run: " in refused("import-profile", times, "--from-run", "abc")
     assert "3 files" in refused("import-profile", times, times, times)
     assert "--interval" in refused("import-profile", "http://127.0.0.1:9/metrics")
     assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
@@ -191,9 +191,9 @@ def test_mfu_counts_what_was_measured_where_no_run_does(stagemeter, times, optio
 
 def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
     for arguments, part in (
-        ([], "--profile-run, --experiment: one is needed, and only one"),
-        (["--profile-run", "a", "--experiment", "b"], "--profile-run, --experiment: one is needed, and only one"),
-        (["--experiment", "b", "--static-run", "c"], "--static-run: runs of an experiment find their own"),
+        ([], "--profile-run, --experiment: nothing is given. Give one of them"),
+        (["--profile-run", "a", "--experiment", "b"], "--profile-run, --experiment: a and b exclude each other"),
+        (["--experiment", "b", "--static-run", "c"], "--static-run, --experiment: c and b exclude each other"),
         (["--profile-run", "nothing", "--peak-tflops", "1"], "run 'nothing': not in"),
         (["--profile-run", "no'thing", "--peak-tflops", "1"], 'run "no\'thing": not in'),
         (["--profile-run", "no'th\"ing", "--peak-tflops", "1"], "not in the MLflow store"),

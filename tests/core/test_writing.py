@@ -61,7 +61,7 @@ def test_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StagemeterError, match="cannot be written"):
         write_whole(tmp_path / "file" / "report.json", "text")
-    with pytest.raises(StagemeterError, match=r"file is not a folder. Give another --output-dir"):
+    with pytest.raises(StagemeterError, match=r"file is not a folder\. Give another folder"):
         require_writable(tmp_path / "file" / "deeper")
 
 

@@ -241,7 +241,7 @@ def test_settings_from_python():
     [
         (["--mode", "huge"], "huge"),
         (["--mode", ""], "is empty"),
-        (["--batch-size", "0"], "batch_size"),
+        (["--batch-size", "0"], "--batch-size"),
         (["--batch-size", "1..99999999"], "more than 10,000,000 numbers"),
         (["--new-tokens", "4..1"], "holds no number"),
         (["--dtype", "float8"], "float8"),

@@ -106,7 +106,7 @@ def test_table_is_there_when_the_store_refuses(swept, runs, tmp_path, monkeypatc
 
     with monkeypatch.context() as broken:
         broken.setattr(MlflowClient, "log_batch", gone)
-        with pytest.raises(TrackingError, match=r"connection lost.*Not logged, but written: .*sweep.parquet"):
+        with pytest.raises(TrackingError, match=r"connection lost.*The table is written: .*sweep.parquet"):
             swept()
     assert len(pandas.read_parquet(tmp_path / "sweep.parquet")) == SIZE
     assert [run.info.status for run in runs()] == ["FAILED"]

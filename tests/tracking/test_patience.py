@@ -130,7 +130,7 @@ def test_command_ends_in_time_and_the_report_was_there_before_the_first_question
     assert done.returncode == 3, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in done.stderr
-    assert "Not logged, but written: stagemeter-report/static_compute.json" in line
+    assert "The files are written: stagemeter-report/static_compute.json" in line
     written = tmp_path / "stagemeter-report" / "static_compute.json"
     assert json.loads(written.read_text())["metadata"]["config"]["mode"] == "tiny"
     # The clock of files and of time.time is one; the questions were timed by another.

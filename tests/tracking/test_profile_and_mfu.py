@@ -224,7 +224,7 @@ def test_memory_that_runs_out_is_said_and_fails_the_run(command, experiment, run
     monkeypatch.setattr(Session, "run", no_memory)
     code, out, err = command("profile", *SMALL, "--experiment", experiment)
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1].startswith("error: device 'cpu' ran out of memory")
+    assert err.splitlines()[-1].startswith("error: --device: cpu ran out of memory")
     assert "Traceback" not in err
     assert [run.info.status for run in runs()] == ["FAILED"]
 

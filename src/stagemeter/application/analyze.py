@@ -60,7 +60,7 @@ def analyze_page(
     its name, or ``measured`` for this machine. Settings are refused before a run is opened or a file written.
     """
     if strict and estimate:
-        raise StagemeterError("--strict: --estimate runs no operators to check. Give one of them")
+        raise StagemeterError("strict: closed forms run no operators to check. Leave it out, or do not estimate")
     require_writable(folder, REPORT_FILES)
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
@@ -90,7 +90,9 @@ def analyze_page(
                 log_static_report(report, _drawn(config, workload), contents)
         except TrackingError as error:
             files = ", ".join(str(path) for path in outcome.files)
-            outcome.tracking_error = TrackingError(f"{error}, or use --no-track. Not logged, but written: {files}")
+            outcome.tracking_error = TrackingError(
+                f"{error}, or use --no-track. The files are written: {files}. `stagemeter upload` logs them later"
+            )
             return outcome
     outcome.run_id = run.run_id
     outcome.messages += run_messages(run)
@@ -148,7 +150,7 @@ def _count(
         unsupported.update(calls)
     if strict and unsupported:
         listed = ", ".join(f"{name} ({number} x)" for name, number in sorted(unsupported.items()))
-        raise StagemeterError(f"--strict: {listed} have no formula. Leave --strict out to list them in the report")
+        raise StagemeterError(f"strict: {listed} have no formula. Leave it out to list them in the report")
     if peak is not None:
         report["roofline"] = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
     return report, report_files(report)
@@ -161,7 +163,7 @@ def _peak(device: str | None, dtype: str) -> Peak | None:
         from stagemeter.hardware.measure import measure_peak
 
         return measure_peak(choose_device(AUTO), dtype).peak
-    return device_peak(find_device(device, "--device measured measures this machine"), dtype)
+    return device_peak(find_device(device, "or measured, for this machine"), dtype)
 
 
 @contextmanager

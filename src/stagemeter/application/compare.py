@@ -12,7 +12,7 @@ from stagemeter.comparing.compare import Comparison, compare
 from stagemeter.comparing.files import read_subject
 from stagemeter.comparing.limits import Limit, breaches
 from stagemeter.comparing.subject import Subject
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.comparison import COMPARISON_FILES, comparison_files
 
@@ -102,12 +102,9 @@ def _subjects(
     names: Sequence[str], baseline: str | None, experiment: str | None, condition: str | None
 ) -> tuple[list[Subject], int]:
     """Find the subjects, and the position of the baseline."""
+    exclusive(True, runs=", ".join(names) or None, experiment=experiment)
     if experiment is None and condition is not None:
-        raise StagemeterError(f"--filter {condition!r} needs --experiment NAME beside it")
-    if experiment is not None and names:
-        raise StagemeterError("give runs or --experiment NAME, not both")
-    if experiment is None and not names:
-        raise StagemeterError("give two or more runs or files, or --experiment NAME")
+        raise StagemeterError(f"condition: {condition!r} filters the runs of an experiment. Give the experiment, too")
     if experiment is not None:
         from stagemeter.tracking.compare import subjects_of_experiment
 
@@ -137,7 +134,7 @@ def _found(names: Sequence[str]) -> list[Subject]:
     sources = [subject.source for subject in found]
     twice = next((source for source in sources if sources.count(source) > 1), None)
     if twice is not None:
-        raise StagemeterError(f"{twice} is given more than once: give each run once")
+        raise StagemeterError(f"{twice}: is given more than once. Give each run once")
     return found
 
 
@@ -150,7 +147,7 @@ def _is_file(name: str) -> bool:
     if there:
         return True
     if name.endswith(".json"):
-        raise StagemeterError(f"{name}: no such file")
+        raise StagemeterError(f"{name}: no such file. Check the path")
     return False
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_measured, plan_request, refuse_adapter, require_runnable
-from stagemeter.core.errors import StagemeterError, TrackingError
+from stagemeter.core.errors import StagemeterError, TrackingError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.models.lookup import describe_model
@@ -21,9 +21,9 @@ from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_files, scrape
 from stagemeter.utilization.work import differing_fields
 
-#: Options that only some sources use, by the attribute of `Source` that they set.
-_OF_SCRAPES = {"interval": "--interval", "engine_model": "--engine-model"}
-_OF_SUMMARIES = {"prefill_contains_vision": "--prefill-contains-vision"}
+#: Attributes of `Source` that only some sources use.
+_OF_SCRAPES = ("interval", "engine_model")
+_OF_SUMMARIES = ("prefill_contains_vision",)
 #: An address without its scheme: a name and a port.
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
 
@@ -77,7 +77,10 @@ def import_profile(
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
     if not profile.times_ms:
-        raise StagemeterError("no time of any stage in it: map the names that it has, see docs/profiles.md")
+        raise StagemeterError(
+            f"{source.from_run or source.files[0]}: no time of any stage is in it. Map the names that it has, see "
+            "docs/profiles.md"
+        )
     differing = differing_fields(asked, workload)
     if differing:
         found = ", ".join(f"{name} {measured} (asked for: {given})" for name, (given, measured) in differing.items())
@@ -110,16 +113,15 @@ def import_profile(
 
 def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
     """Choose the reader by the kind of source, and refuse options that it does not use."""
-    if (source.from_run is None) == (not source.files):
-        raise StagemeterError("give either a file, two scrapes or an address, or --from-run RUN")
+    exclusive(True, source=", ".join(source.files) or None, from_run=source.from_run)
     if source.from_run is not None:
-        _refuse(source, "--from-run", mapping_file="--mapping", **_OF_SCRAPES, **_OF_SUMMARIES)
+        _refuse(source, "the metrics of a run", "mapping_file", *_OF_SCRAPES, *_OF_SUMMARIES)
         from stagemeter.tracking.profile import read_metrics
 
         return read_metrics(source.from_run, _metrics_by_stage(source.pairs), steps, vision)
     address = source.files[0].startswith(("http://", "https://"))
     if address or len(source.files) == 2:
-        _refuse(source, "scrapes", mapping_file="--mapping", pairs="--map", **_OF_SUMMARIES)
+        _refuse(source, "scrapes", "mapping_file", "pairs", *_OF_SUMMARIES)
         if address:
             return _scrape(source)
         return read_scrape_files(
@@ -128,27 +130,27 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
             engine_model=source.engine_model,
         )
     if len(source.files) > 2:
-        raise StagemeterError(f"{len(source.files)} files were given: give one, or two scrapes of a serving engine")
+        raise StagemeterError(f"source: {len(source.files)} files are given. Give one, or two scrapes of an engine")
     path = outside_path(source.files[0], "SOURCE")
     if not path.exists() and _ADDRESS.match(source.files[0]):
-        raise StagemeterError(f"{source.files[0]}: no such file; for a server, write http://{source.files[0]}")
-    _refuse(source, "a file", **_OF_SCRAPES)
+        raise StagemeterError(f"{source.files[0]}: no such file. For a server, write http://{source.files[0]}")
+    _refuse(source, "a file", *_OF_SCRAPES)
     mapping = NameMapping.load(vision, source.mapping_file, source.pairs)
     return read_profile(path, steps=steps, mapping=mapping, prefill_contains_vision=source.prefill_contains_vision)
 
 
-def _refuse(source: Source, what: str, **options: str) -> None:
-    """Refuse options without meaning for a kind of source, given by the attributes that hold them."""
-    for attribute, option in options.items():
-        if getattr(source, attribute) not in (None, ()):
-            raise StagemeterError(f"{option} means nothing with {what}: leave it out")
+def _refuse(source: Source, what: str, *attributes: str) -> None:
+    """Refuse attributes without meaning for a kind of source."""
+    for name in attributes:
+        if getattr(source, name) not in (None, ()):
+            raise StagemeterError(f"{name}: means nothing with {what}. Leave it out")
 
 
 def _scrape(source: Source) -> Profile:
     if len(source.files) > 1:
-        raise StagemeterError("an address is scraped twice: give no second source")
+        raise StagemeterError("source: an address is scraped twice, and needs no second source. Leave it out")
     if source.interval is None:
-        raise StagemeterError(f"{source.files[0]}: give --interval SECONDS, the time between the two scrapes")
+        raise StagemeterError(f"interval: missing. Give the seconds between two scrapes of {source.files[0]}")
     return scrape(source.files[0], source.interval, engine_model=source.engine_model)
 
 
@@ -157,9 +159,9 @@ def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         stage, equals, metric = pair.partition("=")
         if not equals or not metric:
-            raise StagemeterError(f"--map {pair!r}: write stage=metric, such as prefill=my/metric")
+            raise StagemeterError(f"pairs: {pair!r} is no pair. Write stage=metric, such as prefill=my/metric")
         if stage in metrics:
-            raise StagemeterError(f"--map {pair!r}: {stage} is {metrics[stage]} already; give one metric for a stage")
+            raise StagemeterError(f"pairs: {stage} is {metrics[stage]} already. Give one metric for a stage")
         metrics[stage] = metric
     return metrics
 
@@ -177,5 +179,5 @@ def _hardware(device: str | None) -> dict[str, str]:
         return {}
     from stagemeter.hardware.lookup import find_device
 
-    way_out = "or leave --device out, and give the peak to `stagemeter mfu`"
+    way_out = "or leave it out, and give the peak to `stagemeter mfu`"
     return {"device": find_device(device, way_out).name}

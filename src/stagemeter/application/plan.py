@@ -10,7 +10,7 @@ from pathlib import Path
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
@@ -36,10 +36,8 @@ def plan_devices(
     the roofline bounds the time. The mean page of `images`, a folder, or `pages`, a CSV of sizes, replaces that of
     `config`.
     """
-    if mfu is not None and from_run is not None:
-        raise StagemeterError(f"--mfu {mfu:g} and --from-run {from_run} exclude each other: give one")
-    if images is not None and pages is not None:
-        raise StagemeterError("--images and --pages exclude each other: give one of them")
+    exclusive(mfu=mfu, from_run=from_run)
+    exclusive(images=images, pages=pages)
     peak = device_peak(find_device(device), config.dtype)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
@@ -54,21 +52,21 @@ def plan_devices(
         run = utilization_of(from_run)
         if run.architecture_hash != model.architecture.hash:
             raise StagemeterError(
-                f"--from-run: {run.source} is of {run.model}, which is not the model {config.model} that is planned "
-                f"for. Give a run of {config.model}, or --model"
+                f"from_run: {run.source} is of {run.model}, which is not the model {config.model} that is planned "
+                f"for. Give a run of {config.model}, or the run's model"
             )
         mfu, source, differences = run.mfu, run.source, run.differences(peak.name, found)
     if mfu is None and not model.weights_known:
-        raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give --mfu X or --from-run RUN")
+        raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
     sizing = devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size, differences)
     of_pages = (*(corpus.notes if corpus is not None else ()), *limit_notes(config, model))
     return replace(sizing, assumptions=[*sizing.assumptions, *of_pages, *model.notes])
 
 
 def _corpus(images: Path | None, pages: Path | None, model: ModelDescription) -> Corpus | None:
-    for option, given in (("--images", images), ("--pages", pages)):
+    for option, given in (("images", images), ("pages", pages)):
         if given is not None and not model.family.reads_pages:
-            raise StagemeterError(f"{option} {given}: {model.name} reads text alone. Leave it out")
+            raise StagemeterError(f"{option}: {model.name} reads text alone, and no page of {given}. Leave it out")
     if images is not None:
         return pages_of_folder(images)
     return None if pages is None else pages_of_table(pages)

@@ -124,7 +124,9 @@ def _require_weights_of(model: ModelDescription, config: ProfileConfig, weights:
         other = describe_model(config.weights, config.trust_remote_code)
         # Families can share the class of their sizes.
         if (other.family.name, other.architecture.hash) != (model.family.name, model.architecture.hash):
-            raise StagemeterError(f"--weights {config.weights} are of another model than --model {config.model}")
+            raise StagemeterError(
+                f"weights: {config.weights} are of another model than {config.model}. Give those of the model"
+            )
     from stagemeter.profiling.weights import require_weights
 
     require_weights(weights)
@@ -222,8 +224,8 @@ def _memory_errors(plan: _Plan) -> Iterator[None]:
             raise
         reason = error
     raise StagemeterError(
-        f"device {plan.device!r} ran out of memory ({str(reason).splitlines()[0]}): give a smaller --batch-size, "
-        "fewer --new-tokens, or a smaller page or prompt"
+        f"device: {plan.device} ran out of memory ({str(reason).splitlines()[0]}). Take a smaller batch, page or "
+        "prompt, or fewer new tokens"
     ) from None
 
 

@@ -87,8 +87,8 @@ def _plan(settings: SweepSettings, output: Path, resume: bool) -> _Plan:
     """Check all settings before anything is written or logged."""
     target = output.expanduser()
     if target.suffix != ".parquet":
-        raise StagemeterError(f"--output {target}: the table is written as Parquet. Give a name that ends in .parquet")
-    require_writable(target.parent, (target.name,), option="--output")
+        raise StagemeterError(f"output: {target} names no Parquet file. Give a name that ends in .parquet")
+    require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
     require_space(target.parent, grids)
     parts = PartsFolder(target, grids)
@@ -158,7 +158,7 @@ def sweep_and_log(
             with tracked_run(run_name, _name(settings), experiment) as run:
                 log_sweep(run, settings, swept.output, child_runs, swept.notes)
         except TrackingError as error:
-            raise TrackingError(f"{error}. Not logged, but written: {swept.output}") from error
+            raise TrackingError(f"{error}. The table is written: {swept.output}. Repeat the sweep to log it") from error
         finally:
             plan.parts.remove()
     return replace(swept, run_id=run.run_id, messages=run_messages(run))
@@ -196,7 +196,9 @@ def _require_agreement(grid: Grid, estimate: bool) -> None:
     model, analyze = describe_model(grid.model), estimate_model if estimate else analyze_model
     first = differences(grid, 0, lambda config: analyze(model, config))
     if first:
-        raise StagemeterError(f"{grid.model}: the closed forms are not what counting gives: {first[0]}")
+        raise StagemeterError(
+            f"model {grid.model}: its closed forms are not what counting gives: {first[0]}. Please report it"
+        )
 
 
 @contextmanager

@@ -49,5 +49,5 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             raise StagemeterError(f"{path}: holds no {JSON_FILE}. Give the --output-dir of `stagemeter analyze`")
         found |= dict.fromkeys(inside)
     if not found:
-        raise StagemeterError("PATHS: missing. Give reports, or folders that hold some")
+        raise StagemeterError("paths: missing. Give reports, or folders that hold some")
     return list(found)

@@ -84,7 +84,8 @@ def _usage(error: click.UsageError) -> str:
 
 def name_options(error: StagemeterError, command: click.Command) -> None:
     """Replace the settings that a message begins with by the options that set them."""
-    options = {param.name: param.opts[0] for param in command.params if isinstance(param, click.Option)}
+    options = {param.name: param.opts[0] for param in command.params}
+    options |= {param.name: param.name.upper() for param in command.params if isinstance(param, click.Argument)}
     for row in table(ProfileSettings).values():
         option = str(row.option).partition("/")[0]
         if option in options.values():

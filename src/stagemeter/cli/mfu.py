@@ -11,7 +11,7 @@ import click
 from stagemeter.cli.options import devices_option, output_options, store_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import FRACTION, TEXT
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import MEASURED
 
 _EPILOG = """\b
@@ -52,13 +52,9 @@ def mfu(
 
     The results are logged to the profiling run.
     """
-    if (profile_run is None) == (experiment is None):
-        raise StagemeterError("--profile-run, --experiment: one is needed, and only one. Give a run or an experiment")
+    exclusive(True, profile_run=profile_run, experiment=experiment)
+    exclusive(static_run=static_run, experiment=experiment)
     if experiment is not None:
-        if static_run is not None:
-            raise StagemeterError(
-                "--static-run: runs of an experiment find their own. Leave it out, or give --profile-run"
-            )
         _pair_all(experiment, device, peak_tflops, peak_gbps, devices, figures, as_json)
         return
     from rich.console import Console

@@ -80,7 +80,7 @@ def sweep(
         "cluster": cluster,
     }
     if no_track and child_runs is not None:
-        raise StagemeterError(f"--child-runs {child_runs} and --no-track exclude each other. Leave one of them out")
+        raise StagemeterError(f"--child-runs: --no-track logs no run to hold {child_runs}. Leave one of them out")
     try:
         if no_track:
             swept = evaluate(settings, target, **how)

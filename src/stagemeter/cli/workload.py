@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
 from stagemeter.core.settings import (
     AnalysisSettings,
@@ -147,15 +147,10 @@ def given_settings(
     settings = {name: value for name, value in options.items() if value is not None}
     if page_size is not None:
         width, height = page_size
-        if "sample_image_path" in settings:
-            raise StagemeterError(
-                f"--image {settings['sample_image_path']} and --page-size {width}x{height} exclude each other. "
-                "Give one, and `none` for the other"
-            )
+        exclusive(sample_image_path=settings.get("sample_image_path"), page_size=f"{width}x{height}")
         settings |= {"image_w": width, "image_h": height}
     if scale == "small":
-        model = settings.setdefault("model", SMALL)
-        if model not in (SMALL, AnalysisSettings().model):
-            raise StagemeterError(f"--scale small and --model {model} exclude each other. Leave one of them out")
+        if settings.get("model", SMALL) not in (SMALL, AnalysisSettings().model):
+            exclusive(scale=scale, model=settings["model"])
         settings["model"] = SMALL
     return settings

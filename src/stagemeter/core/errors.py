@@ -10,6 +10,17 @@ class StagemeterError(ValueError):
     """
 
 
+def exclusive(needed: bool = False, /, **given: object) -> None:
+    """Refuse several settings that exclude each other, or none if one is needed; None stands for no value."""
+    values = {name: str(value) for name, value in given.items() if value is not None}
+    if len(values) > 1:
+        raise StagemeterError(
+            f"{', '.join(values)}: {' and '.join(values.values())} exclude each other. Give one of them"
+        )
+    if needed and not values:
+        raise StagemeterError(f"{', '.join(given)}: nothing is given. Give one of them")
+
+
 class TrackingError(RuntimeError):
     """An MLflow store that cannot be reached, or refused an input.
 

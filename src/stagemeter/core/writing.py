@@ -54,24 +54,24 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def require_writable(folder: Path, names: Iterable[str] = (), option: str = "--output-dir") -> None:
+def require_writable(folder: Path, names: Iterable[str] = ()) -> None:
     """Refuse a folder that cannot be written to, before any work is done.
 
-    The folder need not exist yet. `names` are the files to write, and `option` sets another place.
+    The folder need not exist yet. `names` are the files to write.
     """
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise StagemeterError(f"{folder}: cannot be written to: {existing} is not a folder. Give another {option}")
+        raise StagemeterError(f"{folder}: cannot be written to: {existing} is not a folder. Give another folder")
     for name in names:
         if (folder / name).is_dir():
-            raise StagemeterError(f"{folder / name}: is a folder, where a file is to be written. Give another {option}")
+            raise StagemeterError(f"{folder / name}: is a folder, where a file is to be written. Give another folder")
     try:
         # Permissions are not enough: a file system can be read-only or full.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise StagemeterError(
-            f"{folder}: cannot be written to: {error.strerror or error}. Give another {option}"
+            f"{folder}: cannot be written to: {error.strerror or error}. Give another folder"
         ) from error

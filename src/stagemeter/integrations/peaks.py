@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.machine import device_name
 from stagemeter.hardware.measure import measure_peak
@@ -19,8 +19,7 @@ _WAY_OUT = "device= names one of `stagemeter devices`, device='measured' measure
 
 def check_peak(device: str | None, tflops: float | None) -> None:
     """Refuse an invalid peak before a training begins."""
-    if device is not None and tflops is not None:
-        raise StagemeterError(f"device: {device!r} and peak_tflops={tflops:g} exclude each other. Give one")
+    exclusive(device=device, peak_tflops=tflops)
     if device is not None and device != MEASURED:
         find_device(device, _WAY_OUT)
     if tflops is not None:

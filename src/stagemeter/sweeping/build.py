@@ -10,7 +10,7 @@ from typing import Any
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views, settings_of, size_of_page
 from stagemeter.analysis.requests import DEFAULT_TEXT_PROMPT
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.hardware.lookup import device_peak, find_device
@@ -174,9 +174,7 @@ def limits_of(family: Family[Any], mode: str, limits: Mapping[str, int], several
 
 
 def _pages(settings: SweepSettings) -> Corpus:
-    given = [_option(name) for name in _KINDS_OF_PAGES if getattr(settings, name) is not None]
-    if len(given) > 1:
-        raise StagemeterError(f"{' and '.join(given)}: they exclude each other. Give one of them")
+    exclusive(page_size=settings.page_size, images=settings.images, pages=settings.pages)
     if settings.images is not None:
         return pages_of_folder(outside_path(settings.images, "--images"))
     if settings.pages is not None:

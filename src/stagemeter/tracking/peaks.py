@@ -9,7 +9,7 @@ from functools import cache
 import mlflow
 from mlflow.entities import Run
 
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.core.json_text import parse_json
 from stagemeter.hardware.lookup import GIVEN, MEASURED, device_peak, find_device, given_peak
 from stagemeter.hardware.roofline import Peak
@@ -46,8 +46,7 @@ def find_peak(profile: Run, given: GivenHardware) -> Peak:
     device, tflops, gbps = given.device, given.peak_tflops, given.peak_gbps
     dtype = measured_workload(profile).dtype
     if tflops is not None:
-        if device is not None:
-            raise StagemeterError(f"--device {device} and --peak-tflops {tflops:g}: they exclude each other. Give one")
+        exclusive(device=device, peak_tflops=tflops)
         return given_peak(dtype, tflops, gbps)
     if gbps is not None:
         raise StagemeterError(f"--peak-gbps {gbps:g}: needs --peak-tflops beside it. Give both, or --device")
