@@ -38,7 +38,7 @@ def test_limits_of_a_file_are_said_by_its_name(stagemeter, folder):
     ended = stagemeter(*ESTIMATE, "--model", model)
     assert ended.code == 2
     assert len(ended.err.splitlines()) == 1
-    assert "preprocessor_config.json: max_pixels is -5; it must be a whole number from 1 to" in ended.err
+    assert "preprocessor_config.json: max_pixels is -5. It must be a whole number from 1 to" in ended.err
 
 
 def test_limits_of_a_yaml_file(stagemeter, folder):
@@ -56,7 +56,7 @@ PROFILE, IMPORT = ("profile", "--scale", "small"), ("import-profile", "times.csv
 NOT_POSSIBLE = [
     (["--max-tiles", "0"], "--max-tiles: 0 cannot be used. Give a whole number from 1 to 1,024"),
     (["--max-tiles", "5000"], "--max-tiles: 5000 cannot be used. Give a whole number from 1 to 1,024"),
-    (["--max-tiles", "1"], "min_tiles 2 of the family's published values is more than max_tiles 1 of --max-tiles"),
+    (["--max-tiles", "1"], "min_tiles: 2 of the family's published values is more than max_tiles, 1 of --max-tiles"),
     (["--min-pixels", "9", "--max-pixels", "8"], "--min-pixels: 9 is more than max_pixels, 8"),
     (["--max-pixels", "9"], "--max-pixels: 9 means nothing to "),
     (["--mode", "tiny", "--max-tiles", "4"], "--max-tiles: 4 means nothing in mode tiny"),

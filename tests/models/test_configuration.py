@@ -31,20 +31,20 @@ SHIPPED = {
 WHOLE = [kind for kind in TYPES if family_of(complete({"model_type": kind}, kind), kind) is not None]
 #: Defaults of transformers that make no model that could run, or none that this family counts, and what is said of it.
 REFUSED = {
-    "deepseek_ocr2": "SAM's feature map has 896 channels, but the encoder takes 4096",
+    "deepseek_ocr2": "downsample_channels is [512, 896]. It must hold two numbers, the second 4096",
     "gemma3": "vision_use_head is True",
     "gemma4": "vision_config is null or missing, so the model reads only text",
-    "glm_ocr": "the encoder's tokens are 1536 wide, and the decoder takes 1024",
-    "idefics3": "a view has 7 patches per side, which scale_factor 2 cannot merge",
+    "glm_ocr": "out_hidden_size is 1536. It must be 1024, the width of the decoder",
+    "idefics3": "scale_factor is 2. It must divide the 7 patches per side of a view",
     "llama4": "intermediate_size is 5632. It must be 3072, the width of what it is joined to",
     "minicpm_ocr": "image_token_id is missing or null",
-    "qwen2_5_vl": "the encoder's tokens are 3584 wide, and the decoder takes 8192",
-    "qwen2_vl": "the encoder's tokens are 3584 wide, and the decoder takes 8192",
-    "qwen3_5": "the encoder's tokens are 3584 wide, and the decoder takes 4096",
-    "qwen3_5_moe": "the encoder's tokens are 3584 wide, and the decoder takes 2048",
-    "qwen3_vl": "the encoder's tokens are 3584 wide, and the decoder takes 4096",
-    "qwen3_vl_moe": "the encoder's tokens are 3584 wide, and the decoder takes 2048",
-    "smolvlm": "a view has 7 patches per side, which scale_factor 2 cannot merge",
+    "qwen2_5_vl": "out_hidden_size is 3584. It must be 8192, the width of the decoder",
+    "qwen2_vl": "hidden_size is 3584. It must be 8192, the width of the decoder",
+    "qwen3_5": "out_hidden_size is 3584. It must be 4096, the width of the decoder",
+    "qwen3_5_moe": "out_hidden_size is 3584. It must be 2048, the width of the decoder",
+    "qwen3_vl": "out_hidden_size is 3584. It must be 4096, the width of the decoder",
+    "qwen3_vl_moe": "out_hidden_size is 3584. It must be 2048, the width of the decoder",
+    "smolvlm": "scale_factor is 2. It must divide the 7 patches per side of a view",
 }
 #: What checkpoints of these types hold beside parameters, and transformers keeps apart: counted as parameters.
 COUNTED_BUFFERS = ("e_score_correction_bias", "layer_scalar")
@@ -324,7 +324,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         ),
         (
             SHIPPED["paligemma-3b"] | {"projection_dim": 1024},
-            "projection_dim is 1024, and the decoder takes 2048",
+            "projection_dim is 1024. It must be 2048, the width of the decoder",
         ),
         (
             json.loads(families()["deepseek-ocr"].shipped["deepseek-ocr"].read_text(encoding="utf-8"))
@@ -338,9 +338,9 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         *[
             ({"model_type": "mllama", "vision_config": {"model_type": "mllama_vision_model", key: value}}, message)
             for key, value, message in (
-                ("supported_aspect_ratios", ["x"], "config.json, vision_config: supported_aspect_ratios is ['x']; it"),
-                ("supported_aspect_ratios", [[1, 1], [1]], "supported_aspect_ratios is [[1, 1], [1]]; it must list"),
-                ("supported_aspect_ratios", [[1, -1]], "supported_aspect_ratios is [[1, -1]]; it must list"),
+                ("supported_aspect_ratios", ["x"], "config.json, vision_config: supported_aspect_ratios is ['x']. It"),
+                ("supported_aspect_ratios", [[1, 1], [1]], "supported_aspect_ratios is [[1, 1], [1]]. It must list"),
+                ("supported_aspect_ratios", [[1, -1]], "supported_aspect_ratios is [[1, -1]]. It must list"),
                 ("intermediate_layers_indices", [3, -1], "intermediate_layers_indices is [3, -1]; it must be a list"),
                 ("intermediate_layers_indices", [3, 99], "intermediate_layers_indices is [3, 99], but there are 32"),
             )
@@ -359,7 +359,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         ),
         (
             {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": 5e-324}},
-            "config.json, vision_config: pixel_shuffle_ratio 5e-324 does not divide",
+            "config.json, vision_config: pixel_shuffle_ratio is 5e-324. One over it must divide",
         ),
         (
             {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": True}},
@@ -383,7 +383,7 @@ def test_what_cannot_be_read_is_refused(config, message, tmp_path):
         (
             ("vision_config", "width", "sam_vit_b", "downsample_channels"),
             [512],
-            "vision_config, width, sam_vit_b: downsample_channels is [512]. Give two numbers",
+            "vision_config, width, sam_vit_b: downsample_channels is [512]. It must hold two numbers",
         ),
         (("vision_config", "width", "sam_vit_b"), 3, "vision_config, width lacks the settings 'sam_vit_b'"),
     ],

@@ -157,13 +157,13 @@ def test_a_page_of_donut_by_hand():
 @pytest.mark.parametrize(
     ("name", "part", "changes", "said"),
     [
-        ("trocr-base", "decoder", {"cross_attention_hidden_size": 512}, "the encoder's tokens are 768 wide"),
+        ("trocr-base", "decoder", {"cross_attention_hidden_size": 512}, "It must be 768, the width of"),
         ("trocr-base", "decoder", {"use_learned_position_embeddings": False}, "only learned positions are counted"),
-        ("donut-base", "decoder", {"d_model": 512}, "d_model is 512, and the encoder's tokens are 1024 wide"),
+        ("donut-base", "decoder", {"d_model": 512}, "d_model is 512. It must be 1024, the width of"),
         ("donut-base", "encoder", {"depths": [2, 2, 14]}, "depths has 3 groups of layers, and num_heads 4"),
         ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'; it must be a list of 1 or more entries"),
         ("donut-base", "encoder", {"mlp_ratio": "4"}, "mlp_ratio is '4'; it must be a number above 0"),
-        ("donut-base", "encoder", {"window_size": 70}, "60 x 80 patches are less than a window of 70"),
+        ("donut-base", "encoder", {"window_size": 70}, "window_size is 70. Of 60 x 80 patches, it may be at most 60"),
         ("donut-base", "encoder", {"use_absolute_embeddings": True}, "learned positions of patches are not counted"),
     ],
 )  # fmt: skip

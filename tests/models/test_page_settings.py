@@ -26,46 +26,46 @@ from stagemeter.models.pages.settings import ProcessorSettings
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("qwen2.5-vl-7b", {"max_pixels": "1003520"}, f"{FILE}: max_pixels is '1003520'; it must be a whole number"),
+        ("qwen2.5-vl-7b", {"max_pixels": "1003520"}, f"{FILE}: max_pixels is '1003520'. It must be a whole number"),
         ("qwen2.5-vl-7b", {"max_pixels": True}, f"{FILE}: max_pixels is True"),
-        ("qwen2.5-vl-7b", {"min_pixels": 0}, f"{FILE}: min_pixels is 0; it must be a whole number from 1 to"),
-        ("qwen2.5-vl-7b", {"min_pixels": 9, "max_pixels": 8}, "min_pixels 9 of .* is more than max_pixels 8"),
-        ("qwen2.5-vl-7b", {"size": {"shortest_edge": 9}}, f"{FILE}: size is .*; it must hold longest_edge"),
+        ("qwen2.5-vl-7b", {"min_pixels": 0}, f"{FILE}: min_pixels is 0. It must be a whole number from 1 to"),
+        ("qwen2.5-vl-7b", {"min_pixels": 9, "max_pixels": 8}, "min_pixels: 9 of .* is more than max_pixels, 8"),
+        ("qwen2.5-vl-7b", {"size": {"shortest_edge": 9}}, f"{FILE}: size is .*. It must hold longest_edge"),
         ("qwen2.5-vl-7b", {"size": {"longest_edge": -1, "shortest_edge": 1}}, "size.longest_edge is -1"),
-        ("qwen2.5-vl-7b", {"patch_size": 16}, f"{FILE}: patch_size is 16; the encoder is made for 14"),
-        ("qwen2.5-vl-7b", {"merge_size": 4}, "merge_size is 4; the encoder is made for 2"),
-        ("qwen2.5-vl-7b", {"do_resize": "no"}, "do_resize is 'no'; it must be true or false"),
-        ("qwen3-vl-2b", {"max_pixels": 99}, f"{FILE} lacks patch_size, which transformers takes as 14: the encoder"),
+        ("qwen2.5-vl-7b", {"patch_size": 16}, f"{FILE}: patch_size is 16. The encoder is made for 14"),
+        ("qwen2.5-vl-7b", {"merge_size": 4}, "merge_size is 4. The encoder is made for 2"),
+        ("qwen2.5-vl-7b", {"do_resize": "no"}, "do_resize is 'no'. It must be true or false"),
+        ("qwen3-vl-2b", {"max_pixels": 99}, f"{FILE}: patch_size is missing, which transformers takes as 14. The encoder"),
         ("paddleocr-vl", {"temporal_patch_size": 2}, "temporal_patch_size is 2"),
         ("internvl3-1b", {"size": {"height": 448, "width": 448}, "max_patches": 10**9}, "max_patches is 1000000000"),
-        ("internvl3-1b", {"size": {"height": 336, "width": 336}}, "size is .*336.*; the encoder takes views of 448"),
-        ("internvl3-1b", {"size": 448, "min_patches": 5, "max_patches": 4}, "min_tiles 5 .* more than max_tiles 4"),
-        ("internvl3-1b", {"max_patches": 4}, f"{FILE} lacks size, which transformers takes as 384"),
-        ("gemma-4-e2b", {"max_soft_tokens": 281}, "max_soft_tokens is 281; it must be one of 70, 140, 280, 560, 1120"),
+        ("internvl3-1b", {"size": {"height": 336, "width": 336}}, "size is .*336.*. The encoder takes views of 448"),
+        ("internvl3-1b", {"size": 448, "min_patches": 5, "max_patches": 4}, "min_tiles: 5 .* more than max_tiles, 4"),
+        ("internvl3-1b", {"max_patches": 4}, f"{FILE}: size is missing, which transformers takes as 384"),
+        ("gemma-4-e2b", {"max_soft_tokens": 281}, "max_soft_tokens is 281. It must be one of 70, 140, 280, 560, 1120"),
         (
             "llama-3.2-11b-vision",
             {"size": 560, "max_image_tiles": 2},
-            "max_image_tiles is 2; the encoder has positions",
+            "max_image_tiles is 2. The encoder has positions",
         ),
         ("llama-4-scout", {"do_resize": False}, "do_resize is False"),
-        ("llava-1.5-7b", {"crop_size": 224}, "crop_size is 224; the encoder takes views of 336"),
+        ("llava-1.5-7b", {"crop_size": 224}, "crop_size is 224. The encoder takes views of 336"),
         ("llava-1.6-mistral-7b", {"crop_size": 336, "image_grid_pinpoints": [[336, 100]]}, "image_grid_pinpoints is"),
-        ("gemma-3-4b", {"size": {"shortest_edge": 896}}, "size is .*; one edge keeps the shape of a page"),
-        ("deepseek-ocr-2", {"tile_size": 640}, "tile_size is 640; the encoder takes views of 768"),
+        ("gemma-3-4b", {"size": {"shortest_edge": 896}}, "size is .*. One edge keeps the shape of a page"),
+        ("deepseek-ocr-2", {"tile_size": 640}, "tile_size is 640. The encoder takes views of 768"),
         ("deepseek-ocr-2", {"crop_to_patches": False}, "crop_to_patches is False"),
-        ("smolvlm-256m", {"max_image_size": {"longest_edge": 364}}, "max_image_size is .*; the encoder takes views of"),
+        ("smolvlm-256m", {"max_image_size": {"longest_edge": 364}}, "max_image_size is .*. The encoder takes views of"),
         (
             "minicpm-ocr-default",
             {"patch_size": 16, "small_image_upsize": "adaptive"},
             "small_image_upsize is 'adaptive'",
         ),
         ("kimi-k2.5", {"media_proc_cfg": {"fixed_output_tokens": 64}}, "fixed_output_tokens is 64"),
-        ("florence-2-base", {"image_seq_length": 100}, "image_seq_length is 100; a view becomes 577"),
-        ("donut-base", {"size": [2560, 1920]}, "size is .*; the encoder takes pages of width and height"),
+        ("florence-2-base", {"image_seq_length": 100}, "image_seq_length is 100. A view becomes 577"),
+        ("donut-base", {"size": [2560, 1920]}, "size is .*. The encoder takes pages of width and height"),
         ("nougat-base", {"image_processor_type": "NougatImageProcessor", "do_pad": False}, "do_pad is False"),
-        ("trocr-base", {"size": 224}, "size is 224; the encoder takes views of 384"),
-        ("mistral-small-3.1-24b", {"size": {"shortest_edge": 3}}, "size is .*; it must hold longest_edge"),
-        ("unlimited-ocr-default", {"tile_size": 8}, "tile_size is 8; a view has from 16 to 8192"),
+        ("trocr-base", {"size": 224}, "size is 224. The encoder takes views of 384"),
+        ("mistral-small-3.1-24b", {"size": {"shortest_edge": 3}}, "size is .*. It must hold longest_edge"),
+        ("unlimited-ocr-default", {"tile_size": 8}, "tile_size is 8. A view has from 16 to 8192"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_file_and_key(name, file, message):
@@ -100,7 +100,7 @@ def test_files_of_a_folder_win_in_the_order_of_transformers(tmp_path):
     (note,) = limit_notes(AnalysisConfig(), describe_model(str(tmp_path)))
     assert note == (f"limits of pages: min_pixels 3,136, max_pixels 401,408, from {tmp_path / 'processor_config.json'}")
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": 5}))
-    with pytest.raises(StagemeterError, match=r"processor_config\.json: image_processor is 5; it must hold"):
+    with pytest.raises(StagemeterError, match=r"processor_config\.json: image_processor is 5. It must hold"):
         describe_model(str(tmp_path))
 
 
@@ -130,8 +130,8 @@ def test_options_go_over_files_and_over_published_values(tmp_path):
         ("llama-3.2-11b-vision", {"max_tiles": 2}, "max_tiles: 2 means nothing to llama-3.2-11b-vision"),
         ("deepseek-ocr", {"max_pixels": 4}, "max_pixels: 4 means nothing to deepseek-ocr"),
         ("deepseek-ocr", {"max_tiles": 6, "mode": "base"}, "max_tiles: 6 means nothing in mode base"),
-        ("deepseek-ocr", {"max_tiles": 1}, "min_tiles 2 of .* is more than max_tiles 1 of --max-tiles"),
-        ("qwen2.5-vl-7b", {"min_pixels": 20_000_000}, "min_pixels 20,000,000 of --min-pixels is more than max_pixels"),
+        ("deepseek-ocr", {"max_tiles": 1}, "min_tiles: 2 of .* is more than max_tiles, 1 of --max-tiles"),
+        ("qwen2.5-vl-7b", {"min_pixels": 20_000_000}, "min_pixels: 20,000,000 of --min-pixels is more than max_pixels"),
     ],
 )
 def test_options_that_mean_nothing_or_contradict_are_refused(name, asked, message):

@@ -45,7 +45,7 @@ def test_decoder_that_closed_forms_cannot_count_is_left_to_the_generic_family(tm
             {"text_config": {"model_type": "gpt2"}},
             "model_type is 'gpt2', a decoder that no family takes",
         ),
-        ("gemma-3-4b", {"mm_tokens_per_image": 250}, "mm_tokens_per_image 250 is no square"),
+        ("gemma-3-4b", {"mm_tokens_per_image": 250}, "mm_tokens_per_image is 250. It must be a square"),
         ("internvl3-1b", {"downsample_ratio": 0.25}, "downsample_ratio is 0.25: this family is made for 0.5"),
     ],
 )

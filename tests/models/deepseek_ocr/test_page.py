@@ -28,7 +28,7 @@ def test_global_view_can_be_stretched_instead() -> None:
 
 def test_a_page_too_thin_to_pad_is_refused() -> None:
     page = Image.new("RGB", (10_000, 1))
-    with pytest.raises(StagemeterError, match="10000 x 1 is too thin to be padded to 1024 x 1024"):
+    with pytest.raises(StagemeterError, match="10000 x 1 pixels: padded to 1024 x 1024, it keeps less than a pixel"):
         global_view(page, 1024)
     assert global_view(page, 1024, stretch=True).size == (1024, 1024)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
 from stagemeter.models.builders.text import DENSE, SPARSE
 from stagemeter.models.builders.view_groups import group_stage, sam_stage, tiled_pages, view_group
@@ -25,7 +24,13 @@ from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
-from stagemeter.models.vision.sam import VIEW_VARIABLES, SamArchitecture, ViewGroup, sam_architecture
+from stagemeter.models.vision.sam import (
+    VIEW_VARIABLES,
+    SamArchitecture,
+    ViewGroup,
+    downsample_channels,
+    sam_architecture,
+)
 
 #: Sides in pixels of the view of a whole page and of a tile, and the number of learned queries by module.
 _VIEW, _TILE = 1024, 768
@@ -64,7 +69,6 @@ class DeepseekOcr2Architecture(Sizes):
 
 def _read(settings: Settings) -> DeepseekOcr2Architecture:
     vision = settings.part("vision_config")
-    sam = sam_architecture(vision.part("sam_config"))
     sizes = vision.part("encoder_config")
     sizes.split("hidden_size", "num_attention_heads")
     heads = sizes.whole("num_attention_heads")
@@ -76,11 +80,8 @@ def _read(settings: Settings) -> DeepseekOcr2Architecture:
         intermediate=sizes.whole("intermediate_size"),
     )
     sizes.refuse("use_sliding_window", True, "the encoder of DeepSeek-OCR 2 has no window")
-    if sam.downsample_channels[1] != encoder.hidden:
-        raise StagemeterError(
-            f"{settings.source}: SAM's feature map has {sam.downsample_channels[1]} channels, but the encoder takes "
-            f"{encoder.hidden}"
-        )
+    sam_sizes = vision.part("sam_config")
+    sam = sam_architecture(sam_sizes, downsample_channels(sam_sizes, encoder.hidden))
     return DeepseekOcr2Architecture(sam, encoder, _decoder(text_settings(settings)))
 
 
@@ -105,7 +106,7 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
     image = settings.image
     image.side("size", published=_VIEW, needed=_VIEW)
     image.side("tile_size", published=_TILE, needed=_TILE)
-    image.require("crop_to_patches", needed=True, why="the tokens of a page follow from tiles and page:")
+    image.require("crop_to_patches", needed=True, why="this model's processor takes only")
     limits = read_tile_limits(image, most=_MOST_TILES, fewest=_FEWEST_TILES)
     view, tile = (view_group(sizes.sam, 1, side).tokens for side in (_VIEW, _TILE))
 

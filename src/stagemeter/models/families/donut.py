@@ -14,6 +14,7 @@ from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitectur
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import require_width
 from stagemeter.models.vision.swin import SwinTransformer, swin_operators, swin_parameters
 
 
@@ -26,9 +27,7 @@ class DonutArchitecture(EncoderDecoderArchitecture):
 
 def _read(settings: Settings) -> DonutArchitecture:
     encoder, text = _encoder(settings.part("encoder")), settings.part("decoder")
-    width = text.whole("d_model")
-    if width != encoder.outputs:
-        raise StagemeterError(f"{text.source}: d_model is {width}, and the encoder's tokens are {encoder.outputs} wide")
+    require_width(text, "d_model", encoder.outputs, "the encoder's tokens")
     decoder = SequenceDecoder.read(text, encoder.outputs, norms=2, fused=True)
     return DonutArchitecture(decoder, encoder)
 
@@ -37,11 +36,13 @@ def _encoder(sizes: Settings) -> SwinTransformer:
     size = sizes.values.get("image_size")
     sides = sizes.wholes("image_size") if isinstance(size, list) else (sizes.whole("image_size"),) * 2
     if len(sides) != 2:
-        raise StagemeterError(f"{sizes.source}: image_size is {shown(size)}; it must be a height and a width")
+        raise StagemeterError(f"{sizes.source}: image_size is {shown(size)}. It must be a height and a width")
     height, width = sides
     depths, heads = sizes.wholes("depths"), sizes.wholes("num_heads")
     if len(depths) != len(heads):
-        raise StagemeterError(f"{sizes.source}: depths has {len(depths)} groups of layers, and num_heads {len(heads)}")
+        raise StagemeterError(
+            f"{sizes.source}: depths has {len(depths)} groups of layers, and num_heads {len(heads)}. Give both as many"
+        )
     sizes.refuse("use_absolute_embeddings", True, "learned positions of patches are not counted")
     swin = SwinTransformer(
         hidden=sizes.whole("embed_dim"),
@@ -57,11 +58,13 @@ def _encoder(sizes: Settings) -> SwinTransformer:
     for index, (_, number, columns, rows) in enumerate(swin.groups()):
         if min(columns, rows) < swin.window_size:
             raise StagemeterError(
-                f"{sizes.source}: {columns} x {rows} patches are less than a window of {swin.window_size}"
+                f"{sizes.source}: window_size is {swin.window_size}. Of {columns} x {rows} patches, it may be at most "
+                f"{min(columns, rows)}"
             )
         if swin.hidden * 2**index % number:
             raise StagemeterError(
-                f"{sizes.source}: layers of width {swin.hidden * 2**index} cannot be split into {number} heads"
+                f"{sizes.source}: num_heads has {number} for layers of width {swin.hidden * 2**index}. Give a divisor "
+                "of the width"
             )
     return swin
 
@@ -81,7 +84,7 @@ def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
         image.require("size.height", needed=encoder.height, default=height)
         image.require("size.width", needed=encoder.width, default=width)
     for key in ("do_resize", "do_thumbnail", "do_pad"):
-        image.require(key, needed=True, why="the encoder takes pages of one size:")
+        image.require(key, needed=True, why="pages of one size need")
 
 
 FAMILY = page_reader_family(

@@ -19,7 +19,7 @@ from stagemeter.models.decoder.stages import DecoderModules, empty
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters
-from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.projector import LinearSize, require_width
 from stagemeter.models.vision.vit import VisionTransformer, layer_operators, layer_parameters
 
 #: Side in pixels of every page in the published processors (``preprocessor_config.json``).
@@ -72,10 +72,7 @@ def _read(settings: Settings) -> Florence2Architecture:
     decoder = SequenceDecoder.read(
         text, text.whole("d_model"), norms=1, fused=True, text_is_encoded=True, head_on_last=True
     )
-    if sizes.whole("projection_dim") != decoder.hidden:
-        raise StagemeterError(
-            f"{sizes.source}: projection_dim is {sizes.whole('projection_dim')}, and the encoder takes {decoder.hidden}"
-        )
+    require_width(sizes, "projection_dim", decoder.hidden, "the encoder over the text")
     text.split("d_model", "encoder_attention_heads")
     return Florence2Architecture(
         decoder=decoder,
@@ -92,13 +89,15 @@ def _davit(sizes: Settings) -> DaViT:
     lists |= {_NORM_FIRST: sizes.flags(_NORM_FIRST)}
     if len({len(found) for found in lists.values()}) > 1:
         lengths = ", ".join(f"{name} {len(found)}" for name, found in lists.items())
-        raise StagemeterError(f"{sizes.source}: settings of groups of layers differ in length: {lengths}")
+        raise StagemeterError(
+            f"{sizes.source}: settings of groups of layers differ in length, {lengths}. Give all as many"
+        )
     groups = tuple(DaViTGroup(*numbers) for numbers in zip(*lists.values(), strict=True))
     for group in groups:
         if group.width % group.heads or group.width % group.channel_groups:
             raise StagemeterError(
                 f"{sizes.source}: layers of width {group.width} cannot be split into {group.heads} heads and "
-                f"{group.channel_groups} groups of channels"
+                f"{group.channel_groups} groups of channels. Give divisors of the width"
             )
     return DaViT(groups, sizes.whole("window_size"), sizes.number("mlp_ratio"), sizes.flag("qkv_bias"), _IMAGE_SIZE)
 

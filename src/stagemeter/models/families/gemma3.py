@@ -29,8 +29,8 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     tokens = settings.whole("mm_tokens_per_image")
     if math.isqrt(tokens) ** 2 != tokens or vision.side % math.isqrt(tokens):
         raise StagemeterError(
-            f"{settings.source}: mm_tokens_per_image {tokens} is no square that {vision.side} x {vision.side} patches "
-            "can be pooled to"
+            f"{settings.source}: mm_tokens_per_image is {tokens}. It must be a square that {vision.side} x "
+            f"{vision.side} patches can be pooled to"
         )
     projector = Projector(vision.hidden, decoder.hidden, tokens, layers=1, bias=False, norm=vision.hidden)
     return VisionLanguageArchitecture(vision, projector, decoder)

@@ -150,8 +150,8 @@ def resized(sizes: Gemma4Architecture, width: int, height: int, tokens: int = _M
         columns, rows = block, min(height // width, tokens) * block
     if columns * rows > most:
         raise StagemeterError(
-            f"a page of {width} x {height} pixels: resized to {columns} x {rows}, it has more than {tokens} "
-            "tokens, which this model's processor refuses"
+            f"a page of {width} x {height} pixels: resized to {columns} x {rows}, it has more than {tokens} tokens, "
+            "and this model's processor refuses it. Cut the page"
         )
     return columns, rows
 

@@ -66,7 +66,7 @@ def _rules(sizes: GotOcr2Architecture, settings: ProcessorSettings) -> PageRules
     if image.flag("crop_to_patches", published=False):
         return tiles_and_page(image, read_tile_limits(image, most=12, fewest=1), side, tokens)
     image.side("size", published=side, default=384, needed=side)
-    image.require("do_resize", needed=True, why="the encoder takes views of one size:")
+    image.require("do_resize", needed=True, why="views of one size need")
     return PageRules(lambda width, height: PageViews(1, 0, side, side, (1, 1), tokens))
 
 

@@ -36,7 +36,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     factor = settings.whole("scale_factor")
     if vision.side % factor:
         raise StagemeterError(
-            f"{settings.source}: a view has {vision.side} patches per side, which scale_factor {factor} cannot merge"
+            f"{settings.source}: scale_factor is {factor}. It must divide the {vision.side} patches per side of a view"
         )
     projector = Projector(vision.hidden * factor**2, decoder.hidden, (vision.side // factor) ** 2, layers=1, bias=False)
     return VisionLanguageArchitecture(vision, projector, decoder)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patch_grid, projector_stage
 from stagemeter.models.builders.page_stages import Calls
@@ -25,6 +24,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.merging import MoonViT, moonvit
+from stagemeter.models.vision.projector import require_width
 
 #: Most patches of a page, and along one side, by default.
 _MOST_PATCHES, _MOST_PER_SIDE = 16_384, 512
@@ -122,11 +122,8 @@ def _read(settings: Settings) -> MoonViTArchitecture:
     merge_size = Settings({"merge_kernel_size": merging[0]}, sizes.source).whole("merge_kernel_size")
     positions = sizes.whole("pos_emb_height") * sizes.whole("pos_emb_width")
     vision = moonvit(sizes, merge_size, positions)
-    width = settings.whole("projection_hidden_size", vision.hidden)
-    if width != vision.hidden:
-        raise StagemeterError(
-            f"{settings.source}: projection_hidden_size is {width}, and the encoder is {vision.hidden} wide"
-        )
+    if settings.values.get("projection_hidden_size") is not None:
+        require_width(settings, "projection_hidden_size", vision.hidden, "the encoder")
     return MoonViTArchitecture(vision, decoder)
 
 
@@ -138,7 +135,11 @@ def _resizing(vision: MoonViT, image: PageSettings) -> Callable[[int, int], tupl
     """
     most = image.number("max_patches", "media_proc_cfg.in_patch_limit", published=_MOST_PATCHES, most=MOST_PIXELS)
     per_side = image.side("size", "media_proc_cfg.patch_limit_on_one_side", published=_MOST_PER_SIDE)
-    image.require("media_proc_cfg.fixed_output_tokens", needed=None, why="this family counts pages of any number:")
+    image.require(
+        "media_proc_cfg.fixed_output_tokens",
+        needed=None,
+        why="this family counts pages of any number of tokens, which is",
+    )
     if not image.flag("do_resize", published=True):
         return lambda width, height: whole_blocks(vision.block, width, height)
     patch, longest = vision.patch_size, per_side * vision.patch_size

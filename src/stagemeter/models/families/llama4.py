@@ -24,7 +24,7 @@ from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.pages.tiling import best_fit, tile_grids, tiles_beside_page
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters, require_width
 from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
 
 _VISION, _PROJECTOR = "vision_model", "multi_modal_projector"
@@ -62,19 +62,16 @@ def _read(settings: Settings) -> Llama4Architecture:
     vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
     ratio = sizes.number("pixel_shuffle_ratio")
     merge = round(1 / ratio) if 1 / vision.side <= ratio <= 1 else 0
-    inputs, width = sizes.whole("projector_input_dim"), sizes.whole("projector_output_dim")
+    width = sizes.whole("projector_output_dim")
     if not merge or vision.side % merge or merge * ratio != 1:
-        raise StagemeterError(f"{sizes.source}: pixel_shuffle_ratio {ratio!r} does not divide {vision.side} patches")
-    for name, given, needed in (
-        ("intermediate_size", vision.intermediate, vision.hidden * merge**2),
-        ("projector_input_dim", inputs, width),
-        ("vision_output_dim", sizes.whole("vision_output_dim"), width),
-    ):
-        if given != needed:
-            raise StagemeterError(
-                f"{sizes.source}: {name} is {given}. It must be {needed}, the width of what it is joined to"
-            )
-    return Llama4Architecture(vision, merge, vision.hidden * merge**2, width, text_decoder(settings, tied_by_part=True))
+        raise StagemeterError(
+            f"{sizes.source}: pixel_shuffle_ratio is {ratio!r}. One over it must divide the {vision.side} patches per "
+            "side of a view"
+        )
+    merged = require_width(sizes, "intermediate_size", vision.hidden * merge**2, "what it is joined to")
+    for key in ("projector_input_dim", "vision_output_dim"):
+        require_width(sizes, key, width, "what it is joined to")
+    return Llama4Architecture(vision, merge, merged, width, text_decoder(settings, tied_by_part=True))
 
 
 def _rules(sizes: Llama4Architecture, settings: ProcessorSettings) -> PageRules:

@@ -92,7 +92,7 @@ def _read(settings: Settings) -> MiniCPMOcrArchitecture:
         settings.refuse("downsample_mode", mode, f"it must be one of {', '.join(_PATCHES_OF_TOKEN)}")
     layers, after = sizes.whole("num_hidden_layers"), settings.whole("insert_layer_id", least=0) + 1
     if mode == "16x" and after > layers:
-        raise StagemeterError(f"{settings.source}: insert_layer_id is {after - 1}, but there are {layers} layers")
+        raise StagemeterError(f"{settings.source}: insert_layer_id is {after - 1}. It must be less than {layers}")
     return MiniCPMOcrArchitecture(
         **layer_sizes(sizes),
         patch_size=sizes.square("patch_size"),

@@ -164,8 +164,8 @@ def _rules(own_patches: bool, sizes: PixtralArchitecture, settings: ProcessorSet
         views = patches.views(1, size)
         if not views.image_tokens:
             raise StagemeterError(
-                f"a page resized to {size[0]} x {size[1]} pixels is less than one token of {patches.block} x "
-                f"{patches.block}. Give a larger page"
+                f"a page of {width} x {height} pixels: resized to {size[0]} x {size[1]}, it is less than one token of "
+                f"{patches.block} x {patches.block}. Give a larger page"
             )
         return views
 

@@ -27,7 +27,7 @@ from stagemeter.models.pages.tiling import best_fit
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.projector import LinearSize, require_width
 from stagemeter.models.vision.vit import (
     TransformerSizes,
     VisionTransformer,
@@ -105,15 +105,11 @@ def _read(settings: Settings) -> MllamaArchitecture:
     shapes = sizes.listed("supported_aspect_ratios", 1)
     if any(not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_side, shape)) for shape in shapes):
         raise StagemeterError(
-            f"{sizes.source}: supported_aspect_ratios is {shown(shapes)}; it must list rows and columns of tiles"
+            f"{sizes.source}: supported_aspect_ratios is {shown(shapes)}. It must list rows and columns of tiles"
         )
     kept = sizes.indices("intermediate_layers_indices", sizes.whole("num_hidden_layers"))
-    hidden, outputs = sizes.whole("hidden_size"), sizes.whole("vision_output_dim")
-    if outputs != hidden * (1 + len(kept)):
-        raise StagemeterError(
-            f"{sizes.source}: vision_output_dim is {outputs}. {1 + len(kept)} layers of width {hidden} make "
-            f"{hidden * (1 + len(kept))}"
-        )
+    hidden, joined = sizes.whole("hidden_size"), 1 + len(kept)
+    require_width(sizes, "vision_output_dim", hidden * joined, f"{joined} layers side by side")
     patch_size, image_size = patch_and_view(sizes)
     return MllamaArchitecture(
         hidden=hidden,
@@ -166,7 +162,7 @@ def _rules(sizes: MllamaArchitecture, settings: ProcessorSettings) -> PageRules:
     """Return the rules: a page becomes the tiles that it fits best, padded to the most."""
     image, side = settings.image, sizes.image_size
     image.side("size", published=side, default=224, needed=side)
-    image.require("max_image_tiles", needed=sizes.tiles, default=4, why="the encoder has positions for tiles of number")
+    image.require("max_image_tiles", needed=sizes.tiles, default=4, why="the encoder has positions for so many tiles:")
     for key in ("do_resize", "do_pad"):
         image.require(key, needed=True, why="Llama 3.2's processor takes no other value than")
 

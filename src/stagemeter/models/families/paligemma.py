@@ -6,13 +6,12 @@ A page is squeezed into the encoder's one square view. Source: transformers, ``m
 
 from __future__ import annotations
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector, square_rules
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.families import text_decoder
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.projector import Projector
+from stagemeter.models.vision.projector import Projector, require_width
 from stagemeter.models.vision.vit import vision_transformer
 
 
@@ -27,11 +26,7 @@ def _read(settings: Settings) -> VisionLanguageArchitecture:
     sizes.require("model_type", "siglip_vision_model", "its encoder")
     sizes.require("vision_use_head", False, "its encoder")
     # transformers overwrites the settings of the parts (PaliGemmaConfig.__post_init__).
-    if settings.whole("projection_dim") != decoder.hidden:
-        raise StagemeterError(
-            f"{settings.source}: projection_dim is {settings.whole('projection_dim')}, and the decoder takes "
-            f"{decoder.hidden}"
-        )
+    require_width(settings, "projection_dim", decoder.hidden, "the decoder")
     vision = vision_transformer(sizes)
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
     return VisionLanguageArchitecture(vision, projector, decoder)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, page_reader_family
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
+from stagemeter.models.vision.projector import require_width
 from stagemeter.models.vision.vit import VisionTransformer, vision_transformer, vit_operators, vit_parameters
 
 
@@ -28,12 +28,8 @@ def _read(settings: Settings) -> TrOCRArchitecture:
     sizes, text = settings.part("encoder"), settings.part("decoder")
     encoder = vision_transformer(sizes, class_token=True, attention_bias=sizes.flag("qkv_bias"))
     text.refuse("use_learned_position_embeddings", False, "only learned positions are counted")
-    encoder_width = text.whole("cross_attention_hidden_size", 0)
-    if encoder_width not in (0, encoder.hidden) or (not encoder_width and text.whole("d_model") != encoder.hidden):
-        raise StagemeterError(
-            f"{text.source}: cross_attention_hidden_size is {encoder_width or 'missing'}, and the encoder's tokens are "
-            f"{encoder.hidden} wide"
-        )
+    key = "cross_attention_hidden_size"
+    require_width(text, key if text.values.get(key) else "d_model", encoder.hidden, "the encoder's tokens")
     decoder = SequenceDecoder.read(
         text,
         encoder.hidden,
@@ -51,7 +47,7 @@ def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
 
 def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
     image.side("size", published=sizes.encoder.image_size, default=224, needed=sizes.encoder.image_size)
-    image.require("do_resize", needed=True, why="the encoder takes pages of one size:")
+    image.require("do_resize", needed=True, why="pages of one size need")
 
 
 FAMILY = page_reader_family(

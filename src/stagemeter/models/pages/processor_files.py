@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
 
 _IMAGE, _VIDEO, _WHOLE = "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"
 
@@ -49,7 +50,7 @@ def processor_files(read: Callable[[str], dict[str, Any] | None], name_of: Calla
     for key, name, values in (("image_processor", _IMAGE, image), ("video_processor", _VIDEO, video)):
         inner = None if whole is None else whole.get(key)
         if inner is not None and not isinstance(inner, Mapping):
-            raise StagemeterError(f"{name_of(_WHOLE)}: {key} is {str(inner)[:80]}; it must hold settings")
+            raise StagemeterError(f"{name_of(_WHOLE)}: {key} is {shown(inner)}. It must hold settings")
         if inner is not None:
             parts.append((inner, name_of(_WHOLE)))
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
 from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.resolution import Resolution
 
@@ -21,8 +22,6 @@ MOST_PIXELS, LONGEST_SIDE = 10**10, 100_000
 PUBLISHED, OF_CLASS = "the family's published values", "transformers' defaults"
 #: Settings that hold several numbers, none of which has a default once one is given.
 _SIZES = ("size", "max_image_size")
-#: Most characters of a value that a message shows.
-_LONGEST_SHOWN = 80
 #: Heights and widths in pixels.
 Canvases = tuple[tuple[int, int], ...]
 
@@ -37,11 +36,12 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A value, its origin, and its name in messages."""
+    """A value, its origin, its name in messages, and what they say it is; None: the value."""
 
     value: Any
     origin: str
     name: str
+    said: str | None = None
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class PageSettings:
         least, most = self.limits[lower], self.limits[upper]
         if least.value > most.value:
             raise StagemeterError(
-                f"{lower} {least.value:,} of {least.origin} is more than {upper} {most.value:,} of {most.origin}. "
+                f"{lower}: {least.value:,} of {least.origin} is more than {upper}, {most.value:,} of {most.origin}. "
                 "Give limits that leave something between them"
             )
 
@@ -170,7 +170,7 @@ class PageSettings:
         if option is not None:
             self._asked.taken.add(option)
             if option in self._asked.options:
-                return _Found(self._asked.options[option], OPTIONS[option], option)
+                return _Found(self._asked.options[option], OPTIONS[option], f"{option}: it")
         for key in keys:
             value = self._in_file(key)
             if value is not None:
@@ -182,7 +182,8 @@ class PageSettings:
         if self.source is None:
             return _Found(published, PUBLISHED, keys[0])
         value = published if default is None else default
-        return _Found(value, OF_CLASS, f"{self.source} lacks {keys[0]}, which transformers takes as {value!r}:")
+        said = f"missing, which transformers takes as {value!r}"
+        return _Found(value, OF_CLASS, f"{self.source}: {keys[0]}", said)
 
     def _in_file(self, key: str) -> Any:
         value: Any = self.values
@@ -193,11 +194,7 @@ class PageSettings:
         return value
 
     def _refuse(self, found: _Found, why: str) -> NoReturn:
-        if found.name.endswith(":"):
-            raise StagemeterError(f"{found.name} {why}")
-        shown = repr(found.value)
-        shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
-        raise StagemeterError(f"{found.name} is {shown}; {why}")
+        raise StagemeterError(f"{found.name} is {found.said or shown(found.value)}. {why[0].upper()}{why[1:]}")
 
 
 class ProcessorSettings:

@@ -65,5 +65,5 @@ def require_tokens(whole: PageSettings, side: int, tokens: int) -> None:
     if written != tokens:
         raise StagemeterError(
             f"{whole.source}: patch_size, num_additional_image_tokens and vision_feature_select_strategy make "
-            f"{written:,} tokens of a view, and the model makes {tokens:,}"
+            f"{written:,} tokens of a view. The model makes {tokens:,}"
         )

@@ -11,7 +11,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.pages.patches import Patches
 from stagemeter.models.settings import Settings
-from stagemeter.models.vision.projector import LinearSize
+from stagemeter.models.vision.projector import LinearSize, require_width
 from stagemeter.models.vision.vit import TransformerSizes, VisionTransformer, layer_sizes, vit_of
 
 
@@ -130,14 +130,10 @@ def qwen_vision(
     tokens. By default, all layers attend to the whole view. `options` are fields of `QwenVision` that the family sets.
     """
     sizes.split(width, "num_heads")
-    tokens, layers = sizes.whole(outputs), sizes.whole("depth")
-    if tokens != decoder_width:
-        raise StagemeterError(
-            f"{sizes.source}: the encoder's tokens are {tokens} wide, and the decoder takes {decoder_width}"
-        )
+    tokens, layers = require_width(sizes, outputs, decoder_width, "the decoder"), sizes.whole("depth")
     block = sizes.whole("patch_size") * sizes.whole("spatial_merge_size")
     if window_size and window_size < block:
-        raise StagemeterError(f"{sizes.source}: window_size is {window_size}, less than a token of {block} pixels")
+        raise StagemeterError(f"{sizes.source}: window_size is {window_size}. A token alone has {block} pixels a side")
     return QwenVision(
         hidden=sizes.whole(width),
         layers=layers,

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import Operator, linear
+from stagemeter.models.settings import Settings
 
 
 class LinearSize(NamedTuple):
@@ -42,6 +44,14 @@ class Projector:
     def parameters(self) -> int:
         """Parameters of the linear layers and of the norm."""
         return linears_parameters(self.linears) + self.norm
+
+
+def require_width(settings: Settings, key: str, width: int, of: str) -> int:
+    """Read a width that must be that of what it is joined to; `of` names it."""
+    given = settings.whole(key)
+    if given != width:
+        raise StagemeterError(f"{settings.source}: {key} is {given}. It must be {width}, the width of {of}")
+    return given
 
 
 def linears_operators(layers: Sequence[LinearSize], rows: int, times: int = 1) -> list[Operator]:

@@ -113,11 +113,8 @@ SAM_NAMES = {
 }
 
 
-def sam_architecture(sizes: Settings, channels: tuple[int, int] | None = None) -> SamArchitecture:
-    """Read the sizes of SAM's encoder.
-
-    `channels` are those of the two strided convolutions behind it; None: the configuration gives them.
-    """
+def sam_architecture(sizes: Settings, channels: tuple[int, int]) -> SamArchitecture:
+    """Read the sizes of SAM's encoder; `channels` are those of the two strided convolutions behind it."""
     sizes.split("hidden_size", "num_attention_heads")
     side, patch = sizes.whole("image_size"), sizes.whole("patch_size")
     if side % patch:
@@ -128,7 +125,7 @@ def sam_architecture(sizes: Settings, channels: tuple[int, int] | None = None) -
     return SamArchitecture(
         **{size: sizes.whole(name) for size, name in SAM_NAMES.items()},
         global_layers=global_layers(sizes, sizes.whole("num_hidden_layers")),
-        downsample_channels=channels or downsample_channels(sizes),
+        downsample_channels=channels,
     )
 
 
@@ -137,12 +134,13 @@ def global_layers(sizes: Settings, layers: int) -> tuple[int, ...]:
     return tuple(sorted(set(sizes.indices("global_attn_indexes", layers))))
 
 
-def downsample_channels(sizes: Settings) -> tuple[int, int]:
-    """Read the channels of the two strided convolutions."""
+def downsample_channels(sizes: Settings, width: int) -> tuple[int, int]:
+    """Read the channels of the two strided convolutions before an encoder of a width."""
     channels = sizes.wholes("downsample_channels")
-    if len(channels) != 2:
+    if len(channels) != 2 or channels[1] != width:
         raise StagemeterError(
-            f"{sizes.source}: downsample_channels is {shown(list(channels))}. Give two numbers of channels"
+            f"{sizes.source}: downsample_channels is {shown(list(channels))}. It must hold two numbers, the second "
+            f"{width}, the width of the encoder behind SAM"
         )
     return channels[0], channels[1]
 

@@ -147,7 +147,8 @@ def patch_and_view(sizes: Settings) -> tuple[int, int]:
     patch_size, image_size = sizes.square("patch_size"), sizes.square("image_size")
     if image_size < patch_size:
         raise StagemeterError(
-            f"{sizes.source}: image_size is {image_size}, and a view of it holds no patch of patch_size {patch_size}"
+            f"{sizes.source}: image_size is {image_size}, and a view of it holds no patch of patch_size {patch_size}. "
+            "Give a larger view"
         )
     return patch_size, image_size
 

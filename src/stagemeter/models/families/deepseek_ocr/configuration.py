@@ -105,12 +105,6 @@ def architecture_from_config(config: Mapping[str, Any], source: str, window: boo
         architecture = _from_transformers(settings)
         if not window:
             require_no_window(architecture, source)
-    channels = architecture.sam.downsample_channels[-1]
-    if channels != architecture.clip.hidden:
-        raise StagemeterError(
-            f"{source}: SAM's feature map has {channels} channels, but CLIP takes {architecture.clip.hidden}. Give "
-            "downsample_channels that end in CLIP's width"
-        )
     return architecture
 
 
@@ -142,7 +136,7 @@ def _from_official(settings: Settings) -> DeepseekOCRArchitecture:
             intermediate=_FEED_FORWARD_RATIO * sam_sizes["hidden"],
             global_layers=global_layers(sam, sam_sizes["layers"]),
             pretrain_size=vision.whole("image_size", least=_SAM_SIZES["patch_size"]),
-            downsample_channels=downsample_channels(sam),
+            downsample_channels=downsample_channels(sam, clip_sizes["hidden"]),
         ),
         clip=ClipArchitecture(**clip_sizes, **_view(clip), intermediate=_FEED_FORWARD_RATIO * clip_sizes["hidden"]),
         decoder=_decoder_from(text, text.whole("first_k_dense_replace", least=0)),
@@ -151,10 +145,10 @@ def _from_official(settings: Settings) -> DeepseekOCRArchitecture:
 
 def _from_transformers(settings: Settings) -> DeepseekOCRArchitecture:
     text, vision = settings.part("text_config"), settings.part("vision_config")
-    clip, window = vision.part("encoder_config"), text.whole("sliding_window", 0)
+    sam, clip, window = vision.part("sam_config"), vision.part("encoder_config"), text.whole("sliding_window", 0)
     dense = text.listed("mlp_layer_types").count("dense")
     return DeepseekOCRArchitecture(
-        sam=sam_architecture(vision.part("sam_config")),
+        sam=sam_architecture(sam, downsample_channels(sam, clip.whole("hidden_size"))),
         clip=ClipArchitecture(**layer_sizes(clip), **_view(clip)),
         decoder=_decoder_from(text, dense, window if has_window(settings.values) else 0),
     )

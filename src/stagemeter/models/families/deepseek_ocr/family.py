@@ -49,7 +49,7 @@ def _rules(sizes: DeepseekOCRArchitecture, settings: ProcessorSettings) -> PageR
         ("downsample_ratio", asked.downsample_ratio, ratio),
     ):
         if given not in (None, actual):
-            raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}; leave it out")
+            raise StagemeterError(f"{setting}: {given} is not this model's, which is {actual}. Leave it out")
     if not asked.crop_mode and (most := settings.options.get("max_tiles")) is not None:
         raise StagemeterError(
             f"max_tiles: {most} means nothing in mode {asked.mode}, which cuts no tiles. Leave it out, or take a mode "

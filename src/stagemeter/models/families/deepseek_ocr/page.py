@@ -90,8 +90,8 @@ def global_view(page: Image.Image, side: int, stretch: bool = False) -> Image.Im
     # The rounding is ImageOps.contain's, which then fails on a size of 0.
     if round(min(page.size) / max(page.size) * side) == 0:
         raise StagemeterError(
-            f"a page of {page.width} x {page.height} is too thin to be padded to {side} x {side}: "
-            "less than a pixel of its shorter side would be left; cut the page into shorter pieces."
+            f"a page of {page.width} x {page.height} pixels: padded to {side} x {side}, it keeps less than a pixel of "
+            "its shorter side. Cut the page into shorter pieces"
         )
     return ImageOps.pad(page, (side, side), color=PADDING_COLOUR)
 

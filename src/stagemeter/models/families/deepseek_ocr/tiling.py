@@ -59,8 +59,8 @@ def queries_per_side(side: int, patch_size: int = PATCH_SIZE, downsample_ratio: 
     """Return the tokens along one side of a square view: ``ceil((side // patch_size) / downsample_ratio)``."""
     if side < patch_size:
         raise StagemeterError(
-            f"a view of {side} x {side} pixels is smaller than one patch of {patch_size}: "
-            f"use a view size of at least {patch_size}."
+            f"a view of {side} x {side} pixels: it is smaller than one patch of {patch_size}. Take views of at least "
+            f"{patch_size} pixels a side"
         )
     return -(-(side // patch_size) // downsample_ratio)
 
