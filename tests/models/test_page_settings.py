@@ -35,7 +35,11 @@ from stagemeter.models.pages.settings import ProcessorSettings
         ("qwen2.5-vl-7b", {"patch_size": 16}, f"{FILE}: patch_size is 16. The encoder is made for 14"),
         ("qwen2.5-vl-7b", {"merge_size": 4}, "merge_size is 4. The encoder is made for 2"),
         ("qwen2.5-vl-7b", {"do_resize": "no"}, "do_resize is 'no'. It must be true or false"),
-        ("qwen3-vl-2b", {"max_pixels": 99}, f"{FILE}: patch_size is missing, which transformers takes as 14. The encoder"),
+        (
+            "qwen3-vl-2b",
+            {"max_pixels": 99},
+            f"{FILE}: patch_size is missing, which transformers takes as 14. The encoder",
+        ),
         ("paddleocr-vl", {"temporal_patch_size": 2}, "temporal_patch_size is 2"),
         ("internvl3-1b", {"size": {"height": 448, "width": 448}, "max_patches": 10**9}, "max_patches is 1000000000"),
         ("internvl3-1b", {"size": {"height": 336, "width": 336}}, "size is .*336.*. The encoder takes views of 448"),
