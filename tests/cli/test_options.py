@@ -179,12 +179,28 @@ sys.argv = ["stagemeter", "analyze", "--estimate", "--no-track", "--json"]
 try:
     main()
 finally:
-    heavy = {"torch", "transformers", "mlflow", "fvcore", "matplotlib"} & set(sys.modules)
+    heavy = {"torch", "transformers", "mlflow", "fvcore", "matplotlib", "numpy", "sympy", "rich"} & set(sys.modules)
     print(sorted(heavy), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "[]\n"
     assert json.loads(done.stdout)["total"]["params"] == 3_336_106_240
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_little(option):
+    heavy = ["torch", "transformers", "mlflow", "pydantic", "PIL", "numpy", "pandas", "rich", "yaml", "multiprocessing"]
+    code = f"""
+import sys
+from stagemeter.cli import main
+sys.argv = ["stagemeter", {option!r}]
+try:
+    main()
+finally:
+    print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
 
 
 @pytest.mark.parametrize(("mode", "code"), [("tiny", 0), ("enormous", 2)])

@@ -169,6 +169,9 @@ def _peak(device: str | None, dtype: str) -> Peak | None:
 @contextmanager
 def _status(text: str) -> Iterator[Callable[[str], None]]:
     """Show a line on stderr, if that is a terminal; yield a function that changes the text."""
+    if not sys.stderr.isatty():
+        yield lambda words: None
+        return
     from rich.console import Console
 
     with Console(stderr=True).status(text) as status:

@@ -1,21 +1,23 @@
-"""Tables on a terminal."""
+"""Tables on a terminal. Needs rich when something is printed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from stagemeter.core.escape import printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDEST = 10_000
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Print rows on stdout with a title; the first row is the header."""
+    from rich.console import Console
+
     table = plain_table(rows, title)
     # A wrapped line is readable; a number that is cut off is not.
     width = Console(width=_WIDEST).measure(table).maximum
@@ -24,6 +26,8 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
 
 def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
     """Return the table as text, without colours and blanks at the ends of lines."""
+    from rich.console import Console
+
     console = Console(width=_WIDEST, color_system=None, file=StringIO())
     table = plain_table(rows, title)
     console.width = console.measure(table).maximum
@@ -34,6 +38,8 @@ def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines on stdout, without control characters."""
+    from rich.console import Console
+
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
         console.print(printable(line), markup=False)
@@ -41,6 +47,9 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def plain_table(rows: Sequence[Sequence[str]], title: str) -> Table:
     """Return rows, the first one the header, as a table: first column left, others right, ``total`` bold."""
+    from rich.table import Table
+    from rich.text import Text
+
     header, *body = rows
     table = Table(
         title=Text(printable(title)),
