@@ -251,7 +251,7 @@ def test_model_folder_that_cannot_be_used(refused, folder, content):
 
 def test_model_folder_without_config(refused, folder):
     (folder / "model").mkdir()
-    assert "model holds no config.json" in refused("--model", "model")
+    assert "model: it holds no config.json" in refused("--model", "model")
 
 
 def test_sizes_that_are_not_the_models(refused, folder):

@@ -67,43 +67,43 @@ def test_missing_setting_is_the_default_of_transformers(estimate, folder, key):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LLAMA | {"hidden_size": "64"}, "hidden_size is '64'; it must be a whole number, 1 or more"),
-        (LLAMA | {"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be a whole number, 1 or more"),
-        (LLAMA | {"vocab_size": 1.5}, "vocab_size is 1.5; it must be a whole number, 1 or more"),
-        (LLAMA | {"vocab_size": True}, "vocab_size is True; it must be a whole number, 1 or more"),
-        (LLAMA | {"mlp_bias": "no"}, "mlp_bias is 'no'; it must be true or false"),
+        (LLAMA | {"hidden_size": "64"}, "hidden_size is '64'. It must be a whole number, 1 or more"),
+        (LLAMA | {"num_hidden_layers": 0}, "num_hidden_layers is 0. It must be a whole number, 1 or more"),
+        (LLAMA | {"vocab_size": 1.5}, "vocab_size is 1.5. It must be a whole number, 1 or more"),
+        (LLAMA | {"vocab_size": True}, "vocab_size is True. It must be a whole number, 1 or more"),
+        (LLAMA | {"mlp_bias": "no"}, "mlp_bias is 'no'. It must be true or false"),
         (LLAMA | {"hidden_size": 66}, "hidden_size 66 cannot be split into num_attention_heads 4"),
         (LLAMA | {"num_key_value_heads": 3}, "num_attention_heads 4 cannot be split into num_key_value_heads 3"),
         (MIXTRAL | {"num_experts_per_tok": 5}, "num_experts_per_tok is 5, but num_local_experts is 4"),
         (GPT_OSS | {"layer_types": ["full_attention"]}, "num_hidden_layers is 2, but layer_types holds 1"),
         (
             GPT_OSS | {"layer_types": ["full_attention", "local"]},
-            "layer_types holds 'local'; known are full_attention, sliding_attention",
+            "layer_types holds 'local'. It may hold full_attention, sliding_attention",
         ),
-        (GPT_OSS | {"layer_types": "full_attention"}, "layer_types is 'full_attention'; it must be a list"),
+        (GPT_OSS | {"layer_types": "full_attention"}, "layer_types is 'full_attention'. It must be a list"),
         (GPT_OSS | {"sliding_window": None}, "config.json: sliding_window is null, which gpt_oss needs"),
         (
             LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "x"},
-            "max_window_layers is 'x'; it must be a whole number, 0 or more",
+            "max_window_layers is 'x'. It must be a whole number, 0 or more",
         ),
         (
             LLAMA | {"model_type": "qwen2", "use_sliding_window": "yes"},
-            "use_sliding_window is 'yes'; it must be true or false",
+            "use_sliding_window is 'yes'. It must be true or false",
         ),
     ],
 )
 def test_contradiction_is_named(refused, config, message):
-    assert refused(config).endswith(message)
+    assert message in refused(config)
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"model_type": "gpt_os"}, "near are gpt-oss"),
-        ({"model_type": "deepseek_v9"}, "near are deepseek-v3"),
+        ({"model_type": "gpt_os"}, "Near are gpt-oss"),
+        ({"model_type": "deepseek_v9"}, "Near are deepseek-v3"),
         (
             {"model_type": "whisper", "architectures": ["WhisperForAll"]},
-            "describes WhisperForAll (model_type",
+            "it describes WhisperForAll (model_type",
         ),
         (
             {"model_type": "mine", "auto_map": {"AutoModel": "m.M"}},
@@ -117,7 +117,7 @@ def test_unknown_architecture_names_what_is_near(refused, config, named):
 
 
 def test_unknown_name_is_told_the_nearest(stagemeter):
-    assert "did you mean 'llama-3.1-8b'" in stagemeter("analyze", "--model", "llama-3.1-9b").err
+    assert "Did you mean 'llama-3.1-8b'" in stagemeter("analyze", "--model", "llama-3.1-9b").err
 
 
 def test_weights_of_another_family_are_refused(stagemeter):

@@ -135,7 +135,7 @@ def test_commands_that_know_no_adapters_say_so(stagemeter, folder, command):
 def test_adapter_that_is_not_there(stagemeter, folder):
     ended = stagemeter("analyze", "--adapter", "nowhere")
     assert ended.code == 2
-    assert "there is no nowhere: give an adapter's folder, or its adapter_config.json" in ended.err
+    assert "adapter: there is no nowhere. Give an adapter's folder, or its adapter_config.json" in ended.err
     assert not list(folder.iterdir())
 
 

@@ -180,7 +180,7 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
         ([], "--pages-per-day: missing. Give the number"),
         (["--pages-per-day", 10], "--device: missing. Give one of"),
         (["--pages-per-day", 0, "--device", "H100-SXM"], "0"),
-        (["--pages-per-day", 10, "--device", "B9000"], "unknown device"),
+        (["--pages-per-day", 10, "--device", "B9000"], "is unknown. "),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 2], "--mfu: 2"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--mfu", 0.1, "--from-run", "x"], "exclude each other"),
         (["--pages-per-day", 10, "--device", "H100-SXM", "--from-run", "x"], "run 'x': not in"),

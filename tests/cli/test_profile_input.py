@@ -46,8 +46,8 @@ def times(folder):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--device", "cuda:9"], ["no such device 'cuda:9'", "cpu"]),
-        (["--device", "abacus"], ["no such device 'abacus'"]),
+        (["--device", "cuda:9"], ["device: there is no 'cuda:9'", "cpu"]),
+        (["--device", "abacus"], ["device: there is no 'abacus'"]),
         (["--device", "meta"], ["meta", "takes no time"]),
         (["--device", "xpu"], ["xpu", "cpu, which runs anywhere"]),
         (["--repeats", "0"], ["--repeats: 0", "from 1 to 10,000"]),
@@ -120,7 +120,7 @@ def test_import_refuses_what_is_not_there_or_contradicts_itself(refused, times, 
     assert "SOURCE, --from-run: " in refused("import-profile", times, "--from-run", "abc")
     assert "3 files" in refused("import-profile", times, times, times)
     assert "--interval" in refused("import-profile", "http://127.0.0.1:9/metrics")
-    assert "unknown device 'B9000'" in refused("import-profile", times, "--device", "B9000")
+    assert "device: 'B9000' is unknown" in refused("import-profile", times, "--device", "B9000")
     assert "no such mapping file" in refused("import-profile", times, "--mapping", "none.yaml")
     assert "no '='" in refused("import-profile", times, "--map", "prefill")
     assert "--seq-len 50: cannot be run: the page alone takes 73" in refused(
@@ -210,7 +210,7 @@ def test_mfu_refuses_runs_and_peaks_that_are_not_there(stagemeter):
     [
         ([], "does not say what it ran on"),
         (["--device", "A100"], "could be any of A100-SXM-40GB"),
-        (["--device", "B9000"], "unknown device 'B9000'"),
+        (["--device", "B9000"], "device: 'B9000' is unknown"),
         (["--device", "T4"], "bfloat16"),
         (["--peak-tflops", "0"], "--peak-tflops"),
         (["--peak-tflops", "nan"], "--peak-tflops"),
@@ -267,5 +267,5 @@ def test_device_adds_bounds_and_whether_it_fits(stagemeter, estimate):
 
 
 def test_unknown_device_is_refused_before_anything_is_written(refused):
-    assert "did you mean" in refused("analyze", "--estimate", "--device", "H1000-SXM")
+    assert "Did you mean" in refused("analyze", "--estimate", "--device", "H1000-SXM")
     assert "bfloat16" in refused("analyze", "--estimate", "--device", "T4")

@@ -113,7 +113,7 @@ def test_what_could_be_several_is_none(name, among):
 )
 def test_what_is_not_known_is_refused_with_what_is_near(name, near):
     message = refusal(find_device, name)
-    assert message.startswith(f"unknown device {name!r}, did you mean ")
+    assert message.startswith(f"device: {name!r} is unknown. Did you mean ")
     assert near in message
 
 

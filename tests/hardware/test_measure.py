@@ -119,11 +119,11 @@ def test_what_takes_too_long_is_not_run_again_and_what_is_larger_not_at_all():
 @pytest.mark.parametrize(
     ("device", "dtype", "says"),
     [
-        ("cpu", "float64", "unknown data type 'float64': measure one of bfloat16, float16, float32"),
-        ("abacus", "bfloat16", "no such device 'abacus'"),
-        ("cuda:99", "bfloat16", "no such device 'cuda:99'"),
-        ("", "bfloat16", "no such device ''"),
-        ("meta", "bfloat16", "device 'meta' cannot be measured"),
+        ("cpu", "float64", "dtype: 'float64' is unknown. Measure one of bfloat16, float16, float32"),
+        ("abacus", "bfloat16", "device: there is no 'abacus'"),
+        ("cuda:99", "bfloat16", "device: there is no 'cuda:99'"),
+        ("", "bfloat16", "device: there is no ''"),
+        ("meta", "bfloat16", "device: 'meta' cannot be measured"),
     ],
 )
 def test_what_cannot_be_measured(device, dtype, says):

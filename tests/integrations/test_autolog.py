@@ -251,7 +251,7 @@ def test_error_of_the_model_is_its_own():
     ("options", "message"),
     [
         ({"log_every_n": 0}, "log_every_n: 0 is too small"),
-        ({"device": "no such"}, "unknown device"),
+        ({"device": "no such"}, "is unknown. "),
         ({"device": "H100-SXM", "peak_tflops": 1}, "exclude each other"),
         ({"stages": {"decode": "model.layers.0"}}, "stages: 'decode' is a stage of autolog's own"),
         ({"stages": {"first": "model", "prefill": "lm_head"}}, "stages: 'prefill' is a stage of autolog's own"),

@@ -210,7 +210,7 @@ def test_model_that_cannot_be_counted_is_trained_and_said(model, tmp_path, caplo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "A100-80GX"}, "unknown device 'A100-80GX'"),
+        ({"device": "A100-80GX"}, "device: 'A100-80GX' is unknown"),
         ({"device": "H100-SXM", "peak_tflops": 3}, "exclude each other"),
         ({"peak_tflops": -1}, "-1"),
     ],

@@ -313,7 +313,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
             {"model_type": "gemma4_text", "per_layer_config": {"30": {}}},
             "per_layer_config has '30'. Numbers below num_hidden_layers, 30, are needed",
         ),
-        ({"model_type": "gemma4_text", "layer_types": 3}, "layer_types is 3; it must be a list"),
+        ({"model_type": "gemma4_text", "layer_types": 3}, "layer_types is 3. It must be a list"),
         (
             {"model_type": "gemma4_text", "per_layer_config": {"1": {"intermediate_size": 7}}},
             "gives layer 1 its own intermediate_size, which is not counted. A layer may change head_dim",
@@ -331,18 +331,18 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
             | {"tie_word_embeddings": True},
             "tie_word_embeddings is true, but DeepSeek-OCR has an output head of its own",
         ),
-        ({"model_type": "mamba2", "expand": {"__float__": "Infinity"}}, "expand is inf; it must be a number above 0"),
-        ({"model_type": "qwen3_moe", "mlp_only_layers": ["x"]}, "it must be a list of numbers of layers"),
-        ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is 3; it must be a list"),
-        ({"model_type": "qwen3_next", "layer_types": 3}, "layer_types is 3; it must be a list"),
+        ({"model_type": "mamba2", "expand": {"__float__": "Infinity"}}, "expand is inf. It must be a number above 0"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": ["x"]}, "It must be a list of layer numbers"),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": 3}, "mlp_only_layers is 3. It must be a list"),
+        ({"model_type": "qwen3_next", "layer_types": 3}, "layer_types is 3. It must be a list"),
         *[
             ({"model_type": "mllama", "vision_config": {"model_type": "mllama_vision_model", key: value}}, message)
             for key, value, message in (
                 ("supported_aspect_ratios", ["x"], "config.json, vision_config: supported_aspect_ratios is ['x']. It"),
                 ("supported_aspect_ratios", [[1, 1], [1]], "supported_aspect_ratios is [[1, 1], [1]]. It must list"),
                 ("supported_aspect_ratios", [[1, -1]], "supported_aspect_ratios is [[1, -1]]. It must list"),
-                ("intermediate_layers_indices", [3, -1], "intermediate_layers_indices is [3, -1]; it must be a list"),
-                ("intermediate_layers_indices", [3, 99], "intermediate_layers_indices is [3, 99], but there are 32"),
+                ("intermediate_layers_indices", [3, -1], "intermediate_layers_indices is [3, -1]. It must be a list"),
+                ("intermediate_layers_indices", [3, 99], "intermediate_layers_indices is [3, 99]. It must be a list"),
             )
         ],
         (
@@ -350,12 +350,12 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
                 "model_type": "mllama",
                 "text_config": {"model_type": "mllama_text_model", "cross_attention_layers": [-1]},
             },
-            "config.json, text_config: cross_attention_layers is [-1]; it must be a list of numbers of layers",
+            "config.json, text_config: cross_attention_layers is [-1]. It must be a list of layer numbers",
         ),
-        ({"model_type": "minimax_m2", "use_qk_norm": "x"}, "config.json: use_qk_norm is 'x'; it must be true or false"),
+        ({"model_type": "minimax_m2", "use_qk_norm": "x"}, "config.json: use_qk_norm is 'x'. It must be true or false"),
         (
             {"model_type": "got_ocr2", "vision_config": {"qkv_bias": 0}},
-            "config.json, vision_config: qkv_bias is 0; it must be true or false",
+            "config.json, vision_config: qkv_bias is 0. It must be true or false",
         ),
         (
             {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": 5e-324}},
@@ -363,7 +363,7 @@ def test_tied_embeddings_are_those_that_transformers_ties(kind, tmp_path):
         ),
         (
             {"model_type": "llama4", "vision_config": {"pixel_shuffle_ratio": True}},
-            "config.json, vision_config: pixel_shuffle_ratio is True; it must be a number above 0",
+            "config.json, vision_config: pixel_shuffle_ratio is True. It must be a number above 0",
         ),
     ],
 )
@@ -376,16 +376,20 @@ def test_what_cannot_be_read_is_refused(config, message, tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("language_config", "n_routed_experts"), "x", "language_config: n_routed_experts is 'x'; it must be a whole"),
-        (("language_config", "first_k_dense_replace"), "1", "language_config: first_k_dense_replace is '1'; it must"),
-        (("language_config", "use_mla"), [], "language_config: use_mla is []; it must be true or false"),
-        (("vision_config", "image_size"), -1, "vision_config: image_size is -1; it must be a whole number"),
+        (("language_config", "n_routed_experts"), "x", "language_config: n_routed_experts is 'x'. It must be a whole"),
+        (("language_config", "first_k_dense_replace"), "1", "language_config: first_k_dense_replace is '1'. It must"),
+        (("language_config", "use_mla"), [], "language_config: use_mla is []. It must be true or false"),
+        (("vision_config", "image_size"), -1, "vision_config: image_size is -1. It must be a whole number"),
         (
             ("vision_config", "width", "sam_vit_b", "downsample_channels"),
             [512],
             "vision_config, width, sam_vit_b: downsample_channels is [512]. It must hold two numbers",
         ),
-        (("vision_config", "width", "sam_vit_b"), 3, "vision_config, width lacks the settings 'sam_vit_b'"),
+        (
+            ("vision_config", "width", "sam_vit_b"),
+            3,
+            "vision_config, width: sam_vit_b is 3. It must be an object of settings",
+        ),
     ],
 )
 def test_settings_of_deepseek_ocr_are_refused_by_their_names(path, value, message, tmp_path):

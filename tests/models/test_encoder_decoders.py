@@ -123,7 +123,7 @@ def test_adapters_beside_both_attentions(tmp_path_factory, kind, data):
 
 def test_adapter_that_names_nothing_of_the_decoder(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["down_proj"]}')
-    with pytest.raises(StagemeterError, match=r"names no linear layer of the decoder; there are decoder\.lm_head"):
+    with pytest.raises(StagemeterError, match=r"names no linear layer of the decoder. There are decoder\.lm_head"):
         with_adapter(describe_model("donut-base"), str(tmp_path))
 
 
@@ -161,8 +161,8 @@ def test_a_page_of_donut_by_hand():
         ("trocr-base", "decoder", {"use_learned_position_embeddings": False}, "only learned positions are counted"),
         ("donut-base", "decoder", {"d_model": 512}, "d_model is 512. It must be 1024, the width of"),
         ("donut-base", "encoder", {"depths": [2, 2, 14]}, "depths has 3 groups of layers, and num_heads 4"),
-        ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'; it must be a list of 1 or more entries"),
-        ("donut-base", "encoder", {"mlp_ratio": "4"}, "mlp_ratio is '4'; it must be a number above 0"),
+        ("donut-base", "encoder", {"depths": "many"}, "depths is 'many'. It must be a list of 1 or more entries"),
+        ("donut-base", "encoder", {"mlp_ratio": "4"}, "mlp_ratio is '4'. It must be a number above 0"),
         ("donut-base", "encoder", {"window_size": 70}, "window_size is 70. Of 60 x 80 patches, it may be at most 60"),
         ("donut-base", "encoder", {"use_absolute_embeddings": True}, "learned positions of patches are not counted"),
     ],

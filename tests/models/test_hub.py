@@ -91,10 +91,10 @@ def test_configuration_is_fetched_and_kept(analyze, hub, free_port):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("gated/model", "gated/model is gated: accept its terms on the Hub and log in"),
-        ("missing/model", "there is no missing/model on the Hub, or it is private"),
-        ("missing/llama-3.1-8b-it", "did you mean 'llama-3.1-8b'"),
-        ("empty/model", "empty/model holds no config.json on the Hub"),
+        ("gated/model", "gated/model: it is gated. Accept its terms on the Hub and log in"),
+        ("missing/model", "missing/model: it is not on the Hub, or private"),
+        ("missing/llama-3.1-8b-it", "Did you mean 'llama-3.1-8b'"),
+        ("empty/model", "empty/model: it holds no config.json on the Hub"),
         ("broken/model", "broken/model: the Hub refuses"),
     ],
 )

@@ -355,7 +355,7 @@ WRONG = [
 @pytest.mark.parametrize("stored", [stored for (stored,) in WRONG], ids=repr)
 def test_a_setting_that_cannot_be_is_refused_by_name(stored, of_text):
     config = {"text_config": {"quantization_config": stored}} if of_text else {"quantization_config": stored}
-    with pytest.raises(StagemeterError, match=r"^config.json: .*quantization_config") as refused:
+    with pytest.raises(StagemeterError, match=r"^config\.json[:,] .*quantization_config") as refused:
         read_quantization(config, "config.json")
     assert not isinstance(refused.value, UnknownStorageError)
     assert "\n" not in str(refused.value)
@@ -387,7 +387,7 @@ def _places(value):
 
 
 def test_a_model_whose_quantization_cannot_be_is_refused(described):
-    with pytest.raises(StagemeterError, match=r"config.json: quantization_config: bits is -4; it must be"):
+    with pytest.raises(StagemeterError, match=r"config\.json, quantization_config: bits is -4\. It must be"):
         described({"model_type": "llama", "quantization_config": {"quant_method": "awq", "bits": -4}} | SMALL_LLAMA)
 
 

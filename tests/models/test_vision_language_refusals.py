@@ -32,12 +32,12 @@ def test_decoder_that_closed_forms_cannot_count_is_left_to_the_generic_family(tm
         (
             "llava-1.5-7b",
             {"vision_feature_select_strategy": 5},
-            "select_strategy is 5; it must be a text",
+            "select_strategy is 5. It must be a text",
         ),
         (
             "gemma-3-4b",
             {"vision_config": {"vision_use_head": "no"}},
-            "use_head is 'no'; it must be true or false",
+            "use_head is 'no'. It must be true or false",
         ),
         ("llava-1.5-7b", {"vision_config": 7}, "vision_config: it is 7. An object of settings is needed"),
         (

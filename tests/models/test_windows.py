@@ -94,5 +94,5 @@ def test_cache_is_what_transformers_keeps_where_a_configuration_has_a_window(tmp
 )
 def test_a_window_that_is_no_number_is_no_missing_window(tmp_path, model, window):
     (tmp_path / "config.json").write_text(json.dumps(with_window(describe_model(model).config, window)))
-    with pytest.raises(StagemeterError, match=r"config\.json.*: sliding_window is .*it must be a whole number"):
+    with pytest.raises(StagemeterError, match=r"config\.json.*: sliding_window is .*It must be a whole number"):
         describe_model(str(tmp_path))

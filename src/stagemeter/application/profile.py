@@ -92,9 +92,10 @@ def profile_page(config: ProfileConfig, *, experiment: str | None = None, run_na
 
 def _plan(config: ProfileConfig) -> _Plan:
     """Check that the workload can run here, before anything is built or logged."""
-    if config.weights != RANDOM and config.model == ProfileConfig.model_fields["model"].default:
+    of_weights = config.weights != RANDOM and config.model == ProfileConfig.model_fields["model"].default
+    if of_weights:
         config = config.model_copy(update={"model": config.weights})
-    model = describe_model(config.model, config.trust_remote_code)
+    model = describe_model(config.model, config.trust_remote_code, setting="weights" if of_weights else "model")
     weights = None if config.weights == RANDOM else outside_path(config.weights, "weights")
     if weights is not None:
         _require_weights_of(model, config, weights)
@@ -121,7 +122,7 @@ def _plan(config: ProfileConfig) -> _Plan:
 def _require_weights_of(model: ModelDescription, config: ProfileConfig, weights: Path) -> None:
     """Refuse a checkpoint that cannot be loaded, or is of another model."""
     if config.weights != config.model:
-        other = describe_model(config.weights, config.trust_remote_code)
+        other = describe_model(config.weights, config.trust_remote_code, setting="weights")
         # Families can share the class of their sizes.
         if (other.family.name, other.architecture.hash) != (model.family.name, model.architecture.hash):
             raise StagemeterError(

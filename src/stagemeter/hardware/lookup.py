@@ -38,10 +38,10 @@ def find_device(name: str, way_out: str = "") -> Device:
         return device
     candidates = _candidates(name)
     if len(candidates) > 1:
-        raise StagemeterError(f"device: {name!r} could be any of {', '.join(candidates)}. Name one of them.")
+        raise StagemeterError(f"device: {name!r} could be any of {', '.join(candidates)}. Name one of them")
     near = candidates or _similar(name)
-    hint = f", did you mean {' or '.join(near)}?" if near else ";"
-    raise StagemeterError(f"unknown device {name!r}{hint} {'; '.join(filter(None, (_KNOWN, way_out)))}")
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise StagemeterError(f"device: {name!r} is unknown. {hint}{'; '.join(filter(None, (_KNOWN, way_out)))}")
 
 
 def device_peak(device: Device, dtype: str) -> Peak:
@@ -50,7 +50,7 @@ def device_peak(device: Device, dtype: str) -> Peak:
         known = ", ".join(device.peak_tflops)
         raise StagemeterError(
             f"{device.name}: it has no {dtype} rate, only {known}. Choose a --dtype of these, "
-            "or give --peak-tflops X --peak-gbps Y."
+            "or give --peak-tflops X --peak-gbps Y"
         )
     return Peak(
         name=device.name,
@@ -78,7 +78,7 @@ def given_peak(dtype: str, tflops: float, gbps: float | None) -> Peak:
 
 def _require_positive(option: str, value: float) -> None:
     if not 0 < value < _FASTEST:
-        raise StagemeterError(f"{option}: {value:g} is not a rate. Give a positive number below {_FASTEST:g}.")
+        raise StagemeterError(f"{option}: {value:g} is not a rate. Give a positive number below {_FASTEST:g}")
 
 
 def _words(name: str) -> list[str]:

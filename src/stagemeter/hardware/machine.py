@@ -47,13 +47,15 @@ def torch_device(device: str) -> torch.device:
         place = torch.device(device)
     except RuntimeError:
         raise StagemeterError(
-            f"no such device {device!r}: give cpu, cuda or cuda:N; 'meta' counts without weights"
+            f"device: there is no {device!r} in torch. Give cpu, cuda or cuda:N; 'meta' counts without weights"
         ) from None
     if place.type != "cuda":
         return place
     count = torch.cuda.device_count()
     if (place.index or 0) >= count:
-        raise StagemeterError(f"no such device {device!r}: torch {torch.__version__} sees {count} GPUs here; give cpu")
+        raise StagemeterError(
+            f"device: there is no {device!r} here, where torch {torch.__version__} sees {count} GPUs. Give cpu"
+        )
     return torch.device("cuda", torch.cuda.current_device() if place.index is None else place.index)
 
 

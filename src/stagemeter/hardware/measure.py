@@ -95,10 +95,10 @@ def measure_peak(device: str, dtype: str, progress: Progress | None = None) -> M
     import torch
 
     if dtype not in ITEM_SIZES:
-        raise StagemeterError(f"unknown data type {dtype!r}: measure one of {', '.join(ITEM_SIZES)}")
+        raise StagemeterError(f"dtype: {dtype!r} is unknown. Measure one of {', '.join(ITEM_SIZES)}")
     place = torch_device(device)
     if place.type not in ("cpu", "cuda"):
-        raise StagemeterError(f"device {device!r} cannot be measured, only cpu and cuda: give --peak-tflops X")
+        raise StagemeterError(f"device: {device!r} cannot be measured, only cpu and cuda. Give --peak-tflops X")
     kind, size = getattr(torch, dtype), _buffer_size(place)
     if progress is not None:
         progress(f"{dtype} products and memory of {device_name(place)}, about {_SECONDS:.0f} seconds")

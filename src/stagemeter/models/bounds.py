@@ -36,18 +36,18 @@ def require_bounded(config: Mapping[str, Any], source: str) -> None:
         elif isinstance(value, list):
             parts += [(key, part) for part in value]
         elif isinstance(value, int) and abs(value) > (most := _most(key)):
-            raise StagemeterError(f"{source}: {shown(key)[1:-1]} is {shown(value)}; it may be at most {most}")
+            raise StagemeterError(f"{source}: {shown(key)[1:-1]} is {shown(value)}. It must be at most {most}")
 
 
 def _require_kind(key: str, value: Any, source: str) -> None:
     """Refuse the wrong type in a setting that chooses a family or describes a part."""
     if key == "model_type" and not (value is None or isinstance(value, str)):
-        raise StagemeterError(f"{source}: model_type is {shown(value)}; write one name as text")
+        raise StagemeterError(f"{source}: model_type is {shown(value)}. It must be one name as text")
     names = [] if value is None else value
     if key == "architectures" and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise StagemeterError(f"{source}: architectures is {shown(value)}; write a list of names of classes")
+        raise StagemeterError(f"{source}: architectures is {shown(value)}. It must be a list of names of classes")
     if key.endswith("_config") and not (value is None or isinstance(value, Mapping)):
-        raise StagemeterError(f"{source}: {key} is {shown(value)}; write an object of settings, or leave it out")
+        raise StagemeterError(f"{source}: {key} is {shown(value)}. It must be an object of settings, or left out")
 
 
 def _most(key: str) -> float:

@@ -58,7 +58,9 @@ def class_name(architectures: Sequence[str] | None, kind: str) -> str:
         mapping: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
         if kind in mapping:
             return str(mapping[kind])
-    raise StagemeterError(f"transformers has no class of the type {kind!r} that writes text")
+    raise StagemeterError(
+        f"model_type: transformers has no class of the type {kind!r} that writes text. Give a model that does"
+    )
 
 
 def _without_weights(make: Callable[..., Any], config: Any, **options: Any) -> Any:

@@ -39,11 +39,12 @@ class ModelFiles:
     code: str | None = None
 
 
-def find_files(model: str) -> ModelFiles:
+def find_files(model: str, setting: str = "model") -> ModelFiles:
     """Find the files of a model, or raise StagemeterError if there are none or ``config.json`` cannot be read.
 
     `model` is, in this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself;
     or the id of a repository on the Hugging Face Hub, such as ``org/name``. Only settings are fetched from there.
+    `setting` names the input in errors.
     """
     configurations = shipped_in_families()
     if model in configurations:
@@ -53,7 +54,7 @@ def find_files(model: str) -> ModelFiles:
         shipped = shipped_without_family()[model]
         files = ProcessorFiles(shipped.preprocessing, image_source=f"the shipped preprocessor_config.json of {model}")
         return ModelFiles(shipped.config, f"the shipped configuration of {model}", lambda: files)
-    path = outside_path(model, "--model")
+    path = outside_path(model, setting)
     if path.is_dir() or path.is_file():
         folder, file = (path, path / _CONFIG) if path.is_dir() else (path.parent, path)
         config = read_config(folder) if path.is_dir() else _read_json(path)
@@ -61,7 +62,7 @@ def find_files(model: str) -> ModelFiles:
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
         config = _read_json(fetch(model, _CONFIG, _suggestion(model)))
         return ModelFiles(config, f"{_CONFIG} of {model}", partial(_fetched_processor, model), model)
-    raise StagemeterError(f"unknown model {model!r}: {_suggestion(model)}")
+    raise StagemeterError(f"{setting}: {model!r} is unknown. {_suggestion(model)}")
 
 
 def shipped_models() -> list[str]:
@@ -71,14 +72,14 @@ def shipped_models() -> list[str]:
 
 def _suggestion(model: str) -> str:
     close = difflib.get_close_matches(model.rpartition("/")[2].lower(), shipped_models(), n=3)
-    named = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{named}`stagemeter models` lists those that are shipped; or give a folder that holds a config.json"
+    named = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{named}Give a name of `stagemeter models`, or a folder that holds a config.json"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the ``config.json`` of a checkpoint's folder."""
     if not (folder / _CONFIG).exists():
-        raise StagemeterError(f"{folder} holds no config.json: give the folder of a checkpoint")
+        raise StagemeterError(f"{folder}: it holds no config.json. Give the folder of a checkpoint")
     return _read_json(folder / _CONFIG)
 
 

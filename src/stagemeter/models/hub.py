@@ -16,27 +16,31 @@ def fetch(repository: str, name: str, hint: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    enough = "a folder that holds its config.json is enough: give that as --model"
+    enough = "give a folder that holds its config.json"
     try:
         # A download would retry for half a minute before it fails.
         get_hf_file_metadata(hf_hub_url(repository, name), timeout=_TIMEOUT)
         return Path(hf_hub_download(repository, name))
     except GatedRepoError as error:
         raise StagemeterError(
-            f"{repository} is gated: accept its terms on the Hub and log in with `hf auth login`, or {enough}"
+            f"{repository}: it is gated. Accept its terms on the Hub and log in with `hf auth login`, or {enough}"
         ) from error
     except RepositoryNotFoundError as error:
-        raise StagemeterError(f"there is no {repository} on the Hub, or it is private: {hint}") from error
+        raise StagemeterError(f"{repository}: it is not on the Hub, or private. {hint}") from error
     except EntryNotFoundError as error:
-        raise StagemeterError(f"{repository} holds no {name} on the Hub; {enough}") from error
+        raise StagemeterError(f"{repository}: it holds no {name} on the Hub. Take another, or {enough}") from error
     except HfHubHTTPError as error:
-        raise StagemeterError(f"{repository}: the Hub refuses ({_first_line(error)}); {enough}") from error
+        raise StagemeterError(
+            f"{repository}: the Hub refuses ({_first_line(error)}). Try again, or {enough}"
+        ) from error
     except Exception as error:
         # A missing network raises many kinds of errors.
         kept = try_to_load_from_cache(repository, name)
         if isinstance(kept, str):
             return Path(kept)
-        raise StagemeterError(f"{repository}: the Hub cannot be reached ({_first_line(error)}); {enough}") from error
+        raise StagemeterError(
+            f"{repository}: the Hub cannot be reached ({_first_line(error)}). Try again, or {enough}"
+        ) from error
 
 
 def fetch_if_there(repository: str, name: str, hint: str) -> Path | None:

@@ -79,7 +79,7 @@ class ModelDescription:
         return model
 
 
-def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescription:
+def describe_model(model: str, trust_remote_code: bool = False, *, setting: str = "model") -> ModelDescription:
     """Find a model.
 
     Parameters
@@ -89,13 +89,15 @@ def describe_model(model: str, trust_remote_code: bool = False) -> ModelDescript
     trust_remote_code : bool
         Whether Python code that comes with the configuration may run if neither a family nor transformers has the
         model. It can do whatever you can.
+    setting : str
+        Name of the input in errors, such as ``--weights``.
 
     Raises
     ------
     StagemeterError
         If there is no such model, or its configuration cannot be used.
     """
-    return _described(model, find_files(model), trust_remote_code)
+    return _described(model, find_files(model, setting), trust_remote_code)
 
 
 def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
@@ -108,7 +110,7 @@ def with_adapter(model: ModelDescription, path: str | None) -> ModelDescription:
         stage.adapter(model.architecture, dict.fromkeys(stage.variables, 0), adapter)
     elif model.family.has_closed_forms:
         raise StagemeterError(
-            f"adapter {path}: {model.name} is of the family {model.family.name}, which knows none; leave it out"
+            f"adapter: {path} stands beside {model.name}, whose family {model.family.name} counts none. Leave it out"
         )
     return replace(model, adapter=adapter)
 
@@ -146,12 +148,16 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
     known = transformers_has(config)
     code = files.code if trust_remote_code and OWN_CODE in config and not known else None
     if not known and code is None:
-        raise beyond or untaken(config, source)
+        raise untaken(config, source) if beyond is None else _unknown(beyond)
     try:
         made, generic = make_family(config, files.processor().image, source, code)
     except StagemeterError as error:
-        raise StagemeterError(". ".join([*notes, str(error)])) from error
+        raise StagemeterError(". ".join([str(error), *(f"It was {note}" for note in notes)])) from error
     return _with_quantization(ModelDescription(model, made, generic, config, source, notes=notes))
+
+
+def _unknown(beyond: BeyondFamilyError) -> StagemeterError:
+    return StagemeterError(f"model: {beyond}, and transformers does not have it. Change the setting")
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:

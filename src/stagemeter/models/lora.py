@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.files import outside_path, shown
+from stagemeter.core.files import outside_path
 from stagemeter.core.json_text import read_json_object
 from stagemeter.core.patterns import matches_whole, require_pattern
+from stagemeter.models.settings import Settings
 
 FILE = "adapter_config.json"
 #: Settings of adapters that are not counted, with the values of a plain adapter.
@@ -65,13 +66,15 @@ class Adapter:
         """Return whether it stands beside equal layers, or raise StagemeterError if only beside some of them."""
         taken = {self.takes(module, head) for module in modules}
         if len(taken) > 1:
-            raise StagemeterError(f"{self.source}: target_modules names {next(iter(modules))} in some layers only")
+            raise StagemeterError(
+                f"{self.source}: target_modules names {next(iter(modules))} in some layers only. Name all or none"
+            )
         return taken == {True}
 
     def no_target(self, known: Sequence[str]) -> StagemeterError:
         """Return the error for an adapter that stands beside nothing."""
         return StagemeterError(
-            f"{self.source}: target_modules {self.targets!r} names no linear layer of the decoder; there are "
+            f"{self.source}: target_modules {self.targets!r} names no linear layer of the decoder. There are "
             f"{', '.join(sorted(set(known)))}"
         )
 
@@ -91,22 +94,20 @@ class AdapterFound:
 
 def read_adapter(path: str) -> Adapter:
     """Read an adapter from its folder or ``adapter_config.json`` without weights; refuse kinds that are not counted."""
-    given = outside_path(path, "--adapter")
+    given = outside_path(path, "adapter")
     file = given / FILE if given.is_dir() else given
     if not file.exists():
-        raise StagemeterError(f"there is no {file}: give an adapter's folder, or its {FILE}")
-    settings = read_json_object(file)
-    if settings.get("peft_type") != "LORA":
-        raise StagemeterError(f"{file}: peft_type is {shown(settings.get('peft_type'))}; 'LORA' alone is counted")
-    rank, targets = settings.get("r"), settings.get("target_modules")
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise StagemeterError(f"{file}: r is {rank!r}; it must be a whole number, 1 or more")
+        raise StagemeterError(f"adapter: there is no {file}. Give an adapter's folder, or its {FILE}")
+    settings = Settings(read_json_object(file), str(file))
+    if settings.values.get("peft_type") != "LORA":
+        raise settings.wrong("peft_type", "'LORA'; other kinds are not counted")
+    rank, targets = settings.whole("r"), settings.values.get("target_modules")
     for name, plain in _NOT_COUNTED.items():
-        if settings.get(name) not in plain:
-            raise StagemeterError(f"{file}: {name} is {settings[name]!r}: such adapters are not counted")
+        if settings.values.get(name) not in plain:
+            settings.refuse(name, settings.values[name], "such adapters are not counted")
     if isinstance(targets, str):
         require_pattern(targets, f"{file}: target_modules")
         return Adapter(rank, targets, str(file))
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
-        raise StagemeterError(f"{file}: target_modules is {targets!r}; it must be a list of names, or one expression")
+        raise settings.wrong("target_modules", "a list of names, or one expression")
     return Adapter(rank, tuple(targets), str(file))

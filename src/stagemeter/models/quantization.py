@@ -17,7 +17,7 @@ from typing import Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.patterns import matches_beginning
 from stagemeter.core.weight_storage import QuantizedMatrix
-from stagemeter.models.quantization_settings import QuantizationSettings
+from stagemeter.models.settings import Settings
 
 _FLOAT32, _FLOAT16, _FLOAT8 = 32, 16, 8
 #: Routers: transformers never quantizes them, whatever a configuration says.
@@ -36,12 +36,67 @@ _FORMATS = (
     *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized"),
     *("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized", "mixed-precision"),
 )
+#: Rows or columns: tensor sizes are 64-bit numbers, and so is their product.
+_MOST_VALUES = 2**31 - 1
+#: Group size that means all inputs of an output.
+_ALL = -1
+#: Rows and columns.
+_SIDES = 2
+#: Bits of a value in GPTQ. Source: transformers, ``GPTQConfig.post_init``.
+_GPTQ_BITS = (2, 3, 4, 8)
 #: Name of a layer's experts in transformers, and of a matrix of one in checkpoints.
 _AN_EXPERT = (".experts", ".experts.0.gate_proj")
 
 
 class UnknownStorageError(StagemeterError):
     """An unknown way of storing weights."""
+
+
+class QuantizationSettings(Settings):
+    """The content of a ``quantization_config``, or a part of it."""
+
+    __slots__ = ()
+
+    def bits(self, key: str, default: int | None = None) -> int:
+        """Return a number of bits: 1 to 32."""
+        return self.whole(key, default, most=_FLOAT32)
+
+    def gptq_bits(self, key: str, default: int | None = None) -> int:
+        """Return a number of bits that GPTQ has."""
+        value = self.whole(key, default)
+        if value not in _GPTQ_BITS:
+            raise self.wrong(key, "2, 3, 4 or 8")
+        return value
+
+    def group(self, key: str, default: int | None = None) -> int:
+        """Return how many inputs share a scale; 0 for all of them, which configurations write as -1."""
+        if self.values.get(key) == _ALL and not isinstance(self.values[key], float):
+            return 0
+        return self.whole(key, default, most=_MOST_VALUES)
+
+    def block(self, key: str, needed: bool = False) -> tuple[int, ...]:
+        """Return rows and columns of the blocks that share a scale; empty without blocks, unless `needed`."""
+        if self.values.get(key) is None and not needed:
+            return ()
+        if len(self.listed(key)) != _SIDES:
+            raise self.wrong(key, "a list of two whole numbers: rows and columns of a block")
+        return self.wholes(key, most=_MOST_VALUES)
+
+    def texts(self, key: str, needed: bool = False) -> tuple[str, ...]:
+        """Return a list of texts; empty if it is missing, unless it is `needed`."""
+        if self.values.get(key) is None and not needed:
+            return ()
+        value = self.listed(key)
+        if not all(isinstance(text, str) for text in value):
+            raise self.wrong(key, "a list of texts")
+        return tuple(value)
+
+    def nested_texts(self, key: str) -> tuple[str, ...]:
+        """Return the texts of a list of lists; empty if it is missing."""
+        lists = [] if self.values.get(key) is None else self.listed(key)
+        if not all(isinstance(inner, list) and all(isinstance(text, str) for text in inner) for inner in lists):
+            raise self.wrong(key, "a list of lists of texts")
+        return tuple(text for inner in lists for text in inner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ def untaken(config: Mapping[str, Any], source: str) -> StagemeterError:
     if OWN_CODE in config:
         code = f"; it names code of its own ({OWN_CODE}), which is not run without --trust-remote-code"
     return StagemeterError(
-        f"{source} describes {named} (model_type {kind!r}), which no family takes and transformers does not know"
-        f"{code}: {_nearest(kind)}"
+        f"{source}: it describes {named} (model_type {kind!r}), which no family takes and transformers does not know"
+        f"{code}. {_nearest(kind)}"
     )
 
 
@@ -42,5 +42,5 @@ def _nearest(kind: Any) -> str:
     names = list(families())
     close = difflib.get_close_matches(str(kind).replace("_", "-"), names, n=3)
     if close:
-        return f"near are {', '.join(close)}; `stagemeter models` lists all"
-    return f"known are {', '.join(names)}; docs/adding-a-model.md says how to add one"
+        return f"Near are {', '.join(close)}; `stagemeter models` lists all"
+    return f"Known are {', '.join(names)}; docs/adding-a-model.md says how to add one"

@@ -74,5 +74,5 @@ def test_another_architecture_is_refused(config):
 
 
 def test_unknown_device_is_refused(small_config):
-    with pytest.raises(StagemeterError, match="no such device 'tpu9000'"):
+    with pytest.raises(StagemeterError, match="device: there is no 'tpu9000'"):
         DeepSeekOCRSession.from_config(small_config, device="tpu9000")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, gated_layers, mixture_of_experts
 from stagemeter.models.settings import Settings
@@ -155,7 +154,7 @@ class Experts(FeedForward):
         """
         known, used = settings.whole(number), settings.whole(chosen)
         if used > known:
-            raise StagemeterError(f"{settings.source}: {chosen} is {used}, but {number} is {known}")
+            raise settings.conflict(f"{chosen} is {used}, but {number} is {known}")
         return cls(known, used, settings.whole(intermediate), **changes)
 
     @property

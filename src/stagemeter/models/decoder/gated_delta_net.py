@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
@@ -48,10 +47,7 @@ class GatedDeltaNet(Mixer):
     def read(cls, settings: Settings, fused: bool) -> GatedDeltaNet:
         """Read the sizes from a configuration of Qwen3-Next's kind."""
         keys, values = settings.whole("linear_num_key_heads"), settings.whole("linear_num_value_heads")
-        if values % keys:
-            raise StagemeterError(
-                f"{settings.source}: linear_num_value_heads {values} cannot be split into linear_num_key_heads {keys}"
-            )
+        settings.require_split("linear_num_value_heads", values, "linear_num_key_heads", keys)
         return cls(
             key_heads=keys,
             value_heads=values,

@@ -67,11 +67,7 @@ class GroupedQueryAttention(Mixer):
         """
         heads = settings.whole("num_attention_heads")
         key_value_heads = settings.whole("num_key_value_heads", heads)
-        if heads % key_value_heads:
-            raise StagemeterError(
-                f"{settings.source}: num_attention_heads {heads} cannot be split into num_key_value_heads "
-                f"{key_value_heads}"
-            )
+        settings.require_split("num_attention_heads", heads, "num_key_value_heads", key_value_heads)
         # transformers drops the remainder of the division.
         head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
         changes.setdefault("window", cached_window(settings))

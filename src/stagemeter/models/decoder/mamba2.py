@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
@@ -49,13 +48,11 @@ class StateSpace(Mixer):
         hidden, heads, width = settings.whole("hidden_size"), settings.whole("num_heads"), settings.whole("head_dim")
         expand = settings.number("expand")
         if int(expand * hidden) != heads * width:
-            raise StagemeterError(
-                f"{settings.source}: num_heads {heads} times head_dim {width} is not hidden_size {hidden} times expand "
-                f"{expand}"
+            raise settings.conflict(
+                f"num_heads {heads} times head_dim {width} is not hidden_size {hidden} times expand {expand}"
             )
         groups = settings.whole("n_groups")
-        if heads % groups:
-            raise StagemeterError(f"{settings.source}: num_heads {heads} cannot be split into n_groups {groups}")
+        settings.require_split("num_heads", heads, "n_groups", groups)
         return cls(
             heads=heads,
             head_width=width,

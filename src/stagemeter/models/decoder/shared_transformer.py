@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.core.errors import StagemeterError
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear, cached_attention
 from stagemeter.models.decoder.mamba2 import StateSpace
@@ -48,10 +47,7 @@ class SharedTransformer(Mixer):
     def read(cls, settings: Settings, states: StateSpace) -> SharedTransformer:
         """Read the sizes from a configuration of Zamba 2."""
         hidden, heads = settings.whole("hidden_size"), settings.whole("num_attention_heads")
-        if 2 * hidden % heads:
-            raise StagemeterError(
-                f"{settings.source}: twice hidden_size, {2 * hidden}, cannot be split into num_attention_heads {heads}"
-            )
+        settings.require_split("twice hidden_size,", 2 * hidden, "num_attention_heads", heads)
         return cls(
             heads=heads,
             key_value_heads=settings.whole("num_key_value_heads"),

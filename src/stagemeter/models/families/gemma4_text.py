@@ -33,7 +33,7 @@ def _read(settings: Settings) -> Decoder:
     if first_shared < len(windows) and not width:
         raise StagemeterError(
             f"{settings.source}: num_kv_shared_layers is {len(windows) - first_shared}, which transformers runs with "
-            "embeddings for each layer alone, but hidden_size_per_layer_input is 0"
+            "embeddings for each layer alone, but hidden_size_per_layer_input is 0. Change one of them"
         )
     made = Decoder.read(
         settings,
@@ -60,8 +60,8 @@ def _shared_layers(settings: Settings, windows: list[int]) -> int:
     own, sharing = windows[: len(windows) - shared], windows[len(windows) - shared :]
     if shared >= len(windows) or {*map(bool, sharing)} - {*map(bool, own)}:
         raise StagemeterError(
-            f"{settings.source}: num_kv_shared_layers is {shared} of {len(windows)} layers; each kind of layer needs "
-            "an earlier one that makes keys and values"
+            f"{settings.source}: num_kv_shared_layers is {shared} of {len(windows)} layers. Leave an earlier layer of "
+            "each kind, which makes keys and values"
         )
     return shared
 
@@ -102,8 +102,8 @@ def _feed_forward(settings: Settings, shared: bool) -> GatedFeedForward | Expert
         return dense
     if settings.values.get("num_kv_shared_layers"):
         raise StagemeterError(
-            f"{settings.source}: experts in layers that share keys and values, and run on the last token of a prompt "
-            "alone, are not part of this family"
+            f"{settings.source}: num_kv_shared_layers is {settings.values['num_kv_shared_layers']} in a model with "
+            "experts, which is not part of this family. Leave one of them out"
         )
     routed = Experts.read(settings, "num_experts", "moe_intermediate_size", chosen="top_k_experts", module="")
     return ExpertsBeside(dense, routed)

@@ -21,7 +21,9 @@ _NEXT, _DENSE, _EXPERTS = "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"
 def _read(settings: Settings) -> Decoder:
     kinds = settings.kinds("layer_types", (FULL, _LINEAR))
     if _LINEAR not in kinds:
-        raise StagemeterError(f"{settings.source}: layer_types holds no {_LINEAR}, which makes this family")
+        raise StagemeterError(
+            f"{settings.source}: layer_types holds no {_LINEAR}, which makes this family. Give such layers"
+        )
     bias, norms = settings.flag("attention_bias"), 2 * settings.whole("head_dim")
     full = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias, output_gate=True, norms=norms)
     linear = GatedDeltaNet.read(settings, fused=settings.values["model_type"] == _NEXT)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stagemeter.core.errors import StagemeterError
 from stagemeter.models.builders.text import text_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.mamba2 import StateSpace
@@ -24,7 +23,7 @@ def _read(settings: Settings) -> Decoder:
     settings.refuse("tie_word_embeddings", False, "transformers then shares no weights between layers, either")
     kinds = settings.kinds("layers_block_type", (_STATES, _BOTH))
     if len(set(kinds)) == 1:
-        raise StagemeterError(f"{settings.source}: layers_block_type holds one kind of layer; this family has both")
+        raise settings.wrong("layers_block_type", "a list of both kinds of layers")
     states = _states(settings)
     shared = SharedTransformer.read(settings, replace(states, module=f"mamba_decoder.{states.module}"))
     longest = _LONG if settings.flag("use_long_context") else settings.values.get("max_position_embeddings")
@@ -38,11 +37,8 @@ def _read(settings: Settings) -> Decoder:
 def _states(settings: Settings) -> StateSpace:
     heads, groups = settings.whole("n_mamba_heads"), settings.whole("mamba_ngroups")
     inner = settings.whole("mamba_expand") * settings.whole("hidden_size")
-    if inner % heads or heads % groups:
-        raise StagemeterError(
-            f"{settings.source}: mamba_expand times hidden_size, {inner}, cannot be split into n_mamba_heads {heads}, "
-            f"or those into mamba_ngroups {groups}"
-        )
+    settings.require_split("mamba_expand times hidden_size,", inner, "n_mamba_heads", heads)
+    settings.require_split("n_mamba_heads", heads, "mamba_ngroups", groups)
     return StateSpace(
         heads=heads,
         head_width=inner // heads,

@@ -2,3 +2,5 @@
 
 #: Name of the family of such a model.
 NAME = "generic"
+#: What to do with a model whose parts cannot be told or run.
+AS_MODULE = "Count it by stagemeter.analyze, as any module"

@@ -14,6 +14,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.decoder.kv_cache import RecordedCache, recorded
 from stagemeter.models.family import CacheRecorder
+from stagemeter.models.generic import AS_MODULE
 from stagemeter.models.generic.parts import parameters_of
 
 
@@ -24,7 +25,9 @@ def cache_name(model: Any) -> str:
         for name in ("past_key_values", "cache_params"):
             if name in parameters:
                 return name
-    raise StagemeterError(f"{type(model).__name__} takes no cache: every new token runs all that came before again")
+    raise StagemeterError(
+        f"model: {type(model).__name__} takes no cache, so every new token runs all that came before again. {AS_MODULE}"
+    )
 
 
 def new_cache(model: Any, recorder: CacheRecorder) -> Any:
@@ -51,7 +54,7 @@ def own_cache(model: Any) -> Any:
         if isinstance(kind, type) and issubclass(kind, DynamicCache) and kind.__module__ == type(model).__module__
     ]
     if len(found) != 1:
-        raise StagemeterError(f"{type(model).__name__} keeps a cache of its own kind, which is not known")
+        raise StagemeterError(f"model: {type(model).__name__} keeps a cache of its own kind. {AS_MODULE}")
     return found[0]
 
 
@@ -68,7 +71,7 @@ def require_kept(model: Any, cache: Any) -> None:
     """Refuse a model that keeps nothing in its cache: a decode step would attend only to itself."""
     if not any(tensor.numel() for tensor in tensors_of_cache(cache)):
         raise StagemeterError(
-            f"{type(model).__name__} keeps nothing of what came before: every new token runs all of it again"
+            f"model: {type(model).__name__} keeps nothing of what came before, and runs it all again. {AS_MODULE}"
         )
 
 

@@ -15,7 +15,7 @@ from stagemeter.models.build import build_from_code, build_from_settings, class_
 from stagemeter.models.decoder.decoder import ENDLESS
 from stagemeter.models.decoder.quantized import quantized_weights
 from stagemeter.models.family import Family, Runner, Stage, StageParameters
-from stagemeter.models.generic import NAME
+from stagemeter.models.generic import AS_MODULE, NAME
 from stagemeter.models.generic.caches import keeps_states, own_cache
 from stagemeter.models.generic.features import page_rules, prompt_tokens
 from stagemeter.models.generic.found import FoundModel
@@ -79,7 +79,7 @@ def make_family(
             model = build_from_code(code) if code else build_from_settings(settings)
     except Exception as error:
         raise StagemeterError(
-            f"{source} cannot be made a model of type {config.get('model_type')!r}: {type(error).__name__}: {error}"
+            f"{source}: it cannot be made a model of type {config.get('model_type')!r} ({_told(error)}). Mend the file"
         ) from error
     known.forget(model.parameters())
     try:
@@ -89,10 +89,13 @@ def make_family(
         raise
     except Exception as error:
         raise StagemeterError(
-            f"{type(model).__name__}, made of {source}, does not run on shapes alone: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}"
+            f"{source}: {type(model).__name__}, made of it, does not run on shapes alone ({_told(error)}). {AS_MODULE}"
         ) from error
     return _family(found, shares), found
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _family(found: FoundModel, shares: Shares) -> Family[FoundModel]:
@@ -236,5 +239,5 @@ def _notes(found: FoundModel, shares: Shares) -> tuple[str, ...]:
 
 def _not_from_sizes(sizes: Mapping[str, Any]) -> Any:
     raise StagemeterError(
-        "a model that no family takes is not known by its sizes: analyze it again at the workload that is wanted"
+        "model: sizes do not describe one that no family takes. Analyze it again at the wanted workload"
     )

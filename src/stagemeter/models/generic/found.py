@@ -114,7 +114,7 @@ def page_of(found: FoundModel, workload: Workload) -> dict[str, Any]:
 def text_tokens(found: FoundModel, batch: int, tokens: int, image: int = 0) -> torch.Tensor:
     """Return token ids: one that begins the sequence, `image` placeholders of a page, then text."""
     if image > tokens:
-        raise StagemeterError(f"a prompt of {tokens:,} tokens has no room for a page of {image:,}")
+        raise StagemeterError(f"seq_len: a prompt of {tokens:,} tokens has no room for a page of {image:,}. Give more")
     before = min(1, tokens - image)
     row = [_TEXT_TOKEN] * tokens
     row[before : before + image] = [_placeholder(found.model.config)] * image

@@ -56,7 +56,8 @@ def prepare_page(config: Any, settings: Mapping[str, Any], page: Image.Image, ba
         made = processor([page] * batch, return_tensors="pt")
     except Exception as error:
         raise StagemeterError(
-            f"{kind.__name__} refuses a page of {page.width} x {page.height}: {type(error).__name__}: {error}"
+            f"page: {kind.__name__} refuses {page.width} x {page.height} ({type(error).__name__}: {error}). "
+            "Give another page"
         ) from error
     source = "preprocessor_config.json" if settings else "its own defaults and the sizes of the vision tower"
     return Page(dict(made), f"views are those of transformers' {kind.__name__} with {source}")
@@ -80,8 +81,8 @@ def _processor_class(model_type: str, settings: Mapping[str, Any]) -> Any:
             return found
     if known:
         raise StagemeterError(
-            f"{known.get('torchvision')}, which prepares pages for {model_type}, needs torchvision: "
-            "pip install torchvision"
+            f"model: {known.get('torchvision')}, which prepares pages for {model_type}, needs torchvision. "
+            "Run pip install torchvision"
         )
     return None
 
@@ -135,7 +136,8 @@ def _square(config: Any, batch: int) -> Page:
     side, channels = getattr(tower, "image_size", None), getattr(tower, "num_channels", 3)
     if not isinstance(side, int):
         raise StagemeterError(
-            f"transformers has no image processor for {config.model_type}, and its configuration gives no image_size"
+            f"model: transformers has no image processor for {config.model_type}, and its configuration gives no "
+            "image_size. Add it"
         )
     return Page(
         {"pixel_values": torch.zeros(batch, channels, side, side)},

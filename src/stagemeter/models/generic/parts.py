@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.models.generic import AS_MODULE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +56,7 @@ def find_parts(model: Any) -> Parts:
     names = {id(module): name for name, module in model.named_modules()}
     output = model.get_output_embeddings() or _widest(model)
     if output is None:
-        raise StagemeterError(f"{kind} has no module that makes logits: no stage can be told from another")
+        raise StagemeterError(f"model: {kind} has no module that makes logits. {AS_MODULE}")
     encoder = _encoder(model, names)
     outside = [output, *([model.get_submodule(encoder)] if encoder else [])]
     language = _decoder(model, names, outside, kind)
@@ -70,7 +71,9 @@ def find_parts(model: Any) -> Parts:
     crosses = getattr(model.config.get_text_config(decoder=True), "add_cross_attention", True)
     attends = attends or (bool(vision) and image_features(model) is None and _STATES in decoder_takes and crosses)
     if vision and _is_inside(vision, language):
-        raise StagemeterError(f"{kind} has its vision tower {vision} inside of its language model {language}")
+        raise StagemeterError(
+            f"model: {kind} has its vision tower {vision} inside of its language model {language}. {AS_MODULE}"
+        )
     named = [part for part in (language, head, encoder, vision) if part]
     head_modules = _called(model, head)
     owned = {parameter for part in named for parameter in model.get_submodule(part).parameters()}
@@ -147,7 +150,7 @@ def _decoder(model: Any, names: dict[int, str], outside: list[nn.Module], kind: 
     whole = model.get_decoder()
     if names.get(id(whole)) and not any(part in set(whole.modules()) for part in outside[1:]):
         return names[id(whole)]
-    raise StagemeterError(f"{kind} does not say which of its modules is its decoder")
+    raise StagemeterError(f"model: {kind} does not say which of its modules is its decoder. {AS_MODULE}")
 
 
 def _vision(model: Any, names: dict[int, str]) -> str:

@@ -58,8 +58,8 @@ def find_shares(found: FoundModel) -> tuple[Shares, FoundModel]:
     encoder = (parts.encoder,) if parts.encoder else ()
     if found.reads_pages and not (order and (before or inside.pages or any(split[part].called for part in candidates))):
         raise StagemeterError(
-            f"{type(found.model).__name__} is given a page and nothing of it looks at one: its configuration may lack "
-            "the token that stands for a page, such as image_token_id"
+            f"model: {type(found.model).__name__} is given a page, and nothing of it looks at one. Give its "
+            "configuration the token that stands for a page, such as image_token_id"
         )
     # Without a tower, the modules that make embeddings of pixels are the tower.
     vision, projector = (split[parts.vision].called, before) if parts.vision else (before, ())
