@@ -18,14 +18,11 @@ from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
-from stagemeter.models.vision.vit import vision_transformer
+from stagemeter.models.vision.vit import siglip
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
-    sizes.require("model_type", "siglip_vision_model", "its encoder")
-    sizes.require("vision_use_head", False, "its encoder")
-    vision = vision_transformer(sizes)
+    decoder, vision = text_decoder(settings), siglip(settings.part("vision_config"))
     tokens = settings.whole("mm_tokens_per_image")
     if math.isqrt(tokens) ** 2 != tokens or vision.side % math.isqrt(tokens):
         raise StagemeterError(

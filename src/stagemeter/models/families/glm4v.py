@@ -34,7 +34,7 @@ _DOWNSAMPLE, _MERGER = f"{_VISION}.downsample", f"{_VISION}.merger"
 _PIXELS_OF_CLASS = 112 * 112, 28 * 28 * 15_000
 _EXPERTS = "glm4v_moe"
 #: Limits of the pixels of a page, which is doubled (``preprocessor_config.json`` of the published models).
-PIXELS = (12_544, 9_633_792)
+_PIXELS = (12_544, 9_633_792)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,17 @@ def _run_merger(model: Any, sizes: GlmVArchitecture, workload: Workload) -> None
     model.get_submodule(_MERGER)(model.get_submodule(_DOWNSAMPLE)(patches).view(tokens, vision.outputs))
 
 
+def glm_vision(sizes: Settings, decoder: Decoder, **options: Any) -> QwenVision:
+    """Read the encoder; `options` are those of `qwen_vision` that differ."""
+    return qwen_vision(sizes, decoder.hidden, _PIXELS, gated=True, norm_bias=False, patch_bias=True, **options)
+
+
 def _read(settings: Settings) -> GlmVArchitecture:
     sizes, text = settings.part("vision_config"), text_settings(settings)
     language = _mixture(text) if settings.values["model_type"] == _EXPERTS else _dense(text)
-    vision = qwen_vision(
+    vision = glm_vision(
         sizes,
-        language.hidden,
-        PIXELS,
-        gated=True,
-        norm_bias=False,
-        patch_bias=True,
+        language,
         # The feed-forward network is as wide as the tokens; `intermediate_size` is the width of the merger's.
         intermediate=sizes.whole("out_hidden_size"),
         positions=(sizes.whole("image_size") // sizes.whole("patch_size")) ** 2,

@@ -9,10 +9,9 @@ from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.families import text_settings
-from stagemeter.models.families.glm4v import PIXELS, GlmVArchitecture, glm_v_family
+from stagemeter.models.families.glm4v import GlmVArchitecture, glm_v_family, glm_vision
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.merging import qwen_vision
 
 
 def _read(settings: Settings) -> GlmVArchitecture:
@@ -21,13 +20,9 @@ def _read(settings: Settings) -> GlmVArchitecture:
     layer = Layer(GroupedQueryAttention.read(text), feed_forward, text.whole("num_hidden_layers"), norms=4)
     language = Decoder.read(text, [layer])
     bias = sizes.flag("attention_bias")
-    vision = qwen_vision(
+    vision = glm_vision(
         sizes,
-        language.hidden,
-        PIXELS,
-        gated=True,
-        norm_bias=False,
-        patch_bias=True,
+        language,
         intermediate=sizes.whole("intermediate_size"),
         bias=bias,
         output_bias=bias,

@@ -11,15 +11,13 @@ from stagemeter.models.builders.vision_language import Pages, VisionLanguageArch
 from stagemeter.models.families import text_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector
-from stagemeter.models.vision.vit import vision_transformer
+from stagemeter.models.vision.vit import clip
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
-    sizes.require("model_type", "clip_vision_model", "its encoder")
+    decoder, vision = text_decoder(settings), clip(settings.part("vision_config"))
     settings.require("vision_feature_layer", -2, "what it takes of its encoder")
     settings.require("vision_feature_select_strategy", "default", "what it takes of its encoder")
-    vision = vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
     bias = settings.flag("multimodal_projector_bias")
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=2, bias=bias)
     return VisionLanguageArchitecture(vision, projector, decoder)

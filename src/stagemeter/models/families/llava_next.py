@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import square_encoder, square_projector
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
-from stagemeter.models.pages.settings import ProcessorSettings
+from stagemeter.models.pages.settings import Canvases, ProcessorSettings, canvases_of
 from stagemeter.models.pages.square_views import require_tokens, square_views
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import Projector
-from stagemeter.models.vision.vit import vision_transformer
+from stagemeter.models.vision.vit import clip, siglip
 
 _ONEVISION = "llava_onevision"
 #: Layer that features come from, and whether they keep the class token.
@@ -42,43 +43,32 @@ class TiledArchitecture(VisionLanguageArchitecture):
     cut. The tokens of `most_views` and a tenth limit those of the tiles; 0 without a limit.
     """
 
-    canvases: tuple[tuple[int, int], ...]
+    canvases: Canvases
     most_views: int
 
 
 def _read(settings: Settings) -> TiledArchitecture:
-    kind = settings.values["model_type"]
-    sizes, decoder = settings.part("vision_config"), text_decoder(settings)
+    kind, decoder = settings.values["model_type"], text_decoder(settings)
+    onevision = kind == _ONEVISION
+    vision = (siglip if onevision else clip)(settings.part("vision_config"))
     layer, strategy = _FEATURES[kind]
     kept: dict[str, Any] = {"vision_feature_layer": layer, "vision_feature_select_strategy": strategy}
-    sizes.require("model_type", "siglip_vision_model" if kind == _ONEVISION else "clip_vision_model", "its encoder")
-    if kind == _ONEVISION:
-        kept["vision_aspect_ratio"] = _MOST_VIEWS
-        sizes.require("vision_use_head", False, "its encoder")
-    for key, value in kept.items():
+    for key, value in (kept | ({"vision_aspect_ratio": _MOST_VIEWS} if onevision else {})).items():
         settings.require(key, value, "what it takes of its encoder")
-    clip = kind != _ONEVISION
-    vision = vision_transformer(sizes, class_token=clip, patch_bias=not clip, outer_norms=2 if clip else 1)
     bias = settings.flag("multimodal_projector_bias")
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=2, bias=bias)
-    most = int(_MOST_VIEWS.rpartition("_")[2]) if kind == _ONEVISION else 0
+    most = int(_MOST_VIEWS.rpartition("_")[2]) if onevision else 0
     return TiledArchitecture(vision, projector, decoder, _canvases(settings, vision.image_size), most)
 
 
-def _canvases(settings: Settings, side: int) -> tuple[tuple[int, int], ...]:
-    canvases = settings.values.get("image_grid_pinpoints")
-    whole = isinstance(canvases, (list, tuple)) and all(
-        isinstance(canvas, (list, tuple))
-        and len(canvas) == 2
-        and all(isinstance(edge, int) and edge > 0 and edge % side == 0 for edge in canvas)
-        for canvas in canvases
-    )
-    if not whole or not canvases:
+def _canvases(settings: Settings, side: int) -> Canvases:
+    canvases = canvases_of(settings.values.get("image_grid_pinpoints"), side)
+    if canvases is None:
         raise StagemeterError(
-            f"{settings.source}: image_grid_pinpoints is {canvases!r}. It must list heights and widths that are "
-            f"multiples of the view's {side} pixels"
+            f"{settings.source}: image_grid_pinpoints is {shown(settings.values.get('image_grid_pinpoints'))}. It must "
+            f"list heights and widths that are multiples of the view's {side} pixels"
         )
-    return tuple((height, width) for height, width in canvases)
+    return canvases
 
 
 def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
@@ -101,7 +91,7 @@ def _rules(sizes: TiledArchitecture, settings: ProcessorSettings) -> PageRules:
     return PageRules(page)
 
 
-def best_canvas(canvases: tuple[tuple[int, int], ...], width: int, height: int) -> tuple[int, int]:
+def best_canvas(canvases: Canvases, width: int, height: int) -> tuple[int, int]:
     """Return the canvas that keeps most of a page, and of several the one that wastes least.
 
     Source: transformers, ``image_processing_utils.py``, ``select_best_resolution``.

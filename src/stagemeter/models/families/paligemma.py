@@ -12,22 +12,20 @@ from stagemeter.models.decoder.grouped_query import refuse_window
 from stagemeter.models.families import text_decoder
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import Projector, require_width
-from stagemeter.models.vision.vit import vision_transformer
+from stagemeter.models.vision.vit import siglip
 
 
 def _read(settings: Settings) -> VisionLanguageArchitecture:
-    sizes, text = settings.part("vision_config"), settings.part("text_config").values
+    text = settings.part("text_config").values
     # With a window, transformers fails on its own masks for a page.
     refuse_window(settings.part("text_config"))
     # Attention is bidirectional in any case.
     decoder = text_decoder(
         Settings({**settings.values, "text_config": {**text, "use_bidirectional_attention": None}}, settings.source)
     )
-    sizes.require("model_type", "siglip_vision_model", "its encoder")
-    sizes.require("vision_use_head", False, "its encoder")
+    vision = siglip(settings.part("vision_config"))
     # transformers overwrites the settings of the parts (PaliGemmaConfig.__post_init__).
     require_width(settings, "projection_dim", decoder.hidden, "the decoder")
-    vision = vision_transformer(sizes)
     projector = Projector(vision.hidden, decoder.hidden, vision.side**2, layers=1, bias=True)
     return VisionLanguageArchitecture(vision, projector, decoder)
 

@@ -117,12 +117,11 @@ class PageSettings:
     def canvases(self, key: str, published: Canvases, default: Canvases, side: int) -> Canvases:
         """Return heights and widths in pixels that are multiples of a view's side."""
         found = self._find((key,), published, default)
-        given = found.value
-        whole = isinstance(given, (list, tuple)) and 0 < len(given) <= MOST_TILES
-        if not whole or not all(_is_canvas(canvas, side) for canvas in given):
+        given = canvases_of(found.value, side)
+        if given is None:
             self._refuse(found, f"it must be a list of heights and widths that are multiples of the view's {side}")
         self.limits[key] = Limit(f"{len(given)} canvases", found.origin)
-        return tuple((height, width) for height, width in given)
+        return given
 
     def require(self, *keys: str, needed: Any, default: Any = None, why: str = "the encoder is made for") -> None:
         """Refuse a setting that contradicts the model.
@@ -240,6 +239,14 @@ class ProcessorSettings:
             return None
         listed = "; ".join(f"{', '.join(values)}, from {origin}" for origin, values in by_origin.items())
         return f"limits of {'videos' if video else 'pages'}: {listed}"
+
+
+def canvases_of(given: Any, side: int) -> Canvases | None:
+    """Return heights and widths in pixels that are multiples of a view's side; None if a value is something else."""
+    listed = isinstance(given, (list, tuple)) and 0 < len(given) <= MOST_TILES
+    if not listed or not all(_is_canvas(canvas, side) for canvas in given):
+        return None
+    return tuple((height, width) for height, width in given)
 
 
 def _is_canvas(canvas: Any, side: int) -> bool:

@@ -136,6 +136,19 @@ def vision_transformer(sizes: Settings, **options: Any) -> VisionTransformer:
     )
 
 
+def siglip(sizes: Settings) -> VisionTransformer:
+    """Read SigLIP's vision transformer; one of another kind, or with a head, is left to the generic family."""
+    sizes.require("model_type", "siglip_vision_model", "its encoder")
+    sizes.require("vision_use_head", False, "its encoder")
+    return vision_transformer(sizes)
+
+
+def clip(sizes: Settings) -> VisionTransformer:
+    """Read CLIP's vision transformer; one of another kind is left to the generic family."""
+    sizes.require("model_type", "clip_vision_model", "its encoder")
+    return vision_transformer(sizes, class_token=True, patch_bias=False, outer_norms=2)
+
+
 def layer_sizes(sizes: Settings) -> dict[str, Any]:
     """Read width, depth, heads and feed-forward width, under the names that most configurations use."""
     sizes.split("hidden_size", "num_attention_heads")

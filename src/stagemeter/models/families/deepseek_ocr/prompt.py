@@ -6,10 +6,6 @@ No tokenizer takes part: the cost of a request depends on the number of text tok
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 #: ``<image>`` in DeepSeek-OCR's tokenizer. Newlines and separators of a page carry it as well.
 IMAGE_TOKEN_ID = 128815
