@@ -16,7 +16,7 @@ import torch
 
 from stagemeter.counting.known_values import onlookers
 from stagemeter.counting.layouts import is_jagged
-from stagemeter.counting.transforms import is_transformed
+from stagemeter.counting.modes import is_transformed, replaced
 
 _OPERATOR = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -116,11 +116,8 @@ def nested_operands_are_tensors() -> Iterator[None]:
             return any(isinstance(operand, torch.Tensor) and type(operand) not in plain for operand in operands)
         return bool(found(operands))
 
-    overrides.has_torch_function = has_torch_function
-    try:
+    with replaced(overrides, "has_torch_function", has_torch_function):
         yield
-    finally:
-        overrides.has_torch_function = found
 
 
 def _in_one_piece(operand: Any) -> Any:

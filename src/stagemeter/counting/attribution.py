@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from stagemeter.counting.modes import calls_followed
 
 
 class Attribution:
@@ -36,23 +36,21 @@ class Attribution:
     def followed(self, entered: Callable[[nn.Module], None]) -> Iterator[None]:
         """Follow which module runs, by global hooks; `entered` takes each module before it runs."""
 
-        def enter(module: nn.Module, args: Any) -> None:
+        def enter(module: nn.Module) -> None:
             entered(module)
             if self.name_of(module) is not None:
                 self._running.append(module)
                 self._again.append(self.runs_again())
                 self._own_nodes(self.names[module])
 
-        def leave(module: nn.Module, args: Any, out: Any) -> None:
+        def leave(module: nn.Module) -> None:
             if self._running and module is self._running[-1]:
                 self._running.pop()
                 self._again.pop()
                 self._own_nodes(self.module())
 
-        with ExitStack() as stack:
-            stack.callback(register_module_forward_pre_hook(enter).remove)
-            # Called after errors too, so that a caught error in a module does not shift the books.
-            stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+        # Followed after errors too, so that a caught error in a module does not shift the books.
+        with calls_followed(enter, leave):
             yield
 
     def name_of(self, module: nn.Module) -> str | None:

@@ -15,7 +15,6 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.jit._fuser import optimized_execution
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stagemeter.core.cost import Cost
@@ -28,10 +27,10 @@ from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolution
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.known_values import KnownValues, onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged
+from stagemeter.counting.modes import DispatchMode, FunctionMode, is_traced, is_transformed, sizes_are_numbers
 from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_of_function, result_on_meta
-from stagemeter.counting.transforms import is_traced, is_transformed, sizes_are_numbers
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels, is_script, unseen_products
 from stagemeter.counting.zero_cost import is_zero_cost
 
@@ -112,8 +111,8 @@ class CostCounter:
             # The dispatcher does not see kernels that TorchScript fuses while it runs.
             stack.enter_context(optimized_execution(False))
             stack.enter_context(nested_operands_are_tensors())
-            stack.enter_context(_FunctionMode(self))
-            stack.enter_context(_DispatchMode(self))
+            stack.enter_context(FunctionMode(self.run_function))
+            stack.enter_context(DispatchMode(self.run_operator))
             self._exit = stack.pop_all()
         return self
 
@@ -149,9 +148,7 @@ class CostCounter:
         """Keep values of tensors on the meta device until the block is left."""
         return KnownValues()
 
-    def run_operator(
-        self, mode: TorchDispatchMode, func: Any, types: Sequence[type], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def run_operator(self, mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run and count an operator that torch dispatched."""
         self.last_operator = func
         if func is aten._is_all_true.default and args[0].device.type == "meta":
@@ -343,30 +340,6 @@ class CostCounter:
         name = str(operator._overloadpacket)
         self._remarks.setdefault(name, reason)
         self._book(name, None)
-
-
-class _FunctionMode(TorchFunctionMode):
-    def __init__(self, counter: CostCounter) -> None:
-        super().__init__()
-        self._counter = counter
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._counter.run_function(func, args, kwargs or {})
-
-
-class _DispatchMode(TorchDispatchMode):
-    supports_higher_order_operators = True
-
-    def __init__(self, counter: CostCounter) -> None:
-        super().__init__()
-        self._counter = counter
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._counter.run_operator(self, func, types, args, dict(kwargs or {}))
 
 
 def _by_position(

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from stagemeter.counting.attention_formulas import attention_backward_macs, attention_macs
 from stagemeter.counting.known_values import known_value
+from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
 
 #: Higher-order operators that do no arithmetic.
@@ -155,15 +156,10 @@ _PLAINLY: dict[str, Callable[..., Any]] = {
 def flex_attention_on_any_device() -> Iterator[None]:
     """Let ``flex_attention`` run on devices without a kernel for it: counting needs none."""
     # Imported late: it brings a compiler with it.
-    from torch.nn.attention import flex_attention as imported
+    from torch.nn.attention import flex_attention
 
-    module: Any = imported
-    found = module._validate_device
-    module._validate_device = lambda *operands: None
-    try:
+    with replaced(flex_attention, "_validate_device", lambda *operands: None):
         yield
-    finally:
-        module._validate_device = found
 
 
 def is_out_of_sight(predicate: Any) -> bool:

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import (
-    TorchDispatchMode,
     _disable_current_modes,
     _get_current_dispatch_mode_stack,
 )
 from torch.utils._pytree import tree_flatten, tree_map
+
+from stagemeter.counting.modes import DispatchMode, FunctionMode
 
 aten = torch.ops.aten
 
@@ -59,7 +59,7 @@ class KnownValues:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(_FunctionMode(self))
+            stack.enter_context(FunctionMode(self.run_function))
             stack.enter_context(KnownValuesMode(self))
             self._exits.append(stack.pop_all())
         return self
@@ -258,30 +258,12 @@ def _is_array(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dim() > 0 and not weight
 
 
-class KnownValuesMode(TorchDispatchMode):
+class KnownValuesMode(DispatchMode):
     """A dispatch mode that passes operators to `KnownValues`."""
 
-    supports_higher_order_operators = True
-
     def __init__(self, known: KnownValues) -> None:
-        super().__init__()
+        super().__init__(lambda mode, func, args, kwargs: known.run_operator(func, args, kwargs))
         self.known = known
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self.known.run_operator(func, args, dict(kwargs or {}))
-
-
-class _FunctionMode(TorchFunctionMode):
-    def __init__(self, known: KnownValues) -> None:
-        super().__init__()
-        self._known = known
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        return self._known.run_function(func, args, kwargs or {})
 
 
 def known_value(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from stagemeter.counting.known_values import comparable_value, is_small_index, onlookers
 from stagemeter.counting.layouts import is_plain
-from stagemeter.counting.transforms import is_transformed
+from stagemeter.counting.modes import is_transformed, replaced
 
 if TYPE_CHECKING:
     from stagemeter.counting.events import Event
@@ -57,11 +57,8 @@ class RepeatedLayers:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Run every layer until the block is left."""
-        before, self._paused = self._paused, True
-        try:
+        with replaced(self, "_paused", True):
             yield
-        finally:
-            self._paused = before
 
     @contextmanager
     def shared(self, events: list[Event], names: dict[nn.Module, str]) -> Iterator[None]:

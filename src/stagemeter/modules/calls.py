@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from stagemeter.counting.modes import replaced
 from stagemeter.modules.arguments import (
     Arguments,
     arguments_of,
@@ -104,11 +105,8 @@ class CallRecorder:
     @contextmanager
     def blind(self) -> Iterator[None]:
         """Record nothing inside of the block: counting runs copies of a module, which have its hooks."""
-        self._blind = True
-        try:
+        with replaced(self, "_blind", True):
             yield
-        finally:
-            self._blind = False
 
     def take(self, train: bool) -> list[Call]:
         """Return the calls of one kind since the last time."""

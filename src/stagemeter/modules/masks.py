@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stagemeter.counting.modes import replaced
+
 
 @contextmanager
 def meta_tensors_are_symbols() -> Iterator[None]:
@@ -24,8 +26,5 @@ def meta_tensors_are_symbols() -> Iterator[None]:
     def is_tracing(tensor: Any = None) -> bool:
         return getattr(getattr(tensor, "device", None), "type", None) == "meta" or bool(found(tensor))
 
-    masks.is_tracing = is_tracing
-    try:
+    with replaced(masks, "is_tracing", is_tracing):
         yield
-    finally:
-        masks.is_tracing = found

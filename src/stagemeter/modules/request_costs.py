@@ -16,6 +16,7 @@ from stagemeter.core.cost import QUANTITIES, ZERO, Cost, total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, OTHER, PREFILL
 from stagemeter.counting.events import Counts
+from stagemeter.counting.modes import replaced
 from stagemeter.modules.requests import DRAFT, Request, RequestCall, depth_of
 from stagemeter.modules.run import Pass, count_from_shapes
 from stagemeter.modules.shapes import tensors_of, without_weights
@@ -143,12 +144,8 @@ def _of_depth(model: Any, depth: int | None) -> Iterator[None]:
     if depth is None or depth == usual:
         yield
         return
-    config = model.config.get_text_config(decoder=True)
-    config.num_hidden_layers = depth
-    try:
+    with replaced(model.config.get_text_config(decoder=True), "num_hidden_layers", depth):
         yield
-    finally:
-        config.num_hidden_layers = usual
 
 
 def rest_of(call: RequestCall, stages: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stagemeter.core.stage_names import DECODE, OTHER, PREFILL, VISION
+from stagemeter.counting.modes import replaced
 from stagemeter.modules.arguments import Arguments, arguments_with_values
 
 #: Stages outside of the generating model's forward passes: encoders and a draft model.
@@ -120,11 +121,8 @@ class RequestRecorder:
     @contextmanager
     def prefilling(self) -> Iterator[None]:
         """Treat passes inside of the block as prefill: a prompt may be read in several chunks."""
-        before, self._prefilling = self._prefilling, True
-        try:
+        with replaced(self, "_prefilling", True):
             yield
-        finally:
-            self._prefilling = before
 
     def _role(self, module: nn.Module, method: str) -> str:
         writer, draft = self._writers[-1]

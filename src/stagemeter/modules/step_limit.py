@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.counting.higher_order import is_higher_order, seen_through
+from stagemeter.counting.modes import DispatchMode, calls_followed
 
 #: Values that one call of a module may read. A loop reads one per step, a router a few per expert.
 MOST_READ = 10_000
@@ -28,41 +28,34 @@ def steps_limited(made_up: str) -> Iterator[None]:
         yield
         return
     limit = _Limit(made_up)
-    with ExitStack() as stack:
-        stack.callback(register_module_forward_pre_hook(lambda module, args: limit.read.append(0)).remove)
-        leave = register_module_forward_hook(lambda module, args, out: limit.leave(), always_call=True)
-        stack.callback(leave.remove)
-        stack.enter_context(limit)
+    with calls_followed(limit.enter, limit.leave), DispatchMode(limit.run_operator):
         yield
 
 
-class _Limit(TorchDispatchMode):
-    """A dispatch mode that counts the values that each running call of a module reads."""
-
-    supports_higher_order_operators = True
+class _Limit:
+    """The numbers of values that each running call of a module has read, the innermost call last."""
 
     def __init__(self, made_up: str) -> None:
-        super().__init__()
         self._made_up = made_up
-        self.read = [0]
+        self._read = [0]
 
-    def leave(self) -> None:
-        """Return to the call that contains the innermost one."""
+    def enter(self, module: nn.Module) -> None:
+        self._read.append(0)
+
+    def leave(self, module: nn.Module) -> None:
         # If an earlier hook failed, the call was never entered.
-        if len(self.read) > 1:
-            self.read.pop()
+        if len(self._read) > 1:
+            self._read.pop()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def run_operator(self, mode: DispatchMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if is_higher_order(func):
             if func.name() == "while_loop":
                 # It reads the result of its condition, which no mode sees.
                 args = (self._counted(args[0]), *args[1:])
-            args, _ = seen_through(self, args)
+            args, _ = seen_through(mode, args)
         elif {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags):
             self._count()
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
     def _counted(self, condition: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any) -> Any:
@@ -72,8 +65,8 @@ class _Limit(TorchDispatchMode):
         return counted
 
     def _count(self) -> None:
-        self.read[-1] += 1
-        if self.read[-1] > MOST_READ:
+        self._read[-1] += 1
+        if self._read[-1] > MOST_READ:
             raise StagemeterError(
                 f"args: a module read more than {MOST_READ:,} values in one call, and values of {self._made_up} are "
                 "made up, so a loop that depends on them may never end. Pass real tensors to a model with weights"
