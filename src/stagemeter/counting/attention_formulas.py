@@ -62,7 +62,8 @@ def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
     writes_first_only=True,
     attention=True,
 )
-def _attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+def attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any) -> int:
+    """Count an operator whose first operands are query, key and value."""
     return attention_macs(query, key, value)
 
 
@@ -75,9 +76,10 @@ def _attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **k
     name="scaled_dot_product_attention_backward",
     operands=4,
 )
-def _attention_backward(
+def attention_backward(
     gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any
 ) -> int:
+    """Count an operator whose first operands are a gradient, query, key and value."""
     return attention_backward_macs(query, key, value)
 
 

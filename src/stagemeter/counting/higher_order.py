@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from stagemeter.counting.attention_formulas import attention_backward_macs, attention_macs
+from stagemeter.counting.attention_formulas import attention, attention_backward
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
@@ -23,21 +23,11 @@ from stagemeter.counting.registry import Rule
 _FREE = frozenset({"print"})
 
 
-def _flex_attention(query: Any, key: Any, value: Any, *args: Any, out: Any, **kwargs: Any) -> int:
-    return attention_macs(query, key, value)
-
-
-def _flex_attention_backward(
-    gradient: Any, query: Any, key: Any, value: Any, *args: Any, out: Any, **kwargs: Any
-) -> int:
-    return attention_backward_macs(query, key, value)
-
-
 #: Those with a formula, by name; dense as all attention is (torch/utils/flop_counter.py,
 #: ``_register_flex_attention_flops``).
 RULES: dict[str, Rule] = {
-    "flex_attention": Rule(_flex_attention, "flex_attention", writes_first_only=True, operands=3, attention=True),
-    "flex_attention_backward": Rule(_flex_attention_backward, "flex_attention_backward", operands=4),
+    "flex_attention": Rule(attention, "flex_attention", writes_first_only=True, operands=3, attention=True),
+    "flex_attention_backward": Rule(attention_backward, "flex_attention_backward", operands=4),
 }
 
 

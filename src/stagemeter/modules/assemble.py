@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from stagemeter.core.cost import ZERO
+from stagemeter.core.cost import ZERO, Cost
+from stagemeter.core.cost import total as sum_of
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import stable_hash
 from stagemeter.counting.layouts import is_sparse, nested_sizes, stored_elements
@@ -94,8 +96,7 @@ def _stage(
     return ModuleStage(
         name=name,
         modules=places,
-        params=sum(parameter.numel() for parameter in parameters),
-        params_trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        **_numbers(parameters),
         forward=counted.forward.of(*places),
         backward=None if counted.backward is None else counted.backward.of(*places),
         again=None if counted.backward is None else counted.backward.again_of(*places),
@@ -112,28 +113,34 @@ def _stage(
 
 def _rest(total: ModuleStage, stages: list[ModuleStage], parameters: list[nn.Parameter]) -> ModuleStage:
     operators, unsupported = Counter(total.operators), Counter(total.unsupported)
-    forward, backward, again = total.forward, total.backward, total.again
     for stage in stages:
         operators.subtract(stage.operators)
         unsupported.subtract(stage.unsupported)
-        forward = forward + -1 * stage.forward
-        if backward is not None and stage.backward is not None:
-            backward = backward + -1 * stage.backward
-        if again is not None and stage.again is not None:
-            again = again + -1 * stage.again
-    return ModuleStage(
+    forward = _less(total.forward, [stage.forward for stage in stages])
+    return replace(
+        total,
         name="other",
         modules=(),
-        params=sum(parameter.numel() for parameter in parameters),
-        params_trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        **_numbers(parameters),
         forward=forward,
-        backward=backward,
-        again=again,
+        backward=total.backward and _less(total.backward, [stage.backward or ZERO for stage in stages]),
+        again=total.again and _less(total.again, [stage.again or ZERO for stage in stages]),
         operators=dict(+operators),
         unsupported=dict(+unsupported),
         called=forward != ZERO,
-        item_size=total.item_size,
     )
+
+
+def _less(whole: Cost, parts: list[Cost]) -> Cost:
+    return whole + -1 * sum_of(parts)
+
+
+def _numbers(parameters: Iterable[nn.Parameter]) -> dict[str, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
+    return {
+        "params": sum(size for size, _ in sizes),
+        "params_trainable": sum(size for size, trainable in sizes if trainable),
+    }
 
 
 def _params_outside(model: nn.Module, modules: list[nn.Module]) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from stagemeter.core.cost import ZERO, Cost
 
@@ -153,23 +153,13 @@ class ModuleStage:
 
     def to_dict(self) -> ModuleStageDocument:
         """Return the stage as plain data for JSON."""
-        return {
+        values = {name: getattr(self, name) for name in ModuleStageDocument.__annotations__}
+        copies = {
             "modules": list(self.modules),
-            "params": self.params,
-            "params_trainable": self.params_trainable,
-            "macs": self.macs,
-            "flops": self.flops,
-            "flops_forward": self.flops_forward,
-            "flops_backward": self.flops_backward,
-            "flops_recomputed": self.flops_recomputed,
-            "flops_causal": self.flops_causal,
-            "activations": self.activations,
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
             "operators": dict(self.operators),
             "unsupported": dict(self.unsupported),
-            "called": self.called,
         }
+        return cast(ModuleStageDocument, values | copies)
 
 
 @dataclass(frozen=True)
@@ -225,19 +215,12 @@ class ModuleReport:
 
     def to_dict(self) -> ModuleDocument:
         """Return the report as plain data for JSON."""
+        values = {name: getattr(self, name) for name in ModuleMetadata.__annotations__}
+        copies = {"inputs": list(self.inputs), "versions": dict(self.versions)}
         return {
             "schema_version": MODULE_SCHEMA_VERSION,
             "kind": "module",
-            "metadata": {
-                "model": self.model,
-                "mode": self.mode,
-                "inputs": list(self.inputs),
-                "dtype": self.dtype,
-                "counted_on": self.counted_on,
-                "workload_hash": self.workload_hash,
-                "architecture_hash": self.architecture_hash,
-                "versions": dict(self.versions),
-            },
+            "metadata": cast(ModuleMetadata, values | copies),
             "stages": {name: stage.to_dict() for name, stage in self.stages.items()},
             "other": self.other.to_dict(),
             "total": self.total.to_dict(),
