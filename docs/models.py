@@ -17,11 +17,11 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.core.units import with_unit
 from stagemeter.core.workload import Workload
+from stagemeter.models.families import families
 from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.family import ENDLESS, make_family
 from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_family
 from stagemeter.models.lookup import ModelDescription, describe_model
-from stagemeter.models.registry import families
 
 PAGE = Path(__file__).with_name("models.md")
 HEAD = """# Models

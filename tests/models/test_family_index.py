@@ -9,8 +9,7 @@ import pytest
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models import families as package
-from stagemeter.models.families import INDEX, families
-from stagemeter.models.registry import family_named
+from stagemeter.models.families import INDEX, families, family_named
 
 
 def test_the_index_holds_what_the_modules_say():

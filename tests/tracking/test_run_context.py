@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from stagemeter.cli import main
-from stagemeter.hardware import accelerator
+from stagemeter.hardware import machine
 from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK
 from stagemeter.tracking.run_context import AcceleratorContext
 
@@ -20,7 +20,7 @@ def gpus(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("STAGEMETER_RUN_CONTEXT", raising=False)
     folder = tmp_path / "driver"
-    monkeypatch.setattr(accelerator, "_GPUS", folder)
+    monkeypatch.setattr(machine, "_GPUS", folder)
 
     def put(*models: str) -> None:
         for number, model in enumerate(models):
@@ -77,7 +77,7 @@ def test_run_starts_whatever_goes_wrong_and_says_so(gpus, experiment, monkeypatc
             raise OSError("no driver today")
 
     gpus("NVIDIA H100 80GB HBM3")
-    monkeypatch.setattr(accelerator, "_GPUS", Broken())
+    monkeypatch.setattr(machine, "_GPUS", Broken())
     assert tags_of_new_run(experiment) == {}
     assert "no driver today" in capfd.readouterr().err
 

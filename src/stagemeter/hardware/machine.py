@@ -6,8 +6,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stagemeter.core.errors import StagemeterError
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 _PROCESSORS = Path("/proc/cpuinfo")
+#: Where NVIDIA's driver describes each GPU (NVIDIA Linux driver README, "The /proc interface").
+_GPUS = Path("/proc/driver/nvidia/gpus")
 _SECONDS_FOR_DRIVER = 10
 
 
@@ -77,6 +80,24 @@ def memory_bytes(place: torch.device) -> int | None:
     if place.type != "cpu" or not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def accelerator_name() -> str | None:
+    """Return the driver's name of the accelerator that this process uses, found without importing torch.
+
+    None if it uses none, or the machine has several kinds and torch has not chosen one.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1", "none", "NoDevFiles"):
+        return None
+    models = set()
+    for description in _GPUS.glob("*/information"):
+        match = re.search(r"^Model:\s*(\S.*?)\s*$", description.read_text(encoding="utf-8"), re.MULTILINE)
+        if match:
+            models.add(match[1])
+    return models.pop() if len(models) == 1 else None
 
 
 def usable_cores() -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.configuration import complete, with_infinities
-from stagemeter.models.families import family_of
+from stagemeter.models.families import families, family_of
 from stagemeter.models.family import Family
 from stagemeter.models.files import ModelFiles, find_files
 from stagemeter.models.lora import Adapter, read_adapter
@@ -19,8 +20,10 @@ from stagemeter.models.quantization import (
     quantization_settings,
     read_quantization,
 )
-from stagemeter.models.registry import OWN_CODE, untaken
 from stagemeter.models.settings import BeyondFamilyError
+
+#: Setting that names a configuration's own code.
+_OWN_CODE = "auto_map"
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,9 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
     from stagemeter.models.generic.family import make_family, transformers_has
 
     known = transformers_has(config)
-    code = files.code if trust_remote_code and OWN_CODE in config and not known else None
+    code = files.code if trust_remote_code and _OWN_CODE in config and not known else None
     if not known and code is None:
-        raise untaken(config, source) if beyond is None else _unknown(beyond)
+        raise _untaken(config, source) if beyond is None else _unknown(beyond)
     try:
         made, generic = make_family(config, files.processor().image, source, code)
     except StagemeterError as error:
@@ -158,6 +161,27 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
 
 def _unknown(beyond: BeyondFamilyError) -> StagemeterError:
     return StagemeterError(f"model: {beyond}, and transformers does not have it. Change the setting")
+
+
+def _untaken(config: Mapping[str, Any], source: str) -> StagemeterError:
+    """Return the error for a configuration that neither a family nor transformers takes."""
+    kind = config.get("model_type")
+    named = ", ".join(map(str, config.get("architectures") or [])) or "no architecture"
+    code = ""
+    if _OWN_CODE in config:
+        code = f"; it names code of its own ({_OWN_CODE}), which is not run without --trust-remote-code"
+    return StagemeterError(
+        f"{source}: it describes {named} (model_type {kind!r}), which no family takes and transformers does not know"
+        f"{code}. {_nearest(kind)}"
+    )
+
+
+def _nearest(kind: Any) -> str:
+    names = list(families())
+    close = difflib.get_close_matches(str(kind).replace("_", "-"), names, n=3)
+    if close:
+        return f"Near are {', '.join(close)}; `stagemeter models` lists all"
+    return f"Known are {', '.join(names)}; docs/adding-a-model.md says how to add one"
 
 
 def _with_quantization(model: ModelDescription) -> ModelDescription:

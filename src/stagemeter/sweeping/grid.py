@@ -10,8 +10,8 @@ from typing import Any
 
 from stagemeter.core.workload import stable_hash
 from stagemeter.hardware.roofline import Peak
+from stagemeter.models.families import family_named
 from stagemeter.models.family import Family, PageViews
-from stagemeter.models.registry import family_named
 
 #: Axes of a grid, from the one that changes last to the one that changes with every row.
 AXES = ("pages", "devices", "dtypes", "batch_sizes", "text_tokens", "new_tokens")

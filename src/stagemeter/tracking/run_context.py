@@ -12,8 +12,8 @@ from mlflow.tracking.context.abstract_context import RunContextProvider
 
 # MLflow takes seconds to import. Import this with it, and not when a run starts.
 from stagemeter.core.errors import StagemeterError
-from stagemeter.hardware.accelerator import accelerator_name
 from stagemeter.hardware.lookup import device_peak, find_device
+from stagemeter.hardware.machine import accelerator_name
 from stagemeter.tracking.labels import CONTEXT_DEVICE, CONTEXT_PEAK
 
 #: Switches the plug-in off.

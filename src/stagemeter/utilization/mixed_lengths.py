@@ -18,8 +18,8 @@ from stagemeter.core.cost import Cost, total
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import evaluate
+from stagemeter.models.families import family_named
 from stagemeter.models.family import Family
-from stagemeter.models.registry import family_named
 from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
 from stagemeter.profiling.lengths import RequestLengths
 

@@ -12,8 +12,8 @@ from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
+from stagemeter.models.families import family_named
 from stagemeter.models.family import EXPERTS_READ, Stage
-from stagemeter.models.registry import family_named
 
 
 @dataclass(frozen=True, slots=True)

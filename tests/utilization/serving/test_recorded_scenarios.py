@@ -15,8 +15,8 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import evaluate_workload
+from stagemeter.models.families import family_named
 from stagemeter.models.lookup import describe_model
-from stagemeter.models.registry import family_named
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.profiling.readers import read_scrape_files
 from stagemeter.utilization.mixed_lengths import LanguageForms, RequestsWork, requests_work

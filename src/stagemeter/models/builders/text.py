@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
-from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_from_settings
+from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.decoder.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder.feed_forward import Experts, FeedForward, GatedFeedForward
 from stagemeter.models.decoder.mixer import Mixer, VariableMeanings
 from stagemeter.models.decoder.quantized import quantized_decoder
-from stagemeter.models.decoder.stages import DecoderModules, decoder_stages, whole_pass
-from stagemeter.models.family import CacheRecorder, Family, Note
+from stagemeter.models.decoder.stages import DecoderModules, decoder_stages
+from stagemeter.models.family import Family, Note
 from stagemeter.models.settings import Settings
 from stagemeter.models.shipped import shipped_configurations
 
@@ -52,19 +51,10 @@ def text_family(
         stages=stages if adapters else tuple(replace(stage, adapter=None) for stage in stages),
         other_parameters=lambda decoder: {},
         architecture_from_sizes=decoder_from_sizes,
-        whole_passes={"forward": _run_forward, "decode": _run_decode},
+        whole_passes=page_passes(lambda decoder: decoder, lambda model, decoder, workload: {}),
         notes=tuple(notes),
         quantized=quantized_decoder,
     )
-
-
-def _run_forward(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
-    """Run the whole model over the prompt, as ``generate`` does first."""
-    whole_pass(model, decoder, workload, workload.prompt_tokens, 0, recorder)
-
-
-def _run_decode(model: Any, decoder: Decoder, workload: Workload, recorder: CacheRecorder) -> None:
-    whole_pass(model, decoder, workload, 1, workload.decode_context - 1, recorder)
 
 
 def alike(settings: Settings, attention: Mixer, feed_forward: FeedForward) -> Decoder:

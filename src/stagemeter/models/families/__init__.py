@@ -43,9 +43,15 @@ def family_of(config: Mapping[str, Any], source: str) -> Family[Any] | None:
     return takers[0] if takers else None
 
 
-def family_by_name(name: str) -> Family[Any] | None:
-    """Return a family by its name, None if there is none."""
-    return _own(_index()[name]["module"]) if name in _index() else _of_packages().get(name)
+def family_named(name: str) -> Family[Any]:
+    """Return a family by its name, or raise StagemeterError."""
+    if name in _index():
+        return _own(_index()[name]["module"])
+    if name not in _of_packages():
+        raise StagemeterError(
+            f"family: {name!r} is unknown. Install the package that brings it, or take one of {', '.join(families())}"
+        )
+    return _of_packages()[name]
 
 
 def shipped_in_families() -> dict[str, Traversable]:
