@@ -67,6 +67,7 @@ def test_console_shows_the_table_and_the_files_are_written(stagemeter, folder):
         "total",
     ]
     assert "page 1654x2339, mode gundam: 1 x 1024 + 6 x 640 (2x3)" in ended.out
+    assert not re.search(" $", ended.out, re.MULTILINE)
     assert {path.name for path in (folder / "out").iterdir()} == FILES
     assert {path.name for path in folder.iterdir()} == {"out"}, "no store was made"
 
@@ -95,6 +96,7 @@ def test_switched_off_runs_nothing_and_says_so(stagemeter, folder):
         (["--text-tokens", 20], "prompt_tokens", 923),
         (["--seq-len", 512], "prompt_tokens", 512),
         (["--new-tokens", 7], "new_tokens", 7),
+        (["--new-tokens", "7.0"], "new_tokens", 7),
         (["--batch-size", 3], "batch_size", 3),
         (["--dtype", "float32"], "dtype", "float32"),
         (["--kv-cache-dtype", "float8_e5m2"], "kv_cache_dtype", "float8_e5m2"),

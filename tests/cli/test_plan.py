@@ -154,6 +154,7 @@ def test_a_plan_of_text_alone_is_of_requests(stagemeter):
     lines = stagemeter("plan", *asked).out.splitlines()
     assert "for 5,000 requests a day" in lines[0]
     assert lines[1].startswith("assumed: a request costs ")
+    assert any("each request is llama-3.1-8b, batch " in line for line in lines)
 
 
 def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):

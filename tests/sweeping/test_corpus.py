@@ -143,3 +143,13 @@ def test_tables_that_are_none(tmp_path, text, message):
         pages_of_table(file)
     with pytest.raises(StagemeterError, match="no such table of pages"):
         pages_of_table(tmp_path / "nothing.csv")
+
+
+def test_a_table_that_is_replaced_is_named(tmp_path):
+    from stagemeter import sweep
+
+    output = tmp_path / "sweep.parquet"
+    assert sweep({"mode": "tiny"}, output, estimate=True).messages == []
+    assert sweep({"mode": "base"}, output, estimate=True).messages == [
+        f"{output}: the table that was there is replaced"
+    ]

@@ -11,6 +11,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.units import describe_dtypes, describe_lengths
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
@@ -60,7 +61,18 @@ def plan_devices(
         raise StagemeterError(f"model {config.model}: {model.notes[0]}. Give an `mfu`, or a paired run to take it from")
     sizing = devices_needed(pages_per_day, cost, peak, mfu, source, config.batch_size, differences)
     of_pages = (*(corpus.notes if corpus is not None else ()), *limit_notes(config, model))
-    return replace(sizing, assumptions=[*sizing.assumptions, *of_pages, *model.notes])
+    return replace(sizing, assumptions=[*sizing.assumptions, _request(config.model, found), *of_pages, *model.notes])
+
+
+def _request(model: str, pages: Mapping[Workload, _Pages]) -> str:
+    """Describe the request that is planned for; of several, the commonest."""
+    workload, same = max(pages.items(), key=lambda item: item[1].count)
+    values = workload.to_dict()
+    request = f"{model}, {describe_lengths(values)}, {describe_dtypes(values)}"
+    if len(pages) == 1:
+        return f"each request is {request}"
+    whole = sum(one.count for one in pages.values())
+    return f"pages become {len(pages):,} different requests; {same.count:,} of {whole:,} pages are {request}"
 
 
 def _corpus(images: Path | None, pages: Path | None, model: ModelDescription) -> Corpus | None:

@@ -19,6 +19,7 @@ from stagemeter.sweeping.grid import Grid
 from stagemeter.sweeping.single import differences
 from stagemeter.sweeping.table import Part, PartsFolder, require_space, rows_parquet
 
+_MOST_ROWS = 10_000_000
 #: Most parts that are evaluated in this process: starting others takes longer.
 _FEW_PARTS = 4
 
@@ -58,7 +59,7 @@ def sweep(
         The settings. A value of a mapping is a text as on the command line, a single value or a list, such as
         ``{"mode": ["tiny", "base"], "batch_size": range(1, 9), "page_size": [(1240, 1754)]}``.
     output : Path or str
-        The table. It is written once all rows are evaluated.
+        The table. It replaces an older one once all rows are evaluated.
     resume : bool
         Whether to continue an interrupted sweep.
     estimate : bool
@@ -90,6 +91,11 @@ def _plan(settings: SweepSettings, output: Path, resume: bool) -> _Plan:
         raise StagemeterError(f"output: {target} names no Parquet file. Give a name that ends in .parquet")
     require_writable(target.parent, (target.name,))
     grids = build_grids(settings)
+    rows = sum(grid.size for grid in grids)
+    if rows > _MOST_ROWS:
+        raise StagemeterError(
+            f"sweep: {rows:,} workloads are more than the {_MOST_ROWS:,} rows of one table. Give fewer values"
+        )
     require_space(target.parent, grids)
     parts = PartsFolder(target, grids)
     parts.require_usable(resume)
@@ -110,6 +116,7 @@ def _run(
     for grid in grids:
         _require_agreement(grid, estimate)
     pending = parts.open(resume)
+    messages = [f"{plan.target}: the table that was there is replaced"] if plan.target.exists() else []
     start = time.perf_counter()
     try:
         _evaluate(grids, parts, pending, backend, jobs, cluster)
@@ -122,7 +129,7 @@ def _run(
     seconds = time.perf_counter() - start
     evaluated = sum(part.stop - part.start for part in pending)
     notes = tuple(dict.fromkeys(note for grid in grids for note in grid.notes))
-    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, notes=notes)
+    return Swept(plan.target, sum(grid.size for grid in grids), evaluated, seconds, messages=messages, notes=notes)
 
 
 def sweep_and_log(
@@ -161,7 +168,7 @@ def sweep_and_log(
             raise TrackingError(f"{error}. The table is written: {swept.output}. Repeat the sweep to log it") from error
         finally:
             plan.parts.remove()
-    return replace(swept, run_id=run.run_id, messages=run_messages(run))
+    return replace(swept, run_id=run.run_id, messages=[*swept.messages, *run_messages(run)])
 
 
 def _name(settings: SweepSettings) -> str:

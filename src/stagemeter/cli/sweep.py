@@ -37,7 +37,13 @@ Commas separate values; first..last:step is a range that includes both ends.
     instead=SEVERAL_VALUES,
     help="Devices to bound the time on, see `stagemeter devices`. [none]",
 )
-@click.option("--output", type=PATH, default=Path("sweep.parquet"), show_default=True, help="Parquet file to write.")
+@click.option(
+    "--output",
+    type=PATH,
+    default=Path("sweep.parquet"),
+    show_default=True,
+    help="Parquet file to write; it replaces an older one.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
 @click.option("--estimate", is_flag=True, help="Use closed forms alone: do not count each model once.")
 @click.option("--backend", type=TEXT, default="loky", help="Engine: loky (this machine), dask, ray or spark. [loky]")

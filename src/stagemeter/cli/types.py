@@ -50,6 +50,17 @@ class PageSize(click.ParamType[tuple[int, int]]):
         return int(match[1]), int(match[2])
 
 
+class WholeNumber(click.ParamType[int]):
+    """A whole number. MLflow writes one of an MLproject as ``7.0``."""
+
+    name = click.INT.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Convert the text of an option."""
+        text: Any = re.sub(r"\.0+$", "", str(value))
+        return click.INT.convert(text, param, ctx)
+
+
 class DecodeContext(click.ParamType[int | str]):
     """A number of tokens, ``auto`` or ``max``."""
 
@@ -86,6 +97,6 @@ def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Co
 
 
 TEXT = Optional(click.STRING)
-NUMBER = Optional(click.INT)
+NUMBER = Optional(WholeNumber())
 FRACTION = Optional(click.FLOAT)
 PATH = Optional(OutsidePath())

@@ -18,6 +18,9 @@ def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Print rows on stdout with a title; the first row is the header."""
     from rich.console import Console
 
+    if not Console().is_terminal:
+        print(plain_text(rows, title))
+        return
     table = plain_table(rows, title)
     # A wrapped line is readable; a number that is cut off is not.
     width = Console(width=_WIDEST).measure(table).maximum

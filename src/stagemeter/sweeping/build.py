@@ -99,7 +99,7 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
     corpus = _pages(settings)
     limits = _given({name: _single(settings, name) for name in OPTIONS})
     context = settings.decode_context
-    is_number = context not in ("auto", "max")
+    is_number = context is None or not context.isalpha()
     fixed = _given(
         {
             "seq_len": _single(settings, "seq_len"),
@@ -120,8 +120,12 @@ def build_grids(settings: SweepSettings) -> list[Grid]:
     devices = [find_device(name) for name in words(settings.device, "--device")] if settings.device else []
     peaks = tuple({dtype: device_peak(device, dtype) for dtype in dtypes} for device in devices)
     grids = []
-    for model in _values(settings, "model"):
-        described = _described(model)
+    models = [_described(model) for model in _values(settings, "model")]
+    if settings.mode is not None and not any(described.family.modes for described in models):
+        named = ", ".join(described.name for described in models)
+        raise StagemeterError(f"mode: {named} has no modes. Leave it out, or sweep a model that has some")
+    for described in models:
+        model = described.name
         family, architecture = described.family, described.architecture
         pages, notes = _planned(modes, corpus, described, limits)
         axes: dict[str, Any] = {**asked, "dtypes": dtypes, "devices": peaks}
