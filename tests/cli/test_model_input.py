@@ -120,6 +120,10 @@ def test_unknown_name_is_told_the_nearest(stagemeter):
     assert "Did you mean 'llama-3.1-8b'" in stagemeter("analyze", "--model", "llama-3.1-9b").err
 
 
+def test_unknown_weights_are_not_an_unknown_model(stagemeter):
+    assert "--weights: 'nope' is unknown" in stagemeter("profile", "--model", "qwen3-0.6b", "--weights", "nope").err
+
+
 def test_weights_of_another_family_are_refused(stagemeter):
     ended = stagemeter("profile", "--model", "qwen3-0.6b", "--weights", "unlimited-ocr-default")
     assert (ended.code, ended.out) == (2, "")

@@ -233,7 +233,7 @@ def _notes(found: FoundModel, shares: Shares) -> tuple[str, ...]:
     if (kind := own_cache(model)) is not None:
         notes.append(f"of {kind.__name__}, which it keeps, keys and values alone are in the bytes")
     if not found.keeps_one_position:
-        notes.append("its code runs the output head on every position of the prompt, and so is it counted")
+        notes.append("its code runs the output head on every position of the prompt, and it is counted that way")
     return tuple(notes)
 
 
