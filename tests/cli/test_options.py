@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from stagemeter import report_schema
+from stagemeter.cli import TASKS
 
 OPTIONS = (
     "--config --model --mode --base-size --tile-size --crop --no-crop --image --page-size --text-tokens --seq-len "
@@ -37,6 +38,12 @@ def test_help_names_every_option_and_gives_examples(stagemeter, spelling):
         assert re.search(rf"{option}\b", ended.out), option
     examples = re.findall(r"^ +stagemeter (analyze.*?)(?:  |$)", ended.out.split("Examples:")[1], flags=re.MULTILINE)
     assert len(examples) >= 3
+
+
+@pytest.mark.parametrize("command", [name for names in TASKS.values() for name in names])
+def test_help_says_what_a_value_is(stagemeter, command):
+    """The names of click's types say less than a word for the value."""
+    assert not re.search(r"--[\w-]+ (TEXT|INTEGER|FLOAT|PATH)\b", stagemeter(command, "--help").out)
 
 
 def test_examples_of_the_help_are_possible(stagemeter, folder):

@@ -30,9 +30,19 @@ _FOLDER = Path("stagemeter-report")
 @click.option("--estimate", is_flag=True, help="Use closed forms alone: build no model, import no torch.")
 @click.option("--strict", is_flag=True, help="Fail on operators that have no formula. Without it they are listed.")
 @click.option(
-    "--device", type=TEXT, help="Device to bound the time on: one of `stagemeter devices`, or measured (this machine)."
+    "--device",
+    metavar="NAME",
+    type=TEXT,
+    help="Device to bound the time on: one of `stagemeter devices`, or measured (this machine).",
 )
-@click.option("--output-dir", type=PATH, default=_FOLDER, show_default=True, help="Folder for the report's files.")
+@click.option(
+    "--output-dir",
+    metavar="FOLDER",
+    type=PATH,
+    default=_FOLDER,
+    show_default=True,
+    help="Folder for the report's files.",
+)
 @run_options
 @no_track_option
 @output_options

@@ -24,15 +24,18 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("runs", nargs=-1)
-@click.option("--baseline", type=TEXT, help="Run to compare the others with. [the first]")
+@click.option("--baseline", metavar="RUN", type=TEXT, help="Run to compare the others with. [the first]")
 @click.option(
     "--metric",
     "quantities",
+    metavar="NAME",
     multiple=True,
     help=f"Quantity to compare: {', '.join(COMPARED)}. Can be repeated. [flops; of profiles time_ms]",
 )
-@click.option("--experiment", type=TEXT, help="Compare the runs of this experiment.")
-@click.option("--filter", "condition", type=TEXT, help="MLflow filter for the runs of the experiment.")
+@click.option("--experiment", metavar="NAME", type=TEXT, help="Compare the runs of this experiment.")
+@click.option(
+    "--filter", "condition", metavar="FILTER", type=TEXT, help="MLflow filter for the runs of the experiment."
+)
 @click.option(
     "--max-increase",
     "increases",
@@ -47,9 +50,14 @@ Examples:
     metavar="STAGE/METRIC=X%",
     help="Exit with code 1 if a value falls by more than this, such as total/mfu=5%. Can be repeated.",
 )
-@click.option("--output-dir", type=PATH, help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]")
+@click.option(
+    "--output-dir",
+    metavar="FOLDER",
+    type=PATH,
+    help="Folder for the comparison as JSON, Markdown, CSV and HTML. [none]",
+)
 @click.option("--log", is_flag=True, help="Log the comparison as an MLflow run.")
-@click.option("--run-name", type=TEXT, help="Name of that run.")
+@click.option("--run-name", metavar="NAME", type=TEXT, help="Name of that run.")
 @store_options
 @output_options
 def compare(

@@ -26,17 +26,34 @@ Examples:
 
 @click.command(name="import-profile", cls=WorkloadCommand, epilog=_EPILOG)
 @click.argument("source", nargs=-1)
-@click.option("--from-run", type=TEXT, help="MLflow run, by id or name, that holds the times as metrics.")
-@click.option("--map", "pairs", multiple=True, help="stage=PATTERN, or stage=METRIC with --from-run. Can be repeated.")
-@click.option("--mapping", "mapping_file", type=PATH, help="YAML file of the form `stage: [pattern, ...]`.")
-@click.option("--interval", type=FRACTION, help="Seconds between two scrapes.")
-@click.option("--engine-model", type=TEXT, help="model_name of the serving engine to read, if it has several.")
+@click.option(
+    "--from-run", metavar="RUN", type=TEXT, help="MLflow run, by id or name, that holds the times as metrics."
+)
+@click.option(
+    "--map",
+    "pairs",
+    metavar="STAGE=PATTERN",
+    multiple=True,
+    help="stage=PATTERN, or stage=METRIC with --from-run. Can be repeated.",
+)
+@click.option(
+    "--mapping", "mapping_file", metavar="FILE", type=PATH, help="YAML file of the form `stage: [pattern, ...]`."
+)
+@click.option("--interval", metavar="SECONDS", type=FRACTION, help="Seconds between two scrapes.")
+@click.option(
+    "--engine-model", metavar="NAME", type=TEXT, help="model_name of the serving engine to read, if it has several."
+)
 @click.option(
     "--prefill-contains-vision/--prefill-without-vision",
     default=None,
     help="Whether the vision stages ran inside the prefill range, for summaries without timestamps.",
 )
-@click.option("--device", type=TEXT, help="Device that it ran on, one of `stagemeter devices`. [what the source names]")
+@click.option(
+    "--device",
+    metavar="NAME",
+    type=TEXT,
+    help="Device that it ran on, one of `stagemeter devices`. [what the source names]",
+)
 @devices_option
 @workload_options("import-profile")
 @run_options

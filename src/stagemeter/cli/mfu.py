@@ -25,14 +25,17 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--profile-run", type=TEXT, help="Profiling run, by id or name.")
-@click.option("--experiment", type=TEXT, help="Experiment of which to pair all profiling runs.")
-@click.option("--static-run", type=TEXT, help="Static run, by id or name. [that of the same workload]")
+@click.option("--profile-run", metavar="RUN", type=TEXT, help="Profiling run, by id or name.")
+@click.option("--experiment", metavar="NAME", type=TEXT, help="Experiment of which to pair all profiling runs.")
+@click.option("--static-run", metavar="RUN", type=TEXT, help="Static run, by id or name. [that of the same workload]")
 @click.option(
-    "--device", type=TEXT, help="Device with the peak, or measured (this machine). [what the profiling run names]"
+    "--device",
+    metavar="NAME",
+    type=TEXT,
+    help="Device with the peak, or measured (this machine). [what the profiling run names]",
 )
-@click.option("--peak-tflops", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
-@click.option("--peak-gbps", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
+@click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")
+@click.option("--peak-gbps", metavar="GBPS", type=FRACTION, help="Memory bandwidth in GB/s, beside --peak-tflops.")
 @devices_option
 @click.option("--figures", is_flag=True, help="Draw a roofline for each run of the experiment.")
 @store_options

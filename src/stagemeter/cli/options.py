@@ -18,8 +18,12 @@ _ONE_FOLDER = "its subfolders are read, too, and a table holds any number of pag
 
 def run_options(command: Command) -> Command:
     """Give a command the options of the run that it logs."""
-    command = click.option("--run-name", type=TEXT, help="Name of the MLflow run. [the workload in words]")(command)
-    command = click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's default]")(command)
+    command = click.option(
+        "--run-name", metavar="NAME", type=TEXT, help="Name of the MLflow run. [the workload in words]"
+    )(command)
+    command = click.option("--experiment", metavar="NAME", type=TEXT, help="MLflow experiment. [MLflow's default]")(
+        command
+    )
     return store_options(command)
 
 
@@ -27,6 +31,7 @@ def store_options(command: Command) -> Command:
     """Give a command ``--store-timeout``."""
     return click.option(
         "--store-timeout",
+        metavar="SECONDS",
         type=FRACTION,
         expose_value=False,
         callback=_set_store_timeout,
@@ -42,7 +47,7 @@ def _set_store_timeout(ctx: click.Context, param: click.Parameter, seconds: floa
 
 no_track_option = click.option("--no-track", is_flag=True, help="Do not log to MLflow.")
 devices_option = click.option(
-    "--devices", type=NUMBER, help="Number of devices that did the work. [what the profile says, else 1]"
+    "--devices", metavar="N", type=NUMBER, help="Number of devices that did the work. [what the profile says, else 1]"
 )
 
 
@@ -51,9 +56,9 @@ def corpus_options(kind: click.ParamType[Any]) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         table = "CSV of page sizes with the columns width, height and, optionally, page."
-        command = once("--pages", type=kind, instead=_ONE_FOLDER, help=table)(command)
+        command = once("--pages", metavar="FILE", type=kind, instead=_ONE_FOLDER, help=table)(command)
         folder = "Folder of pictures, whose sizes are the pages."
-        return once("--images", type=kind, instead=_ONE_FOLDER, help=folder)(command)
+        return once("--images", metavar="FOLDER", type=kind, instead=_ONE_FOLDER, help=folder)(command)
 
     return add
 

@@ -22,10 +22,10 @@ Examples:
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--pages-per-day", type=FRACTION, help="Pages a day; for a text-only model, requests.")
-@click.option("--device", type=TEXT, help="Device, one of `stagemeter devices`.")
-@click.option("--mfu", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
-@click.option("--from-run", type=TEXT, help="Paired profiling run to take the MFU from.")
+@click.option("--pages-per-day", metavar="NUMBER", type=FRACTION, help="Pages a day; for a text-only model, requests.")
+@click.option("--device", metavar="NAME", type=TEXT, help="Device, one of `stagemeter devices`.")
+@click.option("--mfu", metavar="SHARE", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
+@click.option("--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take the MFU from.")
 @corpus_options(PATH)
 @workload_options("plan")
 @store_options

@@ -28,17 +28,19 @@ Commas separate values; first..last:step is a range that includes both ends.
 
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
-@click.option("--grid", "grid_file", type=PATH, help="YAML file of settings; options win over it.")
+@click.option("--grid", "grid_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it.")
 @swept_options
 @corpus_options(TEXT)
 @once(
     "--device",
+    metavar="NAME[,...]",
     type=TEXT,
     instead=SEVERAL_VALUES,
     help="Devices to bound the time on, see `stagemeter devices`. [none]",
 )
 @click.option(
     "--output",
+    metavar="FILE",
     type=PATH,
     default=Path("sweep.parquet"),
     show_default=True,
@@ -46,10 +48,23 @@ Commas separate values; first..last:step is a range that includes both ends.
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted sweep.")
 @click.option("--estimate", is_flag=True, help="Use closed forms alone: do not count each model once.")
-@click.option("--backend", type=TEXT, default="loky", help="Engine: loky (this machine), dask, ray or spark. [loky]")
-@click.option("--jobs", type=int, default=-1, help="Number of workers. [the number of cores]")
-@click.option("--cluster", type=TEXT, help="Address of the cluster. [the engine's own variable, or a local one]")
-@click.option("--child-runs", type=TEXT, help="Rows to log as child runs: all, pareto or a number. [none]")
+@click.option(
+    "--backend",
+    metavar="NAME",
+    type=TEXT,
+    default="loky",
+    help="Engine: loky (this machine), dask, ray or spark. [loky]",
+)
+@click.option("--jobs", metavar="N", type=int, default=-1, help="Number of workers. [the number of cores]")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    type=TEXT,
+    help="Address of the cluster. [the engine's own variable, or a local one]",
+)
+@click.option(
+    "--child-runs", metavar="ROWS", type=TEXT, help="Rows to log as child runs: all, pareto or a number. [none]"
+)
 @run_options
 @no_track_option
 @output_options

@@ -53,7 +53,7 @@ class PageSize(click.ParamType[tuple[int, int]]):
 class WholeNumber(click.ParamType[int]):
     """A whole number. MLflow writes one of an MLproject as ``7.0``."""
 
-    name = click.INT.name
+    name = "N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Convert the text of an option."""

@@ -19,7 +19,7 @@ Examples:
 
 @click.command(epilog=_EPILOG)
 @click.argument("paths", nargs=-1, type=OutsidePath())
-@click.option("--experiment", type=TEXT, help="MLflow experiment. [MLflow's default]")
+@click.option("--experiment", metavar="NAME", type=TEXT, help="MLflow experiment. [MLflow's default]")
 @store_options
 @output_options
 def upload(paths: tuple[Path, ...], experiment: str | None, as_json: bool) -> None:

@@ -31,7 +31,9 @@ SMALL = f"{AnalysisSettings().model}-small"
 _ONCE = ("--image", "--page-size")
 SEVERAL_VALUES = "write several values between commas"
 _SEVERAL = "`stagemeter sweep` and `stagemeter plan` take several pages"
-_CONFIG = click.option("--config", "config_file", type=PATH, help="YAML file of settings; options win over it.")
+_CONFIG = click.option(
+    "--config", "config_file", metavar="FILE", type=PATH, help="YAML file of settings; options win over it."
+)
 _SCALE = click.option(
     "--scale",
     type=Optional(click.Choice(["full", "small"])),
@@ -53,7 +55,7 @@ class WorkloadCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in titles.values()}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 sections.setdefault(titles.get(param.opts[0], "Options"), []).append(record)
         for title, records in sections.items():
             if records:
@@ -80,9 +82,13 @@ def swept_options(command: Command) -> Command:
     options = {}
     for row in table(AnalysisSettings).values():
         if row.setting.swept:
-            options[row.option] = once(str(row.option), type=TEXT, instead=SEVERAL_VALUES, help=help_of(row))
+            options[row.option] = once(
+                str(row.option), type=TEXT, metavar=_several(row), instead=SEVERAL_VALUES, help=help_of(row)
+            )
         elif row.setting.swept is False:
-            options[row.option] = click.option(str(row.option), type=TEXT, help=help_of(row, "One for all rows."))
+            options[row.option] = click.option(
+                str(row.option), type=TEXT, metavar=_metavar(row) or "N", help=help_of(row, "One for all rows.")
+            )
     return _added(list(options.values()), command)
 
 
@@ -111,8 +117,21 @@ def _option(row: Row) -> Callable[[Command], Command]:
     if option == "--page-size":
         return once(option, type=Optional(PageSize()), instead=_SEVERAL, help=help_of(row))
     if option in _ONCE:
-        return once(option, row.name, type=TEXT, instead=_SEVERAL, help=help_of(row))
-    return click.option(option, row.name, type=_type(row), help=help_of(row))
+        return once(option, row.name, type=TEXT, metavar=_metavar(row), instead=_SEVERAL, help=help_of(row))
+    return click.option(option, row.name, type=_type(row), metavar=_metavar(row), help=help_of(row))
+
+
+def _metavar(row: Row) -> str | None:
+    """Name the value of an option in a help text; None for the name of its type."""
+    if row.bounds.least is not None:
+        return "auto|max|N" if row.choices else None
+    return str(row.option).removeprefix("--").replace("-", "_").upper()
+
+
+def _several(row: Row) -> str:
+    if row.option == "--page-size":
+        return "WxH[,...]"
+    return f"{_metavar(row) or 'N|N..N'}[,...]"
 
 
 def _type(row: Row) -> click.ParamType[Any]:
