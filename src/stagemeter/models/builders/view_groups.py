@@ -9,9 +9,11 @@ from typing import Any
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.page_stages import Calls, page_stage, run_module
+from stagemeter.models.builders.vision_language import PROJECTOR
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import Stage
 from stagemeter.models.vision import CHANNELS
+from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
 from stagemeter.models.vision.sam import SamArchitecture, ViewGroup, sam_operators, sam_parameters
 
 
@@ -81,5 +83,20 @@ def sam_stage(module: str, variables: Mapping[str, str]) -> Stage[Any]:
         operators=lambda sizes, group: sam_operators(sizes.sam, group),
         parameters=lambda sizes: sam_parameters(sizes.sam),
         inputs=group_pixels,
+        variables=variables,
+    )
+
+
+def group_projector(
+    linear: Callable[[Any], LinearSize], variables: Mapping[str, str], title: str = "projection of the features"
+) -> Stage[Any]:
+    """Make the stage of one linear layer from the features of a token to the decoder's width."""
+    return group_stage(
+        name="projector",
+        title=f"{title} to the decoder's width",
+        module=PROJECTOR,
+        operators=lambda sizes, group: linears_operators([linear(sizes)], group.tokens),
+        parameters=lambda sizes: linears_parameters([linear(sizes)]),
+        inputs=lambda model, sizes, group: (empty(model, group.views, group.quarter_grid**2, linear(sizes).inputs),),
         variables=variables,
     )

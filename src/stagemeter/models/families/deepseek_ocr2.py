@@ -11,8 +11,8 @@ from typing import Any
 
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
 from stagemeter.models.builders.text import DENSE, SPARSE
-from stagemeter.models.builders.view_groups import group_stage, sam_stage, tiled_pages, view_group
-from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
+from stagemeter.models.builders.view_groups import group_projector, group_stage, sam_stage, tiled_pages, view_group
+from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
@@ -23,7 +23,7 @@ from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
-from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters
+from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.sam import (
     VIEW_VARIABLES,
     SamArchitecture,
@@ -148,10 +148,6 @@ def _encoder_inputs(model: Any, sizes: DeepseekOcr2Architecture, group: ViewGrou
     return {"inputs_embeds": empty(model, group.views, 2 * patches, sizes.encoder.hidden), "num_patches": patches}
 
 
-def _linears(sizes: DeepseekOcr2Architecture) -> list[LinearSize]:
-    return [LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True)]
-
-
 _VARIABLES = VIEW_VARIABLES | {"side": f"side of a view in pixels: {_VIEW} of the page as a whole, {_TILE} of a tile"}
 
 FAMILY = vision_language_family(
@@ -172,16 +168,10 @@ FAMILY = vision_language_family(
             inputs=_encoder_inputs,
             variables=_VARIABLES,
         ),
-        group_stage(
-            name="projector",
-            title="projection of the queries' results to the decoder's width",
-            module=PROJECTOR,
-            operators=lambda sizes, group: linears_operators(_linears(sizes), group.tokens),
-            parameters=lambda sizes: linears_parameters(_linears(sizes)),
-            inputs=lambda model, sizes, group: (
-                empty(model, group.views, group.quarter_grid**2, sizes.encoder.hidden),
-            ),
-            variables=_VARIABLES,
+        group_projector(
+            lambda sizes: LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True),
+            _VARIABLES,
+            title="projection of the queries' results",
         ),
     ),
     pages=Pages(tiled_pages, values=True),

@@ -28,6 +28,7 @@ from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.vit import (
+    LLAMA_LAYERS,
     TransformerSizes,
     VisionTransformer,
     vit_of,
@@ -73,19 +74,7 @@ class Gemma4Architecture(Sizes, TransformerSizes):
     @property
     def vit(self) -> VisionTransformer:
         """The vision transformer, whose patch embedding is a linear layer."""
-        return vit_of(
-            self,
-            patch_bias=False,
-            attention_bias=False,
-            outer_norms=0,
-            positions=2 * self.positions,
-            output_bias=False,
-            feed_forward_bias=False,
-            gated=True,
-            norms=4,
-            norm_bias=False,
-            head_norms=True,
-        )
+        return vit_of(self, **LLAMA_LAYERS, outer_norms=0, positions=2 * self.positions, norms=4, head_norms=True)
 
 
 def _read(settings: Settings) -> Gemma4Architecture:

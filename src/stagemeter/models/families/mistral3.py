@@ -27,7 +27,7 @@ from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.merging import MergingEncoder
 from stagemeter.models.vision.projector import LinearSize
-from stagemeter.models.vision.vit import VisionTransformer, layer_sizes, vit_of
+from stagemeter.models.vision.vit import LLAMA_LAYERS, VisionTransformer, layer_sizes, vit_of
 
 #: Longer side of a page and side of a patch that transformers' ``PixtralImageProcessor`` gives a file without them.
 _LONGEST_OF_CLASS, _PATCH_OF_CLASS = 1024, 16
@@ -47,17 +47,7 @@ class PixtralArchitecture(Sizes, MergingEncoder):
     @property
     def vit(self) -> VisionTransformer:
         """The vision transformer; its attention reads the mask that keeps pages apart."""
-        return vit_of(
-            self,
-            patch_bias=False,
-            attention_bias=False,
-            positions=0,
-            output_bias=False,
-            feed_forward_bias=False,
-            gated=True,
-            norm_bias=False,
-            masked=True,
-        )
+        return vit_of(self, **LLAMA_LAYERS, positions=0, masked=True)
 
     @property
     def projector(self) -> list[LinearSize]:

@@ -109,6 +109,15 @@ LAYER_NAMES = {
     "heads": "num_attention_heads",
     "intermediate": "intermediate_size",
 }
+#: Options of layers like Llama's: gated feed-forward networks, norms without a bias, and no other biases.
+LLAMA_LAYERS = {
+    "patch_bias": False,
+    "attention_bias": False,
+    "output_bias": False,
+    "feed_forward_bias": False,
+    "norm_bias": False,
+    "gated": True,
+}
 #: Number of views that attend to themselves, and the tokens of each.
 Views = Sequence[tuple[int, int]]
 

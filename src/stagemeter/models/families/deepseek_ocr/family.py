@@ -13,8 +13,8 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.build import build_without_weights
 from stagemeter.models.builders.page_stages import page_passes
-from stagemeter.models.builders.view_groups import group_stage, sam_stage, tiled_pages
-from stagemeter.models.builders.vision_language import LANGUAGE, PROJECTOR, VISION
+from stagemeter.models.builders.view_groups import group_projector, group_stage, sam_stage, tiled_pages
+from stagemeter.models.builders.vision_language import LANGUAGE, VISION
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import decoder_stages, empty
 from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
@@ -32,7 +32,6 @@ from stagemeter.models.families.deepseek_ocr.tiling import MAX_TILES, MIN_TILES,
 from stagemeter.models.family import Family, PageRules
 from stagemeter.models.pages.settings import PUBLISHED, ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits
-from stagemeter.models.vision.projector import linears_operators, linears_parameters
 from stagemeter.models.vision.sam import VIEW_VARIABLES, ViewGroup
 from stagemeter.models.vision.vit import layer_operators, vit_parameters
 
@@ -127,17 +126,7 @@ FAMILY: Family[DeepseekOCRArchitecture] = Family(
             variables=_VARIABLES,
             unused=lambda sizes: sizes.clip.unused_parameters,
         ),
-        group_stage(
-            name="projector",
-            title="projection of the features to the decoder's width",
-            module=PROJECTOR,
-            operators=lambda sizes, group: linears_operators([sizes.projector], group.tokens),
-            parameters=lambda sizes: linears_parameters([sizes.projector]),
-            inputs=lambda model, sizes, group: (
-                empty(model, group.views, group.quarter_grid**2, sizes.projector.inputs),
-            ),
-            variables=_VARIABLES,
-        ),
+        group_projector(lambda sizes: sizes.projector, _VARIABLES),
         *decoder_stages(language_model, LANGUAGE, windows=False, keeps_everything=True),
     ),
     other_parameters=lambda sizes: dict.fromkeys(("image_newline", "view_separator"), sizes.decoder.hidden),
