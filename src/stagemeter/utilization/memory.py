@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 from stagemeter.core.cost import item_sizes
@@ -218,16 +219,21 @@ def _bound(parts: Sequence[Work], peak: Peak, passes: int) -> StageBound:
     known = peak.bytes_per_second is not None
 
     def per_pass(times: Iterable[float | None]) -> float | None:
-        return sum(time or 0.0 for time in times) / passes if known else None
+        return _added(time or 0.0 for time in times) / passes if known else None
 
     return {
-        "compute_ms": sum(part.compute_ms for part in least) / passes,
+        "compute_ms": _added(part.compute_ms for part in least) / passes,
         "memory_ms": per_pass(part.memory_ms for part in least),
         "roofline_ms": per_pass(part.ms for part in least),
         "bound_by": bound_by(least, most),
         "memory_ms_every_expert": per_pass(part.memory_ms for part in most),
         "roofline_ms_every_expert": per_pass(part.ms for part in most),
     }
+
+
+def _added(times: Iterable[float]) -> float:
+    """Add from left to right, as arrays do: from Python 3.12 on, `sum` corrects rounding errors of floats."""
+    return reduce(add, times, 0.0)
 
 
 def _times(bounds: Mapping[str, StageBound], quantity: _Time) -> dict[str, Any]:
