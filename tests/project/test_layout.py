@@ -141,6 +141,15 @@ def test_links_in_the_docs_resolve(page):
             assert (page.parent / target).exists(), target
 
 
+def test_the_architecture_names_files_that_exist():
+    package = ROOT / "src" / "stagemeter"
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.(?:py|json))`", text))
+    assert {name for name in named if not [*package.rglob(name)]} == set()
+    assert {path.name for path in (package / "models").glob("[!_]*.py")} <= named
+    assert {f"{path.name}/" for path in package.glob("[!_]*/")} <= set(re.findall(r"`(\w+/)`", text))
+
+
 def test_public_methods_are_documented():
     """Ruff demands the other docstrings; of methods it asks none, since an override needs none."""
     assert [name for path in MODULES.values() for name in undocumented(path)] == []
