@@ -1,7 +1,7 @@
-"""Which module an operator belongs to, in a forward and in a backward pass.
+"""The module that an operator belongs to, in a forward and in a backward pass.
 
-Hooks follow which module runs. Autograd numbers the nodes of its graph in order, so the numbers given while a module
-runs are those of its nodes. A node that runs an operator of the backward pass thus names the module.
+In a forward pass, hooks follow the module that runs. Autograd numbers the nodes of its graph in order, so each module
+has the numbers that were given while it ran. In a backward pass, the number of the running node names the module.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from stagemeter.counting.modes import calls_followed
 
 
 class Attribution:
-    """The module whose work runs now; `names` maps each module to the first name that leads to it.
+    """The module whose work runs now.
 
-    Modules that run in several threads are not told apart, since autograd numbers nodes per thread.
+    `names` maps each module to the first name that leads to it. Modules must run in one thread, since autograd numbers
+    the nodes of each thread separately.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -28,7 +29,7 @@ class Attribution:
             self.names = {module: name for name, module in model.named_modules()}
         self._running: list[nn.Module] = []
         self._again: list[bool] = []
-        #: Numbers of nodes from which on nodes belong to another module, and the names of those modules.
+        #: The first number of each run of nodes with one module, and the names of these modules.
         self._starts: list[int] = []
         self._owners: list[str] = []
 
@@ -49,16 +50,16 @@ class Attribution:
                 self._again.pop()
                 self._own_nodes(self.module())
 
-        # Followed after errors too, so that a caught error in a module does not shift the books.
+        # Hooks run after errors too, so that a caught error does not leave a module running.
         with calls_followed(enter, leave):
             yield
 
     def name_of(self, module: nn.Module) -> str | None:
-        """Return the name of a module; None for one of no model. Where no model is told apart, modules need no hash."""
+        """Return the name of a module; None for one outside of the model. Without a model, modules need no hash."""
         return self.names.get(module) if self.names else None
 
     def module(self) -> str:
-        """Return the name of the module whose work runs now; empty where none is known."""
+        """Return the name of the module whose work runs now; empty if unknown."""
         if self._running:
             return self.names[self._running[-1]]
         node = torch._C._current_autograd_node()

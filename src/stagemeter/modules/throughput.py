@@ -19,18 +19,20 @@ TRAIN, EVALUATION = "train", "eval"
 
 
 class Throughput:
-    """A meter that times steps and counts their calls, each shape once and outside of timed work.
+    """A meter of a training's steps: their time, and the cost of the calls in them.
+
+    Each shape is counted once, while the clock stands.
 
     Parameters
     ----------
     modules : iterable of torch.nn.Module
-        The modules that do the work, see `stagemeter.modules.calls.CallRecorder`.
+        The modules that do the work. Their outermost calls are counted.
     place : torch.device
-        Their device, which is synchronized before times are taken.
+        Their device. The meter waits for it before it reads the clock.
     peak : float or None
-        Peak FLOP/s of one device; None leaves MFU out.
+        Peak FLOP/s of one device. None leaves MFU out.
     devices : int
-        Number of devices that do the same work on other data.
+        Number of devices that do the same work on different data.
     """
 
     def __init__(self, modules: Iterable[nn.Module], place: torch.device, peak: float | None, devices: int = 1) -> None:
@@ -51,7 +53,7 @@ class Throughput:
         self._recorder.detach()
 
     def begin_step(self) -> None:
-        """Begin a step; time between steps counts until the clock stops."""
+        """Begin a step, and start the clock if it stands."""
         if self._began is None:
             self._began = time.perf_counter()
 
@@ -62,14 +64,14 @@ class Throughput:
             self.pause()
 
     def pause(self) -> None:
-        """Stop the clock, until the next step begins."""
+        """Stop the clock until the next step begins."""
         if self._began is not None:
             self._wait()
             self._seconds += time.perf_counter() - self._began
             self._began = None
 
     def metrics(self, stage: str = TRAIN) -> dict[str, float]:
-        """Return the metrics since the last time by name, such as ``mfu/train``; empty if nothing ran."""
+        """Return the metrics since the last call, by names such as ``mfu/train``; none if nothing ran."""
         if stage == TRAIN:
             seconds, steps = self._seconds, self._steps
             self._seconds, self._steps = 0.0, 0
