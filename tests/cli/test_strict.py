@@ -26,5 +26,5 @@ def test_unknown_operators_are_named_and_nothing_is_written(tmp_path, monkeypatc
 
 
 def test_estimates_run_no_operators(tmp_path):
-    with pytest.raises(StagemeterError, match="--strict: --estimate runs no operators"):
+    with pytest.raises(StagemeterError, match="strict: closed forms run no operators"):
         analyze_page(AnalysisConfig(**PAGE), tmp_path / "out", track=False, estimate=True, strict=True)

@@ -71,6 +71,6 @@ def test_nothing_is_logged_if_one_report_cannot_be_used(reports, experiment, run
         upload([reports / "empty"], experiment)
     with pytest.raises(StagemeterError, match="no such JSON file"):
         upload([reports / "nothing"], experiment)
-    with pytest.raises(StagemeterError, match="PATHS: missing"):
+    with pytest.raises(StagemeterError, match="paths: missing"):
         upload([], experiment)
     assert runs() == []

@@ -46,17 +46,7 @@ _FOLDER = Path("stagemeter-report")
 @run_options
 @no_track_option
 @output_options
-def analyze(
-    estimate: bool,
-    strict: bool,
-    device: str | None,
-    output_dir: Path | None,
-    experiment: str | None,
-    run_name: str | None,
-    no_track: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: Any) -> None:
     """Count what each stage of a model costs: parameters, FLOPs, activations, bytes.
 
     Neither weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
@@ -69,16 +59,7 @@ def analyze(
         return
     from stagemeter.application.analyze import analyze_page
 
-    outcome = analyze_page(
-        config,
-        output_dir or _FOLDER,
-        track=not no_track,
-        estimate=estimate,
-        strict=strict,
-        device=device,
-        experiment=experiment,
-        run_name=run_name,
-    )
+    outcome = analyze_page(config, output_dir or _FOLDER, track=not no_track, **options)
     if as_json:
         print_json(outcome.report)
     else:

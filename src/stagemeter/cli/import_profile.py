@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -60,14 +59,6 @@ Examples:
 @output_options
 def import_profile(
     source: tuple[str, ...],
-    from_run: str | None,
-    pairs: tuple[str, ...],
-    mapping_file: Path | None,
-    interval: float | None,
-    engine_model: str | None,
-    prefill_contains_vision: bool | None,
-    device: str | None,
-    devices: int | None,
     experiment: str | None,
     run_name: str | None,
     as_json: bool,
@@ -84,15 +75,5 @@ def import_profile(
     from stagemeter.application.import_profile import Source
     from stagemeter.application.import_profile import import_profile as run
 
-    where = Source(
-        files=source,
-        from_run=from_run,
-        mapping_file=mapping_file,
-        pairs=pairs,
-        interval=interval,
-        engine_model=engine_model,
-        prefill_contains_vision=prefill_contains_vision,
-        device=device,
-        devices=devices,
-    )
+    where = Source(files=source, **options)
     print_profiled(run(config, where, experiment=experiment, run_name=run_name), as_json)

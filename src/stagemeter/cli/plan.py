@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -30,16 +29,7 @@ Examples:
 @workload_options("plan")
 @store_options
 @output_options
-def plan(
-    pages_per_day: float | None,
-    device: str | None,
-    mfu: float | None,
-    from_run: str | None,
-    images: Path | None,
-    pages: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def plan(pages_per_day: float | None, device: str | None, as_json: bool, **options: Any) -> None:
     """Work out how many devices a number of pages a day needs, and say what the answer assumes.
 
     With --images or --pages, the cost is that of the mean page.
@@ -52,7 +42,7 @@ def plan(
     from stagemeter.application.plan import plan_devices
 
     config = read_config(AnalysisConfig, options)
-    sizing = plan_devices(config, pages_per_day, device, mfu=mfu, from_run=from_run, images=images, pages=pages)
+    sizing = plan_devices(config, pages_per_day, device, **options)
     if as_json:
         print_json(sizing.to_dict())
         return

@@ -25,7 +25,7 @@ Then pair it with its counts:
 @measuring_options
 @run_options
 @output_options
-def profile(experiment: str | None, run_name: str | None, as_json: bool, **options: Any) -> None:
+def profile(as_json: bool, **options: Any) -> None:
     """Run requests, time each stage, and log the times to MLflow.
 
     `stagemeter mfu` pairs the times with the counts of `stagemeter analyze`.
@@ -38,4 +38,4 @@ def profile(experiment: str | None, run_name: str | None, as_json: bool, **optio
         return
     from stagemeter.application.profile import profile_page
 
-    print_profiled(profile_page(config, experiment=experiment, run_name=run_name), as_json)
+    print_profiled(profile_page(config, **options), as_json)

@@ -152,11 +152,12 @@ def help_of(row: Row, more: str = "") -> str:
 
 
 def read_config(kind: type[Config], options: dict[str, Any]) -> Config:
-    """Return the configuration from a command's options and the file that they name, or refuse contradictions."""
+    """Take the settings out of a command's options, and return the configuration, or refuse contradictions."""
     from stagemeter.analysis.config import load_config
 
     path: Path | None = options.pop("config_file")
-    return load_config(path, given_settings(**options), kind)
+    names = {*kind.model_fields, "scale", "page_size"}
+    return load_config(path, given_settings(**{name: options.pop(name) for name in names & options.keys()}), kind)
 
 
 def given_settings(
