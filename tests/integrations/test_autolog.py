@@ -11,7 +11,6 @@ import stagemeter
 from stagemeter import StagemeterError
 from stagemeter.integrations import autolog as module
 
-pytestmark = pytest.mark.slow
 PEAK = 0.4
 
 
@@ -69,8 +68,14 @@ def generate(model, new_tokens=9):
     return model.generate(IDS, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
 
 
-@pytest.mark.parametrize("make", [llama, sliding, mixture])
-@pytest.mark.parametrize("new_tokens", [1, 2, 4, 9])
+@pytest.mark.parametrize(
+    ("make", "new_tokens"),
+    [
+        pytest.param(make, tokens, marks=[] if (make, tokens) == (llama, 4) else pytest.mark.slow)
+        for make in (llama, sliding, mixture)
+        for tokens in (1, 2, 4, 9)
+    ],
+)
 def test_generation_is_counted_to_the_last_step(make, new_tokens):
     model = make()
     with stagemeter.count() as counted:
@@ -87,6 +92,7 @@ def test_generation_is_counted_to_the_last_step(make, new_tokens):
     assert not any(name.startswith(("time_ms/", "mfu/")) for name in names(run)), "the first call warms up"
 
 
+@pytest.mark.slow
 def test_generation_in_training_mode_is_a_generation():
     model = llama().train()
     stagemeter.autolog()
@@ -95,6 +101,7 @@ def test_generation_in_training_mode_is_a_generation():
     assert {"flops/prefill", "flops/decode_total"} <= names(run)
 
 
+@pytest.mark.slow
 def test_every_nth_call_of_a_shape_is_timed():
     model = llama()
     stagemeter.autolog(log_every_n=3, peak_tflops=PEAK)
@@ -136,6 +143,7 @@ def test_forward_pass_by_children_or_by_given_stages():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_without_a_run_in_training_or_when_disabled():
     model = llama()
     stagemeter.autolog()
@@ -159,6 +167,7 @@ def mlflows_autolog():
     AUTOLOGGING_INTEGRATIONS["mlflow"] = found
 
 
+@pytest.mark.slow
 def test_mlflows_own_switches_govern_it(mlflows_autolog):
     def steps():
         with mlflow.start_run() as run:
@@ -184,6 +193,7 @@ def test_mlflows_own_switches_govern_it(mlflows_autolog):
     assert steps() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_mlflow_silences_it(silent, mlflows_autolog, caplog):
     model = looking(llama())
@@ -208,6 +218,7 @@ def looking(model, **options):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("silent", [False, True])
 def test_model_that_cannot_be_counted_runs_as_ever(silent, caplog):
     model = looking(llama())
@@ -221,6 +232,7 @@ def test_model_that_cannot_be_counted_runs_as_ever(silent, caplog):
     assert len(said) == (0 if silent else 1)
 
 
+@pytest.mark.slow
 def test_fault_of_ours_is_none_of_the_models(monkeypatch, caplog):
     def fail(*args, **kwargs):
         raise RuntimeError("a fault of ours")
@@ -237,6 +249,7 @@ def test_fault_of_ours_is_none_of_the_models(monkeypatch, caplog):
         caplog.clear()
 
 
+@pytest.mark.slow
 def test_error_of_the_model_is_its_own():
     model = llama()
     stagemeter.autolog()
@@ -247,6 +260,7 @@ def test_error_of_the_model_is_its_own():
     assert "flops/total" in names(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
