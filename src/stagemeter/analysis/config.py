@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable, Mapping
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,7 +91,8 @@ class ProfileConfig(AnalysisConfig, ProfileSettings):
 
 
 for _kind in (AnalysisConfig, ProfileConfig):
-    _kind.__doc__ = f"{_kind.__doc__}{attributes(_kind)}"
+    # From Python 3.13 on, docstrings have lost their indentation.
+    _kind.__doc__ = f"{cleandoc(_kind.__doc__ or '')}\n\n{cleandoc(attributes(_kind))}"
 
 Config = TypeVar("Config", bound=AnalysisConfig)
 
