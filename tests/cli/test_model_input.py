@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.models.lookup import describe_model
+
 ROOT = Path(__file__).parents[2]
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -154,6 +158,10 @@ def test_length_of_a_prompt_without_a_page(estimate, options, tokens):
     report = estimate("--model", "qwen3-0.6b", *options)
     assert report["metadata"]["workload"]["prompt_tokens"] == tokens
     assert any("no length was given" in note for note in report["notes"]) is (tokens == 1024)
+    if "--seq-len" not in options:
+        # Who analyzes the settings of a report again gets the same workload.
+        again = plan_request(AnalysisConfig(**report["metadata"]["config"]), describe_model("qwen3-0.6b"))
+        assert again.hash == report["metadata"]["workload_hash"]
 
 
 @pytest.mark.parametrize(("model", "method"), [("gpt-oss-20b", "mxfp4"), ("deepseek-v3", "fp8"), ("qwen3-8b", None)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.lora_section import adapter_notes, adapter_section
 from stagemeter.analysis.pages import limit_notes
-from stagemeter.analysis.requests import workload_notes
+from stagemeter.analysis.requests import recorded_settings, workload_notes
 from stagemeter.analysis.tiers import ANALYTIC, ISOLATED, TIERS, StageCount, Tier
 from stagemeter.core.cost import QUANTITIES, ZERO, item_sizes
 from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult, request_total
@@ -57,7 +57,7 @@ def build_report(
     difference = differences(family, tiers)
     counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
     unsupported = {name: dict(sorted(count.unsupported.items())) for name, count in counts.items() if count.unsupported}
-    settings = config.model_dump()
+    settings = recorded_settings(config, family)
     return {
         "schema_version": SCHEMA_VERSION,
         "metadata": {

@@ -31,12 +31,11 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     if config.video_frames is not None and not family.videos:
         raise _no_video(config, model.name)
     if family.reads_pages:
-        page, text_tokens = size_of_page(config), config.text_tokens
+        page = size_of_page(config)
         views, _ = page_views(config, model, *page)
     else:
         settings_of(config).refuse_unused(model.name, family.name)
-        given = config.text_tokens if "text_tokens" in config.model_fields_set else DEFAULT_TEXT_PROMPT
-        page, views, text_tokens = (0, 0), NO_PAGE, given
+        page, views = (0, 0), NO_PAGE
     return make_workload(
         family,
         model.architecture,
@@ -44,8 +43,18 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         views,
         seq_len=config.seq_len,
         decode_context=config.decode_context,
-        **{**_asked(config), "text_tokens": text_tokens},
+        **{**_asked(config), "text_tokens": _text_tokens(config, family)},
     )
+
+
+def _text_tokens(config: AnalysisConfig, family: Family[Any]) -> int:
+    given = family.reads_pages or "text_tokens" in config.model_fields_set
+    return config.text_tokens if given else DEFAULT_TEXT_PROMPT
+
+
+def recorded_settings(config: AnalysisConfig, family: Family[Any]) -> dict[str, Any]:
+    """Return the settings that a document keeps: as given, or as the family takes them where they were not."""
+    return {**config.model_dump(), "text_tokens": _text_tokens(config, family)}
 
 
 def make_workload(

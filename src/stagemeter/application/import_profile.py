@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.requests import plan_measured, plan_request, refuse_adapter, require_runnable
+from stagemeter.analysis.requests import (
+    plan_measured,
+    plan_request,
+    recorded_settings,
+    refuse_adapter,
+    require_runnable,
+)
 from stagemeter.core.errors import StagemeterError, TrackingError, exclusive
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import VISION, aggregates
@@ -92,7 +98,7 @@ def import_profile(
         family=model.family.name,
         stages=stages,
         architecture_hash=model.architecture.hash,
-        config=config.model_dump(),
+        config=recorded_settings(config, model.family),
     )
     from stagemeter.tracking.labels import profile_name
     from stagemeter.tracking.profile import log_profile

@@ -100,7 +100,9 @@ def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | Non
         settings = config
         if size is not None:
             given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None}
-            settings = AnalysisConfig(**{**config.model_dump(), **given, "use_synthetic_inputs": True})
+            settings = AnalysisConfig(
+                **{**config.model_dump(exclude_unset=True), **given, "use_synthetic_inputs": True}
+            )
         workload = plan_request(settings, model)
         require_runnable(workload, model)
         # Pages that become the same views cost the same, whatever their size.

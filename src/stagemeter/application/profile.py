@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import ProfileConfig
 from stagemeter.analysis.pages import load_picture
-from stagemeter.analysis.requests import plan_request, refuse_adapter, require_runnable
+from stagemeter.analysis.requests import plan_request, recorded_settings, refuse_adapter, require_runnable
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import DECODE_TOTAL
@@ -201,7 +201,7 @@ def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocu
         family=plan.model.family.name,
         stages=[stage.name for stage in plan.model.family.stages],
         architecture_hash=plan.model.architecture.hash,
-        config=plan.config.model_dump(),
+        config=recorded_settings(plan.config, plan.model.family),
     )
 
 
