@@ -66,6 +66,7 @@ def is_refused(model, width, height):
 )
 def test_rows_are_single_analyses(data, **values):
     """A grid of any family, and some of its rows."""
+    values["mode"] = values["mode"] if MODELS[values["model"]].family.modes else None
     pages = [tuple(map(int, size.split("x"))) for size in values["page_size"].split(",")]
     if refused := [page for page in pages if is_refused(values["model"], *page)]:
         with pytest.raises(StagemeterError):
@@ -175,9 +176,7 @@ def test_a_model_without_closed_forms_is_refused_with_the_reason(monkeypatch):
 
 
 def test_requests_of_text_alone_have_neither_pages_nor_modes():
-    grid = grid_of(
-        model="llama-3.1-8b", mode="tiny,base", page_size="600x600,900x900", text_tokens="10,64", device="L40S"
-    )
+    grid = grid_of(model="llama-3.1-8b", page_size="600x600,900x900", text_tokens="10,64", device="L40S")
     assert grid.size == 2
     rows = evaluate_rows(grid, 0, 2)
     assert rows["mode"].tolist() == ["text", "text"]
@@ -187,8 +186,10 @@ def test_requests_of_text_alone_have_neither_pages_nor_modes():
     assert "at_roofline/pages_per_hour" not in rows
 
 
-def test_modes_say_nothing_where_the_processor_decides():
-    assert grid_of(model="unlimited-ocr-default", mode="tiny,base,gundam").size == 1
+def test_modes_are_refused_where_the_processor_decides():
+    assert grid_of(model="unlimited-ocr-default").size == 1
+    with pytest.raises(StagemeterError, match="mode: unlimited-ocr-default has no modes"):
+        grid_of(model="unlimited-ocr-default", mode="tiny,base,gundam")
 
 
 @pytest.mark.parametrize("name", MODELS)
