@@ -193,9 +193,9 @@ class PageSettings:
         return value
 
     def _refuse(self, found: _Found, why: str) -> NoReturn:
-        # The name is that of the file and of the setting in it, with a colon between.
-        wrong = f"{found.name} is {found.said or shown(found.value)}"
-        raise StagemeterError(". ".join((wrong, why[0].upper() + why[1:])))
+        where, colon, key = found.name.partition(": ")
+        value = found.said or shown(found.value)
+        raise StagemeterError(f"{where}: {key if colon else 'it'} is {value}. {why[0].upper()}{why[1:]}")
 
 
 class ProcessorSettings:
