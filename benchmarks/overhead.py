@@ -111,7 +111,7 @@ def run_start() -> list[Row]:
     """Time the tags of the plug-in, first in a process and later, on a machine with eight GPUs of one kind."""
     import mlflow  # noqa: F401 - what asks the plug-in
 
-    from stagemeter.hardware import accelerator
+    from stagemeter.hardware import machine
     from stagemeter.tracking.run_context import AcceleratorContext
 
     rows = []
@@ -120,7 +120,7 @@ def run_start() -> list[Row]:
             place = Path(folder) / f"{number}"
             place.mkdir()
             (place / "information").write_text("Model: \t\t NVIDIA H100 80GB HBM3\n")
-        accelerator._GPUS = Path(folder)
+        machine._GPUS = Path(folder)
         context = AcceleratorContext()
         for when in ("first", "later"):
             start = time.perf_counter()

@@ -142,6 +142,7 @@ def test_value_that_cannot_be_is_refused(report, path, key, value):
         ("", "unsupported_ops", {"encoder": {"aten::mm": 1}}, "at $.unsupported_ops: there is no stage encoder"),
         ("stages", "sam", None, "at $.stages.sam: Input should be an object"),
         ("total", "flops", 1, "at $.total.flops: 1 is not the sum of the stages"),
+        ("metadata/workload", "base_size", 0, "at $.metadata.workload.base_size: 0 is less than 1"),
     ],
 )
 def test_fault_is_named_with_its_place(report, path, key, value, fault):

@@ -97,7 +97,7 @@ def without_store(monkeypatch):
     fake("profile", log_profile=lambda run_id, document: None)
     fake("run", tracked_run=tracked_run, require_choice=lambda *_: None)
     fake("store", run_messages=lambda run: [])
-    fake("upload", upload_report=lambda report, experiment: ("0" * 32, True))
+    fake("log", upload_report=lambda report, experiment: ("0" * 32, True))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.core.workload import Workload
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -118,6 +119,11 @@ def generated_schema() -> dict[str, Any]:
     schema["$defs"]["Stage"]["dependentRequired"] = {
         name: [other for other in DECODE_ONLY if other != name] for name in DECODE_ONLY
     }
+    # What a request asks for has defaults where it is asked, and none in a document.
+    workload = schema["$defs"]["Workload"]
+    workload["required"] = [
+        name for name, kind in workload["properties"].items() if {"type": "null"} not in kind.get("anyOf", ())
+    ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:stagemeter:report:{SCHEMA_VERSION}",
@@ -158,6 +164,10 @@ def report_fault(report: Any) -> str | None:
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"])
         message = fault["msg"] if len(fault["msg"]) <= _LONGEST_FAULT else f"{fault['msg'][:_LONGEST_FAULT]}..."
         return f"at ${path}: {message}"
+    try:
+        Workload.from_json(json.dumps(report["metadata"]["workload"]))
+    except ValueError as error:
+        return f"at $.metadata.workload.{error}"
     return _stage_fault(report) or _sum_fault(report)
 
 
