@@ -15,6 +15,7 @@ from stagemeter.cli.workload import read_config
 from stagemeter.models.families.deepseek_ocr.modes import MODES
 from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.shipped import shipped_without_family
+from stagemeter.models.pages.settings import OPTIONS
 
 #: Parameters of the command that say nothing of the workload.
 OTHERS = ("config_file", "estimate", "strict", "device", "output_dir", "experiment", "run_name", "no_track", "as_json")
@@ -84,6 +85,9 @@ def test_command_asks_for_the_same_work(model, asked, sizes, frames):
 def test_limits_of_pages_are_part_of_the_command(model, limits):
     config = AnalysisConfig(model=model, image_w=800, image_h=2400, **limits)
     workload = plan_request(config, described(model))
+    # A run of the MLflow project has a param for each limit, given or not.
+    params = {**dict.fromkeys(OPTIONS, "none"), **{name: str(limit) for name, limit in limits.items()}}
+    assert analyze_command(model, workload, params) == analyze_command(model, workload, limits)
     again = plan_request(asked_by(analyze_command(model, workload, limits)), described(model))
     assert again.hash == workload.hash
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.params import NOT_GIVEN
 from stagemeter.core.setting import table
 from stagemeter.core.settings import AnalysisSettings, RequestSettings
 from stagemeter.core.workload import OWN, TEXT, Workload
@@ -25,7 +26,9 @@ def workload_config(model: str, workload: Workload, limits: Mapping[str, Any] | 
         settings["seq_len"] = workload.prompt_tokens
     else:
         asked = {name: (limits or {}).get(name) for name in OPTIONS}
-        settings |= _page(workload) | {name: int(value) for name, value in asked.items() if value is not None}
+        settings |= _page(workload) | {
+            name: int(value) for name, value in asked.items() if value not in (None, NOT_GIVEN)
+        }
     beside = {"text_tokens", "video_frames"} if workload.mode == TEXT else set()
     settings |= {name: getattr(workload, name) for name in table(RequestSettings) if name not in beside}
     rows = table(AnalysisSettings)

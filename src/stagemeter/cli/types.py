@@ -11,10 +11,9 @@ import click
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
+from stagemeter.core.params import NOT_GIVEN
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-#: The word for an option that is not given: parameters of an MLflow project always have a value.
-_NOT_GIVEN = "none"
 
 
 class Optional(click.ParamType[Any]):
@@ -28,7 +27,7 @@ class Optional(click.ParamType[Any]):
         """Convert the text of an option."""
         if value == "":
             self.fail("is empty. Give a value, or `none`", param, ctx)
-        if isinstance(value, str) and value.lower() == _NOT_GIVEN:
+        if isinstance(value, str) and value.lower() == NOT_GIVEN:
             return None
         return self._inner.convert(value, param, ctx)
 

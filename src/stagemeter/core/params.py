@@ -9,6 +9,9 @@ from stagemeter.core.setting import EVERY, MODES, Row, table
 from stagemeter.core.settings import AnalysisSettings, MeasuringSettings
 from stagemeter.core.workload import OWN, TEXT, Workload
 
+#: What a param without a value holds: parameters of an MLflow project always have one.
+NOT_GIVEN = "none"
+
 
 def workload_params(config: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, str]:
     """Return the params of a run: the settings, and the page and prompt that follow from them."""
@@ -31,14 +34,14 @@ def _logged(owner: type) -> dict[str, Row]:
 
 
 def as_params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return values as params: text, sizes as ``2x3``, and ``none`` for no value."""
+    """Return values as params: text, sizes as ``2x3``, and `NOT_GIVEN` for no value."""
     return {key: _as_text(value) for key, value in values.items()}
 
 
 def _as_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "x".join(map(str, value))
-    return "none" if value is None else str(value)
+    return NOT_GIVEN if value is None else str(value)
 
 
 def module_params(document: Mapping[str, Any]) -> dict[str, Any]:

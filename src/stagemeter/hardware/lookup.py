@@ -48,10 +48,7 @@ def device_peak(device: Device, dtype: str) -> Peak:
     """Return the peak of a device for a data type, or raise StagemeterError with the data types that have a rate."""
     if dtype not in device.peak_tflops:
         known = ", ".join(device.peak_tflops)
-        raise StagemeterError(
-            f"{device.name}: it has no {dtype} rate, only {known}. Choose a --dtype of these, "
-            "or give --peak-tflops X --peak-gbps Y"
-        )
+        raise StagemeterError(f"device: {device.name} has no {dtype} rate, only {known}. Choose a dtype of these")
     return Peak(
         name=device.name,
         dtype=dtype,

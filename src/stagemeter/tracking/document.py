@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from stagemeter.core.errors import StagemeterError, StagemeterWarning
+from stagemeter.core.params import NOT_GIVEN
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.tracking.labels import KIND, PARAMS_OTHERWISE, REPORT_HASH
 
@@ -101,16 +102,20 @@ def missing_params(run: Run, values: Mapping[str, str]) -> tuple[list[Param], di
     known = run.data.params
     params = [Param(key, value) for key, value in values.items() if key not in known]
     otherwise = {key: value for key, value in values.items() if key in known and not _same(known[key], value)}
-    if not otherwise:
-        return params, {}
-    both = ", ".join(f"{key} is {known[key]!r} there and {value!r} here" for key, value in otherwise.items())
-    warnings.warn(
-        f"run {run.info.run_id} has params of other values than what is logged to it: {both}. MLflow keeps the first; "
-        f"the metrics are of the latter, and the tag {PARAMS_OTHERWISE} says so",
-        StagemeterWarning,
-        stacklevel=2,
+    # A param that was not given contradicts nothing.
+    both = ", ".join(
+        f"{key} is {known[key]!r} there and {value!r} here"
+        for key, value in otherwise.items()
+        if known[key] != NOT_GIVEN
     )
-    return params, {PARAMS_OTHERWISE: json.dumps(otherwise)}
+    if both:
+        warnings.warn(
+            f"run {run.info.run_id} has params of other values than what is logged to it: {both}. MLflow keeps the "
+            f"first; the metrics are of the latter, and the tag {PARAMS_OTHERWISE} says so",
+            StagemeterWarning,
+            stacklevel=2,
+        )
+    return params, {PARAMS_OTHERWISE: json.dumps(otherwise)} if otherwise else {}
 
 
 def _same(one: str, other: str) -> bool:

@@ -44,9 +44,9 @@ def milliseconds(where: str, value: object) -> float:
         what = "time" if _NOT_FINITE.fullmatch(str(value).strip()) else "number"
         raise StagemeterError(f"{where}: {shown(value)} is no {what}. Give milliseconds") from None
     if number > _LONGEST:
-        raise StagemeterError(f"{where}: {shown(value)} ms is more than a century. Give milliseconds")
+        raise StagemeterError(f"{where}: {number:.6g} ms is more than a century. Give milliseconds")
     if number < _SHORTEST:
-        raise StagemeterError(f"{where}: {shown(value)} ms is no time of a stage. Give one above zero, or leave it out")
+        raise StagemeterError(f"{where}: {number:.6g} ms is no time of a stage. Give one above zero, or leave it out")
     return float(number)
 
 
