@@ -176,7 +176,8 @@ def test_storage_that_is_not_known_has_no_roofline(stagemeter, plan, folder):
         ),
         (
             ["--pages-per-day", 10, "--device", "T4", "--dtype", "float16", "--model", "kimi-k2.5"],
-            "--device T4: one of these pages does not fit. Give a device of more memory",
+            "--device: one page does not fit into T4; `analyze --device` says what it needs. Give a device of more "
+            "memory",
         ),
         ([], "--pages-per-day: missing. Give the number"),
         (["--pages-per-day", 10], "--device: missing. Give one of"),

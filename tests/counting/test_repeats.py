@@ -140,7 +140,8 @@ class Windowed(Layer):
 
 
 @pytest.mark.parametrize(("writes", "walked"), [(False, [0, 0]), (True, [0, 0, 1, 1, 2, 2])])
-def test_lengths_on_the_cpu_are_compared_by_value(writes, walked):
+def test_lengths_on_the_cpu_are_compared_by_value(monkeypatch, writes, walked):
+    monkeypatch.setattr(Windowed, "__module__", "transformers.models.windowed")
     model = Model([Windowed(index, writes) for index in range(3)])
     counts, _ = count(model, torch.ones(9, 4, device="meta"), lengths=torch.tensor([1, 2]))
     assert Layer.calls == walked
@@ -149,6 +150,34 @@ def test_lengths_on_the_cpu_are_compared_by_value(writes, walked):
     counts, _ = count(model, torch.ones(9, 4, device="meta"), lengths=torch.tensor([5, 1]))
     assert Layer.calls == walked
     assert counts.of("layers.2").macs == (10 if writes else 6) * 16
+
+
+class Level(nn.Module):
+    """A layer on the CPU whose buffer decides what it returns."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.register_buffer("stride", torch.tensor(stride))
+
+    def forward(self, size):
+        return (size // self.stride).tolist()
+
+
+def test_layers_of_other_code_are_walked_where_lengths_decide():
+    levels = nn.ModuleList(map(Level, (4, 8, 16)))
+    with torch.no_grad(), CostCounter(levels):
+        assert [level(torch.tensor([32, 32])) for level in levels] == [[8, 8], [4, 4], [2, 2]]
+    model = Model([Windowed(index) for index in range(3)])
+    count(model, torch.ones(9, 4, device="meta"), lengths=torch.tensor([1, 2]))
+    assert Layer.calls == [0, 0, 1, 1, 2, 2]
+
+
+def test_tensors_of_inference_mode_are_counted(monkeypatch):
+    monkeypatch.setattr(Windowed, "__module__", "transformers.models.windowed")
+    model = Model([Windowed(index) for index in range(3)])
+    with torch.inference_mode(), CostCounter(model) as counter:
+        model(torch.ones(9, 4, device="meta"), lengths=torch.tensor([1, 2]))
+    assert counter.counts().of("").macs == 3 * 3 * 16
 
 
 def test_layers_that_return_values_are_walked():

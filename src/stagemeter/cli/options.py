@@ -77,8 +77,9 @@ class LineFormatter(logging.Formatter):
     """Formatter of messages without control characters; tracebacks, which -v shows, stay as they are."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Format the line of a record."""
-        return printable(super().formatMessage(record))
+        """Format the line of a record; a warning of ours reads like every other."""
+        ours = record.levelno == logging.WARNING and record.name.startswith("stagemeter.")
+        return printable(f"warning: {record.message}" if ours else super().formatMessage(record))
 
 
 def _set_up_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:

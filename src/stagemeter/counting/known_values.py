@@ -278,7 +278,8 @@ def is_small_index(tensor: torch.Tensor) -> bool:
     """Whether a tensor holds a few whole numbers on the CPU, such as the lengths of windows."""
     if type(tensor) is not torch.Tensor or tensor.device.type != "cpu" or tensor.numel() > _LARGEST_COMPARED:
         return False
-    return not (tensor.is_floating_point() or tensor.is_complex())
+    # Writes to a tensor of torch's inference mode leave no trace.
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_inference())
 
 
 def comparable_value(tensor: torch.Tensor) -> Any:

@@ -8,7 +8,8 @@ plain attributes. Every other attribute must be the same object, such as the sha
 may differ, which is the layer's slot in the key-value cache; the slot's content is compared instead.
 
 A layer runs if an argument is neither a tensor nor a plain value nor a cache, or while another dispatch mode is active.
-Lengths and indices on the CPU, which decide what runs, are compared by their values.
+Lengths and indices on the CPU, which decide what runs, are compared by their values in layers of transformers alone:
+other code may write to them, or return what it reads from them.
 A layer that does not run leaves its part of the cache empty, but the counts include the cost of filling it.
 """
 
@@ -113,10 +114,12 @@ class RepeatedLayers:
         if is_transformed():
             return None  # Shapes do not show the batch that a layer is mapped over.
         parts: list[Any] = [self._structures[layer]]
+        compares = _compares_values(layer)
         flat, structure = tree_flatten((args, kwargs))
         for value in flat:
             if isinstance(value, torch.Tensor):
-                if not (is_plain(value) and (value.device.type == "meta" or is_small_index(value))):
+                known = value.device.type == "meta" or (compares and is_small_index(value))
+                if not (known and is_plain(value)):
                     return None  # Values may decide what runs.
                 parts.append((value.shape, value.dtype, value.stride(), value.device, comparable_value(value)))
             elif isinstance(value, _PLAIN_TYPES):
@@ -129,10 +132,17 @@ class RepeatedLayers:
         return (*parts, str(structure))
 
 
+def _compares_values(layer: nn.Module) -> bool:
+    """Whether small arguments on the CPU tell calls apart: the layer is transformers' own, and without weights."""
+    tensors = (tensor for module in layer.modules() for tensor in (*module.parameters(False), *module.buffers(False)))
+    return type(layer).__module__.startswith("transformers.") and all(each.device.type == "meta" for each in tensors)
+
+
 def _versions(arguments: Any) -> list[int]:
     """Return the versions of the tensors outside of the meta device: each write makes a new one."""
     tensors = (value for value in tree_flatten(arguments)[0] if isinstance(value, torch.Tensor))
-    return [tensor._version for tensor in tensors if tensor.device.type != "meta"]
+    # Tensors of torch's inference mode have none.
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors if tensor.device.type != "meta"]
 
 
 def _moved(event: Event, old: str, new: str) -> Event:

@@ -93,7 +93,8 @@ def devices_needed(
         )
     if cost.largest_batch == 0:
         raise StagemeterError(
-            f"--device {peak.name}: one of these {cost.unit}s does not fit. Give a device of more memory"
+            f"--device: one {cost.unit} does not fit into {peak.name}; `analyze --device` says what it needs. Give a "
+            "device of more memory"
         )
     if cost.largest_batch is not None and batch > cost.largest_batch:
         raise StagemeterError(
