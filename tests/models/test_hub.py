@@ -111,4 +111,4 @@ def test_without_a_network_a_folder_is_enough(analyze, free_port):
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert "the Hub cannot be reached" in line
-    assert line.endswith("a folder that holds its config.json is enough: give that as --model")
+    assert line.endswith("Try again, or give a folder that holds its config.json")

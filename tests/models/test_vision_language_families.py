@@ -158,7 +158,7 @@ def page_inputs(kind, described, workload, ids):
     width, height = workload.view_size or (workload.base_size, workload.base_size)
     views = workload.global_views
     grid = torch.tensor([[views, height // vision.patch_size, width // vision.patch_size]] * workload.batch_size)
-    pixels = torch.rand(int(grid.prod(-1).sum()), vision.patch_elements)
+    pixels = torch.rand(int(grid.prod(-1).sum()), vision.vit.patch_elements)
     kinds = (ids == IMAGE_TOKEN).int() + 2 * (ids == VIDEO_TOKEN).int()
     if workload.video_frames is None:
         return {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}

@@ -17,14 +17,17 @@ _WIDEST = 10_000
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Print rows on stdout with a title; the first row is the header."""
     from rich.console import Console
+    from rich.text import Text
 
     if not Console().is_terminal:
         print(plain_text(rows, title))
         return
-    table = plain_table(rows, title)
+    table = plain_table(rows)
     # A wrapped line is readable; a number that is cut off is not.
     width = Console(width=_WIDEST).measure(table).maximum
-    Console(width=max(Console().width, width), soft_wrap=True, highlight=False).print(table)
+    console = Console(width=max(Console().width, width), soft_wrap=True, highlight=False)
+    console.print(Text(printable(title), style="bold"))
+    console.print(table)
 
 
 def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
@@ -32,11 +35,12 @@ def plain_text(rows: Sequence[Sequence[str]], title: str) -> str:
     from rich.console import Console
 
     console = Console(width=_WIDEST, color_system=None, file=StringIO())
-    table = plain_table(rows, title)
+    table = plain_table(rows)
     console.width = console.measure(table).maximum
     with console.capture() as capture:
         console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    # A title of the table's own would wrap at the width of the table.
+    return "\n".join([printable(title), *(line.rstrip() for line in capture.get().splitlines())])
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -48,19 +52,13 @@ def print_lines(lines: Iterable[str]) -> None:
         console.print(printable(line), markup=False)
 
 
-def plain_table(rows: Sequence[Sequence[str]], title: str) -> Table:
+def plain_table(rows: Sequence[Sequence[str]]) -> Table:
     """Return rows, the first one the header, as a table: first column left, others right, ``total`` bold."""
     from rich.table import Table
     from rich.text import Text
 
     header, *body = rows
-    table = Table(
-        title=Text(printable(title)),
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(header):
         table.add_column(Text(printable(column)), justify="right" if index else "left", no_wrap=True)
     for row in body:
