@@ -12,6 +12,9 @@ from typing import Any
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
+from stagemeter.core.setting import table
+from stagemeter.core.settings import AnalysisSettings
+from stagemeter.core.stage_names import VISION, aggregates
 from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import chrome_trace, nsight_csv, nsight_sqlite, plain, vllm
 from stagemeter.profiling.readers.files import Sample, require_filled_file
@@ -26,7 +29,7 @@ _ADVICE = (
 
 
 def read_profile(
-    path: Path, *, steps: int, mapping: NameMapping, prefill_contains_vision: bool | None = None
+    path: Path, *, steps: int, mapping: NameMapping | None = None, prefill_contains_vision: bool | None = None
 ) -> Profile:
     """Read the times of stages from a file of any known format, which the profile's `source` names.
 
@@ -36,14 +39,14 @@ def read_profile(
         The file. All formats but the database can be compressed by gzip.
     steps : int
         Decode steps of the measured workload: one less than its new tokens.
-    mapping : NameMapping
-        The model's stages, and patterns for other names.
+    mapping : NameMapping, optional
+        The model's stages, and patterns for other names. Default: the stages of the model that commands take.
     prefill_contains_vision : bool, optional
         For summaries, which have no timestamps: whether the vision stages ran inside of the prefill range.
     """
     require_filled_file(path)
     sample = Sample.of(path)
-    options: dict[str, Any] = {"steps": steps, "mapping": mapping}
+    options: dict[str, Any] = {"steps": steps, "mapping": _default_mapping() if mapping is None else mapping}
     try:
         reader = next((reader for reader in _READERS if reader.sniff(sample)), None)
         if reader is None:
@@ -59,6 +62,13 @@ def read_profile(
     except csv.Error as error:
         raise StagemeterError(f"{path}: the file is not CSV ({error}). {_ADVICE}") from None
     return profile
+
+
+def _default_mapping() -> NameMapping:
+    from stagemeter.models.lookup import describe_model
+
+    stages = describe_model(table(AnalysisSettings)["model"].default).family.stages
+    return NameMapping(aggregates([stage.name for stage in stages]).get(VISION, ()))
 
 
 def _unknown(sample: Sample) -> StagemeterError:
