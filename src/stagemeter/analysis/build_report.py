@@ -11,7 +11,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.lora_section import adapter_notes, adapter_section
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import recorded_settings, workload_notes
-from stagemeter.analysis.tiers import ANALYTIC, ISOLATED, TIERS, StageCount, Tier
+from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
 from stagemeter.core.cost import QUANTITIES, ZERO, item_sizes
 from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult, request_total
 from stagemeter.core.versions import package_versions
@@ -140,13 +140,16 @@ def _result(
 ) -> StageAnalysisResult:
     counts = {name: tier.stages[stage.name] for name, tier in tiers.items() if stage.name in tier.stages}
     source = next((name for name in allowed if name in counts), None)
+    flops = {name: count.cost.flops for name, count in counts.items()}
     result = StageAnalysisResult(
         stage_name=stage.name,
         params=parameters.total,
         params_active=parameters.active,
         params_unused=parameters.unused,
         notes=_stage_notes(stage, parameters, tiers, source),
-        **{f"flops_{name}": count.cost.flops for name, count in counts.items()},  # type: ignore[arg-type]
+        flops_isolated=flops.get(ISOLATED),
+        flops_extracted=flops.get(EXTRACTED),
+        flops_analytic=flops.get(ANALYTIC),
     )
     if source is not None:
         result = _with_cost(result, counts[source], source, workload)
@@ -157,10 +160,11 @@ def _result(
 
 def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, workload: Workload) -> StageAnalysisResult:
     cost, sizes = count.cost, item_sizes(workload.dtype, workload.kv_cache_dtype)
+    quantities: dict[str, Any] = cost.quantities(*sizes)
     return replace(
         result,
         source=source,
-        **cost.quantities(*sizes),  # type: ignore[arg-type]
+        **quantities,
         kv_bytes_read=cost.kv_reads * sizes[1],
         kv_bytes_written=cost.kv_writes * sizes[1],
         operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
@@ -174,11 +178,12 @@ def _with_steps(
     tiers = [source, ANALYTIC] if source is not None else []
     request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    quantities: dict[str, Any] = request.quantities(*sizes, suffix="_total")
     return replace(
         result,
         context=workload.decode_context,
         steps=workload.decode_steps,
-        **request.quantities(*sizes, suffix="_total"),  # type: ignore[arg-type]
+        **quantities,
     )
 
 

@@ -39,7 +39,7 @@ def prepare_streams(redact: Callable[[str], str]) -> None:
 
 
 def _asks_for_ascii(environment: Mapping[str, str]) -> bool:
-    """Whether the locale is C, for which Python takes UTF-8 (PEP 540), and no setting of Python overrides it."""
+    """Tell whether the C locale makes Python use UTF-8 (PEP 540), and no setting of Python overrides that."""
     told = "PYTHONIOENCODING" in environment or "PYTHONUTF8" in environment or "utf8" in sys._xoptions
     return environment.get("LC_ALL") in ("C", "POSIX") and not told
 

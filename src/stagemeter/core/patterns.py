@@ -27,12 +27,12 @@ def require_pattern(expression: str, where: str) -> None:
 
 
 def matches_beginning(expression: str, name: str, where: str) -> bool:
-    """Whether an expression matches the beginning of a name, as `re.match` does. More than `SECONDS` is an error."""
+    """Tell whether the beginning of a name matches, as `re.match` does; raise an error after `SECONDS`."""
     return _pattern(expression, where).takes("match", name, where)
 
 
 def matches_whole(expression: str, name: str, where: str) -> bool:
-    """Whether an expression matches a name from end to end, as `re.fullmatch` does, within `SECONDS`."""
+    """Tell whether a whole name matches, as `re.fullmatch` does; raise an error after `SECONDS`."""
     return _pattern(expression, where).takes("fullmatch", name, where)
 
 

@@ -83,7 +83,7 @@ def quantized_parameters(module: Any) -> dict[Any, int]:
 
 
 def _inputs_first(parameters: Mapping[str, Any]) -> bool:
-    """Whether matrices of experts are of (inputs, outputs) rather than (outputs, inputs)."""
+    """Whether experts store their matrices as (inputs, outputs) and not as (outputs, inputs)."""
     made, back = parameters.get("gate_up_proj"), parameters.get("down_proj")
     # The matrix of gate and input makes twice as many values as the way back takes in.
     return made is not None and back is not None and bool(made.shape[-2] != 2 * back.shape[-1])

@@ -52,7 +52,7 @@ def booked_attention(books: Books) -> Iterator[None]:
 
 
 def is_regular(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether shapes alone give the result; keys and values may have fewer heads than the query."""
+    """Tell whether the shapes are enough to compute the result. Keys and values may have fewer heads."""
     fits = query.shape[-1] == key.shape[-1] and key.shape[:-1] == value.shape[:-1]
     same = query.dtype == key.dtype == value.dtype and query.dim() == key.dim() == value.dim() > 1
     if not (fits and same):

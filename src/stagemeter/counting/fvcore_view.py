@@ -1,7 +1,7 @@
 """fvcore's view of the counts: its analysis classes, fed by the counter instead of by a jit trace.
 
 fvcore traces a model with ``torch.jit``, which fails on meta tensors and on these models. Its classes only present
-counts, so all of their methods work on the counter's. fvcore's flops are multiply-accumulates, and so are these.
+counts, so all of their methods work on the counter's. What fvcore calls flops, here too, are multiply-accumulates.
 """
 
 from __future__ import annotations
