@@ -170,7 +170,7 @@ def test_cached_keys_that_were_expanded_are_not_read_twice():
     assert cost.activation_reads == 4 * 8
 
 
-def test_causal_attention_is_halved_and_only_where_it_is_causal():
+def test_causal_attention_counts_visible_pairs_and_only_where_it_is_causal():
     q = torch.ones(2, 3, 6, 4, device="meta")
     with torch.no_grad(), CostCounter() as counter:
         functional.scaled_dot_product_attention(q, q, q, is_causal=True)
@@ -179,7 +179,7 @@ def test_causal_attention_is_halved_and_only_where_it_is_causal():
         functional.scaled_dot_product_attention(q, q, q)
         functional.scaled_dot_product_attention(q[:, :, :1], q, q)
     dense = counter.counts().of("")
-    assert 2 * causal.macs_causal == causal.macs
+    assert causal.macs_causal == 2 * 3 * (6 * 7 // 2) * (4 + 4)
     assert dense.macs_causal == dense.macs
 
 
@@ -190,9 +190,9 @@ class EagerAttention(nn.Module):
         return (x @ x.transpose(1, 2)).softmax(-1) @ x
 
 
-def test_eager_attention_is_halved_in_a_module_that_says_it_is_causal():
+def test_eager_attention_counts_visible_pairs_in_a_module_that_says_it_is_causal():
     cost = count(EagerAttention(), torch.ones(2, 5, 3)).of("")
-    assert (cost.macs, cost.macs_causal) == (2 * 2 * 5 * 5 * 3, 2 * 5 * 5 * 3)
+    assert (cost.macs, cost.macs_causal) == (2 * 2 * 5 * 5 * 3, 2 * 2 * (5 * 6 // 2) * 3)
 
 
 def test_values_that_a_model_asserts_are_taken_to_hold_on_meta():

@@ -1,6 +1,7 @@
 """Formulas of attention, and of fused layers that contain it.
 
-Attention is dense by convention: every query meets every key of its own sequence. Some kernels take several sequences
+Attention is dense: every query meets every key of its own sequence. Visible pairs leave out what the kernel's arguments
+hide. Some kernels take several sequences
 in one tensor and their starts in a vector. Without those numbers the operator is listed as one without a formula.
 
 Sources: torch 2.13, ``aten/src/ATen/native/native_functions.yaml`` (schemas), ``torch/nn/attention/varlen.py``
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.registry import Shape, register_formula
+from stagemeter.counting.visible_pairs import window_pairs
 
 aten = torch.ops.aten
 
@@ -48,6 +50,18 @@ def attention_backward_macs(query: Shape, key: Shape, value: Shape) -> int:
     return prod(batch_and_heads) * query_length * key[-2] * (3 * width + 2 * value[-1])
 
 
+def attention_backward_spare(query: Shape, key: Shape, value: Shape, needed: Sequence[bool]) -> int:
+    """Multiply-accumulates of `attention_backward_macs` beyond those that the model needs.
+
+    These are the scores again, and products for gradients of query, key and value that are not `needed`. With all
+    gradients, four of five products are left: twice the forward pass.
+    """
+    *batch_and_heads, query_length, width = query
+    by_query, by_key, by_value = needed
+    widths = (by_query + by_key) * width + ((by_query or by_key) + by_value) * value[-1]
+    return attention_backward_macs(query, key, value) - prod(batch_and_heads) * query_length * key[-2] * widths
+
+
 @register_formula(
     aten.scaled_dot_product_attention,
     aten._scaled_dot_product_attention_math,
@@ -67,6 +81,11 @@ def attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kw
     return attention_macs(query, key, value)
 
 
+def spare_of_backward(gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    """Count what the model does not need of an operator whose first operands are a gradient, query, key and value."""
+    return attention_backward_spare(query, key, value, kwargs["needed"])
+
+
 @register_formula(
     aten._scaled_dot_product_efficient_attention_backward,
     aten._scaled_dot_product_flash_attention_backward,
@@ -75,6 +94,8 @@ def attention(query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kw
     aten._scaled_dot_product_fused_attention_overrideable_backward,
     name="scaled_dot_product_attention_backward",
     operands=4,
+    attention=True,
+    spare=spare_of_backward,
 )
 def attention_backward(
     gradient: Shape, query: Shape, key: Shape, value: Shape, *args: Any, out: Any, **kwargs: Any
@@ -142,12 +163,31 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
         yield (1, query[1], length, query[2]), (1, key[1], keys, key[2]), (1, value[1], keys, value[2])
 
 
-def _is_causal(given: dict[str, Any]) -> bool:
-    # A window that ends at the query itself is causal, too. In aten's CustomMaskType, 1 and 2 are causal from the top
-    # left and from the bottom right.
-    window: Sequence[Any] = given.get("window_size") or (None, given.get("window_size_right"))
-    named = given.get("is_causal") or given.get("causal") or given.get("custom_mask_type") in (1, 2)
-    return bool(named) or window[1] == 0
+def _visible_pairs(given: dict[str, Any], queries: int, keys: int) -> int:
+    """Return the pairs that a kernel's arguments show, of one head.
+
+    Kernels of flash-attention align the last query with the last key, also in a window (flash_attn_interface.py,
+    ``flash_attn_func``). The efficient kernel has a type: 1 aligns the first ones, 2 the last ones
+    (aten/src/ATen/native/transformers/cuda/mem_eff_attention/kernel_forward.h, ``CustomMaskType``).
+    """
+    if given.get("attention_chunk"):
+        raise LookupError("chunks of attention have no formula")
+    kind = given.get("custom_mask_type")
+    window = given.get("window_size")
+    if kind is not None:
+        # A window of this kernel counts the query itself.
+        left, right = (window - 1 if window else None), (0 if kind else None)
+        return window_pairs(queries, keys, left, right, shift=keys - queries if kind == _FROM_BOTTOM_RIGHT else 0)
+    left, right = window or (given.get("window_size_left"), given.get("window_size_right"))
+    # A negative size is none.
+    left, right = (None if size is None or size < 0 else size for size in (left, right))
+    if given.get("is_causal") or given.get("causal"):
+        right = 0
+    return window_pairs(queries, keys, left, right, shift=0 if "attn_bias" in given else keys - queries)
+
+
+#: ``CustomMaskType.CausalFromBottomRight``.
+_FROM_BOTTOM_RIGHT = 2
 
 
 def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool = False) -> None:
@@ -158,11 +198,15 @@ def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool
         return sum(of_one(*shapes) for shapes in _sequences(given, heads_first))
 
     def causal_formula(*, out: Any, **given: Any) -> int:
-        halved = _is_causal(given)
-        costs = (
-            (of_one(*shapes), halved and shapes[0][-2] == shapes[1][-2]) for shapes in _sequences(given, heads_first)
-        )
-        return sum(cost - (cost // 2 if half else 0) for cost, half in costs)
+        visible = 0
+        for query, key, value in _sequences(given, heads_first):
+            pairs = query[-2] * key[-2]
+            if pairs:
+                visible += of_one(query, key, value) * _visible_pairs(given, query[-2], key[-2]) // pairs
+        return visible
+
+    def spare(*, out: Any, needed: Sequence[bool], **given: Any) -> int:
+        return sum(attention_backward_spare(*shapes, needed) for shapes in _sequences(given, heads_first))
 
     register_formula(
         *operators,
@@ -170,6 +214,7 @@ def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool
         writes_first_only=not backward,
         operands=4 if backward else 3,
         causal_formula=causal_formula,
+        spare=spare if backward else None,
         by_name=True,
     )(formula)
 

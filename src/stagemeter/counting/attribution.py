@@ -41,7 +41,7 @@ class Attribution:
             entered(module)
             if self.name_of(module) is not None:
                 self._running.append(module)
-                self._again.append(self.runs_again())
+                self._again.append(torch.is_grad_enabled() and torch._C._current_autograd_node() is not None)
                 self._own_nodes(self.names[module])
 
         def leave(module: nn.Module) -> None:
@@ -67,10 +67,18 @@ class Attribution:
         return self._owners[place] if place >= 0 else ""
 
     def runs_again(self) -> bool:
-        """Whether activation checkpointing runs part of a forward pass again: with gradients, in a backward pass."""
-        # Functions with a backward pass of their own run without gradients.
-        inside = bool(self._again) and self._again[-1]
-        return inside or (torch.is_grad_enabled() and torch._C._current_autograd_node() is not None)
+        """Whether activation checkpointing runs part of a forward pass again: with gradients, in a backward pass.
+
+        So does the backward pass of a gradient that has a gradient itself (``create_graph``). Unlike checkpointing, it
+        enters no module, keeps tensors as usual, and its nodes are torch's own (torch/utils/checkpoint.py).
+        """
+        if self._again and self._again[-1]:
+            return True
+        node = torch._C._current_autograd_node()
+        if node is None or not torch.is_grad_enabled():
+            return False  # Functions with a backward pass of their own run without gradients.
+        keeps = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        return keeps is not None or isinstance(node, torch.autograd.function.BackwardCFunction)
 
     def is_causal(self) -> bool:
         """Whether the module that runs declares its attention causal."""

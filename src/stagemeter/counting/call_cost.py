@@ -1,9 +1,10 @@
-"""The cost of one call of an operator: products, and elements read and written."""
+"""The cost of one call of an operator: products, those of visible pairs, and elements read and written."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from stagemeter.counting.attention_formulas import named_arguments
 from stagemeter.counting.complex_numbers import REAL_PRODUCTS, ComplexConvolutions, has_complex, real_numbers
 from stagemeter.counting.layouts import Call, calls, elements_of, of_stored, shape_of
 from stagemeter.counting.registry import Rule
+from stagemeter.counting.visible_pairs import VisiblePairs, mask_of, position_of
 
 
 class Operands:
@@ -91,36 +93,64 @@ def _storage(tensor: torch.Tensor) -> Any:
     return elements.untyped_storage() if torch._C._has_storage(elements) else None
 
 
-class CallCosts:
-    """The costs of calls."""
+@dataclass(frozen=True, slots=True)
+class CallCost:
+    """The cost of a call; `spare` is the part of its multiply-accumulates that the model does not need.
 
-    def __init__(self, operands: Operands, complex_convolutions: ComplexConvolutions) -> None:
+    Fused attention computes scores again in its backward pass, and gradients that nobody needs.
+    """
+
+    cost: Cost
+    spare: int = 0
+
+
+class CallCosts:
+    """The costs of calls; `remarks` takes those on calls whose visible pairs are not known."""
+
+    def __init__(
+        self, operands: Operands, complex_convolutions: ComplexConvolutions, remarks: dict[str, str] | None = None
+    ) -> None:
         self._operands = operands
         self._complex_convolutions = complex_convolutions
+        self._visible_pairs = VisiblePairs({} if remarks is None else remarks)
 
     def of(
-        self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, causal: bool
-    ) -> Cost:
-        """Return the cost of a call, or raise LookupError if it depends on something unknown."""
+        self,
+        rule: Rule,
+        operator: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        out: Any,
+        causal: bool,
+        needed: Sequence[bool] = (True, True, True),
+    ) -> CallCost:
+        """Return the cost of a call, or raise LookupError if it depends on something unknown.
+
+        `causal` is whether the module declares its attention causal. `needed` is which gradients of query, key and
+        value a backward pass needs.
+        """
         # A tensor that receives the result is not an operand.
         kwargs = {name: value for name, value in kwargs.items() if name != "out"}
         place = _position_of_result(operator)
         if place is not None and place < len(args):
             out, args = args[place], [*args[:place], *args[place + 1 :]]
         packet = operator._overloadpacket
-        macs = macs_causal = 0
+        macs = macs_causal = spare = 0
         partial_reads: dict[int, int] = {}
+        mask = None if rule.by_name else mask_of(operator, args, kwargs)
         by_name = [Call((), named_arguments(operator, args, kwargs), shape_of(out))] if rule.by_name else []
         for call in by_name or calls(packet, args, kwargs, out):
             dense = rule.formula(*call.args, **call.kwargs, out=call.out)
             if rule.causal_formula is not None:
-                saved = dense - rule.causal_formula(*call.args, **call.kwargs, out=call.out)
+                visible = rule.causal_formula(*call.args, **call.kwargs, out=call.out)
             else:
-                saved = _causal_saving(rule, operator, call, dense, causal)
+                visible = self._visible_pairs.macs(rule, operator, call, mask, dense, causal)
+            if rule.spare is not None:
+                spare += rule.spare(*call.args, **call.kwargs, needed=needed, out=call.out)
             partial_reads = rule.reads(*call.args, **call.kwargs, out=call.out) if rule.reads else {}
             done = of_stored(packet, args, call.args, dense)
             macs += done
-            macs_causal += done - saved
+            macs_causal += done - (dense - visible)
         factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
         # The storage of an operand says whether it is a weight, cache, or an activation.
         reads = Counter[str]()
@@ -135,7 +165,7 @@ class CallCosts:
                         reads[kind] += elements
                     else:
                         reads["quantized"] += stored
-        return Cost(
+        cost = Cost(
             macs=macs * factor,
             macs_causal=macs_causal * factor,
             activations=_written(out, rule.writes_first_only),
@@ -144,51 +174,12 @@ class CallCosts:
             kv_reads=reads["cache"],
             packed_weight_bytes=reads["quantized"],
         )
-
-
-def _causal_saving(rule: Rule, operator: Any, call: Call, macs: int, declared: bool) -> int:
-    """Return half of self-attention's products where the attention is causal, else 0.
-
-    Attention is causal if it is called with ``is_causal``. It is also causal with a mask, or as separate products,
-    inside of a module whose ``is_causal`` is true: transformers marks its attention modules so.
-    """
-    shapes, named_shapes, _ = call
-    if rule.attention:
-        named = _argument(operator, "is_causal", shapes, named_shapes) is True
-        mask = _argument(operator, "attn_mask", shapes, named_shapes)
-        mask = _argument(operator, "attn_bias", shapes, named_shapes) if mask is None else mask
-        query_length, key_length = shapes[0][-2], shapes[1][-2]
-        # A mask of one row for several queries is not causal: those queries are heads of one token that share keys.
-        masked = declared and mask is not None and len(mask) > 1 and mask[-2] == query_length
-        # A sequence of one token has no mask; it is halved like any other length.
-        alone = declared and key_length == 1
-        return macs // 2 if alone or ((named or masked) and query_length == key_length) else 0
-    if declared and rule.name in ("bmm", "baddbmm"):
-        # Eager attention: scores are square, or a square matrix of probabilities meets the values. The bias, such as
-        # ALiBi's, is the first operand.
-        left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
-        square = left[1] == right[2] or left[1] == left[2]
-        return macs // 2 if square else 0
-    return 0
-
-
-def _argument(operator: Any, name: str, shapes: Any, named_shapes: Mapping[str, Any]) -> Any:
-    """Return an argument by name, a tensor as its shape; None if left out. Kernels differ in the positions."""
-    if name in named_shapes:
-        return named_shapes[name]
-    position = _position_of(operator, name)
-    return shapes[position] if position is not None and position < len(shapes) else None
-
-
-@cache
-def _position_of(operator: Any, name: str) -> int | None:
-    names = [argument.name for argument in operator._schema.arguments]
-    return names.index(name) if name in names else None
+        return CallCost(cost, spare * factor)
 
 
 @cache
 def _position_of_result(operator: Any) -> int | None:
-    position = _position_of(operator, "out")
+    position = position_of(operator, "out")
     return position if position is not None and operator._schema.arguments[position].is_write else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,10 +18,11 @@ from torch import nn
 from torch.jit._fuser import optimized_execution
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stagemeter.core.cost import Cost
+from stagemeter.core.cost import ZERO, Cost
 from stagemeter.core.module_attributes import COUNTED_APART
 from stagemeter.counting import higher_order
 from stagemeter.counting.attention import booked_attention, nested_operands_are_tensors, run_attention
+from stagemeter.counting.attention_nodes import AttentionNodes, first_number, needed_gradients, next_number
 from stagemeter.counting.attribution import Attribution
 from stagemeter.counting.call_cost import CallCosts, Operands
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
@@ -32,6 +34,7 @@ from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import result_of_function, result_on_meta
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels, is_script, unseen_products
+from stagemeter.counting.visible_pairs import hides_pairs
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
@@ -98,7 +101,8 @@ class CostCounter:
         self._repeats = None if walk_every_layer or model is None else RepeatedLayers(model)
         self._events: list[Event] = []
         self._operands = Operands(model)
-        self._call_costs = CallCosts(self._operands, self._complex_convolutions)
+        self._call_costs = CallCosts(self._operands, self._complex_convolutions, self._remarks)
+        self._attention_nodes = AttentionNodes()
         self._silent = 0
         self._exit = ExitStack()
 
@@ -203,13 +207,18 @@ class CostCounter:
             with self._complex_convolutions.running():
                 return func(*args, **kwargs)
         packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
-        rule = None if packet is None or self._silent or is_transformed() else self._rule_of(packet)
+        rule = None if packet is None or self._silent else self._rule_of(packet)
         if rule is None:
+            return func(*args, **kwargs)
+        if is_transformed():
+            if hides_pairs(packet.default, args, kwargs):
+                self._list_untold(rule, "inside of a transform, products do not tell whether they belong to attention")
             return func(*args, **kwargs)
         args, kwargs = _by_position(names, args, kwargs)
         if not all(isinstance(arg, torch.Tensor) for arg in args[: 3 if rule.attention else 2]):
             return func(*args, **kwargs)  # Stand-ins for tensors, from a symbolic trace or a class of the user's.
         self._read((args, kwargs))
+        first = next_number()
         out = result_of_function(rule.attention, args)
         if out is None:
             self._silent += 1
@@ -217,7 +226,7 @@ class CostCounter:
                 out = run_attention(self._remarks, args, kwargs) if rule.attention else func(*args, **kwargs)
             finally:
                 self._silent -= 1
-        self._count(rule, packet.default, args, kwargs, out)
+        self._count(rule, packet.default, args, kwargs, out, first)
         return out
 
     def record_cache_update(self, key: torch.Tensor, value: torch.Tensor, added: int) -> None:
@@ -290,7 +299,7 @@ class CostCounter:
         rule = higher_order.RULES.get(func.name())
         if rule is not None:
             out = func(*seen, **kwargs)
-            self._count(rule, aten.scaled_dot_product_attention.default, *higher_order.operands(func, args), out)
+            self._count(rule, higher_order.like(func), *higher_order.operands(func, args), out)
             return out
         if func.name() == "cond" and higher_order.is_out_of_sight(args[0]):
             return self._run_either(func, args, seen)
@@ -320,21 +329,51 @@ class CostCounter:
         """Record an operator of the running module; without a cost, it is listed as one without a formula."""
         self._events.append(Event(self._attribution.module(), operator, cost, again))
 
-    def _count(self, rule: Rule, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+    def _count(
+        self,
+        rule: Rule,
+        operator: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        out: Any,
+        first: int | None = None,
+    ) -> None:
+        """Record a call; `first` is the number of the first node that it made, by default that of an operator."""
+        again = self._attribution.runs_again()
+        # The node whose backward pass this is.
+        node = None if again else torch._C._current_autograd_node()
+        causal = node is None and self._attribution.is_causal()
         try:
             with sizes_are_numbers():
-                cost = self._call_costs.of(rule, operator, args, kwargs, out, self._attribution.is_causal())
+                call = self._call_costs.of(rule, operator, args, kwargs, out, causal, needed_gradients(node))
         except LookupError as error:
             # A formula or a layout reports that the count depends on something unknown.
             self._list_failure(operator, str(error))
+            return
         except Exception as error:
             if not self._forgiving:
                 raise
             self._list_failure(operator, f"{type(error).__name__}: {error}")
+            return
+        cost = call.cost
+        visible = cost.macs_causal if node is None else self._attention_nodes.visible(node, rule, operator, cost)
+        if visible is None:
+            self._list_untold(rule, "a backward pass does not tell which of its products belong to attention")
         else:
-            self._events.append(
-                Event(self._attribution.module(), rule.name, cost, again=self._attribution.runs_again())
-            )
+            cost = replace(cost, macs_causal=visible)
+        if node is None or torch.is_grad_enabled():
+            self._attention_nodes.note(first_number(args) if first is None else first, cost)
+        spare = Cost(call.spare, cost.macs_causal * call.spare // cost.macs if cost.macs else 0)
+        module = self._attribution.module()
+        if spare.macs and not again:
+            self._events += [Event(module, rule.name, cost + -1 * spare), Event(module, rule.name, spare, again=True)]
+        else:
+            self._events.append(Event(module, rule.name, cost, again))
+
+    def _list_untold(self, rule: Rule, reason: str) -> None:
+        """Record that the visible pairs of the running module are not known."""
+        self._remarks.setdefault("flops_causal", reason)
+        self._events.append(Event(self._attribution.module(), rule.name, ZERO, untold=True))
 
     def _list_failure(self, operator: Any, reason: str) -> None:
         name = str(operator._overloadpacket)

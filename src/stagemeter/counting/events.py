@@ -15,13 +15,15 @@ class Event:
     """An operator that ran, or a call of a module: then `operator` is empty.
 
     `module` is the innermost running one, empty for the model itself. `cost` is None if the operator has no formula and
-    is not free. `again` is whether activation checkpointing ran it again, in a backward pass.
+    is not free. `again` is whether it is work beyond the model's: what a backward pass computes again, or for gradients
+    that nobody needs. `untold` says that the visible pairs of the module are not known, and nothing else.
     """
 
     module: str
     operator: str
     cost: Cost | None
     again: bool = False
+    untold: bool = False
 
 
 @dataclass
@@ -40,7 +42,10 @@ class Counts:
     called : set of str
         The modules that were called.
     again : dict
-        The part of a module's cost that activation checkpointing repeated; modules without are left out.
+        The part of a module's cost that the model does not need: what activation checkpointing and the backward pass of
+        fused attention compute again. Modules without are left out.
+    untold : set of str
+        Modules whose cost of visible pairs is not known: `Cost.macs_causal` has some attention dense.
     apart : dict
         Cost of what is inside of a module and counted apart (`stagemeter.core.module_attributes`). No other number
         includes it; modules without are left out.
@@ -52,6 +57,7 @@ class Counts:
     unsupported: dict[str, Counter[str]] = field(default_factory=dict)
     called: set[str] = field(default_factory=set)
     again: dict[str, Cost] = field(default_factory=dict)
+    untold: set[str] = field(default_factory=set)
     apart: dict[str, Cost] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)
 
@@ -66,10 +72,12 @@ class Counts:
         for event in events:
             if not event.operator:
                 counts.called.add(event.module)
+            elif event.untold:
+                counts.untold.update(with_ancestors(event.module))
             elif event.cost is not None:
                 key = (event.module, event.operator)
                 own[key] = own[key] + event.cost if key in own else event.cost
-                if event.again:
+                if event.again and apart.isdisjoint(with_ancestors(event.module)):
                     for name in with_ancestors(event.module):
                         counts.again[name] = counts.again.get(name, ZERO) + event.cost
             else:
@@ -86,11 +94,15 @@ class Counts:
         return counts
 
     def of(self, *modules: str) -> Cost:
-        """Return the cost of some modules, which must not contain one another."""
+        """Return the cost of some modules as they ran; they must not contain one another."""
         return total(cost for module in modules for cost in self.by_module[module].values())
 
+    def needed_of(self, *modules: str) -> Cost:
+        """Return the cost of some modules without what the model does not need."""
+        return self.of(*modules) + -1 * self.again_of(*modules)
+
     def again_of(self, *modules: str) -> Cost:
-        """Return the part of some modules' cost that activation checkpointing repeated."""
+        """Return the part of some modules' cost that the model does not need."""
         return total(self.again.get(module, ZERO) for module in modules)
 
     def apart_of(self, *modules: str) -> Cost:

@@ -11,23 +11,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from stagemeter.counting.attention_formulas import attention, attention_backward
+from stagemeter.counting.attention_formulas import attention, attention_backward, spare_of_backward
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
+from stagemeter.counting.visible_pairs import KnownPairs
 
+#: Pairs of a block mask that are asked for at once.
+_MOST_AT_ONCE = 1 << 24
 #: Higher-order operators that do no arithmetic.
 _FREE = frozenset({"print"})
 
 
-#: Those with a formula, by name; dense as all attention is (torch/utils/flop_counter.py,
-#: ``_register_flex_attention_flops``).
+#: Those with a formula, by name (torch/utils/flop_counter.py, ``_register_flex_attention_flops``).
 RULES: dict[str, Rule] = {
     "flex_attention": Rule(attention, "flex_attention", writes_first_only=True, operands=3, attention=True),
-    "flex_attention_backward": Rule(attention_backward, "flex_attention_backward", operands=4),
+    "flex_attention_backward": Rule(
+        attention_backward, "flex_attention_backward", operands=4, attention=True, spare=spare_of_backward
+    ),
 }
 
 
@@ -71,6 +75,13 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, (torch.Tensor, torch._ops.OperatorBase, type))
 
 
+def like(operator: Any) -> Any:
+    """Return the operator of torch whose arguments `operands` returns."""
+    if operator.name() == "flex_attention_backward":
+        return torch.ops.aten._scaled_dot_product_fused_attention_overrideable_backward.default
+    return torch.ops.aten.scaled_dot_product_attention.default
+
+
 def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of ``flex_attention``, or of its backward pass, as formulas of attention take them."""
     query, key, value = args[:3]
@@ -79,7 +90,33 @@ def operands(operator: Any, args: Sequence[Any]) -> tuple[tuple[Any, ...], dict[
         return (out if gradient is None else gradient, query, key, value), {}
     block_mask = args[4]
     hides = getattr(block_mask[-1], "__name__", "") != "noop_mask"
-    return (query, key, value), {"attn_mask": (query.shape[-2], key.shape[-2])} if hides else {}
+    return (query, key, value), {"attn_mask": _shown_by(block_mask, query, key)} if hides else {}
+
+
+def _shown_by(block_mask: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
+    """Return the pairs that a block mask shows; the shape of the mask where its function needs what has no value."""
+    # Imported late: it brings a compiler with it.
+    from torch.nn.attention.flex_attention import create_mask
+
+    queries, keys = query.shape[-2], key.shape[-2]
+    shows, blocks = block_mask[-1], block_mask[2]
+    batch, heads = blocks.shape[:2]
+    device = "cpu" if blocks.device.type == "meta" else blocks.device
+    rows = max(1, _MOST_AT_ONCE // max(1, batch * heads * keys))
+    shown = 0
+    try:
+        with _disable_current_modes(), torch.no_grad():
+            for start in range(0, queries, rows):
+
+                def of_rows(b: Any, h: Any, q: Any, k: Any, start: int = start) -> Any:
+                    return shows(b, h, q + start, k)
+
+                mask = create_mask(of_rows, batch, heads, min(rows, queries - start), keys, device=device)
+                shown += int(mask.sum())
+    except Exception:
+        # A function of the user's may hold tensors of another device, or without values.
+        return queries, keys
+    return KnownPairs(shown, batch * heads * queries * keys)
 
 
 def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

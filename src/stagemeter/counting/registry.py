@@ -38,9 +38,13 @@ class Rule:
     reads : callable or None
         Elements read of some operands, by position, where an operator does not read all of them.
     attention : bool
-        Whether the operator is a whole attention: query, key and value come first.
+        Whether the operator is a whole attention, or its backward pass: query, key and value come first, or are named
+        so in its schema.
     causal_formula : callable or None
-        The same as `formula` with causal self-attention halved; None where the counter finds out by itself.
+        The same as `formula` for visible pairs alone; None where the counter finds out by itself.
+    spare : callable or None
+        Multiply-accumulates among those of `formula` that the model does not need, such as scores that are computed
+        again. It also takes ``needed``: which gradients of query, key and value are needed.
     by_name : bool
         Whether the formula takes all arguments by the names of the operator's schema, a vector of integers as its
         numbers. It raises LookupError where the count is not known, which lists the operator as one without a formula.
@@ -53,6 +57,7 @@ class Rule:
     reads: ReadRule | None = None
     attention: bool = False
     causal_formula: Formula | None = None
+    spare: Formula | None = None
     by_name: bool = False
 
 
@@ -68,6 +73,7 @@ def register_formula(
     reads: ReadRule | None = None,
     attention: bool = False,
     causal_formula: Formula | None = None,
+    spare: Formula | None = None,
     by_name: bool = False,
 ) -> Callable[[FormulaType], FormulaType]:
     """Register a formula for some operators, as a decorator.
@@ -79,7 +85,7 @@ def register_formula(
         may not be imported yet.
     name : str, optional
         Name in reports. Default: the operator's own name without its namespace and leading underscores.
-    writes_first_only, operands, reads, attention, causal_formula, by_name
+    writes_first_only, operands, reads, attention, causal_formula, spare, by_name
         See `Rule`.
 
     Returns
@@ -109,6 +115,7 @@ def register_formula(
                 reads=reads,
                 attention=attention,
                 causal_formula=causal_formula,
+                spare=spare,
                 by_name=by_name,
             )
         return formula

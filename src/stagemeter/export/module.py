@@ -6,7 +6,7 @@ from stagemeter.export.charts import bar_chart
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
 from stagemeter.modules.report import ModuleReport
-from stagemeter.modules.text import call_line, stage_table
+from stagemeter.modules.text import call_line, differences, stage_table
 
 
 def module_markdown(report: ModuleReport) -> str:
@@ -15,7 +15,9 @@ def module_markdown(report: ModuleReport) -> str:
     document.header(1, f"{report.model}, {report.mode}")
     document.paragraph(call_line(report))
     document.table(stage_table(report))
-    document.header(2, "Operators, in FLOPs")
+    for line in differences(report):
+        document.paragraph(line)
+    document.header(2, "Operators, in executed FLOPs")
     rows = [["Stage", "Operator", "FLOPs"]]
     for stage in report.rows()[:-1]:
         for operator, flops in sorted(stage.operators.items(), key=lambda item: -item[1]):

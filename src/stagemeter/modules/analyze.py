@@ -48,8 +48,7 @@ def analyze(
         Name of a stage to the name of its module, such as ``"model.encoder"``, or several. By default each child of
         the model is a stage.
     mode : str
-        ``inference``: a forward pass in evaluation mode. ``train``: a forward and a backward pass in training mode,
-        with the work that activation checkpointing repeats.
+        ``inference``: a forward pass in evaluation mode. ``train``: a forward and a backward pass in training mode.
     loss : callable, optional
         Computes a loss from the output. By default the output's own ``loss``, or else the sum of all of its tensors,
         whose gradients cost as much as those of any loss from there on.
@@ -109,8 +108,8 @@ class Counted:
 
     @property
     def cost(self) -> Cost:
-        """The total cost."""
-        return self.counts.of("")
+        """The total cost, without recomputation: the model's."""
+        return self.counts.needed_of("")
 
     @property
     def macs(self) -> int:
@@ -119,12 +118,23 @@ class Counted:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations, two to a multiply-accumulate."""
+        """Model FLOPs, two to a multiply-accumulate, attention counted dense."""
         return self.cost.flops
 
     @property
+    def flops_causal(self) -> int | None:
+        """Model FLOPs, attention by its visible pairs; None where some of them are not known."""
+        counts = self.counts
+        return None if "" in counts.untold else counts.needed_of("").flops_causal
+
+    @property
+    def flops_executed(self) -> int:
+        """FLOPs of all that ran, recomputation included."""
+        return self.counts.of("").flops
+
+    @property
     def operators(self) -> dict[str, int]:
-        """FLOPs by operator."""
+        """Executed FLOPs by operator."""
         return {name: cost.flops for name, cost in self.counts.operators("").items()}
 
     @property

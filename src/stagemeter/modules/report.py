@@ -9,7 +9,7 @@ from typing import TypedDict, cast
 from stagemeter.core.cost import ZERO, Cost
 
 #: Changes with every change of the document's keys or of their meaning.
-MODULE_SCHEMA_VERSION = "1.0"
+MODULE_SCHEMA_VERSION = "2.0"
 
 
 class ModuleStageDocument(TypedDict):
@@ -19,11 +19,14 @@ class ModuleStageDocument(TypedDict):
     params: int
     params_trainable: int
     macs: int
+    macs_causal: int | None
+    macs_executed: int
     flops: int
+    flops_causal: int | None
+    flops_executed: int
+    flops_recomputed: int
     flops_forward: int
     flops_backward: int | None
-    flops_recomputed: int | None
-    flops_causal: int | None
     activations: int
     bytes_read: int | None
     bytes_written: int | None
@@ -61,6 +64,8 @@ class ModuleDocument(TypedDict):
 class ModuleStage:
     """A stage of a module, the rest outside of all stages, or the total.
 
+    Its numbers are the model's, without recomputation; those named ``executed`` are of all that ran.
+
     Attributes
     ----------
     name : str
@@ -71,10 +76,14 @@ class ModuleStage:
         Its parameters, shared ones once, and those among them with a gradient.
     forward : Cost
         The forward pass.
-    backward, again : Cost or None
-        The backward pass, and the part of it that activation checkpointing recomputes; None where none was counted.
+    backward : Cost or None
+        The backward pass; None where none was counted.
+    again : Cost
+        What ran beyond both: activation checkpointing and the backward pass of fused attention compute things again.
+    pairs_known : bool
+        Whether all visible pairs of attention are known.
     operators : dict of str to int
-        FLOPs by operator, of both passes.
+        FLOPs by operator, of both passes as they ran.
     unsupported : dict of str to int
         Calls by operator without a formula; no number includes them.
     called : bool
@@ -89,7 +98,8 @@ class ModuleStage:
     params_trainable: int
     forward: Cost
     backward: Cost | None
-    again: Cost | None = None
+    again: Cost = ZERO
+    pairs_known: bool = True
     operators: Mapping[str, int] = field(default_factory=dict)
     unsupported: Mapping[str, int] = field(default_factory=dict)
     called: bool = True
@@ -97,58 +107,80 @@ class ModuleStage:
 
     @property
     def cost(self) -> Cost:
-        """The cost of both passes."""
+        """The cost of both passes: the model's."""
         return self.forward + (self.backward or ZERO)
 
     @property
+    def executed(self) -> Cost:
+        """The cost of all that ran."""
+        return self.cost + self.again
+
+    @property
     def macs(self) -> int:
-        """Multiply-accumulates of both passes."""
+        """Multiply-accumulates, attention counted dense."""
         return self.cost.macs
 
     @property
+    def macs_causal(self) -> int | None:
+        """Multiply-accumulates, attention by its visible pairs; None where some of them are not known."""
+        return self.cost.macs_causal if self.pairs_known else None
+
+    @property
+    def macs_executed(self) -> int:
+        """Multiply-accumulates of all that ran."""
+        return self.executed.macs
+
+    @property
     def flops(self) -> int:
-        """Floating-point operations of both passes, two to a multiply-accumulate."""
+        """Model FLOPs, two to a multiply-accumulate, attention counted dense.
+
+        MFU takes these: recomputation is work of the machine, not of the model (Chowdhery et al. 2022, PaLM, appendix
+        B).
+        """
         return self.cost.flops
 
     @property
+    def flops_causal(self) -> int | None:
+        """Model FLOPs, attention by its visible pairs; None where some of them are not known."""
+        return self.cost.flops_causal if self.pairs_known else None
+
+    @property
+    def flops_executed(self) -> int:
+        """FLOPs of all that ran. HFU takes these."""
+        return self.executed.flops
+
+    @property
+    def flops_recomputed(self) -> int:
+        """What `flops_executed` has more than `flops`.
+
+        Activation checkpointing runs parts of the forward pass again. Fused attention computes its scores again, and
+        also gradients that nobody needs.
+        """
+        return self.again.flops
+
+    @property
     def flops_forward(self) -> int:
-        """Floating-point operations of the forward pass."""
+        """FLOPs of the forward pass."""
         return self.forward.flops
 
     @property
     def flops_backward(self) -> int | None:
-        """Floating-point operations of the backward pass; None where none was counted."""
+        """Model FLOPs of the backward pass; None where none was counted."""
         return None if self.backward is None else self.backward.flops
 
     @property
-    def flops_recomputed(self) -> int | None:
-        """The part of `flops_backward` that activation checkpointing runs again; None without a backward pass.
-
-        MFU excludes it: it is work of the machine, not of the model (Chowdhery et al. 2022, PaLM, appendix B).
-        """
-        return None if self.again is None else self.again.flops
-
-    @property
-    def flops_causal(self) -> int | None:
-        """Floating-point operations with causal self-attention halved; None with a backward pass.
-
-        The products of a backward pass do not tell whether they belong to attention.
-        """
-        return self.cost.flops_causal if self.backward is None else None
-
-    @property
     def activations(self) -> int:
-        """Elements that the counted operators write."""
+        """Elements that the counted operators write, without recomputation."""
         return self.cost.activations
 
     @property
     def bytes_read(self) -> int | None:
-        """Bytes that the counted operators read; None where tensors have different data types."""
+        """Bytes that the model reads, without recomputation; None where tensors have different data types."""
         return None if self.item_size is None else self.cost.bytes_read(self.item_size)
 
     @property
     def bytes_written(self) -> int | None:
-        """Bytes that the counted operators write; None where tensors have different data types."""
+        """Bytes that the model writes, without recomputation; None where tensors have different data types."""
         return None if self.item_size is None else self.cost.bytes_written(self.item_size)
 
     def to_dict(self) -> ModuleStageDocument:

@@ -1,0 +1,82 @@
+"""The nodes of an autograd graph that belong to attention, with the share of its pairs that is visible.
+
+The products of a backward pass do not tell whether they belong to attention. Autograd numbers the nodes of its graph in
+order, and in a backward pass the running node has the number that the forward pass gave it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from stagemeter.core.cost import Cost
+from stagemeter.counting.registry import Rule, is_of_torch
+from stagemeter.counting.visible_pairs import is_stacked_product
+
+#: Nodes whose first edges lead to query, key and value.
+_ATTENTION_NODES = ("ScaledDotProduct", "_FusedBackward", "FlexAttentionAutogradOpBackward")
+_ALL = (True, True, True)
+
+
+class AttentionNodes:
+    """Visible and all products of the attention that made each node, by the node's number."""
+
+    def __init__(self) -> None:
+        self._shares: dict[int, tuple[int, int]] = {}
+        # Functions with a backward pass of their own run without gradients. The last node may be theirs.
+        self._hidden: dict[int, list[tuple[int, int]]] = {}
+        self._thread: int | None = None
+        self._confused = False
+
+    def note(self, first: int, cost: Cost) -> None:
+        """Note the nodes that were made from a number on as those of attention of a cost."""
+        if cost.macs_causal == cost.macs:
+            return
+        end = next_number()
+        share = (cost.macs_causal, cost.macs)
+        if end > first:
+            # Each thread has numbers of its own.
+            here = threading.get_ident()
+            self._confused = self._confused or self._thread not in (None, here)
+            self._thread = here
+            self._shares.update(dict.fromkeys(range(first, end), share))
+        elif not torch.is_grad_enabled():
+            self._hidden.setdefault(end - 1, []).append(share)
+
+    def visible(self, node: Any, rule: Rule, operator: Any, cost: Cost) -> int | None:
+        """Return the products of visible pairs among those that a node runs; None if they cannot be told."""
+        number = node._sequence_nr()
+        share = self._shares.get(number)
+        if share is None:
+            hidden = self._hidden.get(number, []) if isinstance(node, torch.autograd.function.BackwardCFunction) else []
+            if not hidden or rule.causal_formula is not None:
+                return cost.macs_causal
+            if not (rule.attention or is_stacked_product(rule) or not is_of_torch(operator)):
+                return cost.macs_causal
+            if not rule.attention or len(hidden) > 1:
+                return None
+            share = hidden[0]
+        visible, whole = share
+        found, rest = divmod(cost.macs * visible, whole)
+        return None if rest or self._confused else found
+
+
+def next_number() -> int:
+    """Return the number of the next node that this thread makes."""
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+def first_number(operands: Sequence[Any]) -> int:
+    """Return the number of the node of an operator that torch just dispatched, or the next one if it has none."""
+    has_node = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands)
+    return next_number() - has_node
+
+
+def needed_gradients(node: Any) -> Sequence[bool]:
+    """Return which gradients of query, key and value a node of attention needs; all where it does not say."""
+    if node is None or not node.name().startswith(_ATTENTION_NODES):
+        return _ALL
+    return [function is not None for function, _ in node.next_functions[:3]]

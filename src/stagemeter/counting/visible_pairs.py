@@ -1,0 +1,183 @@
+"""Visible pairs: how many keys the queries of an attention really see.
+
+Attention costs as much for each pair of a query and a key. So the cost of the visible pairs is the dense cost times
+their share, which is a whole number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from stagemeter.counting.known_values import known_value
+from stagemeter.counting.layouts import Call
+from stagemeter.counting.registry import Rule
+
+aten = torch.ops.aten
+
+#: The name of masks without values in remarks.
+UNKNOWN_MASK = "attention mask"
+#: Kernels that align the last query with the last key. torch chooses them for equal lengths alone
+#: (aten/src/ATen/native/transformers/sdp_utils_cpp.h, ``check_nonzero_sequence_lengths_dense`` and its neighbours).
+_FROM_END = frozenset({aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward})
+
+
+class KnownPairs(NamedTuple):
+    """The visible pairs of a mask, and all of them."""
+
+    shown: int
+    pairs: int
+
+
+class VisiblePairs:
+    """The products of visible pairs; `remarks` takes those on masks whose values are not known."""
+
+    def __init__(self, remarks: dict[str, str]) -> None:
+        self._remarks = remarks
+        # The last mask as it was, and what it shows: layers share one.
+        self._last: tuple[torch.Tensor, int] | None = None
+        self._shown: int | None = None
+
+    def macs(self, rule: Rule, operator: Any, call: Call, mask: Any, dense: int, declared: bool) -> int:
+        """Return the multiply-accumulates of the visible pairs of a call; `dense` are those of all pairs.
+
+        Attention is causal if it is called with ``is_causal``. A mask tells the pairs where its values are known.
+        Without values, square attention is causal inside of a module whose ``is_causal`` is true (`declared`), as
+        transformers marks its attention modules. So are square products there.
+        """
+        if not dense or not (rule.attention or declared):
+            return dense
+        if not rule.attention:
+            shown, pairs = _pairs_of_product(rule, call.args)
+        else:
+            first = position_of(operator, "query") or 0
+            query, key = call.args[first : first + 2]
+            shown, pairs = self._pairs(operator, call, mask, query[-2], key[-2], declared)
+        return dense * shown // pairs
+
+    def _pairs(self, operator: Any, call: Call, mask: Any, queries: int, keys: int, declared: bool) -> tuple[int, int]:
+        """Return the visible pairs and all of them, of one head or of as many as the mask has."""
+        variant = getattr(mask, "variant", None)
+        if _argument(operator, "is_causal", call.args, call.kwargs) is True:
+            return causal_pairs(queries, keys, operator._overloadpacket in _FROM_END), queries * keys
+        if variant is not None:
+            # torch/nn/attention/bias.py, ``CausalBias``.
+            return causal_pairs(queries, keys, variant.name == "LOWER_RIGHT"), queries * keys
+        if mask is None:
+            return 1, 1
+        if isinstance(mask, KnownPairs):
+            return mask
+        shown = self._shown_by(mask) if isinstance(mask, torch.Tensor) else None
+        if shown is not None:
+            return shown, mask.numel()
+        # A mask of one row for several queries is not causal: those queries are heads of one token that share keys.
+        if declared and queries == keys and len(_shape(mask)) > 1 and _shape(mask)[-2] == queries:
+            return causal_pairs(queries, keys), queries * keys
+        self._remarks.setdefault(UNKNOWN_MASK, "its values are not known, so all of its pairs count as visible")
+        return 1, 1
+
+    def _shown_by(self, mask: torch.Tensor) -> int | None:
+        if mask.is_nested or mask.is_inference():
+            return shown_by_mask(mask)
+        if self._last is None or not _is_same(*self._last, mask):
+            self._last, self._shown = (mask, mask._version), shown_by_mask(mask)
+        return self._shown
+
+
+def _is_same(before: torch.Tensor, version: int, mask: torch.Tensor) -> bool:
+    """Whether a mask is another view of the same values as one before, not written to in between."""
+    seen = [(type(each), each.shape, each.stride(), each.storage_offset(), each.dtype) for each in (before, mask)]
+    same_memory = before.untyped_storage()._cdata == mask.untyped_storage()._cdata
+    return same_memory and seen[0] == seen[1] and version == mask._version
+
+
+def _shape(mask: Any) -> Sequence[int]:
+    shape: Sequence[int] = mask.shape if isinstance(mask, torch.Tensor) else mask
+    return shape
+
+
+def is_stacked_product(rule: Rule) -> bool:
+    """Whether an operator is a stack of matrix products, such as attention without a fused kernel has."""
+    return rule.name in ("bmm", "baddbmm")
+
+
+def _pairs_of_product(rule: Rule, shapes: Sequence[Any]) -> tuple[int, int]:
+    """Return the visible pairs, and all, of a product inside of causal attention: of scores, or of probabilities."""
+    if not is_stacked_product(rule):
+        return 1, 1
+    # The bias, such as ALiBi's, is the first operand.
+    left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
+    # Scores are square, or a square matrix of probabilities meets the values.
+    length = left[1] if left[1] in (left[2], right[2]) else None
+    return (1, 1) if length is None else (causal_pairs(length, length), length**2)
+
+
+def mask_of(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return the mask of a call of attention, or its shape; None without one."""
+    found = (_argument(operator, name, args, kwargs) for name in ("attn_mask", "attn_bias"))
+    return next((mask for mask in found if mask is not None), None)
+
+
+def hides_pairs(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call of attention has a mask or is causal."""
+    return mask_of(operator, args, kwargs) is not None or _argument(operator, "is_causal", args, kwargs) is True
+
+
+def _argument(operator: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return an argument by name; None if left out. Kernels differ in the positions."""
+    if name in kwargs:
+        return kwargs[name]
+    position = position_of(operator, name)
+    return args[position] if position is not None and position < len(args) else None
+
+
+@cache
+def position_of(operator: Any, name: str) -> int | None:
+    """Return the position of an operator's argument; None if it has none of that name."""
+    names = [argument.name for argument in operator._schema.arguments]
+    return names.index(name) if name in names else None
+
+
+def causal_pairs(queries: int, keys: int, from_end: bool = False) -> int:
+    """Return the pairs of causal attention: query i sees the keys 0 to i, or those up to its place from the end.
+
+    ``scaled_dot_product_attention`` aligns the first query with the first key. The kernels of flash-attention align the
+    last ones (flash_attn/flash_attn_interface.py, ``flash_attn_func``). Both are S(S+1)/2 for S queries and keys.
+    """
+    return window_pairs(queries, keys, right=0, shift=keys - queries if from_end else 0)
+
+
+def window_pairs(queries: int, keys: int, left: int | None = None, right: int | None = None, shift: int = 0) -> int:
+    """Return the pairs of a window: query i sees the keys i + shift - left to i + shift + right; None: without end.
+
+    Source: flash_attn/flash_attn_interface.py, ``flash_attn_func``, whose shift is ``keys - queries``.
+    """
+    before = 0 if left is None else _up_to(queries, keys, shift - left)
+    until = queries * keys if right is None else _up_to(queries, keys, shift + right + 1)
+    return max(0, until - before)
+
+
+def _up_to(queries: int, keys: int, first: int) -> int:
+    """Return the sum over queries i of ``first + i``, at least zero and at most the number of keys."""
+    below = min(queries, max(0, -first))  # Queries that reach no key.
+    full = max(0, queries - max(below, keys - first))  # Queries that reach all of them.
+    rising = queries - below - full
+    start = max(0, first)
+    return rising * start + rising * (rising - 1) // 2 + full * keys
+
+
+def shown_by_mask(mask: torch.Tensor) -> int | None:
+    """Return the number of pairs that a mask shows; None where its values are not known.
+
+    A mask is boolean, or it is added to scores: then it hides a pair by minus infinity or the least finite number.
+    """
+    value = known_value(mask) if mask.device.type == "meta" else mask
+    if value is None or type(value) not in (torch.Tensor, torch.nn.Parameter) or value.is_nested:
+        return None
+    with _disable_current_modes(), torch.no_grad():
+        shown: Any = value if value.dtype == torch.bool else value > torch.finfo(value.dtype).min
+        return int(torch.count_nonzero(shown))
