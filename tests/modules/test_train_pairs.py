@@ -119,7 +119,7 @@ def test_input_without_a_gradient_spares_its_product():
 @pytest.mark.parametrize("kind", ["causal", "eager"])
 @pytest.mark.parametrize("trained", ["query", "key", "value", "out"])
 def test_attention_costs_what_trained_parts_need(kind, trained):
-    """With one projection trained: gradients of others are nobody's, whatever a kernel computes."""
+    """With one projection trained: gradients of the others are not needed, whatever a kernel computes."""
     model = Causal(kind).requires_grad_(False)
     getattr(model, trained).requires_grad_(True)
     batch, length = 2, 6

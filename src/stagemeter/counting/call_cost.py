@@ -97,7 +97,7 @@ def _storage(tensor: torch.Tensor) -> Any:
 class CallCost:
     """The cost of a call; `spare` is the part of its multiply-accumulates that the model does not need.
 
-    Fused attention computes scores again in its backward pass, and gradients that nobody needs.
+    Fused attention computes scores again in its backward pass, and gradients that nothing needs.
     """
 
     cost: Cost

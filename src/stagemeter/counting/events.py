@@ -16,7 +16,7 @@ class Event:
 
     `module` is the innermost running one, empty for the model itself. `cost` is None if the operator has no formula and
     is not free. `again` is whether it is work beyond the model's: what a backward pass computes again, or for gradients
-    that nobody needs. `untold` says that the visible pairs of the module are not known, and nothing else.
+    that nothing needs. `untold` says that the visible pairs of the module are not known, and nothing else.
     """
 
     module: str

@@ -136,7 +136,7 @@ def _less(whole: Cost, parts: list[Cost]) -> Cost:
     return whole + -1 * sum_of(parts)
 
 
-def _numbers(parameters: Iterable[nn.Parameter]) -> dict[str, int]:
+def _numbers(parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in parameters]
     return {
         "params": sum(size for size, _ in sizes),

@@ -154,7 +154,7 @@ class ModuleStage:
         """What `flops_executed` has more than `flops`.
 
         Activation checkpointing runs parts of the forward pass again. Fused attention computes its scores again, and
-        also gradients that nobody needs.
+        also gradients that nothing needs.
         """
         return self.again.flops
 
