@@ -31,20 +31,19 @@ class AttentionNodes:
         self._thread: int | None = None
         self._confused = False
 
-    def note(self, first: int, cost: Cost) -> None:
-        """Note the nodes that were made from a number on as those of attention of a cost."""
+    def note(self, nodes: range, cost: Cost) -> None:
+        """Note the numbers of nodes that belong to attention of a cost; if empty, it has the number of the next one."""
         if cost.macs_causal == cost.macs:
             return
-        end = next_number()
         share = (cost.macs_causal, cost.macs)
-        if end > first:
+        if nodes:
             # Each thread has numbers of its own.
             here = threading.get_ident()
             self._confused = self._confused or self._thread not in (None, here)
             self._thread = here
-            self._shares.update(dict.fromkeys(range(first, end), share))
+            self._shares.update(dict.fromkeys(nodes, share))
         elif not torch.is_grad_enabled():
-            self._hidden.setdefault(end - 1, []).append(share)
+            self._hidden.setdefault(nodes.stop - 1, []).append(share)
 
     def visible(self, node: Any, rule: Rule, operator: Any, cost: Cost) -> int | None:
         """Return the products of visible pairs among those that a node runs; None if they cannot be told."""
@@ -69,10 +68,15 @@ def next_number() -> int:
     return int(torch._C._autograd._get_sequence_nr())
 
 
-def first_number(operands: Sequence[Any]) -> int:
-    """Return the number of the node of an operator that torch just dispatched, or the next one if it has none."""
+def nodes_of(operands: Sequence[Any]) -> range:
+    """Return the number of the node of an operator that torch just dispatched; none if it has none."""
     has_node = torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in operands)
-    return next_number() - has_node
+    return nodes_since(next_number() - has_node)
+
+
+def nodes_since(first: int) -> range:
+    """Return the numbers of the nodes that were made from a number on."""
+    return range(first, next_number())
 
 
 def needed_gradients(node: Any) -> Sequence[bool]:

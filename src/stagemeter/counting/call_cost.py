@@ -112,7 +112,7 @@ class CallCosts:
     ) -> None:
         self._operands = operands
         self._complex_convolutions = complex_convolutions
-        self._visible_pairs = VisiblePairs({} if remarks is None else remarks)
+        self.visible_pairs = VisiblePairs({} if remarks is None else remarks)
 
     def of(
         self,
@@ -144,7 +144,7 @@ class CallCosts:
             if rule.causal_formula is not None:
                 visible = rule.causal_formula(*call.args, **call.kwargs, out=call.out)
             else:
-                visible = self._visible_pairs.macs(rule, operator, call, mask, dense, causal)
+                visible = self.visible_pairs.macs(rule, operator, call, mask, dense, causal)
             if rule.spare is not None:
                 spare += rule.spare(*call.args, **call.kwargs, needed=needed, out=call.out)
             partial_reads = rule.reads(*call.args, **call.kwargs, out=call.out) if rule.reads else {}

@@ -22,31 +22,24 @@ from stagemeter.core.cost import ZERO, Cost
 from stagemeter.core.module_attributes import COUNTED_APART
 from stagemeter.counting import higher_order
 from stagemeter.counting.attention import booked_attention, nested_operands_are_tensors, run_attention
-from stagemeter.counting.attention_nodes import AttentionNodes, first_number, needed_gradients, next_number
+from stagemeter.counting.attention_nodes import AttentionNodes, needed_gradients, next_number, nodes_of, nodes_since
 from stagemeter.counting.attribution import Attribution
 from stagemeter.counting.call_cost import CallCosts, Operands
 from stagemeter.counting.complex_numbers import CONVOLUTIONS, ComplexConvolutions, has_complex
+from stagemeter.counting.eager_attention import MASKING, EagerAttention
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.known_values import KnownValues, onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged
 from stagemeter.counting.modes import DispatchMode, FunctionMode, is_traced, is_transformed, sizes_are_numbers
 from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
-from stagemeter.counting.results import result_of_function, result_on_meta
+from stagemeter.counting.results import CAUGHT_FUNCTIONS, by_position, result_of_function, result_on_meta
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels, is_script, unseen_products
-from stagemeter.counting.visible_pairs import hides_pairs
+from stagemeter.counting.visible_pairs import hides_pairs, is_stacked_product
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
 
-#: Python functions that are counted as called: the operator whose formula applies, and their first parameters.
-_CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
-    torch.nn.functional.linear: (aten.linear, ("input", "weight", "bias")),
-    torch.nn.functional.scaled_dot_product_attention: (
-        aten.scaled_dot_product_attention,
-        ("query", "key", "value", "attn_mask"),
-    ),
-}
 #: Operators whose result is the same kind of tensor: a moved or converted weight is still a weight.
 _SAME_THING = frozenset({aten._to_copy, aten.clone})
 
@@ -103,6 +96,7 @@ class CostCounter:
         self._operands = Operands(model)
         self._call_costs = CallCosts(self._operands, self._complex_convolutions, self._remarks)
         self._attention_nodes = AttentionNodes()
+        self._eager = EagerAttention(self._events, self._call_costs.visible_pairs, self._attention_nodes)
         self._silent = 0
         self._exit = ExitStack()
 
@@ -183,6 +177,8 @@ class CostCounter:
             if out is None:
                 out = func(*args, **kwargs)
             self._saw(func, args, kwargs, out)
+            if packet in MASKING and self._attribution.is_causal():
+                self._eager.masked(func, self._attribution.module(), args, out)
             if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
@@ -206,7 +202,7 @@ class CostCounter:
         if func in CONVOLUTIONS and has_complex((args, kwargs)):
             with self._complex_convolutions.running():
                 return func(*args, **kwargs)
-        packet, names = _CAUGHT_FUNCTIONS.get(func, (None, ()))
+        packet, names = CAUGHT_FUNCTIONS.get(func, (None, ()))
         rule = None if packet is None or self._silent else self._rule_of(packet)
         if rule is None:
             return func(*args, **kwargs)
@@ -214,7 +210,7 @@ class CostCounter:
             if hides_pairs(packet.default, args, kwargs):
                 self._list_untold(rule, "inside of a transform, products do not tell whether they belong to attention")
             return func(*args, **kwargs)
-        args, kwargs = _by_position(names, args, kwargs)
+        args, kwargs = by_position(names, args, kwargs)
         if not all(isinstance(arg, torch.Tensor) for arg in args[: 3 if rule.attention else 2]):
             return func(*args, **kwargs)  # Stand-ins for tensors, from a symbolic trace or a class of the user's.
         self._read((args, kwargs))
@@ -361,14 +357,20 @@ class CostCounter:
             self._list_untold(rule, "a backward pass does not tell which of its products belong to attention")
         else:
             cost = replace(cost, macs_causal=visible)
-        if node is None or torch.is_grad_enabled():
-            self._attention_nodes.note(first_number(args) if first is None else first, cost)
-        spare = Cost(call.spare, cost.macs_causal * call.spare // cost.macs if cost.macs else 0)
         module = self._attribution.module()
+        nodes = nodes_of(args) if first is None else nodes_since(first)
+        product = causal and is_stacked_product(rule)
+        if product:
+            cost = self._eager.cost_of(rule, module, args, cost)
+        if node is None or torch.is_grad_enabled():
+            self._attention_nodes.note(nodes, cost)
+        spare = Cost(call.spare, cost.macs_causal * call.spare // cost.macs if cost.macs else 0)
         if spare.macs and not again:
             self._events += [Event(module, rule.name, cost + -1 * spare), Event(module, rule.name, spare, again=True)]
         else:
             self._events.append(Event(module, rule.name, cost, again))
+        if product:
+            self._eager.ran(self._events[-1], nodes, out)
 
     def _list_untold(self, rule: Rule, reason: str) -> None:
         """Record that the visible pairs of the running module are not known."""
@@ -379,18 +381,6 @@ class CostCounter:
         name = str(operator._overloadpacket)
         self._remarks.setdefault(name, reason)
         self._book(name, None)
-
-
-def _by_position(
-    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Move named arguments to their positions, up to the first that was not given."""
-    named = dict(kwargs)
-    for name in names[len(args) :]:
-        if name not in named:
-            break
-        args = (*args, named.pop(name))
-    return args, named
 
 
 def _costs(events: Sequence[Event]) -> Counter[Event]:

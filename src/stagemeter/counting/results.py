@@ -100,6 +100,28 @@ _RESULTS: dict[Any, Callable[..., Any]] = {
 }
 
 
+#: Python functions that are counted as called: the operator whose formula applies, and their first parameters.
+CAUGHT_FUNCTIONS: dict[Callable[..., Any], tuple[Any, tuple[str, ...]]] = {
+    torch.nn.functional.linear: (aten.linear, ("input", "weight", "bias")),
+    torch.nn.functional.scaled_dot_product_attention: (
+        aten.scaled_dot_product_attention,
+        ("query", "key", "value", "attn_mask"),
+    ),
+}
+
+
+def by_position(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Move named arguments to their positions, up to the first that was not given."""
+    named = dict(kwargs)
+    for name in names[len(args) :]:
+        if name not in named:
+            break
+        args = (*args, named.pop(name))
+    return args, named
+
+
 def result_of_function(attention: bool, args: Sequence[Any]) -> torch.Tensor | None:
     """Return the result of attention, or of ``linear``, from shapes alone; None where the function has to run."""
     if onlookers() > 1 or torch._C._get_tracing_state() is not None:

@@ -6,7 +6,9 @@ their share, which is a whole number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.layouts import Call
+from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
 
 aten = torch.ops.aten
@@ -31,6 +34,24 @@ class KnownPairs(NamedTuple):
 
     shown: int
     pairs: int
+
+
+#: Visible pairs of masks without values, by storage; None where they are not known either. References keep each storage
+#: alive, so that its address is not given to another.
+_noted: dict[int, tuple[Any, KnownPairs | None]] = {}
+
+
+@contextmanager
+def noted_masks() -> Iterator[None]:
+    """Forget at the end of the block what was noted in it."""
+    with replaced(sys.modules[__name__], "_noted", {}):
+        yield
+
+
+def note_mask(mask: torch.Tensor, pairs: KnownPairs | None) -> None:
+    """Note the visible pairs of a mask on the meta device; None if they are not known."""
+    storage = mask.untyped_storage()
+    _noted[storage._cdata] = (storage, pairs)
 
 
 class VisiblePairs:
@@ -71,14 +92,38 @@ class VisiblePairs:
             return 1, 1
         if isinstance(mask, KnownPairs):
             return mask
-        shown = self._shown_by(mask) if isinstance(mask, torch.Tensor) else None
-        if shown is not None:
-            return shown, mask.numel()
+        known = self.of_mask(mask, queries, keys) if isinstance(mask, torch.Tensor) else None
+        if known is not None:
+            return known
         # A mask of one row for several queries is not causal: those queries are heads of one token that share keys.
-        if declared and queries == keys and len(_shape(mask)) > 1 and _shape(mask)[-2] == queries:
+        if (
+            declared
+            and not _is_noted(mask)
+            and queries == keys
+            and len(_shape(mask)) > 1
+            and _shape(mask)[-2] == queries
+        ):
             return causal_pairs(queries, keys), queries * keys
-        self._remarks.setdefault(UNKNOWN_MASK, "its values are not known, so all of its pairs count as visible")
+        self._say_unknown()
         return 1, 1
+
+    def of_mask(self, mask: torch.Tensor, queries: int, keys: int) -> KnownPairs | None:
+        """Return the pairs that a mask shows; None where neither its values nor its function are known."""
+        shown = self._shown_by(mask)
+        if shown is not None:
+            return KnownPairs(shown, mask.numel()) if mask.numel() else None
+        whole = _is_noted(mask) and tuple(mask.shape[-2:]) == (queries, keys)
+        return _noted[mask.untyped_storage()._cdata][1] if whole else None
+
+    def all_of(self, mask: Any) -> KnownPairs | None:
+        """Return all pairs of a mask whose function shows some that are not known, with a remark; None for others."""
+        if not _is_noted(mask) or _noted[mask.untyped_storage()._cdata][1] is not None:
+            return None
+        self._say_unknown()
+        return KnownPairs(1, 1)
+
+    def _say_unknown(self) -> None:
+        self._remarks.setdefault(UNKNOWN_MASK, "its values are not known, so all of its pairs count as visible")
 
     def _shown_by(self, mask: torch.Tensor) -> int | None:
         if mask.is_nested or mask.is_inference():
@@ -86,6 +131,12 @@ class VisiblePairs:
         if self._last is None or not _is_same(*self._last, mask):
             self._last, self._shown = (mask, mask._version), shown_by_mask(mask)
         return self._shown
+
+
+def _is_noted(mask: Any) -> bool:
+    if not isinstance(mask, torch.Tensor) or mask.device.type != "meta" or mask.is_nested:
+        return False
+    return mask.untyped_storage()._cdata in _noted
 
 
 def _is_same(before: torch.Tensor, version: int, mask: torch.Tensor) -> bool:

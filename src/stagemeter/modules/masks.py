@@ -1,22 +1,38 @@
 """Attention masks of transformers on the meta device.
 
 To find out whether it can skip a mask, transformers reads the values of masks and positions, unless they are symbols of
-a trace. Tensors on the meta device have no values, so they are symbols, too. A mask costs no product.
+a trace. Tensors on the meta device have no values, so they are symbols, too. A mask costs no product, but it tells
+which pairs of a query and a key are visible. That follows from the function that makes it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from inspect import getclosurevars
 from typing import Any
 
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from stagemeter.counting.known_values import known_value
 from stagemeter.counting.modes import replaced
+from stagemeter.counting.visible_pairs import KnownPairs, note_mask, noted_masks, window_pairs
+
+#: Pairs of a mask that are asked for, in all and at once.
+_MOST_PAIRS, _MOST_AT_ONCE = 1 << 30, 1 << 24
+#: transformers' kinds of attention that take a mask of all pairs.
+_WITH_MASK = ("sdpa", "eager")
 
 
 @contextmanager
 def meta_tensors_are_symbols() -> Iterator[None]:
-    """Make transformers treat tensors on the meta device as symbols (``transformers.masking_utils.is_tracing``)."""
+    """Make transformers treat tensors on the meta device as symbols, and note the visible pairs of its masks.
+
+    Source: ``transformers.masking_utils``, ``is_tracing`` and ``sdpa_mask``.
+    """
     masks: Any = sys.modules.get("transformers.masking_utils")
     found = getattr(masks, "is_tracing", None)
     if found is None:
@@ -26,5 +42,96 @@ def meta_tensors_are_symbols() -> Iterator[None]:
     def is_tracing(tensor: Any = None) -> bool:
         return getattr(getattr(tensor, "device", None), "type", None) == "meta" or bool(found(tensor))
 
-    with replaced(masks, "is_tracing", is_tracing):
+    kinds: dict[str, Any] = masks.AttentionMaskInterface._global_mapping
+    with ExitStack() as stack:
+        stack.enter_context(noted_masks())
+        stack.enter_context(replaced(masks, "is_tracing", is_tracing))
+        for kind in _WITH_MASK:
+            stack.callback(kinds.__setitem__, kind, kinds[kind])
+            kinds[kind] = _noting(kinds[kind], masks)
         yield
+
+
+def _noting(make: Callable[..., Any], masks: Any) -> Callable[..., Any]:
+    @wraps(make)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        mask = make(*args, **kwargs)
+        if isinstance(mask, torch.Tensor) and mask.device.type == "meta" and not args:
+            note_mask(mask, _pairs(masks, **kwargs))
+        return mask
+
+    return made
+
+
+def _pairs(
+    masks: Any,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: Any = 0,
+    mask_function: Callable[..., Any] | None = None,
+    attention_mask: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> KnownPairs | None:
+    """Return the pairs that a mask shows; without values of `attention_mask`, no token is padding."""
+    if not isinstance(q_offset, int) or not isinstance(kv_offset, int):
+        return None
+    function = mask_function or masks.causal_mask_function
+    padding = None if attention_mask is None else known_value(attention_mask)
+    every = batch_size * q_length * kv_length
+    window = _window(masks, function)
+    if padding is None and window is not None:
+        pairs = window_pairs(q_length, kv_length, *window, shift=q_offset - kv_offset)
+        return KnownPairs(batch_size * pairs, every)
+    if every > _MOST_PAIRS:
+        return None
+    if padding is not None:
+        # Keys behind the given ones are padding (``prepare_padding_mask``).
+        padding = torch.nn.functional.pad(padding, (0, max(0, kv_length + kv_offset - padding.shape[-1])))
+        function = masks.and_masks(function, masks.padding_mask_function(padding.bool()))
+    function = _without_padding(masks, function, batch_size)
+    shown, rows = 0, max(1, _MOST_AT_ONCE // max(1, batch_size * kv_length))
+    try:
+        with _disable_current_modes(), torch.no_grad(), torch.device("cpu"):
+            batch, keys = torch.arange(batch_size)[:, None, None, None], torch.arange(kv_length) + kv_offset
+            for start in range(0, q_length, rows):
+                queries = torch.arange(start, min(q_length, start + rows))[:, None] + q_offset
+                part = function(batch, torch.zeros(1, 1, 1, 1, dtype=torch.long), queries, keys)
+                shown += int(part.expand(batch_size, 1, len(queries), kv_length).sum())
+    except Exception:
+        # The function holds tensors without values, or takes single numbers only.
+        return None
+    return KnownPairs(shown, every)
+
+
+def _without_padding(masks: Any, function: Any, batch_size: int) -> Any:
+    """Return a function of a mask with chunks that begin at the first token, where their beginnings have no values."""
+    found = getclosurevars(function).nonlocals if callable(function) else {}
+    if set(found) == {"chunk_size", "left_padding"} and found["left_padding"].device.type == "meta":
+        known = known_value(found["left_padding"])
+        starts = torch.zeros(batch_size, dtype=torch.long, device="cpu") if known is None else known
+        return masks.chunked_overlay(found["chunk_size"], starts)
+    if set(found) == {"mask_functions"} and "and_masks" in function.__qualname__:
+        return masks.and_masks(*(_without_padding(masks, part, batch_size) for part in found["mask_functions"]))
+    return function
+
+
+def _window(masks: Any, function: Any) -> tuple[int | None, int | None] | None:
+    """Return how many keys before and after itself a query sees, by the functions of transformers; None for others."""
+    if function is masks.bidirectional_mask_function:
+        return None, None
+    if function is masks.causal_mask_function:
+        return None, 0
+    found = getclosurevars(function).nonlocals if callable(function) else {}
+    if set(found) == {"sliding_window"} and "sliding_window_overlay" in function.__qualname__:
+        return found["sliding_window"] - 1, None
+    if set(found) == {"sliding_window"} and "sliding_window_bidirectional_overlay" in function.__qualname__:
+        return found["sliding_window"], found["sliding_window"]
+    if set(found) == {"mask_functions"} and "and_masks" in function.__qualname__:
+        parts = [_window(masks, part) for part in found["mask_functions"]]
+        if all(part is not None for part in parts):
+            sides = zip(*(part for part in parts if part is not None), strict=True)
+            left, right = (min((size for size in side if size is not None), default=None) for side in sides)
+            return left, right
+    return None
