@@ -22,7 +22,7 @@ from stagemeter.counting.modes import replaced
 from stagemeter.counting.visible_pairs import KnownPairs, note_mask, noted_masks, window_pairs
 
 #: Pairs of a mask that are asked for, in all and at once.
-_MOST_PAIRS, _MOST_AT_ONCE = 1 << 30, 1 << 24
+_MOST_PAIRS, _MOST_AT_ONCE = 1 << 30, 1 << 22
 #: transformers' kinds of attention that take a mask of all pairs.
 _WITH_MASK = ("sdpa", "eager")
 
@@ -91,18 +91,36 @@ def _pairs(
         padding = torch.nn.functional.pad(padding, (0, max(0, kv_length + kv_offset - padding.shape[-1])))
         function = masks.and_masks(function, masks.padding_mask_function(padding.bool()))
     function = _without_padding(masks, function, batch_size)
-    shown, rows = 0, max(1, _MOST_AT_ONCE // max(1, batch_size * kv_length))
+    shape = batch_size, q_length, kv_length
     try:
-        with _disable_current_modes(), torch.no_grad(), torch.device("cpu"):
-            batch, keys = torch.arange(batch_size)[:, None, None, None], torch.arange(kv_length) + kv_offset
-            for start in range(0, q_length, rows):
-                queries = torch.arange(start, min(q_length, start + rows))[:, None] + q_offset
-                part = function(batch, torch.zeros(1, 1, 1, 1, dtype=torch.long), queries, keys)
-                shown += int(part.expand(batch_size, 1, len(queries), kv_length).sum())
+        with _disable_current_modes():
+            return KnownPairs(_shown(function, shape, q_offset, kv_offset, "cpu", _MOST_AT_ONCE), every)
     except Exception:
-        # The function holds tensors without values, or takes single numbers only.
-        return None
-    return KnownPairs(shown, every)
+        # The function holds tensors of the meta device, or takes single numbers only.
+        try:
+            return KnownPairs(_shown(function, shape, q_offset, kv_offset, "meta", _MOST_AT_ONCE), every)
+        except Exception:
+            return None
+
+
+def _shown(
+    function: Callable[..., Any], shape: tuple[int, int, int], q_offset: int, kv_offset: int, device: str, most: int
+) -> int:
+    """Return the pairs that the function of a mask shows, asked for some queries at once; raise if one is not known."""
+    batch_size, q_length, kv_length = shape
+    shown, rows = 0, max(1, most // max(1, batch_size * kv_length))
+    with torch.no_grad(), torch.device(device):
+        batch, head = torch.arange(batch_size)[:, None, None, None], torch.arange(1)[None, :, None, None]
+        keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
+        for start in range(0, q_length, rows):
+            queries = (torch.arange(start, min(q_length, start + rows)) + q_offset)[None, None, :, None]
+            part = function(batch, head, queries, keys)
+            value = known_value(part) if device == "meta" else part
+            if value is None or value.device.type == "meta":
+                raise LookupError("the function of the mask holds tensors without values")
+            with _disable_current_modes():
+                shown += int(value.expand(batch_size, 1, queries.shape[2], kv_length).sum())
+    return shown
 
 
 def _without_padding(masks: Any, function: Any, batch_size: int) -> Any:

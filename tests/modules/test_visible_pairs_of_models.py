@@ -1,0 +1,117 @@
+"""Visible pairs of models of transformers, from shapes and from real tensors, against the masks as documented."""
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+import stagemeter
+
+BATCH, LENGTH, WINDOW, CHUNK = 2, 50, 8, 16
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 64,
+}
+DECODER = {**SIZES, "num_key_value_heads": 2}
+CAUSAL = LENGTH * (LENGTH + 1) // 2
+WINDOWED = sum(min(query + 1, WINDOW) for query in range(LENGTH))
+CHUNKED = sum(query % CHUNK + 1 for query in range(LENGTH))
+#: Configuration, class, and the visible pairs of both layers.
+MODELS = {
+    "causal": (LlamaConfig(**DECODER), LlamaForCausalLM, 2 * CAUSAL),
+    "window": (MistralConfig(**DECODER, sliding_window=WINDOW), MistralForCausalLM, 2 * WINDOWED),
+    "mixed": (
+        Gemma3TextConfig(
+            **DECODER, head_dim=8, sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"]
+        ),
+        Gemma3ForCausalLM,
+        WINDOWED + CAUSAL,
+    ),
+    "chunks": (
+        Llama4TextConfig(
+            **DECODER, head_dim=8, intermediate_size_mlp=48, attention_chunk_size=CHUNK, moe_layers=[],
+            layer_types=["chunked_attention", "full_attention"], num_local_experts=2,
+        ),
+        Llama4ForCausalLM,
+        CHUNKED + CAUSAL,
+    ),
+    "bidirectional": (BertConfig(**SIZES), BertForMaskedLM, 2 * LENGTH**2),
+}  # fmt: skip
+
+
+def hidden_pairs(counted, passes=1):
+    """Return the pairs of one sequence that attention does not see; each costs two products of the hidden size."""
+    return (counted.flops - counted.flops_causal) // (2 * 2 * BATCH * SIZES["hidden_size"] * passes)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_layers_see_what_their_masks_show(kind, implementation, masked):
+    config, make, visible = MODELS[kind]
+    config._attn_implementation = implementation
+    model, ids = make(config), torch.randint(0, 64, (BATCH, LENGTH))
+    given = {"input_ids": ids} | ({"attention_mask": torch.ones_like(ids)} if masked else {})
+    shapes = {name: stagemeter.spec(BATCH, LENGTH, dtype=torch.long) for name in given}
+    hidden = 2 * LENGTH**2 - visible
+    assert hidden_pairs(stagemeter.analyze(model, kwargs=shapes).total) == hidden
+    step = stagemeter.analyze(model, kwargs=shapes, mode="train").total
+    assert hidden_pairs(step, passes=3) == hidden
+    with torch.no_grad(), stagemeter.count(model.eval()) as counted:
+        model(**given)
+    assert hidden_pairs(counted) == hidden
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_padding_and_packed_sequences_count_at_what_they_show(implementation):
+    config, make, _ = MODELS["causal"]
+    config._attn_implementation = implementation
+    model, ids = make(config).eval(), torch.randint(0, 64, (BATCH, LENGTH))
+    padded = torch.ones_like(ids)
+    padded[:, 40:] = 0
+    with torch.no_grad(), stagemeter.count(model) as counted:
+        model(input_ids=ids, attention_mask=padded)
+    assert hidden_pairs(counted) == 2 * (LENGTH**2 - (40 * 41 // 2 + 10 * 40))
+    lengths = (20, 30)
+    positions = torch.cat([torch.arange(length) for length in lengths]).expand(BATCH, -1)
+    with torch.no_grad(), stagemeter.count(model) as counted:
+        model(input_ids=ids, position_ids=positions, use_cache=False)
+    visible = sum(length * (length + 1) // 2 for length in lengths)
+    assert hidden_pairs(counted) == 2 * (LENGTH**2 - visible)
+
+
+def test_sequences_whose_places_have_no_values_are_dense_with_a_note():
+    config, make, _ = MODELS["causal"]
+    config._attn_implementation = "sdpa"
+    shapes = {name: stagemeter.spec(BATCH, LENGTH, dtype=torch.long) for name in ("input_ids", "position_ids")}
+    report = stagemeter.analyze(make(config), kwargs=shapes | {"use_cache": False})
+    assert report.total.flops_causal == report.total.flops
+    assert any(note.startswith("attention mask: its values are not known") for note in report.notes)
+
+
+def test_cached_tokens_are_seen_by_all_new_ones():
+    """Three new tokens after a prompt, with a mask: each sees the prompt, and the new ones up to itself."""
+    from transformers import DynamicCache
+
+    for implementation in ("sdpa", "eager"):
+        config, make, _ = MODELS["causal"]
+        config._attn_implementation = implementation
+        model, cache = make(config).eval(), DynamicCache()
+        with torch.no_grad():
+            model(input_ids=torch.randint(0, 64, (BATCH, 10)), past_key_values=cache)
+            with stagemeter.count(model) as counted:
+                model(input_ids=torch.randint(0, 64, (BATCH, 3)), past_key_values=cache)
+        assert hidden_pairs(counted) == 2 * (3 * 13 - (3 * 10 + 3 * 4 // 2))
