@@ -11,6 +11,8 @@ from torch import nn
 import stagemeter
 from stagemeter import compare_runs
 from stagemeter.core.metrics import module_values
+from stagemeter.core.workload import stable_hash
+from stagemeter.modules.report import upgraded
 
 
 @pytest.fixture
@@ -65,3 +67,49 @@ def test_numbers_that_a_double_cannot_hold_are_those_of_the_report(experiment):
     comparison = compare_runs([stagemeter.log_static_report(small), stagemeter.log_static_report(wide)])
     (row,) = comparison["quantities"]["flops"]["rows"][-1:]
     assert row["values"] == [2, 2**53 + 2]
+
+
+def first_schema(document):
+    """Return a document as version 1 of the schema has it: FLOPs of all that ran, and those of checkpointing."""
+
+    def stage(now):
+        later = ("macs_causal", "macs_executed", "flops_executed")
+        backward = now["flops_backward"]
+        return {name: value for name, value in now.items() if name not in later} | {
+            "macs": now["macs_executed"],
+            "flops": now["flops_executed"],
+            "flops_backward": None if backward is None else backward + now["flops_recomputed"],
+            "flops_recomputed": None if backward is None else 0,
+            "flops_causal": now["flops"] if backward is None else None,
+        }
+
+    parts = {name: stage(part) for name, part in document["stages"].items()}
+    return document | {
+        "schema_version": "1.0", "stages": parts, "other": stage(document["other"]), "total": stage(document["total"])
+    }  # fmt: skip
+
+
+def test_documents_of_the_first_schema_say_what_they_know(reports):
+    now = reports[0].to_dict()
+    assert upgraded(now) == now
+    assert upgraded(first_schema(now)) == now | {
+        name: now[name] | {"macs_causal": None, "flops_causal": None} for name in ("other", "total")
+    } | {"stages": {name: part | {"macs_causal": None, "flops_causal": None} for name, part in now["stages"].items()}}
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    fused = stagemeter.analyze(layer, stagemeter.spec(2, 5, 8), mode="train").to_dict()
+    total = upgraded(first_schema(fused))["total"]
+    assert (total["flops"], total["flops_causal"], total["flops_recomputed"]) == (None, None, None)
+    assert total["flops_executed"] == fused["total"]["flops_executed"]
+
+
+def test_run_of_the_first_schema_is_compared_with_one_of_this(reports, experiment):
+    mlflow.set_experiment(experiment)
+    first, second = map(stagemeter.log_static_report, reports)
+    old, client = first_schema(reports[0].to_dict()), MlflowClient()
+    client.set_tag(first, "stagemeter.schema_version", "1.0")
+    client.set_tag(first, "stagemeter.report_hash", stable_hash(old))
+    client.log_dict(first, old, "module_compute.json")
+    comparison = compare_runs([first, second])
+    rows = {row["stage"]: row["ratios"][1] for row in comparison["quantities"]["flops"]["rows"]}
+    assert rows == {"body": 3.0, "head": 3.0, "other": None, "total": 3.0}
+    assert any("schema 1.0, which counts executed FLOPs" in note for note in comparison["notes"])

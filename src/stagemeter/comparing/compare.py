@@ -82,7 +82,7 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     """
     if len(subjects) < 2:
         raise StagemeterError(f"runs or files: {len(subjects)} cannot be compared. Give two or more")
-    notes = _schemas(subjects)
+    notes = [*_schemas(subjects), *(note for subject in subjects for note in subject.notes)]
     chosen = list(dict.fromkeys(quantities or _default(subjects)))
     compared = {name: _quantity(name, subjects, baseline) for name in chosen}
     configuration = _differing([subject.configuration for subject in subjects])

@@ -29,6 +29,8 @@ class Subject:
         Versions of packages, and the hardware.
     run_id, link : str or None
         Its run in MLflow, and the run's page; None for a file.
+    notes : tuple of str
+        What to know of its values.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Subject:
     environment: Mapping[str, str] = field(default_factory=dict)
     run_id: str | None = None
     link: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subject:

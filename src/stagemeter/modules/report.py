@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 from stagemeter.core.cost import ZERO, Cost
 
 #: Changes with every change of the document's keys or of their meaning.
 MODULE_SCHEMA_VERSION = "2.0"
+#: Earlier major versions that `upgraded` reads.
+EARLIER_SCHEMAS = ("1",)
 
 
 class ModuleStageDocument(TypedDict):
@@ -264,3 +266,40 @@ class ModuleReport:
         from stagemeter.modules.text import module_text
 
         return module_text(self)
+
+
+def upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document of this version of the schema from an earlier one; None stands for what it does not tell.
+
+    Numbers of version 1 were of all that ran, and `flops_recomputed` was activation checkpointing alone. Visible pairs
+    were half of all.
+    """
+    if str(document["schema_version"]).partition(".")[0] not in EARLIER_SCHEMAS:
+        return dict(document)
+    return {
+        **document,
+        "schema_version": MODULE_SCHEMA_VERSION,
+        "stages": {name: _upgraded_stage(stage) for name, stage in document["stages"].items()},
+        "other": _upgraded_stage(document["other"]),
+        "total": _upgraded_stage(document["total"]),
+    }
+
+
+def _upgraded_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage with its model FLOPs, which follow where nothing but checkpointing computed something again."""
+    backward, again = stage["flops_backward"], stage["flops_recomputed"] or 0
+    fused = any(name.endswith("attention_backward") for name in stage["operators"])
+    alike = backward is None and stage["flops_causal"] == stage["flops"]
+    kept = ("activations", "bytes_read", "bytes_written")
+    return {
+        **stage,
+        "macs": None if fused else stage["macs"] - again // 2,
+        "macs_causal": stage["macs"] if alike else None,
+        "macs_executed": stage["macs"],
+        "flops": None if fused else stage["flops"] - again,
+        "flops_causal": stage["flops"] if alike else None,
+        "flops_executed": stage["flops"],
+        "flops_recomputed": None if fused else again,
+        "flops_backward": None if fused or backward is None else backward - again,
+        **{name: None if again else stage[name] for name in kept},
+    }

@@ -15,6 +15,7 @@ from stagemeter.comparing.subject import NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import comparison_values, module_values, report_values
 from stagemeter.core.workload import stable_hash
+from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document, params_of
 from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import (
@@ -34,6 +35,10 @@ COMPARED_RUNS, COMPARISONS = "stagemeter.compared_runs", "stagemeter.comparison_
 _EXACT = 2**53
 #: Kinds of runs that can be compared.
 _COMPARED = (STATIC, PROFILE, MODULE)
+_EARLIER = (
+    "{name} has schema {schema}, which counts executed FLOPs. Its model FLOPs are known where fused attention has no "
+    "backward pass"
+)
 
 
 def subjects_of_runs(names: Sequence[str]) -> list[Subject]:
@@ -71,7 +76,15 @@ def subject_of_run(run: Run) -> Subject:
     """Make a subject of the metrics, params and tags of a run, or raise StagemeterError without counts or times."""
     tags, kind = run.data.tags, require_kind(run, _COMPARED, "Give runs of `stagemeter analyze` or of profiles")
     values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
-    if kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
+    schema = tags.get(SCHEMA, "1.0")
+    notes: tuple[str, ...] = ()
+    if kind == MODULE and schema.partition(".")[0] in EARLIER_SCHEMAS:
+        values, notes = (
+            module_values(load_module_report(run)),
+            (_EARLIER.format(name=run.info.run_name, schema=schema),),
+        )
+        schema = MODULE_SCHEMA_VERSION
+    elif kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
         values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))
     environment = {
@@ -86,7 +99,8 @@ def subject_of_run(run: Run) -> Subject:
         name=run.info.run_name or run.info.run_id,
         source=run.info.run_id,
         kind=kind,
-        schema_version=tags.get(SCHEMA, "1.0"),
+        schema_version=schema,
+        notes=notes,
         values=values,
         configuration={name: value for name, value in params_of(run).items() if name not in NOT_SETTINGS},
         environment=environment,

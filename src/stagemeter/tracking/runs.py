@@ -24,7 +24,7 @@ from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.export.module import MODULE_JSON_FILE
 from stagemeter.export.report import JSON_FILE as REPORT_FILE
-from stagemeter.modules.report import MODULE_SCHEMA_VERSION
+from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION, upgraded
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, KIND, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
@@ -189,14 +189,17 @@ def load_report(run: Run) -> Report:
 
 
 def load_module_report(run: Run) -> dict[str, Any]:
-    """Read the report of a module from its run. Refuse one that this version cannot read, or another run's."""
-    document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION)
+    """Read the report of a module from its run, in this version of its schema.
+
+    Refuse one that this version cannot read, or another run's.
+    """
+    document = _load_document(run, MODULE_JSON_FILE, MODULE_SCHEMA_VERSION, *EARLIER_SCHEMAS)
     _require_own(run, MODULE_JSON_FILE, document)
-    return document
+    return upgraded(document)
 
 
-def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
-    """Read a JSON file of a run. Refuse another major version of the schema than the known one."""
+def _load_document(run: Run, file: str, known: str, *earlier: str) -> dict[str, Any]:
+    """Read a JSON file of a run. Refuse another major version of the schema than the known one and earlier ones."""
     run_id = run.info.run_id
     try:
         with scratch_folder() as folder:
@@ -212,7 +215,8 @@ def _load_document(run: Run, file: str, known: str) -> dict[str, Any]:
         ) from error
     except StagemeterError as error:
         raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}). Analyze again") from error
-    require_schema(f"run {run_id}", report, known)
+    if str(report.get("schema_version")).partition(".")[0] not in earlier:
+        require_schema(f"run {run_id}", report, known)
     return report
 
 
