@@ -40,6 +40,7 @@ WITH_TORCH = (
             "batch_costs",
             "calls",
             "fvcore_analysis",
+            "masks",
             "request_costs",
             "requests",
             "run",

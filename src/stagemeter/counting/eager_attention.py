@@ -38,8 +38,8 @@ class _Scores:
 class EagerAttention:
     """The products of attention that its module calls one by one.
 
-    `events` are the counter's. A mask counts for the product before it, whose result has the shape of the scores, and
-    for the product after it in the same module, which takes probabilities of that shape.
+    `events` are the counter's. A mask counts for the product before it, whose result has the shape of the scores. It
+    also counts for the product after it in the same module, which takes probabilities of that shape.
     """
 
     def __init__(self, events: list[Event], pairs: VisiblePairs, nodes: AttentionNodes) -> None:
