@@ -285,12 +285,11 @@ _SILENT = {
 
 
 @pytest.mark.parametrize("kind", _SILENT)
-def test_causal_attention_is_halved_whether_its_class_says_so_or_not(tmp_path, kind):
+def test_causal_attention_counts_visible_pairs_whether_its_class_says_so_or_not(tmp_path, kind):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **_SILENT[kind]}), encoding="utf-8")
     report = analyze_model(describe_model(str(tmp_path)), AnalysisConfig(seq_len=8, new_tokens=3))
     assert report["agreement"]["equal"]
     prefill, decode = report["stages"]["prefill"], report["stages"]["decode"]
-    # Scores and values of two layers: 8 tokens with 8, over a width of 32; two FLOPs for each.
-    attention = 2 * 2 * 8 * 8 * 32 * 2
-    assert prefill["flops"] - prefill["flops_causal"] == attention // 2
+    # Scores and values of two layers, over a width of 32, two FLOPs each: of 8 tokens, each later one is hidden.
+    assert prefill["flops"] - prefill["flops_causal"] == 2 * 2 * (8 * 7 // 2) * 32 * 2
     assert decode["flops"] == decode["flops_causal"]
