@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import load_picture
 from stagemeter.analysis.requests import plan_request
+from stagemeter.conventions.compare import Comparison, compare, decoder_of
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.report import Report
 from stagemeter.core.workload import OWN, TEXT, Workload
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Outcome:
-    """The result of an analysis: report, files, MLflow run, and lines for the user.
+    """The result of an analysis: report, files, MLflow run, lines for the user, and other conventions if asked for.
 
     `tracking_error` says why it could not be logged. The files are written before.
     """
@@ -41,6 +42,7 @@ class Outcome:
     run_id: str | None = None
     messages: list[str] = field(default_factory=list)
     tracking_error: TrackingError | None = None
+    comparison: Comparison | None = None
 
 
 def analyze_page(
@@ -51,25 +53,33 @@ def analyze_page(
     estimate: bool = False,
     strict: bool = False,
     device: str | None = None,
+    conventions: bool = False,
     experiment: str | None = None,
     run_name: str | None = None,
 ) -> Outcome:
     """Analyze a page, write the report's files, and log them to MLflow.
 
     `estimate` uses closed forms alone. `strict` makes operators without a formula an error. `device` bounds the time:
-    its name, or ``measured`` for this machine. Settings are refused before a run is opened or a file written.
+    its name, or ``measured`` for this machine. `conventions` compares with other projects' counts. Settings are refused
+    before a run is opened or a file written.
     """
     if strict and estimate:
         raise StagemeterError("strict: closed forms run no operators to check. Leave it out, or do not estimate")
     require_writable(folder, REPORT_FILES)
     model = with_adapter(describe_model(config.model, config.trust_remote_code), config.adapter)
     workload = plan_request(config, model)
+    if conventions:
+        decoder_of(model)
+
+    def compared(report: Report) -> Comparison | None:
+        return compare(report, model) if conventions else None
+
     work = partial(_count, config, workload, estimate, strict, _peak(device, config.dtype))
 
     if not track:
         with _status("counting") as tell:
             report, contents = work(tell)
-        return Outcome(report, write_report_files(contents, folder))
+        return Outcome(report, write_report_files(contents, folder), comparison=compared(report))
     # MLflow prints a link to the run on stdout, which belongs to the report.
     with redirect_stdout(sys.stderr), _being_counted(work, estimate) as wait, _status("counting") as tell:
         # MLflow and torch are slow to import: each is imported in its own process, at the same time.
@@ -83,7 +93,7 @@ def analyze_page(
         # The files are written first: a store that fails does not lose the work.
         with failure_recorded(run_name, default_name, experiment):
             report, contents = wait()
-            outcome = Outcome(report, write_report_files(contents, folder))
+            outcome = Outcome(report, write_report_files(contents, folder), comparison=compared(report))
         tell("logging to MLflow")
         try:
             with tracked_run(run_name, default_name, experiment) as run:

@@ -36,6 +36,11 @@ _FOLDER = Path("stagemeter-report")
     help="Device to bound the time on: one of `stagemeter devices`, or measured (this machine).",
 )
 @click.option(
+    "--conventions",
+    is_flag=True,
+    help="Print FLOPs per token beside those that Megatron-LM, torchtitan, vLLM and others would count.",
+)
+@click.option(
     "--output-dir",
     metavar="FOLDER",
     type=PATH,
@@ -66,6 +71,10 @@ def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: A
         from stagemeter.export.report import print_report
 
         print_report(outcome.report)
+        if outcome.comparison is not None:
+            from stagemeter.export.conventions import print_conventions
+
+            print_conventions(outcome.comparison)
     for line in outcome.messages:
         say(line)
     if outcome.tracking_error is not None:

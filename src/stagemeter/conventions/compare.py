@@ -1,0 +1,151 @@
+"""A report beside what other projects would count for the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from stagemeter.conventions.formulas import CONVENTIONS, FACTORS, SERVED, Convention
+from stagemeter.conventions.sizes import DecoderSizes, NoFormulaError, read_sizes
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.lookup import ModelDescription, describe_model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One convention.
+
+    Attributes
+    ----------
+    convention, source, counts : str
+        The project, the place of its formula, and what it counts: a training step, a forward pass or a served prompt.
+    flops_per_token : Fraction or None
+        Forward FLOPs per token of the prompt; a third of those of a training step. None where it has no formula.
+    dense, causal : Fraction or None
+        Its ratio to ours at the same scope, with all pairs of attention and with visible ones.
+    notes : tuple of str
+        What it leaves out or counts otherwise, or why there is no number.
+    """
+
+    convention: str
+    source: str
+    counts: str
+    flops_per_token: Fraction | None
+    dense: Fraction | None
+    causal: Fraction | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours and the others.
+
+    Attributes
+    ----------
+    tokens : int
+        Tokens of the prompt.
+    trained, trained_causal : Fraction
+        Ours in forward FLOPs per token with the output head on every position, as in a training step.
+    served, served_causal : Fraction
+        Ours with the output head where the prompt needs it.
+    rows : tuple of Row
+        One row a convention.
+    """
+
+    tokens: int
+    trained: Fraction
+    trained_causal: Fraction
+    served: Fraction
+    served_causal: Fraction
+    rows: tuple[Row, ...]
+
+
+def compare(report: Mapping[str, Any], model: ModelDescription | None = None) -> Comparison:
+    """Put the FLOPs per token of a report's prompt beside those that other projects count.
+
+    Parameters
+    ----------
+    report : mapping
+        A report of `stagemeter.analyze_model`, `stagemeter.estimate_model` or ``report.json``.
+    model : ModelDescription or None
+        The model; by default the one that the report names.
+
+    Raises
+    ------
+    StagemeterError
+        If the model has no sizes to read: those of a family without closed forms.
+
+    Examples
+    --------
+    >>> from stagemeter import AnalysisConfig, describe_model, estimate_model
+    >>> from stagemeter.conventions import compare
+    >>> report = estimate_model(describe_model("llama-3.1-8b"), AnalysisConfig(seq_len=8192))
+    >>> row = compare(report).rows[0]
+    >>> row.convention, int(row.flops_per_token)
+    ('PaLM', 20355489792)
+    """
+    metadata = report["metadata"]
+    model = model or describe_model(metadata["model"], metadata["config"]["trust_remote_code"])
+    decoder = decoder_of(model)
+    workload = metadata["workload"]
+    tokens, batch = workload["prompt_tokens"], workload["batch_size"]
+    served = [Fraction(_forward(report, name), batch * tokens) for name in ("flops", "flops_causal")]
+    more = 0 if decoder.head_everywhere else Fraction(2 * (tokens - 1) * decoder.hidden * decoder.vocabulary, tokens)
+    trained = [flops + more for flops in served]
+    try:
+        sizes = read_sizes(decoder, model.config, _pictures(workload, model.config))
+    except NoFormulaError as error:
+        rows = [_without(convention, str(error)) for convention in CONVENTIONS]
+    else:
+        rows = [
+            _row(convention, sizes, tokens, served if convention.counts == SERVED else trained)
+            for convention in CONVENTIONS
+        ]
+    return Comparison(tokens, trained[0], trained[1], served[0], served[1], tuple(rows))
+
+
+def decoder_of(model: ModelDescription) -> Decoder:
+    """Return a model's decoder, or raise StagemeterError if it has none whose sizes formulas can read."""
+    decoder = model.family.decoder(model.architecture) if model.family.has_closed_forms else None
+    if not isinstance(decoder, Decoder):
+        raise StagemeterError(
+            f"conventions: {model.name} has no decoder whose sizes formulas can read. Leave it out, or choose another "
+            "model"
+        )
+    return decoder
+
+
+def _forward(report: Mapping[str, Any], name: str) -> int:
+    """Return the FLOPs of everything up to the first token."""
+    stages = report["stages"]
+    if PREFILL not in stages:
+        raise StagemeterError("conventions: the report has no prefill. Analyze a model that reads a prompt")
+    return sum(int(stage[name]) for stage_name, stage in stages.items() if stage_name != DECODE)
+
+
+def _pictures(workload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the patches of each picture, where one size serves all; none are known where tiles differ."""
+    if not workload["global_views"]:
+        return None
+    size, view = config.get("vision_config", {}).get("patch_size"), workload["view_size"]
+    if not size or not view or workload["local_views"] or workload["video_frames"]:
+        return ()
+    return (int(view[0] // size) * int(view[1] // size),) * int(workload["global_views"])
+
+
+def _row(convention: Convention, sizes: DecoderSizes, tokens: int, ours: list[Fraction]) -> Row:
+    try:
+        notes = convention.notes(sizes)
+        flops = Fraction(convention.flops(sizes, tokens), FACTORS[convention.counts])
+    except NoFormulaError as error:
+        return _without(convention, str(error))
+    dense, causal = (flops / own for own in ours)
+    return Row(convention.name, convention.source, convention.counts, flops, dense, causal, tuple(notes))
+
+
+def _without(convention: Convention, reason: str) -> Row:
+    return Row(convention.name, convention.source, convention.counts, None, None, None, (reason,))
