@@ -222,3 +222,25 @@ def test_whole_models_of_transformers(implementation):
     assert total.flops == 3 * 2 * (weights + 2 * 2 * batch * length**2 * 32)
     assert total.flops_causal == 3 * 2 * (weights + 2 * 2 * pairs * 32)
     assert total.flops_recomputed == (0 if implementation == "eager" else 2 * 2 * batch * length**2 * 32)
+
+
+@pytest.mark.slow
+def test_llama_3_8b_at_8192_tokens():
+    """FLOPs per token, by hand from the configuration of meta-llama/Meta-Llama-3-8B: 57.91 G, executed 60.06 G."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256,
+    )  # fmt: skip
+    length = 8192
+    ids = stagemeter.spec(1, length, dtype=torch.long)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    total = stagemeter.analyze(model, kwargs={"input_ids": ids, "labels": ids}, mode="train").total
+    weights = 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336) + 4096 * 128256
+    assert total.flops == length * 6 * (weights + 32 * 2 * length * 4096)
+    assert total.flops_causal == length * 6 * weights + 6 * 32 * 2 * (length * (length + 1) // 2) * 4096
+    assert total.flops_recomputed == length * 2 * 32 * length * 4096
+    found = (total.flops, total.flops_executed, total.flops_causal)
+    assert [round(flops / length / 1e9, 2) for flops in found] == [57.91, 60.06, 51.47]
