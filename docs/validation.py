@@ -40,8 +40,8 @@ HEAD = """# Against what others publish
 
 Written by `python docs/validation.py`; a test holds the page to what it prints. Each table names its source, the
 published figure, ours, and the parts of the difference. A training step is three times the forward pass, with the
-output head on every position. Without these parts, what is left agrees within the digits that were published. Papers and
-DeepSeek's page were read in public copies; code and tables at the commits that are named.
+output head on every position. Without these parts, what is left agrees within the digits that were published. Papers
+and DeepSeek's page were read in public copies; code and tables at the commits that are named.
 """
 
 
@@ -239,8 +239,8 @@ peak, although matrices run in FP8.
 
 {_percent(table(rows))}
 The prefill's attention cannot be counted: the distribution of prompt lengths is not published. Absorbed attention
-scores a pair with {2 * attention.key_value_rank + attention.rotary_width:,} products a head, and its two products with the
-expanding matrix are as large as that matrix.
+scores a pair with {2 * attention.key_value_rank + attention.rotary_width:,} products a head, and its two products
+with the expanding matrix are as large as that matrix.
 """
 
 
