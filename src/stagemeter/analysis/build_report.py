@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -12,11 +13,11 @@ from stagemeter.analysis.lora_section import adapter_notes, adapter_section
 from stagemeter.analysis.pages import limit_notes
 from stagemeter.analysis.requests import recorded_settings, workload_notes
 from stagemeter.analysis.tiers import ANALYTIC, EXTRACTED, ISOLATED, TIERS, StageCount, Tier
-from stagemeter.core.cost import QUANTITIES, ZERO, item_sizes
-from stagemeter.core.report import SCHEMA_VERSION, Report, StageAnalysisResult, request_total
+from stagemeter.core.cost import EXECUTED, ZERO, Cost, item_sizes
+from stagemeter.core.report import EXECUTED_QUANTITIES, SCHEMA_VERSION, Report, StageAnalysisResult, request_total
 from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import Workload, stable_hash
-from stagemeter.models.closed_form import coefficients, decode_span, stage_cost
+from stagemeter.models.closed_form import all_steps, coefficients, decode_span, needed_cost, stage_cost
 from stagemeter.models.family import Family, Stage, StageParameters, weight_bytes
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.lora import AdapterFound
@@ -30,11 +31,18 @@ Tiers = Mapping[str, Tier]
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
 #: Settings of later versions. Without a value, they leave earlier hashes as they were.
 _LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
+#: The package whose modules run.
+_IMPLEMENTATION = "transformers"
 #: Most points of the decode curve.
 _CURVE_POINTS = 17
 _CONVENTIONS = (
-    "FLOPs are two per multiply-accumulate; attention is counted dense, flops_causal halves causal self-attention; "
+    "flops are what the model's mathematics need, two per multiply-accumulate; attention counts each query with all "
+    "keys that it could see, were it not for the order of tokens; flops_causal counts the pairs that it does see; "
     "elementwise work, norms, softmax and gathers are zero by convention"
+)
+_EXECUTED_ONLY = (
+    "no family knows what this model needs: flops are those that {name} executes; they can be more, where masks hide "
+    "work or experts idle"
 )
 
 
@@ -57,7 +65,7 @@ def build_report(
     difference = differences(family, tiers)
     counts = {name: tiers[result.source].stages[name] for name, result in results.items() if result.source in tiers}
     unsupported = {name: dict(sorted(count.unsupported.items())) for name, count in counts.items() if count.unsupported}
-    settings = recorded_settings(config, family)
+    settings, versions = recorded_settings(config, family), package_versions()
     return {
         "schema_version": SCHEMA_VERSION,
         "metadata": {
@@ -74,8 +82,10 @@ def build_report(
                     if key not in _NOT_HASHED and (value is not None or key not in _LATER)
                 }
             ),
-            "versions": package_versions(),
+            "versions": versions,
         },
+        "basis": "model" if family.has_closed_forms else "executed",
+        "implementation": {"name": _IMPLEMENTATION, "version": versions[_IMPLEMENTATION]},
         "total": _total(results, other, model, workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
@@ -88,6 +98,7 @@ def build_report(
         "modules": cast("list[ModuleCount]", [dict(module) for module in modules]),
         "notes": [
             _CONVENTIONS,
+            *(() if family.has_closed_forms else (_EXECUTED_ONLY.format(name=_IMPLEMENTATION),)),
             *workload_notes(config, workload, family, architecture),
             *family.notes_on(architecture, workload),
             *limit_notes(config, model),
@@ -115,7 +126,7 @@ def _free_stages(
     for stage in model.family.stages:
         result = results[stage.name]
         runs = stage.cost is None or bool(stage.calls(model.architecture, workload))
-        if runs and result.source != "none" and not result.flops:
+        if runs and result.source != "none" and not result.flops and not result.flops_executed:
             yield (
                 f"{stage.name} costs 0 FLOPs: it is called for this request and has no product. If it should have, a "
                 "setting of the model or of its pages is missing or makes them vanish"
@@ -129,15 +140,13 @@ def stage_results(
     # The closed form is no fallback where it was asked for alone.
     may_report = config.use_analytic_fallback or set(tiers) == {ANALYTIC}
     allowed = [name for name in TIERS if name in tiers and (name != ANALYTIC or may_report)]
-    return {
-        stage.name: _result(stage, stage.parameters(model.architecture), workload, tiers, allowed)
-        for stage in model.family.stages
-    }
+    return {stage.name: _result(stage, model.architecture, workload, tiers, allowed) for stage in model.family.stages}
 
 
 def _result(
-    stage: Stage[Any], parameters: StageParameters, workload: Workload, tiers: Tiers, allowed: Sequence[str]
+    stage: Stage[Any], architecture: Any, workload: Workload, tiers: Tiers, allowed: Sequence[str]
 ) -> StageAnalysisResult:
+    parameters = stage.parameters(architecture)
     counts = {name: tier.stages[stage.name] for name, tier in tiers.items() if stage.name in tier.stages}
     source = next((name for name in allowed if name in counts), None)
     flops = {name: count.cost.flops for name, count in counts.items()}
@@ -152,38 +161,67 @@ def _result(
         flops_analytic=flops.get(ANALYTIC),
     )
     if source is not None:
-        result = _with_cost(result, counts[source], source, workload)
+        executed = counts[source]
+        result = _with_cost(result, executed, _needed(stage, architecture, workload, executed.cost), source, workload)
+        result.execution = list(stage.execution(architecture, workload))
     if stage.whole_pass == "decode":
-        result = _with_steps(result, counts, source, workload)
+        result = _with_steps(result, stage, architecture, counts, source, workload)
     return result
 
 
-def _with_cost(result: StageAnalysisResult, count: StageCount, source: str, workload: Workload) -> StageAnalysisResult:
-    cost, sizes = count.cost, item_sizes(workload.dtype, workload.kv_cache_dtype)
-    quantities: dict[str, Any] = cost.quantities(*sizes)
+def _needed(stage: Stage[Any], architecture: Any, workload: Workload, executed: Cost) -> Cost:
+    """Return the cost of what the model needs in a pass of a stage; without a closed form what was executed."""
+    if stage.cost is None:
+        return executed
+    needed = needed_cost(stage, architecture, workload)
+    # Where both are the same work, the number is the one that was counted.
+    return needed if stage.model is not None else replace(executed, macs_causal=needed.macs_causal)
+
+
+def _with_cost(
+    result: StageAnalysisResult, count: StageCount, needed: Cost, source: str, workload: Workload
+) -> StageAnalysisResult:
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     return replace(
         result,
         source=source,
-        **quantities,
-        kv_bytes_read=cost.kv_reads * sizes[1],
-        kv_bytes_written=cost.kv_writes * sizes[1],
+        **_quantities(needed, count.cost, workload),
+        kv_bytes_read=needed.kv_reads * sizes[1],
+        kv_bytes_written=needed.kv_writes * sizes[1],
         operators={name: cost.flops for name, cost in sorted(count.operators.items()) if cost.flops},
     )
 
 
+def _quantities(needed: Cost, executed: Cost, workload: Workload, suffix: str = "") -> dict[str, Any]:
+    """Return the quantities of a report by name: what the model needs, and what is executed."""
+    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
+    runs = executed.quantities(*sizes, suffix=f"_executed{suffix}")
+    return {
+        **needed.quantities(*sizes, suffix=suffix),
+        **{f"{name}{suffix}": runs[f"{name}{suffix}"] for name in EXECUTED_QUANTITIES},
+    }
+
+
 def _with_steps(
-    result: StageAnalysisResult, counts: Mapping[str, StageCount], source: str | None, workload: Workload
+    result: StageAnalysisResult,
+    stage: Stage[Any],
+    architecture: Any,
+    counts: Mapping[str, StageCount],
+    source: str | None,
+    workload: Workload,
 ) -> StageAnalysisResult:
     # A tier that ran one step has no sum of steps; the closed form has.
     tiers = [source, ANALYTIC] if source is not None else []
     request = next((cost for name in tiers if name in counts and (cost := counts[name].request_cost) is not None), ZERO)
-    sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
-    quantities: dict[str, Any] = request.quantities(*sizes, suffix="_total")
+    needed = request
+    if source is not None and stage.cost is not None:
+        cost_at = partial(needed_cost, stage, architecture)
+        needed = all_steps(cost_at, workload, stage.needed.bends(architecture, workload))
     return replace(
         result,
         context=workload.decode_context,
         steps=workload.decode_steps,
-        **quantities,
+        **_quantities(needed, request, workload, suffix="_total"),
     )
 
 
@@ -227,7 +265,7 @@ def differences(family: Family[Any], tiers: Tiers) -> list[str]:
                 found += [
                     f"{stage.name} {quantity}{what}: {first_name} {getattr(left, quantity):,}, "
                     f"{other_name} {getattr(right, quantity):,}"
-                    for quantity in QUANTITIES
+                    for quantity in EXECUTED
                     if getattr(left, quantity) != getattr(right, quantity)
                 ]
     for tier in tiers.values():
@@ -283,6 +321,11 @@ def _total(
         "activations": request("activations"),
         "bytes_read": request("bytes_read"),
         "bytes_written": request("bytes_written"),
+        "macs_executed": request("macs_executed"),
+        "flops_executed": request("flops_executed"),
+        "activations_executed": request("activations_executed"),
+        "bytes_read_executed": request("bytes_read_executed"),
+        "bytes_written_executed": request("bytes_written_executed"),
         "weight_bytes": weight_bytes(family, architecture, item_size),
         "kv_cache_bytes": family.decoder(architecture).kv_cache_elements(workload, cached_tokens) * cache_item_size,
     }
@@ -293,14 +336,17 @@ def _decode_curve(stage: Stage[Any], architecture: Any, workload: Workload, tier
     if stage.cost is None:
         counted = tiers[ISOLATED].stages.get(stage.name) if ISOLATED in tiers else None
         steps = {} if counted is None else counted.steps
-        return [{"context": context, "flops": steps[context].flops} for context in sorted(steps)]
+        return [
+            {"context": context, "flops": steps[context].flops, "flops_executed": steps[context].flops}
+            for context in sorted(steps)
+        ]
     first, last = decode_span(workload)
     points = min(_CURVE_POINTS, last - first + 1)
     contexts = {first + (last - first) * index // max(1, points - 1) for index in range(points)}
-    return [
-        {
-            "context": context,
-            "flops": stage_cost(stage, architecture, replace(workload, decode_context=context)).flops,
-        }
-        for context in sorted(contexts)
-    ]
+
+    def point(context: int) -> CurvePoint:
+        at = replace(workload, decode_context=context)
+        needed, executed = needed_cost(stage, architecture, at), stage_cost(stage, architecture, at)
+        return {"context": context, "flops": needed.flops, "flops_executed": executed.flops}
+
+    return [point(context) for context in sorted(contexts)]

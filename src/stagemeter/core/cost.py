@@ -26,9 +26,9 @@ class Cost:
     Attributes
     ----------
     macs : int
-        Multiply-accumulates, attention counted dense.
+        Multiply-accumulates. Attention counts pairs of a query and a key as if tokens had no order.
     macs_causal : int
-        The same with causal self-attention halved; equal to `macs` where nothing is causal.
+        The same with the pairs that a mask shows, so that no token attends to a later one.
     activations : int
         Elements written by the counted operators (fvcore's definition of activations).
     activation_reads : int
@@ -78,7 +78,7 @@ class Cost:
 
     @property
     def flops_causal(self) -> int:
-        """Floating-point operations with causal self-attention halved."""
+        """Floating-point operations of the pairs that a mask shows."""
         return 2 * self.macs_causal
 
     def bytes_read(self, item_size: int, cache_item_size: int | None = None) -> int:
@@ -115,6 +115,8 @@ class Cost:
 
 
 QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))
+#: Quantities of what runs; nothing that runs shows which pairs a mask hides.
+EXECUTED: tuple[str, ...] = tuple(name for name in QUANTITIES if name != "macs_causal")
 
 ZERO = Cost()
 

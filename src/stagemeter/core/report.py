@@ -26,15 +26,20 @@ else:
     Report = dict[str, Any]
 
 #: Changes whenever a key of the report or its meaning changes.
-SCHEMA_VERSION: Literal["1.3"] = "1.3"
+SCHEMA_VERSION: Literal["2.0"] = "2.0"
 
 _SCHEMA_FILE = "report.schema.json"
 #: Parts of pydantic's schemas that a report does not need: titles made of names, and defaults of settings.
 _NOT_PUBLISHED = ("title", "default")
 #: Characters of a validator's message to show: it can hold the whole document.
 _LONGEST_FAULT = 150
+#: Quantities of what transformers executes, as a report has them.
+EXECUTED_QUANTITIES = tuple(
+    f"{name}_executed" for name in ("macs", "flops", "activations", "bytes_read", "bytes_written")
+)
 #: Quantities whose total is the sum of the stages.
-_SUMMED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
+_NEEDED = ("macs", "flops", "flops_causal", "activations", "bytes_read", "bytes_written")
+_SUMMED = (*_NEEDED, *EXECUTED_QUANTITIES)
 
 
 @dataclass
@@ -48,23 +53,30 @@ class StageAnalysisResult:
     params, params_active, params_unused : int
         Parameters that belong to the stage, those that one token uses, and those that nothing uses.
     macs, flops, flops_causal : int
-        Multiply-accumulates; FLOPs, two each; FLOPs with causal self-attention halved. They are from `source`.
-    flops_isolated, flops_extracted, flops_analytic : int or None
-        FLOPs by each of the three tiers; None where a tier did not run or failed, see `notes`.
-    source : str
-        The tier of the reported numbers: isolated, extracted or analytic; ``none`` if no tier has any.
+        What the model needs: multiply-accumulates; FLOPs, two each; FLOPs of the pairs that a mask shows.
     activations : int
-        Elements written by the counted operators.
+        Elements written by the operators that the model needs.
     bytes_read, bytes_written, kv_bytes_read, kv_bytes_written : int
-        Bytes that the counted operators read and write, and the part of them that is KV cache.
+        Bytes that these operators read and write, and the part of them that is KV cache.
+    macs_executed, flops_executed, activations_executed, bytes_read_executed, bytes_written_executed : int
+        What transformers executes, from `source`.
+    flops_isolated, flops_extracted, flops_analytic : int or None
+        Executed FLOPs by each of the three tiers; None where a tier did not run or failed, see `notes`.
+    source : str
+        The tier of the executed numbers: isolated, extracted or analytic; ``none`` if no tier has any.
+    execution : list of str
+        Why transformers executes other work, where it does: clauses after its name.
     operators : dict of str to int
-        FLOPs by operator.
+        Executed FLOPs by operator.
     notes : list of str
         Remarks on the numbers.
     context, steps : int or None
         Only of ``decode``: tokens that the reported step attends to, and steps of the request.
     flops_total, macs_total, activations_total, bytes_read_total, bytes_written_total, flops_causal_total : int or None
         Only of ``decode``: the quantities over all steps.
+    flops_executed_total, macs_executed_total, activations_executed_total, bytes_read_executed_total, \
+bytes_written_executed_total : int or None
+        Only of ``decode``: executed quantities over all steps.
     """
 
     stage_name: str
@@ -83,6 +95,12 @@ class StageAnalysisResult:
     bytes_written: int = 0
     kv_bytes_read: int = 0
     kv_bytes_written: int = 0
+    macs_executed: int = 0
+    flops_executed: int = 0
+    activations_executed: int = 0
+    bytes_read_executed: int = 0
+    bytes_written_executed: int = 0
+    execution: list[str] = field(default_factory=list)
     operators: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     context: int | None = None
@@ -93,6 +111,11 @@ class StageAnalysisResult:
     activations_total: int | None = None
     bytes_read_total: int | None = None
     bytes_written_total: int | None = None
+    macs_executed_total: int | None = None
+    flops_executed_total: int | None = None
+    activations_executed_total: int | None = None
+    bytes_read_executed_total: int | None = None
+    bytes_written_executed_total: int | None = None
 
     def to_dict(self) -> Stage:
         """Return the fields as JSON has them; those of ``decode`` only for that stage."""
@@ -212,7 +235,8 @@ def _sum_fault(report: Mapping[str, Any]) -> str | None:
 def request_total(report: Mapping[str, Any], quantity: str) -> dict[str, int]:
     """Return a quantity of each stage over the whole request: all steps of decode, one pass of the others.
 
-    `quantity` is ``flops``, ``macs``, ``flops_causal``, ``activations``, ``bytes_read`` or ``bytes_written``.
+    `quantity` is ``flops``, ``macs``, ``flops_causal``, ``activations``, ``bytes_read`` or ``bytes_written``, or one of
+    them but ``flops_causal`` with ``_executed``.
     """
     return {
         name: stage[f"{quantity}_total"] if f"{quantity}_total" in stage else stage[quantity]

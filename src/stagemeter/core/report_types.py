@@ -66,19 +66,29 @@ class Total(TypedDict):
     params_active: Count
     """Parameters that one token uses. In a mixture of experts: the chosen and the shared ones."""
     macs: Count
-    """Multiply-accumulates of the request."""
+    """Multiply-accumulates that the model needs for the request."""
     flops: Count
-    """Floating-point operations of the request, two per multiply-accumulate, attention counted dense."""
+    """Model FLOPs of the request: two per multiply-accumulate, attention as if tokens had no order."""
     flops_causal: Count
-    """The same with causal self-attention halved."""
+    """The same with the pairs of tokens that masks show."""
     flops_forward: Count
-    """FLOPs of one forward pass: vision stages and prefill, all that comes before the first token."""
+    """Model FLOPs of one forward pass: vision stages and prefill, all that comes before the first token."""
     activations: Count
-    """Elements that the counted operators write."""
+    """Elements that the needed operators write."""
     bytes_read: Count
-    """Bytes of weights, KV cache and activations that the counted operators read."""
+    """Bytes of weights, KV cache and activations that the needed operators read."""
     bytes_written: Count
-    """Bytes of activations and KV cache that the counted operators write."""
+    """Bytes of activations and KV cache that the needed operators write."""
+    macs_executed: Count
+    """Multiply-accumulates that the implementation executes."""
+    flops_executed: Count
+    """FLOPs that the implementation executes."""
+    activations_executed: Count
+    """Elements that the executed operators write."""
+    bytes_read_executed: Count
+    """Bytes that the executed operators read."""
+    bytes_written_executed: Count
+    """Bytes that the executed operators write."""
     weight_bytes: Count
     """Bytes of all parameters in the workload's dtype, quantized weights as the checkpoint stores them."""
     kv_cache_bytes: Count
@@ -95,6 +105,11 @@ DECODE_ONLY = (
     "activations_total",
     "bytes_read_total",
     "bytes_written_total",
+    "macs_executed_total",
+    "flops_executed_total",
+    "activations_executed_total",
+    "bytes_read_executed_total",
+    "bytes_written_executed_total",
 )
 
 
@@ -110,31 +125,44 @@ class Stage(TypedDict):
     params_unused: Count
     """Parameters in the checkpoint that nothing ever reads."""
     macs: Count
-    """Multiply-accumulates of one pass, from the tier named in source; 0 where source is none."""
+    """Multiply-accumulates that the model needs in one pass; 0 where source is none."""
     flops: Count
-    """Floating-point operations of one pass, two per multiply-accumulate, attention counted dense."""
-    flops_isolated: Count | None
-    """FLOPs by running the stage's modules alone; null where that was not done or failed."""
-    flops_extracted: Count | None
-    """FLOPs of the stage's modules in a run of the whole model; null where that was not done or failed."""
-    flops_analytic: Count | None
-    """FLOPs by the closed form; null where it failed."""
-    source: Literal["isolated", "extracted", "analytic", "none"]
-    """The tier of the numbers: the first of isolated, extracted, analytic that has them; none: left out, see notes."""
+    """Model FLOPs of one pass: two per multiply-accumulate, attention as if tokens had no order."""
     flops_causal: Count
-    """FLOPs with causal self-attention halved."""
+    """The same with the pairs of tokens that masks show."""
     activations: Count
-    """Elements that the counted operators write."""
+    """Elements that the needed operators write."""
     bytes_read: Count
-    """Bytes of weights, KV cache and activations that the counted operators read."""
+    """Bytes of weights, KV cache and activations that the needed operators read."""
     bytes_written: Count
-    """Bytes of activations and KV cache that the counted operators write."""
+    """Bytes of activations and KV cache that the needed operators write."""
+    macs_executed: Count
+    """Multiply-accumulates that the implementation executes in one pass, from the tier named in source."""
+    flops_executed: Count
+    """FLOPs that the implementation executes in one pass."""
+    activations_executed: Count
+    """Elements that the executed operators write."""
+    bytes_read_executed: Count
+    """Bytes that the executed operators read."""
+    bytes_written_executed: Count
+    """Bytes that the executed operators write."""
+    flops_isolated: Count | None
+    """Executed FLOPs by running the stage's modules alone; null where that was not done or failed."""
+    flops_extracted: Count | None
+    """Executed FLOPs of the stage's modules in a run of the whole model; null where that was not done or failed."""
+    flops_analytic: Count | None
+    """Executed FLOPs by the closed form; null where it failed."""
+    source: Literal["isolated", "extracted", "analytic", "none"]
+    """The tier of the executed numbers: the first of isolated, extracted, analytic that has them; none: left out."""
+    execution: list[str]
+    """Why the implementation executes other work than the model needs: clauses after its name; empty where it does not.
+    """
     kv_bytes_read: Count
     """The part of bytes_read that is KV cache."""
     kv_bytes_written: Count
     """The part of bytes_written that is KV cache."""
     operators: dict[str, Positive]
-    """FLOPs by operator; empty for a closed form."""
+    """Executed FLOPs by operator; empty for a closed form."""
     notes: list[str]
     """What to know about the numbers of this stage."""
     context: NotRequired[Annotated[int, Field(ge=2)]]
@@ -142,17 +170,27 @@ class Stage(TypedDict):
     steps: NotRequired[Count]
     """Only of decode: decode steps of the request."""
     flops_total: NotRequired[Count]
-    """Only of decode: FLOPs of all steps, each at its own context."""
+    """Only of decode: model FLOPs of all steps, each at its own context."""
     macs_total: NotRequired[Count]
     """Only of decode: multiply-accumulates of all steps."""
     flops_causal_total: NotRequired[Count]
-    """Only of decode: FLOPs of all steps with causal self-attention halved."""
+    """Only of decode: the same with the pairs of tokens that masks show."""
     activations_total: NotRequired[Count]
     """Only of decode: elements written in all steps."""
     bytes_read_total: NotRequired[Count]
     """Only of decode: bytes read in all steps."""
     bytes_written_total: NotRequired[Count]
     """Only of decode: bytes written in all steps."""
+    macs_executed_total: NotRequired[Count]
+    """Only of decode: executed multiply-accumulates of all steps."""
+    flops_executed_total: NotRequired[Count]
+    """Only of decode: executed FLOPs of all steps."""
+    activations_executed_total: NotRequired[Count]
+    """Only of decode: elements written by the executed operators of all steps."""
+    bytes_read_executed_total: NotRequired[Count]
+    """Only of decode: bytes read by the executed operators of all steps."""
+    bytes_written_executed_total: NotRequired[Count]
+    """Only of decode: bytes written by the executed operators of all steps."""
 
 
 class AdapterCost(TypedDict):
@@ -191,8 +229,17 @@ class Adapter(TypedDict):
     """The whole request."""
 
 
+class Implementation(TypedDict):
+    """The code whose execution was counted."""
+
+    name: str
+    """Name of the package."""
+    version: str
+    """Its version."""
+
+
 class Agreement(TypedDict):
-    """Whether the tiers that ran give the same integers."""
+    """Whether the tiers that ran give the same integers for what is executed."""
 
     status: Literal["equal", "different", "incomplete", "not compared"]
     """equal: the tiers give the same numbers. incomplete: equal where counted. not compared: one tier ran."""
@@ -221,7 +268,7 @@ class Quantities(TypedDict):
     macs: list[Term]
     """Multiply-accumulates."""
     macs_causal: list[Term]
-    """The same with causal self-attention halved."""
+    """The same with the pairs of tokens that masks show."""
     activations: list[Term]
     """Elements written by the counted operators."""
     activation_reads: list[Term]
@@ -246,12 +293,14 @@ class StageForm(TypedDict):
 
 
 class ClosedForm(TypedDict):
-    """The model's cost as polynomials, which evaluate any other workload without the model."""
+    """The costs of the stages as polynomials, which evaluate any other workload without the model."""
 
     architecture: dict[str, Any]
     """Sizes of the model, which the variables follow from."""
     stages: Annotated[dict[StageName, StageForm], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
-    """The closed form of each stage."""
+    """What the model needs in each stage."""
+    executed: dict[StageName, StageForm]
+    """What the implementation executes, of stages where it is written otherwise."""
 
 
 class CurvePoint(TypedDict):
@@ -260,7 +309,9 @@ class CurvePoint(TypedDict):
     context: Annotated[int, Field(ge=2)]
     """Tokens attended to, the new one included."""
     flops: Count
-    """FLOPs of one decode step."""
+    """Model FLOPs of one decode step."""
+    flops_executed: Count
+    """FLOPs that the implementation executes in it."""
 
 
 class PeakRates(TypedDict):
@@ -354,19 +405,23 @@ class ModuleCount(TypedDict):
     params: Count
     """Parameters, without unused ones that transformers does not build."""
     macs: Count
-    """Multiply-accumulates."""
+    """Executed multiply-accumulates."""
     activations: Count
-    """Elements that the counted operators write."""
+    """Elements that the executed operators write."""
 
 
 @with_config(CONFIG)
 class Report(TypedDict):
     """A static report. Counts are exact integers; norms, softmax, gathers and elementwise work are zero."""
 
-    schema_version: Literal["1.3"]
+    schema_version: Literal["2.0"]
     """Version of this schema."""
     metadata: Metadata
     """The model, the workload, the configuration and the versions."""
+    basis: Literal["model", "executed"]
+    """What flops and the like are: what the model needs; executed: what runs, where no family knows the model."""
+    implementation: Implementation
+    """The code whose execution was counted."""
     total: Total
     """The whole request."""
     stages: Annotated[dict[StageName, Stage], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
@@ -380,12 +435,12 @@ class Report(TypedDict):
     unsupported_ops: dict[StageName, dict[str, Positive]]
     """By stage, calls of operators that have no formula and a cost. Their work is missing from the counts."""
     closed_form: ClosedForm | None
-    """The model's cost as polynomials; null where no family takes the model."""
+    """The costs as polynomials; null where no family takes the model."""
     decode_curve: Annotated[list[CurvePoint], Field(min_length=1)]
     """FLOPs of a decode step over the contexts of the request."""
     roofline: Roofline | None
     """What a device can do with the workload at best; null where no device was asked about."""
     modules: list[ModuleCount]
-    """The upper modules of the model over one forward pass; empty where the whole model was not run."""
+    """The upper modules of the model over one executed forward pass; empty where the whole model was not run."""
     notes: Annotated[list[str], Field(min_length=1)]
     """Conventions, and what to know about the numbers."""

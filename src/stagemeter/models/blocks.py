@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 from stagemeter.core.cost import Cost, total
 from stagemeter.core.weight_storage import QuantizedMatrix
@@ -33,6 +34,17 @@ def larger(one: int, other: int) -> int:
 def smaller(one: int, other: int) -> int:
     """Return the smaller of two numbers, or of each pair of two arrays."""
     return (one + other - abs(one - other)) // 2
+
+
+def least(number: int) -> int:
+    """Return a number, or the least of an array."""
+    array: Any = number
+    return int(array.min()) if hasattr(array, "min") else number
+
+
+def most(number: int) -> int:
+    """Return a number, or the largest of an array."""
+    return -least(-number)
 
 
 def sum_of(operators: Iterable[Operator]) -> Cost:
@@ -163,23 +175,24 @@ def cached_attention(
     batch: int,
     queries: int,
     keys: int,
+    pairs: int,
+    visible: int,
     heads: int,
     key_value_heads: int,
     head_width: int,
-    causal: bool,
     fused: bool = True,
 ) -> Cost:
     """Return the cost of a decoder's attention, which reads keys and values from the KV cache and appends new ones.
 
-    `queries` are new tokens, `keys` all tokens attended to, per sequence. `causal` says that they are the same tokens,
-    so that a causal mask leaves half of the scores. If not `fused`, one operator writes scores, and after the softmax
-    the next reads them.
+    `queries` are new tokens, `keys` the cached tokens read, per sequence. `pairs` and `visible` count pairs of a query
+    and a key, see `stagemeter.models.decoder.mixer.Reach`. If not `fused`, one operator writes scores, and after the
+    softmax the next reads them.
     """
-    scores = batch * heads * queries * keys
-    macs, moved = 2 * scores * head_width, 0 if fused else scores
+    width = 2 * batch * heads * head_width
+    moved = 0 if fused else batch * heads * pairs
     return Cost(
-        macs=macs,
-        macs_causal=scores * head_width if causal else macs,
+        macs=pairs * width,
+        macs_causal=visible * width,
         activations=batch * queries * heads * head_width + moved,
         activation_reads=batch * queries * heads * head_width + moved,
         kv_reads=2 * batch * keys * key_value_heads * head_width,

@@ -11,14 +11,24 @@ from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.polynomial import Polynomial, variables
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger, smaller
-from stagemeter.models.family import EXPERTS_READ, Family, Stage, Variables
+from stagemeter.models.family import EXPERTS_READ, Family, Form, Stage, Variables
 from stagemeter.models.lora import Adapter
 
 
 def stage_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
-    """Return the cost of one stage of a workload by closed form, or raise ValueError if it has none."""
-    cost = _formula(stage)
-    return total(cost(architecture, variables) for variables in stage.calls(architecture, workload))
+    """Return the cost of what transformers executes in a stage of a workload, or raise ValueError without a form."""
+    return form_cost(stage, architecture, workload)
+
+
+def needed_cost(stage: Stage[Any], architecture: Any, workload: Workload) -> Cost:
+    """Return the cost of what the model needs in a stage of a workload, or raise ValueError without a form."""
+    return form_cost(stage.needed, architecture, workload)
+
+
+def form_cost(form: Form[Any], architecture: Any, workload: Workload) -> Cost:
+    """Return the cost of all calls of a closed form that a workload makes."""
+    cost = _formula(form)
+    return total(cost(architecture, variables) for variables in form.calls(architecture, workload))
 
 
 def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
@@ -29,10 +39,10 @@ def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, 
     return total(cost(architecture, variables, adapter) for variables in stage.calls(architecture, workload))
 
 
-def _formula(stage: Stage[Any]) -> Callable[[Any, Variables], Cost]:
-    if stage.cost is None:
-        raise ValueError(f"{stage.name} has no closed form")
-    return stage.cost
+def _formula(form: Form[Any]) -> Callable[[Any, Variables], Cost]:
+    if form.cost is None:
+        raise ValueError(f"{getattr(form, 'name', 'the stage')} has no closed form")
+    return form.cost
 
 
 def decode_span(workload: Workload) -> tuple[int, int]:
@@ -47,18 +57,26 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``architecture``, the sizes that variables follow from, and ``stages``. Each stage has ``variables`` with their
+        ``architecture``, the sizes that variables follow from; ``stages``, what the model needs in each; and
+        ``executed``, what transformers executes in those where it differs. Each stage has ``variables`` with their
         meanings, and ``quantities``: for each field of `stagemeter.core.cost.Cost` a list of terms. A term is a
         ``coefficient`` and the ``powers`` of the variables that multiply it. A quantity is the sum of its terms over
         the calls that a workload makes. See `evaluate`.
     """
+
+    def written(form: Form[Any]) -> dict[str, Any]:
+        return {"variables": dict(form.variables), "quantities": _terms(form, architecture)}
+
     return {
         "architecture": _plain(asdict(architecture)),
-        "stages": {
-            stage.name: {"variables": dict(stage.variables), "quantities": _terms(stage, architecture)}
-            for stage in family.stages
-        },
+        "stages": {stage.name: written(stage.needed) for stage in family.stages},
+        "executed": {stage.name: written(stage) for stage in family.stages if stage.model is not None},
     }
+
+
+def form_in(closed_form: Mapping[str, Any], stage: Stage[Any]) -> Form[Any]:
+    """Return the form of a stage that the ``stages`` of a report hold; reports of 1.x hold what is executed."""
+    return stage.needed if "executed" in closed_form else stage
 
 
 def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -> Cost:
@@ -69,6 +87,9 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     # Earlier reports have another name for the tokens of an encoder's output.
     if "encoder_tokens" in variables:
         variables = {"source": variables["encoder_tokens"], **variables}
+    # Gemma 4's halved a causal prompt of one token, too.
+    if "tokens" in variables:
+        variables = {"single": (variables["tokens"] == 1) * 1, **variables}
     missing = [name for name in stages[stage]["variables"] if name not in variables]
     if missing:
         raise ValueError(f"the closed form of {stage} needs a value for {', '.join(missing)}")
@@ -85,12 +106,14 @@ def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workl
     """
     architecture = family.architecture_from_sizes(closed_form["architecture"])
 
-    def cost(stage: Stage[Any], at: Workload) -> Cost:
-        return total(evaluate(closed_form, stage.name, variables) for variables in stage.calls(architecture, at))
+    forms = {stage.name: form_in(closed_form, stage) for stage in family.stages}
 
-    decode = family.stage("decode")
-    costs = {stage.name: cost(stage, workload) for stage in family.stages}
-    costs["decode_total"] = all_steps(lambda at: cost(decode, at), workload, decode.bends(architecture, workload))
+    def cost(stage: str, at: Workload) -> Cost:
+        return total(evaluate(closed_form, stage, variables) for variables in forms[stage].calls(architecture, at))
+
+    costs = {stage: cost(stage, workload) for stage in forms}
+    bends = forms["decode"].bends(architecture, workload)
+    costs["decode_total"] = all_steps(lambda at: cost("decode", at), workload, bends)
     return costs
 
 
@@ -147,10 +170,10 @@ def _value(term: Mapping[str, Any], variables: Variables) -> int:
     return cast(int, product)
 
 
-def _terms(stage: Stage[Any], architecture: Any) -> dict[str, list[dict[str, Any]]]:
+def _terms(form: Form[Any], architecture: Any) -> dict[str, list[dict[str, Any]]]:
     # The closed forms only add and multiply, so polynomials pass through them as integers do.
-    names = list(stage.variables)
-    cost: Any = _formula(stage)(architecture, cast(Variables, dict(zip(names, variables(len(names)), strict=True))))
+    names = list(form.variables)
+    cost: Any = _formula(form)(architecture, cast(Variables, dict(zip(names, variables(len(names)), strict=True))))
     terms = {}
     for quantity in QUANTITIES:
         value = getattr(cost, quantity)

@@ -98,8 +98,21 @@ class ExpertsRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelForm(Generic[Architecture]):
+    """The closed form of what the model needs in a stage; for the fields, see `Stage`."""
+
+    variables: Mapping[str, str]
+    calls: Callable[[Architecture, Workload], list[Variables]]
+    cost: Callable[[Architecture, Variables], Cost]
+    working_set: Callable[[Architecture, Variables], int]
+    bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stage(Generic[Architecture]):
     """A named part of a model.
+
+    Its closed form says what transformers executes. What the model's mathematics needs can be less, see `needed`.
 
     Attributes
     ----------
@@ -132,6 +145,10 @@ class Stage(Generic[Architecture]):
     bends : callable
         Of ``decode``: contexts at which the growth of a step's cost changes, such as the length of a window. Between
         them the cost grows by the same amount each step.
+    model : ModelForm or None
+        The closed form of what the model needs, where transformers executes other work; None: it is the same.
+    execution : callable
+        Clauses after "transformers" that say why it executes other work; for some sizes and a workload.
     """
 
     name: str
@@ -148,6 +165,17 @@ class Stage(Generic[Architecture]):
     experts: Callable[[Architecture, Workload], ExpertsRead] | None = None
     adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
     bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
+    model: ModelForm[Architecture] | None = None
+    execution: Callable[[Architecture, Workload], tuple[str, ...]] = lambda architecture, workload: ()
+
+    @property
+    def needed(self) -> Form[Architecture]:
+        """The closed form of what the model needs."""
+        return self if self.model is None else self.model
+
+
+#: A closed form: what transformers executes in a stage, or what the model needs.
+Form = Stage[Architecture] | ModelForm[Architecture]
 
 
 @dataclass(frozen=True, slots=True)

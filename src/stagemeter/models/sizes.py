@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Kind = TypeVar("Kind")
-_UNHASHED = "unhashed"
+_UNHASHED, _DERIVED = "unhashed", "derived"
 #: Earlier names of fields and kinds. Hashes keep them, and documents with them can be read.
 _RENAMED: dict[str, str] = {
     "attention_quantized": "attention_packing",
@@ -38,6 +38,11 @@ def unhashed(value: Any) -> Mapping[str, Any]:
     Hashes from before the field was added stay valid that way.
     """
     return {_UNHASHED: value}
+
+
+def derived(default: Any) -> Any:
+    """Declare a field that follows from the family and the other sizes, so that no hash needs it."""
+    return field(default=default, metadata={_DERIVED: True})
 
 
 def later(default: Any) -> Any:
@@ -98,7 +103,8 @@ def _hashed(sizes: Any) -> Any:
     held = {
         size.name: getattr(sizes, size.name)
         for size in fields(sizes)
-        if _UNHASHED not in size.metadata or getattr(sizes, size.name) != size.metadata[_UNHASHED]
+        if _DERIVED not in size.metadata
+        and (_UNHASHED not in size.metadata or getattr(sizes, size.name) != size.metadata[_UNHASHED])
     }
     if _KIND in held:
         held[_KIND] = _RENAMED.get(held[_KIND], held[_KIND])

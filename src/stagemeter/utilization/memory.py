@@ -150,8 +150,9 @@ def held_by_stage(
     cached, held = 0, {}
     for stage in family.stages:
         demand = None
-        if stage.working_set is not None:
-            each = (stage.working_set(architecture, call) for call in stage.calls(architecture, workload))
+        form = stage.needed
+        if form.working_set is not None:
+            each = (form.working_set(architecture, call) for call in form.calls(architecture, workload))
             demand = reduce(larger, each) * item_size * (some_steps if stage.name == DECODE else 1)
         # A pass may extend the cache after its most demanding operator. What earlier passes added is there before.
         before_last = cached

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from stagemeter.core.cost import Cost, total
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
-from stagemeter.models.closed_form import evaluate
+from stagemeter.models.closed_form import evaluate, form_in
 from stagemeter.models.families import family_named
-from stagemeter.models.family import Family
+from stagemeter.models.family import Family, Form
 from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
 from stagemeter.profiling.lengths import RequestLengths
 
@@ -58,8 +58,11 @@ class LanguageForms:
     def _architecture(self) -> Any:
         return self._family.architecture_from_sizes(self.report["closed_form"]["architecture"])
 
+    def _form(self, stage: str) -> Form[Any]:
+        return form_in(self.report["closed_form"], self._family.stage(stage))
+
     def _cost(self, stage: str, workload: Workload) -> int:
-        calls = self._family.stage(stage).calls(self._architecture, replace(workload, batch_size=1))
+        calls = self._form(stage).calls(self._architecture, replace(workload, batch_size=1))
         cost: Cost = total(evaluate(self.report["closed_form"], stage, variables) for variables in calls)
         return int(getattr(cost, self.quantity))
 
@@ -74,7 +77,7 @@ class LanguageForms:
     def bends(self, first: int, last: int) -> list[int]:
         """Return the contexts between which the cost of a step grows evenly, the first and the last included."""
         request = replace(self.workload, prompt_tokens=max(1, first - 1), new_tokens=max(2, last - first + 2))
-        found = self._family.stage(DECODE).bends(self._architecture, request)
+        found = self._form(DECODE).bends(self._architecture, request)
         return sorted({first, last, *(bend for bend in found if first < bend < last)})
 
 

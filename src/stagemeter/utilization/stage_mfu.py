@@ -15,7 +15,7 @@ from stagemeter.core.workload import Workload, decode_context_of
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.decoder.mixer import DecoderPass
+from stagemeter.models.decoder.mixer import executed_pass
 from stagemeter.utilization.work import counted_work
 
 
@@ -57,7 +57,7 @@ def estimate_prefill_flops_total(
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, seq_len=seq_len, batch_size=batch_size)
     experts_read = decoder.experts_read(batch_size * seq_len).most
-    return decoder.cost(DecoderPass(batch_size, seq_len, seq_len, seq_len, experts_read, True, causal=True)).flops
+    return decoder.cost(executed_pass(batch_size, seq_len, seq_len, experts_read, prefill=True)).flops
 
 
 def estimate_decode_flops_per_token(
@@ -76,7 +76,7 @@ def estimate_decode_flops_per_token(
     decoder = _decoder(d_model, d_ff, n_layers, **sizes)
     _at_least(1, ctx_len=ctx_len)
     experts_read = decoder.experts_read(1).most
-    return decoder.cost(DecoderPass(1, 1, ctx_len, ctx_len, experts_read, False, causal=False)).flops
+    return decoder.cost(executed_pass(1, 1, ctx_len, experts_read, prefill=False)).flops
 
 
 def select_decode_context_len(

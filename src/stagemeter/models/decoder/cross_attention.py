@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
+from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Reach, Shape
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ class CrossAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        attention = cached_attention(
-            of.batch, of.tokens, self.encoder_tokens, self.heads, self.key_value_heads, self.head_width, causal=False
-        )
+        reach = Reach.every(of.tokens, self.encoder_tokens)
+        attention = of.attention(reach, self.heads, self.key_value_heads, self.head_width)
         made = self.cached_elements(hidden, Held(of.batch, 1)) if of.prefill else 0
         mask = Cost(activation_reads=of.batch * of.tokens * self.encoder_tokens)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from stagemeter.core.cost import Cost
+from stagemeter.core.cost import Cost, total
 from stagemeter.core.weight_storage import QuantizedMatrix, QuantizedWeights, Storage
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import NamedLinear, Operator, larger, repeated, smaller, sum_of, working_set
 from stagemeter.models.decoder.feed_forward import Experts, FeedForward
-from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, executed_pass
 from stagemeter.models.decoder.per_layer_embeddings import PerLayerEmbedding, PerLayerInput
+from stagemeter.models.decoder.visibility import Limit
 from stagemeter.models.family import ExpertsRead
 from stagemeter.models.lora import Adapter
 from stagemeter.models.settings import Settings
@@ -51,7 +52,7 @@ class Layer:
 
     def pass_of(self, of: DecoderPass) -> DecoderPass:
         """Return the part of a decoder's pass that the layer runs."""
-        return replace(of, tokens=1, causal=False) if self.attention.last_token_only and of.prefill else of
+        return of.of_last if self.attention.last_token_only and of.prefill else of
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         """Return the linear layers of one pass, without routers and experts."""
@@ -70,9 +71,14 @@ class Layer:
         own_input = self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []
         return [
             *self.attention.operators(hidden, of),
-            *(self.feed_forward.operators(hidden, rows, of.experts_read) if self.feed_forward else []),
+            *self.network_operators(hidden, of),
             *(layer.cost for layer in own_input),
         ]
+
+    def network_operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the feed-forward network in one pass."""
+        network = self.feed_forward
+        return network.operators(hidden, of.batch * of.tokens, of.experts_read, of.model) if network else []
 
     def stored_as(self, storage: Storage) -> Layer:
         """Return a copy whose matrices are stored as `storage` says."""
@@ -153,6 +159,14 @@ class Decoder(Sizes):
         """The largest window of any layer in tokens; 0 if no layer has one."""
         return max(layer.attention.window for layer in self.layers)
 
+    @property
+    def limit(self) -> Limit:
+        """The limit of the layers that have one, by the model's mathematics; it is the same for all."""
+        limits = {limit for layer in self.layers if (limit := layer.attention.limit).tokens}
+        if len(limits) > 1:
+            raise ValueError(f"layers: they have {len(limits)} different limits on what a token attends to")
+        return limits.pop() if limits else Limit()
+
     def window_of(self, workload: Workload) -> int:
         """Return the window at a workload in tokens, with the prompt if it is kept; 0 without a window."""
         kept = any(layer.attention.keeps_prompt for layer in self.layers)
@@ -181,7 +195,7 @@ class Decoder(Sizes):
 
     def experts_read(self, tokens: int) -> ExpertsRead:
         """Return bounds on the experts of a layer that some tokens use; zeros without experts."""
-        kinds = [layer.experts for layer in self.layers if layer.experts and not layer.experts.every_one]
+        kinds = [layer.experts for layer in self.layers if layer.experts]
         if not kinds:
             return ExpertsRead(0, 0)
         most = reduce(larger, (smaller(kind.experts, tokens * kind.experts_per_token) for kind in kinds))
@@ -220,7 +234,7 @@ class Decoder(Sizes):
         """Return the quantized weights: those that a pass with all experts reads."""
         experts = max((layer.experts.experts for layer in self.layers if layer.experts), default=0)
         # A prefill of one token reads all weights.
-        whole = DecoderPass(1, 1, 1, 1, experts, True, causal=False, encoder_tokens=1, own=self.prefill_variables(1))
+        whole = executed_pass(1, 1, 1, experts, prefill=True, encoder_tokens=1, own=self.prefill_variables(1))
         plain = self.stored_as(lambda *modules: None, lambda *modules: None)
         mine, all_plain = (decoder.cost(whole) + decoder._read_again(whole) * -1 for decoder in (self, plain))
         return QuantizedWeights(all_plain.weight_reads - mine.weight_reads, mine.packed_weight_bytes)
@@ -235,7 +249,7 @@ class Decoder(Sizes):
 
     def head(self, of: DecoderPass, name: str = "") -> NamedLinear:
         """Return the output head in a pass; generating needs one position per sequence."""
-        positions = of.batch * (of.tokens if self.head_everywhere else 1)
+        positions = of.batch * (of.tokens if self.head_everywhere and not of.model else 1)
         return NamedLinear(name, positions, self.hidden, self.vocabulary, quantized=self.head_quantized)
 
     def _outside_of_layers(self, of: DecoderPass) -> list[NamedLinear]:
@@ -253,6 +267,19 @@ class Decoder(Sizes):
     def cost(self, of: DecoderPass) -> Cost:
         """Return the cost of one pass through layers and output head."""
         return sum_of([*self.layer_operators(of), (self.head(of).cost, 1)])
+
+    def execution(self, executed: DecoderPass, needed: DecoderPass) -> tuple[str, ...]:
+        """Return why transformers executes other work than the model needs in a pass, as clauses after its name."""
+        clauses = []
+        for layer in self.layers:
+            passes = [layer.pass_of(of) for of in (executed, needed)]
+            mixing = {total(layer.attention.operators(self.hidden, of)).macs for of in passes}
+            network = {total(layer.network_operators(self.hidden, of)).macs for of in passes}
+            clauses += [layer.attention.execution(needed)] if len(mixing) > 1 else []
+            clauses += [layer.feed_forward.EXECUTION] if layer.feed_forward and len(network) > 1 else []
+        if self.head(executed) != self.head(needed):
+            clauses.append("runs the output head on every position of the prompt")
+        return tuple(dict.fromkeys(clauses))
 
     def working_set(self, of: DecoderPass) -> int:
         """Return the elements that the most demanding operator holds, see `blocks.working_set`."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.blocks import NamedLinear
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import PlainFeedForward
-from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Reach, Shape
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later, unhashed
 
@@ -26,10 +26,9 @@ _OFFSET = 2
 class SelfAndCrossAttention(Mixer):
     """Multi-head attention to the decoder's own tokens, then to an encoder's output; biases everywhere.
 
-    All heads together are as wide as the decoder. If `fused`, attention is one operator, and a causal mask leaves half
-    of it; two products show no mask. `text_is_encoded` says whether the encoder takes the request's text besides the
-    page. Source: Attention Is All You Need, arXiv 1706.03762, section 3.1; transformers,
-    ``modeling_mbart.py`` and ``modeling_trocr.py``.
+    All heads together are as wide as the decoder. If `fused`, attention is one operator. `text_is_encoded` says whether
+    the encoder takes the request's text besides the page. Source: Attention Is All You Need, arXiv 1706.03762, section
+    3.1; transformers, ``modeling_mbart.py`` and ``modeling_trocr.py``.
     """
 
     heads: int
@@ -51,13 +50,12 @@ class SelfAndCrossAttention(Mixer):
         made = 2 * of.batch * of.encoder_tokens * hidden * of.prefill
         return [
             *(layer.cost for layer in self.linear_layers(hidden, of)),
-            self._attention(hidden, of, of.context, of.causal and self.fused),
-            replace(self._attention(hidden, of, of.encoder_tokens, causal=False), kv_writes=made),
+            self._attention(hidden, of, of.full),
+            replace(self._attention(hidden, of, Reach.every(of.tokens, of.encoder_tokens)), kv_writes=made),
         ]
 
-    def _attention(self, hidden: int, of: DecoderPass, keys: int, causal: bool) -> Cost:
-        heads = self.heads
-        return cached_attention(of.batch, of.tokens, keys, heads, heads, hidden // heads, causal, self.fused)
+    def _attention(self, hidden: int, of: DecoderPass, reach: Reach) -> Cost:
+        return of.attention(reach, self.heads, self.heads, hidden // self.heads, self.fused)
 
     def parameters(self, hidden: int) -> int:
         return 6 * (hidden + 1) * hidden + 2 * (self.encoder_width + 1) * hidden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
@@ -16,6 +16,9 @@ from stagemeter.models.sizes import OneOfKinds, later
 @dataclass(frozen=True)
 class FeedForward(OneOfKinds, ABC):
     """Base of the kinds of feed-forward networks."""
+
+    #: Why transformers executes other work than the model needs, where it does: a clause after its name.
+    EXECUTION: ClassVar[str] = "runs every expert on every token"
 
     @property
     @abstractmethod
@@ -31,8 +34,11 @@ class FeedForward(OneOfKinds, ABC):
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         """Return the linear layers of one layer over `rows` tokens, without routers and experts."""
 
-    def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts."""
+    def operators(self, hidden: int, rows: int, experts_read: int, model: bool = False) -> list[Cost]:
+        """Return the costs of one layer's operators over `rows` tokens that read `experts_read` experts.
+
+        `model` says to count what the model needs rather than what transformers executes.
+        """
         return [layer.cost for layer in self.linear_layers(hidden, rows)]
 
     @abstractmethod
@@ -117,7 +123,7 @@ class Experts(FeedForward):
     choice_bias : bool
         Whether the choice of experts adds a number per expert to its score; nothing else uses the number.
     every_one : bool
-        Whether every expert runs on every token; the results of those not chosen are scaled to zero.
+        Whether transformers runs every expert on every token; the results of those not chosen are scaled to zero.
     module : str
         Name of the module in a layer; empty if router and experts are the layer's own.
     quantized, shared_quantized, shared_gate_quantized : QuantizedMatrix or None
@@ -171,8 +177,9 @@ class Experts(FeedForward):
         gate = NamedLinear(f"{self.module}.shared_expert_gate", rows, hidden, 1, quantized=self.shared_gate_quantized)
         return [*(shared if self.shared_intermediate else []), *([gate] if self.shared_gate else [])]
 
-    def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        used, read = (self.experts, self.experts) if self.every_one else (self.experts_per_token, experts_read)
+    def operators(self, hidden: int, rows: int, experts_read: int, model: bool = False) -> list[Cost]:
+        every_one = self.every_one and not model
+        used, read = (self.experts, self.experts) if every_one else (self.experts_per_token, experts_read)
         routed = mixture_of_experts(
             rows, hidden, self.intermediate, self.experts, used, read, self.bias, self.quantized
         )
@@ -213,9 +220,9 @@ class ExpertsBeside(FeedForward):
     def linear_layers(self, hidden: int, rows: int) -> list[NamedLinear]:
         return [*self.dense.linear_layers(hidden, rows), NamedLinear("router.proj", rows, hidden, self.routed.experts)]
 
-    def operators(self, hidden: int, rows: int, experts_read: int) -> list[Cost]:
-        dense = self.dense.operators(hidden, rows, experts_read)
-        return [*dense, *self.routed.operators(hidden, rows, experts_read)]
+    def operators(self, hidden: int, rows: int, experts_read: int, model: bool = False) -> list[Cost]:
+        dense = self.dense.operators(hidden, rows, experts_read, model)
+        return [*dense, *self.routed.operators(hidden, rows, experts_read, model)]
 
     def stored_as(self, storage: Storage) -> Self:
         return replace(self, dense=self.dense.stored_as(storage), routed=self.routed.stored_as(storage))

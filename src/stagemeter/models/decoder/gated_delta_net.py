@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.recurrence import EXECUTION, needed_convolution, recurrence
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -38,6 +39,7 @@ class GatedDeltaNet(Mixer):
     fused: bool = field(metadata=unhashed(False))
     kind: Literal["gated_delta"] = "gated_delta"
 
+    EXECUTION = EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
         "padded": "max(prompt_tokens, kernel), of layers that keep states",
@@ -99,6 +101,11 @@ class GatedDeltaNet(Mixer):
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         states = Cost(kv_writes=of.batch * (self.state + self.convolved * self.kernel))
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
+        if of.model:
+            convolution = needed_convolution(of, self.convolved, self.kernel)
+            # The key reads the state, an outer product changes it, and the query reads it.
+            inputs = 2 * self.key_heads * self.key_width + self.values
+            return [*projections, convolution, recurrence(of, 3 * self.state, inputs, self.values, self.state), states]
         if not of.prefill:
             # The kept inputs precede the new token's, and every position that fits is computed.
             step = token_convolution(of.batch, self.convolved, self.kernel, self.kernel + 1, 2)

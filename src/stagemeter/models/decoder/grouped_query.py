@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.blocks import NamedLinear, cached_attention
-from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
+from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape
+from stagemeter.models.decoder.visibility import Limit
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import later, unhashed
+from stagemeter.models.sizes import derived, later, unhashed
 
 #: Kinds of layers, as transformers' configurations name them.
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -21,7 +21,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 class GroupedQueryAttention(Mixer):
     """Attention whose query heads share key and value heads; multi-head attention has as many of both.
 
-    A prefill computes all scores and masks those outside of a window, so a window changes only decode steps.
+    transformers computes all scores of a prefill, and masks those outside of a window.
 
     Attributes
     ----------
@@ -40,6 +40,12 @@ class GroupedQueryAttention(Mixer):
     shared : bool
         Whether keys and values are an earlier layer's. Such a layer runs only on the last token of a prompt, since
         nothing after it needs the others.
+    chunked : bool
+        Whether the window cuts sequences into chunks, see `Limit`.
+    mask_window : int
+        Window of the mask where the cache keeps all tokens; 0 without.
+    cache_window : bool
+        Whether only the cache has the window, and no mask.
     """
 
     heads: int
@@ -53,11 +59,12 @@ class GroupedQueryAttention(Mixer):
     fused: bool = field(default=True, metadata=unhashed(False))
     keys_are_values: bool = later(False)
     shared: bool = later(False)
+    chunked: bool = derived(False)
+    mask_window: int = later(0)
+    cache_window: bool = derived(False)
     kind: Literal["grouped_query"] = "grouped_query"
 
-    PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
-        "single": "1 for a prompt of one token, else 0, of layers that share keys and values"
-    }
+    EXECUTION: ClassVar[str] = "computes the scores of all pairs of tokens, of which a window or a chunk hides most"
 
     @classmethod
     def read(cls, settings: Settings, **changes: Any) -> GroupedQueryAttention:
@@ -70,8 +77,13 @@ class GroupedQueryAttention(Mixer):
         settings.require_split("num_attention_heads", heads, "num_key_value_heads", key_value_heads)
         # transformers drops the remainder of the division.
         head_width = settings.whole("head_dim", settings.whole("hidden_size") // heads)
-        changes.setdefault("window", cached_window(settings))
+        if "window" not in changes:
+            changes |= {"window": cached_window(settings), "cache_window": cached_window(settings) > 0}
         return cls(heads, key_value_heads, head_width, **changes)
+
+    @property
+    def limit(self) -> Limit:
+        return Limit(self.mask_window or self.window, self.chunked, self.keeps_prompt, self.cache_window)
 
     @property
     def last_token_only(self) -> bool:
@@ -98,14 +110,9 @@ class GroupedQueryAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        attended = of.windowed if self.window else of.context
-        attention = cached_attention(
-            of.batch, of.tokens, attended, self.heads, self.key_value_heads, self.head_width, of.causal, self.fused
-        )
+        attention = of.attention(self.reach(of), self.heads, self.key_value_heads, self.head_width, self.fused)
         if self.shared:
-            # By convention a causal mask halves the scores of a prompt of one token, too.
-            alone = of.batch * self.heads * self.head_width * of.own.get("single", 0)
-            attention = replace(attention, kv_writes=0, macs_causal=attention.macs - alone)
+            attention = replace(attention, kv_writes=0)
         return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention]
 
     def parameters(self, hidden: int) -> int:
@@ -118,9 +125,6 @@ class GroupedQueryAttention(Mixer):
     def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
         shape = (held.batch, self.key_value_heads, held.tokens, self.head_width)
         return () if self.shared else (shape, shape)
-
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        return {"single": (tokens == 1) * 1} if self.shared else {}
 
 
 def cached_window(settings: Settings) -> int:

@@ -9,6 +9,7 @@ from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.models.blocks import NamedLinear
 from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Held, Mixer, Shape
+from stagemeter.models.decoder.visibility import Limit
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import later
 
@@ -17,14 +18,16 @@ from stagemeter.models.sizes import later
 class Indexer:
     """The indexer of sparse attention: it scores each token with all earlier ones, and chooses those attended to.
 
-    Its query heads share one key. `weights_quantized` is the storage of the matrix that weighs the heads, `quantized`
-    that of the others. transformers masks the tokens that were not chosen, so attention computes all scores, too.
+    Its query heads share one key. `chosen` is the most tokens that it chooses. `weights_quantized` is the storage of
+    the matrix that weighs the heads, `quantized` that of the others. transformers masks the tokens that were not
+    chosen, so attention computes all scores, too.
     Source: DeepSeek-V3.2, arXiv 2512.02556, section 2.1; transformers, ``modeling_deepseek_v32.py``,
     ``DeepseekV32Indexer``.
     """
 
     heads: int
     head_width: int
+    chosen: int = later(0)
     quantized: QuantizedMatrix | None = later(None)
     weights_quantized: QuantizedMatrix | None = later(None)
 
@@ -39,18 +42,19 @@ class Indexer:
 
     def scores(self, of: DecoderPass) -> list[Cost]:
         """Return the costs of the scores of all heads, and of their weighted sums."""
-        rows, keys = of.batch * of.tokens, of.batch * of.context * self.head_width
-        scores, sums = rows * of.context * self.heads, rows * of.context
+        rows, keys = of.batch * of.tokens, of.batch * of.full.keys * self.head_width
+        scores, sums = of.batch * of.full.pairs * self.heads, of.batch * of.full.pairs
+        visible = of.batch * of.full.visible * self.heads
         return [
             Cost(
                 macs=scores * self.head_width,
-                macs_causal=scores * self.head_width,
+                macs_causal=visible * self.head_width,
                 activations=scores,
                 activation_reads=rows * self.heads * self.head_width,
                 kv_reads=keys,
                 kv_writes=rows * self.head_width,
             ),
-            Cost(macs=scores, macs_causal=scores, activations=sums, activation_reads=rows * self.heads + scores),
+            Cost(macs=scores, macs_causal=visible, activations=sums, activation_reads=rows * self.heads + scores),
         ]
 
     def parameters(self, hidden: int, query_rank: int) -> int:
@@ -62,9 +66,10 @@ class Indexer:
 class LatentAttention(Mixer):
     """Multi-head latent attention (MLA): the cache holds one compressed vector per token.
 
-    It is counted as transformers runs it (``modeling_deepseek_v3.py``): each pass expands the compressed vectors of the
-    whole context into keys and values again. Engines that absorb that product into the projections of queries and
-    output do other work in decode steps. Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
+    transformers (``modeling_deepseek_v3.py``) expands the compressed vectors of the whole context into keys and values
+    in each pass. A prompt needs that once for each token. A decode step needs less if it absorbs the expansion: the
+    queries go into the space of the compressed vectors, and the weighted sum of those comes back from it.
+    Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.2 and appendix C.
 
     Attributes
     ----------
@@ -100,11 +105,31 @@ class LatentAttention(Mixer):
             plain_width=settings.whole("qk_nope_head_dim"),
             value_width=settings.whole("v_head_dim"),
             bias=settings.flag("attention_bias"),
-            indexer=Indexer(settings.whole("index_n_heads"), settings.whole("index_head_dim")) if indexed else None,
+            indexer=_read_indexer(settings) if indexed else None,
         )
+
+    @property
+    def limit(self) -> Limit:
+        return Limit(self.indexer.chosen if self.indexer else 0)
+
+    def execution(self, of: DecoderPass) -> str:
+        chooses = self.indexer is not None and of.limited.pairs != of.full.pairs
+        clauses = ["attends to every token, of which the indexer chooses some"] if chooses else []
+        if not of.prefill:
+            clauses.append("expands the compressed vectors of the whole context in each step")
+        return " and ".join(clauses)
+
+    def _absorbs(self, of: DecoderPass) -> bool:
+        """Whether a pass absorbs the expansion, which a prompt does where compressed vectors are narrower.
+
+        The constant part, one expansion or absorption a token, is equal. A pair costs the widths of both products.
+        """
+        expanded, compressed = self.plain_width + self.value_width, 2 * self.key_value_rank
+        return of.model and (not of.prefill or compressed < expanded)
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         rows, quantized = of.batch * of.tokens, self.quantized
+        absorbs = self._absorbs(of)
         query_width, value_width = self._widths
         queries = (
             [
@@ -119,14 +144,15 @@ class LatentAttention(Mixer):
         return [
             *queries,
             NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
-            # The expansion reads the compressed vectors of the whole context; rotated keys are only copied.
+            # The expansion reads the compressed vectors of the whole context; rotated keys are only copied. Absorbed,
+            # the same matrix meets the queries and the weighted sums of the new tokens.
             NamedLinear(
                 "self_attn.kv_b_proj",
-                of.batch * of.context,
+                rows if absorbs else of.batch * of.context,
                 self.key_value_rank,
                 expanded,
                 quantized=quantized,
-                cached=True,
+                cached=not absorbs,
             ),
             NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, quantized),
             *(self.indexer.linear_layers(hidden, self.query_rank, rows) if self.indexer else []),
@@ -138,19 +164,30 @@ class LatentAttention(Mixer):
         return self.heads * (self.rotary_width + self.plain_width), self.heads * self.value_width
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        linears = {layer.name: layer.cost for layer in self.linear_layers(hidden, of)}
         rows, cached = of.batch * of.tokens, of.batch * of.context
         query_width, value_width = self._widths
-        macs = of.batch * of.tokens * of.context * (query_width + value_width)
+        rank, reach = self.key_value_rank, self.reach(of)
+        kept = rank + self.rotary_width
+        absorbs = self._absorbs(of)
+        width = self.heads * (kept + rank) if absorbs else query_width + value_width
         attention = Cost(
-            macs=macs,
-            # Half of the widths, not of the product, so that the result is whole for symbols, too.
-            macs_causal=of.batch * of.tokens * of.context * ((query_width + value_width) // 2) if of.causal else macs,
-            activations=rows * value_width,
-            activation_reads=rows * query_width + cached * (query_width + value_width),
-            kv_writes=rows * (self.key_value_rank + self.rotary_width),
+            macs=of.batch * reach.pairs * width,
+            macs_causal=of.batch * reach.visible * width,
+            activations=rows * (self.heads * rank if absorbs else value_width),
+            activation_reads=rows * self.heads * kept if absorbs else rows * query_width + cached * width,
+            kv_reads=of.batch * reach.keys * kept if absorbs else 0,
+            kv_writes=rows * kept,
         )
+        if absorbs:
+            matrix = linears["self_attn.kv_b_proj"]
+            linears["self_attn.kv_b_proj"] = replace(
+                matrix,
+                activations=rows * (self.heads * rank + value_width),
+                activation_reads=rows * self.heads * (self.plain_width + rank),
+            )
         choice = self.indexer.scores(of) if self.indexer else []
-        return [*(layer.cost for layer in self.linear_layers(hidden, of)), attention, *choice]
+        return [*linears.values(), attention, *choice]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         indexer = self.indexer
@@ -173,3 +210,8 @@ class LatentAttention(Mixer):
         batch, tokens = held.batch, held.tokens
         latent = (batch, 1, tokens, self.key_value_rank), (batch, 1, tokens, self.rotary_width)
         return (*latent, (batch, tokens, self.indexer.head_width)) if self.indexer else latent
+
+
+def _read_indexer(settings: Settings) -> Indexer:
+    heads, width = settings.whole("index_n_heads"), settings.whole("index_head_dim")
+    return Indexer(heads, width, chosen=settings.whole("index_topk"))

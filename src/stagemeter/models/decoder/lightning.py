@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, product
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.recurrence import EXECUTION, recurrence
 from stagemeter.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class LightningAttention(Mixer):
     block: int
     kind: Literal["lightning"] = "lightning"
 
+    EXECUTION = EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "blocks": "ceil(prompt_tokens / block), of lightning attention",
         "pairs": "pairs of tokens within blocks, of lightning attention",
@@ -67,6 +69,10 @@ class LightningAttention(Mixer):
         states = Cost(kv_writes=of.batch * self.state)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         number, width = of.batch * self.heads, self.head_width
+        if of.model:
+            # An outer product changes the state, and the query reads it.
+            inputs = self.heads * width
+            return [*projections, recurrence(of, 2 * self.state, 3 * inputs, inputs, self.state), states]
         if not of.prefill:
             return [*projections, product(number, width, 1, width), product(number, 1, width, width), states]
         return [*projections, *self._blocks(number, of.tokens, of.own["blocks"], of.own["pairs"]), states]

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
+from stagemeter.models.decoder.recurrence import EXECUTION, needed_convolution, recurrence
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -37,6 +38,7 @@ class StateSpace(Mixer):
     module: str = field(metadata=unhashed("mlp"))
     kind: Literal["state_space"] = "state_space"
 
+    EXECUTION = EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
         "padded": "max(prompt_tokens, kernel), of layers that keep states",
@@ -94,6 +96,11 @@ class StateSpace(Mixer):
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         states = Cost(kv_writes=of.batch * self.kept)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
+        if of.model:
+            convolution = needed_convolution(of, self.convolved, self.kernel, self.convolution_bias)
+            # An outer product changes the state, and a product reads it.
+            state = self.inner * self.state_width
+            return [*projections, convolution, recurrence(of, 2 * state, self.convolved, self.inner, state), states]
         # In a step, the kept inputs precede the new token's, and every position that fits is computed.
         length = of.own["padded"] if of.prefill else self.kernel + 1
         positions = length + self.kernel - 1 if of.prefill else 2

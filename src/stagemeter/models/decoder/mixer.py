@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
 from stagemeter.core.workload import Workload
-from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.decoder.visibility import Limit
 from stagemeter.models.sizes import OneOfKinds, later
 
 if TYPE_CHECKING:
@@ -29,6 +30,38 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """What the new tokens of one sequence attend to in a layer. The numbers may be symbols.
+
+    Attributes
+    ----------
+    keys : int
+        Keys and values that are read.
+    pairs : int
+        Pairs of a query and a key, were it not for the order of tokens.
+    visible : int
+        Pairs that the mask shows, so that no token sees a later one.
+    last : int
+        Keys that the last token sees.
+    """
+
+    keys: int
+    pairs: int
+    visible: int
+    last: int
+
+    @classmethod
+    def every(cls, tokens: int, keys: int) -> Reach:
+        """Return the reach of tokens that all attend to the same keys."""
+        return cls(keys, tokens * keys, tokens * keys, keys)
+
+    @property
+    def of_last(self) -> Reach:
+        """The reach of the last token alone."""
+        return Reach.every(1, self.last)
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderPass:
     """One pass of some tokens through a decoder. The numbers may be symbols.
 
@@ -37,30 +70,58 @@ class DecoderPass:
     batch, tokens : int
         Sequences, and new tokens of each.
     context : int
-        Tokens that each new one attends to without a window; those in the cache after this pass.
-    windowed : int
-        Tokens that each new one attends to in layers with a sliding window.
+        Tokens in the cache after this pass.
+    full : Reach
+        What the tokens attend to in a layer without a limit.
+    limited : Reach
+        The same in layers with a limit: a sliding window, chunks, or an indexer's choice.
     experts_read : int
         Experts whose weights are read, in every layer with experts.
     prefill : bool
         Whether the new tokens are the whole context.
-    causal : bool
-        Whether a causal mask leaves half of the scores; false in decode steps.
+    model : bool
+        Whether to count what the model needs rather than what transformers executes.
     encoder_tokens : int
         Tokens of an encoder's output that each sequence attends to.
     own : mapping
-        Variables that kinds of layers add, see `Mixer.prefill_variables`.
+        Variables that kinds of layers add to what transformers executes, see `Mixer.prefill_variables`.
     """
 
     batch: int
     tokens: int
     context: int
-    windowed: int
+    full: Reach
+    limited: Reach
     experts_read: int
     prefill: bool
-    causal: bool
+    model: bool = False
     encoder_tokens: int = 0
     own: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def of_last(self) -> DecoderPass:
+        """The same pass of each sequence's last token alone, after the others."""
+        return replace(self, tokens=1, full=self.full.of_last, limited=self.limited.of_last)
+
+    def attention(self, reach: Reach, heads: int, key_value_heads: int, head_width: int, fused: bool = True) -> Cost:
+        """Return the cost of attention with some reach, see `cached_attention`; the model needs the fused kind."""
+        return cached_attention(
+            self.batch,
+            self.tokens,
+            reach.keys,
+            reach.pairs,
+            reach.visible,
+            heads,
+            key_value_heads,
+            head_width,
+            fused or self.model,
+        )
+
+
+def executed_pass(batch: int, tokens: int, context: int, experts_read: int, prefill: bool, **more: Any) -> DecoderPass:
+    """Return a pass as transformers executes it without a window: all scores, of which a mask hides some."""
+    reach = Reach.every(tokens, context)
+    return DecoderPass(batch, tokens, context, reach, reach, experts_read, prefill, **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +134,7 @@ class Held:
 
 
 #: A prefill of nothing, for what no pass changes.
-NO_PASS = DecoderPass(0, 0, 0, 0, 0, prefill=True, causal=True)
+NO_PASS = executed_pass(0, 0, 0, 0, prefill=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +158,9 @@ class Mixer(OneOfKinds, ABC):
     keeps_prompt: bool = later(False)
     quantized: QuantizedMatrix | None = later(None)
 
-    #: Variables that the kind adds to the closed form of a prefill, and what they mean.
+    #: Why transformers executes other work than the model needs, where it does: a clause after its name.
+    EXECUTION: ClassVar[str] = ""
+    #: Variables that the kind adds to the closed form of an executed prefill, and what they mean.
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = _NONE
 
     @property
@@ -136,6 +199,19 @@ class Mixer(OneOfKinds, ABC):
     def prefill_variables(self, tokens: int) -> Mapping[str, int]:
         """Return the values of the kind's own variables in a prefill, see `PREFILL_VARIABLES`."""
         return _NONE
+
+    @property
+    def limit(self) -> Limit:
+        """The limit on what a token attends to, by the model's mathematics."""
+        return Limit(self.window, keeps_prompt=self.keeps_prompt)
+
+    def execution(self, of: DecoderPass) -> str:
+        """Return why transformers executes other work than the model needs in a pass, as a clause after its name."""
+        return self.EXECUTION
+
+    def reach(self, of: DecoderPass) -> Reach:
+        """Return what the new tokens of a pass attend to."""
+        return of.limited if (self.limit.tokens if of.model else self.window) else of.full
 
     @property
     def layer_type(self) -> str:

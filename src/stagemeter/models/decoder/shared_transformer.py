@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
-from stagemeter.models.blocks import NamedLinear, cached_attention
+from stagemeter.models.blocks import NamedLinear
 from stagemeter.models.decoder.mamba2 import StateSpace
 from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Held, Mixer, Shape, VariableMeanings
 from stagemeter.models.settings import Settings
@@ -41,6 +41,7 @@ class SharedTransformer(Mixer):
     attention_quantized: QuantizedMatrix | None = later(None)
     kind: Literal["shared_transformer"] = "shared_transformer"
 
+    EXECUTION = StateSpace.EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = StateSpace.PREFILL_VARIABLES
 
     @classmethod
@@ -105,9 +106,7 @@ class SharedTransformer(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        attention = cached_attention(
-            of.batch, of.tokens, of.context, self.heads, self.key_value_heads, self.head_width, of.causal
-        )
+        attention = of.attention(of.full, self.heads, self.key_value_heads, self.head_width)
         transformer = [*self._attention_layers(hidden, of), *self._other_layers(hidden, of)]
         return [*(layer.cost for layer in transformer), attention, *self.states.operators(hidden, of)]
 

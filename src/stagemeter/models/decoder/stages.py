@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.core.cost import Cost
 from stagemeter.core.workload import Workload
+from stagemeter.models.blocks import larger, least, most
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.grouped_query import FULL, SLIDING
-from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, VariableMeanings
-from stagemeter.models.family import EXPERTS_READ, CacheRecorder, ExpertsRead, Stage, StageParameters, Variables
+from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Reach, VariableMeanings
+from stagemeter.models.decoder.visibility import causal_pairs
+from stagemeter.models.family import (
+    EXPERTS_READ,
+    CacheRecorder,
+    ExpertsRead,
+    ModelForm,
+    Stage,
+    StageParameters,
+    Variables,
+)
 from stagemeter.models.lora import Adapter
 from stagemeter.models.settings import BeyondFamilyError
 
@@ -24,6 +34,14 @@ if TYPE_CHECKING:
 Architecture = TypeVar("Architecture")
 
 _WINDOWED, _ENCODER_TOKENS = "windowed", "encoder_tokens"
+_VISIBLE, _LIMITED, _LIMITED_PAIRS, _LIMITED_VISIBLE = "visible", "limited", "limited_pairs", "limited_visible"
+#: Meanings of the variables of what a model needs, per sequence.
+_VISIBLE_PAIRS = "pairs of a token and one that it sees: prompt_tokens * (prompt_tokens + 1) / 2 in text"
+_LIMITS = {
+    _LIMITED: "tokens that the last one attends to in layers with a limit: a window, a chunk, or chosen tokens",
+    _LIMITED_PAIRS: "pairs in such layers, were it not for the order of tokens: each with as many as it can attend to",
+    _LIMITED_VISIBLE: "pairs in such layers of a token and one that it sees",
+}
 #: What a prefill does in most families, whose output head runs only on the last position.
 PREFILL_TITLE = "decoder over the prompt, output head on its last position"
 _NONE: VariableMeanings = MappingProxyType({})
@@ -44,6 +62,7 @@ def decoder_stages(
     experts: bool = True,
     keeps_everything: bool = False,
     causal: bool = True,
+    later: Callable[[Architecture, Workload], tuple[int, int]] | None = None,
     prefill_variables: VariableMeanings = _NONE,
     prefill_title: str = PREFILL_TITLE,
     encoder_tokens: str = "",
@@ -58,7 +77,9 @@ def decoder_stages(
     keeps_everything : bool
         Whether the cache keeps all tokens, whatever the model's configuration says.
     causal : bool
-        Whether tokens of the prompt attend only to earlier ones.
+        Whether tokens of the prompt attend only to earlier ones; otherwise all attend to all.
+    later : callable, optional
+        Pairs of a token and a later one that it sees, per sequence, in layers without and with a window.
     prefill_variables : mapping
         ``PREFILL_VARIABLES`` of all kinds of layers that the decoders may have.
     prefill_title : str
@@ -73,31 +94,26 @@ def decoder_stages(
         return decoder_of(sizes).experts_read(tokens)
 
     def prefill_pass(values: Variables) -> DecoderPass:
-        tokens = values["tokens"]
-        return DecoderPass(
-            values["batch"],
-            tokens,
-            # A prefill computes the scores of all tokens, and masks those outside of a window.
-            context=tokens,
-            windowed=tokens,
-            experts_read=values.get(EXPERTS_READ, 0),
-            prefill=True,
-            causal=causal,
-            encoder_tokens=values.get(_ENCODER_TOKENS, 0),
-            own={name: values[name] for name in prefill_variables},
-        )
+        # transformers computes the scores of all tokens, and masks those outside of a window.
+        reach = Reach.every(values["tokens"], values["tokens"])
+        own = {name: values[name] for name in prefill_variables}
+        return pass_of(values, values["tokens"], values["tokens"], reach, reach, prefill=True, own=own)
 
-    def decode_pass(values: Variables) -> DecoderPass:
-        return DecoderPass(
-            values["batch"],
-            tokens=1,
-            context=values["context"],
-            windowed=values.get(_WINDOWED, values["context"]),
-            experts_read=values.get(EXPERTS_READ, 0),
-            prefill=False,
-            causal=False,
-            encoder_tokens=values.get(_ENCODER_TOKENS, 0),
-        )
+    def needed_prefill_pass(values: Variables) -> DecoderPass:
+        tokens = values["tokens"]
+        full = limited = Reach(tokens, tokens * tokens, values[_VISIBLE], tokens)
+        if windows:
+            limited = Reach(tokens, values[_LIMITED_PAIRS], values[_LIMITED_VISIBLE], values[_LIMITED])
+        return pass_of(values, tokens, tokens, full, limited, prefill=True, model=True)
+
+    def decode_pass(values: Variables, model: bool = False) -> DecoderPass:
+        context = values["context"]
+        limited = Reach.every(1, values.get(_LIMITED if model else _WINDOWED, context))
+        return pass_of(values, 1, context, Reach.every(1, context), limited, prefill=False, model=model)
+
+    def pass_of(values: Variables, tokens: int, context: int, full: Reach, limited: Reach, **more: Any) -> DecoderPass:
+        read, encoded = values.get(EXPERTS_READ, 0), values.get(_ENCODER_TOKENS, 0)
+        return DecoderPass(values["batch"], tokens, context, full, limited, read, encoder_tokens=encoded, **more)
 
     def prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
         batch, tokens = workload.batch_size, workload.prompt_tokens
@@ -106,10 +122,34 @@ def decoder_stages(
         own = {name: known.get(name, 0) for name in prefill_variables}
         return [{"batch": batch, "tokens": tokens, **own, **common(sizes, workload, batch * tokens)}]
 
+    def needed_prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        batch, tokens, limit = workload.batch_size, workload.prompt_tokens, decoder_of(sizes).limit
+        more, more_limited = later(sizes, workload) if later else (0, 0)
+        values = {"batch": batch, "tokens": tokens, _VISIBLE: causal_pairs(tokens) + more if causal else tokens**2}
+        if windows:
+            visible = limit.visible(tokens) + more_limited if causal else tokens**2
+            values[_LIMITED] = limit.last_keys(tokens, tokens) if causal else tokens
+            # Pictures whose tokens see later ones can reach beyond what a window alone lets through.
+            values[_LIMITED_PAIRS] = larger(limit.pairs(tokens), visible)
+            values[_LIMITED_VISIBLE] = visible
+        return [{**values, **common(sizes, workload, batch * tokens)}]
+
     def decode_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
         batch = workload.batch_size
         windowed = {_WINDOWED: decoder_of(sizes).windowed(workload)} if windows else {}
         return [{"batch": batch, "context": workload.decode_context, **windowed, **common(sizes, workload, batch)}]
+
+    def needed_decode_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        batch, context = workload.batch_size, workload.decode_context
+        last = decoder_of(sizes).limit.last_keys(context, workload.prompt_tokens)
+        return [
+            {
+                "batch": batch,
+                "context": context,
+                **({_LIMITED: last} if windows else {}),
+                **common(sizes, workload, batch),
+            }
+        ]
 
     def common(sizes: Architecture, workload: Workload, rows: int) -> Variables:
         values = {_ENCODER_TOKENS: decoder_of(sizes).encoder_tokens(workload)} if encoder_tokens else {}
@@ -156,20 +196,34 @@ def decoder_stages(
         decoder = decoder_of(sizes)
         return (decoder.window_of(workload),) if decoder.window else ()
 
+    def needed_bends(sizes: Architecture, workload: Workload) -> tuple[int, ...]:
+        prompt, steps = workload.prompt_tokens, workload.decode_steps
+        return decoder_of(sizes).limit.bends(least(prompt), most(prompt + steps), prompt)
+
     def stage(
         name: str,
         title: str,
         owned: str,
-        pass_of: Callable[[Variables], DecoderPass],
+        executed: Callable[[Variables], DecoderPass],
+        needed: Callable[[Variables], DecoderPass],
+        calls: Callable[[Architecture, Workload], list[Variables]],
+        needed_calls: Callable[[Architecture, Workload], list[Variables]],
         variables: Mapping[str, str],
+        model_variables: Mapping[str, str],
+        limited: Mapping[str, str],
+        rows: str,
         rows_of: Callable[[Workload], int],
         **more: Any,
     ) -> Stage[Architecture]:
-        def cost(sizes: Architecture, values: Variables) -> Cost:
-            return decoder_of(sizes).cost(pass_of(values))
-
         def lora_cost(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
-            return decoder_of(sizes).lora_cost(pass_of(values), adapter, modules.layers, modules.head)
+            return decoder_of(sizes).lora_cost(executed(values), adapter, modules.layers, modules.head)
+
+        def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
+            passes = executed(calls(sizes, workload)[0]), needed(needed_calls(sizes, workload)[0])
+            return decoder_of(sizes).execution(*passes)
+
+        variables = {**variables, **meanings(rows)}
+        model_variables = {**model_variables, **(limited if windows else {}), **meanings(rows)}
 
         return Stage(
             name=name,
@@ -177,13 +231,24 @@ def decoder_stages(
             modules=(modules.layers, modules.head),
             owns=(owned,),
             variables=variables,
-            cost=cost,
-            working_set=lambda sizes, values: decoder_of(sizes).working_set(pass_of(values)),
+            calls=calls,
+            cost=lambda sizes, values: decoder_of(sizes).cost(executed(values)),
+            working_set=lambda sizes, values: decoder_of(sizes).working_set(executed(values)),
+            model=ModelForm(
+                variables=model_variables,
+                calls=needed_calls,
+                cost=lambda sizes, values: decoder_of(sizes).cost(needed(values)),
+                working_set=lambda sizes, values: decoder_of(sizes).working_set(needed(values)),
+                bends=needed_bends,
+            ),
+            execution=execution,
             experts=(lambda sizes, workload: experts_of(sizes, rows_of(workload))) if experts else None,
             adapter=lora_cost,
             **more,
         )
 
+    asked = {"batch": "batch_size", "tokens": "prompt_tokens"}
+    step = {"batch": "batch_size", "context": "tokens attended to, the new one included"}
     windowed = "min(context, window), attended to in layers that have a window; with the prompt where it is kept"
     return (
         stage(
@@ -191,15 +256,15 @@ def decoder_stages(
             prefill_title,
             modules.layers,
             prefill_pass,
-            {
-                "batch": "batch_size",
-                "tokens": "prompt_tokens",
-                **prefill_variables,
-                **meanings("batch * tokens"),
-            },
+            needed_prefill_pass,
+            prefill_calls,
+            needed_prefill_calls,
+            {**asked, **prefill_variables},
+            {**asked, _VISIBLE: _VISIBLE_PAIRS},
+            _LIMITS,
+            rows="batch * tokens",
             rows_of=lambda workload: workload.batch_size * workload.prompt_tokens,
             parameters=prefill_parameters,
-            calls=prefill_calls,
             run=run_prefill,
         ),
         stage(
@@ -207,15 +272,15 @@ def decoder_stages(
             "one token through decoder and output head",
             modules.head,
             decode_pass,
-            {
-                "batch": "batch_size",
-                "context": "tokens attended to, the new one included",
-                **({_WINDOWED: windowed} if windows else {}),
-                **meanings("batch"),
-            },
+            partial(decode_pass, model=True),
+            decode_calls,
+            needed_decode_calls,
+            {**step, **({_WINDOWED: windowed} if windows else {})},
+            step,
+            {_LIMITED: _LIMITS[_LIMITED]},
+            rows="batch",
             rows_of=lambda workload: workload.batch_size,
             parameters=decode_parameters,
-            calls=decode_calls,
             run=run_decode,
             whole_pass="decode",
             bends=bends,

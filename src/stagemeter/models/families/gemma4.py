@@ -17,7 +17,6 @@ from stagemeter.models.builders.encoders import projector_stage, view_size
 from stagemeter.models.builders.page_stages import Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.gemma4_text import SHARED_NOTE
@@ -240,6 +239,5 @@ FAMILY = vision_language_family(
         SHARED_NOTE,
         "videos and sound are not counted; the parameters of the audio encoder are listed apart",
     ),
-    prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
 )

@@ -120,6 +120,5 @@ FAMILY = text_family(
     title="Gemma 4, text alone: windows, embeddings for each layer, shared keys and values",
     model_types=("gemma4_text",),
     read=_read,
-    prefill_variables=GroupedQueryAttention.PREFILL_VARIABLES,
     notes=(SHARED_NOTE,),
 )

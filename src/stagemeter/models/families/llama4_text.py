@@ -21,7 +21,7 @@ def _read(settings: Settings) -> Decoder:
     bias = settings.flag("attention_bias")
     full = GroupedQueryAttention.read(settings, bias=bias, output_bias=bias, window=0)
     # A step computes scores for as many tokens as a chunk has, and masks those of the chunk before. Null: no chunks.
-    chunked = replace(full, window=settings.whole("attention_chunk_size", 0))
+    chunked = replace(full, window=settings.whole("attention_chunk_size", 0), chunked=True)
     shared = settings.whole(_WIDTH)
     routed = Experts.read(
         settings, "num_local_experts", _WIDTH, shared_intermediate=shared, every_one=True, module=_MODULE

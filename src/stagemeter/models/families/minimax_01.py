@@ -11,9 +11,10 @@ from stagemeter.models.settings import Settings
 
 
 def _read(settings: Settings) -> Decoder:
-    # A window masks what softmax attention computes; its cache (`MiniMaxCache`) keeps everything.
-    settings.whole("sliding_window", 0)
-    softmax, lightning = GroupedQueryAttention.read(settings, window=0), LightningAttention.read(settings)
+    # The cache (`MiniMaxCache`) keeps everything.
+    window = settings.whole("sliding_window", 0)
+    softmax = GroupedQueryAttention.read(settings, window=0, mask_window=window)
+    lightning = LightningAttention.read(settings)
     routed = Experts.read(settings, "num_local_experts", "intermediate_size")
     kinds = settings.kinds("layer_types", (FULL, lightning.layer_type))
     return Decoder.read(settings, [Layer(softmax if kind == FULL else lightning, routed, 1) for kind in kinds])
