@@ -31,6 +31,7 @@ SLOW = [
     ("src/stagemeter/profiling/", "tests/profiling tests/tracking tests/cli tests/project"),
     ("src/stagemeter/utilization/", "tests/utilization tests/tracking tests/integrations tests/project"),
     ("src/stagemeter/sweeping/", "tests/sweeping tests/tracking tests/project"),
+    ("src/stagemeter/conventions/", "tests/conventions tests/project"),
     ("src/stagemeter/comparing/", "tests/comparing tests/tracking tests/project"),
     ("src/stagemeter/export/", "tests/export tests/tracking tests/project"),
     ("src/stagemeter/tracking/", "tests/tracking tests/integrations tests/project"),

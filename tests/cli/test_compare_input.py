@@ -78,7 +78,7 @@ def test_files_of_a_comparison(stagemeter, reports, folder):
         (["short.json", "broken.json"], "broken.json: cannot be read as JSON"),
         (["short.json", "list.json"], "list.json: is neither a report nor a profile"),
         (["short.json", "other.json"], "other.json: is neither a report nor a profile"),
-        (["short.json", "newer.json"], "newer.json: has schema 9.0, and this version of Stagemeter reads 1."),
+        (["short.json", "newer.json"], "newer.json: has schema 9.0, and this version of Stagemeter reads 2."),
         (["short.json", "damaged.json"], "damaged.json: is a damaged report (at $"),
         (["short.json", "profile.json"], "is a damaged profile"),
         (["short.json", "long.json", "--metric", "flop"], "flop: unknown. Known are flops"),

@@ -10,7 +10,7 @@ from stagemeter import AnalysisConfig, DeepSeekOCRSession
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.models.blocks import sum_of
-from stagemeter.models.decoder.mixer import DecoderPass
+from stagemeter.models.decoder.mixer import executed_pass
 from stagemeter.models.families.deepseek_ocr.configuration import published_architecture
 from stagemeter.models.families.deepseek_ocr.family import FAMILY
 from stagemeter.models.lookup import describe_model
@@ -93,9 +93,9 @@ def test_tokens_per_view(views, side):
 def test_closed_forms_of_the_decoder(tokens):
     text, decoder = TRUTH["text_flops"], ARCHITECTURE.decoder.decoder
     read = decoder.experts_read(tokens).most
-    prefill = sum_of(decoder.layer_operators(DecoderPass(1, tokens, tokens, tokens, read, True, causal=True)))
+    prefill = sum_of(decoder.layer_operators(executed_pass(1, tokens, tokens, read, prefill=True)))
     read = decoder.experts_read(1).most
-    decode = sum_of(decoder.layer_operators(DecoderPass(1, 1, tokens, tokens, read, False, causal=False)))
+    decode = sum_of(decoder.layer_operators(executed_pass(1, 1, tokens, read, prefill=False)))
     assert prefill.flops == text["prefill_per_token"] * tokens + text["prefill_per_token_squared"] * tokens**2
     assert decode.flops == text["decode_constant"] + text["decode_per_context"] * tokens
 

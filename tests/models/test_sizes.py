@@ -13,7 +13,7 @@ from stagemeter.models.closed_form import coefficients, evaluate_workload
 from stagemeter.models.decoder.decoder import Decoder, Layer, decoder_from_sizes
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.decoder.mixer import DecoderPass, Mixer
+from stagemeter.models.decoder.mixer import Mixer, executed_pass
 from stagemeter.models.families import families
 from stagemeter.models.family import NO_PAGE, workload_of_views
 from stagemeter.models.lookup import describe_model
@@ -87,7 +87,7 @@ def test_a_kind_of_mixer_is_known_by_its_own_file_alone():
     workload = workload_of_views((0, 0), NO_PAGE, decode_context=6, **asked)
     assert plain.kv_cache_elements(workload, 5) == 2 * 3 * 5 * 4
     adapter = Adapter(2, ("mixer.proj",), "adapter_config.json")
-    step = DecoderPass(1, 1, 5, 5, 0, prefill=False, causal=False)
+    step = executed_pass(1, 1, 5, 0, prefill=False)
     assert plain.lora_cost(step, adapter, "model", "lm_head").macs == 2 * 2 * (8 + 4)
 
 
