@@ -135,19 +135,7 @@ def _isolated(stage: Stage[Any], architecture: Any, workload: Workload, count: P
             find_bends(step, *decode_span(workload))
         request_cost, request_adapter = _decode_total(steps, workload), _decode_total(beside, workload)
     operators, unsupported = counts.operators(*stage.modules), counts.unsupported_of(*stage.modules)
-    counted = StageCount(cost, request_cost, operators, unsupported, steps, adapter, request_adapter)
-    return _with_visible_pairs(counted, stage, architecture, workload)
-
-
-def _with_visible_pairs(counted: StageCount, stage: Stage[Any], architecture: Any, workload: Workload) -> StageCount:
-    """Take the visible pairs from the closed form, if there is one: masks without values do not show them."""
-    if stage.cost is None:
-        return counted
-    cost, request_cost = _of_request(stage, architecture, workload, partial(stage_cost, stage, architecture))
-    counted = replace(counted, cost=replace(counted.cost, macs_causal=cost.macs_causal))
-    if counted.request_cost is None:
-        return counted
-    return replace(counted, request_cost=replace(counted.request_cost, macs_causal=request_cost.macs_causal))
+    return StageCount(cost, request_cost, operators, unsupported, steps, adapter, request_adapter)
 
 
 def _decode_contexts(stage: Stage[Any], architecture: Any, workload: Workload) -> list[int]:
@@ -214,8 +202,7 @@ def extracted_tier(
                     _fail(tier, stage.name, error)
                 continue
             for stage in stages:
-                counted = _extracted(stage, tier.passes[name])
-                tier.stages[stage.name] = _with_visible_pairs(counted, stage, architecture, workload)
+                tier.stages[stage.name] = _extracted(stage, tier.passes[name])
     return tier
 
 
