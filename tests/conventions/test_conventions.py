@@ -92,6 +92,15 @@ def test_ours_is_deepspeeds_and_vllms_of_a_dense_model(
     assert rows["torchtitan"].flops_per_token == found.trained + norms
 
 
+def test_vllm_counts_a_dense_models_request_as_ours(tmp_path: Path) -> None:
+    model = described(LLAMA, tmp_path)
+    config = AnalysisConfig(model=model.name, seq_len=50, new_tokens=9, batch_size=2)
+    report = estimate_model(model, config)
+    row = compare(report, model).rows[-1]
+    assert row.request == report["total"]["flops"]
+    assert row.request_to_ours == 1
+
+
 def test_palm_and_nanogpt_as_published() -> None:
     # Llama 3.1 8B at 8,192 tokens: 6 x 8,030,261,248 + 12 x 32 x 32 x 128 x 8,192.
     found = comparison(describe_model("llama-3.1-8b"), 8192)

@@ -29,6 +29,10 @@ class Row:
         Its ratio to ours at the same scope, with all pairs of attention and with visible ones.
     notes : tuple of str
         What it leaves out or counts otherwise, or why there is no number.
+    request : int or None
+        FLOPs of all of the report's requests with their new tokens, where the project counts requests.
+    request_to_ours : Fraction or None
+        Its ratio to ours.
     """
 
     convention: str
@@ -38,6 +42,8 @@ class Row:
     dense: Fraction | None
     causal: Fraction | None
     notes: tuple[str, ...]
+    request: int | None = None
+    request_to_ours: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def compare(report: Mapping[str, Any], model: ModelDescription | None = None) ->
         rows = [_without(convention, str(error)) for convention in CONVENTIONS]
     else:
         rows = [
-            _row(convention, sizes, tokens, served if convention.counts == SERVED else trained)
+            _row(convention, sizes, report, served if convention.counts == SERVED else trained)
             for convention in CONVENTIONS
         ]
     return Comparison(tokens, trained[0], trained[1], served[0], served[1], tuple(rows))
@@ -137,14 +143,20 @@ def _pictures(workload: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[i
     return (int(view[0] // size) * int(view[1] // size),) * int(workload["global_views"])
 
 
-def _row(convention: Convention, sizes: DecoderSizes, tokens: int, ours: list[Fraction]) -> Row:
+def _row(convention: Convention, sizes: DecoderSizes, report: Mapping[str, Any], ours: list[Fraction]) -> Row:
+    workload = report["metadata"]["workload"]
+    tokens, request = workload["prompt_tokens"], None
     try:
         notes = convention.notes(sizes)
         flops = Fraction(convention.flops(sizes, tokens), FACTORS[convention.counts])
+        if convention.request is not None:
+            request = workload["batch_size"] * convention.request(sizes, tokens, workload["new_tokens"])
     except NoFormulaError as error:
         return _without(convention, str(error))
     dense, causal = (flops / own for own in ours)
-    return Row(convention.name, convention.source, convention.counts, flops, dense, causal, tuple(notes))
+    of_ours = None if request is None else Fraction(request, report["total"]["flops"])
+    kind = (convention.name, convention.source, convention.counts)
+    return Row(*kind, flops, dense, causal, tuple(notes), request, of_ours)
 
 
 def _without(convention: Convention, reason: str) -> Row:

@@ -50,6 +50,8 @@ class Convention:
         no formula for the others.
     refused : mapping
         Parts that it takes and no number is given for, each with the reason.
+    request : callable or None
+        FLOPs of one request, from sizes, tokens of its prompt and new tokens; None where it counts no requests.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Convention:
     says: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
+    request: Callable[[DecoderSizes, int, int], int] | None = None
 
     def notes(self, sizes: DecoderSizes) -> list[str]:
         """Return what it leaves out or counts otherwise for a model; raise NoFormulaError if it has no formula."""
@@ -223,6 +226,12 @@ def vllm_step(sizes: DecoderSizes, requests: list[tuple[int, int]], heads: int) 
     return 2 * (tokens * (sizes.total("projections") + networks) + macs + heads * sizes.head)
 
 
+def vllm_request(sizes: DecoderSizes, tokens: int, new_tokens: int) -> int:
+    """Return the FLOPs of a request: its whole prompt in one step, and one step for each new token but the first."""
+    steps = [(tokens, tokens), *((1, tokens + step) for step in range(1, new_tokens))]
+    return sum(vllm_step(sizes, [step], 1) for step in steps)
+
+
 def _vllm_networks(sizes: DecoderSizes) -> int:
     """Return the elements of all feed-forward matrices of a token, as vLLM reads them from the configuration."""
     config = sizes.config
@@ -365,5 +374,6 @@ CONVENTIONS: tuple[Convention, ...] = (
             CHUNKS: _WHOLE_CHUNKS,
             PICTURES: _NO_PICTURES,
         },
+        request=vllm_request,
     ),
 )

@@ -31,12 +31,22 @@ def relation(ratio: Fraction | None) -> str:
     """Return a ratio as a signed difference in percent; ``equal`` for one to the integer."""
     if ratio is None:
         return ""
-    return "equal" if ratio == 1 else f"{float(100 * (ratio - 1)):+.3g} %"
+    percent = float(100 * (ratio - 1))
+    return "equal" if ratio == 1 else f"{percent:+,.0f} %" if abs(percent) >= 100 else f"{percent:+.3g} %"
 
 
 def convention_notes(comparison: Comparison) -> list[str]:
     """Return what each convention leaves out or counts otherwise."""
     return [f"{row.convention}: {'; '.join(row.notes)} [{row.source}]" for row in comparison.rows]
+
+
+def request_lines(comparison: Comparison) -> list[str]:
+    """Return the FLOPs of whole requests, new tokens included, of conventions that count them."""
+    return [
+        f"{row.convention}, whole requests: {with_unit(row.request)} FLOPs, to ours: {relation(row.request_to_ours)}"
+        for row in comparison.rows
+        if row.request is not None
+    ]
 
 
 def print_conventions(comparison: Comparison) -> None:
@@ -50,6 +60,7 @@ def print_conventions(comparison: Comparison) -> None:
         [
             f"{TRAINING}: a third of what the project counts, with the output head on every position",
             f"{SERVED}: the output head where a new token comes from",
+            *request_lines(comparison),
             *convention_notes(comparison),
         ]
     )
