@@ -16,7 +16,7 @@ from stagemeter.models.blocks import sum_of
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import PlainFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.decoder.mixer import DecoderPass
+from stagemeter.models.decoder.mixer import executed_pass
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.models.vision.vit import VisionTransformer, vit_operators
 
@@ -165,8 +165,7 @@ def nanogpt() -> str:
     """Return nanoGPT's own sheet for GPT-2."""
     layer = Layer(GroupedQueryAttention(12, 12, 64), PlainFeedForward(3072), 12)
     decoder = Decoder(768, 50257, 1024, (layer,), tied=True, head_everywhere=True)
-    of = DecoderPass(1, 1024, 1024, 1024, 0, prefill=True, causal=True)
-    ours = 6 * decoder.cost(of).macs
+    ours = 6 * decoder.cost(executed_pass(1, 1024, 1024, 0, prefill=True)).macs
     rows = [
         ["count of a training step, GPT-2 124M, 1,024 tokens", "FLOPs"],
         ["published, by operator", f"{874944921600:,}"],
@@ -221,8 +220,8 @@ def deepseek_serving() -> str:
     model = describe_model("deepseek-v3")
     sizes, attention = sizes_of(model), model.architecture.layers[0].attention
     matrices = sizes.total("projections", "dense", "router", "routed", "shared")
-    pair = sizes.depth * attention.heads * (2 * attention.key_value_rank + attention.rotary_width)
-    decode, prompt = 2 * (matrices + sizes.head + pair * 4989), 2 * matrices
+    report = estimate_model(model, AnalysisConfig(model=model.name, seq_len=4096, decode_context=4989))
+    decode, prompt = report["stages"]["decode"]["flops"], 2 * matrices
     computed = 73.7e3 * (1 - 0.563)
     rows = [
         ["part", "FLOPs a token", "tokens/s a node", "TFLOPS a GPU", "of 989"],
@@ -236,6 +235,7 @@ def deepseek_serving() -> str:
 Source: DeepSeek, open-infra-index, day 6: 14.8k tokens/s of output and 73.7k of input a node of eight H800, 56.3 % of
 the input cached, 4,989 tokens of cache per output token on average. No MFU is published: these are rates beside a bf16
 peak, although matrices run in FP8.
+Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --decode-context 4989 --estimate`, row `decode`.
 
 {_percent(table(rows))}
 The prefill's attention cannot be counted: the distribution of prompt lengths is not published. Absorbed attention
