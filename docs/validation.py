@@ -12,6 +12,7 @@ from stagemeter.analysis.analyze import estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.conventions import compare
 from stagemeter.conventions.sizes import DecoderSizes, read_sizes
+from stagemeter.export.conventions import convention_rows
 from stagemeter.models.blocks import sum_of
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import PlainFeedForward
@@ -283,6 +284,26 @@ out. Nothing else differs.
 """
 
 
+def conventions() -> str:
+    """Return other projects' counts of two models."""
+    text = """
+## Conventions side by side
+
+`stagemeter analyze --conventions` and `stagemeter.conventions.compare` put a prompt beside what nine other projects
+would count. FLOPs are those of a forward pass per token, a third of what trainers count. Where a project has no formula
+for a part, there is no number. Tests hold torchtitan's, verl's, DeepSpeed's and transformers' formulas to their own
+code, and vLLM's to a server (`tests/conventions/`).
+"""
+    for name, tokens in (("llama-3.1-8b", 8192), ("deepseek-v3", 4096)):
+        model = describe_model(name)
+        found = compare(estimate_model(model, AnalysisConfig(model=name, seq_len=tokens)), model)
+        header, *rows = convention_rows(found)
+        notes = ["", "", "", "", *("; ".join(row.notes) for row in found.rows)]
+        lines = [[*row, note] for row, note in zip(rows, notes, strict=True)]
+        text += f"\n`{name}`, a prompt of {tokens:,} tokens:\n\n{table([[*header, 'says'], *lines])}"
+    return text
+
+
 def _percent(text: str) -> str:
     """Write percent signs apart from their numbers."""
     return text.replace("%", " %").replace("  %", " %")
@@ -290,7 +311,7 @@ def _percent(text: str) -> str:
 
 def page() -> str:
     """Return the page."""
-    parts = (deepseek_training, torchtitan, llama_405b, nanogpt, open_clip, deepseek_serving, vllm)
+    parts = (deepseek_training, torchtitan, llama_405b, nanogpt, open_clip, deepseek_serving, vllm, conventions)
     return HEAD + "".join(part() for part in parts)
 
 

@@ -142,7 +142,7 @@ def read_sizes(decoder: Decoder, config: Mapping[str, Any], pictures: tuple[int,
     """
     text = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
     if decoder.per_layer_embedding is not None:
-        raise NoFormulaError("no formula for inputs of each layer's own")
+        raise NoFormulaError("no formula here for inputs of each layer's own")
     layers = tuple(_layer(layer, decoder.hidden) for layer in decoder.layers)
     parts = {
         EXPERTS: any(layer.experts for layer in layers),
@@ -178,10 +178,10 @@ def _layer(layer: Layer, hidden: int) -> LayerSizes:
 
 def _attention(attention: Mixer, hidden: int) -> dict[str, int]:
     if attention.keeps_prompt:
-        raise NoFormulaError("no formula for windows that keep the prompt")
+        raise NoFormulaError("no formula here for windows that keep the prompt")
     if isinstance(attention, GroupedQueryAttention):
         if attention.shared or attention.keys_are_values or attention.output_gate:
-            raise NoFormulaError("no formula for shared keys and values, or gated outputs")
+            raise NoFormulaError("no formula here for shared keys and values, or gated outputs")
         heads, width = attention.heads, attention.head_width
         return {
             "projections": hidden * width * 2 * (heads + attention.key_value_heads),
@@ -192,7 +192,7 @@ def _attention(attention: Mixer, hidden: int) -> dict[str, int]:
         }
     if isinstance(attention, LatentAttention):
         if attention.indexer is not None:
-            raise NoFormulaError("no formula for attention to selected tokens")
+            raise NoFormulaError("no formula here for attention to selected tokens")
         heads, query, values = attention.heads, attention.plain_width + attention.rotary_width, attention.value_width
         rank, query_rank = attention.key_value_rank, attention.query_rank
         queries = query_rank * (hidden + heads * query) if query_rank else hidden * heads * query
