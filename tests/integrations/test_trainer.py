@@ -78,11 +78,16 @@ def test_figures_are_those_of_the_batches(model, tmp_path):
     # All texts come once: in each of two logs two steps of two batches of two.
     total = sum(2 * entry["flops/train"] for entry in logged)
     assert total == sum(flops_of(model, length) for length in lengths)
+    causal = sum(2 * entry["flops_causal/train"] for entry in logged)
+    assert causal == sum(count_of(model, length).flops_causal for length in lengths) < total
     ran = 16 * count_of(model, LONGEST).flops_executed
+    assert sum(2 * entry["flops_executed/train"] for entry in logged) == ran
     for entry in logged:
         assert entry["mfu/train"] == pytest.approx(entry["tflops_per_second/train"] / PEAK, rel=1e-12)
         seconds = entry["step_ms/train"] / 1000
         assert entry["tflops_per_second/train"] == pytest.approx(entry["flops/train"] / seconds / 1e12, rel=1e-9)
+        parts = entry["flops_causal/train"] / entry["flops/train"]
+        assert entry["mfu_causal/train"] / entry["mfu/train"] == pytest.approx(parts, rel=1e-9)
         assert entry["samples_per_second/train"] == pytest.approx(4 / seconds, rel=1e-9)
         tokens = entry["tokens_per_second/train"] * seconds * 2
         assert entry["padding/train"] == pytest.approx(1 - tokens / (8 * LONGEST), rel=1e-9)
@@ -156,6 +161,7 @@ def test_packed_texts_are_counted_one_by_one(model, tmp_path):
     trainer.train()
     (entry,) = (entry for entry in trainer.state.log_history if "loss" in entry)
     assert entry["flops/train"] == sum(flops_of(model, length) for length in lengths)
+    assert entry["flops_causal/train"] == sum(count_of(model, length).flops_causal for length in lengths)
     assert entry["padding/train"] == 0
 
 

@@ -93,13 +93,17 @@ def test_padding_and_packed_sequences_count_at_what_they_show(implementation):
     assert hidden_pairs(counted) == 2 * (LENGTH**2 - visible)
 
 
-def test_sequences_whose_places_have_no_values_are_dense_with_a_note():
-    config, make, _ = MODELS["causal"]
-    config._attn_implementation = "sdpa"
-    shapes = {name: stagemeter.spec(BATCH, LENGTH, dtype=torch.long) for name in ("input_ids", "position_ids")}
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("positions", [False, True])
+def test_sequences_whose_places_have_no_values_are_not_packed(implementation, positions):
+    """Without a cache transformers looks for packed sequences in positions, its own ones, too."""
+    config, make, visible = MODELS["causal"]
+    config._attn_implementation = implementation
+    names = ("input_ids", "position_ids") if positions else ("input_ids",)
+    shapes = {name: stagemeter.spec(BATCH, LENGTH, dtype=torch.long) for name in names}
     report = stagemeter.analyze(make(config), kwargs=shapes | {"use_cache": False})
-    assert report.total.flops_causal == report.total.flops
-    assert any(note.startswith("attention mask: its values are not known") for note in report.notes)
+    assert hidden_pairs(report.total) == 2 * LENGTH**2 - visible
+    assert not report.notes
 
 
 def test_cached_tokens_are_seen_by_all_new_ones():

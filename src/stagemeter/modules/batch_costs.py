@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from stagemeter.core.cost import total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
@@ -25,13 +27,14 @@ _VALUES_ONLY = (BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_len
 class BatchCost:
     """The cost of some calls together, on this device, in multiply-accumulates.
 
-    `macs` has sequences at their real lengths, without recomputation; `macs_run` includes padding and activation
-    checkpointing. `tokens`, `tokens_run` (with padding) and `samples`, sequences or rows, are those of the module that
-    was called first; tokens are zero without text. No number includes the operators in `unsupported`, which have no
-    formula.
+    `macs` are the model's, at the real lengths of sequences; `macs_causal` are the same by visible pairs, None where
+    these are not known. `macs_run` includes padding and recomputation. `tokens`, `tokens_run` (with padding) and
+    `samples`, sequences or rows, are those of the module that was called first; tokens are zero without text. No number
+    includes the operators in `unsupported`, which have no formula.
     """
 
     macs: int = 0
+    macs_causal: int | None = 0
     macs_run: int = 0
     tokens: int = 0
     tokens_run: int = 0
@@ -40,27 +43,49 @@ class BatchCost:
     notes: tuple[str, ...] = ()
 
 
+class _Count(NamedTuple):
+    """A counted call: multiply-accumulates of the model, those of visible pairs, and those that ran.
+
+    `asked` is whether the model read values of arguments, so that visible pairs may be those of padded sequences.
+    """
+
+    macs: int
+    macs_causal: int | None
+    macs_run: int
+    unsupported: frozenset[str]
+    asked: bool
+
+
+class _OfLength(NamedTuple):
+    """Multiply-accumulates of a text by its length, and those of visible pairs."""
+
+    macs: Callable[[int], int]
+    macs_causal: Callable[[int], int] | None
+
+
 class BatchCosts:
     """A counter of calls that counts each shape once; `bare` holds arguments on the meta device by signature."""
 
     def __init__(self, bare: Mapping[Hashable, Arguments]) -> None:
         self._bare = bare
         self._models: dict[int, tuple[tuple[bool, ...], nn.Module]] = {}
-        self._counted: dict[Hashable, tuple[int, int, frozenset[str]]] = {}
-        self._by_length: dict[Hashable, Callable[[int], int]] = {}
+        self._counted: dict[Hashable, _Count] = {}
+        self._by_length: dict[Hashable, _OfLength] = {}
 
     def of(self, calls: Iterable[Call]) -> BatchCost:
         """Return the cost of some calls together, or raise StagemeterError if shapes alone are not enough."""
         macs = macs_run = tokens = tokens_run = samples = 0
+        macs_causal: int | None = 0
         unsupported: set[str] = set()
         notes: dict[str, None] = {}
         first: nn.Module | None = None
         for call in calls:
             first = call.module if first is None else first
-            run, again, unknown = self._count(call)
-            macs_run += run
-            macs += run - again
-            unsupported |= unknown
+            count = self._count(call)
+            macs_run += count.macs_run
+            macs += count.macs
+            macs_causal = _sum(macs_causal, count.macs_causal)
+            unsupported |= count.unsupported
             # Several modules may get the same batch in turn: the first gives its size.
             samples += call.samples if call.module is first else 0
             if call.shape is None:
@@ -73,13 +98,15 @@ class BatchCosts:
             if any(length != padded for length in lengths) or len(lengths) != sequences:
                 try:
                     of_length = self._text(call)
-                    macs += sum(map(of_length, lengths)) - sequences * of_length(padded)
+                    macs += _spared(of_length.macs, lengths, sequences, padded)
+                    of_pairs = None if count.asked else of_length.macs_causal
+                    less = None if of_pairs is None else _spared(of_pairs, lengths, sequences, padded)
+                    macs_causal = _sum(macs_causal, less)
                 except StagemeterError:
                     notes["a text alone cannot be counted: MFU is at padded lengths"] = None
-        return BatchCost(macs, macs_run, tokens, tokens_run, samples, frozenset(unsupported), tuple(notes))
+        return BatchCost(macs, macs_causal, macs_run, tokens, tokens_run, samples, frozenset(unsupported), tuple(notes))
 
-    def _count(self, call: Call) -> tuple[int, int, frozenset[str]]:
-        """Return multiply-accumulates as they ran, those that ran again, and operators without a formula."""
+    def _count(self, call: Call) -> _Count:
         flags, bare = self._model(call.module)
         key = (call.signature, flags)
         if key not in self._counted:
@@ -88,8 +115,8 @@ class BatchCosts:
             self._counted[key] = _count(bare, Arguments(given.args, shapes, given.values), call.train)
         return self._counted[key]
 
-    def _text(self, call: Call) -> Callable[[int], int]:
-        """Return a function from the length of one sequence to its cost, as text alone."""
+    def _text(self, call: Call) -> _OfLength:
+        """Return functions from the length of one sequence to its cost, as text alone."""
         flags, bare = self._model(call.module)
         kwargs = self._bare[call.signature].kwargs
         labels = kwargs.get("labels")
@@ -100,17 +127,25 @@ class BatchCosts:
         masked = isinstance(kwargs.get(MASK), torch.Tensor)
         key = (id(call.module), call.train, with_labels, masked, flags)
         if key not in self._by_length:
-            counted: dict[int, int] = {}
+            counted: dict[int, _Count] = {}
 
-            def count(length: int) -> int:
+            def count(length: int) -> _Count:
                 if length not in counted:
                     ids = spec(1, length, dtype=torch.long)
                     shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {}) | ({MASK: ids} if masked else {})
-                    run, again, _ = _count(bare, Arguments((), shapes), call.train)
-                    counted[length] = run - again
+                    counted[length] = _count(bare, Arguments((), shapes), call.train)
                 return counted[length]
 
-            self._by_length[key] = _interpolated(count, kwargs[TOKENS].shape[1])
+            def pairs(length: int) -> int:
+                causal = count(length).macs_causal
+                return 0 if causal is None else causal
+
+            longest = kwargs[TOKENS].shape[1]
+            known = count(longest).macs_causal is not None
+            self._by_length[key] = _OfLength(
+                _interpolated(lambda length: count(length).macs, longest),
+                _interpolated(pairs, longest) if known else None,
+            )
         return self._by_length[key]
 
     def _model(self, module: nn.Module) -> tuple[tuple[bool, ...], nn.Module]:
@@ -129,12 +164,26 @@ class BatchCosts:
         return kept
 
 
-def _count(bare: nn.Module, given: Arguments, train: bool) -> tuple[int, int, frozenset[str]]:
+def _sum(known: int | None, more: int | None) -> int | None:
+    return None if known is None or more is None else known + more
+
+
+def _spared(of_length: Callable[[int], int], lengths: Sequence[int], sequences: int, padded: int) -> int:
+    """Return the difference that the real lengths of padded or packed sequences make."""
+    return sum(map(of_length, lengths)) - sequences * of_length(padded)
+
+
+def _count(bare: nn.Module, given: Arguments, train: bool) -> _Count:
     counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, values=given.values))
     passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
-    run = sum(counts.of("").macs for counts in passes)
-    again = 0 if counted.backward is None else counted.backward.again_of("").macs
-    return run, again, frozenset(name for counts in passes for name in counts.unsupported_of(""))
+    needed = total(counts.needed_of("") for counts in passes)
+    return _Count(
+        macs=needed.macs,
+        macs_causal=None if any(counts.untold for counts in passes) else needed.macs_causal,
+        macs_run=sum(counts.of("").macs for counts in passes),
+        unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
+        asked=counted.asked,
+    )
 
 
 def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], int]:

@@ -77,7 +77,7 @@ def _pairs(
     """Return the pairs that a mask shows; without values of `attention_mask`, no token is padding."""
     if not isinstance(q_offset, int) or not isinstance(kv_offset, int):
         return None
-    function = mask_function or masks.causal_mask_function
+    function = _with_values(masks, mask_function or masks.causal_mask_function)
     padding = None if attention_mask is None else known_value(attention_mask)
     every = batch_size * q_length * kv_length
     window = _window(masks, function)
@@ -90,49 +90,50 @@ def _pairs(
         # Keys behind the given ones are padding (``prepare_padding_mask``).
         padding = torch.nn.functional.pad(padding, (0, max(0, kv_length + kv_offset - padding.shape[-1])))
         function = masks.and_masks(function, masks.padding_mask_function(padding.bool()))
-    function = _without_padding(masks, function, batch_size)
-    shape = batch_size, q_length, kv_length
+    shown, rows = 0, max(1, _MOST_AT_ONCE // max(1, batch_size * kv_length))
     try:
-        with _disable_current_modes():
-            return KnownPairs(_shown(function, shape, q_offset, kv_offset, "cpu", _MOST_AT_ONCE), every)
+        with _disable_current_modes(), torch.no_grad(), torch.device("cpu"):
+            batch, head = torch.arange(batch_size)[:, None, None, None], torch.arange(1)[None, :, None, None]
+            keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
+            for start in range(0, q_length, rows):
+                queries = (torch.arange(start, min(q_length, start + rows)) + q_offset)[None, None, :, None]
+                part = function(batch, head, queries, keys)
+                shown += int(part.expand(batch_size, 1, queries.shape[2], kv_length).sum())
     except Exception:
-        # The function holds tensors of the meta device, or takes single numbers only.
-        try:
-            return KnownPairs(_shown(function, shape, q_offset, kv_offset, "meta", _MOST_AT_ONCE), every)
-        except Exception:
-            return None
+        # The function holds tensors without values, or takes single numbers only.
+        return None
+    return KnownPairs(shown, every)
 
 
-def _shown(
-    function: Callable[..., Any], shape: tuple[int, int, int], q_offset: int, kv_offset: int, device: str, most: int
-) -> int:
-    """Return the pairs that the function of a mask shows, asked for some queries at once; raise if one is not known."""
-    batch_size, q_length, kv_length = shape
-    shown, rows = 0, max(1, most // max(1, batch_size * kv_length))
-    with torch.no_grad(), torch.device(device):
-        batch, head = torch.arange(batch_size)[:, None, None, None], torch.arange(1)[None, :, None, None]
-        keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
-        for start in range(0, q_length, rows):
-            queries = (torch.arange(start, min(q_length, start + rows)) + q_offset)[None, None, :, None]
-            part = function(batch, head, queries, keys)
-            value = known_value(part) if device == "meta" else part
-            if value is None or value.device.type == "meta":
-                raise LookupError("the function of the mask holds tensors without values")
-            with _disable_current_modes():
-                shown += int(value.expand(batch_size, 1, queries.shape[2], kv_length).sum())
-    return shown
+def _with_values(masks: Any, function: Any) -> Any:
+    """Return the function of a mask with values in place of tensors on the meta device.
 
-
-def _without_padding(masks: Any, function: Any, batch_size: int) -> Any:
-    """Return a function of a mask with chunks that begin at the first token, where their beginnings have no values."""
+    Without values, no sequence is packed with others, and chunks begin at the first token.
+    """
     found = getclosurevars(function).nonlocals if callable(function) else {}
-    if set(found) == {"chunk_size", "left_padding"} and found["left_padding"].device.type == "meta":
-        known = known_value(found["left_padding"])
-        starts = torch.zeros(batch_size, dtype=torch.long, device="cpu") if known is None else known
+    names = set(found)
+    values = {name: _value(held) for name, held in found.items() if isinstance(held, torch.Tensor)}
+    if names == {"mask_functions"} and "and_masks" in function.__qualname__:
+        parts = [_with_values(masks, part) for part in found["mask_functions"]]
+        left = [part for part in parts if part is not masks.bidirectional_mask_function]
+        return masks.and_masks(*left) if len(left) > 1 else left[0] if left else masks.bidirectional_mask_function
+    if names == {"packed_sequence_mask"}:
+        value = values["packed_sequence_mask"]
+        return masks.bidirectional_mask_function if value is None else masks.packed_sequence_mask_function(value)
+    if names == {"mask_function", "position_ids"}:
+        inner, value = _with_values(masks, found["mask_function"]), values["position_ids"]
+        return inner if value is None else masks.remap_positions_for_packed_sequence(inner, value)
+    if names == {"chunk_size", "left_padding"}:
+        value = values["left_padding"]
+        starts = torch.zeros(len(found["left_padding"]), dtype=torch.long, device="cpu") if value is None else value
         return masks.chunked_overlay(found["chunk_size"], starts)
-    if set(found) == {"mask_functions"} and "and_masks" in function.__qualname__:
-        return masks.and_masks(*(_without_padding(masks, part, batch_size) for part in found["mask_functions"]))
+    if names == {"block_sequence_ids"} and values["block_sequence_ids"] is not None:
+        return masks.blockwise_overlay(values["block_sequence_ids"])
     return function
+
+
+def _value(held: torch.Tensor) -> torch.Tensor | None:
+    return known_value(held) if held.device.type == "meta" else held
 
 
 def _window(masks: Any, function: Any) -> tuple[int | None, int | None] | None:

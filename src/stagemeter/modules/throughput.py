@@ -102,7 +102,12 @@ class Throughput:
         if cost.tokens:
             rates[f"tokens_per_second/{stage}"] = cost.tokens * self._devices / seconds
             rates[f"padding/{stage}"] = 1 - cost.tokens / cost.tokens_run
+        rates[f"flops_executed/{stage}"] = 2 * cost.macs_run / steps
+        if cost.macs_causal is not None:
+            rates[f"flops_causal/{stage}"] = 2 * cost.macs_causal / steps
         if self._peak is not None:
+            if cost.macs_causal is not None:
+                rates[f"mfu_causal/{stage}"] = 2 * cost.macs_causal / seconds / self._peak
             rates[f"mfu/{stage}"] = 2 * cost.macs / seconds / self._peak
             rates[f"hfu/{stage}"] = 2 * cost.macs_run / seconds / self._peak
         return rates
