@@ -82,15 +82,21 @@ def test_padding_and_packed_sequences_count_at_what_they_show(implementation):
     model, ids = make(config).eval(), torch.randint(0, 64, (BATCH, LENGTH))
     padded = torch.ones_like(ids)
     padded[:, 40:] = 0
+    visible = 40 * 41 // 2 + 10 * 40
+    report = stagemeter.analyze(model, kwargs={"input_ids": ids, "attention_mask": padded})
+    assert (report.counted_on, hidden_pairs(report.total)) == ("meta", 2 * (LENGTH**2 - visible))
     with torch.no_grad(), stagemeter.count(model) as counted:
         model(input_ids=ids, attention_mask=padded)
-    assert hidden_pairs(counted) == 2 * (LENGTH**2 - (40 * 41 // 2 + 10 * 40))
+    assert hidden_pairs(counted) == 2 * (LENGTH**2 - visible)
     lengths = (20, 30)
     positions = torch.cat([torch.arange(length) for length in lengths]).expand(BATCH, -1)
     with torch.no_grad(), stagemeter.count(model) as counted:
         model(input_ids=ids, position_ids=positions, use_cache=False)
     visible = sum(length * (length + 1) // 2 for length in lengths)
     assert hidden_pairs(counted) == 2 * (LENGTH**2 - visible)
+    kwargs = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+    step = stagemeter.analyze(model, kwargs=kwargs, mode="train")
+    assert (step.counted_on, hidden_pairs(step.total, passes=3)) == ("meta", 2 * (LENGTH**2 - visible))
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

@@ -46,14 +46,14 @@ class BatchCost:
 class _Count(NamedTuple):
     """A counted call: multiply-accumulates of the model, those of visible pairs, and those that ran.
 
-    `asked` is whether the model read values of arguments, so that visible pairs may be those of padded sequences.
+    `valued` is whether values of arguments were known, so that visible pairs may be those of padded sequences.
     """
 
     macs: int
     macs_causal: int | None
     macs_run: int
     unsupported: frozenset[str]
-    asked: bool
+    valued: bool
 
 
 class _OfLength(NamedTuple):
@@ -99,7 +99,7 @@ class BatchCosts:
                 try:
                     of_length = self._text(call)
                     macs += _spared(of_length.macs, lengths, sequences, padded)
-                    of_pairs = None if count.asked else of_length.macs_causal
+                    of_pairs = None if count.valued else of_length.macs_causal
                     less = None if of_pairs is None else _spared(of_pairs, lengths, sequences, padded)
                     macs_causal = _sum(macs_causal, less)
                 except StagemeterError:
@@ -182,7 +182,7 @@ def _count(bare: nn.Module, given: Arguments, train: bool) -> _Count:
         macs_causal=None if any(counts.untold for counts in passes) else needed.macs_causal,
         macs_run=sum(counts.of("").macs for counts in passes),
         unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
-        asked=counted.asked,
+        valued=bool(given.values),
     )
 
 

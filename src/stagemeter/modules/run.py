@@ -40,6 +40,8 @@ from stagemeter.modules.wrappers import is_sharded, plain_name, set_training
 
 #: Turns a model's output into a tensor of one element for the backward pass.
 Loss = Callable[[Any], torch.Tensor]
+#: transformers' names of arguments whose values tell which pairs of tokens are visible, and change no shape.
+_TELL_PAIRS = ("attention_mask", "position_ids")
 #: Memory as a multiple of the weights; training adds gradients and saved activations.
 _MEMORY_FACTORS = {False: 1.5, True: 3.5}
 
@@ -179,17 +181,27 @@ def count_from_shapes(bare: nn.Module, wanted: Pass) -> CountedPass:
 
 def _attempt_on_shapes(bare: nn.Module, wanted: Pass) -> tuple[tuple[Counts, Counts | None], _Failure | None, bool]:
     """Count a pass of a model without weights; if it reads values, count again with the known ones."""
-    # Copies: a pass fills the caches among its arguments.
-    args, kwargs = on_meta((wanted.args, dict(wanted.kwargs)))
-    counts, failure = _attempt(bare, args, kwargs, wanted)
-    if failure is None or not failure.asks_for_values or not wanted.values:
+    named = {id(wanted.kwargs.get(name)) for name in _TELL_PAIRS}
+    some = [given for given in wanted.values if id(given[0]) in named]
+    counts, failure = _attempt_with(bare, wanted, some)
+    # Where only some values are known, a model that reads others can fail in any way.
+    if failure is None or not wanted.values or not (some or failure.asks_for_values):
         return counts, failure, False
-    known = KnownValues()
-    # One copy of both, so that the tensors with known values stay those of the arguments.
-    args, kwargs, tensors = on_meta((wanted.args, dict(wanted.kwargs), [tensor for tensor, _ in wanted.values]))
-    for tensor, (_, value) in zip(tensors, wanted.values, strict=True):
-        known.give(tensor, value)
-    return *_attempt(bare, args, kwargs, wanted, known), True
+    return *_attempt_with(bare, wanted, wanted.values), True
+
+
+def _attempt_with(
+    bare: nn.Module, wanted: Pass, values: Sequence[Value]
+) -> tuple[tuple[Counts, Counts | None], _Failure | None]:
+    """Count a pass of a model without weights, with some values."""
+    # Copies: a pass fills the caches among its arguments. Of both at once, so that tensors with known values stay those
+    # of the arguments.
+    args, kwargs, tensors = on_meta((wanted.args, dict(wanted.kwargs), [tensor for tensor, _ in values]))
+    known = KnownValues() if values else None
+    for tensor, (_, value) in zip(tensors, values, strict=True):
+        if known is not None:
+            known.give(tensor, value)
+    return _attempt(bare, args, kwargs, wanted, known)
 
 
 def _attempt(
