@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.build import build_from_settings
-from stagemeter.models.builders.page_stages import PAGES, page_stage
+from stagemeter.models.builders.page_stages import PAGES, Needed, page_stage
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
 from stagemeter.models.decoder.stages import DecoderModules, cache_arguments, decoder_stages, empty
 from stagemeter.models.family import CacheRecorder, Family, PageRules, PageViews, Stage, with_values
@@ -102,6 +102,7 @@ def page_reader_family(
     check: Callable[[Architecture, PageSettings], None],
     head: str,
     notes: tuple[str, ...],
+    needed: Needed[Architecture] | None = None,
     **options: Any,
 ) -> Family[Architecture]:
     """Make a family of transformers' vision-encoder-decoders, which read pages of one size alone.
@@ -116,6 +117,8 @@ def page_reader_family(
         Width and height in pixels of every resized page, and the tokens that it becomes.
     check : callable
         Refuses an image processor that resizes pages otherwise.
+    needed : Needed, optional
+        What the model needs of its encoder, where transformers executes other work.
     **options
         Arguments of `encoder_decoder_family`.
     """
@@ -145,6 +148,7 @@ def page_reader_family(
                 parameters=parameters,
                 calls=PAGES,
                 inputs=page,
+                needed=needed,
             ),
         ),
         page=page,

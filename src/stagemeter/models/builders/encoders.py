@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import Calls, Inputs, page_stage
+from stagemeter.models.builders.page_stages import Calls, Inputs, Needed, page_stage
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import PageRules, Stage, Variables
@@ -47,8 +48,16 @@ def square_rules(default: int, crops: bool) -> Callable[[Any, ProcessorSettings]
     )
 
 
-def square_encoder(module: str = VISION) -> Stage[Any]:
-    """Make the stage of a vision transformer over square views."""
+def square_encoder(module: str = VISION, unused_layers: Callable[[Any], int] | None = None) -> Stage[Any]:
+    """Make the stage of a vision transformer over square views.
+
+    `unused_layers` gives the number of last layers whose output is never used.
+    """
+
+    def needed(sizes: Any, values: Variables) -> list[Operator]:
+        last = unused_layers(sizes) if unused_layers else 0
+        return vit_operators(replace(sizes.vision, layers=sizes.vision.layers - last), values["views"])
+
     return page_stage(
         name="vit",
         title="vision transformer, every view",
@@ -57,6 +66,7 @@ def square_encoder(module: str = VISION) -> Stage[Any]:
         parameters=lambda sizes: vit_parameters(sizes.vision),
         calls=VIEWS,
         inputs=square_pixels,
+        needed=Needed("runs layers of the encoder whose output is never used", needed) if unused_layers else None,
     )
 
 
@@ -71,14 +81,18 @@ def patch_encoder(
 ) -> Stage[Any]:
     """Make the stage of a vision transformer over the patches of pages at their own resolution.
 
-    `vit_of` gets the vision transformer from the sizes of a model. With `one_sequence`, all pages of a batch form one
-    sequence. The variables of `calls` are arguments of `vit_operators`. For the others, see `page_stage`.
+    `vit_of` gets the vision transformer from the sizes of a model. With `one_sequence`, transformers runs all pages of
+    a batch as one sequence, with a mask; the model needs each page on its own. The variables of `calls` are arguments
+    of `vit_operators`. For the others, see `page_stage`.
     """
 
     def operators(sizes: Any, values: Variables) -> list[Operator]:
         if one_sequence:
             values = {"views": 1, "patches": values["views"] * values["patches"]}
         return vit_operators(vit_of(sizes), **values)
+
+    def page_by_page(sizes: Any, values: Variables) -> list[Operator]:
+        return vit_operators(replace(vit_of(sizes), masked=False), **values)
 
     return page_stage(
         name="vit",
@@ -95,6 +109,7 @@ def patch_encoder(
         ),
         inputs=inputs,
         run=run,
+        needed=Needed("runs the pages of a batch as one sequence", page_by_page) if one_sequence else None,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from stagemeter.core.cost import Cost, total
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, sum_of, working_set
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import whole_pass
-from stagemeter.models.family import CacheRecorder, Runner, Stage, StageParameters, Variables
+from stagemeter.models.family import CacheRecorder, ModelForm, Runner, Stage, StageParameters, Variables
 
 Architecture = TypeVar("Architecture")
 #: Arguments of a module, by position or by name, from the model, its sizes and a workload.
@@ -27,6 +29,29 @@ class Calls(NamedTuple):
 PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views": workload.batch_size}])
 
 
+@dataclass(frozen=True, slots=True)
+class Needed(Generic[Architecture]):
+    """What the model needs in a stage where transformers executes other work.
+
+    `because` is why, as a clause after "transformers"; `operators` are those of one call. None for `calls`: they have
+    the variables of what is executed.
+    """
+
+    because: str
+    operators: Callable[[Architecture, Variables], list[Operator]]
+    calls: Calls | None = None
+
+    def form(self, executed: Calls) -> ModelForm[Architecture]:
+        """Return the closed form; `executed` has the variables of what is executed."""
+        calls = self.calls or executed
+        return ModelForm(
+            variables=calls.variables,
+            calls=calls.of,
+            cost=lambda sizes, values: sum_of(self.operators(sizes, values)),
+            working_set=lambda sizes, values: working_set(self.operators(sizes, values)),
+        )
+
+
 def page_stage(
     name: str,
     title: str,
@@ -37,6 +62,7 @@ def page_stage(
     inputs: Inputs | None = None,
     run: Callable[[Any, Architecture, Workload], None] | None = None,
     unused: Callable[[Architecture], int] = lambda sizes: 0,
+    needed: Needed[Architecture] | None = None,
 ) -> Stage[Architecture]:
     """Make a stage over the pages of a batch.
 
@@ -52,7 +78,20 @@ def page_stage(
         Arguments of the first module, if it alone runs, and once; else a function that runs the modules.
     unused : callable
         Parameters that no pass reads.
+    needed : Needed, optional
+        What the model needs, where transformers executes other work.
     """
+    model = needed.form(calls) if needed else None
+
+    def cost(sizes: Architecture, values: Variables) -> Cost:
+        return sum_of(operators(sizes, values))
+
+    def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
+        if needed is None or model is None:
+            return ()
+        executed = total(cost(sizes, values) for values in calls.of(sizes, workload))
+        least = total(model.cost(sizes, values) for values in model.calls(sizes, workload))
+        return (needed.because,) if executed.macs != least.macs else ()
 
     def by_use(sizes: Architecture) -> StageParameters:
         total, idle = parameters(sizes), unused(sizes)
@@ -72,9 +111,11 @@ def page_stage(
         parameters=by_use,
         variables=calls.variables,
         calls=calls.of,
-        cost=lambda sizes, values: sum_of(operators(sizes, values)),
+        cost=cost,
         working_set=lambda sizes, values: working_set(operators(sizes, values)),
         run=run_stage,
+        model=model,
+        execution=execution,
     )
 
 

@@ -122,15 +122,17 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
 
 def _encoder_operators(sizes: DeepseekOcr2Architecture, group: ViewGroup) -> list[Operator]:
     encoder = sizes.encoder
-    # There are as many queries as patches.
-    tokens = 2 * group.quarter_grid**2
+    # There are as many queries as patches. The mask shows a query the patches and the queries up to itself.
+    patches = group.quarter_grid**2
+    tokens = 2 * patches
+    visible = (2 * tokens + patches + 1) * patches  # Twice: 2 * (2 * patches**2 + patches * (patches + 1) / 2).
     rows, hidden, attention = group.views * tokens, encoder.hidden, encoder.attention
     # Keys and values are repeated for the heads that share them.
     attended = self_attention(rows, tokens, attention.heads, attention.head_width)
     layer = [
         linear(rows, hidden, hidden, bias=True),
         *[linear(rows, hidden, attention.key_value_heads * attention.head_width, bias=True)] * 2,
-        replace(attended, macs_causal=rows * tokens * hidden),
+        replace(attended, macs_causal=group.views * visible * hidden),
         linear(rows, hidden, hidden),
         *gated_feed_forward(rows, hidden, encoder.intermediate),
     ]
@@ -183,6 +185,5 @@ FAMILY = vision_language_family(
     notes=(
         "a page larger than a tile becomes tiles beside the page as a whole; transformers' whole processor limits "
         f"them to {_FEWEST_TILES} and {_MOST_TILES} in each call that does not give others, whatever a file says",
-        "the encoder's mask leaves five eighths of its scores; flops_causal halves them like text",
     ),
 )

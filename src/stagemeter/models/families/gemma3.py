@@ -10,8 +10,10 @@ import math
 from dataclasses import replace
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import square_encoder, square_pixels, square_projector
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
+from stagemeter.models.decoder.visibility import later_pairs
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import MOST_TILES, ProcessorSettings
@@ -68,6 +70,17 @@ def _crops(longer: int, shorter: int, smallest: int, most: int, activating: floa
     return crops if min(math.ceil(longer / crops), shorter) >= smallest else 0
 
 
+def _both_ways(sizes: VisionLanguageArchitecture, workload: Workload) -> tuple[int, int]:
+    """Return the pairs of a token of a view and a later one of the same view, which all layers show.
+
+    The processor writes text between views. Source: transformers, ``modeling_gemma3.py``,
+    ``create_masks_for_vision_model``; ``processing_gemma3.py``, ``full_image_sequence``.
+    """
+    views = workload.global_views + workload.local_views
+    pairs = (workload.prompt_tokens >= workload.image_tokens) * views * later_pairs(sizes.projector.tokens)
+    return pairs, pairs
+
+
 FAMILY = vision_language_family(
     name="gemma3",
     title="Gemma 3: one view through SigLIP, pooled; decoder with sliding windows",
@@ -81,8 +94,8 @@ FAMILY = vision_language_family(
     ),
     pages=Pages(square_pixels),
     shipped=("gemma-3-4b",),
+    later=_both_ways,
     notes=(
-        "tokens of a picture attend to one another both ways; flops_causal still halves them like text",
         "pooling is an average, which costs nothing by convention",
         "a page is one view; crops are counted where the image processor's file has do_pan_and_scan, though "
         "transformers' whole processor sets it to false in each call that does not ask for crops",

@@ -14,17 +14,18 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage, view_size
-from stagemeter.models.builders.page_stages import Calls, page_stage
+from stagemeter.models.builders.page_stages import Calls, Needed, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.visibility import later_pairs
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.gemma4_text import SHARED_NOTE
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.settings import Settings
-from stagemeter.models.sizes import Sizes
+from stagemeter.models.sizes import Sizes, later
 from stagemeter.models.vision.projector import LinearSize
 from stagemeter.models.vision.vit import (
     LLAMA_LAYERS,
@@ -55,6 +56,8 @@ class Gemma4Architecture(Sizes, TransformerSizes):
         Whether the checkpoint holds a shift and a scale for tokens.
     audio : int
         Parameters of the audio encoder and its projection, which no page needs; 0 without one.
+    both_ways : bool
+        Whether the tokens of a page attend to one another both ways in layers with a window.
     """
 
     head_width: int
@@ -64,6 +67,7 @@ class Gemma4Architecture(Sizes, TransformerSizes):
     standardized: bool
     audio: int
     decoder: Decoder
+    both_ways: bool = later(False)
 
     @property
     def block(self) -> int:
@@ -100,6 +104,7 @@ def _read(settings: Settings) -> Gemma4Architecture:
         standardized=sizes.flag("standardize"),
         audio=0 if settings.values.get("audio_config") is None else _audio(settings.part("audio_config"), decoder),
         decoder=decoder,
+        both_ways=settings.part("text_config").values["use_bidirectional_attention"] == "vision",
     )
 
 
@@ -177,6 +182,20 @@ def _vision_operators(sizes: Gemma4Architecture, values: Variables) -> list[Oper
     return [*vit_operators(sizes.vit, views, patches), (product(views, tokens, patches, sizes.hidden), 1)]
 
 
+def _needed_vision(sizes: Gemma4Architecture, values: Variables) -> list[Operator]:
+    # Padding is masked and cut off; pooling is an average.
+    return vit_operators(sizes.vit, values["views"], values["tokens"] * sizes.pooled**2)
+
+
+def _both_ways(sizes: Gemma4Architecture, workload: Workload) -> tuple[int, int]:
+    """Return the pairs of a token of the page and a later one, which layers with a window alone show.
+
+    Source: transformers, ``modeling_gemma4.py``, ``create_masks_for_vision_model``.
+    """
+    in_prompt = (workload.prompt_tokens >= workload.image_tokens) * sizes.both_ways
+    return 0, in_prompt * later_pairs(workload.image_tokens)
+
+
 def _vision_parameters(sizes: Gemma4Architecture) -> int:
     limits = sizes.layers * 7 * _LIMITS * sizes.limits
     return vit_parameters(sizes.vit) + limits + 2 * sizes.hidden * sizes.standardized
@@ -221,6 +240,14 @@ FAMILY = vision_language_family(
                 lambda sizes, workload: [{"views": workload.batch_size, "tokens": _padded(workload)}],
             ),
             inputs=_vision_inputs,
+            needed=Needed(
+                "runs the padding of pages through the encoder, and pools by a product with a matrix",
+                _needed_vision,
+                Calls(
+                    {"views": "pages: batch_size", "tokens": "tokens of a page"},
+                    lambda sizes, workload: [{"views": workload.batch_size, "tokens": workload.image_tokens}],
+                ),
+            ),
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.hidden, sizes.decoder.hidden)],
@@ -234,10 +261,11 @@ FAMILY = vision_language_family(
     pages=Pages(_page, values=True),
     shipped=("gemma-4-e2b",),
     notes=(
-        "a page is padded to the most tokens that it may have; padding costs as much as the page",
-        "where the tokens of a picture attend to one another both ways, flops_causal still halves them like text",
+        "transformers pads a page to the most tokens that it may have, and executes the padding like the page; the "
+        "model needs the page alone, and pooling is an average, which costs nothing by convention",
         SHARED_NOTE,
         "videos and sound are not counted; the parameters of the audio encoder are listed apart",
     ),
     other_parameters=lambda sizes: {"audio": sizes.audio} if sizes.audio else {},
+    later=_both_ways,
 )

@@ -30,8 +30,8 @@ FAMILY = vision_language_family(
     sizes=VisionLanguageArchitecture,
     read=_read,
     rules=square_rules(default=224, crops=True),
-    stages=(square_encoder(), square_projector()),
+    stages=(square_encoder(unused_layers=lambda sizes: 1), square_projector()),
     pages=Pages(square_pixels),
     shipped=("llava-1.5-7b",),
-    notes=("the encoder's last layer runs and goes unused: features come from the layer before it",),
+    notes=("features come from the encoder's last layer but one; transformers also executes the last, unused",),
 )

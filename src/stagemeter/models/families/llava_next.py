@@ -146,9 +146,15 @@ FAMILY = vision_language_family(
     sizes=TiledArchitecture,
     read=_read,
     rules=_rules,
-    stages=(square_encoder(), square_projector()),
+    stages=(
+        # Of the two kinds of encoders, CLIP's last layer is unused.
+        square_encoder(unused_layers=lambda sizes: 0 if sizes.most_views else 1),
+        square_projector(),
+    ),
     pages=Pages(_page, values=True),
     shipped=("llava-1.6-mistral-7b", "llava-onevision-0.5b"),
-    notes=("with CLIP, the encoder's last layer runs, though features come from the layer before it",),
+    notes=(
+        "with CLIP, features come from the encoder's last layer but one; transformers also executes the last, unused",
+    ),
     other_parameters=lambda sizes: {"model.image_newline": sizes.decoder.hidden},
 )

@@ -108,7 +108,7 @@ def pixtral_family(
         notes=(
             Note(
                 "transformers runs all pages of a batch through the encoder as one sequence, with a mask that keeps "
-                "pages apart: attention is counted dense over all of them",
+                "pages apart: what is executed has attention among all of them, what the model needs within each",
                 applies=lambda decoder, workload: workload.batch_size > 1,
             ),
             *notes,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
 from stagemeter.models.builders.encoders import projector_stage
-from stagemeter.models.builders.page_stages import Calls, page_stage
+from stagemeter.models.builders.page_stages import Calls, Needed, page_stage
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.cross_attention import CrossAttention
 from stagemeter.models.decoder.decoder import Decoder, Layer
@@ -183,6 +184,26 @@ def _vision_operators(sizes: MllamaArchitecture, values: Variables) -> list[Oper
     ]
 
 
+def _needed_vision(sizes: MllamaArchitecture, values: Variables) -> list[Operator]:
+    """Return what the model needs: padding and the page see one another, so that padding changes the features.
+
+    Source: transformers, ``modeling_mllama.py``, ``_prepare_aspect_ratio_attention_mask``; llama-models,
+    ``build_encoder_attention_mask``.
+    """
+    vit, pages, views = replace(sizes.vit, masked=False), values["pages"], values["pages"] * sizes.tiles
+    unseen = -2 * pages * values["padding"] ** 2 * sizes.hidden
+    return [
+        (patch_embedding(vit, views * (sizes.patches - 1), views), 1),
+        *layer_operators(vit, [(pages, sizes.tiles * sizes.padded)], vit.layers),
+        (Cost(macs=unseen, macs_causal=unseen), vit.layers),
+    ]
+
+
+def _needed_calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
+    padding = sizes.tiles * sizes.padded - workload.global_views * sizes.patches
+    return [{"pages": workload.batch_size, "padding": padding}]
+
+
 def _vision_parameters(sizes: MllamaArchitecture) -> int:
     # For each shape and for none: embeddings of tiles, twice, and of all their patches; a factor for each of the three.
     by_shape = (sizes.shapes + 1) * sizes.tiles * (2 + sizes.patches) * sizes.hidden + 3
@@ -234,6 +255,11 @@ FAMILY = vision_language_family(
             parameters=_vision_parameters,
             calls=_CALLS,
             inputs=_page,
+            needed=Needed(
+                "runs attention among tokens of padding, which a mask hides from one another",
+                _needed_vision,
+                Calls({**_CALLS.variables, "padding": "tokens of padding of a page"}, _needed_calls),
+            ),
         ),
         projector_stage(
             lambda sizes: [LinearSize(sizes.outputs, sizes.decoder.hidden, bias=True)],
@@ -246,7 +272,7 @@ FAMILY = vision_language_family(
     pages=Pages(_whole_page, step=lambda model, sizes, workload: _seen(model, sizes, workload, 1)),
     shipped=("llama-3.2-11b-vision",),
     notes=(
-        "a page is padded to the most tiles that it may have, and padding costs as much as tiles; one token of the "
+        "a page is padded to the most tiles that it may have, and its tiles attend to the padding; one token of the "
         "prompt stands for the page",
         "the prefill makes the keys and values of the page once; the cache holds them beside those of the text",
     ),

@@ -40,8 +40,6 @@ FAMILY = vision_language_family(
     stages=(square_encoder(), square_projector()),
     pages=Pages(square_pixels),
     shipped=("paligemma-3b",),
-    notes=(
-        "tokens of a page and its prompt attend to one another both ways: flops_causal of the prefill equal its FLOPs",
-    ),
+    notes=("tokens of a page and its prompt attend to one another both ways: all pairs of a prefill are visible",),
     causal=False,
 )

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from stagemeter.models.blocks import Operator, linear
 from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, page_reader_family
+from stagemeter.models.builders.page_stages import Needed
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
+from stagemeter.models.family import Variables
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import require_width
@@ -45,6 +47,10 @@ def _operators(sizes: TrOCRArchitecture, views: int) -> list[Operator]:
     return [*vit_operators(sizes.encoder, views), (pooler, 1)]
 
 
+def _needed_operators(sizes: TrOCRArchitecture, values: Variables) -> list[Operator]:
+    return vit_operators(sizes.encoder, values["views"])
+
+
 def _check(sizes: TrOCRArchitecture, image: PageSettings) -> None:
     image.side("size", published=sizes.encoder.image_size, default=224, needed=sizes.encoder.image_size)
     image.require("do_resize", needed=True, why="pages of one size need")
@@ -63,8 +69,9 @@ FAMILY = page_reader_family(
     check=_check,
     head="decoder.output_projection",
     shipped=("trocr-base",),
-    notes=(
-        "the model reads one line of text: a page is resized to the size of a line",
-        "attention runs as two products without a mask that shows: flops_causal halves nothing",
+    needed=Needed(
+        "runs a pooler over the class token whose output is never used",
+        _needed_operators,
     ),
+    notes=("the model reads one line of text: a page is resized to the size of a line",),
 )
