@@ -7,6 +7,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_encoder_decoders import KINDS
+from tier_costs import all_steps, costs
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, Florence2ForConditionalGeneration, VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -47,10 +48,8 @@ def test_isolated_extracted_and_analytic_are_equal(tmp_path_factory, kind, data)
     isolated = isolated_tier(family.stages, built, sizes, workload)
     extracted = extracted_tier(family, built, sizes, workload)
     analytic = analytic_tier(family, sizes, workload)
-    assert [tier.failures for tier in (isolated, extracted, analytic)] == [{}, {}, {}]
-    costs = [{name: count.cost for name, count in tier.stages.items()} for tier in (isolated, extracted, analytic)]
-    assert costs[0] == costs[1] == costs[2]
-    assert isolated.stages["decode"].request_cost == analytic.stages["decode"].request_cost
+    assert costs(isolated) == costs(extracted) == costs(analytic)
+    assert all_steps(isolated) == all_steps(analytic)
     assert not any(count.unsupported for tier in (isolated, extracted) for count in tier.stages.values())
     saved = {id(tensor): tensor.numel() for tensor in built.parameters()}
     assert all_parameters(family, sizes) == sum(saved.values())

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from small_vision_language_models import KINDS
+from tier_costs import costs
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
@@ -56,11 +57,6 @@ FILES = {
         "size": {"shortest_edge": 400, "longest_edge": 3000},
     },
 }
-
-
-def costs(tier):
-    assert not tier.failures
-    return {name: count.cost for name, count in tier.stages.items()}
 
 
 @pytest.mark.slow
