@@ -8,6 +8,7 @@ come from closed forms.
 
 import importlib
 from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
 import torch
@@ -91,15 +92,36 @@ def absorbed(module, hidden_states, position_embeddings, attention_mask, past_ke
     return module.o_proj(out.reshape(batch, length, -1)), None
 
 
-def least_latent(plain_forward):
-    """Return a forward of latent attention that absorbs the expansion in steps, and expands a prompt."""
+def least_latent(plain_forward, absorb_prompt=False):
+    """Return a forward of latent attention that absorbs the expansion in steps, and in a prompt only if told."""
 
     def forward(module, hidden_states, position_embeddings, attention_mask, past_key_values=None, **kwargs):
         arguments = (module, hidden_states, position_embeddings, attention_mask, past_key_values)
-        held = 0 if past_key_values is None else past_key_values.get_seq_length(module.layer_idx)
-        return absorbed(*arguments, **kwargs) if held else plain_forward(*arguments, **kwargs)
+        absorb = absorb_prompt or past_key_values.get_seq_length(module.layer_idx)
+        return absorbed(*arguments, **kwargs) if absorb else plain_forward(*arguments, **kwargs)
 
     return forward
+
+
+def visible_choice(module, hidden_states, compressed_query, position_embeddings, mask, position_ids, past_key_values):
+    """Choose tokens as an indexer does, from scores of the tokens that the mask shows and no others."""
+    batch, length = hidden_states.shape[:2]
+    rotary = module.qk_rope_head_dim
+    query = module.wq_b(compressed_query).view(batch, length, module.n_heads, module.head_dim)
+    key = module.k_norm(module.wk(hidden_states))[:, :, None]
+    turned = modeling_deepseek_v32.apply_rotary_pos_emb(
+        query[..., :rotary], key[..., :rotary], *position_embeddings, unsqueeze_dim=2
+    )
+    query, key = (torch.cat([part, whole[..., rotary:]], -1) for part, whole in zip(turned, (query, key), strict=True))
+    key = past_key_values.update_indexer(key[:, :, 0], module.layer_idx)
+    weights = module.weights_proj(hidden_states)
+    scores = key.new_full((batch, length, key.shape[1]), float("-inf"))
+    for row in range(batch):
+        for place in range(length):
+            seen = shown(mask[:, None], row, place, key.shape[1])
+            of_heads = functional.relu(query[row, place] @ key[row, seen].mT)
+            scores[row, place, seen] = (weights[row, place, None] @ of_heads)[0]
+    return scores.topk(min(module.index_topk, key.shape[1]), dim=-1).indices
 
 
 def routed_experts(module, hidden_states):
@@ -169,6 +191,9 @@ def state_space_step(state, hidden_states, dt, A, B, C, D=None, dt_bias=None, dt
 
 def convolve(hidden_states, weight, bias=None, activation=None, zeros=True, **_):
     """Convolve the tokens of a prompt: one position per token, with zeros before the first."""
+    # transformers fills a prompt that is shorter than the kernel with zeros, and drops their outputs.
+    first = int(hidden_states.ne(0).any(dim=1).any(dim=0).nonzero()[0]) if zeros else 0
+    hidden_states = hidden_states[:, :, first:]
     inputs = functional.pad(hidden_states, ((weight.shape[-1] - 1) * zeros, 0))
     out = functional.conv1d(inputs, weight[:, None], bias, groups=inputs.shape[1])
     return out if activation is None else functional.silu(out)
@@ -195,13 +220,18 @@ def lightning(plain_forward):
 
 
 @contextmanager
-def least_work():
-    """Replace what transformers' models run by no more than their mathematics needs; see `VISIBLE` for attention."""
+def least_work(absorb_prompt=False):
+    """Replace what transformers' models run by no more than their mathematics needs; see `VISIBLE` for attention.
+
+    Latent attention expands a prompt; with `absorb_prompt` it absorbs the expansion there, too.
+    """
     AttentionInterface.register(VISIBLE, visible_attention)
     AttentionMaskInterface.register(VISIBLE, eager_mask)
+    latent = partial(least_latent, absorb_prompt=absorb_prompt)
     places = [
-        (modeling_deepseek_v3.DeepseekV3Attention, "forward", least_latent),
-        (modeling_deepseek_v32.DeepseekV32Attention, "forward", least_latent),
+        (modeling_deepseek_v3.DeepseekV3Attention, "forward", latent),
+        (modeling_deepseek_v32.DeepseekV32Attention, "forward", latent),
+        (modeling_deepseek_v32.DeepseekV32Indexer, "forward", lambda plain: visible_choice),
         (modeling_minimax.MiniMaxLightningAttention, "forward", lightning),
         (modeling_llama4.Llama4TextMoe, "forward", lambda plain: routed_experts),
     ]

@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 BATCH, STEPS = 2, 3
 
 
-def run(model, config, prompt):
+def run(model, config, prompt, batch=BATCH):
     """Logits and FLOPs of a prefill and of some decode steps."""
     cache = "cache_params" if config["model_type"] == "mamba2" else "past_key_values"
     torch.manual_seed(1)
-    ids = torch.randint(3, max(4, config["vocab_size"]), (BATCH, prompt + STEPS)).clamp(max=config["vocab_size"] - 1)
+    ids = torch.randint(3, max(4, config["vocab_size"]), (batch, prompt + STEPS)).clamp(max=config["vocab_size"] - 1)
     held, logits, flops = {}, [], []
     with torch.no_grad():
         for start, end in [(0, prompt), *((place, place + 1) for place in range(prompt, prompt + STEPS))]:
@@ -38,7 +38,7 @@ def test_reference_modules_compute_what_transformers_computes(kind, data):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     plain, _ = run(model, config, prompt)
-    with least_work():
+    with least_work(absorb_prompt=data.draw(st.booleans())):
         model.set_attn_implementation(VISIBLE)
         least, _ = run(model, config, prompt)
     torch.testing.assert_close(least, plain, rtol=1e-3, atol=1e-3)

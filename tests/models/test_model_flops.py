@@ -1,0 +1,48 @@
+"""Model FLOPs of text families, a second way: torch's counter on models that run no more than the mathematics."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from least_work import VISIBLE, least_work
+from small_text_models import KINDS
+from test_least_work import STEPS, run
+from test_text_families import read, real_model
+
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
+from stagemeter.models.closed_form import needed_cost
+from stagemeter.models.lookup import ModelDescription
+
+#: Kinds of layers that are quick to run: chunks and experts, an indexer's choice, windows with sinks.
+FAST = ("llama4_text", "deepseek_v32", "gpt_oss")
+few = settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+
+
+def least_flops(config, prompt, batch):
+    """FLOPs of a prefill and of decode steps; latent attention runs a prompt the cheaper way."""
+    model = real_model(config)
+    counts = []
+    for absorb_prompt in (False, True) if "kv_lora_rank" in config else (False,):
+        with least_work(absorb_prompt):
+            model.set_attn_implementation(VISIBLE)
+            _, flops = run(model, config, prompt, batch)
+        counts.append(flops)
+    return [min(ways) for ways in zip(*counts, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+@few
+@given(st.data())
+def test_model_flops_are_those_of_the_least_work(kind, data):
+    config, prompt, batch = data.draw(KINDS[kind]), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
+    family, decoder = read(config)
+    asked = AnalysisConfig(seq_len=prompt, new_tokens=STEPS + 1, batch_size=batch)
+    workload = plan_request(asked, ModelDescription("small", family, decoder, config, "a test"))
+    steps = [replace(workload, decode_context=prompt + 1 + step) for step in range(STEPS)]
+    prefill, decode = family.stage("prefill"), family.stage("decode")
+    costs = [needed_cost(prefill, decoder, workload), *(needed_cost(decode, decoder, step) for step in steps)]
+    assert [cost.flops_causal for cost in costs] == least_flops(config, prompt, batch)
