@@ -156,7 +156,7 @@ def page_reader_family(
         meaning="tokens that the page became",
         notes=(
             "the decoder attends to the encoder's output, which is in no prompt",
-            "transformers runs the output head on every position of a prompt, and it is counted that way",
+            "transformers executes the output head on every position of a prompt; the model needs it on the last",
             *notes,
         ),
         prompt_tokens=lambda sizes, image, text: text,

@@ -21,6 +21,12 @@ def _read(settings: Settings) -> Decoder:
     return Decoder.read(settings, dense_then_experts(settings, attention))
 
 
+#: What latent attention needs, for the reports of all families that have it.
+LATENT_NOTE = (
+    "latent attention counts as the cheaper of two ways, for a prompt and for each decode step: with the compressed "
+    "vectors of the context expanded, or with that product absorbed into its neighbours; transformers always expands"
+)
+
 FAMILY = text_family(
     name="deepseek-v3",
     title="DeepSeek-V3 and V3.2: multi-head latent attention, shared and routed experts",
@@ -28,11 +34,10 @@ FAMILY = text_family(
     read=_read,
     shipped=("deepseek-v3", "deepseek-v3.2"),
     notes=(
-        "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "
-        "context; an engine that absorbs that product into its neighbours does other work in decode steps",
+        LATENT_NOTE,
         Note(
-            "V3.2 scores every token before to choose those that are attended to, and transformers masks the others: "
-            "both are counted in full, as they run; an engine that computes the chosen ones alone does less",
+            "V3.2 scores every token before to choose those that are attended to; the model needs all scores, and "
+            "attention to the chosen tokens alone, while transformers executes it for all and masks the others",
             applies=lambda decoder, workload: any(layer.attention.indexer for layer in decoder.layers),
         ),
         "the layer for predicting several tokens at once, which the checkpoint holds beside the model, is left out",

@@ -17,6 +17,7 @@ from stagemeter.models.builders.vision_language import VISION, Pages, vision_lan
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_decoder
+from stagemeter.models.families.deepseek_v3 import LATENT_NOTE
 from stagemeter.models.family import Family, Note, PageRules, Variables
 from stagemeter.models.pages.pixel_limits import whole_blocks
 from stagemeter.models.pages.settings import MOST_PIXELS, PageSettings, ProcessorSettings
@@ -165,8 +166,7 @@ FAMILY = moonvit_family(
     shipped=("kimi-k2.5",),
     page_by_page=False,
     notes=(
-        "latent attention is counted as transformers runs it: each pass expands the compressed vectors of the whole "
-        "context",
+        LATENT_NOTE,
         "videos are not counted",
     ),
 )

@@ -44,9 +44,8 @@ FAMILY = text_family(
     read=_read,
     notes=(
         Note(
-            "transformers runs every expert on every token and scales the results of those that were not chosen to "
-            "nothing, and they are counted that way: an engine that runs the chosen ones alone does "
-            "num_experts_per_tok / num_local_experts of the experts' work",
+            "the model needs the experts that were chosen for a token; transformers executes every expert on every "
+            "token, and scales the results of the others to nothing",
             applies=lambda decoder, workload: any(layer.experts for layer in decoder.layers),
         ),
     ),

@@ -10,9 +10,9 @@ from stagemeter.models.settings import Settings
 
 #: How state-space models are counted, for the reports of all families that have them.
 SCAN_NOTE = (
-    "state-space models are counted as transformers runs them without kernels of others: a prompt in chunks, filled up "
-    "to the last one, by products; a new token by updates element by element, which are zero by convention, and one "
-    "product of the state"
+    "a state-space model needs the products of its recurrence for each token; transformers, without kernels of others, "
+    "executes a prompt in chunks, filled up to the last one, and a new token partly by updates element by element, "
+    "which are zero by convention"
 )
 
 

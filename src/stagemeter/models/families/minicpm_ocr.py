@@ -305,7 +305,7 @@ FAMILY = vision_language_family(
     notes=(
         "a page is one view as a whole and, if it is large, several slices; the tokens that the processor writes "
         "around them count as text",
-        "transformers runs the output head on every position of a prompt, which is counted",
+        "transformers executes the output head on every position of a prompt; the model needs it on the last",
         *TEXT.notes,
         "videos are not counted",
     ),

@@ -28,8 +28,7 @@ FAMILY = text_family(
     prefill_variables=LightningAttention.PREFILL_VARIABLES,
     shipped=("minimax-01",),
     notes=(
-        "lightning attention is counted as transformers runs it: a prompt in blocks, scores of a block in full and its "
-        "state by products; a new token by an outer product and a product with the state; scaling by decays is "
-        "elementwise, which is zero by convention",
+        "lightning attention needs the products of its recurrence for each token; transformers executes a prompt in "
+        "blocks, with scores of a block in full; scaling by decays is elementwise, which is zero by convention",
     ),
 )

@@ -58,9 +58,9 @@ FAMILY = text_family(
     shipped=("qwen3-next-80b-a3b",),
     notes=(
         Note(
-            "gated delta networks are counted as transformers runs them without kernels of others: a prompt in chunks "
-            "of 64, by products, but for two triangular systems each, which have no formula; a new token by updates "
-            "element by element, which are zero by convention",
+            "a gated delta network needs the products of its recurrence for each token; transformers, without kernels "
+            "of others, executes a prompt in chunks of 64, where two triangular systems each have no formula, and a "
+            "new token by updates element by element, which are zero by convention",
             applies=lambda decoder, workload: any(layer.attention.kind == "gated_delta" for layer in decoder.layers),
         ),
         "the layer for predicting several tokens at once, which a checkpoint may hold beside the model, is left out",
