@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mfu.md"
 #: Pages whose examples are all run, one after another.
-OTHER_PAGES = ("any-module.md", "comparing.md", "hardware.md", "other-models.md", "sweeps.md")
+OTHER_PAGES = ("any-module.md", "comparing.md", "hardware.md", "other-models.md", "static_analysis.md", "sweeps.md")
 QUICK_PAGES = ("hardware.md", "sweeps.md")
 #: Examples whose output depends on the machine, by what they contain.
 MEASURED = ("stagemeter profile ", "--device measured")
