@@ -1,9 +1,10 @@
 """Families that read text alone: three ways of counting, torch's own counter and published parameters, all equal."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -17,7 +18,7 @@ from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.requests import plan_request
 from stagemeter.analysis.tiers import analytic_tier, extracted_tier, isolated_tier
 from stagemeter.core.cost import total
-from stagemeter.models.closed_form import coefficients, evaluate_workload, stage_cost
+from stagemeter.models.closed_form import coefficients, evaluate_workload, needed_cost, stage_cost
 from stagemeter.models.configuration import complete
 from stagemeter.models.families import family_of
 from stagemeter.models.family import all_parameters
@@ -86,12 +87,27 @@ def test_all_steps_are_the_sum_of_each(kind, data):
     config, request = data.draw(KINDS[kind]), data.draw(requests(kind))
     family, decoder = read(config)
     workload = plan_request(request, ModelDescription("small", family, decoder, config, "a test"))
-    contexts = range(workload.prompt_tokens + 1, workload.prompt_tokens + workload.new_tokens)
-    decode = family.stage("decode")
-    each = total(stage_cost(decode, decoder, replace(workload, decode_context=context)) for context in contexts)
-    assert analytic_tier(family, decoder, workload).stages["decode"].request_cost == each
+
+    def each_step(cost, request):
+        contexts = range(request.prompt_tokens + 1, request.prompt_tokens + request.new_tokens)
+        steps = (replace(request, decode_context=context) for context in contexts)
+        return total(cost(family.stage("decode"), decoder, step) for step in steps)
+
     closed_form = json.loads(json.dumps(coefficients(family, decoder)))
-    assert evaluate_workload(closed_form, family, workload)["decode_total"] == each
+    assert evaluate_workload(closed_form, family, workload)["decode_total"] == each_step(needed_cost, workload)
+    executed = analytic_tier(family, decoder, workload).stages["decode"].request_cost
+    assert executed == each_step(stage_cost, workload)
+    # A sweep gives arrays, whose requests reach across borders that the others do not reach.
+    others = replace(workload, prompt_tokens=workload.prompt_tokens + 7, new_tokens=workload.new_tokens + 20)
+    both = replace(
+        workload,
+        prompt_tokens=np.array([workload.prompt_tokens, others.prompt_tokens]),
+        new_tokens=np.array([workload.new_tokens, others.new_tokens]),
+    )
+    swept = evaluate_workload(closed_form, family, both)["decode_total"]
+    for place, request in enumerate((workload, others)):
+        expected = asdict(each_step(needed_cost, request))
+        assert {name: int(np.broadcast_to(value, 2)[place]) for name, value in asdict(swept).items()} == expected
     assert family.architecture_from_sizes(closed_form["architecture"]) == decoder
 
 
