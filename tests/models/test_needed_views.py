@@ -119,6 +119,25 @@ def test_pairs_of_llama_32s_encoder_are_those_of_its_mask(config, request):
 
 
 @few
+@given(KINDS["mllama"], requests())
+def test_the_text_of_llama_32_needs_no_padding(config, request):
+    """A model with as many tiles as the page has executes what the model needs."""
+    described = describe(config)
+    workload = plan_request(request, described)
+    used = workload.global_views
+    fewer = describe({**config, "vision_config": {**config["vision_config"], "max_num_tiles": used}})
+    stages = described.family.stages[1:]
+    model = fewer.family.build(fewer.architecture, fewer.config)
+    tier = isolated_tier(stages, model, fewer.architecture, workload)
+    assert not tier.failures
+    for stage in stages:
+        least, counted = needed_cost(stage, described.architecture, workload), tier.stages[stage.name].cost
+        kinds = ("macs", "weight_reads", "kv_reads", "kv_writes")
+        assert [getattr(least, kind) for kind in kinds] == [getattr(counted, kind) for kind in kinds]
+        assert bool(stage.execution(described.architecture, workload)) == (used < described.architecture.tiles)
+
+
+@few
 @given(KINDS["deepseek_ocr2"], requests())
 def test_pairs_of_deepseek_ocr_2s_encoder_are_those_of_its_mask(config, request):
     described = describe(config)

@@ -123,6 +123,7 @@ def projector_stage(
     rows: Callable[[Any, Variables], int] = lambda sizes, values: values["tokens"],
     norms: Callable[[Any], int] = lambda sizes: 0,
     run: Callable[[Any, Any, Workload], None] | None = None,
+    needed: Needed[Any] | None = None,
 ) -> Stage[Any]:
     """Make the stage of linear layers between encoder and decoder.
 
@@ -138,6 +139,7 @@ def projector_stage(
         calls=calls,
         inputs=inputs,
         run=run,
+        needed=needed,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear
@@ -15,9 +15,9 @@ from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Reach, Sha
 class CrossAttention(Mixer):
     """Attention to an encoder's output, whose keys and values a prefill makes and the cache keeps.
 
-    A mask says which token sees which part of it. `encoder_tokens` are those per sequence, as wide as the decoder;
-    `norms` counts the parameters of the norms of queries and keys. Source: transformers, ``modeling_mllama.py``,
-    ``MllamaTextCrossAttention``.
+    transformers makes and reads keys and values of `encoder_tokens` per sequence, as wide as the decoder. A mask hides
+    padding among them, which the model does not need. `norms` counts the parameters of the norms of queries and keys.
+    Source: transformers, ``modeling_mllama.py``, ``MllamaTextCrossAttention``, ``_prepare_cross_attention_mask``.
     """
 
     heads: int
@@ -26,6 +26,8 @@ class CrossAttention(Mixer):
     encoder_tokens: int
     norms: int
     kind: Literal["cross"] = "cross"
+
+    EXECUTION: ClassVar[str] = "attends to the padding of pages, which a mask hides"
 
     @property
     def layer_type(self) -> str:
@@ -38,7 +40,7 @@ class CrossAttention(Mixer):
             *(
                 NamedLinear(
                     f"cross_attn.{name}",
-                    of.batch * self.encoder_tokens,
+                    of.batch * self._encoded(of),
                     hidden,
                     self.key_value_heads * self.head_width,
                     quantized=self.quantized,
@@ -49,12 +51,15 @@ class CrossAttention(Mixer):
         ]
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        reach = Reach.every(of.tokens, self.encoder_tokens)
-        attention = of.attention(reach, self.heads, self.key_value_heads, self.head_width)
-        made = self.cached_elements(hidden, Held(of.batch, 1)) if of.prefill else 0
-        mask = Cost(activation_reads=of.batch * of.tokens * self.encoder_tokens)
+        encoded, width = self._encoded(of), self.key_value_heads * self.head_width
+        attention = of.attention(Reach.every(of.tokens, encoded), self.heads, self.key_value_heads, self.head_width)
+        made = 2 * of.batch * encoded * width if of.prefill else 0
+        mask = Cost(activation_reads=0 if of.model else of.batch * of.tokens * encoded)
         projections = [layer.cost for layer in self.linear_layers(hidden, of)]
         return [*projections, replace(attention, kv_writes=made) + mask]
+
+    def _encoded(self, of: DecoderPass) -> int:
+        return of.encoder_tokens if of.model else self.encoder_tokens
 
     def parameters(self, hidden: int) -> int:
         return 2 * hidden * (self.heads + self.key_value_heads) * self.head_width + self.norms

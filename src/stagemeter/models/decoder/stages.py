@@ -66,6 +66,7 @@ def decoder_stages(
     prefill_variables: VariableMeanings = _NONE,
     prefill_title: str = PREFILL_TITLE,
     encoder_tokens: str = "",
+    encoder_tokens_of: Callable[[Architecture, Workload], int] | None = None,
     run: Callable[[Any, Architecture, Workload, CacheRecorder, int, int], None] | None = None,
 ) -> tuple[Stage[Architecture], Stage[Architecture]]:
     """Make the stages ``prefill`` and ``decode`` of a family.
@@ -85,7 +86,9 @@ def decoder_stages(
     prefill_title : str
         What a prefill does, in a few words.
     encoder_tokens : str
-        What the tokens of the encoder's output are, if every layer attends to them.
+        What the tokens of the encoder's output are, if layers attend to as many as a workload has.
+    encoder_tokens_of : callable, optional
+        Their number per sequence; the default asks the layers.
     run : callable, optional
         Runs decoder and head over new tokens after cached ones; the default runs on token embeddings.
     """
@@ -152,7 +155,8 @@ def decoder_stages(
         ]
 
     def common(sizes: Architecture, workload: Workload, rows: int) -> Variables:
-        values = {_ENCODER_TOKENS: decoder_of(sizes).encoder_tokens(workload)} if encoder_tokens else {}
+        number = encoder_tokens_of(sizes, workload) if encoder_tokens_of else decoder_of(sizes).encoder_tokens(workload)
+        values = {_ENCODER_TOKENS: number} if encoder_tokens else {}
         return {**values, EXPERTS_READ: experts_of(sizes, rows).most} if experts else values
 
     def meanings(rows: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, product
-from stagemeter.models.builders.encoders import projector_stage
+from stagemeter.models.builders.encoders import VIEWS, projector_stage
 from stagemeter.models.builders.page_stages import Calls, Needed, page_stage
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.cross_attention import CrossAttention
@@ -28,7 +28,7 @@ from stagemeter.models.pages.tiling import best_fit
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import Sizes
 from stagemeter.models.vision import CHANNELS
-from stagemeter.models.vision.projector import LinearSize, require_width
+from stagemeter.models.vision.projector import LinearSize, linears_operators, require_width
 from stagemeter.models.vision.vit import (
     TransformerSizes,
     VisionTransformer,
@@ -233,6 +233,10 @@ def _whole_page(model: Any, sizes: MllamaArchitecture, workload: Workload) -> di
     return {**_page(model, sizes, workload), **_seen(model, sizes, workload, workload.prompt_tokens)}
 
 
+def _projection(sizes: MllamaArchitecture) -> list[LinearSize]:
+    return [LinearSize(sizes.outputs, sizes.decoder.hidden, bias=True)]
+
+
 def _projector_inputs(model: Any, sizes: MllamaArchitecture, workload: Workload) -> tuple[Any, ...]:
     return (empty(model, workload.batch_size, 1, sizes.tiles, sizes.patches, sizes.outputs),)
 
@@ -262,18 +266,25 @@ FAMILY = vision_language_family(
             ),
         ),
         projector_stage(
-            lambda sizes: [LinearSize(sizes.outputs, sizes.decoder.hidden, bias=True)],
+            _projection,
             title="projection of the patches to the decoder's width",
             inputs=_projector_inputs,
             calls=_CALLS,
             rows=lambda sizes, values: values["pages"] * sizes.tiles * sizes.patches,
+            needed=Needed(
+                "projects the padding of pages",
+                lambda sizes, values: linears_operators(_projection(sizes), values["views"] * sizes.patches),
+                VIEWS,
+            ),
         ),
     ),
     pages=Pages(_whole_page, step=lambda model, sizes, workload: _seen(model, sizes, workload, 1)),
     shipped=("llama-3.2-11b-vision",),
+    encoder_tokens="tokens of a page without padding",
+    encoder_tokens_of=lambda sizes, workload: workload.global_views * sizes.patches,
     notes=(
-        "a page is padded to the most tiles that it may have, and its tiles attend to the padding; one token of the "
-        "prompt stands for the page",
+        "a page is padded to the most tiles that it may have, and its tiles attend to the padding; the text does "
+        "not, though transformers executes that, too; one token of the prompt stands for the page",
         "the prefill makes the keys and values of the page once; the cache holds them beside those of the text",
     ),
 )
