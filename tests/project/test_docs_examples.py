@@ -119,3 +119,35 @@ def test_throughput_by_hand():
     page = PAGE.read_text(encoding="utf-8")
     flops, mfu = re.search(r"^\| base \| 1,080 \| ([\d.]+) T \| \d+ % \| ([\d.]+) % \|$", page, re.MULTILINE).groups()
     assert round(100 * float(flops) / (86_400 / 200_000 * 312), 1) == float(mfu)
+
+
+def whole(text: str) -> int:
+    """Evaluate a product as a page writes it: ``3 x (1,000 + 24)``."""
+    assert re.fullmatch(r"[\d,x+() ]+", text), text
+    return int(eval(text.replace(",", "").replace("x", "*"), {"__builtins__": {}}))
+
+
+def test_decode_step_by_hand():
+    """Rows are the products that they name, and add up to the integers that the command prints."""
+    page = (ROOT / "docs" / "static_analysis.md").read_text(encoding="utf-8")
+    section = page.partition("### One decode step by hand")[2].partition("\n### ")[0].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|]*: ([\d,x+() ]+) \| ([\d,]+) \| (\d+) \| ([\d,]+) \|$", section, re.MULTILINE)
+    assert len(rows) == 8
+    assert all(whole(product) == whole(one) for product, one, _, _ in rows)
+    assert all(whole(one) * whole(layers) == whole(together) for _, one, layers, together in rows)
+    both = sum(whole(together) for *_, together in rows)
+    assert f"| **both forms** | | | **{both:,}** |" in section
+    (matrix,) = re.findall(r"^\| expanding matrix.*\| ([\d,]+) \| ([\d,x ]+) = ([\d,]+) \|$", section, re.MULTILINE)
+    assert whole(matrix[1]) == whole(matrix[2])
+    columns = [whole(matrix[0])], [whole(matrix[2])]
+    for start, *forms in re.findall(
+        r"^\| \w+, a layer: ([\d,x ]+) x \| ([\d,+() ]+ = [\d,]+) \| ([\d,+() ]+ = [\d,]+) \|$", section, re.MULTILINE
+    ):
+        for column, form in zip(columns, forms, strict=True):
+            factor, _, result = form.partition(" = ")
+            assert whole(f"{start} x {factor}") == whole(result)
+            column.append(whole(result))
+    assert [len(column) for column in columns] == [3, 3]
+    macs = [both + 61 * sum(column) for column in columns]
+    assert f"| **multiply-accumulates** | {macs[0]:,} | {macs[1]:,} |" in section
+    assert f"\n{2 * macs[0]} {2 * macs[1]} expands" in section
