@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from stagemeter.comparing.subject import Subject
+from stagemeter.comparing.subject import MODEL, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import COMPARED, MODULE, PROFILE, STATIC
 from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
@@ -14,6 +14,9 @@ from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 SCHEMA_VERSION = "1.0"
 #: What is compared by default.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
+#: What to compare where subjects count different things, and what cannot be compared then.
+_EXECUTED = "flops_executed"
+_OF_A_BASIS = ("flops", "macs", "activations", "bytes", "roofline_ms", "mfu")
 #: Rows for sums of others or the rest, in the order in which they end a table.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
 
@@ -70,7 +73,8 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     Parameters
     ----------
     quantities : sequence of str
-        Names in `COMPARED`. Default: FLOPs, or times where all subjects are profiles.
+        Names in `COMPARED`. Default: FLOPs, executed ones where not all subjects have those of the model, or times
+        where all subjects are profiles. FLOPs of the model are never compared with executed ones.
     baseline : int
         Position of the subject that the others are compared with.
 
@@ -84,6 +88,8 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
         raise StagemeterError(f"runs or files: {len(subjects)} cannot be compared. Give two or more")
     notes = [*_schemas(subjects), *(note for subject in subjects for note in subject.notes)]
     chosen = list(dict.fromkeys(quantities or _default(subjects)))
+    if not quantities and chosen == [_EXECUTED]:
+        notes.append(f"{_EXECUTED} are compared, since flops are {_mixed_bases(subjects)}")
     compared = {name: _quantity(name, subjects, baseline) for name in chosen}
     configuration = _differing([subject.configuration for subject in subjects])
     return {
@@ -108,12 +114,25 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
 
 def _default(subjects: Sequence[Subject]) -> list[str]:
     defaults = {_DEFAULTS[subject.kind] for subject in subjects}
+    if defaults == {"flops"} and _mixed_bases(subjects):
+        return [_EXECUTED]
     if len(defaults) == 1:
         return [defaults.pop()]
     raise StagemeterError(
         "--metric: static runs and profiling runs have different metrics. Give one that both have, such as --metric "
         "roofline_ms, or give runs of one kind"
     )
+
+
+def _mixed_bases(subjects: Sequence[Subject]) -> str | None:
+    """Say which subjects count what the model needs and which what is executed; None where all count the same."""
+    counted = [subject for subject in subjects if subject.kind != PROFILE]
+    if len({subject.basis for subject in counted}) < 2:
+        return None
+    needed, executed = (
+        ", ".join(subject.name for subject in counted if (subject.basis == MODEL) == model) for model in (True, False)
+    )
+    return f"what the model needs ({needed}) and what transformers executes ({executed})"
 
 
 def _schemas(subjects: Sequence[Subject]) -> list[str]:
@@ -136,6 +155,9 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
 def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> ComparedQuantity:
     if name not in COMPARED:
         raise StagemeterError(f"--metric {name}: unknown. Known are {', '.join(COMPARED)}")
+    mixed = _mixed_bases(subjects) if name in _OF_A_BASIS else None
+    if mixed is not None:
+        raise StagemeterError(f"--metric {name}: {mixed} are different counts. Give {_EXECUTED}, or analyze again")
     prefix = f"{name}/"
     stages = list(
         dict.fromkeys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import read_json
 from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
+from stagemeter.core.report_upgrade import EARLIER_SCHEMA, earlier_note, is_earlier, upgraded_report
 from stagemeter.profiling.document import SCHEMA_VERSION as PROFILE_SCHEMA_VERSION
 
 _WAY_OUT = "Give the static_compute.json of `stagemeter analyze`, or the profile.json of a profiling run"
@@ -29,7 +31,11 @@ def read_subject(path: Path) -> Subject:
             if isinstance(error, StagemeterError):
                 raise
             raise StagemeterError(f"{path}: is a damaged profile ({error!r}). {_WAY_OUT}") from None
-    return _sound(path, subject_of_report(_require_report(path, document), name, str(path)))
+    subject = subject_of_report(_require_report(path, document), name, str(path))
+    version = document["schema_version"]
+    if is_earlier(version):
+        subject = replace(subject, notes=(f"{name}: {earlier_note(version)}",))
+    return _sound(path, subject)
 
 
 def _sound(path: Path, subject: Subject) -> Subject:
@@ -51,11 +57,12 @@ def read_report(path: Path) -> Report:
 def _require_report(path: Path, document: dict[str, Any]) -> Report:
     if "closed_form" not in document or "stages" not in document:
         raise StagemeterError(f"{path}: is neither a report nor a profile. {_WAY_OUT}")
-    require_schema(path, document, SCHEMA_VERSION)
-    fault = report_fault(document)
+    require_schema(path, document, SCHEMA_VERSION, EARLIER_SCHEMA)
+    report = upgraded_report(document)
+    fault = report_fault(report)
     if fault is not None:
         raise StagemeterError(f"{path}: is a damaged report ({fault}). Analyze again")
-    return cast(Report, document)
+    return cast(Report, report)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -65,10 +72,10 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def require_schema(where: object, document: Any, known: str) -> None:
-    """Refuse a document whose schema has another major version than the known one."""
+def require_schema(where: object, document: Any, known: str, *earlier: str) -> None:
+    """Refuse a document whose schema has another major version than the known one and `earlier` ones."""
     version = str(document.get("schema_version")) if isinstance(document, dict) else "none"
-    if version.partition(".")[0] != known.partition(".")[0]:
+    if version.partition(".")[0] not in (known.partition(".")[0], *earlier):
         raise StagemeterError(
             f"{where}: has schema {version}, and this version of Stagemeter reads {known}. Analyze or profile again"
         )

@@ -11,6 +11,8 @@ from stagemeter.core.params import profile_params, workload_params
 
 #: Params that name where times were measured. They belong to the environment.
 NOT_SETTINGS = frozenset({"source", "device_name"})
+#: What FLOPs can be, see `Subject.basis`.
+MODEL, EXECUTED = "model", "executed"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Subject:
         Its run in MLflow, and the run's page; None for a file.
     notes : tuple of str
         What to know of its values.
+    basis : str
+        What its FLOPs and the like are: ``model``, what the model needs, or ``executed``, what transformers executes.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Subject:
     run_id: str | None = None
     link: str | None = None
     notes: tuple[str, ...] = ()
+    basis: str = MODEL
 
 
 def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subject:
@@ -59,6 +64,7 @@ def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subj
         values=report_values(report),
         configuration=workload_params(metadata["config"], metadata["workload"]),
         environment=environment,
+        basis=report["basis"],
     )
 
 

@@ -299,8 +299,9 @@ class ClosedForm(TypedDict):
     """Sizes of the model, which the variables follow from."""
     stages: Annotated[dict[StageName, StageForm], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
     """What the model needs in each stage."""
-    executed: dict[StageName, StageForm]
-    """What the implementation executes, of stages where it is written otherwise."""
+    executed: dict[StageName, StageForm] | None
+    """What the implementation executes, of stages where it is written otherwise; null where stages hold just that, as
+    in reports of schema 1.x."""
 
 
 class CurvePoint(TypedDict):

@@ -76,7 +76,7 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
 
 def form_in(closed_form: Mapping[str, Any], stage: Stage[Any]) -> Form[Any]:
     """Return the form of a stage that the ``stages`` of a report hold; reports of 1.x hold what is executed."""
-    return stage.needed if "executed" in closed_form else stage
+    return stage if closed_form.get("executed") is None else stage.needed
 
 
 def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -> Cost:
@@ -98,15 +98,21 @@ def evaluate(closed_form: Mapping[str, Any], stage: str, variables: Variables) -
     return Cost(**{name: sum(_value(term, variables) for term in quantities.get(name, ())) for name in QUANTITIES})
 
 
-def evaluate_workload(closed_form: Mapping[str, Any], family: Family[Any], workload: Workload) -> dict[str, Cost]:
+def evaluate_workload(
+    closed_form: Mapping[str, Any], family: Family[Any], workload: Workload, executed: bool = False
+) -> dict[str, Cost]:
     """Evaluate all stages of a report's closed form at another workload, without the model.
 
     Return costs by stage: ``decode`` for one step at the workload's ``decode_context``, ``decode_total`` for all steps.
-    Tokens and batch of the workload may be arrays; costs are arrays then.
+    Tokens and batch of the workload may be arrays; costs are arrays then. They are of what the report's ``stages``
+    hold, or of what is `executed`.
     """
     architecture = family.architecture_from_sizes(closed_form["architecture"])
 
     forms = {stage.name: form_in(closed_form, stage) for stage in family.stages}
+    if executed:
+        forms = {stage.name: stage for stage in family.stages}
+        closed_form = {**closed_form, "stages": {**closed_form["stages"], **(closed_form.get("executed") or {})}}
 
     def cost(stage: str, at: Workload) -> Cost:
         return total(evaluate(closed_form, stage, variables) for variables in forms[stage].calls(architecture, at))

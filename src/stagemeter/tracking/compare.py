@@ -11,13 +11,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from stagemeter.comparing.subject import NOT_SETTINGS, Subject
+from stagemeter.comparing.subject import MODEL, NOT_SETTINGS, Subject
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import comparison_values, module_values, report_values
+from stagemeter.core.report_upgrade import earlier_note, is_earlier
 from stagemeter.core.workload import stable_hash
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document, params_of
-from stagemeter.tracking.labels import COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.labels import BASIS, COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import (
     find_experiment,
     find_run,
@@ -78,12 +79,18 @@ def subject_of_run(run: Run) -> Subject:
     values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
     schema = tags.get(SCHEMA, "1.0")
     notes: tuple[str, ...] = ()
+    basis = tags.get(BASIS, MODEL)
     if kind == MODULE and schema.partition(".")[0] in EARLIER_SCHEMAS:
         values, notes = (
             module_values(load_module_report(run)),
             (_EARLIER.format(name=run.info.run_name, schema=schema),),
         )
         schema = MODULE_SCHEMA_VERSION
+    elif kind == STATIC and is_earlier(schema):
+        report = load_report(run)
+        values |= report_values(report)
+        notes, basis = (f"{run.info.run_name}: {earlier_note(schema)}",), report["basis"]
+        schema = report["schema_version"]
     elif kind != PROFILE and any(abs(value) >= _EXACT for value in values.values()):
         # The store keeps doubles; the report has every digit.
         values |= report_values(load_report(run)) if kind == STATIC else module_values(load_module_report(run))
@@ -101,6 +108,7 @@ def subject_of_run(run: Run) -> Subject:
         kind=kind,
         schema_version=schema,
         notes=notes,
+        basis=basis,
         values=values,
         configuration={name: value for name, value in params_of(run).items() if name not in NOT_SETTINGS},
         environment=environment,

@@ -21,6 +21,8 @@ WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
+#: What the FLOPs of a static run are: the model's, or those that are executed.
+BASIS = "stagemeter.basis"
 #: Lengths of the requests that a serving engine's times are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
 #: Devices of a pairing, and the source of their number.

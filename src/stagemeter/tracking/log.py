@@ -23,6 +23,7 @@ from stagemeter.modules.report import MODULE_SCHEMA_VERSION, ModuleReport
 from stagemeter.tracking.document import log_document, metrics_now
 from stagemeter.tracking.labels import (
     ARCHITECTURE_HASH,
+    BASIS,
     COUNTED_FOR,
     KIND,
     MODEL,
@@ -150,6 +151,7 @@ def _tags(report: Mapping[str, Any]) -> dict[str, str]:
     tags = workload_tags(report["metadata"]) | {
         "stagemeter.config_hash": report["metadata"]["config_hash"],
         SCHEMA: report["schema_version"],
+        BASIS: report["basis"],
         "stagemeter.agreement": report["agreement"]["status"],
         MLFLOW_RUN_NOTE: summary_markdown(report),
     }

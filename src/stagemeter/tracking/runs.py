@@ -20,6 +20,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.json_text import parse_json, read_json
 from stagemeter.core.report import SCHEMA_VERSION, Report, report_fault
+from stagemeter.core.report_upgrade import EARLIER_SCHEMA, upgraded_report
 from stagemeter.core.scratch import scratch_folder
 from stagemeter.core.workload import Workload, stable_hash
 from stagemeter.export.module import MODULE_JSON_FILE
@@ -179,12 +180,16 @@ def lengths_of_run(run: Run) -> RequestLengths | None:
 
 
 def load_report(run: Run) -> Report:
-    """Read the report of a static run. Refuse one that this version cannot read, or another run's."""
-    report = _load_document(run, REPORT_FILE, SCHEMA_VERSION)
+    """Read the report of a static run, in this version of its schema.
+
+    Refuse one that this version cannot read, or another run's.
+    """
+    document = _load_document(run, REPORT_FILE, SCHEMA_VERSION, EARLIER_SCHEMA)
+    report = upgraded_report(document)
     fault = report_fault(report)
     if fault is not None:
         raise StagemeterError(f"run {run.info.run_id}: its {REPORT_FILE} is damaged ({fault}). Analyze again")
-    _require_own(run, REPORT_FILE, report)
+    _require_own(run, REPORT_FILE, document)
     return cast(Report, report)
 
 
@@ -215,8 +220,7 @@ def _load_document(run: Run, file: str, known: str, *earlier: str) -> dict[str, 
         ) from error
     except StagemeterError as error:
         raise StagemeterError(f"run {run_id}: its {file} is damaged ({error}). Analyze again") from error
-    if str(report.get("schema_version")).partition(".")[0] not in earlier:
-        require_schema(f"run {run_id}", report, known)
+    require_schema(f"run {run_id}", report, known, *earlier)
     return report
 
 
