@@ -55,6 +55,18 @@ def shown(mask, row, place, keys, chosen=None):
     return seen if chosen is None else seen[torch.isin(seen, chosen[row, place].long())]
 
 
+def shown_unordered(mask, row, place, keys, chosen=None):
+    """Return places of keys as many as a query can have were it not for the order of tokens, as `shown` does."""
+    see = torch.ones(1, keys) if mask is None else (mask[row, 0, :, :keys].expand(-1, keys) == 0).float()
+    prompt = len(see) == keys
+    if prompt and not see[-1, 0] and (see.sum(dim=1)[1:] < see.sum(dim=1)[:-1]).any():
+        # A query that sees fewer keys than the one before begins a chunk, in which all see each other.
+        number = int((see + see.mT)[place].count_nonzero())
+    else:
+        number = int(see.sum(dim=1).max())
+    return torch.arange(number if chosen is None else min(number, chosen.shape[-1]))
+
+
 def absorbed(module, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs):
     """Run latent attention on the compressed vectors of the cache, with an indexer's choice where there is one."""
     batch, length = hidden_states.shape[:-1]
@@ -220,10 +232,11 @@ def lightning(plain_forward):
 
 
 @contextmanager
-def least_work(absorb_prompt=False):
+def least_work(absorb_prompt=False, unordered=False):
     """Replace what transformers' models run by no more than their mathematics needs; see `VISIBLE` for attention.
 
-    Latent attention expands a prompt; with `absorb_prompt` it absorbs the expansion there, too.
+    Latent attention expands a prompt; with `absorb_prompt` it absorbs the expansion there, too. `unordered`: queries
+    also meet keys that only the order of tokens hides, which counts what the dense convention does; numbers are wrong.
     """
     AttentionInterface.register(VISIBLE, visible_attention)
     AttentionMaskInterface.register(VISIBLE, eager_mask)
@@ -253,6 +266,7 @@ def least_work(absorb_prompt=False):
         for name, function in functions.items()
         if hasattr(module, name)
     ]
+    patches += [mock.patch.dict(globals(), shown=shown_unordered)] if unordered else []
     for patch in patches:
         patch.start()
     try:
