@@ -169,7 +169,7 @@ def test_attention_as_separate_products_does_as_many(architecture, config):
     )
     for name, cost in costs(eager).items():
         expected = analytic.stages[name].cost
-        assert (cost.macs, cost.macs_causal) == (expected.macs, expected.macs_causal)
+        assert cost.macs == expected.macs
         assert (cost.kv_reads, cost.kv_writes) == (expected.kv_reads, expected.kv_writes)
         assert cost.activations >= expected.activations  # Scores are written.
 
