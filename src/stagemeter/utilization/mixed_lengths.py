@@ -1,8 +1,8 @@
 """Estimate the work of requests of many lengths by closed form, between bounds.
 
-A prefill that computes S tokens of a prompt of P costs h + a S + q S P, with attention counted dense. A decode step
-that attends to c tokens costs h + a + q c. So the sum over requests needs the sums of S P and of c. A serving engine's
-histograms bound them. Where a closed form is not such a polynomial (padding, a window that some requests reach), the
+A prefill that computes S tokens of a prompt of P costs h + a S + q S P, with attention counted dense. By visible pairs
+it costs h + a S + q (S (P - S) + S (S + 1) / 2). A decode step that attends to c tokens costs h + a + q c. So the sum
+over requests needs the sums of S P, of S S and of c. A serving engine's histograms bound them. Where a closed form is not such a polynomial (padding, a window that some requests reach), the
 ends of each bucket bound the work.
 """
 
@@ -164,7 +164,7 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
         return alone
     grown = _attended(forms, longest)
     if grown is None:
-        # The cost of a token depends on its context in another way, as with latents that each pass expands.
+        # A token over a cache costs otherwise than a decode step: latent attention absorbs in steps, not in prompts.
         all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
         return Interval(alone.least, all_of_it.most)
     # No mask hides tokens from the cache: S (P - S) further pairs.

@@ -80,7 +80,21 @@ def test_work_of_the_requests_lies_inside_of_the_bounds(name):
         assert bounds.least <= bounds.estimate <= bounds.most
 
 
-@pytest.mark.parametrize("name", ["mixed_lengths", "dense_llama", "prefix_cache", "qwen2_5_vl", "data_parallel_2"])
+@pytest.mark.parametrize("name", ["dense_llama", "chunked_prefill", "qwen2_5_vl", "qwen3_moe", "data_parallel_2"])
+def test_visible_pairs_are_those_that_the_mask_shows(name):
+    """Of full attention: the dense count less the S(S-1)/2 later keys of each prompt, two products each of head_dim."""
+    scenario = SCENARIOS[name]
+    sizes = json.loads((RECORDED / f"{scenario['config']}.config.json").read_text(encoding="utf-8"))
+    sizes = sizes.get("text_config", sizes)
+    width = sizes.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
+    pair = 2 * 2 * sizes["num_attention_heads"] * width * sizes["num_hidden_layers"]
+    later = sum(prompt * (prompt - 1) // 2 for prompt, _, _ in scenario["requests"])
+    assert scenario["causal"] == scenario["dense"] - later * pair
+
+
+@pytest.mark.parametrize(
+    "name", ["mixed_lengths", "dense_llama", "prefix_cache", "qwen2_5_vl", "mistral_window", "data_parallel_2"]
+)
 def test_estimate_of_the_engine_lies_inside_of_the_bounds(name):
     """It counts as ours does where prompts are computed at once, cached tokens included: they are only attended to."""
     estimate = profile(name).metrics["engine/estimated_flops"]
@@ -159,6 +173,7 @@ MODELS = (
     "llama-3.1-8b",
     "mistral-7b-v0.1",
     "gpt-oss-20b",
+    "llama-4-scout",
     "gemma-3-1b",
     "deepseek-v3",
     "deepseek-v3.2",
