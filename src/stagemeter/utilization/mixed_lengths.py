@@ -2,8 +2,8 @@
 
 A prefill that computes S tokens of a prompt of P costs h + a S + q S P, with attention counted dense. By visible pairs
 it costs h + a S + q (S (P - S) + S (S + 1) / 2). A decode step that attends to c tokens costs h + a + q c. So the sum
-over requests needs the sums of S P, of S S and of c. A serving engine's histograms bound them. Where a closed form is not such a polynomial (padding, a window that some requests reach), the
-ends of each bucket bound the work.
+over requests needs the sums of S P, of S S and of c. A serving engine's histograms bound them. Where a closed form is
+not such a polynomial (padding, a window that some requests reach), the ends of each bucket bound the work.
 """
 
 from __future__ import annotations
