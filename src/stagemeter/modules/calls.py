@@ -26,6 +26,9 @@ from stagemeter.modules.arguments import (
 
 #: transformers' names of a text's token ids, and of the arguments that tell where sequences begin or end.
 TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q"
+#: Rows of positions in Qwen's models of text and pictures: those in the text, then three of places in time and picture
+#: (transformers, ``modeling_qwen3_vl.py``, ``Qwen3VLTextModel.forward``). Three rows alone tell no packed sequences.
+_TEXT_FIRST = 4
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,8 @@ def _lengths(kwargs: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
     if shape is None:
         return None
     boundaries, mask, positions = (kwargs.get(name) for name in (BOUNDARIES, MASK, POSITIONS))
+    if isinstance(positions, torch.Tensor) and tuple(positions.shape) == (_TEXT_FIRST, *shape):
+        positions = positions[0]
     if isinstance(boundaries, torch.Tensor):
         return BOUNDARIES, boundaries.detach()
     if isinstance(mask, torch.Tensor) and tuple(mask.shape) == shape:
