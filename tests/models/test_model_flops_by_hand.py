@@ -43,6 +43,8 @@ def test_decode_step_of_deepseek_v3(context, teraflops):
     cost = model_cost("deepseek-v3", "decode", seq_len=context - 1, new_tokens=2)
     assert cost.flops == cost.flops_causal == latent_step(context, 128, 3, 256, 129_280)
     assert f"{cost.flops / 1e12:.3f}" == teraflops
+    # All heads read the same compressed and rotated numbers of a token.
+    assert (cost.kv_reads, cost.kv_writes) == (61 * context * (512 + 64), 61 * (512 + 64))
 
 
 def test_decode_step_of_deepseek_v3_2_attends_to_chosen_tokens():
@@ -52,6 +54,8 @@ def test_decode_step_of_deepseek_v3_2_attends_to_chosen_tokens():
     by_hand = latent_step(131_328, 128, 3, 256, 129_280, indexer, 64 * (128 + 1), chosen=2_048)
     assert cost.flops == cost.flops_causal == by_hand
     assert f"{cost.flops / 1e12:.3f}" == "0.242"
+    # The indexer reads its key of every token, attention those that it chose.
+    assert cost.kv_reads == 61 * (131_328 * 128 + 2_048 * (512 + 64))
 
 
 def test_decode_step_of_kimi_k2_5_after_a_page():

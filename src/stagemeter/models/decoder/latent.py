@@ -122,7 +122,9 @@ class LatentAttention(Mixer):
     def _absorbs(self, of: DecoderPass) -> bool:
         """Whether a pass absorbs the expansion, which a prompt does where compressed vectors are narrower.
 
-        The constant part, one expansion or absorption a token, is equal. A pair costs the widths of both products.
+        The constant part, one expansion or absorption a token, is equal. A pair costs the widths of both products. A
+        step would expand every token of its context, which costs more wherever a head's plain and value widths are 4
+        or more together.
         """
         expanded, compressed = self.plain_width + self.value_width, 2 * self.key_value_rank
         return of.model and (not of.prefill or compressed < expanded)
