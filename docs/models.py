@@ -15,8 +15,10 @@ from typing import Any
 from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import limit_notes
+from stagemeter.core.stage_names import DECODE
 from stagemeter.core.units import with_unit
 from stagemeter.core.workload import Workload
+from stagemeter.export.execution import differing_factor, digits_of
 from stagemeter.models.families import families
 from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.family import ENDLESS, make_family
@@ -38,7 +40,8 @@ end with `-default` are what transformers' own defaults make, since no published
 Every number is exact in the sense of [What the numbers mean](static_analysis.md). The request is the default one: an A4
 page at 200 dpi and 10 tokens of text for a model that reads pages, a prompt of 1,024 tokens for one that reads text
 alone; a step is that of the middle of 512 new tokens. The cache is what one token more takes, beside states and what is
-kept of a page.
+kept of a page. FLOPs are the model's; a factor in brackets says how many times as many transformers executes, where
+both differ by more than 0.1 %. Those of the family `generic` are executed ones.
 
 """
 SOURCES = """
@@ -72,16 +75,23 @@ def row(model: ModelDescription) -> list[str]:
     # States, and what is kept of a source, are there with the first token, and do not grow.
     workload = Workload.from_dict(report["metadata"]["workload"])
     per_token = decoder.kv_cache_elements(workload, 2) - decoder.kv_cache_elements(workload, 1)
+    first_token = sum(stage["flops_executed"] for name, stage in report["stages"].items() if name != DECODE)
     return [
         f"`{model.name}`",
         model.family.name,
         ", ".join(report["stages"]),
         f"{total['params']:,}",
         f"{total['params_active']:,}",
-        with_unit(total["flops_forward"]),
-        with_unit(report["stages"]["decode"]["flops"]),
+        marked(total["flops_forward"], first_token),
+        marked(report["stages"]["decode"]["flops"], report["stages"]["decode"]["flops_executed"]),
         f"{per_token:,} elements",
     ]
+
+
+def marked(needed: int, executed: int) -> str:
+    """Return the model's FLOPs, with the factor of the executed ones where these differ."""
+    factor = differing_factor(executed, needed)
+    return with_unit(needed) + ("" if factor is None else f" (x{digits_of(factor)})")
 
 
 def family_text(family: Any) -> str:

@@ -57,7 +57,7 @@ def test_markdown_has_the_parts_that_it_should(report, tmp_path):
         assert re.search(rf"^## {heading}$", text, flags=re.MULTILINE)
     for stage in STAGES:
         details = text.split(f"### {stage}\n")[1].split("\n## ")[0].split("\n### ")[0]
-        counts = re.findall(r"FLOPs, (isolated|extracted|analytic) *\| *([\d,]+)", details)
+        counts = re.findall(r"FLOPs executed, (isolated|extracted|analytic) *\| *([\d,]+)", details)
         expected = f"{report['stages'][stage]['flops']:,}"
         assert counts == [("isolated", expected), ("extracted", expected), ("analytic", expected)]
         operators = re.findall(r"^\|`([\w.:]+)`", details, flags=re.MULTILINE)
@@ -79,7 +79,7 @@ def test_markdown_tables_have_one_number_of_cells(reports, tmp_path):
 def test_markdown_says_what_was_not_counted(reports, tmp_path):
     text = write_static_compute_markdown(reports["stage left out"], tmp_path / "report.md").read_text(encoding="utf-8")
     details = text.split("### projector\n")[1].split("### prefill")[0]
-    assert re.search(r"FLOPs, isolated *\| *not counted", details)
+    assert re.search(r"FLOPs executed, isolated *\| *not counted", details)
     assert "broken on purpose" in details
     assert "some could not count" in text
 

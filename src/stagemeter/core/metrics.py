@@ -201,7 +201,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "flops",
         "FLOPs",
-        "Floating-point operations, two per multiply-accumulate, attention counted dense.",
+        "Model FLOPs, two per multiply-accumulate, attention counted dense.",
         {STATIC: _flops, MODULE: _module("flops")},
         compared=True,
         swept=True,
@@ -295,7 +295,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "flops_executed",
         "FLOPs",
-        "FLOPs of all that ran.",
+        "FLOPs of all that is executed.",
         {STATIC: _stages("flops_executed"), MODULE: _module("flops_executed")},
         compared=True,
     ),

@@ -22,6 +22,7 @@ from stagemeter.core.units import (
 )
 from stagemeter.core.writing import write_whole
 from stagemeter.export.charts import bar_chart
+from stagemeter.export.execution import differing_factors, digits_of, execution_lines
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
@@ -65,7 +66,8 @@ _TOTALS = (
     ("Parameters that one token uses", "params_active", ""),
     ("MACs", "macs", ""),
     ("FLOPs", "flops", ""),
-    ("FLOPs, causal attention halved", "flops_causal", ""),
+    ("FLOPs, visible pairs", "flops_causal", ""),
+    ("FLOPs executed", "flops_executed", ""),
     ("FLOPs of one forward pass", "flops_forward", ""),
     ("Activations", "activations", ""),
     ("Bytes read", "bytes_read", "B"),
@@ -74,6 +76,8 @@ _TOTALS = (
     ("KV cache at the end", "kv_cache_bytes", "B"),
 )
 _TIERS = ("isolated", "extracted", "analytic")
+#: Places in the rows of the table of stages.
+_EXECUTED, _ACTIVATIONS = 3, 5
 
 
 def write_static_compute_json(report: Mapping[str, Any], path: Path | str) -> Path:
@@ -144,11 +148,15 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
         f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
         f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token.",
     )
-    header = ["Stage", "Params", "FLOPs", "Share", "Activations", "Bytes moved", "Counts agree"]
-    nothing = dict.fromkeys(("flops", "activations", "bytes_read", "bytes_written"), 0)
+    header = ["Stage", "Params", "FLOPs", "FLOPs executed", "Share", "Activations", "Bytes moved", "Counts agree"]
+    nothing = dict.fromkeys(("flops", "flops_executed", "activations", "bytes_read", "bytes_written"), 0)
     other = _row("other", {"params": sum(report["other_params"].values()), **nothing, "agreement": ""}, "0.0 %")
     whole = _total_row(report, "**total**", "100.0 %" if total["flops"] else "–")
-    document.table([header, *_stage_rows(report), other, whole])
+    hidden = () if differing_factors(report) else (_EXECUTED,)
+    document.table(_without([header, *_stage_rows(report), other, whole], hidden))
+    lines = execution_lines(report)
+    if lines:
+        document.items(lines)
     document.paragraph(_agreement_line(report))
     _add_roofline(document, report)
     _add_adapter(document, report)
@@ -185,7 +193,7 @@ def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
 
 def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the numbers of each stage over the whole request, and whether its counts agree."""
-    quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
+    quantities = ("macs", "flops", "flops_executed", "activations", "bytes_read", "bytes_written")
     totals = {quantity: request_total(report, quantity) for quantity in quantities}
     return {
         name: {
@@ -200,24 +208,32 @@ def stage_numbers(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _stage_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each stage over the whole request, without a header."""
+    factors = differing_factors(report)
     return [
         _row(
             stage_label(name, f"{DECODE} x {numbers['passes']:,}"),
             numbers,
             percentage(numbers["flops"], report["total"]["flops"]),
+            factors.get(name),
         )
         for name, numbers in stage_numbers(report).items()
     ]
 
 
 def _total_row(report: Mapping[str, Any], label: str, share: str) -> list[str]:
-    return _row(label, {**report["total"], "agreement": report["agreement"]["status"]}, share)
+    numbers = {**report["total"], "agreement": report["agreement"]["status"]}
+    return _row(label, numbers, share, differing_factors(report).get(TOTAL))
 
 
-def _row(label: str, numbers: Mapping[str, Any], share: str) -> list[str]:
+def _row(label: str, numbers: Mapping[str, Any], share: str, factor: float | None = None) -> list[str]:
     moved = with_unit(numbers["bytes_read"] + numbers["bytes_written"], "B")
     params, flops, activations = (with_unit(numbers[name]) for name in ("params", "flops", "activations"))
-    return [label, params, flops, share, activations, moved, numbers["agreement"]]
+    executed = with_unit(numbers["flops_executed"]) + (f" (x{digits_of(factor)})" if factor is not None else "")
+    return [label, params, flops, executed, share, activations, moved, numbers["agreement"]]
+
+
+def _without(rows: list[list[str]], columns: tuple[int, ...]) -> list[list[str]]:
+    return [[cell for place, cell in enumerate(row) if place not in columns] for row in rows]
 
 
 def stage_agreement(report: Mapping[str, Any], name: str) -> str:
@@ -260,21 +276,24 @@ def _configuration(report: Mapping[str, Any]) -> list[str]:
 
 def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
     document.header(3, stage["stage_name"])
-    counted = {f"FLOPs, {tier}": stage[f"flops_{tier}"] for tier in _TIERS}
+    counted = {f"FLOPs executed, {tier}": stage[f"flops_{tier}"] for tier in _TIERS}
     exact = {
         "parameters": stage["params"],
         "parameters that one token uses": stage["params_active"],
         "parameters never used": stage["params_unused"] or None,
         "context of the step below": stage.get("context"),
         "MACs": stage["macs"],
+        "FLOPs": stage["flops"],
+        "FLOPs, visible pairs": stage["flops_causal"],
+        "FLOPs executed": stage["flops_executed"],
         **{title: "not counted" if value is None else value for title, value in counted.items()},
-        "FLOPs, causal attention halved": stage["flops_causal"],
         "activations": stage["activations"],
         "bytes read": stage["bytes_read"],
         "bytes written": stage["bytes_written"],
     }
     if "steps" in stage:
         exact[f"FLOPs of all {stage['steps']:,} steps"] = stage["flops_total"]
+        exact[f"FLOPs executed in all {stage['steps']:,} steps"] = stage["flops_executed_total"]
     rows = [
         [title, f"{value:,}" if isinstance(value, int) else value]
         for title, value in exact.items()
@@ -283,8 +302,8 @@ def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
     document.table([["Quantity", "Exact"], *rows])
     if stage["operators"]:
         top = sorted(stage["operators"].items(), key=lambda item: -item[1])[:_TOP_OPERATORS]
-        rows = [["Operator", "FLOPs", "Share"]]
-        rows += [[markdown_code(name), f"{flops:,}", percentage(flops, stage["flops"])] for name, flops in top]
+        rows = [["Operator", "FLOPs executed", "Share"]]
+        rows += [[markdown_code(name), f"{flops:,}", percentage(flops, stage["flops_executed"])] for name, flops in top]
         document.table(rows)
     document.items(stage["notes"])
 
@@ -292,17 +311,20 @@ def _add_stage(document: Document, stage: Mapping[str, Any]) -> None:
 def print_report(report: Mapping[str, Any]) -> None:
     """Print stages with parameters, FLOPs, share and agreement on stdout."""
     rows = [
-        ["stage", "params", "FLOPs", "share", "activations", "bytes moved", "counts agree"],
+        ["stage", "params", "FLOPs", "FLOPs executed", "share", "activations", "bytes moved", "counts agree"],
         *_stage_rows(report),
         _total_row(report, TOTAL, ""),
     ]
     adapter = report["adapter"]
     if adapter is not None:
         numbers = {"params": adapter["params"], **adapter["total"], "agreement": "apart"}
+        numbers["flops_executed"] = numbers["flops"]
         share = percentage(numbers["flops"], report["total"]["flops"])
         rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share))
     # Activations are in the files: a terminal is narrow.
-    print_table([[*row[:4], *row[5:]] for row in rows], title=report["metadata"]["model"])
+    hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
+    print_table(_without(rows, hidden), title=report["metadata"]["model"])
+    print_lines(execution_lines(report))
     # The first note states the conventions, which stand in the report.
     print_lines([_page(report["metadata"]["workload"]), *(f"note: {note}" for note in report["notes"][1:])])
     roofline = report["roofline"]

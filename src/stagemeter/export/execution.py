@@ -1,0 +1,44 @@
+"""Where an implementation executes other work than the model needs: by how much, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.core.report import request_total
+from stagemeter.core.stage_names import TOTAL
+
+#: Counts that differ by no more of the model's are shown as one.
+_TOLERANCE = 0.001
+
+
+def differing_factor(executed: int, needed: int) -> float | None:
+    """Return executed FLOPs over the model's; None where they differ by no more than 0.1 %."""
+    return executed / needed if needed and abs(executed - needed) > _TOLERANCE * needed else None
+
+
+def differing_factors(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the factors of stages and total that differ. Decode counts with all its steps."""
+    needed = {**request_total(report, "flops"), TOTAL: report["total"]["flops"]}
+    executed = {**request_total(report, "flops_executed"), TOTAL: report["total"]["flops_executed"]}
+    factors = {name: differing_factor(executed[name], flops) for name, flops in needed.items()}
+    return {name: factor for name, factor in factors.items() if factor is not None}
+
+
+def digits_of(factor: float) -> str:
+    """Write a factor, with more digits near one."""
+    return f"{factor:,.{1 if factor >= 10 else 2 if factor >= 2 else 3}f}"
+
+
+def execution_lines(report: Mapping[str, Any]) -> list[str]:
+    """Say by how much each stage that differs does so, and why; or that a report has no model FLOPs."""
+    of = report["implementation"]
+    name = f"{of['name']} {of['version']}"
+    if report["basis"] == "executed":
+        return [f"FLOPs are those that {name} executes: what the model needs was not counted"]
+    lines = []
+    for stage, factor in differing_factors(report).items():
+        if stage != TOTAL:
+            why = "; ".join(f"it {clause}" for clause in report["stages"][stage]["execution"])
+            lines.append(f"{stage}: {name} executes {digits_of(factor)} times the model's FLOPs" + (why and f": {why}"))
+    return lines
