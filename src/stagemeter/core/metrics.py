@@ -248,6 +248,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("mfu", "", "Model FLOPs utilization, attention counted dense.", {PAIRING: _paired("mfu")}, compared=True),
     Metric("mfu_causal", "", "The same with attention by its visible pairs.", {PAIRING: _paired("mfu_causal")}),
+    Metric("hfu", "", "Hardware FLOPs utilization, of what transformers executes.", {PAIRING: _paired("hfu")}),
     Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_least")}),
     Metric("mfu_most", "", "Upper bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_most")}),
     Metric("mfu_causal_least", "", "Lower bound of mfu_causal.", {PAIRING: _paired("mfu_causal_least")}),

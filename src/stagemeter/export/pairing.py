@@ -45,6 +45,7 @@ def mfu_markdown(pairing: Mapping[str, Any]) -> str:
     )
     for title, lines in (
         ("Missing", [f"{stage}: {why}" for stage, why in pairing["missing"].items()]),
+        ("Executed work", _execution(pairing)),
         ("Warnings", pairing["flags"]),
         ("Serving engine", _engine(pairing)),
         ("Assumptions", [*_facts(pairing), *pairing["assumptions"]]),
@@ -64,6 +65,7 @@ def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     document.table(unbroken(_rows(pairing, _WIDE)))
     lines = [f"missing: {stage}: {why}" for stage, why in pairing["missing"].items()]
     lines += [f"warning: {flag}" for flag in pairing["flags"]]
+    lines += _execution(pairing)
     if lines:
         document.items([*lines, *_engine(pairing)])
     return str(document)
@@ -74,7 +76,7 @@ def print_pairing(pairing: Mapping[str, Any]) -> None:
     print_table(_rows(pairing), title=_title(pairing))
     missing = (f"missing: {stage}: {why}" for stage, why in pairing["missing"].items())
     flags = (f"warning: {flag}" for flag in pairing["flags"])
-    print_lines([*missing, *flags, *_engine(pairing), *_facts(pairing)])
+    print_lines([*missing, *flags, *_execution(pairing), *_engine(pairing), *_facts(pairing)])
 
 
 def _title(pairing: Mapping[str, Any]) -> str:
@@ -99,12 +101,15 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "TFLOP/s": lambda row: rate(row["tflops"]),
     "MFU": lambda row: _percent(row["mfu"]),
     "MFU causal": lambda row: _percent(row["mfu_causal"]),
+    "HFU": lambda row: _percent(row.get("hfu")),
     "GB/s": lambda row: rate(row["gbps"]),
     "MBU": lambda row: _percent(row["mbu"]),
     "Roofline": lambda row: milliseconds(row["roofline_ms"]),
     "Of roofline": lambda row: _percent(row["roofline_fraction"]),
     "Bound by": lambda row: row["bound_by"] if row["mbu"] is not None else "–",
 }
+#: The column that stands beside them where some stage executes other work, and the share from which that shows.
+_HFU, _SHOWN = "HFU", 1e-3
 #: Columns that do not fit into a description.
 _WIDE = ("FLOPs", "TFLOP/s", "GB/s")
 
@@ -112,6 +117,8 @@ _WIDE = ("FLOPs", "TFLOP/s", "GB/s")
 def _rows(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[list[str]]:
     """Return the table of stages, the header first."""
     columns = {title: cell for title, cell in _COLUMNS.items() if title not in left_out}
+    if not any(_executes_otherwise(row) for row in pairing["stages"].values()):
+        columns.pop(_HFU)
     stages = pairing["stages"].items()
     return [
         ["Stage", *columns],
@@ -119,9 +126,29 @@ def _rows(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[list
     ]
 
 
+def _executes_otherwise(row: Mapping[str, Any]) -> bool:
+    """Whether transformers executes notably more or less than the model needs; pairings before 1.2 do not say it."""
+    executed = row.get("flops_executed")
+    return executed is not None and abs(executed - row["flops"]) > _SHOWN * row["flops"]
+
+
+def _execution(pairing: Mapping[str, Any]) -> list[str]:
+    """Say of each stage whose HFU differs from its MFU by how much it does, and why."""
+    reasons = pairing["counts"].get("execution", {})
+    lines = []
+    for stage, row in pairing["stages"].items():
+        if stage in reasons and _executes_otherwise(row):
+            times = f" {rate(row['flops_executed'] / row['flops'])} times" if row["flops"] else ""
+            why = f": it {'; '.join(reasons[stage])}" if reasons[stage] else ""
+            lines.append(f"{stage}: transformers executes{times} what the model needs, which HFU credits{why}")
+    return lines
+
+
 def _facts(pairing: Mapping[str, Any]) -> list[str]:
     counts, peak = pairing["counts"], pairing["peak"]
     facts = [f"counts from the {counts['source']}{_run(pairing, 'static_run_id')}"]
+    if counts.get("basis") == "executed":
+        facts.append("counts are of what transformers executes, not of what the model needs")
     if counts.get("made_for_pairing"):
         facts.append("no static run counted this work: that run was made by closed form for it")
     facts += [

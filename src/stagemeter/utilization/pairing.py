@@ -1,10 +1,11 @@
 """Pair times with counts: MFU, MBU and roofline bounds of every stage. Needs no torch.
 
-F is the FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and writes, and t
-its time. P and W are the device's peak rates of arithmetic and of memory.
+F is the model FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and writes,
+and t its time. P and W are the device's peak rates of arithmetic and of memory.
 
 - MFU = F / (t P), model FLOPs utilization: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022,
   appendix B. F is what the model's mathematics need, not what a kernel happens to execute.
+- HFU is the same with the FLOPs that transformers executes, hardware FLOPs utilization: ibid.
 - MBU = B / (t W), the same of memory: "LLM Inference Performance Engineering: Best Practices", Databricks, 2023.
 - The roofline bound is max(F / P, B / W), see `stagemeter.hardware.roofline`.
 """
@@ -22,13 +23,20 @@ from stagemeter.profiling.devices import ONE_DEVICE, Devices
 from stagemeter.profiling.document import with_sums
 from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
-from stagemeter.utilization.work import Work, counted_work, differing_fields, with_experts, work_at
+from stagemeter.utilization.work import (
+    Work,
+    counted_work,
+    differing_fields,
+    execution_of,
+    with_experts,
+    work_at,
+)
 
 if TYPE_CHECKING:
     from stagemeter.core.report_types import BoundBy, PeakRates
 
 #: Changes with the keys of a pairing and their meaning.
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 #: Start of the reason why a stage without a count is missing.
 NO_COUNT = "no count"
 
@@ -39,7 +47,8 @@ _OTHER_UNIT = 100
 
 _ASSUMPTIONS = (
     "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
-    "mfu counts attention dense, mfu_causal with causal self-attention halved",
+    "mfu counts attention dense, mfu_causal by the pairs that masks show",
+    "hfu credits what transformers executes; another engine executes other work",
     "the peak is the dense one, without structured sparsity",
     "bytes are those of unfused operators: a fused kernel moves fewer, and a cache spares some, so MBU can exceed what "
     "the memory delivered",
@@ -57,10 +66,12 @@ class PairedStage(TypedDict):
     passes: int
     flops: int | float
     flops_causal: int | float
+    flops_executed: int | float | None
     bytes: int | float
     bytes_least: int | float
     mfu: float
     mfu_causal: float
+    hfu: float | None
     mbu: float | None
     tflops: float
     gbps: float
@@ -70,13 +81,19 @@ class PairedStage(TypedDict):
 
 
 class PairedCounts(TypedDict):
-    """The counts of a pairing for the whole request, and their source."""
+    """The counts of a pairing for the whole request, and their source.
+
+    `basis` is that of the report. `execution` says by stage why transformers executes other work than the model needs.
+    """
 
     source: str
+    basis: str
+    execution: dict[str, list[str]]
     differences: dict[str, list[Any]]
     experts_read: dict[str, float]
     flops: dict[str, int]
     flops_causal: dict[str, int]
+    flops_executed: dict[str, int | None]
     made_for_pairing: NotRequired[bool]
 
 
@@ -152,11 +169,14 @@ def pair(
         "workload_hash": workload.hash,
         "counts": {
             "source": source,
+            "basis": report["basis"],
+            "execution": execution_of(report, workload),
             "differences": differing_fields(counted, workload),
             "experts_read": dict(experts_read or {}),
             # Of the whole request: all decode steps.
             "flops": {stage: part.flops for stage, part in work.items()},
             "flops_causal": {stage: part.flops_causal for stage, part in work.items()},
+            "flops_executed": {stage: part.flops_executed for stage, part in work.items()},
         },
         "peak": peak.to_dict(),
         "devices": {**asdict(devices), "per_request": devices.per_request},
@@ -164,6 +184,7 @@ def pair(
         "missing": missing,
         "flags": [
             *_disagreements(report),
+            *_earlier(report),
             *(requests.flags() if requests is not None else ()),
             *_unsettled(rows, cached=requests is not None and requests.lengths.cached > 0),
             *_flags(rows),
@@ -179,7 +200,8 @@ def _mean_work(
     settled = dict(work)
     for stage in {PREFILL, DECODE} & work.keys():
         flops, causal = requests.mean("flops", stage), requests.mean("flops_causal", stage)
-        settled[stage] = replace(work[stage], flops=flops, flops_causal=causal)
+        # What transformers would execute for each of these lengths is not counted.
+        settled[stage] = replace(work[stage], flops=flops, flops_causal=causal, flops_executed=None)
     if requests.lengths.cached and PREFILL in work:
         computed = max(1, requests.lengths.computed.total // requests.lengths.requests)
         least = work_at(report, replace(workload, prompt_tokens=computed))[PREFILL].least_bytes
@@ -236,6 +258,8 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
     parts = list(works)
     flops = sum(part.flops for part in parts)
     causal = sum(part.flops_causal for part in parts)
+    executed = [part.flops_executed for part in parts if part.flops_executed is not None]
+    runs = sum(executed) if len(executed) == len(parts) else None
     moved = sum(part.moved_bytes for part in parts)
     least, most = zip(*(stage_bounds(part, peak, devices) for part in parts), strict=True)
     roofline_ms = sum(part.ms for part in least)
@@ -246,10 +270,12 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
         "passes": passes,
         "flops": _per_pass(flops, passes),
         "flops_causal": _per_pass(causal, passes),
+        "flops_executed": None if runs is None else _per_pass(runs, passes),
         "bytes": _per_pass(moved, passes),
         "bytes_least": _per_pass(sum(part.least_bytes for part in parts), passes),
         "mfu": flops / (seconds * peak.flops_per_second),
         "mfu_causal": causal / (seconds * peak.flops_per_second),
+        "hfu": None if runs is None else runs / (seconds * peak.flops_per_second),
         "mbu": moved / (seconds * peak.bytes_per_second) if peak.bytes_per_second is not None else None,
         "tflops": flops / seconds / 1e12,
         "gbps": moved / seconds / 1e9,
@@ -262,6 +288,13 @@ def _row(works: Iterable[Work], time_ms: float, peak: Peak, passes: int, devices
 def _per_pass(total: int, passes: int) -> int | float:
     # An integer where possible.
     return total // passes if total % passes == 0 else total / passes
+
+
+def _earlier(report: Mapping[str, Any]) -> list[str]:
+    """Flag a report of an earlier schema, whose FLOPs are not the model's though its family knows them."""
+    if report["basis"] == "model" or report["closed_form"] is None:
+        return []
+    return ["the static report is an earlier one, of executed FLOPs: mfu is hfu. Analyze again for the model's"]
 
 
 def _disagreements(report: Mapping[str, Any]) -> list[str]:

@@ -23,27 +23,31 @@ class Work:
     Attributes
     ----------
     flops, flops_causal : int
-        Floating-point operations with attention counted dense, and with causal self-attention halved.
+        FLOPs with attention counted dense, and by the pairs that masks show.
     moved_bytes, least_bytes : int
         Bytes read and written: the most and the least, where they depend on the experts that the tokens choose.
+    flops_executed : int or None
+        FLOPs that transformers executes; None where not known.
     """
 
     flops: int
     flops_causal: int
     moved_bytes: int
     least_bytes: int
+    flops_executed: int | None = None
 
     @classmethod
-    def of_cost(cls, cost: Cost, sizes: tuple[Any, Any], spared: Any = 0) -> Work:
+    def of_cost(cls, cost: Cost, sizes: tuple[Any, Any], spared: Any = 0, executed: Cost | None = None) -> Work:
         """Return the work of a cost. `sizes` are bytes per element, `spared` the bytes that fewer experts spare."""
         moved = cost.bytes_read(*sizes) + cost.bytes_written(*sizes)
-        return cls(cost.flops, cost.flops_causal, moved, moved - spared)
+        return cls(cost.flops, cost.flops_causal, moved, moved - spared, executed.flops if executed else None)
 
 
 def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
     """Return the work of each stage that a report counted. Decode is all steps of the request."""
     quantities = {
-        name: request_total(report, name) for name in ("flops", "flops_causal", "bytes_read", "bytes_written")
+        name: request_total(report, name)
+        for name in ("flops", "flops_causal", "flops_executed", "bytes_read", "bytes_written")
     }
     workload = Workload.from_dict(report["metadata"]["workload"])
     spared = _spared_by_stage(report, workload)
@@ -54,7 +58,8 @@ def work_of_report(report: Mapping[str, Any]) -> dict[str, Work]:
         if found["source"] != "none":
             moved = quantities["bytes_read"][stage] + quantities["bytes_written"][stage]
             flops, causal = quantities["flops"][stage], quantities["flops_causal"][stage]
-            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0))
+            executed = quantities["flops_executed"][stage]
+            work[stage] = Work(flops, causal, moved, moved - spared.get(stage, 0), executed)
     return work
 
 
@@ -66,11 +71,13 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
             f"{report['metadata']['model']}: its static report has no closed form and is of another workload "
             f"({', '.join(differing_fields(counted, workload))} differ). Analyze the workload that was measured"
         )
-    costs = evaluate_workload(report["closed_form"], family_named(report["metadata"]["family"]), workload)
-    costs[DECODE] = costs.pop(DECODE_TOTAL)
+    closed_form, family = report["closed_form"], family_named(report["metadata"]["family"])
+    costs, runs = (evaluate_workload(closed_form, family, workload, executed) for executed in (False, True))
+    for each in (costs, runs):
+        each[DECODE] = each.pop(DECODE_TOTAL)
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     spared = _spared_by_stage(report, workload)
-    return {stage: Work.of_cost(cost, sizes, spared.get(stage, 0)) for stage, cost in costs.items()}
+    return {stage: Work.of_cost(cost, sizes, spared.get(stage, 0), runs[stage]) for stage, cost in costs.items()}
 
 
 def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[str, Work], str]:
@@ -78,6 +85,15 @@ def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[st
     if Workload.from_dict(report["metadata"]["workload"]).hash == workload.hash:
         return work_of_report(report), "static report"
     return work_at(report, workload), "closed form of the static report"
+
+
+def execution_of(report: Mapping[str, Any], workload: Workload) -> dict[str, list[str]]:
+    """Return by stage why transformers executes other work at a workload: clauses after its name."""
+    if report["closed_form"] is None or report["closed_form"]["executed"] is None:
+        return {stage: found["execution"] for stage, found in report["stages"].items()}
+    family = family_named(report["metadata"]["family"])
+    architecture = family.architecture_from_sizes(report["closed_form"]["architecture"])
+    return {stage.name: list(stage.execution(architecture, workload)) for stage in family.stages}
 
 
 def spared_bytes(

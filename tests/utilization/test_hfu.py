@@ -1,0 +1,104 @@
+"""HFU: executed FLOPs beside the model's, at the report's workload and at others."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stagemeter import AnalysisConfig
+from stagemeter.analysis.analyze import estimate_model
+from stagemeter.core.metrics import pairing_values
+from stagemeter.core.report_upgrade import upgraded_report
+from stagemeter.core.workload import Workload
+from stagemeter.export.pairing import mfu_markdown, print_pairing
+from stagemeter.hardware.roofline import Peak
+from stagemeter.models.lookup import describe_model
+from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
+from stagemeter.utilization.mixed_lengths import requests_work
+from stagemeter.utilization.pairing import pair
+
+PEAK = Peak("device", "bfloat16", 1e15, 1e12, "test")
+TIMES = {"prefill": 100.0, "decode": 10.0}
+EARLIER = Path(__file__).parent.parent / "export" / "documents" / "report_1_3.json"
+
+
+def report_of(model: str, **settings) -> dict:
+    return estimate_model(describe_model(model), AnalysisConfig(model=model, **settings))
+
+
+def paired(report: dict, **changes) -> dict:
+    workload = replace(Workload.from_dict(report["metadata"]["workload"]), **changes)
+    return pair(report, TIMES, workload, PEAK)
+
+
+@pytest.fixture(scope="module")
+def deepseek() -> dict:
+    return report_of("deepseek-v3", seq_len=1000, new_tokens=101)
+
+
+def test_hfu_is_executed_flops_over_time_and_peak(deepseek):
+    rows = paired(deepseek)["stages"]
+    for stage, passes in (("prefill", 1), ("decode", 100)):
+        counted = deepseek["stages"][stage]
+        executed = counted.get("flops_executed_total", counted["flops_executed"]) / passes
+        assert rows[stage]["flops_executed"] == executed
+        assert rows[stage]["hfu"] == pytest.approx(executed / (TIMES[stage] / 1e3 * 1e15), rel=1e-12)
+    # Each step expands 1,001 to 1,100 tokens.
+    assert rows["decode"]["hfu"] > 10 * rows["decode"]["mfu"]
+    both = rows["prefill"]["flops_executed"] + 100 * rows["decode"]["flops_executed"]
+    assert rows["total"]["flops_executed"] == both
+    assert pairing_values(paired(deepseek))["hfu/decode"] == rows["decode"]["hfu"]
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "mistral-7b-v0.1", "llama-4-scout", "qwen3-next-80b-a3b"])
+def test_executed_flops_at_another_workload_are_those_that_are_counted_there(model):
+    here = report_of(model, seq_len=1000, new_tokens=101)
+    there = report_of(model, seq_len=9001, new_tokens=33, batch_size=2)
+    workload = there["metadata"]["workload"]
+    elsewhere = pair(here, TIMES, Workload.from_dict(workload), PEAK)
+    own = paired(there)
+    assert elsewhere["counts"]["source"] == "closed form of the static report"
+    for key in ("flops_executed", "flops", "execution"):
+        assert elsewhere["counts"][key] == own["counts"][key]
+    assert elsewhere["stages"] == own["stages"]
+
+
+def test_table_shows_hfu_where_it_differs_and_says_why(deepseek, capsys):
+    pairing = paired(deepseek)
+    print_pairing(pairing)
+    shown = capsys.readouterr().out
+    assert "HFU" in shown.splitlines()[1]
+    assert "decode: transformers executes" in shown
+    assert "times what the model needs, which HFU credits: it expands the compressed vectors" in shown
+    assert "## Executed work" in mfu_markdown(pairing)
+    alike = paired(report_of("llama-3.1-8b", seq_len=1000, new_tokens=101))
+    assert alike["stages"]["prefill"]["hfu"] == alike["stages"]["prefill"]["mfu"]
+    assert "HFU" not in mfu_markdown(alike).partition("Assumptions")[0]
+
+
+def test_pairing_of_an_earlier_version_is_shown(deepseek):
+    pairing = copy.deepcopy(paired(deepseek))
+    for row in pairing["stages"].values():
+        del row["hfu"], row["flops_executed"]
+    for key in ("basis", "execution", "flops_executed"):
+        del pairing["counts"][key]
+    assert "MFU causal" in mfu_markdown(pairing)
+
+
+def test_report_of_an_earlier_version_has_no_other_utilization_and_says_so():
+    report = upgraded_report(json.loads(EARLIER.read_text()))
+    pairing = paired(report, new_tokens=7)
+    row = pairing["stages"]["prefill"]
+    assert row["hfu"] == row["mfu"]
+    assert any("mfu is hfu. Analyze again" in flag for flag in pairing["flags"])
+    assert "counts are of what transformers executes" in mfu_markdown(pairing)
+
+
+def test_requests_of_mixed_lengths_have_no_hfu(deepseek):
+    prompts = Histogram(1500, (Bucket(501, 1000, 2),))
+    lengths = RequestLengths(prompts, Histogram(20, (Bucket(10, 10, 2),)), prompts, "test")
+    workload = replace(Workload.from_dict(deepseek["metadata"]["workload"]), prompt_tokens=750, new_tokens=10)
+    rows = pair(deepseek, TIMES, workload, PEAK, requests=requests_work(deepseek, workload, lengths))["stages"]
+    assert {row["hfu"] for row in rows.values()} == {None}
