@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stagemeter.core.cost import Cost
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
@@ -191,17 +190,19 @@ def _needed_vision(sizes: MllamaArchitecture, values: Variables) -> list[Operato
     ``build_encoder_attention_mask``.
     """
     vit, pages, views = replace(sizes.vit, masked=False), values["pages"], values["pages"] * sizes.tiles
-    unseen = -2 * pages * values["padding"] ** 2 * sizes.hidden
+    *layers, (attention, times) = layer_operators(vit, [(pages, sizes.tiles * sizes.padded)], vit.layers)
+    macs = 2 * pages * values["pairs"] * sizes.hidden
     return [
         (patch_embedding(vit, views * (sizes.patches - 1), views), 1),
-        *layer_operators(vit, [(pages, sizes.tiles * sizes.padded)], vit.layers),
-        (Cost(macs=unseen, macs_causal=unseen), vit.layers),
+        *layers,
+        (replace(attention, macs=macs, macs_causal=macs), times),
     ]
 
 
 def _needed_calls(sizes: MllamaArchitecture, workload: Workload) -> list[Variables]:
-    padding = sizes.tiles * sizes.padded - workload.global_views * sizes.patches
-    return [{"pages": workload.batch_size, "padding": padding}]
+    tokens = sizes.tiles * sizes.padded
+    padding = tokens - workload.global_views * sizes.patches
+    return [{"pages": workload.batch_size, "pairs": tokens**2 - padding**2}]
 
 
 def _vision_parameters(sizes: MllamaArchitecture) -> int:
@@ -262,7 +263,7 @@ FAMILY = vision_language_family(
             needed=Needed(
                 "runs attention among tokens of padding, which a mask hides from one another",
                 _needed_vision,
-                Calls({**_CALLS.variables, "padding": "tokens of padding of a page"}, _needed_calls),
+                Calls({**_CALLS.variables, "pairs": "pairs of tokens of a page that see one another"}, _needed_calls),
             ),
         ),
         projector_stage(
