@@ -1,4 +1,4 @@
-"""What other projects' own code counts for small models: ``python benchmarks/conventions.py``.
+"""Run other projects' counters on small models: ``python benchmarks/conventions.py``.
 
 It downloads torchtitan 0.3.0, verl 0.9.1 and DeepSpeed 0.19.8 from PyPI into a scratch folder, takes the functions that
 count out of them, and runs these on models of transformers 5.23.0. `tests/conventions/peers.json` keeps the answers,

@@ -12,17 +12,14 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, with_config
 from typing_extensions import TypedDict
 
+from stagemeter.core.bound_types import Count, Roofline, StageName
 from stagemeter.core.settings import AnalysisSettings
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 
-Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
-StageName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 TierName = Literal["isolated", "extracted", "analytic"]
-BoundBy = Literal["compute", "memory", "compute or memory", "unknown"]
 #: Nothing is converted, and no other key is allowed.
 CONFIG = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -194,7 +191,7 @@ class Stage(TypedDict):
 
 
 class AdapterCost(TypedDict):
-    """The cost of a LoRA adapter, in one pass of a stage or in the whole request."""
+    """The executed cost of a LoRA adapter, in one pass of a stage or in the whole request."""
 
     macs: Count
     """Multiply-accumulates."""
@@ -239,7 +236,7 @@ class Implementation(TypedDict):
 
 
 class Agreement(TypedDict):
-    """Whether the tiers that ran give the same integers for what is executed."""
+    """Whether the tiers give the same integers. They count executed work."""
 
     status: Literal["equal", "different", "incomplete", "not compared"]
     """equal: the tiers give the same numbers. incomplete: equal where counted. not compared: one tier ran."""
@@ -298,10 +295,10 @@ class ClosedForm(TypedDict):
     architecture: dict[str, Any]
     """Sizes of the model, which the variables follow from."""
     stages: Annotated[dict[StageName, StageForm], Field(json_schema_extra={"required": [PREFILL, DECODE]})]
-    """What the model needs in each stage."""
+    """The model's work in each stage."""
     executed: dict[StageName, StageForm] | None
-    """What the implementation executes, of stages where it is written otherwise; null where stages hold just that, as
-    in reports of schema 1.x."""
+    """Executed work of the stages where it differs from the model's; null in reports of schema 1.x, whose stages hold
+    executed work."""
 
 
 class CurvePoint(TypedDict):
@@ -313,89 +310,6 @@ class CurvePoint(TypedDict):
     """Model FLOPs of one decode step."""
     flops_executed: Count
     """FLOPs that the implementation executes in it."""
-
-
-class PeakRates(TypedDict):
-    """Peak rates of a device."""
-
-    name: str
-    """Name of the device."""
-    dtype: str
-    """Data type of the rate of arithmetic."""
-    tflops: Amount
-    """Dense TFLOP/s."""
-    gbps: Amount | None
-    """Memory bandwidth in GB/s."""
-    source: str
-    """Where the numbers are from."""
-
-
-class StageBound(TypedDict):
-    """The least time of a stage or of several."""
-
-    compute_ms: Amount
-    """Milliseconds at the peak rate of arithmetic."""
-    memory_ms: Amount | None
-    """Milliseconds at the peak bandwidth; null where that is not known."""
-    roofline_ms: Amount | None
-    """The larger of the two; of several stages the sum of theirs."""
-    bound_by: BoundBy
-    """What sets the bound."""
-    memory_ms_every_expert: Amount | None
-    """memory_ms where every expert that the tokens can reach is read."""
-    roofline_ms_every_expert: Amount | None
-    """roofline_ms where every expert that the tokens can reach is read."""
-
-
-class Throughput(TypedDict):
-    """Throughput at the bounds; null where a bound is missing."""
-
-    first_token_ms: Amount | None
-    """Milliseconds of vision stages and prefill."""
-    decode_tokens_per_second: Amount | None
-    """Tokens of the decode steps."""
-    tokens_per_second: Amount | None
-    """New tokens of whole requests."""
-    pages_per_hour: Amount | None
-    """Pages of whole requests."""
-
-
-class Memory(TypedDict):
-    """A lower bound of the memory that the workload needs."""
-
-    weights_bytes: Count
-    """Weights that some pass reads, as the checkpoint stores them."""
-    kv_cache_bytes: Count
-    """KV cache at the end."""
-    working_set_bytes: dict[str, Count]
-    """Operands and result of the most demanding operator, by stage."""
-    needed_bytes: Count
-    """The most memory that is in use at any one time."""
-    needed_in: str
-    """The stage of that time."""
-    device_bytes: Count | None
-    """Memory of the device; null where not known."""
-    fits: bool | None
-    """Whether it may fit; null where the memory, or the storage of the checkpoint's weights, is not known."""
-    largest_batch_size: Count | None
-    """The largest batch that may fit; 0 if one request does not fit."""
-
-
-class Roofline(TypedDict):
-    """Bounds of a device, see docs/hardware.md."""
-
-    peak: PeakRates
-    """The device."""
-    bounds: dict[StageName, StageBound]
-    """The least time by stage and sum of stages; of decode the mean step."""
-    throughput: Throughput
-    """Throughput at these bounds."""
-    throughput_every_expert: Throughput
-    """The same where every expert that the tokens can reach is read."""
-    memory: Memory
-    """A lower bound of the memory that the workload needs."""
-    notes: list[str]
-    """What to know about the bounds."""
 
 
 class ModuleCount(TypedDict):
@@ -420,7 +334,7 @@ class Report(TypedDict):
     metadata: Metadata
     """The model, the workload, the configuration and the versions."""
     basis: Literal["model", "executed"]
-    """What flops and the like are: what the model needs; executed: what runs, where no family knows the model."""
+    """The work that flops, macs and bytes count. executed: no family knows what the model needs."""
     implementation: Implementation
     """The code whose execution was counted."""
     total: Total

@@ -17,7 +17,7 @@ _SUFFIX = "_executed"
 
 
 def is_earlier(version: object) -> bool:
-    """Whether a version of the schema is one that counts what transformers executes."""
+    """Tell whether a report of this schema version counts executed work."""
     return str(version).partition(".")[0] == EARLIER_SCHEMA
 
 

@@ -113,8 +113,9 @@ def _shown_by(block_mask: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
 
                 mask = create_mask(of_rows, batch, heads, min(rows, queries - start), keys, device=device)
                 shown += int(mask.sum())
-    except Exception:
-        # A function of the user's may hold tensors of another device, or without values.
+    except RuntimeError:
+        # A function of the user's may hold tensors of another device, or without values. All pairs count then, with a
+        # remark.
         return queries, keys
     return KnownPairs(shown, batch * heads * queries * keys)
 

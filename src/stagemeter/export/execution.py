@@ -12,7 +12,7 @@ from stagemeter.core.stage_names import TOTAL
 _TOLERANCE = 0.001
 
 
-def differing_factor(executed: int, needed: int) -> float | None:
+def differing_factor(executed: float, needed: float) -> float | None:
     """Return executed FLOPs over the model's; None where they differ by no more than 0.1 %."""
     return executed / needed if needed and abs(executed - needed) > _TOLERANCE * needed else None
 

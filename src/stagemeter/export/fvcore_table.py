@@ -12,7 +12,7 @@ from stagemeter.core.writing import write_whole
 _INTRODUCTION = """# One forward pass, by module
 
 Printed by fvcore's `flop_count_table`. What fvcore calls flops are multiply-accumulates: **the `#flops` column shows
-MACs**, half of the FLOPs of the report. One pass over the page and its prompt; decode steps are not in it.
+MACs**, half of the report's executed FLOPs. One pass over the page and its prompt; decode steps are not in it.
 
 """
 

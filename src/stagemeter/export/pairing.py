@@ -10,6 +10,7 @@ from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
+from stagemeter.export.execution import differing_factor
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 from stagemeter.export.roofline import roofline_chart
@@ -108,8 +109,8 @@ _COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "Of roofline": lambda row: _percent(row["roofline_fraction"]),
     "Bound by": lambda row: row["bound_by"] if row["mbu"] is not None else "–",
 }
-#: The column that stands beside them where some stage executes other work, and the share from which that shows.
-_HFU, _SHOWN = "HFU", 1e-3
+#: The column that stands beside them where some stage executes other work, see `differing_factor`.
+_HFU = "HFU"
 #: Columns that do not fit into a description.
 _WIDE = ("FLOPs", "TFLOP/s", "GB/s")
 
@@ -129,7 +130,7 @@ def _rows(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[list
 def _executes_otherwise(row: Mapping[str, Any]) -> bool:
     """Whether transformers executes notably more or less than the model needs; pairings before 1.2 do not say it."""
     executed = row.get("flops_executed")
-    return executed is not None and abs(executed - row["flops"]) > _SHOWN * row["flops"]
+    return executed is not None and differing_factor(executed, row["flops"]) is not None
 
 
 def _execution(pairing: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from stagemeter.core.report_types import BoundBy, PeakRates
+    from stagemeter.core.bound_types import BoundBy, PeakRates
 
 
 @dataclass(frozen=True, slots=True)

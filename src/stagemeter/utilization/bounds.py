@@ -14,7 +14,7 @@ from stagemeter.hardware.roofline import Bound, Peak, bound
 from stagemeter.utilization.work import Work
 
 if TYPE_CHECKING:
-    from stagemeter.core.report_types import Throughput
+    from stagemeter.core.bound_types import Throughput
 
 
 def stage_bounds(work: Work, peak: Peak, devices: int = 1) -> tuple[Bound, Bound]:

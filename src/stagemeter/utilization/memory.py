@@ -30,7 +30,7 @@ from stagemeter.utilization.bounds import request_parts, stage_bounds, throughpu
 from stagemeter.utilization.work import Work, work_of_report
 
 if TYPE_CHECKING:
-    from stagemeter.core.report_types import Memory, Roofline, StageBound
+    from stagemeter.core.bound_types import Memory, Roofline, StageBound
 
 _Time = Literal["roofline_ms", "roofline_ms_every_expert"]
 _NOTES = (

@@ -33,7 +33,7 @@ from stagemeter.utilization.work import (
 )
 
 if TYPE_CHECKING:
-    from stagemeter.core.report_types import BoundBy, PeakRates
+    from stagemeter.core.bound_types import BoundBy, PeakRates
 
 #: Changes with the keys of a pairing and their meaning.
 SCHEMA_VERSION = "1.2"
