@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 _Time = Literal["roofline_ms", "roofline_ms_every_expert"]
 _NOTES = (
-    "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, and "
-    "bytes are those of operators that are not fused with one another",
+    "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, so a "
+    "kernel that skips the pairs that a mask hides can be faster; bytes are those of operators that are not fused with "
+    "one another",
     "memory is a lower bound: weights, KV cache, and the operands and result of one operator, without the allocator's "
     "reserve, the driver's context and other live tensors; what exceeds the device cannot fit, and what does not may "
     "still not fit",
