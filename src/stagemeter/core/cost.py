@@ -119,6 +119,13 @@ QUANTITIES: tuple[str, ...] = tuple(field.name for field in fields(Cost))
 EXECUTED: tuple[str, ...] = tuple(name for name in QUANTITIES if name != "macs_causal")
 
 ZERO = Cost()
+#: Counts that differ by no more of the model's are shown as one.
+_TOLERANCE = 0.001
+
+
+def differing_factor(count: float, needed: float) -> float | None:
+    """Return a count over the model's; None where they differ by no more than 0.1 %."""
+    return count / needed if needed and abs(count - needed) > _TOLERANCE * needed else None
 
 
 def total(costs: Iterable[Cost]) -> Cost:

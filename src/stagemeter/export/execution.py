@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stagemeter.core.cost import differing_factor
 from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import TOTAL
-
-#: Counts that differ by no more of the model's are shown as one.
-_TOLERANCE = 0.001
-
-
-def differing_factor(executed: float, needed: float) -> float | None:
-    """Return executed FLOPs over the model's; None where they differ by no more than 0.1 %."""
-    return executed / needed if needed and abs(executed - needed) > _TOLERANCE * needed else None
 
 
 def differing_factors(report: Mapping[str, Any]) -> dict[str, float]:

@@ -99,8 +99,8 @@ def _pairs(
                 queries = (torch.arange(start, min(q_length, start + rows)) + q_offset)[None, None, :, None]
                 part = function(batch, head, queries, keys)
                 shown += int(part.expand(batch_size, 1, queries.shape[2], kv_length).sum())
-    except Exception:
-        # The function holds tensors without values, or takes single numbers only.
+    except (RuntimeError, TypeError, ValueError):
+        # The function holds tensors without values, or takes single numbers only. All pairs count then, with a remark.
         return None
     return KnownPairs(shown, every)
 

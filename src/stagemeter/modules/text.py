@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stagemeter.core.cost import differing_factor
 from stagemeter.core.terminal import plain_text
 from stagemeter.core.units import percentage, with_unit
 
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from stagemeter.modules.report import ModuleReport, ModuleStage
 
 
-#: Share of the model's FLOPs from which on another count is shown beside them.
-_SHOWN_FROM = 0.001
 #: Counts that can differ from the model's FLOPs, with the lines that say why.
 _OTHERS = {
     "causal": ("flops_causal", "each query with the keys that it sees"),
@@ -45,20 +44,17 @@ def differences(report: ModuleReport) -> list[str]:
 
 def _others(report: ModuleReport) -> list[str]:
     """Return the names of counts that differ from the model's FLOPs."""
-    return [
-        name
-        for name, (quantity, _) in _OTHERS.items()
-        if any(_differs(stage.flops, getattr(stage, quantity)) for stage in report.rows())
-    ]
+    return [name for name in _OTHERS if any(_factor(stage, name) is not None for stage in report.rows())]
 
 
-def _differs(flops: int, other: int | None) -> bool:
-    return other is not None and abs(other - flops) > _SHOWN_FROM * flops
+def _factor(stage: ModuleStage, other: str) -> float | None:
+    count = getattr(stage, _OTHERS[other][0])
+    return None if count is None else differing_factor(count, stage.flops)
 
 
-def _beside(flops: int, other: int | None) -> str:
-    factor = f" ({other / flops:.3g} x)" if other is not None and flops and _differs(flops, other) else ""
-    return f"{with_unit(other)}{factor}"
+def _beside(stage: ModuleStage, other: str) -> str:
+    factor = _factor(stage, other)
+    return with_unit(getattr(stage, _OTHERS[other][0])) + (f" ({factor:.3g} x)" if factor else "")
 
 
 def _row(stage: ModuleStage, total: ModuleStage, others: list[str], train: bool) -> list[str]:
@@ -69,7 +65,7 @@ def _row(stage: ModuleStage, total: ModuleStage, others: list[str], train: bool)
         stage.name,
         with_unit(stage.params),
         with_unit(stage.flops),
-        *(_beside(stage.flops, getattr(stage, _OTHERS[name][0])) for name in others),
+        *(_beside(stage, name) for name in others),
         *passes,
         share,
         with_unit(stage.activations),
