@@ -109,10 +109,10 @@ def _run(session: Session, workload: Workload, on_enter: Callable[[str], None]) 
 def count_experts(
     session: Session, request: Request, on_enter: Callable[[str], None] = lambda stage: None
 ) -> dict[str, float]:
-    """Run a request and count the experts whose weights it reads. The count takes time: do not measure this request.
+    """Run a request and count the experts that its tokens choose. The count takes time: do not measure this request.
 
-    For ``prefill`` and ``decode``, return how many different experts of a layer one pass reads: the mean over layers
-    with experts and over decode steps. Return nothing for a model without experts, or one that runs all on every token.
+    For ``prefill`` and ``decode``, return how many different experts of a layer the tokens of one pass choose: the mean
+    over layers with experts and over decode steps. Return nothing for a model without experts.
     """
     counts: dict[str, list[int]] = defaultdict(list)
     current = ""
@@ -132,9 +132,15 @@ def count_experts(
         if chosen is not None:
             counts[current].append(chosen.unique().numel())
 
+    def count_scores(module: nn.Module, arguments: tuple[Any, ...], out: tuple[Any, ...]) -> None:
+        # Every expert runs on every token; scores are zero but for the chosen ones (modeling_llama4.py, Llama4Router).
+        counts[current].append(int((out[0] > 0).any(0).sum()))
+
     with ExitStack() as hooks:
         for name, module in session.model.named_modules():
-            if name.endswith("experts") and hasattr(module, "num_experts"):
+            if type(module).__name__ == "Llama4Router":
+                hooks.callback(module.register_forward_hook(count_scores).remove)
+            elif name.endswith("experts") and hasattr(module, "num_experts"):
                 hooks.callback(module.register_forward_pre_hook(count).remove)
         session.run(request, scope)
     return {stage: fmean(found) for stage, found in counts.items()}
