@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas
 import pyarrow.parquet as pq
@@ -171,6 +172,27 @@ def test_damaged_part_is_named(tmp_path):
         parts.merge()
     assert not (tmp_path / "s.parquet").exists()
     assert parts.folder.exists()
+
+
+def test_unfinished_table_stands_among_the_parts(tmp_path, monkeypatch):
+    """A process that is killed while it writes the table leaves the folder of parts, and nothing beside it."""
+    grids = build_grids(SweepSettings(mode="tiny", batch_size="1..100"))
+    parts = PartsFolder(tmp_path / "s.parquet", grids)
+    for part in parts.open(resume=False):
+        parts.write(part, rows_parquet(grids[0], part.start, part.stop))
+    seen: list[Path] = []
+
+    def look(self: PartsFolder, path: Path) -> None:
+        seen.extend(tmp_path.iterdir())
+        assert path.parent == self.folder
+        write(self, path)
+
+    write = PartsFolder._write_together
+    monkeypatch.setattr(PartsFolder, "_write_together", look)
+    parts.merge()
+    parts.remove()
+    assert seen == [parts.folder]
+    assert [path.name for path in tmp_path.iterdir()] == ["s.parquet"]
 
 
 def test_grid_that_is_too_large_for_the_disk(tmp_path, monkeypatch):

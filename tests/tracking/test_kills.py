@@ -69,7 +69,7 @@ def test_killed_analysis_leaves_no_process_that_goes_on_counting(tmp_path):
 
 @pytest.mark.slow
 def test_killed_sweep_leaves_no_worker(tmp_path):
-    command = ["sweep", "--estimate", "--no-track", "--mode", "tiny,base", "--new-tokens", "2..60000"]
+    command = ["sweep", "--estimate", "--no-track", "--mode", "tiny,base", "--new-tokens", "2..300000"]
     command += ["--batch-size", "1..8", "--output", tmp_path / "table.parquet", "--jobs", 2]
     assert killed(command, tmp_path, children=2) == []
     assert not (tmp_path / "table.parquet").exists()

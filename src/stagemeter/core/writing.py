@@ -23,15 +23,16 @@ def write_whole(path: Path | str, content: str | bytes) -> Path:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, beside: Path | None = None) -> Iterator[Path]:
     """Yield a temporary file that replaces the target at the end of the block.
 
-    Its content is on the disk before it replaces anything, so no crash leaves half of it.
+    Its content is on the disk before it replaces anything, so no crash leaves half of it. The temporary file stands
+    beside the target, or beside another file of the same file system: a killed process leaves it there.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so the last step renames within one file system.
-        with temporary_beside(target) as (temporary, descriptor):
+        # The last step must rename within one file system.
+        with temporary_beside(beside or target) as (temporary, descriptor):
             yield temporary
             # A temporary file is private; the result gets the mode of any new file.
             mask = os.umask(0)

@@ -148,7 +148,8 @@ class PartsFolder:
         import pyarrow as pa
 
         try:
-            with replacing(self.output) as temporary:
+            # Among the parts: a killed process leaves nothing beside the table but their folder.
+            with replacing(self.output, beside=self.folder / "part-of-all") as temporary:
                 self._write_together(temporary)
         except pa.ArrowException as error:
             raise StagemeterError(
