@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mfu.md"
 #: Pages whose examples are all run, one after another.
-OTHER_PAGES = ("any-module.md", "comparing.md", "hardware.md", "other-models.md", "static_analysis.md", "sweeps.md")
+OTHER_PAGES = (
+    *("any-module.md", "comparing.md", "counting.md", "hardware.md", "other-models.md", "pages.md"),
+    *("static_analysis.md", "sweeps.md"),
+)
 QUICK_PAGES = ("hardware.md", "sweeps.md")
 #: Examples whose output depends on the machine, by what they contain.
 MEASURED = ("stagemeter profile ", "--device measured")
@@ -130,7 +133,7 @@ def whole(text: str) -> int:
 def test_decode_step_by_hand():
     """Rows are the products that they name, and add up to the integers that the command prints."""
     page = (ROOT / "docs" / "static_analysis.md").read_text(encoding="utf-8")
-    section = page.partition("### One decode step by hand")[2].partition("\n### ")[0].partition("\n## ")[0]
+    section = page.partition("## One decode step by hand")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| [^|]*: ([\d,x+() ]+) \| ([\d,]+) \| (\d+) \| ([\d,]+) \|$", section, re.MULTILINE)
     assert len(rows) == 8
     assert all(whole(product) == whole(one) for product, one, _, _ in rows)

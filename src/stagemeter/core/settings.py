@@ -41,7 +41,7 @@ class ModelSettings:
     )] = "deepseek-ocr"
     adapter: Annotated[str | None, Setting(
         "LoRA adapter, counted apart: a folder with an adapter_config.json, or that file.",
-        "Its weights are not needed. See [adapters](static_analysis.md#adapters).",
+        "Its weights are not needed. See [adapters](counting.md#adapters).",
         commands=("analyze",), project=False
     )] = None
     trust_remote_code: Annotated[bool, Setting(
@@ -98,7 +98,7 @@ class PageSettings:
     )] = True
     min_pixels: Annotated[int | None, Setting(
         "Pixels to which a smaller page is resized.",
-        "Qwen-VL, GLM and PaddleOCR-VL do so. See [limits of pages](static_analysis.md#limits-of-pages).",
+        "Qwen-VL, GLM and PaddleOCR-VL do so. See [limits of pages](pages.md#limits-of-pages).",
         unset="the processor's", least=1, most=MOST_PIXELS, models=LIMITS, swept=False
     )] = None
     max_pixels: Annotated[int | None, Setting(
@@ -175,7 +175,7 @@ class CountingSettings:
     )] = True
     walk_every_layer: Annotated[bool, Setting(
         "Run layers that are alike one by one. The counts are the same.",
-        "See [equal layers](static_analysis.md#equal-layers).",
+        "See [equal layers](counting.md#equal-layers).",
         option="--every-layer", commands=("analyze",), logged=False
     )] = False
     enabled: Annotated[bool, Setting(
