@@ -5,6 +5,7 @@ import torch
 from brute_force import BruteForce
 from nets import Attention, Residual, Transformer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import stagemeter
 from stagemeter import CostCounter, StagemeterError
@@ -181,3 +182,98 @@ def test_nothing_to_go_back_through_is_said():
     frozen = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(StagemeterError, match="no output of the model has a gradient"):
         stagemeter.analyze(frozen, stagemeter.spec(1, 2), mode="train")
+
+
+class RecomputedHead(torch.autograd.Function):
+    """Logits that are not kept: the backward pass computes them again, as TRL's and Liger's output heads do."""
+
+    @staticmethod
+    def forward(ctx, x, weight, dtype):
+        ctx.save_for_backward(x, weight)
+        ctx.dtype = dtype
+        return torch.mm(x.to(dtype), weight.to(dtype).t()).logsumexp(-1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = (saved.to(ctx.dtype) for saved in ctx.saved_tensors)
+        logits = torch.mm(x, weight.t(), out=x.new_empty(len(x), len(weight)))
+        logits = logits.softmax(-1) * gradient[:, None]
+        return logits @ weight, (logits.t() @ x if ctx.needs_input_grad[1] else None), None
+
+
+class RecomputingHead(nn.Linear):
+    def __init__(self, dtype):
+        super().__init__(16, 16, bias=False)
+        self.of_products = dtype
+
+    def forward(self, x):
+        return RecomputedHead.apply(x, self.weight, self.of_products)
+
+
+class WithRecomputedHead(nn.Module):
+    """`reentrant` is the kind of activation checkpointing that runs the head again, None for none."""
+
+    def __init__(self, dtype=torch.float32, reentrant=None):
+        super().__init__()
+        self.body, self.head, self.reentrant = nn.Linear(16, 16), RecomputingHead(dtype), reentrant
+
+    def forward(self, x):
+        hidden = self.body(x)
+        if self.reentrant is None:
+            return self.head(hidden)
+        return checkpoint(self.head, hidden, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_products_that_a_function_computes_again_are_not_the_models(device, dtype, frozen):
+    """All operands are square, so that shapes alone tell no product from another."""
+    model = WithRecomputedHead(dtype).to(device)
+    model.head.requires_grad_(not frozen)
+    report = stagemeter.analyze(model, torch.randn(16, 16, device=device), mode="train")
+    product = 16**3
+    assert report.total.macs == (2 + 3 - frozen) * product
+    assert report.total.again.macs == product
+    assert report.total.flops_executed == report.total.flops + 2 * product
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_function_computes_again_inside_of_checkpointing(reentrant):
+    report = stagemeter.analyze(WithRecomputedHead(reentrant=reentrant), stagemeter.spec(16, 16), mode="train")
+    assert report.total.macs == (2 + 3) * 16**3
+    assert report.total.again.macs == 2 * 16**3
+
+
+def test_product_of_the_same_shapes_in_a_backward_pass_is_the_models():
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(weight)
+            return x.double().float() @ weight
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.double().float() @ ctx.saved_tensors[0], None
+
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.eye(16))
+
+        def forward(self, x):
+            return Twice.apply(x, self.weight)
+
+    for device in ("cpu", "meta"):
+        x = torch.randn(16, 16, device=device, requires_grad=True)
+        assert stagemeter.analyze(Plain().to(device), x, mode="train").total.macs == 2 * 16**3
+
+
+def test_model_that_asks_for_autocast_is_counted_from_shapes():
+    class Asking(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.half() if torch.is_autocast_enabled(x.device.type) else x)
+
+    assert stagemeter.analyze(Asking(4, 5), stagemeter.spec(3, 4)).counted_on == "meta"
+    with pytest.raises(RuntimeError, match="autocast"):
+        torch.is_autocast_enabled("meta")

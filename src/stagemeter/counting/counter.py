@@ -30,7 +30,15 @@ from stagemeter.counting.eager_attention import MASKING, EagerAttention
 from stagemeter.counting.events import Counts, Event
 from stagemeter.counting.known_values import KnownValues, onlookers
 from stagemeter.counting.layouts import NESTED_RULES, is_by_sequence, is_jagged
-from stagemeter.counting.modes import DispatchMode, FunctionMode, is_traced, is_transformed, sizes_are_numbers
+from stagemeter.counting.modes import (
+    DispatchMode,
+    FunctionMode,
+    is_traced,
+    is_transformed,
+    no_autocast_on_meta,
+    sizes_are_numbers,
+)
+from stagemeter.counting.own_backward import OwnBackward
 from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import CAUGHT_FUNCTIONS, by_position, result_of_function, result_on_meta
@@ -96,6 +104,7 @@ class CostCounter:
         self._operands = Operands(model)
         self._call_costs = CallCosts(self._operands, self._complex_convolutions, self._remarks)
         self._attention_nodes = AttentionNodes()
+        self._own_backward = OwnBackward()
         self._eager = EagerAttention(self._events, self._call_costs.visible_pairs, self._attention_nodes)
         self._silent = 0
         self._exit = ExitStack()
@@ -109,6 +118,7 @@ class CostCounter:
             # The dispatcher does not see kernels that TorchScript fuses while it runs.
             stack.enter_context(optimized_execution(False))
             stack.enter_context(nested_operands_are_tensors())
+            stack.enter_context(no_autocast_on_meta())
             stack.enter_context(FunctionMode(self.run_function))
             stack.enter_context(DispatchMode(self.run_operator))
             self._exit = stack.pop_all()
@@ -181,6 +191,7 @@ class CostCounter:
                 self._eager.masked(func, self._attribution.module(), args, out)
             if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
+                self._own_backward.follow(args[0], out)
             elif func is aten.copy_.default and self._operands.is_state(args[0]):
                 self._book("kv_cache_update", Cost(kv_writes=args[0].numel()))
             return out
@@ -339,6 +350,7 @@ class CostCounter:
         # The node whose backward pass this is.
         node = None if again else torch._C._current_autograd_node()
         causal = node is None and self._attribution.is_causal()
+        again = self._own_backward.runs_again(node, rule.name, args) or again
         try:
             with sizes_are_numbers():
                 call = self._call_costs.of(rule, operator, args, kwargs, out, causal, needed_gradients(node))

@@ -56,6 +56,18 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @contextmanager
+def no_autocast_on_meta() -> Iterator[None]:
+    """Answer that there is no autocast on the meta device, which torch refuses to say, until the block is left."""
+    found = torch.is_autocast_enabled
+
+    def is_autocast_enabled(*device: str) -> bool:
+        return device != ("meta",) and found(*device)
+
+    with replaced(torch, "is_autocast_enabled", is_autocast_enabled):
+        yield
+
+
+@contextmanager
 def calls_followed(enter: Callable[[nn.Module], None], leave: Callable[[nn.Module], None]) -> Iterator[None]:
     """Call functions before and after each call of any module, also after its error, until the block is left."""
     with ExitStack() as stack:
