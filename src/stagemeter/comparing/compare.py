@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from stagemeter.comparing.subject import MODEL, Subject
+from stagemeter.comparing.subject import FLOPS_EXECUTED, Subject, executed_notes, mixed_bases, require_one_basis
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import COMPARED, MODULE, PROFILE, STATIC
 from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
@@ -14,9 +14,6 @@ from stagemeter.core.stage_names import DECODE, FORWARD, OTHER, TOTAL, VISION
 SCHEMA_VERSION = "1.0"
 #: What is compared by default.
 _DEFAULTS = {STATIC: "flops", MODULE: "flops", PROFILE: "time_ms"}
-#: What to compare where subjects count different things, and what cannot be compared then.
-_EXECUTED = "flops_executed"
-_OF_A_BASIS = ("flops", "macs", "activations", "bytes", "roofline_ms", "mfu")
 #: Rows for sums of others or the rest, in the order in which they end a table.
 SUMS = (OTHER, VISION, FORWARD, TOTAL)
 
@@ -74,7 +71,7 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
     ----------
     quantities : sequence of str
         Names in `COMPARED`. Default: FLOPs, executed ones where not all subjects have those of the model, or times
-        where all subjects are profiles. FLOPs of the model are never compared with executed ones.
+        where all subjects are profiles. What the model needs is never compared with what is executed.
     baseline : int
         Position of the subject that the others are compared with.
 
@@ -88,8 +85,9 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
         raise StagemeterError(f"runs or files: {len(subjects)} cannot be compared. Give two or more")
     notes = [*_schemas(subjects), *(note for subject in subjects for note in subject.notes)]
     chosen = list(dict.fromkeys(quantities or _default(subjects)))
-    if not quantities and chosen == [_EXECUTED]:
-        notes.append(f"{_EXECUTED} are compared, since flops are {_mixed_bases(subjects)}")
+    if not quantities and chosen == [FLOPS_EXECUTED]:
+        notes.append(f"{FLOPS_EXECUTED} are compared, since flops are {mixed_bases('flops', subjects)}")
+    notes += [note for name in chosen for note in executed_notes(name, subjects)]
     compared = {name: _quantity(name, subjects, baseline) for name in chosen}
     configuration = _differing([subject.configuration for subject in subjects])
     return {
@@ -114,25 +112,14 @@ def compare(subjects: Sequence[Subject], quantities: Sequence[str] = (), baselin
 
 def _default(subjects: Sequence[Subject]) -> list[str]:
     defaults = {_DEFAULTS[subject.kind] for subject in subjects}
-    if defaults == {"flops"} and _mixed_bases(subjects):
-        return [_EXECUTED]
+    if defaults == {"flops"} and mixed_bases("flops", subjects):
+        return [FLOPS_EXECUTED]
     if len(defaults) == 1:
         return [defaults.pop()]
     raise StagemeterError(
         "--metric: static runs and profiling runs have different metrics. Give one that both have, such as --metric "
         "roofline_ms, or give runs of one kind"
     )
-
-
-def _mixed_bases(subjects: Sequence[Subject]) -> str | None:
-    """Say which subjects count what the model needs and which what is executed; None where all count the same."""
-    counted = [subject for subject in subjects if subject.kind != PROFILE]
-    if len({subject.basis for subject in counted}) < 2:
-        return None
-    needed, executed = (
-        ", ".join(subject.name for subject in counted if (subject.basis == MODEL) == model) for model in (True, False)
-    )
-    return f"what the model needs ({needed}) and what transformers executes ({executed})"
 
 
 def _schemas(subjects: Sequence[Subject]) -> list[str]:
@@ -155,16 +142,14 @@ def _schemas(subjects: Sequence[Subject]) -> list[str]:
 def _quantity(name: str, subjects: Sequence[Subject], baseline: int) -> ComparedQuantity:
     if name not in COMPARED:
         raise StagemeterError(f"--metric {name}: unknown. Known are {', '.join(COMPARED)}")
-    mixed = _mixed_bases(subjects) if name in _OF_A_BASIS else None
-    if mixed is not None:
-        raise StagemeterError(f"--metric {name}: {mixed} are different counts. Give {_EXECUTED}, or analyze again")
+    require_one_basis(f"--metric {name}", name, subjects)
     prefix = f"{name}/"
     stages = list(
         dict.fromkeys(
             key.removeprefix(prefix) for subject in subjects for key in subject.values if key.startswith(prefix)
         )
     )
-    held = [subject for subject in subjects if any(key.startswith(prefix) for key in subject.values)]
+    held = [subject for subject in subjects if subject.has(name)]
     if len(held) < 2 or subjects[baseline] not in held:
         has = sorted({key.partition("/")[0] for subject in subjects for key in subject.values} & COMPARED.keys())
         lacking = next(subject for subject in (subjects[baseline], *subjects) if subject not in held)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stagemeter.comparing.subject import Subject
+from stagemeter.comparing.subject import Subject, require_one_basis
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import COMPARED
 
@@ -52,11 +52,14 @@ def parse_limit(text: str, increase: bool = True) -> Limit:
 def breaches(subjects: Sequence[Subject], baseline: int, limits: Iterable[Limit]) -> list[str]:
     """Return a line for each limit that is exceeded.
 
-    A subject without a value of that name raises StagemeterError: a limit that cannot be checked must not pass.
+    A subject without a value of that name, or with one of another basis, raises StagemeterError: a limit that cannot be
+    checked must not pass.
     """
     base = subjects[baseline]
     lines = []
     for limit in limits:
+        named = f"{_OPTIONS[limit.increase]} {limit.metric}"
+        require_one_basis(named, limit.metric.partition("/")[0], subjects)
         before = _value(base, limit)
         for subject in subjects:
             if subject is base:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import PROFILE, STATIC, profile_values, report_values
 from stagemeter.core.params import profile_params, workload_params
 
@@ -13,6 +14,9 @@ from stagemeter.core.params import profile_params, workload_params
 NOT_SETTINGS = frozenset({"source", "device_name"})
 #: What FLOPs can be, see `Subject.basis`.
 MODEL, EXECUTED = "model", "executed"
+#: What to compare where subjects count different things, and what cannot be compared then.
+FLOPS_EXECUTED = "flops_executed"
+_OF_A_BASIS = ("flops", "macs", "activations", "bytes", "roofline_ms", "mfu")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Subject:
         What to know of its values.
     basis : str
         What its FLOPs and the like are: ``model``, what the model needs, or ``executed``, what transformers executes.
+        Of a profile, what its MFU credits.
+    earlier_pairing : str
+        Schema of a pairing from before MFU credited what the model needs; empty for others.
     """
 
     name: str
@@ -48,6 +55,55 @@ class Subject:
     link: str | None = None
     notes: tuple[str, ...] = ()
     basis: str = MODEL
+    earlier_pairing: str = ""
+
+    def has(self, quantity: str) -> bool:
+        """Whether it holds some value of a quantity."""
+        return any(name.startswith(f"{quantity}/") for name in self.values)
+
+
+def mixed_bases(quantity: str, subjects: Sequence[Subject]) -> str | None:
+    """Say of which subjects a quantity is what the model needs, and of which what is executed; None where all agree."""
+    counted = [subject for subject in subjects if quantity in _OF_A_BASIS and subject.has(quantity)]
+    if len({subject.basis for subject in counted}) < 2:
+        return None
+    needed = ", ".join(subject.name for subject in counted if subject.basis == MODEL)
+    executed = ", ".join(_credited(subject) for subject in counted if subject.basis != MODEL)
+    return f"what the model needs ({needed}) and what transformers executes ({executed})"
+
+
+def require_one_basis(what: str, quantity: str, subjects: Sequence[Subject]) -> None:
+    """Refuse to compare a quantity that is what the model needs in some subjects, and what is executed in others.
+
+    `what` begins the message: the setting that asks for it.
+    """
+    mixed = mixed_bases(quantity, subjects)
+    if mixed is None:
+        return
+    if any(subject.earlier_pairing for subject in subjects):
+        way_out = "Pair the earlier ones again by `stagemeter mfu`"
+    elif quantity == "mfu":
+        way_out = "Give hfu"
+    else:
+        way_out = f"Give {FLOPS_EXECUTED}, or analyze again"
+    raise StagemeterError(f"{what}: {mixed} are different counts. {way_out}")
+
+
+def executed_notes(quantity: str, subjects: Sequence[Subject]) -> list[str]:
+    """Say of which profiles a quantity credits executed FLOPs."""
+    named = [
+        _credited(subject)
+        for subject in subjects
+        if subject.kind == PROFILE and subject.basis != MODEL and subject.has(quantity)
+    ]
+    if quantity not in _OF_A_BASIS or not named:
+        return []
+    return [f"{quantity} credits what transformers executes, and not what the model needs: {', '.join(named)}"]
+
+
+def _credited(subject: Subject) -> str:
+    paired = f", paired by schema {subject.earlier_pairing}" if subject.earlier_pairing else ""
+    return f"{subject.name}{paired}"
 
 
 def subject_of_report(report: Mapping[str, Any], name: str, source: str) -> Subject:

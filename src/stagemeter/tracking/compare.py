@@ -20,6 +20,7 @@ from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document, params_of
 from stagemeter.tracking.labels import BASIS, COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import (
+    credited_by,
     find_experiment,
     find_run,
     known_metrics,
@@ -79,7 +80,7 @@ def subject_of_run(run: Run) -> Subject:
     values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
     schema = tags.get(SCHEMA, "1.0")
     notes: tuple[str, ...] = ()
-    basis = tags.get(BASIS, MODEL)
+    basis, earlier_pairing = credited_by(run) if kind == PROFILE else (tags.get(BASIS, MODEL), "")
     if kind == MODULE and schema.partition(".")[0] in EARLIER_SCHEMAS:
         values, notes = (
             module_values(load_module_report(run)),
@@ -109,6 +110,7 @@ def subject_of_run(run: Run) -> Subject:
         schema_version=schema,
         notes=notes,
         basis=basis,
+        earlier_pairing=earlier_pairing,
         values=values,
         configuration={name: value for name, value in params_of(run).items() if name not in NOT_SETTINGS},
         environment=environment,

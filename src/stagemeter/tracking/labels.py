@@ -21,8 +21,10 @@ WORKLOAD = "stagemeter.workload"
 WORKLOAD_HASH = "stagemeter.workload_hash"
 ARCHITECTURE_HASH = "stagemeter.architecture_hash"
 SCHEMA = "stagemeter.schema_version"
-#: What the FLOPs of a static run are: the model's, or those that are executed.
+#: What the FLOPs of a static run are, and what the MFU of a paired run credits: the model's, or executed ones.
 BASIS = "stagemeter.basis"
+#: Schema of the pairing of a run. Runs that Stagemeter 0.2.0 and earlier paired do not have it.
+PAIRING_SCHEMA = "stagemeter.pairing_schema_version"
 #: Lengths of the requests that a serving engine's times are means over, as JSON.
 LENGTHS = "stagemeter.request_lengths"
 #: Devices of a pairing, and the source of their number.

@@ -21,7 +21,7 @@ from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
 from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.tracking.document import log_files, metrics_now
-from stagemeter.tracking.labels import COUNTED_FOR, DEVICES, KIND, MODEL, PROFILE, STATIC
+from stagemeter.tracking.labels import BASIS, COUNTED_FOR, DEVICES, KIND, MODEL, PAIRING_SCHEMA, PROFILE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
 from stagemeter.tracking.runs import (
@@ -184,6 +184,8 @@ def _tags(profile: Run, static: Run, pairing: Pairing, fingerprint: str, drawn: 
         DEVICES: f"{pairing['devices']['count']}, {pairing['devices']['source']}",
         "stagemeter.flags": "; ".join(pairing["flags"]) or "none",
         MLFLOW_RUN_NOTE: _described(profile, written),
+        BASIS: pairing["counts"]["basis"],
+        PAIRING_SCHEMA: pairing["schema_version"],
         PAIRING_HASH: fingerprint,
         FIGURES_HASH: fingerprint if drawn else _NO_FIGURES,
     }

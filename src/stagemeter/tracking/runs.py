@@ -15,6 +15,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from stagemeter.comparing.files import require_schema
+from stagemeter.comparing.subject import EXECUTED
 from stagemeter.core.cost import ITEM_SIZES
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
@@ -28,7 +29,17 @@ from stagemeter.export.report import JSON_FILE as REPORT_FILE
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION, upgraded
 from stagemeter.profiling.devices import GIVEN, Devices, devices_of
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, HARDWARE, KIND, LENGTHS, REPORT_HASH, STATIC, WORKLOAD
+from stagemeter.tracking.labels import (
+    ARCHITECTURE_HASH,
+    BASIS,
+    HARDWARE,
+    KIND,
+    LENGTHS,
+    PAIRING_SCHEMA,
+    REPORT_HASH,
+    STATIC,
+    WORKLOAD,
+)
 from stagemeter.tracking.patience import is_out_of_patience
 from stagemeter.tracking.store import store_address
 
@@ -36,6 +47,8 @@ from stagemeter.tracking.store import store_address
 _PAGE = 1000
 #: The beginning of a run's id, long enough to identify it.
 _BEGINNING = re.compile(r"[0-9a-f]{4,31}")
+#: Schemas of pairings without a tag that says so. Their MFU credits executed FLOPs.
+_BEFORE_MODEL_FLOPS = "1.1 or earlier"
 _NOT_THERE = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
 
 
@@ -166,6 +179,12 @@ def devices_of_run(run: Run, given: int | None) -> Devices:
     if given is None and said is not None and source == GIVEN and said.isdecimal():
         return devices_of(int(said), engines, f"{GIVEN} to import-profile")
     return devices_of(given, engines)
+
+
+def credited_by(run: Run) -> tuple[str, str]:
+    """Return the basis of a paired run's MFU, and the schema of a pairing that is too old to say it, else nothing."""
+    tags = run.data.tags
+    return (tags[BASIS], "") if PAIRING_SCHEMA in tags else (EXECUTED, _BEFORE_MODEL_FLOPS)
 
 
 def lengths_of_run(run: Run) -> RequestLengths | None:

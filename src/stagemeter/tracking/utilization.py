@@ -8,12 +8,20 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from stagemeter.comparing.subject import MODEL as MODEL_FLOPS
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import GIVEN
 from stagemeter.tracking.labels import DEVICES, HARDWARE, MODEL, PROFILE
 from stagemeter.tracking.peaks import same_device
-from stagemeter.tracking.runs import architecture_of, find_run, known_metrics, measured_workload, require_kind
+from stagemeter.tracking.runs import (
+    architecture_of,
+    credited_by,
+    find_run,
+    known_metrics,
+    measured_workload,
+    require_kind,
+)
 from stagemeter.tracking.store import require_reachable, store_errors
 
 #: MFU of a machine that many requests shared, and of one request alone. The first is preferred.
@@ -84,6 +92,13 @@ def utilization_of(name: str) -> Utilization:
             f"{run.info.run_id}`, and see there what is missing"
         )
     peak = run.data.tags.get("stagemeter.peak", "an unknown device")
+    basis, earlier = credited_by(run)
+    if basis != MODEL_FLOPS:
+        by = f" (paired by schema {earlier})" if earlier else ""
+        raise StagemeterError(
+            f"run {run.info.run_id}: its mfu credits what transformers executes{by}, and not what the model needs. "
+            f"Pair it again by `stagemeter mfu --profile-run {run.info.run_id}`"
+        )
     device = run.data.tags.get(f"{HARDWARE}device", peak) if peak == GIVEN else peak
     return Utilization(
         mfu=metrics[metric],
