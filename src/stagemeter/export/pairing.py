@@ -151,7 +151,7 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
     if counts.get("basis") == "executed":
         facts.append("counts are of what transformers executes, not of what the model needs")
     if counts.get("made_for_pairing"):
-        facts.append("no static run counted this work: that run was made by closed form for it")
+        facts.append("no static run had the model's FLOPs of this work: that run was made for it")
     facts += [
         f"{name}: counted at {counted}, measured at {measured}: evaluated at the latter"
         for name, (counted, measured) in counts["differences"].items()

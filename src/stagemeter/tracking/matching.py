@@ -10,13 +10,15 @@ from typing import Any
 from mlflow.entities import Run
 
 from stagemeter.analysis.advice import analyze_command
+from stagemeter.comparing.subject import MODEL as MODEL_FLOPS
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import Report
+from stagemeter.core.report_upgrade import EARLIER_SCHEMA, is_earlier
 from stagemeter.core.workload import Workload
-from stagemeter.tracking.labels import ARCHITECTURE_HASH, MODEL, WORKLOAD_HASH
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, BASIS, MODEL, SCHEMA, WORKLOAD_HASH
 from stagemeter.tracking.log import log_counts
 from stagemeter.tracking.runs import architecture_of, load_report, measured_workload, static_runs, workload_of
-from stagemeter.utilization.work import differing_fields
+from stagemeter.utilization.work import counts_executed, differing_fields
 
 logger = logging.getLogger(__name__)
 
@@ -54,28 +56,39 @@ class StaticRuns:
     def matching(self, profile: Run) -> Run:
         """Find the counts of a profile, for the same work, else for the same page and model, or make them.
 
-        Raise StagemeterError without counts, and name the closest candidates.
+        A run of executed FLOPs alone, as earlier versions logged it, is taken only where they cannot be made. Raise
+        StagemeterError without counts, and name the closest candidates.
         """
         measured, architecture = measured_workload(profile), architecture_of(profile)
         if not self._many:
-            found = next(static_runs(workload_hash=measured.hash, architecture_hash=architecture), None)
+            equal = static_runs(workload_hash=measured.hash, architecture_hash=architecture)
+            found = next((run for run in equal if self._is_current(run)), None)
             if found is not None:
                 return found
         same_model = [run for run in self._all if run.data.tags.get(ARCHITECTURE_HASH) == architecture]
         # Runs are sorted, the newest first.
         for run in same_model:
-            if run.data.tags.get(WORKLOAD_HASH) == measured.hash:
+            if run.data.tags.get(WORKLOAD_HASH) == measured.hash and self._is_current(run):
                 return run
         candidates = [
             (differing_fields(counted, measured), run) for run in same_model if (counted := _workload_or_none(run))
         ]
         candidates.sort(key=lambda candidate: len(candidate[0]))
-        for difference, run in candidates:
-            if set(difference) <= _SAME_PAGE:
-                return run
+        same_page = [run for difference, run in candidates if set(difference) <= _SAME_PAGE]
+        current = next((run for run in same_page if self._is_current(run)), None)
+        if current is not None:
+            return current
         try:
             report = self._count(profile.data.tags.get(MODEL, "?"), architecture, measured, profile.data.params)
         except StagemeterError as error:
+            if same_page:
+                logger.warning(
+                    "run %s (%s): what the model needs cannot be counted here (%s), so executed FLOPs are taken",
+                    profile.info.run_id,
+                    profile.info.run_name,
+                    error,
+                )
+                return same_page[0]
             raise StagemeterError(
                 f"run {profile.info.run_id} ({profile.info.run_name}): no static run counts its work, and it cannot be "
                 f"counted by closed form here ({error}). {self._advice(profile, measured, candidates)}"
@@ -84,6 +97,12 @@ class StaticRuns:
         self._reports[made.info.run_id] = report
         self._all.insert(0, made)
         return made
+
+    def _is_current(self, run: Run) -> bool:
+        """Whether a run has the FLOPs that the model needs, or is of a model of which they are not known."""
+        if is_earlier(run.data.tags.get(SCHEMA, EARLIER_SCHEMA)):
+            return False
+        return run.data.tags.get(BASIS) == MODEL_FLOPS or not counts_executed(self.report(run))
 
     def _advice(
         self, profile: Run, measured: Workload, candidates: Sequence[tuple[Mapping[str, Sequence[Any]], Run]]

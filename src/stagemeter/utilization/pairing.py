@@ -26,6 +26,7 @@ from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import (
     Work,
     counted_work,
+    counts_executed,
     differing_fields,
     execution_of,
     with_experts,
@@ -291,10 +292,13 @@ def _per_pass(total: int, passes: int) -> int | float:
 
 
 def _earlier(report: Mapping[str, Any]) -> list[str]:
-    """Flag a report of an earlier schema, whose FLOPs are not the model's though its family knows them."""
-    if report["basis"] == "model" or report["closed_form"] is None:
+    """Flag a report of an earlier schema, see `counts_executed`."""
+    if not counts_executed(report):
         return []
-    return ["the static report is an earlier one, of executed FLOPs: mfu is hfu. Analyze again for the model's"]
+    return [
+        "the static report is of schema 1.x: mfu credits what transformers executes, as hfu does, and mfu_causal the "
+        "same with half of causal self-attention. Analyze again for what the model needs"
+    ]
 
 
 def _disagreements(report: Mapping[str, Any]) -> list[str]:

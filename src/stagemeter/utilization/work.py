@@ -87,6 +87,11 @@ def counted_work(report: Mapping[str, Any], workload: Workload) -> tuple[dict[st
     return work_at(report, workload), "closed form of the static report"
 
 
+def counts_executed(report: Mapping[str, Any]) -> bool:
+    """Whether a report is an earlier one, whose FLOPs are executed ones though its family knows those of the model."""
+    return report["basis"] != "model" and report["closed_form"] is not None
+
+
 def execution_of(report: Mapping[str, Any], workload: Workload) -> dict[str, list[str]]:
     """Return by stage why transformers executes other work at a workload: clauses after its name."""
     if report["closed_form"] is None or report["closed_form"]["executed"] is None:
