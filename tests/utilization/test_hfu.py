@@ -78,6 +78,25 @@ def test_table_shows_hfu_where_it_differs_and_says_why(deepseek, capsys):
     assert "HFU" not in mfu_markdown(alike).partition("Assumptions")[0]
 
 
+@pytest.mark.parametrize(
+    "model", ["mamba2-default", "minicpm-ocr-default", "qwen3.5-27b", "qwen3-next-80b-a3b", "zamba2-default"]
+)
+def test_less_is_executed_of_a_recurrence_in_steps_alone_and_the_reason_says_so(model):
+    report = report_of(model, text_tokens=1000, new_tokens=101)
+    prefill, decode = (report["stages"][stage] for stage in ("prefill", "decode"))
+    assert decode["flops_executed"] < decode["flops"]
+    assert prefill["flops_executed"] > prefill["flops"]
+    (why,) = decode["execution"]
+    assert "a step, or part of it, as elementwise work, which counts as zero" in why
+    assert prefill["execution"][0].startswith("runs the recurrence of a prompt in chunks")
+    assert "prompt" not in why
+    assert not any("step" in clause for clause in prefill["execution"])
+    line = next(
+        line for line in mfu_markdown(paired(report)).splitlines() if "decode: transformers executes 0.9" in line
+    )
+    assert why in line
+
+
 def test_pairing_of_an_earlier_version_is_shown(deepseek):
     pairing = copy.deepcopy(paired(deepseek))
     for row in pairing["stages"].values():

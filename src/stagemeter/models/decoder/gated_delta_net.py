@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
-from stagemeter.models.decoder.recurrence import EXECUTION, needed_convolution, recurrence
+from stagemeter.models.decoder.recurrence import EXECUTION, STEP_EXECUTION, needed_convolution, recurrence
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -39,7 +39,7 @@ class GatedDeltaNet(Mixer):
     fused: bool = field(metadata=unhashed(False))
     kind: Literal["gated_delta"] = "gated_delta"
 
-    EXECUTION = EXECUTION
+    EXECUTION, STEP_EXECUTION = EXECUTION, STEP_EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
         "padded": "max(prompt_tokens, kernel), of layers that keep states",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, product
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
-from stagemeter.models.decoder.recurrence import EXECUTION, recurrence
+from stagemeter.models.decoder.recurrence import recurrence
 from stagemeter.models.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LightningAttention(Mixer):
     block: int
     kind: Literal["lightning"] = "lightning"
 
-    EXECUTION = EXECUTION
+    EXECUTION = "runs the recurrence of a prompt in blocks, with products within them"
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "blocks": "ceil(prompt_tokens / block), of lightning attention",
         "pairs": "pairs of tokens within blocks, of lightning attention",

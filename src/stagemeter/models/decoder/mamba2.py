@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
-from stagemeter.models.decoder.recurrence import EXECUTION, needed_convolution, recurrence
+from stagemeter.models.decoder.recurrence import EXECUTION, STEP_EXECUTION, needed_convolution, recurrence
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -38,7 +38,7 @@ class StateSpace(Mixer):
     module: str = field(metadata=unhashed("mlp"))
     kind: Literal["state_space"] = "state_space"
 
-    EXECUTION = EXECUTION
+    EXECUTION, STEP_EXECUTION = EXECUTION, STEP_EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
         "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
         "padded": "max(prompt_tokens, kernel), of layers that keep states",

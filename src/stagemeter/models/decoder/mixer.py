@@ -160,6 +160,8 @@ class Mixer(OneOfKinds, ABC):
 
     #: Why transformers executes other work than the model needs, where it does: a clause after its name.
     EXECUTION: ClassVar[str] = ""
+    #: The same of a decode step, where that differs.
+    STEP_EXECUTION: ClassVar[str] = ""
     #: Variables that the kind adds to the closed form of an executed prefill, and what they mean.
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = _NONE
 
@@ -207,7 +209,7 @@ class Mixer(OneOfKinds, ABC):
 
     def execution(self, of: DecoderPass) -> str:
         """Return why transformers executes other work than the model needs in a pass, as a clause after its name."""
-        return self.EXECUTION
+        return self.EXECUTION if of.prefill else self.STEP_EXECUTION or self.EXECUTION
 
     def reach(self, of: DecoderPass) -> Reach:
         """Return what the new tokens of a pass attend to."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from stagemeter.core.cost import Cost
 from stagemeter.models.decoder.mixer import DecoderPass
 
-#: Why transformers executes other work than a recurrence.
-EXECUTION = (
-    "runs a prompt's recurrence in chunks, with products within them, and a step's partly as elementwise work, which "
-    "counts as zero"
+#: Why transformers executes other work than a recurrence in a prompt, and in a step.
+EXECUTION = "runs the recurrence of a prompt in chunks, filled up to the last one, with products within them"
+STEP_EXECUTION = (
+    "runs the recurrence of a step, or part of it, as elementwise work, which counts as zero, and its convolution at "
+    "two positions"
 )
 
 

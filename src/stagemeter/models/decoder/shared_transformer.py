@@ -41,7 +41,7 @@ class SharedTransformer(Mixer):
     attention_quantized: QuantizedMatrix | None = later(None)
     kind: Literal["shared_transformer"] = "shared_transformer"
 
-    EXECUTION = StateSpace.EXECUTION
+    EXECUTION, STEP_EXECUTION = StateSpace.EXECUTION, StateSpace.STEP_EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = StateSpace.PREFILL_VARIABLES
 
     @classmethod
