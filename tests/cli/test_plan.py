@@ -125,7 +125,8 @@ def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     bound = plan(*asked[2:])
     ended = stagemeter("plan", *asked, "--mfu", 0.9)
     assert (ended.code, ended.out) == (2, "")
-    assert f"--mfu: 0.9 is above the {100 * bound['mfu']:.3g} % of A100-SXM-40GB's roofline" in ended.err
+    most = f"{100 * bound['mfu']:.3g} % ({100 * bound['mfu_causal']:.3g} % by visible pairs)"
+    assert f"--mfu: 0.9 is above the {most} of A100-SXM-40GB's roofline" in ended.err
     assert plan(*asked[2:], "--mfu", repr(bound["mfu"]))["devices"] == bound["devices"]
     # Sixteen requests at once in the time of one are a utilization that one alone cannot reach.
     run = paired("A100-SXM-40GB", "--batch-size", 16)
@@ -133,6 +134,23 @@ def test_more_than_the_roofline_is_refused(stagemeter, plan, paired):
     assert (refused.code, refused.out) == (2, "")
     assert "of A100-SXM-40GB's roofline for these pages at this batch" in refused.err
     assert plan(*asked[2:], "--from-run", run, "--batch-size", 16)["basis"] == "measured"
+
+
+def test_dense_utilization_above_one_is_planned_up_to_the_roofline(stagemeter):
+    """A kernel that skips hidden pairs reaches it: half of the pairs of a prompt of 100,000 tokens."""
+    asked = ["--device", "H100-SXM", "--pages-per-day", 1000, "--model", "llama-3.1-8b", "--new-tokens", 1]
+    asked += ["--seq-len", 100_000]
+    bound = json.loads(stagemeter("plan", *asked, "--json").out)
+    assert bound["mfu_causal"] == pytest.approx(1)
+    assert bound["mfu"] > 1.6
+    given = json.loads(stagemeter("plan", *asked, "--mfu", 1.5, "--json").out)
+    assert given["mfu"] == pytest.approx(1.5)
+    assert given["seconds_per_page"] > bound["seconds_per_page"]
+    assert (
+        f"MFU 150 % ({100 * given['mfu_causal']:.3g} % by visible pairs)"
+        in stagemeter("plan", *asked, "--mfu", 1.5).out
+    )
+    assert stagemeter("plan", *asked, "--mfu", 1.8).code == 2
 
 
 @pytest.mark.parametrize(

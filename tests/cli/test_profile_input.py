@@ -253,7 +253,7 @@ def test_device_adds_bounds_and_whether_it_fits(stagemeter, estimate):
     for stage in ("sam", "clip", "projector", "prefill"):
         counted = report["stages"][stage]
         moved = counted["bytes_read"] + counted["bytes_written"]
-        by_hand = 1000 * max(counted["flops"] / 312e12, moved / 2039e9)
+        by_hand = 1000 * max(counted["flops_causal"] / 312e12, moved / 2039e9)
         assert roofline["bounds"][stage]["roofline_ms_every_expert"] == pytest.approx(by_hand, rel=1e-12)
     total = roofline["bounds"]["total"]["roofline_ms"]
     assert roofline["throughput"]["pages_per_hour"] == pytest.approx(3.6e6 / total, rel=1e-12)

@@ -219,6 +219,7 @@ def test_cache_is_as_large_as_one_that_was_filled(model_of):
     )
     assert section["memory"]["kv_cache_bytes"] == report["total"]["kv_cache_bytes"]
     assert section["memory"]["working_set_bytes"] == {}
+    assert any("times are those of what transformers executes" in note for note in section["notes"])
 
 
 def test_there_is_nothing_to_estimate_by(model_of):

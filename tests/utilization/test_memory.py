@@ -40,7 +40,7 @@ def workload_of(**settings):
 def test_each_stage_is_bound_by_its_own_work():
     report = report_of()
     bounds = roofline_section(report, FAMILY, ARCHITECTURE, A100)["bounds"]
-    flops = request_total(report, "flops")
+    flops = request_total(report, "flops_causal")
     read, written = request_total(report, "bytes_read"), request_total(report, "bytes_written")
     for stage in (*VISION, "prefill", "decode"):
         most = read[stage] + written[stage]

@@ -115,12 +115,13 @@ def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: 
     from stagemeter.analysis.analyze import estimate_model
 
     whole = sum(same.count for same in pages.values())
-    flops = seconds = 0.0
+    flops = causal = seconds = 0.0
     batches = []
     for workload, same in pages.items():
         report = estimate_model(model, same.config)
         share = same.count / workload.batch_size
         flops += share * report["total"]["flops"]
+        causal += share * report["total"]["flops_causal"]
         section = roofline_section(report, model.family, model.architecture, peak, model.weights_known)
         bound = section["bounds"]["total"]["roofline_ms"]
         # Without a known bandwidth or stored bytes, the bound is unknown, and a utilization is needed.
@@ -130,4 +131,4 @@ def _mean_cost(model: ModelDescription, pages: Mapping[Workload, _Pages], peak: 
             batches.append(largest)
     roofline = None if math.isnan(seconds) else seconds / whole
     unit = "page" if model.family.reads_pages else "request"
-    return PageCost(whole, flops / whole, roofline, min(batches, default=None), unit)
+    return PageCost(whole, flops / whole, causal / whole, roofline, min(batches, default=None), unit)

@@ -40,6 +40,7 @@ def plan(pages_per_day: float | None, device: str | None, as_json: bool, **optio
         raise StagemeterError("--device: missing. Give one of `stagemeter devices`")
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.plan import plan_devices
+    from stagemeter.utilization.fleet import utilization_in_words
 
     config = read_config(AnalysisConfig, options)
     sizing = plan_devices(config, pages_per_day, device, **options)
@@ -52,7 +53,7 @@ def plan(pages_per_day: float | None, device: str | None, as_json: bool, **optio
         f"{least}{sizing.devices:,} x {device} for {pages_per_day:,.0f} {sizing.unit}s a day: "
         f"{sizing.pages_per_day_and_device:,.0f} {sizing.unit}s a day each, {sizing.seconds_per_page:.4g} s a "
         f"{sizing.unit}, "
-        f"MFU {100 * sizing.mfu:.3g} %{measured}"
+        f"MFU {utilization_in_words(sizing.mfu, sizing.mfu_causal)}{measured}"
     )
     from stagemeter.core.terminal import print_lines
 

@@ -32,7 +32,7 @@ class StageBound(TypedDict):
     """The least time of a stage or of several."""
 
     compute_ms: Amount
-    """Milliseconds at the peak rate of arithmetic."""
+    """Milliseconds of the pairs that masks show at the peak rate of arithmetic."""
     memory_ms: Amount | None
     """Milliseconds at the peak bandwidth; null where that is not known."""
     roofline_ms: Amount | None

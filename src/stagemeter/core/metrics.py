@@ -241,7 +241,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "roofline_ms",
         "ms",
-        "The least time that the work can take on a device.",
+        "The least time that the work can take on a device, by visible pairs.",
         {STATIC: _bounds, PAIRING: _paired("roofline_ms")},
         compared=True,
         swept=True,

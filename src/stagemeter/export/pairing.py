@@ -149,7 +149,10 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
     counts, peak = pairing["counts"], pairing["peak"]
     facts = [f"counts from the {counts['source']}{_run(pairing, 'static_run_id')}"]
     if counts.get("basis") == "executed":
-        facts.append("counts are of what transformers executes, not of what the model needs")
+        facts.append(
+            "counts are of what transformers executes, not of what the model needs: an implementation that executes "
+            "less can be faster than the roofline"
+        )
     if counts.get("made_for_pairing"):
         facts.append("no static run had the model's FLOPs of this work: that run was made for it")
     facts += [

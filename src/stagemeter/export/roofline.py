@@ -76,12 +76,17 @@ _MARGIN = 4.0
 
 
 def roofline_chart(pairing: Mapping[str, Any]) -> Chart | None:
-    """Return a pairing's roofline as a chart; None without a bandwidth or a paired stage."""
+    """Return a pairing's roofline as a chart; None without a bandwidth or a paired stage.
+
+    Points count the pairs that masks show, as the bounds do.
+    """
     peak = pairing["peak"]
     stages = {stage: row for stage, row in pairing["stages"].items() if row["bytes"]}
     if peak["gbps"] is None or not stages:
         return None
-    reached = {stage: (row["flops"] / row["bytes"], row["tflops"]) for stage, row in stages.items()}
+    reached = {
+        stage: (row["flops_causal"] / row["bytes"], row["mfu_causal"] * peak["tflops"]) for stage, row in stages.items()
+    }
     intensities = [intensity for intensity, _ in reached.values()]
     ridge = peak["tflops"] * 1e3 / peak["gbps"]
     left, right = min(*intensities, ridge) / _MARGIN, max(*intensities, ridge) * _MARGIN
@@ -95,8 +100,8 @@ def roofline_chart(pairing: Mapping[str, Any]) -> Chart | None:
     return Chart(
         title=f"{pairing['model']} on {peak['name']}, {peak['dtype']}: "
         f"{peak['tflops']:.4g} TFLOP/s, {peak['gbps']:.4g} GB/s",
-        x_title="arithmetic intensity, FLOPs per byte moved",
-        y_title="TFLOP/s",
+        x_title="arithmetic intensity, FLOPs of visible pairs per byte moved",
+        y_title="TFLOP/s of visible pairs",
         kind="points",
         series=[*points, roof],
         log=True,

@@ -8,6 +8,7 @@ and have no limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,12 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import STATIC, values_of
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, aggregates
 from stagemeter.core.workload import Workload
-from stagemeter.hardware.roofline import Peak, bound
+from stagemeter.hardware.roofline import Peak
 from stagemeter.models.blocks import larger
 from stagemeter.models.closed_form import evaluate_workload
 from stagemeter.models.family import PageViews, bytes_read_of_weights, weight_bytes
 from stagemeter.sweeping.grid import AXES, Grid
-from stagemeter.utilization.bounds import request_parts, throughput
+from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
 from stagemeter.utilization.memory import held_by_stage
 from stagemeter.utilization.work import Work, spared_bytes
 
@@ -212,7 +213,7 @@ def _roofline(
         if stage.experts is not None:
             spared = spared_bytes(stage, grid.architecture, grid.closed_form, workload, item_size)
         work = Work.of_cost(request[stage.name], (item_size, item_size), spared)
-        times[stage.name] = bound(_floats(work.flops), _floats(work.least_bytes), peak).ms  # type: ignore[arg-type]
+        times[stage.name] = stage_bounds(_in_floats(work), peak)[0].ms
     bounds = {name: sum(times[part] for part in parts) for name, parts in request_parts(times).items()}
     # A request without a decode step has no bound of one, rather than a bound of zero.
     some = np.where(_floats(steps) > 0, 1.0, np.nan)
@@ -227,6 +228,13 @@ def _roofline(
         "throughput": {name: rate * fits for name, rate in rates.items()},
         "memory": {"needed_bytes": needed, "largest_batch_size": None},
     }
+
+
+def _in_floats(work: Work) -> Work:
+    """Return the work that bounds follow from, of any size, in floats."""
+    bounding = ("flops_causal", "moved_bytes", "least_bytes")
+    floats: dict[str, Any] = {name: _floats(getattr(work, name)) for name in bounding}
+    return replace(work, **floats)
 
 
 def _floats(values: Any) -> NDArray[Any]:

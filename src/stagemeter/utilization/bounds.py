@@ -1,6 +1,7 @@
 """Lower bounds on the times of stages and requests, and the throughput at these bounds.
 
-The same functions take single numbers and arrays of them: a report has one workload, a sweep has many.
+The work is that of the pairs that masks show: a kernel that skips the others is no faster than a bound of it. The same
+functions take single numbers and arrays of them: a report has one workload, a sweep has many.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ def stage_bounds(work: Work, peak: Peak, devices: int = 1) -> tuple[Bound, Bound
 
     Several devices share the work evenly, and their communication takes no time.
     """
-    return tuple(bound(work.flops / devices, size / devices, peak) for size in (work.least_bytes, work.moved_bytes))  # type: ignore[return-value]
+
+    def with_bytes(moved: int) -> Bound:
+        return bound(work.flops_causal / devices, moved / devices, peak)
+
+    return with_bytes(work.least_bytes), with_bytes(work.moved_bytes)
 
 
 def request_parts(stages: Iterable[str]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from stagemeter.core.cost import differing_factor
 from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.roofline import Peak
 
@@ -24,8 +25,8 @@ class PageCost:
     ----------
     pages : int
         Pages that the mean is over.
-    flops : float
-        FLOPs per page.
+    flops, flops_causal : float
+        FLOPs per page, with attention counted dense, and by the pairs that masks show.
     roofline_seconds : float or None
         Seconds per page at the device's roofline, with the fewest experts read; None where not known.
     largest_batch : int or None
@@ -36,9 +37,15 @@ class PageCost:
 
     pages: int
     flops: float
+    flops_causal: float
     roofline_seconds: float | None
     largest_batch: int | None
     unit: str = "page"
+
+    def least_seconds(self, peak: Peak) -> float:
+        """Return the least time of a page: that of the roofline, or without a bandwidth of the arithmetic alone."""
+        arithmetic = self.flops_causal / peak.flops_per_second
+        return arithmetic if self.roofline_seconds is None else self.roofline_seconds
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,9 @@ class FleetSize:
     ----------
     devices : int
         Whole devices; at the roofline, a lower bound.
-    mfu : float
-        Utilization at this speed.
+    mfu, mfu_causal : float
+        Utilization at this speed, with attention counted dense, and by the pairs that masks show. A kernel that skips
+        the other pairs can reach a dense one above 1.
     basis : str
         ``mfu`` or ``measured``, or ``roofline``, which no run reaches.
     differences : sequence of str
@@ -61,6 +69,7 @@ class FleetSize:
     seconds_per_page: float
     pages_per_day_and_device: float
     mfu: float
+    mfu_causal: float
     basis: str
     differences: Sequence[str]
     assumptions: Sequence[str]
@@ -87,10 +96,8 @@ def devices_needed(
     """
     if not 0 < pages_per_day < math.inf:
         raise StagemeterError(f"--pages-per-day: {pages_per_day:g} is no load. Give a number above zero")
-    if mfu is not None and not 0 < mfu <= 1:
-        raise StagemeterError(
-            f"{_option(source)}: {_given(mfu, source)} is no share of the peak. Give one above 0 and up to 1"
-        )
+    if mfu is not None and not 0 < mfu < math.inf:
+        raise StagemeterError(f"{_option(source)}: {_given(mfu, source)} is no share of the peak. Give one above 0")
     if cost.largest_batch == 0:
         raise StagemeterError(
             f"--device: one {cost.unit} does not fit into {peak.name}; `analyze --device` says what it needs. Give a "
@@ -115,6 +122,7 @@ def devices_needed(
         seconds_per_page=seconds,
         pages_per_day_and_device=per_day,
         mfu=cost.flops / (seconds * peak.flops_per_second),
+        mfu_causal=cost.flops_causal / (seconds * peak.flops_per_second),
         basis=basis,
         differences=differences,
         assumptions=_assumptions(cost, peak, mfu, source, batch),
@@ -124,8 +132,9 @@ def devices_needed(
 
 def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | None, batch: int) -> list[str]:
     mean = f"one {cost.unit}" if cost.pages == 1 else f"the mean of {cost.pages:,} {cost.unit}s"
+    visible = f", {cost.flops_causal:,.0f} by visible pairs" if _masked(cost) else ""
     lines = [
-        f"a {cost.unit} costs {cost.flops:,.0f} FLOPs, {mean}, {batch} at once",
+        f"a {cost.unit} costs {cost.flops:,.0f} FLOPs{visible}, {mean}, {batch} at once",
         f"peak of {peak.name}, {peak.dtype}: {peak.flops_per_second / 1e12:,.5g} TFLOP/s, {peak.source}",
         "every device runs 24 hours a day on this load only: loading, rendering, waiting and failures come on top",
     ]
@@ -136,22 +145,32 @@ def _assumptions(cost: PageCost, peak: Peak, mfu: float | None, source: str | No
     else:
         lines.append(f"the MFU of {source}, {100 * mfu:.3g} % of whole requests, holds here, too")
     if mfu is not None and cost.roofline_seconds is not None:
-        most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
-        lines.append(f"at the roofline it would be {100 * most:.3g} % at this batch")
+        lines.append(f"at the roofline it would be {_most_in_words(cost, peak)} at this batch")
     return lines
 
 
-def _roofline_mfu(flops: float, seconds: float, peak: Peak) -> float:
-    return flops / (seconds * peak.flops_per_second)
+def utilization_in_words(mfu: float, mfu_causal: float) -> str:
+    """Return a utilization in percent, and that by visible pairs where it differs."""
+    visible = f" ({100 * mfu_causal:.3g} % by visible pairs)" if differing_factor(mfu_causal, mfu) is not None else ""
+    return f"{100 * mfu:.3g} %{visible}"
+
+
+def _most(flops: float, cost: PageCost, peak: Peak) -> float:
+    return flops / (cost.least_seconds(peak) * peak.flops_per_second)
+
+
+def _most_in_words(cost: PageCost, peak: Peak) -> str:
+    return utilization_in_words(_most(cost.flops, cost, peak), _most(cost.flops_causal, cost, peak))
+
+
+def _masked(cost: PageCost) -> bool:
+    return differing_factor(cost.flops_causal, cost.flops) is not None
 
 
 def _require_below_roofline(mfu: float, cost: PageCost, peak: Peak, source: str | None) -> None:
     """Refuse a utilization that needs fewer devices than the roofline allows."""
-    if cost.roofline_seconds is None:
-        return
-    most = _roofline_mfu(cost.flops, cost.roofline_seconds, peak)
-    if mfu > most * (1 + _ROUNDING):
-        roofline = f"{100 * most:.3g} % of {peak.name}'s roofline"
+    if mfu > _most(cost.flops, cost, peak) * (1 + _ROUNDING):
+        roofline = f"{_most_in_words(cost, peak)} of {peak.name}'s roofline"
         raise StagemeterError(
             f"{_option(source)}: {_given(mfu, source)} is above the {roofline} for these {cost.unit}s at this batch. "
             f"Give the --batch-size and the {cost.unit}s that the utilization was measured at, or a lower --mfu"

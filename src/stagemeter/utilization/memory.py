@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 
 _Time = Literal["roofline_ms", "roofline_ms_every_expert"]
 _NOTES = (
-    "times are lower bounds: every stage at the device's peak, one after another; FLOPs count attention dense, so a "
-    "kernel that skips the pairs that a mask hides can be faster; bytes are those of operators that are not fused with "
-    "one another",
+    "times are lower bounds: every stage at the device's peak, one after another; FLOPs are those of the pairs that "
+    "masks show; bytes are those of operators that are not fused with one another",
     "memory is a lower bound: weights, KV cache, and the operands and result of one operator, without the allocator's "
     "reserve, the driver's context and other live tensors; what exceeds the device cannot fit, and what does not may "
     "still not fit",
     "the experts that tokens choose are not known before they run: the bounds let all tokens choose the same ones, and "
     "the numbers of every expert let them choose as many as they can reach",
 )
-
+_OF_EXECUTED = (
+    "no family knows what this model needs: times are those of what transformers executes, less the hidden pairs of "
+    "masks that could be counted, so an implementation that executes less can be faster"
+)
 _WEIGHTS_NOT_KNOWN = (
     "how the checkpoint stores its weights is not known here, so whether the workload fits is not known either: bytes "
     "and times are those of the same architecture with every weight in the data type of the workload"
@@ -105,7 +107,11 @@ def roofline_section(
         "throughput": throughput(_times(rated, "roofline_ms"), workload),
         "throughput_every_expert": throughput(_times(rated, "roofline_ms_every_expert"), workload),
         "memory": memory,
-        "notes": [*_NOTES, *(() if weights_known else (_WEIGHTS_NOT_KNOWN,))],
+        "notes": [
+            *_NOTES,
+            *((_OF_EXECUTED,) if report["basis"] == "executed" else ()),
+            *(() if weights_known else (_WEIGHTS_NOT_KNOWN,)),
+        ],
     }
 
 

@@ -1,13 +1,15 @@
 """Pair times with counts: MFU, MBU and roofline bounds of every stage. Needs no torch.
 
-F is the model FLOPs of a stage (two per multiply-accumulate, attention dense), B the bytes that it reads and writes,
-and t its time. P and W are the device's peak rates of arithmetic and of memory.
+F is the model FLOPs of a stage (two per multiply-accumulate, attention dense), and V those of the pairs that masks
+show. B is the bytes that it reads and writes, and t its time. P and W are the device's peak rates of arithmetic and of
+memory.
 
 - MFU = F / (t P), model FLOPs utilization: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022,
-  appendix B. F is what the model's mathematics need, not what a kernel happens to execute.
+  appendix B. F is what the model's mathematics need, not what a kernel happens to execute. Causal, it is V / (t P).
 - HFU is the same with the FLOPs that transformers executes, hardware FLOPs utilization: ibid.
 - MBU = B / (t W), the same of memory: "LLM Inference Performance Engineering: Best Practices", Databricks, 2023.
-- The roofline bound is max(F / P, B / W), see `stagemeter.hardware.roofline`.
+- The roofline bound is max(V / P, B / W), see `stagemeter.hardware.roofline`. A kernel that skips hidden pairs can
+  reach it, and MFU can exceed 1 then.
 """
 
 from __future__ import annotations
@@ -42,13 +44,14 @@ SCHEMA_VERSION = "1.2"
 NO_COUNT = "no count"
 
 #: Shares, which cannot exceed one.
-_SHARES: tuple[Literal["mfu", "mbu", "roofline_fraction"], ...] = ("mfu", "mbu", "roofline_fraction")
+_SHARES: tuple[Literal["mfu_causal", "mbu", "roofline_fraction"], ...] = ("mfu_causal", "mbu", "roofline_fraction")
 #: Above this MFU, a time was probably given in seconds.
 _OTHER_UNIT = 100
 
 _ASSUMPTIONS = (
     "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
-    "mfu counts attention dense, mfu_causal by the pairs that masks show",
+    "mfu counts attention dense, mfu_causal and the roofline by the pairs that masks show: where a kernel skips the "
+    "others, mfu can exceed 1",
     "hfu credits what transformers executes; another engine executes other work",
     "the peak is the dense one, without structured sparsity",
     "bytes are those of unfused operators: a fused kernel moves fewer, and a cache spares some, so MBU can exceed what "
@@ -297,7 +300,8 @@ def _earlier(report: Mapping[str, Any]) -> list[str]:
         return []
     return [
         "the static report is of schema 1.x: mfu credits what transformers executes, as hfu does, and mfu_causal the "
-        "same with half of causal self-attention. Analyze again for what the model needs"
+        "same with half of causal self-attention. A run can be faster than the roofline. Analyze again for what the "
+        "model needs"
     ]
 
 
@@ -320,9 +324,9 @@ def _flags(rows: Mapping[str, PairedStage]) -> list[str]:
         if not above:
             continue
         values = ", ".join(f"{name} {share:.3f}" for name, share in above.items())
-        if row["mfu"] > _OTHER_UNIT:
+        if row["mfu_causal"] > _OTHER_UNIT:
             why = "is its time in milliseconds?"
-        elif "mfu" in above:
+        elif "mfu_causal" in above:
             why = "the time, the workload or the peak is not that of this run"
         else:
             why = "the peak bandwidth is not this device's, or caches and fused kernels saved traffic"
