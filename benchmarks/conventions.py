@@ -44,6 +44,14 @@ _SMALL = {
 _WINDOWS = {"sliding_window": 128, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _LATENT = {"q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12}
 _EXPERTS = {"moe_intermediate_size": 40, "num_experts_per_tok": 3}
+_DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20,
+}
+_DELTA |= {"linear_conv_kernel_dim": 4, "head_dim": 24, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}
+_INDEXER = {"index_n_heads": 4, "index_head_dim": 16, "index_topk": 128}
 _CHOICE = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "n_routed_experts": 8, "n_shared_experts": 2}
 _ENCODER = {"depth": 3, "hidden_size": 48, "intermediate_size": 100, "num_heads": 4, "out_hidden_size": 64} | {
     "in_channels": 3,
@@ -62,10 +70,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"tie_word_embeddings": False},
     "gemma3_text": {**_SMALL, **_WINDOWS, "head_dim": 16, "tie_word_embeddings": True},
     "deepseek_v3": {**_SMALL, **_EXPERTS, **_LATENT, **_CHOICE, "num_key_value_heads": 8, "tie_word_embeddings": False},
+    "deepseek_v32": {**_SMALL, **_EXPERTS, **_LATENT, **_CHOICE, **_INDEXER, "num_key_value_heads": 8}
+    | {"tie_word_embeddings": False},
+    "qwen3_next": {**_SMALL, **_EXPERTS, **_DELTA, "num_experts": 8, "shared_expert_intermediate_size": 40}
+    | {"tie_word_embeddings": False},
+    "qwen3_5_text": {**_SMALL, **_DELTA, "tie_word_embeddings": True},
+    "mamba2": {"hidden_size": 64, "num_hidden_layers": 3, "num_heads": 8, "head_dim": 16, "state_size": 24}
+    | {"n_groups": 2, "vocab_size": 1000, "tie_word_embeddings": True},
+    "gemma4_text": {**_SMALL, **_WINDOWS, "head_dim": 16, "global_head_dim": 24, "num_kv_shared_layers": 2}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 500, "tie_word_embeddings": True},
     "qwen2_5_vl": {**_SMALL, "tie_word_embeddings": False, "vision_config": _ENCODER},
     "qwen3_vl": {"tie_word_embeddings": False, "text_config": {**_SMALL, "head_dim": 24, "model_type": "qwen3_vl_text"}}
     | {"vision_config": {**_ENCODER, "deepstack_visual_indexes": [0, 2]}},
+    "qwen3_5": {"tie_word_embeddings": False, "text_config": {**_SMALL, **_DELTA, "model_type": "qwen3_5_text"}}
+    | {"vision_config": _ENCODER},
+    "qwen3_5_moe": {"tie_word_embeddings": False}
+    | {"text_config": {**_SMALL, **_EXPERTS, **_DELTA, "num_experts": 8, "shared_expert_intermediate_size": 40}}
+    | {"vision_config": _ENCODER},
 }
+#: Model types of which torchtitan has no model, and those that DeepSpeed's profiler counts whole.
+NOT_TITAN = ("deepseek_v32", "mamba2", "gemma4_text")
+PLAIN = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text")
 #: Patches of the picture before a vision-language model's prompt.
 PATCHES = 8 * 12
 
@@ -107,6 +132,10 @@ class Renamed(nn.Module):
     def _renamed(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         names = {".mlp.gate.": ".moe.router.", ".mlp.router.": ".moe.router.", ".mlp.experts.": ".moe.routed_experts."}
         names |= {".mlp.shared_experts.": ".moe.shared_experts.", "embed_tokens": "tok_embeddings"}
+        names |= {
+            ".mlp.shared_expert.": ".moe.shared_experts.",
+            ".mlp.shared_expert_gate.": ".moe.shared_experts.gate.",
+        }
         for name, parameter in model.named_parameters():
             for theirs, titan in names.items():
                 name = name.replace(theirs, titan)
@@ -130,20 +159,26 @@ def torchtitans(folder: Path, name: str) -> int:
     if model_type(name) == "deepseek_v3":
         widths = sum(config[key] for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
     experts = config.get("num_experts") or config.get("num_local_experts") or config.get("n_routed_experts")
-    if not experts:
+    if not experts and "linear_num_key_heads" not in config:
         return int(
             titan.get_dense_model_nparams_and_flops(
                 model, layers, heads, widths, TOKENS, enable_weight_tying=config["tie_word_embeddings"]
             )[1]
         )
-    moe = types.SimpleNamespace(router=types.SimpleNamespace(top_k=config["num_experts_per_tok"]), num_experts=experts)
-    described = types.SimpleNamespace(layers=[types.SimpleNamespace(moe=moe, attention=True)] * layers)
+    router = types.SimpleNamespace(top_k=config.get("num_experts_per_tok"))
+    moe = types.SimpleNamespace(router=router, num_experts=experts) if experts else None
+    kinds = config.get("layer_types") or ["full_attention"] * layers
+    attention = [None if kind == "linear_attention" else True for kind in kinds]
+    described = types.SimpleNamespace(layers=[types.SimpleNamespace(moe=moe, attention=full) for full in attention])
+    described.enable_weight_tying = config["tie_word_embeddings"]
     return int(titan.get_moe_model_nparams_and_flops(described, model, heads, widths, TOKENS)[1])
 
 
-def verls(folder: Path, name: str) -> int:
-    """Return verl's training FLOPs of one sequence."""
+def verls(folder: Path, name: str) -> int | None:
+    """Return verl's training FLOPs of one sequence; None of a model type that it does not know."""
     counter = functions(folder / "verl" / "utils" / "flops_counter.py")
+    if model_type(name) not in counter.ESTIMATE_FUNC:
+        return None
     config = transformers.AutoConfig.for_model(model_type(name), **CONFIGS[name])
     more = {"images_seqlens": [PATCHES]} if "vision_config" in CONFIGS[name] else {}
     return round(counter.ESTIMATE_FUNC[model_type(name)](config, TOKENS, [TOKENS], 1.0, **more) * 1e12)
@@ -204,8 +239,9 @@ def answers(folder: Path) -> dict[str, Any]:
             found[name] = {**case, "patches": PATCHES}
             continue
         case["HF floating_point_ops"] = hugging_faces(name)
-        case["torchtitan"] = torchtitans(folder, name)
-        if kind not in ("qwen3_moe", "gpt_oss", "deepseek_v3"):
+        if kind not in NOT_TITAN:
+            case["torchtitan"] = torchtitans(folder, name)
+        if kind in PLAIN:
             case |= {"run_tokens": RUN_TOKENS, "DeepSpeed": deepspeeds(folder, name)}
         found[name] = case
     return found

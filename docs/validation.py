@@ -292,9 +292,10 @@ def conventions() -> str:
 `stagemeter analyze --conventions` and `stagemeter.conventions.compare` put a prompt beside what nine other projects
 would count. FLOPs are those of a forward pass per token, a third of what trainers count. Where a project has no formula
 for a part, there is no number. Tests hold torchtitan's, verl's, DeepSpeed's and transformers' formulas to their own
-code, and vLLM's to a server (`tests/conventions/`).
+code, and vLLM's to a server. Those of Megatron-LM and MaxText, which PyPI does not have, are worked out anew in the
+tests (`tests/conventions/`).
 """
-    for name, tokens in (("llama-3.1-8b", 8192), ("deepseek-v3", 4096)):
+    for name, tokens in (("llama-3.1-8b", 8192), ("deepseek-v3", 4096), ("qwen3-next-80b-a3b", 4096)):
         model = describe_model(name)
         found = compare(estimate_model(model, AnalysisConfig(model=name, seq_len=tokens)), model)
         header, *rows = convention_rows(found)

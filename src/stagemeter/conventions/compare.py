@@ -11,7 +11,10 @@ from stagemeter.conventions.formulas import CONVENTIONS, FACTORS, SERVED, Conven
 from stagemeter.conventions.sizes import DecoderSizes, NoFormulaError, read_sizes
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import DECODE, PREFILL
+from stagemeter.models.blocks import repeated, sum_of
 from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.mixer import DecoderPass, Reach
+from stagemeter.models.decoder.visibility import causal_pairs
 from stagemeter.models.lookup import ModelDescription, describe_model
 
 
@@ -83,7 +86,7 @@ def compare(report: Mapping[str, Any], model: ModelDescription | None = None) ->
     Raises
     ------
     StagemeterError
-        If the model has no sizes to read: those of a family without closed forms.
+        If the model has no sizes to read: those of a family without closed forms. If the report is of schema 1.x.
 
     Examples
     --------
@@ -97,20 +100,26 @@ def compare(report: Mapping[str, Any], model: ModelDescription | None = None) ->
     metadata = report["metadata"]
     model = model or describe_model(metadata["model"], metadata["config"]["trust_remote_code"])
     decoder = decoder_of(model)
+    if getattr(model.architecture, "both_ways", False) and any(x.attention.last_token_only for x in decoder.layers):
+        raise StagemeterError(
+            f"conventions: {model.name} shares keys and values in layers that see pages both ways, whose training has "
+            "no closed form here. Choose another model"
+        )
+    if report["basis"] == "executed":
+        raise StagemeterError(
+            "conventions: the report has executed FLOPs alone, and other projects count the model's. Analyze the model "
+            "anew"
+        )
     workload = metadata["workload"]
     tokens, batch = workload["prompt_tokens"], workload["batch_size"]
     served = [Fraction(_forward(report, name), batch * tokens) for name in ("flops", "flops_causal")]
-    more = 0 if decoder.head_everywhere else Fraction(2 * (tokens - 1) * decoder.hidden * decoder.vocabulary, tokens)
-    trained = [flops + more for flops in served]
-    try:
-        sizes = read_sizes(decoder, model.config, _pictures(workload, model.config))
-    except NoFormulaError as error:
-        rows = [_without(convention, str(error)) for convention in CONVENTIONS]
-    else:
-        rows = [
-            _row(convention, sizes, report, served if convention.counts == SERVED else trained)
-            for convention in CONVENTIONS
-        ]
+    more = _of_training(decoder, tokens)
+    trained = [flops + Fraction(added, tokens) for flops, added in zip(served, more, strict=True)]
+    sizes = read_sizes(decoder, model.config, _pictures(workload, model.config))
+    rows = [
+        _row(convention, sizes, report, served if convention.counts == SERVED else trained)
+        for convention in CONVENTIONS
+    ]
     return Comparison(tokens, trained[0], trained[1], served[0], served[1], tuple(rows))
 
 
@@ -123,6 +132,26 @@ def decoder_of(model: ModelDescription) -> Decoder:
             "model"
         )
     return decoder
+
+
+def _of_training(decoder: Decoder, tokens: int) -> tuple[int, int]:
+    """Return the FLOPs that a training step adds to a prompt of one sequence, all pairs counted and visible ones.
+
+    They are those of positions which a prompt does not need: the output head on all but the last, and layers that run
+    on the last token alone.
+    """
+    head = 2 * (tokens - 1) * decoder.hidden * decoder.vocabulary
+    dense = causal = head
+    for layer in decoder.layers:
+        if layer.attention.last_token_only:
+            limit = layer.attention.limit
+            pairs = Reach(tokens, limit.pairs(tokens), limit.visible(tokens), limit.last_keys(tokens, tokens))
+            full = Reach(tokens, tokens * tokens, causal_pairs(tokens), tokens)
+            every = DecoderPass(1, tokens, tokens, full, pairs, 0, prefill=True, model=True)
+            all_tokens, last = layer.operators_of(decoder.hidden, every), layer.operators(decoder.hidden, every)
+            more = sum_of([*repeated(all_tokens, layer.times), *repeated(last, -layer.times)])
+            dense, causal = dense + 2 * more.macs, causal + 2 * more.macs_causal
+    return dense, causal
 
 
 def _forward(report: Mapping[str, Any], name: str) -> int:

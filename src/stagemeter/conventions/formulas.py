@@ -7,19 +7,31 @@ Each returns FLOPs per token of sequences of `tokens` tokens, as its project cou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+from stagemeter.conventions.maxtext import maxtext
 from stagemeter.conventions.sizes import (
     CHUNKS,
     EXPERTS,
+    GATED_DELTA,
+    GATES,
     LATENT,
+    LIGHTNING,
+    OWN_INPUTS,
     PICTURES,
+    PROMPT_WINDOWS,
+    SELECTED,
+    SHARED_KEYS,
+    STATE_SPACE,
     WINDOWS,
     DecoderSizes,
-    LayerSizes,
     NoFormulaError,
 )
+from stagemeter.conventions.verl import verl
+from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
+from stagemeter.models.decoder.mamba2 import StateSpace
+from stagemeter.models.decoder.mixer import Mixer
 
 Number = int | Fraction
 #: What a convention counts: a training step on every token, one forward pass of it, or a prompt as it is served.
@@ -84,7 +96,7 @@ def nanogpt(sizes: DecoderSizes, tokens: int) -> int:
 
     Source: karpathy/nanoGPT, ``model.py``, ``GPT.estimate_mfu`` and ``get_num_params``, commit 0011cd4.
     """
-    heads = _one(sizes, "heads")
+    heads = sizes.one("heads")
     return 6 * sizes.parameters + 12 * sizes.depth * heads * (sizes.hidden // heads) * tokens
 
 
@@ -97,7 +109,7 @@ def torchtitan(sizes: DecoderSizes, tokens: int) -> int:
     routed, unused = sizes.total("all_routed"), sizes.total("choice_bias")
     active = sizes.parameters - routed - unused - (0 if sizes.tied else sizes.embedding)
     if routed:
-        active += routed * _one(sizes, "experts_per_token", EXPERTS) // _one(sizes, "experts", EXPERTS)
+        active += routed * sizes.one("experts_per_token", EXPERTS) // sizes.one("experts", EXPERTS)
     return 6 * active + 6 * sizes.scores(tokens)
 
 
@@ -105,48 +117,38 @@ def megatron(sizes: DecoderSizes, tokens: int) -> Number:
     """Return 6 x matrices, attention halved by the mask, and norms of latent attention; the vocabulary is not padded.
 
     Source: NVIDIA/Megatron-LM, ``megatron/training/training.py``, ``num_floating_point_operations``,
-    ``transformer_flops``, commit 001b00c.
+    ``transformer_flops`` and for state-space models ``hybrid_flops``, commit 001b00c.
     """
-    matrices = sizes.total("projections", "ranks", "dense", "routed", "shared")
-    return 6 * (matrices + Fraction(sizes.scores(tokens), 2) + sizes.head)
+    matrices = sizes.total("projections", "gate", "ranks", "dense", "routed", "shared")
+    recurrent = sum(layer.times * _megatron_recurrence(layer.mixer, sizes.hidden) for layer in sizes.layers)
+    return 6 * (matrices + Fraction(sizes.scores(tokens), 2) + sizes.head) + 3 * recurrent
 
 
-#: Layers of which the last attends to everything, by model type. Source: `maxtext`.
-_PATTERNS: Mapping[str, int] = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gpt_oss": 2, "llama4_text": 4}
+def _megatron_recurrence(mixer: Mixer, hidden: int) -> int:
+    """Return the forward FLOPs of a recurrent layer: ``gdn_layer_flops`` and ``mamba_layer_flops``; 0 of attention.
 
-
-def maxtext(sizes: DecoderSizes, tokens: int) -> Number:
-    """Return 6 x matrices with the router, and attention halved by the mask.
-
-    Source: AI-Hypercomputer/maxtext, ``src/MaxText/maxtext_utils.py``, ``calculate_tflops_training_per_device`` and
-    what it calls, commit 020763f. Gemma 2, Gemma 3 and GPT-OSS have windows in a fixed pattern, Llama 4 chunks, and
-    only DeepSeek and Llama 4 have shared experts.
+    The one takes four products of a state that is as wide as the values on both sides. The other takes inner layers of
+    twice the model's width, and leaves the convolution out.
     """
-    kind = str(sizes.config.get("model_type"))
-    if sizes.model_type in ("gemma3", "llama4"):
-        raise NoFormulaError("its formula of this vision encoder is not repeated here")
-    shared = sizes.total("shared") if kind in ("deepseek_v2", "deepseek_v3", "llama4_text") else 0
-    matrices = sizes.total("projections", "dense", "router", "routed") + shared
-    scores: Number = sizes.scores(tokens)
-    if kind in _PATTERNS:
-        window = max(layer.window for layer in sizes.layers)
-        whole = sizes.depth // _PATTERNS[kind]
-        local: Number = min(window, tokens)
-        if kind == "llama4_text":
-            chunks, rest = divmod(tokens, window)
-            local = Fraction(chunks * window**2 + rest**2, tokens)
-        width = _one(sizes, "heads") * (_one(sizes, "score_width") + _one(sizes, "value_width"))
-        scores = width * (whole * tokens + (sizes.depth - whole) * local)
-    return 6 * (matrices + Fraction(scores) / 2 + sizes.head)
+    if isinstance(mixer, GatedDeltaNet):
+        inputs = mixer.convolved + mixer.values + 2 * mixer.value_heads
+        state = mixer.value_heads * mixer.value_width**2
+        return 2 * (hidden * (inputs + mixer.values) + mixer.kernel * mixer.convolved + 4 * state)
+    if isinstance(mixer, StateSpace):
+        inner, states = 2 * hidden, mixer.state_width
+        inputs = 2 * inner + 2 * mixer.groups * states + mixer.heads
+        return 2 * hidden * inputs + 7 * inner * states + 2 * inner * hidden
+    return 0
 
 
 def hugging_face(sizes: DecoderSizes, tokens: int) -> int:
     """Return 6 x parameters that are in no embedding.
 
     Source: transformers 5.23.0, ``trainer.py``, line 4216, ``Trainer.floating_point_ops``, and ``modeling_utils.py``,
-    line 914, ``num_parameters``. A tied head is an embedding; what only chooses experts is a buffer.
+    line 914, ``num_parameters``. A tied head is an embedding; buffers are no parameters.
     """
-    return 6 * (sizes.parameters - sizes.embedding - sizes.total("choice_bias"))
+    buffers = sizes.total("choice_bias", "numbers")
+    return 6 * (sizes.parameters - sizes.embedding - sizes.own_embedding - buffers)
 
 
 def deepspeed(sizes: DecoderSizes, tokens: int) -> int:
@@ -156,56 +158,6 @@ def deepspeed(sizes: DecoderSizes, tokens: int) -> int:
     ``_attn_flops_compute``.
     """
     return 2 * (sizes.total("projections", "dense") + sizes.scores(tokens) + sizes.head)
-
-
-#: Model types with a formula of verl, and the kind of it. Source: `verl`, ``ESTIMATE_FUNC``.
-_VERL: Mapping[str, str] = {
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "minicpmv", "seed_oss", "mimo"), "dense"),
-    **dict.fromkeys(("qwen2_moe", "qwen3_moe"), "experts"),
-    **dict.fromkeys(("gemma3_text", "gpt_oss"), "windows"),
-    "deepseek_v3": "latent",
-}
-#: The same of models that read pictures.
-_VERL_PICTURES: Mapping[str, str] = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "dense"),
-    "qwen3_vl_moe": "experts",
-}
-
-
-def verl(sizes: DecoderSizes, tokens: int) -> Number:
-    """Return 6 x matrices with embedding and head, and attention halved by the mask.
-
-    Source: verl 0.9.1, ``utils/flops_counter.py``, lines 92 to 701: ``_estimate_qwen2_flops``,
-    ``_estimate_qwen2_moe_flops``, ``_estimate_gemma3_flops``, ``_estimate_gpt_oss_flops``,
-    ``_estimate_deepseek_v3_flops``, and ``_estimate_qwen3_vl_flops`` and ``_estimate_qwen3_vl_moe_flops`` for pictures.
-    """
-    kind = (_VERL_PICTURES if PICTURES in sizes.parts else _VERL).get(sizes.model_type)
-    if kind is None:
-        raise NoFormulaError(f"no formula for the model type {sizes.model_type}: it logs an MFU of zero")
-    shared = sizes.total("shared") if kind == "latent" else 0
-    matrices = sizes.total("dense", "router", "routed") + shared + 2 * sizes.head
-    attention: Number = 6 * sizes.total("projections") + 3 * sizes.scores(tokens, windows=kind == "windows")
-    if PICTURES in sizes.parts and kind == "dense":
-        # Whatever the width of a head, it is the model's width divided by their number.
-        attention *= Fraction(sizes.hidden // _one(sizes, "heads"), _one(sizes, "score_width"))
-    return 6 * matrices + attention + Fraction(_verl_encoder(sizes), tokens)
-
-
-def _verl_encoder(sizes: DecoderSizes) -> int:
-    """Return the training FLOPs of the pictures of one sequence: `verl`, ``_estimate_qwen3_vit_flop``, line 219."""
-    if not sizes.pictures:
-        return 0
-    missing = [name for name in _VERL_ENCODER if name not in sizes.encoder]
-    if missing:
-        raise NoFormulaError(f"it fails without {missing[0]} of the vision encoder")
-    of = {name: int(sizes.encoder[name]) for name in _VERL_ENCODER}
-    width, merged = of["hidden_size"], of["hidden_size"] * of["spatial_merge_size"] ** 2
-    patch = width * of["in_channels"] * of["temporal_patch_size"] * of["patch_size"] ** 2
-    layer = 2 * width * of["intermediate_size"] + 4 * width * width
-    mergers = 1 + len(sizes.encoder.get("deepstack_visual_indexes") or ())
-    matrices = patch + layer * of["depth"] + mergers * merged * (of["out_hidden_size"] + merged)
-    heads = of["num_heads"] * (width // of["num_heads"])
-    return 6 * matrices * sum(sizes.pictures) + 12 * heads * of["depth"] * sum(n * n for n in sizes.pictures)
 
 
 def vllm(sizes: DecoderSizes, tokens: int) -> Fraction:
@@ -221,9 +173,28 @@ def vllm_step(sizes: DecoderSizes, requests: list[tuple[int, int]], heads: int) 
     """Return the FLOPs of one step: new tokens and context of each request, and positions with an output head."""
     tokens = sum(new for new, _ in requests)
     latent = LATENT in sizes.parts
+    if GATED_DELTA in sizes.parts:
+        sizes = _all_attention(sizes)
     macs = sum(new * (sizes.scores(context, windows=not latent)) for new, context in requests)
     networks = _vllm_networks(sizes)
     return 2 * (tokens * (sizes.total("projections") + networks) + macs + heads * sizes.head)
+
+
+def _all_attention(sizes: DecoderSizes) -> DecoderSizes:
+    """Return the sizes with every layer as one of attention: vLLM counts the layers of the whole model as such."""
+    own = next(layer for layer in sizes.layers if layer.heads)
+    layers = (
+        replace(
+            layer,
+            mixer=own.mixer,
+            projections=own.projections,
+            heads=own.heads,
+            score_width=own.score_width,
+            value_width=own.value_width,
+        )
+        for layer in sizes.layers
+    )
+    return replace(sizes, layers=tuple(layers))
 
 
 def vllm_request(sizes: DecoderSizes, tokens: int, new_tokens: int) -> int:
@@ -246,22 +217,9 @@ def _vllm_networks(sizes: DecoderSizes) -> int:
     return number * (sparse[0].routed + shared) + (sizes.depth - number) * 3 * sizes.hidden * width
 
 
-_VERL_ENCODER = (
-    *("depth", "hidden_size", "in_channels", "intermediate_size", "num_heads", "out_hidden_size", "patch_size"),
-    *("spatial_merge_size", "temporal_patch_size"),
-)
-
-
-def _one(sizes: DecoderSizes, name: str, part: str = "") -> int:
-    """Return a size that all layers share, or those with experts; raise NoFormulaError if they differ."""
-    layers: list[LayerSizes] = [layer for layer in sizes.layers if part != EXPERTS or layer.experts]
-    values = {int(getattr(layer, name)) for layer in layers}
-    if len(values) != 1:
-        raise NoFormulaError(f"no formula for layers that differ in {name.replace('_', ' ')}")
-    return values.pop()
-
-
 _CAUSAL, _DENSE = "half of all pairs", "all pairs, without the causal mask"
+_AS_RUN = "no closed form here: it counts the operators that run"
+_FULL = "the indexer is left out, and attention counts as full"
 #: The conventions, in the order of the table.
 CONVENTIONS: tuple[Convention, ...] = (
     Convention(
@@ -281,6 +239,10 @@ CONVENTIONS: tuple[Convention, ...] = (
         {
             EXPERTS: "the router is left out",
             LATENT: "norms of the ranks are counted",
+            SELECTED: _FULL,
+            GATES: "",
+            GATED_DELTA: "gated delta networks with four products of the state",
+            STATE_SPACE: "inner layers twice as wide as the model, 3.5 products of the state, no convolution",
             WINDOWS: _WHOLE,
             CHUNKS: _WHOLE_CHUNKS,
             PICTURES: _NO_PICTURES,
@@ -295,6 +257,8 @@ CONVENTIONS: tuple[Convention, ...] = (
         {
             EXPERTS: "",
             LATENT: "",
+            GATES: "",
+            GATED_DELTA: "products of gated delta networks' states are left out",
             WINDOWS: _WHOLE,
             CHUNKS: _WHOLE_CHUNKS,
             PICTURES: _NO_PICTURES,
@@ -302,16 +266,21 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
     Convention(
         "MaxText",
-        "src/MaxText/maxtext_utils.py, calculate_tflops_training_per_device, commit 020763f",
+        "src/maxtext/utils/maxtext_utils.py, calculate_tflops_training_per_device, commit 00902f3",
         TRAINING,
         maxtext,
         (_CAUSAL,),
         {
-            EXPERTS: "shared experts of DeepSeek and Llama 4 alone",
+            EXPERTS: "shared experts of DeepSeek, Llama 4 and Qwen3-Next alone",
             LATENT: "",
-            WINDOWS: "windows of Gemma 2, Gemma 3 and GPT-OSS by pattern, half of their pairs; else full attention",
+            SELECTED: "the indexer is left out of prompts that it takes whole",
+            GATES: "gates of attention are left out",
+            GATED_DELTA: "gated delta networks with four products of the state",
+            SHARED_KEYS: "",
+            OWN_INPUTS: "",
+            WINDOWS: "windows of Gemma 2 to 4 and GPT-OSS by their visible pairs; else full attention",
             CHUNKS: "chunks by pattern",
-            PICTURES: _NO_PICTURES,
+            PICTURES: "encoders of Gemma 3 and Llama 4 with one picture or tile a sequence, trained; others left out",
         },
     ),
     Convention(
@@ -330,9 +299,10 @@ CONVENTIONS: tuple[Convention, ...] = (
         ("attention's scores and values, and a head that is tied, are left out",),
         {
             EXPERTS: "every expert is counted for every token",
-            LATENT: "",
-            WINDOWS: "",
-            CHUNKS: "",
+            GATED_DELTA: "products of states are left out",
+            STATE_SPACE: "products of states are left out",
+            LIGHTNING: "products of states are left out",
+            **dict.fromkeys((LATENT, SELECTED, GATES, SHARED_KEYS, OWN_INPUTS, PROMPT_WINDOWS, WINDOWS, CHUNKS), ""),
         },
         {PICTURES: "no closed form here: every parameter outside of embeddings counts for every token of text"},
     ),
@@ -345,7 +315,8 @@ CONVENTIONS: tuple[Convention, ...] = (
         {LATENT: "", WINDOWS: _WHOLE, CHUNKS: _WHOLE_CHUNKS},
         {
             EXPERTS: "no formula for grouped products: the experts are missing, and nothing says so",
-            PICTURES: "no closed form here: it counts the operators that run",
+            **dict.fromkeys((GATED_DELTA, STATE_SPACE, LIGHTNING, SELECTED, GATES), _AS_RUN),
+            **dict.fromkeys((SHARED_KEYS, OWN_INPUTS, PROMPT_WINDOWS, PICTURES), _AS_RUN),
         },
     ),
     Convention(
@@ -355,8 +326,10 @@ CONVENTIONS: tuple[Convention, ...] = (
         verl,
         (_CAUSAL, "the embedding is counted as a product"),
         {
-            EXPERTS: "shared experts of DeepSeek V3 alone",
+            EXPERTS: "shared experts of DeepSeek V3 and Qwen3.5 alone",
             LATENT: "",
+            GATES: "",
+            GATED_DELTA: "gated delta networks with 2.5 products of the state",
             WINDOWS: "windows in Gemma 3 and GPT-OSS, half of their pairs; else full attention",
             PICTURES: "encoder by a formula of Qwen3-VL: full attention, no gate, mergers on every patch",
         },
@@ -368,12 +341,16 @@ CONVENTIONS: tuple[Convention, ...] = (
         vllm,
         (_DENSE,),
         {
-            EXPERTS: "the router is left out; dense layers only where the configuration has moe_layer_freq",
+            EXPERTS: "the router is left out; dense layers count only with moe_layer_freq, shared experts with n_shared_experts",
             LATENT: "keys and values expanded, also in decode steps",
+            SELECTED: _FULL,
+            GATES: "gates of attention are left out",
+            GATED_DELTA: "gated delta networks are counted as full attention",
             WINDOWS: "",
             CHUNKS: _WHOLE_CHUNKS,
             PICTURES: _NO_PICTURES,
         },
+        dict.fromkeys((SHARED_KEYS, OWN_INPUTS), "no closed form here: it counts every layer by the sizes of one"),
         request=vllm_request,
     ),
 )

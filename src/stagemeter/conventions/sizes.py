@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,11 @@ from stagemeter.models.decoder.mixer import Mixer
 
 #: Parts of a model that some formulas know and others do not.
 EXPERTS, LATENT, WINDOWS, CHUNKS = "mixtures of experts", "latent attention", "sliding windows", "chunked attention"
-PICTURES = "pictures"
+PICTURES, SELECTED, GATES = "pictures", "attention to selected tokens", "gated attention"
+SHARED_KEYS, OWN_INPUTS = "shared keys and values", "inputs of each layer's own"
+GATED_DELTA, STATE_SPACE, LIGHTNING = "gated delta networks", "state-space models", "lightning attention"
+PROMPT_WINDOWS = "windows that keep the prompt"
+_MIXERS = {"gated_delta": GATED_DELTA, "state_space": STATE_SPACE, "lightning": LIGHTNING}
 
 
 class NoFormulaError(Exception):
@@ -29,8 +33,10 @@ class LayerSizes:
     ----------
     times : int
         Number of layers.
-    projections : int
-        Elements of the matrices of attention's projections.
+    mixer : Mixer
+        The token mixer. One that is no attention has no heads here.
+    projections, gate : int
+        Elements of the matrices of attention's projections, and of that of a gate of its output.
     ranks : int
         Widths of compressed queries, keys and values together; 0 without latent attention.
     heads, score_width, value_width : int
@@ -43,16 +49,22 @@ class LayerSizes:
     experts, experts_per_token : int
         Routed experts, and those that a token uses; 0 without.
     choice_bias : int
-        Numbers that only the choice of experts uses.
+        Numbers that only the choice of experts uses; a buffer in transformers.
+    numbers : int
+        Scalars of the layer; buffers in transformers.
+    own_input : int
+        Elements of the matrices of an input of the layer's own.
     parameters : int
         All parameters of one layer.
     """
 
     times: int
-    projections: int
-    heads: int
-    score_width: int
-    value_width: int
+    mixer: Mixer
+    projections: int = 0
+    gate: int = 0
+    heads: int = 0
+    score_width: int = 0
+    value_width: int = 0
     ranks: int = 0
     window: int = 0
     dense: int = 0
@@ -64,6 +76,8 @@ class LayerSizes:
     experts: int = 0
     experts_per_token: int = 0
     choice_bias: int = 0
+    numbers: int = 0
+    own_input: int = 0
     parameters: int = 0
 
     def attended(self, tokens: int) -> int:
@@ -81,8 +95,11 @@ class DecoderSizes:
         Widths of the model and of its output head.
     tied : bool
         Whether the output head shares the embedding's weights.
-    embedding, parameters : int
-        Parameters of the token embedding, and of the whole decoder with embedding and head.
+    embedding, own_embedding, parameters : int
+        Parameters of the token embedding, of one for inputs of each layer's own, and of the whole decoder with both and
+        head.
+    own_projection : int
+        Elements of the matrix that runs once for inputs of each layer's own.
     parts : frozenset of str
         Parts that not every formula knows, such as `EXPERTS`.
     config : mapping
@@ -106,6 +123,8 @@ class DecoderSizes:
     model_type: str = ""
     encoder: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[int, ...] = ()
+    own_embedding: int = 0
+    own_projection: int = 0
 
     @property
     def head(self) -> int:
@@ -121,6 +140,20 @@ class DecoderSizes:
         """Return the sum of some sizes over all layers."""
         return sum(layer.times * getattr(layer, name) for layer in self.layers for name in names)
 
+    def one(self, name: str, part: str = "") -> int:
+        """Return a size that all layers of attention share, or those with experts.
+
+        Raises
+        ------
+        NoFormulaError
+            If they differ.
+        """
+        layers = [layer for layer in self.layers if (layer.experts if part == EXPERTS else layer.heads)]
+        values = {int(getattr(layer, name)) for layer in layers}
+        if len(values) != 1:
+            raise NoFormulaError(f"no formula for layers that differ in {name.replace('_', ' ')}")
+        return values.pop()
+
     def scores(self, tokens: int, windows: bool = False) -> int:
         """Return the MACs of scores and values per token of a prompt, every key counted, or those of a window."""
         return sum(
@@ -133,25 +166,15 @@ class DecoderSizes:
 
 
 def read_sizes(decoder: Decoder, config: Mapping[str, Any], pictures: tuple[int, ...] | None = None) -> DecoderSizes:
-    """Read a decoder's sizes; `pictures` are the patches of each picture, None for a request of text alone.
-
-    Raises
-    ------
-    NoFormulaError
-        If a layer is of a kind that no formula here covers.
-    """
+    """Read a decoder's sizes; `pictures` are the patches of each picture, None for a request of text alone."""
     text = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
-    if decoder.per_layer_embedding is not None:
-        raise NoFormulaError("no formula here for inputs of each layer's own")
     layers = tuple(_layer(layer, decoder.hidden) for layer in decoder.layers)
-    parts = {
-        EXPERTS: any(layer.experts for layer in layers),
-        LATENT: any(layer.ranks for layer in layers),
-        WINDOWS: any(layer.window for layer in layers) and "attention_chunk_size" not in text,
-        CHUNKS: any(layer.window for layer in layers) and "attention_chunk_size" in text,
-        PICTURES: pictures is not None,
-    }
-    embedding = decoder.embedding_parameters()
+    parts = {part for layer in decoder.layers for part in _parts(layer)}
+    if any(layer.window for layer in layers):
+        parts.add(CHUNKS if "attention_chunk_size" in text else WINDOWS)
+    if pictures is not None:
+        parts.add(PICTURES)
+    embedding, own = decoder.embedding_parameters(), decoder.per_layer_embedding
     return DecoderSizes(
         hidden=decoder.hidden,
         vocabulary=decoder.vocabulary,
@@ -159,40 +182,67 @@ def read_sizes(decoder: Decoder, config: Mapping[str, Any], pictures: tuple[int,
         embedding=embedding,
         parameters=embedding + decoder.layer_parameters() + decoder.head_parameters(),
         layers=layers,
-        parts=frozenset(part for part, there in parts.items() if there),
+        parts=frozenset(parts),
         config=text,
         model_type=str(config.get("model_type")),
         encoder=config.get("vision_config", {}),
         pictures=pictures or (),
+        own_embedding=own.vocabulary * own.layers * own.width if own else 0,
+        own_projection=decoder.hidden * own.layers * own.width if own else 0,
     )
 
 
+def _parts(layer: Layer) -> Iterator[str]:
+    """Yield the parts of a layer that not every formula knows."""
+    attention = layer.attention
+    if layer.experts:
+        yield EXPERTS
+    if layer.per_layer_input:
+        yield OWN_INPUTS
+    if attention.keeps_prompt:
+        yield PROMPT_WINDOWS
+    if isinstance(attention, LatentAttention):
+        yield LATENT
+        if attention.indexer:
+            yield SELECTED
+    elif isinstance(attention, GroupedQueryAttention):
+        if attention.shared or attention.keys_are_values:
+            yield SHARED_KEYS
+        if attention.output_gate:
+            yield GATES
+    else:
+        yield _MIXERS.get(attention.kind, f"layers of kind {attention.kind}")
+    network = layer.feed_forward
+    if network and not isinstance(network, GatedFeedForward | Experts):
+        yield f"feed-forward networks of kind {network.kind}"
+
+
 def _layer(layer: Layer, hidden: int) -> LayerSizes:
+    own = layer.per_layer_input
     return LayerSizes(
         times=layer.times,
+        mixer=layer.attention,
         parameters=layer.parameters(hidden),
+        numbers=layer.numbers,
+        own_input=2 * hidden * own.width if own else 0,
         **_attention(layer.attention, hidden),
         **_feed_forward(layer.feed_forward, hidden),
     )
 
 
 def _attention(attention: Mixer, hidden: int) -> dict[str, int]:
-    if attention.keeps_prompt:
-        raise NoFormulaError("no formula here for windows that keep the prompt")
     if isinstance(attention, GroupedQueryAttention):
-        if attention.shared or attention.keys_are_values or attention.output_gate:
-            raise NoFormulaError("no formula here for shared keys and values, or gated outputs")
         heads, width = attention.heads, attention.head_width
+        made = 0 if attention.shared else 1 if attention.keys_are_values else 2
         return {
-            "projections": hidden * width * 2 * (heads + attention.key_value_heads),
+            "projections": hidden * width * (2 * heads + made * attention.key_value_heads),
+            "gate": hidden * width * heads * attention.output_gate,
             "heads": heads,
             "score_width": width,
             "value_width": width,
             "window": attention.window,
         }
     if isinstance(attention, LatentAttention):
-        if attention.indexer is not None:
-            raise NoFormulaError("no formula here for attention to selected tokens")
         heads, query, values = attention.heads, attention.plain_width + attention.rotary_width, attention.value_width
         rank, query_rank = attention.key_value_rank, attention.query_rank
         queries = query_rank * (hidden + heads * query) if query_rank else hidden * heads * query
@@ -204,7 +254,7 @@ def _attention(attention: Mixer, hidden: int) -> dict[str, int]:
             "score_width": query,
             "value_width": values,
         }
-    raise NoFormulaError(f"no formula here for layers of kind {attention.kind}")
+    return {}
 
 
 def _feed_forward(network: FeedForward | None, hidden: int) -> dict[str, int]:
@@ -223,4 +273,4 @@ def _feed_forward(network: FeedForward | None, hidden: int) -> dict[str, int]:
             "experts_per_token": network.experts_per_token,
             "choice_bias": network.experts * network.choice_bias,
         }
-    raise NoFormulaError("no formula here for its feed-forward networks")
+    return {}

@@ -66,7 +66,10 @@ class Layer:
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         """Return the costs of the operators of one pass."""
-        of = self.pass_of(of)
+        return self.operators_of(hidden, self.pass_of(of))
+
+    def operators_of(self, hidden: int, of: DecoderPass) -> list[Cost]:
+        """Return the costs of the operators of the part of a pass that the layer runs."""
         rows = of.batch * of.tokens
         own_input = self.per_layer_input.linear_layers(hidden, rows) if self.per_layer_input else []
         return [
