@@ -341,7 +341,7 @@ CONVENTIONS: tuple[Convention, ...] = (
         vllm,
         (_DENSE,),
         {
-            EXPERTS: "the router is left out; dense layers need moe_layer_freq to count, shared experts n_shared_experts",
+            EXPERTS: "the router is left out; dense layers need moe_layer_freq to count, shared ones n_shared_experts",
             LATENT: "keys and values expanded, also in decode steps",
             SELECTED: _FULL,
             GATES: "gates of attention are left out",
