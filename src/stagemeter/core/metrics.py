@@ -284,7 +284,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "flops_recomputed",
         "FLOPs",
-        "Executed FLOPs beyond the model's: what checkpointing and fused attention compute again.",
+        "Executed FLOPs beyond the model's: what a backward pass computes again, and pairs outside of windows.",
         {MODULE: _module("flops_recomputed")},
     ),
     Metric(

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.registry import Shape, register_formula
+from stagemeter.counting.unordered_pairs import unordered_window
 from stagemeter.counting.visible_pairs import window_pairs
 
 aten = torch.ops.aten
@@ -163,8 +164,8 @@ def _sequences(given: dict[str, Any], heads_first: bool) -> Iterator[tuple[Shape
         yield (1, query[1], length, query[2]), (1, key[1], keys, key[2]), (1, value[1], keys, value[2])
 
 
-def _visible_pairs(given: dict[str, Any], queries: int, keys: int) -> int:
-    """Return the pairs that a kernel's arguments show, of one head.
+def _kernel_pairs(given: dict[str, Any], queries: int, keys: int) -> tuple[int, int]:
+    """Return the pairs that a kernel's arguments show but for the order, and those that they show, of one head.
 
     Kernels of flash-attention align the last query with the last key, also in a window (flash_attn_interface.py,
     ``flash_attn_func``). The efficient kernel has a type: 1 aligns the first ones, 2 the last ones
@@ -177,13 +178,16 @@ def _visible_pairs(given: dict[str, Any], queries: int, keys: int) -> int:
     if kind is not None:
         # A window of this kernel counts the query itself.
         left, right = (window - 1 if window else None), (0 if kind else None)
-        return window_pairs(queries, keys, left, right, shift=keys - queries if kind == _FROM_BOTTOM_RIGHT else 0)
-    left, right = window or (given.get("window_size_left"), given.get("window_size_right"))
-    # A negative size is none.
-    left, right = (None if size is None or size < 0 else size for size in (left, right))
-    if given.get("is_causal") or given.get("causal"):
-        right = 0
-    return window_pairs(queries, keys, left, right, shift=0 if "attn_bias" in given else keys - queries)
+        shift = keys - queries if kind == _FROM_BOTTOM_RIGHT else 0
+    else:
+        left, right = window or (given.get("window_size_left"), given.get("window_size_right"))
+        # A negative size is none.
+        left, right = (None if size is None or size < 0 else size for size in (left, right))
+        if given.get("is_causal") or given.get("causal"):
+            right = 0
+        shift = 0 if "attn_bias" in given else keys - queries
+    shown = window_pairs(queries, keys, left, right, shift)
+    return unordered_window(queries, keys, shown, left, right), shown
 
 
 #: ``CustomMaskType.CausalFromBottomRight``.
@@ -197,13 +201,13 @@ def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool
     def formula(*, out: Any, **given: Any) -> int:
         return sum(of_one(*shapes) for shapes in _sequences(given, heads_first))
 
-    def causal_formula(*, out: Any, **given: Any) -> int:
-        visible = 0
+    def of_pairs(given: dict[str, Any], visible: bool) -> int:
+        found = 0
         for query, key, value in _sequences(given, heads_first):
             pairs = query[-2] * key[-2]
             if pairs:
-                visible += of_one(query, key, value) * _visible_pairs(given, query[-2], key[-2]) // pairs
-        return visible
+                found += of_one(query, key, value) * _kernel_pairs(given, query[-2], key[-2])[visible] // pairs
+        return found
 
     def spare(*, out: Any, needed: Sequence[bool], **given: Any) -> int:
         return sum(attention_backward_spare(*shapes, needed) for shapes in _sequences(given, heads_first))
@@ -213,7 +217,8 @@ def _register_kernels(*operators: Any, backward: bool = False, heads_first: bool
         name="scaled_dot_product_attention" + ("_backward" if backward else ""),
         writes_first_only=not backward,
         operands=4 if backward else 3,
-        causal_formula=causal_formula,
+        causal_formula=lambda *, out, **given: of_pairs(given, visible=True),
+        unordered_formula=lambda *, out, **given: of_pairs(given, visible=False),
         spare=spare if backward else None,
         by_name=True,
     )(formula)

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from stagemeter.core.cost import Cost
 from stagemeter.counting.registry import Rule, is_of_torch
-from stagemeter.counting.visible_pairs import is_stacked_product
+from stagemeter.counting.visible_pairs import Share, is_stacked_product
 
 #: Nodes whose first edges lead to query, key and value.
 _ATTENTION_NODES = ("ScaledDotProduct", "_FusedBackward", "FlexAttentionAutogradOpBackward")
@@ -22,20 +21,19 @@ _ALL = (True, True, True)
 
 
 class AttentionNodes:
-    """Visible and all products of the attention that made each node, by the node's number."""
+    """The share of pairs of the attention that made each node, by the node's number."""
 
     def __init__(self) -> None:
-        self._shares: dict[int, tuple[int, int]] = {}
+        self._shares: dict[int, Share] = {}
         # Functions with a backward pass of their own run without gradients. The last node may be theirs.
-        self._hidden: dict[int, list[tuple[int, int]]] = {}
+        self._hidden: dict[int, list[Share]] = {}
         self._thread: int | None = None
         self._confused = False
 
-    def note(self, nodes: range, cost: Cost) -> None:
-        """Note the numbers of nodes that belong to attention of a cost; if empty, it has the number of the next one."""
-        if cost.macs_causal == cost.macs:
+    def note(self, nodes: range, share: Share) -> None:
+        """Note the numbers of nodes that belong to some attention; if empty, it has the number of the next one."""
+        if share.visible == share.whole:
             return
-        share = (cost.macs_causal, cost.macs)
         if nodes:
             # Each thread has numbers of its own.
             here = threading.get_ident()
@@ -45,22 +43,21 @@ class AttentionNodes:
         elif not torch.is_grad_enabled():
             self._hidden.setdefault(nodes.stop - 1, []).append(share)
 
-    def visible(self, node: Any, rule: Rule, operator: Any, cost: Cost) -> int | None:
-        """Return the products of visible pairs among those that a node runs; None if they cannot be told."""
+    def share_of(self, node: Any, rule: Rule, operator: Any, own: Share) -> Share | None:
+        """Return the share of the products that a node runs, by default its `own`; None if it cannot be told."""
         number = node._sequence_nr()
         share = self._shares.get(number)
         if share is None:
             hidden = self._hidden.get(number, []) if isinstance(node, torch.autograd.function.BackwardCFunction) else []
             if not hidden or rule.causal_formula is not None:
-                return cost.macs_causal
+                return own
             if not (rule.attention or is_stacked_product(rule) or not is_of_torch(operator)):
-                return cost.macs_causal
+                return own
             if not rule.attention or len(hidden) > 1:
                 return None
             share = hidden[0]
-        visible, whole = share
-        found, rest = divmod(cost.macs * visible, whole)
-        return None if rest or self._confused else found
+        rest = any(own.whole * part % share.whole for part in share)
+        return None if rest or self._confused else Share(*share.of(own.whole), own.whole)
 
 
 def next_number() -> int:

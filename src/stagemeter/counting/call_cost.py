@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from stagemeter.counting.attention_formulas import named_arguments
 from stagemeter.counting.complex_numbers import REAL_PRODUCTS, ComplexConvolutions, has_complex, real_numbers
 from stagemeter.counting.layouts import Call, calls, elements_of, of_stored, shape_of
 from stagemeter.counting.registry import Rule
-from stagemeter.counting.visible_pairs import VisiblePairs, mask_of, position_of
+from stagemeter.counting.visible_pairs import Share, VisiblePairs, mask_of, position_of
 
 
 class Operands:
@@ -95,13 +95,22 @@ def _storage(tensor: torch.Tensor) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class CallCost:
-    """The cost of a call; `spare` is the part of its multiply-accumulates that the model does not need.
+    """The cost of a call, and the share of its multiply-accumulates that are of unordered and of visible pairs.
 
-    Fused attention computes scores again in its backward pass, and gradients that nothing needs.
+    `spare` are those of all pairs that the model does not need. Fused attention computes scores again in its backward
+    pass, and gradients that nothing needs.
     """
 
     cost: Cost
+    share: Share
     spare: int = 0
+
+    def split(self, share: Share) -> tuple[Cost, Cost]:
+        """Return the cost with a share of its own, and the part of it that the model does not need."""
+        whole = max(1, share.whole)
+        unordered, visible = (part * (share.whole - self.spare) // whole for part in share[:2])
+        cost = replace(self.cost, macs_causal=share.visible)
+        return cost, Cost(macs=share.whole - unordered, macs_causal=share.visible - visible)
 
 
 class CallCosts:
@@ -135,22 +144,24 @@ class CallCosts:
         if place is not None and place < len(args):
             out, args = args[place], [*args[:place], *args[place + 1 :]]
         packet = operator._overloadpacket
-        macs = macs_causal = spare = 0
+        macs = unordered = visible = spare = 0
         partial_reads: dict[int, int] = {}
         mask = None if rule.by_name else mask_of(operator, args, kwargs)
         by_name = [Call((), named_arguments(operator, args, kwargs), shape_of(out))] if rule.by_name else []
         for call in by_name or calls(packet, args, kwargs, out):
             dense = rule.formula(*call.args, **call.kwargs, out=call.out)
             if rule.causal_formula is not None:
-                visible = rule.causal_formula(*call.args, **call.kwargs, out=call.out)
+                shown = rule.causal_formula(*call.args, **call.kwargs, out=call.out)
+                kept = (rule.unordered_formula or rule.formula)(*call.args, **call.kwargs, out=call.out)
             else:
-                visible = self.visible_pairs.macs(rule, operator, call, mask, dense, causal)
+                kept, shown = self.visible_pairs.macs(rule, operator, call, mask, dense, causal)
             if rule.spare is not None:
                 spare += rule.spare(*call.args, **call.kwargs, needed=needed, out=call.out)
             partial_reads = rule.reads(*call.args, **call.kwargs, out=call.out) if rule.reads else {}
             done = of_stored(packet, args, call.args, dense)
             macs += done
-            macs_causal += done - (dense - visible)
+            unordered += done - (dense - kept)
+            visible += done - (dense - shown)
         factor = REAL_PRODUCTS if has_complex((args, kwargs)) else self._complex_convolutions.factor(rule)
         # The storage of an operand says whether it is a weight, cache, or an activation.
         reads = Counter[str]()
@@ -167,14 +178,14 @@ class CallCosts:
                         reads["quantized"] += stored
         cost = Cost(
             macs=macs * factor,
-            macs_causal=macs_causal * factor,
+            macs_causal=visible * factor,
             activations=_written(out, rule.writes_first_only),
             activation_reads=reads["activation"],
             weight_reads=reads["weight"],
             kv_reads=reads["cache"],
             packed_weight_bytes=reads["quantized"],
         )
-        return CallCost(cost, spare * factor)
+        return CallCost(cost, Share(unordered * factor, visible * factor, macs * factor), spare * factor)
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +42,7 @@ from stagemeter.counting.registry import Rule, rule_of
 from stagemeter.counting.repeats import RepeatedLayers
 from stagemeter.counting.results import CAUGHT_FUNCTIONS, by_position, result_of_function, result_on_meta
 from stagemeter.counting.unseen import UNSEEN_KERNEL, UnseenKernels, is_script, unseen_products
-from stagemeter.counting.visible_pairs import hides_pairs, is_stacked_product
+from stagemeter.counting.visible_pairs import Share, hides_pairs, is_stacked_product
 from stagemeter.counting.zero_cost import is_zero_cost
 
 aten = torch.ops.aten
@@ -332,9 +331,9 @@ class CostCounter:
         # Torch raises its own error where it has to decide without a value.
         return func(*args)
 
-    def _book(self, operator: str, cost: Cost | None, again: bool = False) -> None:
+    def _book(self, operator: str, cost: Cost | None) -> None:
         """Record an operator of the running module; without a cost, it is listed as one without a formula."""
-        self._events.append(Event(self._attribution.module(), operator, cost, again))
+        self._events.append(Event(self._attribution.module(), operator, cost))
 
     def _count(
         self,
@@ -363,24 +362,22 @@ class CostCounter:
                 raise
             self._list_failure(operator, f"{type(error).__name__}: {error}")
             return
-        cost = call.cost
-        visible = cost.macs_causal if node is None else self._attention_nodes.visible(node, rule, operator, cost)
-        if visible is None:
+        share: Share | None = call.share
+        if node is not None:
+            share = self._attention_nodes.share_of(node, rule, operator, call.share)
+        if share is None:
             self._list_untold(rule, "a backward pass does not tell which of its products belong to attention")
-        else:
-            cost = replace(cost, macs_causal=visible)
+            share = call.share
         module = self._attribution.module()
         nodes = nodes_of(args) if first is None else nodes_since(first)
         product = causal and is_stacked_product(rule)
-        if product:
-            cost = self._eager.cost_of(rule, module, args, cost)
+        masked = self._eager.share_of(rule, module, args) if product else None
+        if masked is not None:
+            share = Share(*masked.of(share.whole), share.whole)
         if node is None or torch.is_grad_enabled():
-            self._attention_nodes.note(nodes, cost)
-        spare = Cost(call.spare, cost.macs_causal * call.spare // cost.macs if cost.macs else 0)
-        if spare.macs and not again:
-            self._events += [Event(module, rule.name, cost + -1 * spare), Event(module, rule.name, spare, again=True)]
-        else:
-            self._events.append(Event(module, rule.name, cost, again))
+            self._attention_nodes.note(nodes, share)
+        cost, spare = call.split(share)
+        self._events.append(Event(module, rule.name, cost, cost if again else spare))
         if product:
             self._eager.ran(self._events[-1], nodes, out)
 

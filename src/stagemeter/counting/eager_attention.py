@@ -15,7 +15,7 @@ from stagemeter.counting.attention_nodes import AttentionNodes
 from stagemeter.counting.events import Event
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.registry import Rule
-from stagemeter.counting.visible_pairs import KnownPairs, VisiblePairs
+from stagemeter.counting.visible_pairs import KnownPairs, Share, VisiblePairs
 
 aten = torch.ops.aten
 
@@ -26,13 +26,16 @@ _ADDING = frozenset({aten.add, aten.add_})
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """The last product in a module: its event and place, the nodes that it made, and its result's shape."""
+    """The last product in a module: its event and place, the nodes that it made, and its result's shape.
+
+    `share` is that of the pairs that a mask shows; None before one was applied.
+    """
 
     event: Event
     place: int
     nodes: range
     shape: tuple[int, ...]
-    shown: KnownPairs | None = None
+    share: Share | None = None
 
 
 class EagerAttention:
@@ -46,12 +49,12 @@ class EagerAttention:
         self._events, self._pairs, self._nodes = events, pairs, nodes
         self._last: _Scores | None = None
 
-    def cost_of(self, rule: Rule, module: str, args: Sequence[Any], cost: Cost) -> Cost:
-        """Return the cost of a product by the mask that was applied to its left operand, if there was one."""
+    def share_of(self, rule: Rule, module: str, args: Sequence[Any]) -> Share | None:
+        """Return the share of a product by the mask that was applied to its left operand; None without one."""
         last, left = self._last, args[0 if rule.name == "bmm" else 1]
-        if last is None or last.shown is None or last.event.module != module or tuple(left.shape) != last.shape:
-            return cost
-        return replace(cost, macs_causal=cost.macs * last.shown.shown // last.shown.pairs)
+        if last is None or last.event.module != module or tuple(left.shape) != last.shape:
+            return None
+        return last.share
 
     def ran(self, event: Event, nodes: range, out: torch.Tensor) -> None:
         """Note the product that was recorded last."""
@@ -68,20 +71,21 @@ class EagerAttention:
         current = len(self._events) > last.place and self._events[last.place] is last.event
         if shown is None or not current:
             return
-        cost = last.event.cost
-        cost = replace(cost, macs_causal=cost.macs * shown.shown // shown.pairs)
-        event = replace(last.event, cost=cost)
+        share, again = self._pairs.share(shown), last.event.spare == last.event.cost
+        macs = last.event.cost.macs
+        unordered, visible = share.of(macs)
+        cost = replace(last.event.cost, macs_causal=visible)
+        event = replace(last.event, cost=cost, spare=cost if again else Cost(macs=macs - unordered))
         self._events[last.place] = event
-        self._nodes.note(last.nodes, cost)
-        self._last = replace(last, event=event, shown=shown)
+        self._nodes.note(last.nodes, Share(unordered, visible, macs))
+        self._last = replace(last, event=event, share=share)
 
     def _shown(self, packet: Any, args: Sequence[Any], out: torch.Tensor) -> KnownPairs | None:
         """Return the pairs that an operator leaves; None where it masks nothing."""
+        queries, keys = out.shape[-2:]
         if packet in _ADDING:
             mask = args[1]
-            found = (
-                self._pairs.of_mask(mask, *out.shape[-2:]) if _is_tensor(mask) and mask.is_floating_point() else None
-            )
+            found = self._pairs.of_mask(mask, queries, keys) if _is_tensor(mask) and mask.is_floating_point() else None
             return self._pairs.all_of(mask) if found is None else None if found.shown == found.pairs else found
         if packet is aten.where:
             shows, scores, hidden = args[0], args[1], args[2:]
@@ -89,8 +93,7 @@ class EagerAttention:
             value = scores if turned else hidden[0] if hidden else None
         else:
             (shows, value), turned = args[1:3], True
-        found = self._pairs.of_mask(shows, *out.shape[-2:]) if _hides(value, out.dtype) else None
-        return KnownPairs(found.pairs - found.shown, found.pairs) if found is not None and turned else found
+        return self._pairs.of_mask(shows, queries, keys, hides=turned) if _hides(value, out.dtype) else None
 
 
 def _is_tensor(value: Any) -> bool:

@@ -15,14 +15,15 @@ class Event:
     """An operator that ran, or a call of a module: then `operator` is empty.
 
     `module` is the innermost running one, empty for the model itself. `cost` is None if the operator has no formula and
-    is not free. `again` is whether it is work beyond the model's: what a backward pass computes again, or for gradients
-    that nothing needs. `untold` says that the visible pairs of the module are not known, and nothing else.
+    is not free. `spare` is the part of it beyond the model's: what a backward pass computes again or for gradients that
+    nothing needs, and pairs that a mask hides in any order. `untold` says that the visible pairs of the module are not
+    known, and nothing else.
     """
 
     module: str
     operator: str
     cost: Cost | None
-    again: bool = False
+    spare: Cost = ZERO
     untold: bool = False
 
 
@@ -43,7 +44,7 @@ class Counts:
         The modules that were called.
     again : dict
         The part of a module's cost that the model does not need: what activation checkpointing and the backward pass of
-        fused attention compute again. Modules without are left out.
+        fused attention compute again, and pairs outside of a window. Modules without are left out.
     untold : set of str
         Modules whose cost of visible pairs is not known: `Cost.macs_causal` has some attention dense.
     apart : dict
@@ -77,9 +78,9 @@ class Counts:
             elif event.cost is not None:
                 key = (event.module, event.operator)
                 own[key] = own[key] + event.cost if key in own else event.cost
-                if event.again and apart.isdisjoint(with_ancestors(event.module)):
+                if event.spare != ZERO and apart.isdisjoint(with_ancestors(event.module)):
                     for name in with_ancestors(event.module):
-                        counts.again[name] = counts.again.get(name, ZERO) + event.cost
+                        counts.again[name] = counts.again.get(name, ZERO) + event.spare
             else:
                 for name in with_ancestors(event.module):
                     counts.unsupported[name][event.operator] += 1

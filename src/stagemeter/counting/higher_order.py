@@ -18,6 +18,7 @@ from stagemeter.counting.attention_formulas import attention, attention_backward
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
+from stagemeter.counting.unordered_pairs import MaskRows, row_blocks
 from stagemeter.counting.visible_pairs import KnownPairs
 
 #: Pairs of a block mask that are asked for at once.
@@ -102,22 +103,21 @@ def _shown_by(block_mask: Any, query: torch.Tensor, key: torch.Tensor) -> Any:
     shows, blocks = block_mask[-1], block_mask[2]
     batch, heads = blocks.shape[:2]
     device = "cpu" if blocks.device.type == "meta" else blocks.device
-    rows = max(1, _MOST_AT_ONCE // max(1, batch * heads * keys))
-    shown = 0
+    rows = MaskRows(0 if queries == keys else None)
     try:
         with _disable_current_modes(), torch.no_grad():
-            for start in range(0, queries, rows):
+            for block in row_blocks(queries, keys, batch * heads, _MOST_AT_ONCE):
 
-                def of_rows(b: Any, h: Any, q: Any, k: Any, start: int = start) -> Any:
+                def of_rows(b: Any, h: Any, q: Any, k: Any, start: int = block.start) -> Any:
                     return shows(b, h, q + start, k)
 
-                mask = create_mask(of_rows, batch, heads, min(rows, queries - start), keys, device=device)
-                shown += int(mask.sum())
+                mask = create_mask(of_rows, batch, heads, len(block), keys, device=device)
+                rows.add(mask.reshape(-1, len(block), keys))
+            return KnownPairs(rows.shown, rows.unordered, batch * heads * queries * keys)
     except RuntimeError:
         # A function of the user's may hold tensors of another device, or without values. All pairs count then, with a
         # remark.
         return queries, keys
-    return KnownPairs(shown, batch * heads * queries * keys)
 
 
 def run_plainly(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

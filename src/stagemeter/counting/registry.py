@@ -42,6 +42,9 @@ class Rule:
         so in its schema.
     causal_formula : callable or None
         The same as `formula` for visible pairs alone; None where the counter finds out by itself.
+    unordered_formula : callable or None
+        The same for pairs that would be visible but for the order of tokens, such as those in a window. None: all.
+        It needs a `causal_formula`.
     spare : callable or None
         Multiply-accumulates among those of `formula` that the model does not need, such as scores that are computed
         again. It also takes ``needed``: which gradients of query, key and value are needed.
@@ -57,6 +60,7 @@ class Rule:
     reads: ReadRule | None = None
     attention: bool = False
     causal_formula: Formula | None = None
+    unordered_formula: Formula | None = None
     spare: Formula | None = None
     by_name: bool = False
 
@@ -73,6 +77,7 @@ def register_formula(
     reads: ReadRule | None = None,
     attention: bool = False,
     causal_formula: Formula | None = None,
+    unordered_formula: Formula | None = None,
     spare: Formula | None = None,
     by_name: bool = False,
 ) -> Callable[[FormulaType], FormulaType]:
@@ -85,7 +90,7 @@ def register_formula(
         may not be imported yet.
     name : str, optional
         Name in reports. Default: the operator's own name without its namespace and leading underscores.
-    writes_first_only, operands, reads, attention, causal_formula, spare, by_name
+    writes_first_only, operands, reads, attention, causal_formula, unordered_formula, spare, by_name
         See `Rule`.
 
     Returns
@@ -115,6 +120,7 @@ def register_formula(
                 reads=reads,
                 attention=attention,
                 causal_formula=causal_formula,
+                unordered_formula=unordered_formula,
                 spare=spare,
                 by_name=by_name,
             )

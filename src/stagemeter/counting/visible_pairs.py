@@ -1,7 +1,8 @@
 """Visible pairs: how many keys the queries of an attention really see.
 
 Attention costs as much for each pair of a query and a key. So the cost of the visible pairs is the dense cost times
-their share, which is a whole number.
+their share, which is a whole number. The same holds for the pairs that a mask would show but for the order of tokens
+(`stagemeter.counting.unordered_pairs`), which the dense convention takes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from stagemeter.counting.known_values import known_value
 from stagemeter.counting.layouts import Call
 from stagemeter.counting.modes import replaced
 from stagemeter.counting.registry import Rule
+from stagemeter.counting.unordered_pairs import unordered_pairs
 
 aten = torch.ops.aten
 
@@ -30,10 +32,35 @@ _FROM_END = frozenset({aten._scaled_dot_product_flash_attention, aten._scaled_do
 
 
 class KnownPairs(NamedTuple):
-    """The visible pairs of a mask, and all of them."""
+    """The visible pairs of a mask, those that it would show but for the order of tokens, and all of them.
+
+    The second number is None where the mask has a form from which it does not follow.
+    """
 
     shown: int
+    unordered: int | None
     pairs: int
+
+
+class Share(NamedTuple):
+    """The part of an attention's products that are of unordered and of visible pairs, as numerators of `whole`."""
+
+    unordered: int
+    visible: int
+    whole: int
+
+    @classmethod
+    def causal(cls, visible: int, whole: int) -> Share:
+        """Return the share where nothing but the order of tokens hides a pair."""
+        return cls(whole, visible, whole)
+
+    def of(self, macs: int) -> tuple[int, int]:
+        """Return the products of unordered and of visible pairs among those of all pairs."""
+        return macs * self.unordered // self.whole, macs * self.visible // self.whole
+
+
+#: Nothing is hidden.
+WHOLE = Share(1, 1, 1)
 
 
 #: Visible pairs of masks without values, by storage; None where they are not known either. References keep each storage
@@ -59,42 +86,40 @@ class VisiblePairs:
 
     def __init__(self, remarks: dict[str, str]) -> None:
         self._remarks = remarks
-        # The last mask as it was, and what it shows: layers share one.
-        self._last: tuple[torch.Tensor, int] | None = None
-        self._shown: int | None = None
+        # The last mask as it was, whether it tells what it hides, and its pairs: layers share one.
+        self._last: tuple[torch.Tensor, int, bool] | None = None
+        self._found: KnownPairs | None = None
 
-    def macs(self, rule: Rule, operator: Any, call: Call, mask: Any, dense: int, declared: bool) -> int:
-        """Return the multiply-accumulates of the visible pairs of a call; `dense` are those of all pairs.
+    def macs(self, rule: Rule, operator: Any, call: Call, mask: Any, dense: int, declared: bool) -> tuple[int, int]:
+        """Return the multiply-accumulates of unordered and of visible pairs of a call; `dense` are those of all pairs.
 
         Attention is causal if it is called with ``is_causal``. A mask tells the pairs where its values are known.
         Without values, square attention is causal inside of a module whose ``is_causal`` is true (`declared`), as
         transformers marks its attention modules. So are square products there.
         """
         if not dense or not (rule.attention or declared):
-            return dense
+            return dense, dense
         if not rule.attention:
-            shown, pairs = _pairs_of_product(rule, call.args)
-        else:
-            first = position_of(operator, "query") or 0
-            query, key = call.args[first : first + 2]
-            shown, pairs = self._pairs(operator, call, mask, query[-2], key[-2], declared)
-        return dense * shown // pairs
+            return _share_of_product(rule, call.args).of(dense)
+        first = position_of(operator, "query") or 0
+        query, key = call.args[first : first + 2]
+        return self._share(operator, call, mask, query[-2], key[-2], declared).of(dense)
 
-    def _pairs(self, operator: Any, call: Call, mask: Any, queries: int, keys: int, declared: bool) -> tuple[int, int]:
-        """Return the visible pairs and all of them, of one head or of as many as the mask has."""
+    def _share(self, operator: Any, call: Call, mask: Any, queries: int, keys: int, declared: bool) -> Share:
+        """Return the share of pairs that count, of one head or of as many as the mask has."""
         variant = getattr(mask, "variant", None)
         if _argument(operator, "is_causal", call.args, call.kwargs) is True:
-            return causal_pairs(queries, keys, operator._overloadpacket in _FROM_END), queries * keys
+            return Share.causal(causal_pairs(queries, keys, operator._overloadpacket in _FROM_END), queries * keys)
         if variant is not None:
             # torch/nn/attention/bias.py, ``CausalBias``.
-            return causal_pairs(queries, keys, variant.name == "LOWER_RIGHT"), queries * keys
+            return Share.causal(causal_pairs(queries, keys, variant.name == "LOWER_RIGHT"), queries * keys)
         if mask is None:
-            return 1, 1
+            return WHOLE
         if isinstance(mask, KnownPairs):
-            return mask
+            return self.share(mask)
         known = self.of_mask(mask, queries, keys) if isinstance(mask, torch.Tensor) else None
         if known is not None:
-            return known
+            return self.share(known)
         # A mask of one row for several queries is not causal: those queries are heads of one token that share keys.
         if (
             declared
@@ -103,16 +128,25 @@ class VisiblePairs:
             and len(_shape(mask)) > 1
             and _shape(mask)[-2] == queries
         ):
-            return causal_pairs(queries, keys), queries * keys
+            return Share.causal(causal_pairs(queries, keys), queries * keys)
         self._say_unknown()
-        return 1, 1
+        return WHOLE
 
-    def of_mask(self, mask: torch.Tensor, queries: int, keys: int) -> KnownPairs | None:
-        """Return the pairs that a mask shows; None where neither its values nor its function are known."""
-        shown = self._shown_by(mask)
-        if shown is not None:
-            return KnownPairs(shown, mask.numel()) if mask.numel() else None
-        whole = _is_noted(mask) and tuple(mask.shape[-2:]) == (queries, keys)
+    def share(self, known: KnownPairs) -> Share:
+        """Return the share of the pairs of a mask that count; all pairs of one of another form, with a remark."""
+        if known.unordered is None:
+            self._remarks.setdefault(UNKNOWN_MASK, "it shows no window, chunk or text, and flops include what it hides")
+        return Share(known.pairs if known.unordered is None else known.unordered, known.shown, known.pairs)
+
+    def of_mask(self, mask: torch.Tensor, queries: int, keys: int, hides: bool = False) -> KnownPairs | None:
+        """Return the pairs of a mask; None where neither its values nor its function are known.
+
+        It shows pairs, or `hides` them if so.
+        """
+        found = self._pairs_of(mask, hides)
+        if found is not None:
+            return found if found.pairs else None
+        whole = not hides and _is_noted(mask) and tuple(mask.shape[-2:]) == (queries, keys)
         return _noted[mask.untyped_storage()._cdata][1] if whole else None
 
     def all_of(self, mask: Any) -> KnownPairs | None:
@@ -120,17 +154,17 @@ class VisiblePairs:
         if not _is_noted(mask) or _noted[mask.untyped_storage()._cdata][1] is not None:
             return None
         self._say_unknown()
-        return KnownPairs(1, 1)
+        return KnownPairs(1, 1, 1)
 
     def _say_unknown(self) -> None:
         self._remarks.setdefault(UNKNOWN_MASK, "its values are not known, so all of its pairs count as visible")
 
-    def _shown_by(self, mask: torch.Tensor) -> int | None:
+    def _pairs_of(self, mask: torch.Tensor, hides: bool) -> KnownPairs | None:
         if mask.is_nested or mask.is_inference():
-            return shown_by_mask(mask)
-        if self._last is None or not _is_same(*self._last, mask):
-            self._last, self._shown = (mask, mask._version), shown_by_mask(mask)
-        return self._shown
+            return pairs_of_mask(mask, hides)
+        if self._last is None or hides != self._last[2] or not _is_same(*self._last[:2], mask):
+            self._last, self._found = (mask, mask._version, hides), pairs_of_mask(mask, hides)
+        return self._found
 
 
 def _is_noted(mask: Any) -> bool:
@@ -156,15 +190,15 @@ def is_stacked_product(rule: Rule) -> bool:
     return rule.name in ("bmm", "baddbmm")
 
 
-def _pairs_of_product(rule: Rule, shapes: Sequence[Any]) -> tuple[int, int]:
-    """Return the visible pairs, and all, of a product inside of causal attention: of scores, or of probabilities."""
+def _share_of_product(rule: Rule, shapes: Sequence[Any]) -> Share:
+    """Return the share of pairs of a product inside of causal attention: of scores, or of probabilities."""
     if not is_stacked_product(rule):
-        return 1, 1
+        return WHOLE
     # The bias, such as ALiBi's, is the first operand.
     left, right = shapes[:2] if rule.name == "bmm" else shapes[1:3]
     # Scores are square, or a square matrix of probabilities meets the values.
     length = left[1] if left[1] in (left[2], right[2]) else None
-    return (1, 1) if length is None else (causal_pairs(length, length), length**2)
+    return WHOLE if length is None else Share.causal(causal_pairs(length, length), length**2)
 
 
 def mask_of(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -221,14 +255,18 @@ def _up_to(queries: int, keys: int, first: int) -> int:
     return rising * start + rising * (rising - 1) // 2 + full * keys
 
 
-def shown_by_mask(mask: torch.Tensor) -> int | None:
-    """Return the number of pairs that a mask shows; None where its values are not known.
+def pairs_of_mask(mask: torch.Tensor, hides: bool = False) -> KnownPairs | None:
+    """Return the pairs that a mask shows; None where its values are not known.
 
-    A mask is boolean, or it is added to scores: then it hides a pair by minus infinity or the least finite number.
+    A mask is boolean, true where it shows a pair, or where it `hides` one. Or it is added to scores: then it hides a
+    pair by minus infinity or the least finite number.
     """
     value = known_value(mask) if mask.device.type == "meta" else mask
     if value is None or type(value) not in (torch.Tensor, torch.nn.Parameter) or value.is_nested:
         return None
     with _disable_current_modes(), torch.no_grad():
         shown: Any = value if value.dtype == torch.bool else value > torch.finfo(value.dtype).min
-        return int(torch.count_nonzero(shown))
+        shown = ~shown if hides else shown
+        number, pairs = int(torch.count_nonzero(shown)), shown.numel()
+        square = number < pairs and shown.dim() > 1
+        return KnownPairs(number, unordered_pairs(shown) if square else pairs, pairs)

@@ -190,7 +190,7 @@ def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], 
     """Interpolate the cost by length with a parabola through three lengths, if other lengths lie on it.
 
     In a transformer attention is quadratic in the length, the rest linear. Where a sliding window, for instance, breaks
-    this, every length is counted.
+    this, every length is counted. A window shorter than all other probes shows at the shortest one.
     """
     if longest < _SHORT:
         return count
@@ -206,5 +206,5 @@ def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], 
             value += term
         return int(value) if value.denominator == 1 else -1
 
-    probes = (longest // 2, longest // 6 + 1)
+    probes = (longest // 2, longest // 6 + 1, 2)
     return parabola if all(parabola(probe) == count(probe) for probe in probes) else count

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from stagemeter.counting.known_values import known_value
 from stagemeter.counting.modes import replaced
+from stagemeter.counting.unordered_pairs import MaskRows, row_blocks, unordered_window
 from stagemeter.counting.visible_pairs import KnownPairs, note_mask, noted_masks, window_pairs
 
 #: Pairs of a mask that are asked for, in all and at once.
@@ -74,35 +75,56 @@ def _pairs(
     attention_mask: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> KnownPairs | None:
-    """Return the pairs that a mask shows; without values of `attention_mask`, no token is padding."""
+    """Return the pairs that a mask shows; without values of `attention_mask`, no token is padding.
+
+    But for the order of tokens it shows the pairs of its function alone: padding counts as tokens.
+    """
     if not isinstance(q_offset, int) or not isinstance(kv_offset, int):
         return None
     function = _with_values(masks, mask_function or masks.causal_mask_function)
     padding = None if attention_mask is None else known_value(attention_mask)
     every = batch_size * q_length * kv_length
     window = _window(masks, function)
-    if padding is None and window is not None:
+    unordered = None
+    if window is not None:
         pairs = window_pairs(q_length, kv_length, *window, shift=q_offset - kv_offset)
-        return KnownPairs(batch_size * pairs, every)
+        unordered = batch_size * unordered_window(q_length, kv_length, pairs, *window)
+        if padding is None:
+            return KnownPairs(batch_size * pairs, unordered, every)
     if every > _MOST_PAIRS:
         return None
+    sizes = batch_size, q_length, kv_length, q_offset, kv_offset
+    rows = None if unordered is not None else _rows(function, *sizes)
     if padding is not None:
         # Keys behind the given ones are padding (``prepare_padding_mask``).
         padding = torch.nn.functional.pad(padding, (0, max(0, kv_length + kv_offset - padding.shape[-1])))
         function = masks.and_masks(function, masks.padding_mask_function(padding.bool()))
-    shown, rows = 0, max(1, _MOST_AT_ONCE // max(1, batch_size * kv_length))
+    visible = _rows(function, *sizes) if padding is not None else rows
+    if visible is None:
+        return None
+    if unordered is None and rows is not None:
+        with _disable_current_modes():
+            unordered = rows.unordered
+    with _disable_current_modes():
+        return KnownPairs(visible.shown, unordered, every)
+
+
+def _rows(
+    function: Callable[..., Any], batch_size: int, q_length: int, kv_length: int, q_offset: int, kv_offset: int
+) -> MaskRows | None:
+    """Return what the rows of a mask show; None where its function does not tell."""
+    rows = MaskRows(q_offset - kv_offset)
     try:
         with _disable_current_modes(), torch.no_grad(), torch.device("cpu"):
             batch, head = torch.arange(batch_size)[:, None, None, None], torch.arange(1)[None, :, None, None]
             keys = (torch.arange(kv_length) + kv_offset)[None, None, None, :]
-            for start in range(0, q_length, rows):
-                queries = (torch.arange(start, min(q_length, start + rows)) + q_offset)[None, None, :, None]
-                part = function(batch, head, queries, keys)
-                shown += int(part.expand(batch_size, 1, queries.shape[2], kv_length).sum())
+            for block in row_blocks(q_length, kv_length, batch_size, _MOST_AT_ONCE):
+                queries = (torch.arange(block.start, block.stop) + q_offset)[None, None, :, None]
+                rows.add(function(batch, head, queries, keys).expand(batch_size, 1, len(block), kv_length)[:, 0])
     except (RuntimeError, TypeError, ValueError):
         # The function holds tensors without values, or takes single numbers only. All pairs count then, with a remark.
         return None
-    return KnownPairs(shown, every)
+    return rows
 
 
 def _with_values(masks: Any, function: Any) -> Any:
@@ -117,6 +139,8 @@ def _with_values(masks: Any, function: Any) -> Any:
         parts = [_with_values(masks, part) for part in found["mask_functions"]]
         left = [part for part in parts if part is not masks.bidirectional_mask_function]
         return masks.and_masks(*left) if len(left) > 1 else left[0] if left else masks.bidirectional_mask_function
+    if names == {"mask_functions"} and "or_masks" in function.__qualname__:
+        return masks.or_masks(*(_with_values(masks, part) for part in found["mask_functions"]))
     if names == {"packed_sequence_mask"}:
         value = values["packed_sequence_mask"]
         return masks.bidirectional_mask_function if value is None else masks.packed_sequence_mask_function(value)

@@ -81,7 +81,8 @@ class ModuleStage:
     backward : Cost or None
         The backward pass; None where none was counted.
     again : Cost
-        What ran beyond both: activation checkpointing and the backward pass of fused attention compute things again.
+        What ran beyond both: activation checkpointing and the backward pass of fused attention compute things again,
+        and attention also pairs that a window, a chunk or another text of a packed batch hides.
     pairs_known : bool
         Whether all visible pairs of attention are known.
     operators : dict of str to int
@@ -156,7 +157,7 @@ class ModuleStage:
         """What `flops_executed` has more than `flops`.
 
         Activation checkpointing runs parts of the forward pass again. Fused attention computes its scores again, and
-        also gradients that nothing needs.
+        also gradients that nothing needs. Attention with a mask computes pairs that a window or a chunk hides, too.
         """
         return self.again.flops
 

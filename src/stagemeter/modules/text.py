@@ -17,7 +17,7 @@ _OTHERS = {
     "causal": ("flops_causal", "each query with the keys that it sees"),
     "executed": (
         "flops_executed",
-        "with what activation checkpointing and the backward pass of fused attention compute again",
+        "all that ran, with pairs that a window or a chunk hides and what a backward pass computes again",
     ),
 }
 
