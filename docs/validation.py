@@ -79,21 +79,25 @@ def table(rows: list[list[str]]) -> str:
 def deepseek_training() -> str:
     """Return DeepSeek-V3's training rate."""
     model = describe_model("deepseek-v3")
-    rate = 272.80e9 / 86400 / 2048
     dense, router = per_token(model, 4096), 2 * sizes_of(model).total("router")
-    rows = [["attention", "published", "ours", "ours without the router"]]
-    for name, flops, figures in (
-        ("all pairs", dense, ("432", "43.73 %")),
-        ("visible pairs", dense - hidden_pairs(model, 4096), ("385", "38.94 %")),
+    causal = dense - hidden_pairs(model, 4096)
+    rows = [["attention, network", "published", "ours", "ours without the router"]]
+    for name, flops, billions, figures in (
+        ("all pairs, multi-plane", dense, 272.80, ("432", "43.73 %")),
+        ("visible pairs, multi-plane", causal, 272.80, ("385", "38.94 %")),
+        ("all pairs, multi-rail", dense, 272.52, ("432", "43.68 %")),
+        ("visible pairs, multi-rail", causal, 272.52, ("385", "38.90 %")),
     ):
+        rate = billions * 1e9 / 86400 / 2048
         whole, less = (3 * rate * of for of in (flops, flops - router))
         rows.append([f"{name}, TFLOPS a GPU", figures[0], f"{whole / 1e12:.1f}", f"{less / 1e12:.1f}"])
         rows.append([f"{name}, MFU of 989", figures[1], f"{whole / H100:.2%}", f"{less / H100:.2%}"])
     return f"""
 ## DeepSeek-V3, training
 
-Source: "Insights into DeepSeek-V3", ISCA 2025, arXiv 2505.09343, table 4: 272.80 billion tokens a day on 2,048 H800.
-Sequences have 4,096 tokens. Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --estimate --conventions`.
+Source: "Insights into DeepSeek-V3", ISCA 2025, arXiv 2505.09343, table 4: on 2,048 H800, 272.80 billion tokens a
+day with a multi-plane network, and 272.52 with a multi-rail one. Sequences have 4,096 tokens.
+Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --estimate --conventions`.
 
 {_percent(table(rows))}
 The difference is the router of 58 layers, {router / 1e9:.3f} GFLOP a token, which the paper leaves out. The layer that
@@ -110,7 +114,7 @@ def torchtitan() -> str:
         ("Llama 3 8B, 64 A100", describe_model("llama-3.1-8b"), 2973, "58.2 %", A100),
         ("Llama 3 70B, 64 A100", describe_model("llama-3.1-70b"), 331, "51.7 %", A100),
         ("Llama 3.1 405B, 128 H100", large, 109, "29.0 %", H100),
-        ("Llama 3.1 8B, 8 H100", describe_model("llama-3.1-8b"), 5762, "33 %", H100),
+        ("Llama 3.1 8B, 128 H100", describe_model("llama-3.1-8b"), 5605, "33 %", H100),
         ("Llama 3.1 8B, 8 H100, compiled", describe_model("llama-3.1-8b"), 6667, "39 %", H100),
     ):
         dense, sizes = per_token(model, 8192), sizes_of(model)
@@ -122,15 +126,17 @@ def torchtitan() -> str:
     return f"""
 ## torchtitan, Llama 3 and 3.1
 
-Source: torchtitan, `docs/performance.md` (commits 0413364 and later) and `benchmarks/llama3_h100_202412_torchtitan.md`
-(commit 31a17bf). Sequences have 8,192 tokens.
-Command: `stagemeter analyze --model llama-3.1-8b --seq-len 8192 --estimate --conventions`.
+Source: torchtitan, `docs/performance.md` (commit 0413364; for 405B as of pull request 554) and
+`benchmarks/llama3_h100_202412_torchtitan.md` (commit 31a17bf). Sequences have 8,192 tokens.
+Command: `stagemeter analyze --model llama-3.1-8b --seq-len 8192 --estimate --conventions`, and `llama-3.1-70b`. The sizes
+of 405B are those of arXiv 2407.21783, table 3.
 
 {_percent(table(rows))}
 The first four were logged with 6 N + 12 L H Q T, where N has the token embedding and the norms, which are no products:
 {extra:.1f} % more for 8B. That of 405B is no sharper than its rate: 108.5 to 109.5 tokens a second are 28.9 to 29.2 %.
-The last two were published as a range of 33 to 39 %, and leave the embedding out. All count all pairs of attention; a
-causal mask hides half of them.
+The last two are the ends of a published range of 33 to 39 % over 8 and 128 GPUs, without compiling and with it. They
+leave the embedding out. The peak is that of the SXM card, which the sources say is more than their cards of lower power
+reach. All count all pairs of attention; a causal mask hides half of them.
 """
 
 
@@ -155,6 +161,7 @@ def llama_405b() -> str:
 ## Llama 3.1 405B, training
 
 Source: "The Llama 3 Herd of Models", arXiv 2407.21783, section 1 (3.8e25 FLOPs, 15.6T tokens), tables 3 and 4.
+Command: `python docs/validation.py`, which has the sizes of table 3.
 
 {table(rows)}
 Table 4 gives no tokens a second, so its rates cannot be counted anew. Its MFU is the rate over a peak near 989 TFLOPS:
@@ -178,7 +185,7 @@ def nanogpt() -> str:
 ## nanoGPT, GPT-2
 
 Source: nanoGPT, `transformer_sizing.ipynb` (commit 0bb96d3), which keeps the position embedding; `estimate_mfu` in
-`model.py` leaves it out. Ours is the closed form of the same layers.
+`model.py` leaves it out. Command: `python docs/validation.py`. Ours is the closed form of the same layers.
 
 {table(rows)}"""
 
@@ -205,8 +212,8 @@ def open_clip() -> str:
     return f"""
 ## open_clip, vision towers
 
-Source: open_clip, `docs/model_profile.csv` (commit 3b37473), column `image_gflops`. Families with these towers use the
-encoder alone.
+Source: open_clip, `docs/model_profile.csv` (commit 3b37473), column `image_gflops`.
+Command: `python docs/validation.py`. Families with these towers use the encoder alone.
 
 {table(rows)}"""
 
@@ -275,8 +282,8 @@ def vllm() -> str:
 ## vLLM, its own estimate
 
 Source: steps of vLLM 0.32.0 servers on tiny models with one whole prompt each, written down inside of the engine
-(`tests/conventions/vllm_steps.json`). `stagemeter.conventions` equals the estimate of every step; this is our own
-count.
+(`tests/conventions/vllm_steps.json`). Command: `python docs/validation.py`. `stagemeter.conventions` equals the
+estimate of every step; this is our own count.
 
 {table(rows)}
 vLLM leaves the router out. It takes the dense first layer of 06 for one with experts; the column has what that leaves
