@@ -128,8 +128,8 @@ def torchtitan() -> str:
 
 Source: torchtitan, `docs/performance.md` (commit 0413364; for 405B as of pull request 554) and
 `benchmarks/llama3_h100_202412_torchtitan.md` (commit 31a17bf). Sequences have 8,192 tokens.
-Command: `stagemeter analyze --model llama-3.1-8b --seq-len 8192 --estimate --conventions`, and `llama-3.1-70b`. The sizes
-of 405B are those of arXiv 2407.21783, table 3.
+Command: `stagemeter analyze --model llama-3.1-8b --seq-len 8192 --estimate --conventions`, and `llama-3.1-70b`. The
+sizes of 405B are those of arXiv 2407.21783, table 3.
 
 {_percent(table(rows))}
 The first four were logged with 6 N + 12 L H Q T, where N has the token embedding and the norms, which are no products:
