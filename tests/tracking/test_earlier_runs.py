@@ -110,7 +110,7 @@ def test_executed_flops_are_taken_and_named_where_no_other_can_be_counted(earlie
     assert pairing["counts"]["basis"] == "executed"
     assert pairing["stages"]["prefill"]["flops"] == report["stages"]["prefill"]["flops"]
     assert "cannot be counted here (model: gone. Give another), so executed FLOPs are taken" in caplog.text
-    assert any("mfu credits what transformers executes, as hfu does" in flag for flag in pairing["flags"])
+    assert any("mfu credits what transformers executes, and mfu_causal" in flag for flag in pairing["flags"])
 
 
 def test_run_of_executed_flops_is_taken_where_it_is_named(earlier, imported):

@@ -17,7 +17,7 @@ from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.utilization.mixed_lengths import requests_work
-from stagemeter.utilization.pairing import pair
+from stagemeter.utilization.pairing import pair, why_no_hfu
 
 PEAK = Peak("device", "bfloat16", 1e15, 1e12, "test")
 TIMES = {"prefill": 100.0, "decode": 10.0}
@@ -70,8 +70,10 @@ def test_table_shows_hfu_where_it_differs_and_says_why(deepseek, capsys):
     print_pairing(pairing)
     shown = capsys.readouterr().out
     assert "HFU" in shown.splitlines()[1]
-    assert "decode: transformers executes" in shown
-    assert "times what the model needs, which HFU credits: it expands the compressed vectors" in shown
+    assert (
+        "decode: transformers executes 2.23 TFLOPs, 24.4 times the 91.1 GFLOPs that the model needs, which HFU "
+        "credits: it expands the compressed vectors of the whole context in each step" in shown
+    )
     assert "## Executed work" in mfu_markdown(pairing)
     alike = paired(report_of("llama-3.1-8b", seq_len=1000, new_tokens=101))
     assert alike["stages"]["prefill"]["hfu"] == alike["stages"]["prefill"]["mfu"]
@@ -91,9 +93,8 @@ def test_less_is_executed_of_a_recurrence_in_steps_alone_and_the_reason_says_so(
     assert prefill["execution"][0].startswith("runs the recurrence of a prompt in chunks")
     assert "prompt" not in why
     assert not any("step" in clause for clause in prefill["execution"])
-    line = next(
-        line for line in mfu_markdown(paired(report)).splitlines() if "decode: transformers executes 0.9" in line
-    )
+    line = next(line for line in mfu_markdown(paired(report)).splitlines() if "decode: transformers executes" in line)
+    assert ", 0.9" in line.partition(" times ")[0]
     assert why in line
 
 
@@ -111,7 +112,7 @@ def test_report_of_an_earlier_version_has_no_other_utilization_and_says_so():
     pairing = paired(report, new_tokens=7)
     row = pairing["stages"]["prefill"]
     assert row["hfu"] == row["mfu"]
-    assert any("mfu credits what transformers executes, as hfu does" in flag for flag in pairing["flags"])
+    assert any("mfu credits what transformers executes, and mfu_causal" in flag for flag in pairing["flags"])
     assert "counts are of what transformers executes" in mfu_markdown(pairing)
 
 
@@ -119,5 +120,33 @@ def test_requests_of_mixed_lengths_have_no_hfu(deepseek):
     prompts = Histogram(1500, (Bucket(501, 1000, 2),))
     lengths = RequestLengths(prompts, Histogram(20, (Bucket(10, 10, 2),)), prompts, "test")
     workload = replace(Workload.from_dict(deepseek["metadata"]["workload"]), prompt_tokens=750, new_tokens=10)
-    rows = pair(deepseek, TIMES, workload, PEAK, requests=requests_work(deepseek, workload, lengths))["stages"]
+    pairing = pair(deepseek, TIMES, workload, PEAK, requests=requests_work(deepseek, workload, lengths))
+    rows = pairing["stages"]
     assert {row["hfu"] for row in rows.values()} == {None}
+    assert {row["flops_executed"] for row in rows.values()} == {None}
+    assert "the requests have many lengths" in pairing["no_hfu"]
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("session", ""),
+        ("session, read from profile.json", ""),
+        ("vLLM metrics", "what vLLM executed is not known"),
+        ("vLLM metrics, read from profile.json", "what vLLM executed is not known"),
+        ("torch trace of trace.json", "torch trace of trace.json does not say what executed the request"),
+        ("", "the run does not say what executed the request"),
+    ],
+)
+def test_only_what_a_session_ran_has_an_hfu(deepseek, capsys, source, why):
+    assert why_no_hfu(source).startswith(why)
+    workload = Workload.from_dict(deepseek["metadata"]["workload"])
+    pairing = pair(deepseek, TIMES, workload, PEAK, no_hfu=why_no_hfu(source))
+    assert all((row["hfu"] is None) == bool(why) for row in pairing["stages"].values())
+    assert not any(name.startswith("hfu/") for name in pairing_values(pairing)) or not why
+    print_pairing(pairing)
+    shown = capsys.readouterr().out
+    assert (f"no HFU: {why}" in shown) == bool(why)
+    assert ("HFU" in shown.splitlines()[1]) == (not why)
+    # What is known of transformers is said all the same.
+    assert ("decode: transformers would execute 2.23 TFLOPs, 24.4 times the" in shown) == bool(why)

@@ -20,7 +20,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.family import EXPERTS_READ
 from stagemeter.models.lookup import ModelDescription, describe_model
 from stagemeter.profiling.document import Profiled, ProfileDocument, profile_document
-from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.profile import SESSION, Profile
 from stagemeter.profiling.target import choose_device, is_out_of_memory, require_dtype, require_memory, true_dtype
 from stagemeter.utilization.memory import memory_need
 
@@ -187,7 +187,7 @@ def _document(plan: _Plan, session: Session, measured: _Measured) -> ProfileDocu
         notes.append(f"the trace shows the first {TRACED_STEPS} of {plan.workload.decode_steps} decode steps")
     profile = Profile(
         times_ms=times,
-        source="session",
+        source=SESSION,
         clock=StageClock(session.device).kind,
         request_ms=tuple(repeat.request_ms for repeat in repeats),
         metrics=metrics,

@@ -11,6 +11,7 @@ from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
+from stagemeter.export.execution import digits_of
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 from stagemeter.export.roofline import roofline_chart
@@ -118,7 +119,7 @@ _WIDE = ("FLOPs", "TFLOP/s", "GB/s")
 def _rows(pairing: Mapping[str, Any], left_out: Sequence[str] = ()) -> list[list[str]]:
     """Return the table of stages, the header first."""
     columns = {title: cell for title, cell in _COLUMNS.items() if title not in left_out}
-    if not any(_executes_otherwise(row) for row in pairing["stages"].values()):
+    if not any(_executes_otherwise(row) and row["hfu"] is not None for row in pairing["stages"].values()):
         columns.pop(_HFU)
     stages = pairing["stages"].items()
     return [
@@ -134,15 +135,22 @@ def _executes_otherwise(row: Mapping[str, Any]) -> bool:
 
 
 def _execution(pairing: Mapping[str, Any]) -> list[str]:
-    """Say of each stage whose HFU differs from its MFU by how much it does, and why."""
-    reasons = pairing["counts"].get("execution", {})
+    """Say of each stage what transformers executes, by how much that differs from the model's, and why; or why no HFU.
+
+    Pairings before 1.2 do not say it.
+    """
+    reasons, no_hfu = pairing["counts"].get("execution", {}), pairing.get("no_hfu", "")
+    verb, end = ("would execute", "") if no_hfu else ("executes", ", which HFU credits")
     lines = []
     for stage, row in pairing["stages"].items():
         if stage in reasons and _executes_otherwise(row):
-            times = f" {rate(row['flops_executed'] / row['flops'])} times" if row["flops"] else ""
+            executed, flops = (with_unit(round(row[name]), "FLOPs") for name in ("flops_executed", "flops"))
+            factor = digits_of(row["flops_executed"] / row["flops"])
             why = f": it {'; '.join(reasons[stage])}" if reasons[stage] else ""
-            lines.append(f"{stage}: transformers executes{times} what the model needs, which HFU credits{why}")
-    return lines
+            lines.append(
+                f"{stage}: transformers {verb} {executed}, {factor} times the {flops} that the model needs{end}{why}"
+            )
+    return [*lines, *([f"no HFU: {no_hfu}"] if no_hfu else [])]
 
 
 def _facts(pairing: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
 from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.profile import LONGEST_MS
 from stagemeter.tracking.document import log_files, metrics_now
-from stagemeter.tracking.labels import BASIS, COUNTED_FOR, DEVICES, KIND, MODEL, PAIRING_SCHEMA, PROFILE, STATIC
+from stagemeter.tracking.labels import BASIS, COUNTED_FOR, DEVICES, KIND, MODEL, PAIRING_SCHEMA, PROFILE, SOURCE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
 from stagemeter.tracking.peaks import GivenHardware, find_peak, peak_flags
 from stagemeter.tracking.runs import (
@@ -36,7 +36,7 @@ from stagemeter.tracking.runs import (
 )
 from stagemeter.tracking.store import require_reachable, run_link, store_errors
 from stagemeter.utilization.mixed_lengths import requests_work
-from stagemeter.utilization.pairing import Pairing, pair
+from stagemeter.utilization.pairing import Pairing, pair, why_no_hfu
 from stagemeter.utilization.serving import engine_section
 from stagemeter.utilization.work import counted_experts
 
@@ -98,7 +98,8 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     peak, used = find_peak(profile, hardware), devices_of_run(profile, hardware.devices)
     requests = requests_work(report, workload, lengths_of_run(profile))
     experts = counted_experts(profile.data.metrics)
-    pairing = pair(report, _times(profile), workload, peak, experts, used, requests)
+    no_hfu = why_no_hfu(tags.get(SOURCE, ""))
+    pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
     engine = engine_section(pairing, profile.data.metrics, used, requests)
     if engine is not None:

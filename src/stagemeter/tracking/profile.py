@@ -22,7 +22,7 @@ from stagemeter.profiling.profile import Profile
 from stagemeter.profiling.readers import NameMapping
 from stagemeter.profiling.readers.plain import profile_of_times
 from stagemeter.tracking.document import log_document, require_room
-from stagemeter.tracking.labels import CONTEXT_DEVICE, HARDWARE, KIND, LENGTHS, PROFILE, SCHEMA, workload_tags
+from stagemeter.tracking.labels import CONTEXT_DEVICE, HARDWARE, KIND, LENGTHS, PROFILE, SCHEMA, SOURCE, workload_tags
 from stagemeter.tracking.runs import find_run
 from stagemeter.tracking.store import require_reachable, store_errors
 
@@ -79,7 +79,7 @@ def _metrics(document: Mapping[str, Any]) -> list[Metric]:
 def _tags(document: Mapping[str, Any]) -> dict[str, str]:
     tags = workload_tags(document["metadata"]) | {
         SCHEMA: document["schema_version"],
-        "stagemeter.source": document["source"],
+        SOURCE: document["source"],
         "stagemeter.clock": document["clock"],
         **{f"{HARDWARE}{name}": value for name, value in document["hardware"].items()},
         MLFLOW_RUN_NOTE: f"{TIMES_HEADER}\n\n{profile_markdown(document)}",

@@ -23,6 +23,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.profiling.devices import ONE_DEVICE, Devices
 from stagemeter.profiling.document import with_sums
+from stagemeter.profiling.profile import SESSION, VLLM
 from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import (
@@ -52,7 +53,7 @@ _ASSUMPTIONS = (
     "FLOPs are those of the model's mathematics, two per multiply-accumulate; elementwise work is not counted",
     "mfu counts attention dense, mfu_causal and the roofline by the pairs that masks show: where a kernel skips the "
     "others, mfu can exceed 1",
-    "hfu credits what transformers executes; another engine executes other work",
+    "hfu credits what transformers executes, and is given where that ran",
     "the peak is the dense one, without structured sparsity",
     "bytes are those of unfused operators: a fused kernel moves fewer, and a cache spares some, so MBU can exceed what "
     "the memory delivered",
@@ -115,6 +116,7 @@ class Pairing(TypedDict):
     missing: dict[str, str]
     flags: list[str]
     assumptions: list[str]
+    no_hfu: str
     engine: NotRequired[dict[str, Any]]
     profile_run_id: NotRequired[str]
     profile_run_name: NotRequired[str]
@@ -130,6 +132,7 @@ def pair(
     experts_read: Mapping[str, float] | None = None,
     devices: Devices = ONE_DEVICE,
     requests: RequestsWork | None = None,
+    no_hfu: str = "",
 ) -> Pairing:
     """Pair the times of a workload with its counts.
 
@@ -151,13 +154,15 @@ def pair(
         The devices. Rates and utilization are of one of those that worked on a request together.
     requests : RequestsWork, optional
         Work of the requests that the times are means over, if their lengths differ.
+    no_hfu : str
+        Why executed FLOPs of transformers are not what ran, see `why_no_hfu`. Empty: they are.
 
     Returns
     -------
     dict
         ``stages``: a `PairedStage` by stage, for ``vision`` and ``total``, and for ``forward`` if that was timed; None
-        where it needs an unknown bandwidth. ``missing``: the reason for each other stage. ``counts``: FLOPs and their
-        source. ``peak``, ``devices``, ``flags`` and ``assumptions``.
+        where it needs an unknown bandwidth. ``missing``: the reason for each other stage. ``no_hfu``: the reason where
+        no stage has an HFU. ``counts``: FLOPs and their source. ``peak``, ``devices``, ``flags`` and ``assumptions``.
     """
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
@@ -165,7 +170,11 @@ def pair(
         work = with_experts(work, report, workload, experts_read)
     if requests is not None:
         work = _mean_work(work, report, workload, requests)
+        no_hfu = no_hfu or "the requests have many lengths, and executed FLOPs are not summed over them"
     rows, missing = _rows(list(report["stages"]), work, times_ms, workload.decode_steps, peak, devices.per_request)
+    if no_hfu:
+        for row in rows.values():
+            row["hfu"] = None
     return {
         "schema_version": SCHEMA_VERSION,
         "model": report["metadata"]["model"],
@@ -194,7 +203,18 @@ def pair(
             *_flags(rows),
         ],
         "assumptions": list(_ASSUMPTIONS),
+        "no_hfu": no_hfu,
     }
+
+
+def why_no_hfu(source: str) -> str:
+    """Say why times from a source of a profile have no HFU; nothing where a session of transformers took them."""
+    taken_by = source.partition(", read from ")[0]
+    if taken_by == SESSION:
+        return ""
+    if taken_by == VLLM:
+        return "what vLLM executed is not known"
+    return f"{source or 'the run'} does not say what executed the request, and executed FLOPs are those of transformers"
 
 
 def _mean_work(
@@ -299,9 +319,8 @@ def _earlier(report: Mapping[str, Any]) -> list[str]:
     if not counts_executed(report):
         return []
     return [
-        "the static report is of schema 1.x: mfu credits what transformers executes, as hfu does, and mfu_causal the "
-        "same with half of causal self-attention. A run can be faster than the roofline. Analyze again for what the "
-        "model needs"
+        "the static report is of schema 1.x: mfu credits what transformers executes, and mfu_causal the same with half "
+        "of causal self-attention. A run can be faster than the roofline. Analyze again for what the model needs"
     ]
 
 

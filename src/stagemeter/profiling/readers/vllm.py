@@ -35,7 +35,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD
 from stagemeter.core.waiting import in_time
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
-from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.profile import VLLM, Profile
 from stagemeter.profiling.readers.checks import milliseconds
 from stagemeter.profiling.readers.files import Sample, read_text, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
@@ -200,7 +200,7 @@ def _profile(name: str, grown: Growth, requests: float, seconds: float | None) -
     metrics |= _work(grown, lengths, notes)
     return Profile(
         times_ms=times,
-        source="vLLM metrics",
+        source=VLLM,
         clock="vLLM's histograms of requests (wall time)",
         measured={
             "prompt_tokens": max(1, round(lengths.prompt.total / requests)),
