@@ -26,6 +26,8 @@ from stagemeter.models.generic.shipped import FILE, Facts, shipped_without_famil
 from stagemeter.models.lookup import ModelDescription, describe_model
 
 PAGE = Path(__file__).with_name("models.md")
+#: The request for which a family says where executed FLOPs differ.
+BATCH, LONGEST, NEW_TOKENS = 2, 32_768, 512
 HEAD = """# Models
 
 The models whose configurations are shipped, written by `python docs/models.py`; a test holds the page to what it
@@ -41,7 +43,9 @@ Every number is exact in the sense of [What the numbers mean](static_analysis.md
 page at 200 dpi and 10 tokens of text for a model that reads pages, a prompt of 1,024 tokens for one that reads text
 alone; a step is that of the middle of 512 new tokens. The cache is what one token more takes, beside states and what is
 kept of a page. FLOPs are the model's; a factor in brackets says how many times as many transformers executes, where
-both differ by more than 0.1 %. Those of the family `generic` are executed ones.
+both differ by more than 0.1 %. Those of the family `generic` are executed ones. Other requests have other factors. So
+each family below says where the two differ for a batch of two with a prompt of 32,768 tokens, or as long as a model
+takes, and gives the largest factor of its models.
 
 """
 SOURCES = """
@@ -99,8 +103,28 @@ def family_text(family: Any) -> str:
     shipped = (describe_model(name) for name in family.shipped)
     # Models of a family that are of different limits each have theirs.
     limits = dict.fromkeys(note for model in shipped for note in limit_notes(AnalysisConfig(), model))
-    notes = "".join(f"\n- {note}" for note in (*limits, *family.notes))
+    notes = "".join(f"\n- {note}" for note in (*limits, *family.notes, *executed_notes(family)))
     return f"\n## {family.name}\n\n{family.title}.\n" + (f"{notes}\n" if notes else "")
+
+
+def executed_notes(family: Any) -> list[str]:
+    """Return where transformers executes other FLOPs than a family's models need: a line a stage."""
+    found: dict[str, tuple[float, str, list[str]]] = {}
+    for model in map(describe_model, family.shipped):
+        longest = min(model.family.decoder(model.architecture).max_positions - NEW_TOKENS, LONGEST)
+        length = {"seq_len": longest} if longest > 4 * NEW_TOKENS else {}
+        config = AnalysisConfig(model=model.name, batch_size=BATCH, new_tokens=NEW_TOKENS, **length)
+        for name, stage in estimate_model(model, config)["stages"].items():
+            factor = differing_factor(stage["flops_executed"], stage["flops"])
+            if factor is not None and abs(factor - 1) > abs(found.get(name, (1,))[0] - 1):
+                found[name] = (factor, model.name, stage["execution"])
+    if not found and family.shipped:
+        return ["transformers executes the model's FLOPs in every stage"]
+    return [
+        f"`{name}`: transformers executes {digits_of(factor)} times the model's FLOPs for `{model}`: it "
+        + "; it ".join(clauses)
+        for name, (factor, model, clauses) in found.items()
+    ]
 
 
 def row_of_facts(name: str, facts: Facts) -> list[str]:

@@ -117,7 +117,7 @@ class LatentAttention(Mixer):
         clauses = ["attends to every token, of which the indexer chooses some"] if chooses else []
         if not of.prefill:
             clauses.append("expands the compressed vectors of the whole context in each step")
-        return " and ".join(clauses)
+        return ", and ".join(clauses)
 
     def _absorbs(self, of: DecoderPass) -> bool:
         """Whether a pass absorbs the expansion, which a prompt does where compressed vectors are narrower.
