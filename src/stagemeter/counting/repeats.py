@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from stagemeter.counting.known_values import comparable_value, is_small_index, onlookers
 from stagemeter.counting.layouts import is_plain
 from stagemeter.counting.modes import is_transformed, replaced
+from stagemeter.counting.visible_pairs import noted_pairs
 
 if TYPE_CHECKING:
     from stagemeter.counting.events import Event
@@ -122,6 +123,8 @@ class RepeatedLayers:
                 if not (known and is_plain(value)):
                     return None  # Values may decide what runs.
                 parts.append((value.shape, value.dtype, value.stride(), value.device, comparable_value(value)))
+                # Masks of equal shape may show other pairs.
+                parts.append(noted_pairs(value))
             elif isinstance(value, _PLAIN_TYPES):
                 parts.append((type(value), value))
             else:

@@ -81,6 +81,11 @@ def note_mask(mask: torch.Tensor, pairs: KnownPairs | None) -> None:
     _noted[storage._cdata] = (storage, pairs)
 
 
+def noted_pairs(mask: torch.Tensor) -> KnownPairs | None:
+    """Return what was noted of a mask; None for other tensors."""
+    return _noted[mask.untyped_storage()._cdata][1] if _is_noted(mask) else None
+
+
 class VisiblePairs:
     """The products of visible pairs; `remarks` takes those on masks whose values are not known."""
 
@@ -147,11 +152,11 @@ class VisiblePairs:
         if found is not None:
             return found if found.pairs else None
         whole = not hides and _is_noted(mask) and tuple(mask.shape[-2:]) == (queries, keys)
-        return _noted[mask.untyped_storage()._cdata][1] if whole else None
+        return noted_pairs(mask) if whole else None
 
     def all_of(self, mask: Any) -> KnownPairs | None:
         """Return all pairs of a mask whose function shows some that are not known, with a remark; None for others."""
-        if not _is_noted(mask) or _noted[mask.untyped_storage()._cdata][1] is not None:
+        if not _is_noted(mask) or noted_pairs(mask) is not None:
             return None
         self._say_unknown()
         return KnownPairs(1, 1, 1)

@@ -29,7 +29,7 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class RequestCost:
-    """The cost of a request.
+    """The cost of a request: the model's, see `Counts.needed_of`.
 
     Attributes
     ----------
@@ -98,20 +98,20 @@ def request_cost(
         return counted.forward
 
     def cost_of(calls: Sequence[RequestCall]) -> Cost:
-        return _cost_of_all(lambda call: count(call).of(""), calls)
+        return _cost_of_all(lambda call: count(call).needed_of(""), calls)
 
     if not generation:
         counts = count(request.calls[0])
-        costs = {name: counts.of(*modules) for name, modules in stages.items()}
-        return RequestCost(costs, 0, counts.of(""), frozenset(unsupported), asked=asked)
+        costs = {name: counts.needed_of(*modules) for name, modules in stages.items()}
+        return RequestCost(costs, 0, counts.needed_of(""), frozenset(unsupported), asked=asked)
     costs = {}
     missing: dict[str, list[int]] = {}
     groups: dict[tuple[bool, str], list[int]] = {}
     for place, call in enumerate(request.calls):
         if models.owns(call.module) and call.role not in (DECODE, DRAFT, OTHER):
             counts = count(call)
-            parts = {name: counts.of(*modules) for name, modules in stages.items()}
-            rest = counts.of("") + -1 * total(parts.values())
+            parts = {name: counts.needed_of(*modules) for name, modules in stages.items()}
+            rest = counts.needed_of("") + -1 * total(parts.values())
             for name, cost in [*parts.items(), (rest_of(call, stages), rest)]:
                 costs[name] = costs.get(name, ZERO) + cost
         else:
