@@ -313,14 +313,14 @@ def test_images_of_the_batch_are_counted_beside_texts_at_their_real_lengths(tmp_
     assert sum(2 * entry["flops/train"] for entry in logged) == sum(map(step, lengths))
 
 
-def train_on_batches(model, tmp_path, batches):
+def train_on_batches(model, tmp_path, batches, **options):
     """Train on batches as they are, each a step; return what was logged of each."""
     from transformers import Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "out"), per_device_train_batch_size=1, max_steps=len(batches), logging_steps=1,
         report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
-        learning_rate=0.0,
+        learning_rate=0.0, **options,
     )  # fmt: skip
     given = iter(batches)
     trainer = Trainer(

@@ -81,7 +81,8 @@ def test_values_that_cannot_be_made_up_are_asked_for():
         stagemeter.analyze(NeedsDigits(), stagemeter.spec(3, 2))
     assert str(raised.value) == (
         "args: aten._local_scalar_dense.default in the model itself reads values, which shapes do not have, and fails "
-        "on made-up values of the inputs (RuntimeError in the model itself). Pass real tensors to a model with weights"
+        "on made-up values of the inputs (RuntimeError in the model itself). "
+        "Pass real inputs; the model may stay without weights"
     )
 
 

@@ -14,6 +14,8 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, OTHER, RE
 
 #: Kinds of documents, which are also kinds of runs.
 STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "pairing", "comparison"
+#: The steps of a training that a callback watches. Their run is the trainer's own, of no kind.
+TRAINING = "training"
 
 Values = dict[str, Any]
 Reader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -83,6 +85,11 @@ def pairing_values(pairing: Mapping[str, Any]) -> Values:
 def comparison_values(comparison: Mapping[str, Any], number: int) -> Values:
     """Return the ratios of one subject to the baseline by name."""
     return values_of(COMPARISON, {**comparison, "number": number})
+
+
+def training_values(steps: Mapping[str, Any]) -> Values:
+    """Return the numbers of a training's steps by name; those of a stage are named ``mfu/train/vision``."""
+    return values_of(TRAINING, steps)
 
 
 # Readers
@@ -188,6 +195,11 @@ def _paired(quantity: str) -> Reader:
     return read
 
 
+def _trained(quantity: str) -> Reader:
+    """Read a quantity of a training's steps, and of their stages."""
+    return lambda steps: {part: row.get(quantity) for part, row in steps["parts"].items()}
+
+
 def _ratios(comparison: Mapping[str, Any]) -> Values:
     return {
         f"{quantity}/{row['stage']}": row["ratios"][comparison["number"]]
@@ -202,7 +214,7 @@ METRICS: tuple[Metric, ...] = (
         "flops",
         "FLOPs",
         "Model FLOPs, two per multiply-accumulate, attention counted dense.",
-        {STATIC: _flops, MODULE: _module("flops")},
+        {STATIC: _flops, MODULE: _module("flops"), TRAINING: _trained("flops")},
         compared=True,
         swept=True,
     ),
@@ -246,13 +258,24 @@ METRICS: tuple[Metric, ...] = (
         compared=True,
         swept=True,
     ),
-    Metric("mfu", "", "Model FLOPs utilization, attention counted dense.", {PAIRING: _paired("mfu")}, compared=True),
-    Metric("mfu_causal", "", "The same with attention by its visible pairs.", {PAIRING: _paired("mfu_causal")}),
+    Metric(
+        "mfu",
+        "",
+        "Model FLOPs utilization, attention counted dense.",
+        {PAIRING: _paired("mfu"), TRAINING: _trained("mfu")},
+        compared=True,
+    ),
+    Metric(
+        "mfu_causal",
+        "",
+        "The same with attention by its visible pairs.",
+        {PAIRING: _paired("mfu_causal"), TRAINING: _trained("mfu_causal")},
+    ),
     Metric(
         "hfu",
         "",
         "Hardware FLOPs utilization, of what transformers executes, where it ran.",
-        {PAIRING: _paired("hfu")},
+        {PAIRING: _paired("hfu"), TRAINING: _trained("hfu")},
         compared=True,
     ),
     Metric("mfu_least", "", "Lower bound of mfu, for a serving engine.", {PAIRING: _paired("mfu_least")}),
@@ -297,13 +320,13 @@ METRICS: tuple[Metric, ...] = (
         "flops_causal",
         "FLOPs",
         "The model's FLOPs by visible pairs.",
-        {STATIC: _stages("flops_causal"), MODULE: _module("flops_causal")},
+        {STATIC: _stages("flops_causal"), MODULE: _module("flops_causal"), TRAINING: _trained("flops_causal")},
     ),
     Metric(
         "flops_executed",
         "FLOPs",
         "FLOPs of all that is executed.",
-        {STATIC: _stages("flops_executed"), MODULE: _module("flops_executed")},
+        {STATIC: _stages("flops_executed"), MODULE: _module("flops_executed"), TRAINING: _trained("flops_executed")},
         compared=True,
     ),
     Metric("unsupported_calls", "", "Calls of operators without a formula.", {MODULE: _unsupported}),
@@ -315,7 +338,26 @@ METRICS: tuple[Metric, ...] = (
         "The share of a request's wall time that its stages take.",
         {PROFILE: lambda document: {"stages_of_request": document["stages_of_request"]}},
     ),
-    Metric("tokens_per_second", "", "Tokens of a stage per second.", {PROFILE: _measured("tokens_per_second")}),
+    Metric(
+        "tokens_per_second",
+        "",
+        "Tokens of a stage per second.",
+        {PROFILE: _measured("tokens_per_second"), TRAINING: _trained("tokens_per_second")},
+    ),
+    Metric(
+        "samples_per_second",
+        "",
+        "Sequences, or rows of other input than text, per second.",
+        {TRAINING: _trained("samples_per_second")},
+    ),
+    Metric(
+        "tflops_per_second",
+        "TFLOP/s",
+        "Model FLOPs per second on one device.",
+        {TRAINING: _trained("tflops_per_second")},
+    ),
+    Metric("step_ms", "ms", "Time of a training step, with data loading.", {TRAINING: _trained("step_ms")}),
+    Metric("padding", "", "The share of tokens that are padding.", {TRAINING: _trained("padding")}),
     Metric("pages_per_hour", "", "Pages per hour of whole requests.", {PROFILE: _measured("pages_per_hour")}),
     Metric(
         "experts_read",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from stagemeter.integrations.family_stages import stages_of
 from stagemeter.integrations.peaks import check_peak, training_peak
 from stagemeter.modules.throughput import Throughput
 
@@ -51,7 +52,9 @@ class Watcher:
         """
         self.leave()
         peak = training_peak(self._device, self._peak_tflops, place, dtype)
-        self.throughput = Throughput(modules, place, None if peak is None else peak * own, devices // own)
+        modules = list(modules)
+        stages = {module: stages_of(module) for module in modules}
+        self.throughput = Throughput(modules, place, None if peak is None else peak * own, devices // own, stages)
         self.throughput.attach()
 
     def leave(self) -> None:

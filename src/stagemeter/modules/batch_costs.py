@@ -12,11 +12,17 @@ from torch import nn
 
 from stagemeter.core.cost import total
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.stage_names import OTHER
+from stagemeter.counting.events import Counts
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
 
+#: Names of a model's modules by stage.
+Stages = Mapping[str, Sequence[str]]
+#: The part that is the whole model.
+_WHOLE = ""
 #: Length below which every length is counted separately.
 _SHORT = 8
 #: Arguments whose values tell where sequences are. They change no shape, and counts from shapes leave them out.
@@ -24,34 +30,52 @@ _VALUES_ONLY = (BOUNDARIES, POSITIONS, "cu_seq_lens_k", "max_length_q", "max_len
 
 
 @dataclass(frozen=True)
-class BatchCost:
-    """The cost of some calls together, on this device, in multiply-accumulates.
+class PartCost:
+    """The cost of a part of a model, in multiply-accumulates.
 
     `macs` are the model's, at the real lengths of sequences; `macs_causal` are the same by visible pairs, None where
-    these are not known. `macs_run` includes padding and recomputation. `tokens`, `tokens_run` (with padding) and
-    `samples`, sequences or rows, are those of the module that was called first; tokens are zero without text. No number
-    includes the operators in `unsupported`, which have no formula.
+    these are not known. `macs_run` includes padding and recomputation.
     """
 
     macs: int = 0
     macs_causal: int | None = 0
     macs_run: int = 0
-    tokens: int = 0
-    tokens_run: int = 0
-    samples: int = 0
-    unsupported: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
+
+    def __add__(self, other: PartCost) -> PartCost:
+        """Return the cost of both."""
+        causal = _sum(self.macs_causal, other.macs_causal)
+        return PartCost(self.macs + other.macs, causal, self.macs_run + other.macs_run)
+
+    def without(self, part: PartCost) -> PartCost:
+        """Return the rest beside a part."""
+        return self + PartCost(-part.macs, None if part.macs_causal is None else -part.macs_causal, -part.macs_run)
+
+
+@dataclass(frozen=True)
+class BatchCost:
+    """The cost of some calls together, on this device.
+
+    `stages` are the costs of named stages, and of the rest beside them if there is one: they add up to the whole.
+    `tokens`, `tokens_run` (with padding) and `samples`, sequences or rows, are those of the module that was called
+    first; tokens are zero without text. No number includes the operators in `unsupported`, which have no formula.
+    """
+
+    whole: PartCost
+    stages: Mapping[str, PartCost]
+    tokens: int
+    tokens_run: int
+    samples: int
+    unsupported: frozenset[str]
+    notes: tuple[str, ...]
 
 
 class _Count(NamedTuple):
-    """A counted call: multiply-accumulates of the model, those of visible pairs, and those that ran.
+    """A counted call: the costs of its parts by name.
 
     `valued` is whether values of arguments were known, so that visible pairs may be those of padded sequences.
     """
 
-    macs: int
-    macs_causal: int | None
-    macs_run: int
+    parts: Mapping[str, PartCost]
     unsupported: frozenset[str]
     valued: bool
 
@@ -62,29 +86,39 @@ class _OfLength(NamedTuple):
     macs: Callable[[int], int]
     macs_causal: Callable[[int], int] | None
 
+    def spared(self, lengths: Sequence[int], sequences: int, padded: int, valued: bool) -> PartCost:
+        """Return the difference that the real lengths make; with values, visible pairs are not known."""
+        pairs = None if valued else self.macs_causal
+        return PartCost(
+            macs=_spared(self.macs, lengths, sequences, padded),
+            macs_causal=None if pairs is None else _spared(pairs, lengths, sequences, padded),
+        )
+
 
 class BatchCosts:
-    """A counter of calls that counts each shape once; `bare` holds arguments on the meta device by signature."""
+    """A counter of calls that counts each shape once.
 
-    def __init__(self, bare: Mapping[Hashable, Arguments]) -> None:
+    `bare` holds arguments on the meta device by signature; `stages` has the names of each stage's modules by model.
+    """
+
+    def __init__(self, bare: Mapping[Hashable, Arguments], stages: Mapping[nn.Module, Stages] | None = None) -> None:
         self._bare = bare
+        self._stages = {} if stages is None else stages
         self._models: dict[int, tuple[tuple[bool, ...], nn.Module]] = {}
         self._counted: dict[Hashable, _Count] = {}
-        self._by_length: dict[Hashable, _OfLength] = {}
+        self._by_length: dict[Hashable, dict[str, _OfLength]] = {}
 
     def of(self, calls: Iterable[Call]) -> BatchCost:
         """Return the cost of some calls together, or raise StagemeterError if shapes alone are not enough."""
-        macs = macs_run = tokens = tokens_run = samples = 0
-        macs_causal: int | None = 0
+        tokens = tokens_run = samples = 0
+        parts = {_WHOLE: PartCost()}
         unsupported: set[str] = set()
         notes: dict[str, None] = {}
         first: nn.Module | None = None
         for call in calls:
             first = call.module if first is None else first
             count = self._count(call)
-            macs_run += count.macs_run
-            macs += count.macs
-            macs_causal = _sum(macs_causal, count.macs_causal)
+            _add(parts, count.parts)
             unsupported |= count.unsupported
             # Several modules may get the same batch in turn: the first gives its size.
             samples += call.samples if call.module is first else 0
@@ -97,14 +131,20 @@ class BatchCosts:
                 tokens_run += sequences * padded
             if any(length != padded for length in lengths) or len(lengths) != sequences:
                 try:
-                    of_length = self._text(call)
-                    macs += _spared(of_length.macs, lengths, sequences, padded)
-                    of_pairs = None if count.valued else of_length.macs_causal
-                    less = None if of_pairs is None else _spared(of_pairs, lengths, sequences, padded)
-                    macs_causal = _sum(macs_causal, less)
+                    text = self._text(call)
+                    _add(parts, {part: text[part].spared(lengths, sequences, padded, count.valued) for part in text})
                 except StagemeterError:
                     notes["a text alone cannot be counted: MFU is at padded lengths"] = None
-        return BatchCost(macs, macs_causal, macs_run, tokens, tokens_run, samples, frozenset(unsupported), tuple(notes))
+        whole = parts.pop(_WHOLE)
+        return BatchCost(
+            whole=whole,
+            stages=_with_rest(whole, parts),
+            tokens=tokens,
+            tokens_run=tokens_run,
+            samples=samples,
+            unsupported=frozenset(unsupported),
+            notes=tuple(notes),
+        )
 
     def _count(self, call: Call) -> _Count:
         flags, bare = self._model(call.module)
@@ -112,11 +152,12 @@ class BatchCosts:
         if key not in self._counted:
             given = self._bare[call.signature]
             shapes = {name: value for name, value in given.kwargs.items() if name not in _VALUES_ONLY}
-            self._counted[key] = _count(bare, Arguments(given.args, shapes, given.values), call.train)
+            given = Arguments(given.args, shapes, given.values)
+            self._counted[key] = _count(bare, given, call.train, self._stages.get(call.module, {}))
         return self._counted[key]
 
-    def _text(self, call: Call) -> _OfLength:
-        """Return functions from the length of one sequence to its cost, as text alone."""
+    def _text(self, call: Call) -> dict[str, _OfLength]:
+        """Return functions from the length of one sequence to the cost of each part, as text alone."""
         flags, bare = self._model(call.module)
         kwargs = self._bare[call.signature].kwargs
         labels = kwargs.get("labels")
@@ -133,19 +174,12 @@ class BatchCosts:
                 if length not in counted:
                     ids = spec(1, length, dtype=torch.long)
                     shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {}) | ({MASK: ids} if masked else {})
-                    counted[length] = _count(bare, Arguments((), shapes), call.train)
+                    stages = self._stages.get(call.module, {})
+                    counted[length] = _count(bare, Arguments((), shapes), call.train, stages)
                 return counted[length]
 
-            def pairs(length: int) -> int:
-                causal = count(length).macs_causal
-                return 0 if causal is None else causal
-
             longest = kwargs[TOKENS].shape[1]
-            known = count(longest).macs_causal is not None
-            self._by_length[key] = _OfLength(
-                _interpolated(lambda length: count(length).macs, longest),
-                _interpolated(pairs, longest) if known else None,
-            )
+            self._by_length[key] = {part: _by_length(part, count, longest) for part in count(longest).parts}
         return self._by_length[key]
 
     def _model(self, module: nn.Module) -> tuple[tuple[bool, ...], nn.Module]:
@@ -173,14 +207,41 @@ def _spared(of_length: Callable[[int], int], lengths: Sequence[int], sequences: 
     return sum(map(of_length, lengths)) - sequences * of_length(padded)
 
 
-def _count(bare: nn.Module, given: Arguments, train: bool) -> _Count:
+def _add(parts: dict[str, PartCost], more: Mapping[str, PartCost]) -> None:
+    for part, cost in more.items():
+        parts[part] = parts.get(part, PartCost()) + cost
+
+
+def _with_rest(whole: PartCost, stages: dict[str, PartCost]) -> dict[str, PartCost]:
+    """Return the costs of stages with the rest of the whole, if there is any."""
+    rest = whole.without(sum(stages.values(), PartCost()))
+    return stages | ({OTHER: rest} if stages and (rest.macs or rest.macs_run) else {})
+
+
+def _by_length(part: str, count: Callable[[int], _Count], longest: int) -> _OfLength:
+    """Return the cost of a part by the length of a text."""
+
+    def pairs(length: int) -> int:
+        causal = count(length).parts[part].macs_causal
+        return 0 if causal is None else causal
+
+    known = count(longest).parts[part].macs_causal is not None
+    macs = _interpolated(lambda length: count(length).parts[part].macs, longest)
+    return _OfLength(macs, _interpolated(pairs, longest) if known else None)
+
+
+def _part(passes: Sequence[Counts], names: Sequence[str]) -> PartCost:
+    """Return the cost of some modules in the passes of a step."""
+    needed = total(counts.needed_of(*names) for counts in passes)
+    told = all(counts.untold.isdisjoint(names) for counts in passes)
+    return PartCost(needed.macs, needed.macs_causal if told else None, sum(counts.of(*names).macs for counts in passes))
+
+
+def _count(bare: nn.Module, given: Arguments, train: bool, stages: Stages) -> _Count:
     counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, values=given.values))
     passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
-    needed = total(counts.needed_of("") for counts in passes)
     return _Count(
-        macs=needed.macs,
-        macs_causal=None if any(counts.untold for counts in passes) else needed.macs_causal,
-        macs_run=sum(counts.of("").macs for counts in passes),
+        parts={part: _part(passes, names) for part, names in ({_WHOLE: ("",)} | dict(stages)).items()},
         unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
         valued=bool(given.values),
     )
@@ -197,14 +258,18 @@ def _interpolated(count: Callable[[int], int], longest: int) -> Callable[[int], 
     points = [longest // 3, 2 * longest // 3, longest]
     values = [count(point) for point in points]
 
-    def parabola(length: int) -> int:
+    def parabola(length: int) -> Fraction:
         value = Fraction(0)
         for index, point in enumerate(points):
             term = Fraction(values[index])
             for other in points[:index] + points[index + 1 :]:
                 term *= Fraction(length - other, point - other)
             value += term
-        return int(value) if value.denominator == 1 else -1
+        return value
+
+    def interpolated(length: int) -> int:
+        value = parabola(length)
+        return int(value) if value.denominator == 1 else count(length)
 
     probes = (longest // 2, longest // 6 + 1, 2)
-    return parabola if all(parabola(probe) == count(probe) for probe in probes) else count
+    return interpolated if all(parabola(probe) == count(probe) for probe in probes) else count

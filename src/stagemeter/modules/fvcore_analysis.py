@@ -193,7 +193,7 @@ def _trace(model: nn.Module, inputs: Any, aliases: Mapping[Any, str]) -> Any:
         filled = with_weights(model)
         others = dict(filled.named_modules(remove_duplicate=False))
         renamed = {others[name]: aliases[module] for name, module in model.named_modules(remove_duplicate=False)}
-        with steps_limited("the inputs or the weights"):
+        with steps_limited("the inputs or the weights", "Pass real inputs to a model with weights"):
             return _record(filled, with_values(given, "cpu"), renamed)
 
 

@@ -140,12 +140,14 @@ def _count_really(
     """Count a pass by running it, with made-up values for missing ones."""
     valued = _have_values(tensors)
     place = tensors[0].device if valued and tensors else torch.device("cpu")
+    given = _have_values(tensors_of(wanted.args, wanted.kwargs))
+    advice = "Pass a model with weights" if given else "Pass real inputs; the model may stay without weights"
     if not valued:
-        _require_memory(tensors, wanted.train, reason)
+        _require_memory(tensors, wanted.train, reason, advice)
     args, kwargs = with_values((wanted.args, dict(wanted.kwargs)), place)
-    have = (("the inputs", _have_values(tensors_of(wanted.args, wanted.kwargs))), ("the weights", valued))
+    have = (("the inputs", given), ("the weights", valued))
     made_up = " and ".join(what for what, there in have if not there)
-    with steps_limited(made_up):
+    with steps_limited(made_up, advice):
         if valued:
             with left_as_found(model):
                 counts, again = _attempt(model, args, kwargs, wanted)
@@ -159,7 +161,7 @@ def _count_really(
             raise failure.error
         raise StagemeterError(
             f"args: {failure.where} reads values, which shapes do not have, and fails on made-up values of {made_up} "
-            f"({type(again.error).__name__} in {again.place}). Pass real tensors to a model with weights"
+            f"({type(again.error).__name__} in {again.place}). {advice}"
         ) from again.error
     note = f"the pass ran on real tensors, since {reason}"
     if made_up:
@@ -285,11 +287,11 @@ def _place(model: nn.Module, trace: TracebackType | None) -> str:
     return f"module {plain_name(found)!r}" if found else "the model itself"
 
 
-def _require_memory(tensors: list[torch.Tensor], train: bool, reason: str) -> None:
+def _require_memory(tensors: list[torch.Tensor], train: bool, reason: str, advice: str) -> None:
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors) * _MEMORY_FACTORS[train]
     available = psutil.virtual_memory().available
     if needed > available:
         raise StagemeterError(
             f"model: shapes alone are not enough, since {reason}, and made-up weights take {needed / 1e9:.0f} GB: "
-            f"{available / 1e9:.0f} GB are free. Count a smaller one, or pass real tensors to a model with weights"
+            f"{available / 1e9:.0f} GB are free. Count a smaller one. {advice}"
         )

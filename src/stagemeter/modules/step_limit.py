@@ -18,16 +18,16 @@ MOST_READ = 10_000
 
 
 @contextmanager
-def steps_limited(made_up: str) -> Iterator[None]:
+def steps_limited(made_up: str, advice: str) -> Iterator[None]:
     """Stop a call of a module that reads more than `MOST_READ` values, by StagemeterError: it may never end.
 
     Modules inside of it have limits of their own, so the depth of a model does not matter. `made_up` names the tensors
-    with made-up values for the message; without any there is no limit.
+    with made-up values for the message, and `advice` ends it; without any there is no limit.
     """
     if not made_up:
         yield
         return
-    limit = _Limit(made_up)
+    limit = _Limit(made_up, advice)
     with calls_followed(limit.enter, limit.leave), DispatchMode(limit.run_operator):
         yield
 
@@ -35,8 +35,8 @@ def steps_limited(made_up: str) -> Iterator[None]:
 class _Limit:
     """The numbers of values that each running call of a module has read, the innermost call last."""
 
-    def __init__(self, made_up: str) -> None:
-        self._made_up = made_up
+    def __init__(self, made_up: str, advice: str) -> None:
+        self._made_up, self._advice = made_up, advice
         self._read = [0]
 
     def enter(self, module: nn.Module) -> None:
@@ -69,5 +69,5 @@ class _Limit:
         if self._read[-1] > MOST_READ:
             raise StagemeterError(
                 f"args: a module read more than {MOST_READ:,} values in one call, and values of {self._made_up} are "
-                "made up, so a loop that depends on them may never end. Pass real tensors to a model with weights"
+                f"made up, so a loop that depends on them may never end. {self._advice}"
             )

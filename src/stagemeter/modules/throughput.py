@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
 from stagemeter.core.errors import StagemeterError
-from stagemeter.modules.batch_costs import BatchCost, BatchCosts
+from stagemeter.core.metrics import training_values
+from stagemeter.modules.batch_costs import BatchCost, BatchCosts, PartCost, Stages
 from stagemeter.modules.calls import CallRecorder
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,20 @@ class Throughput:
         Peak FLOP/s of one device. None leaves MFU out.
     devices : int
         Number of devices that do the same work on different data.
+    stages : mapping, optional
+        Names of each stage's modules, by module of `modules`. FLOPs and MFU split by these.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], place: torch.device, peak: float | None, devices: int = 1) -> None:
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        place: torch.device,
+        peak: float | None,
+        devices: int = 1,
+        stages: Mapping[nn.Module, Stages] | None = None,
+    ) -> None:
         self._recorder = CallRecorder(modules)
-        self._costs = BatchCosts(self._recorder.bare)
+        self._costs = BatchCosts(self._recorder.bare, stages)
         self._place, self._peak, self._devices = place, peak, devices
         self._began: float | None = None
         self._seconds = 0.0
@@ -71,7 +81,10 @@ class Throughput:
             self._began = None
 
     def metrics(self, stage: str = TRAIN) -> dict[str, float]:
-        """Return the metrics since the last call, by names such as ``mfu/train``; none if nothing ran."""
+        """Return the metrics since the last call, by names such as ``mfu/train``; none if nothing ran.
+
+        Those of a part of the model have names such as ``mfu/train/vision``.
+        """
         if stage == TRAIN:
             seconds, steps = self._seconds, self._steps
             self._seconds, self._steps = 0.0, 0
@@ -83,34 +96,42 @@ class Throughput:
         calls = self._recorder.take(train=stage == TRAIN)
         if not calls or seconds <= 0:
             return {}
-        metrics = {f"step_ms/{stage}": 1000 * seconds / steps} if steps else {}
+        parts: dict[str, dict[str, float]] = {stage: {"step_ms": 1000 * seconds / steps} if steps else {}}
         try:
             with self._recorder.blind():
                 cost = self._costs.of(calls)
         except StagemeterError as error:
             self._say(f"FLOPs and MFU are left out: {error}")
-            return metrics
-        self._remark(cost)
-        return metrics | self._rates(cost, seconds, steps or len(calls), stage)
+        else:
+            self._remark(cost)
+            parts[stage] |= self._rates(cost, seconds) | self._shares(cost.whole, seconds, steps or len(calls))
+            for name, part in cost.stages.items():
+                parts[f"{stage}/{name}"] = self._shares(part, seconds, steps or len(calls))
+        return training_values({"parts": parts})
 
-    def _rates(self, cost: BatchCost, seconds: float, steps: int, stage: str) -> dict[str, float]:
+    def _rates(self, cost: BatchCost, seconds: float) -> dict[str, float]:
         rates = {
-            f"flops/{stage}": 2 * cost.macs / steps,
-            f"tflops_per_second/{stage}": 2 * cost.macs / seconds / 1e12,
-            f"samples_per_second/{stage}": cost.samples * self._devices / seconds,
+            "tflops_per_second": 2 * cost.whole.macs / seconds / 1e12,
+            "samples_per_second": cost.samples * self._devices / seconds,
         }
         if cost.tokens:
-            rates[f"tokens_per_second/{stage}"] = cost.tokens * self._devices / seconds
-            rates[f"padding/{stage}"] = 1 - cost.tokens / cost.tokens_run
-        rates[f"flops_executed/{stage}"] = 2 * cost.macs_run / steps
-        if cost.macs_causal is not None:
-            rates[f"flops_causal/{stage}"] = 2 * cost.macs_causal / steps
-        if self._peak is not None:
-            if cost.macs_causal is not None:
-                rates[f"mfu_causal/{stage}"] = 2 * cost.macs_causal / seconds / self._peak
-            rates[f"mfu/{stage}"] = 2 * cost.macs / seconds / self._peak
-            rates[f"hfu/{stage}"] = 2 * cost.macs_run / seconds / self._peak
+            rates["tokens_per_second"] = cost.tokens * self._devices / seconds
+            rates["padding"] = 1 - cost.tokens / cost.tokens_run
         return rates
+
+    def _shares(self, part: PartCost, seconds: float, steps: int) -> dict[str, float]:
+        """Return a part's FLOPs in a step, and their share of the whole steps' peak: shares add up over parts."""
+        shares = {}
+        for flops, share, macs in (
+            ("flops", "mfu", part.macs),
+            ("flops_causal", "mfu_causal", part.macs_causal),
+            ("flops_executed", "hfu", part.macs_run),
+        ):
+            if macs is not None:
+                shares[flops] = 2 * macs / steps
+                if self._peak is not None:
+                    shares[share] = 2 * macs / seconds / self._peak
+        return shares
 
     def _remark(self, cost: BatchCost) -> None:
         for note in cost.notes:
