@@ -250,6 +250,25 @@ def test_beside_mfu_tracker(model):
     assert flops(model, kwargs=batch) == 3 * (forward - attention)
 
 
+def test_pass_without_gradients_inside_of_a_step_is_no_evaluation(model, tmp_path, caplog):
+    class WithReference(StagemeterCallback):
+        """A step asks the model for what it says without adapters, as preference trainings do."""
+
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            with torch.no_grad():
+                kwargs["model"](input_ids=torch.zeros(2, 7, dtype=torch.long))
+
+    plain, history = (
+        train(model, tmp_path, [24] * 16, callback(peak_tflops=PEAK), evaluated=[5, 9, 24])
+        for callback in (StagemeterCallback, WithReference)
+    )
+    for name in ("flops/train", "flops_executed/train", "flops/eval"):
+        assert [one[name] for one in history if name in one] == [one[name] for one in plain if name in one]
+    assert [record.message for record in caplog.records if "without gradients" in record.message] == [
+        "no number includes passes without gradients inside of a step, such as a reference model's"
+    ]
+
+
 def test_two_processes_count_their_own_batches(model, tmp_path, free_port):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
     command += ["--master-port", str(free_port()), Path(__file__).with_name("two_processes.py"), tmp_path]

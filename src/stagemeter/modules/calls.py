@@ -73,12 +73,14 @@ class CallRecorder:
     """A recorder of the outermost calls of some modules.
 
     `bare` holds their arguments on the meta device by signature. `first_evaluation` is the time of the first call
-    without a backward pass, by the performance counter.
+    without a backward pass, by the performance counter. Inside of a training step (`in_step`), such calls are left out:
+    those of a reference model or of sampling are no evaluation. `left_out` is whether there were any.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.bare: dict[Hashable, Arguments] = {}
         self.first_evaluation: float | None = None
+        self.in_step = self.left_out = False
         self._modules = list(dict.fromkeys(modules))
         # Names of parameters, for arguments passed by position.
         self._parameters = {
@@ -127,6 +129,9 @@ class CallRecorder:
         if self._running.depth > 1 or torch._C._current_autograd_node() is not None:
             return
         train = torch.is_grad_enabled() and called.training
+        if self.in_step and not train:
+            self.left_out = True
+            return
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
         parameters = self._parameters.get(module)

@@ -64,12 +64,14 @@ class Throughput:
 
     def begin_step(self) -> None:
         """Begin a step, and start the clock if it stands."""
+        self._recorder.in_step = True
         if self._began is None:
             self._began = time.perf_counter()
 
     def end_step(self, stop: bool) -> None:
         """End a step, and stop the clock before work other than training, such as an evaluation."""
         self._steps += 1
+        self._recorder.in_step = False
         if stop:
             self.pause()
 
@@ -134,6 +136,8 @@ class Throughput:
         return shares
 
     def _remark(self, cost: BatchCost) -> None:
+        if self._recorder.left_out:
+            self._say("no number includes passes without gradients inside of a step, such as a reference model's")
         for note in cost.notes:
             self._say(note)
         if cost.unsupported:
