@@ -222,6 +222,8 @@ def test_encoders_as_maxtext_counts_them() -> None:
         counted = {convention.name: convention.flops for convention in CONVENTIONS}["MaxText"]
         with_picture, without = (counted(read_sizes(decoder, model.config, of), tokens) for of in ((), None))
         assert (with_picture - without) * tokens == 6 * expected
+    ours = estimate_model(describe_model("gemma-3-4b"), AnalysisConfig(model="gemma-3-4b"))["stages"]
+    assert ours["vit"]["flops"] + ours["projector"]["flops"] == 2 * gemma
 
 
 def test_a_training_step_has_every_position_of_every_layer() -> None:
