@@ -36,7 +36,7 @@ FAMILY = text_family(
     notes=(
         LATENT_NOTE,
         Note(
-            "V3.2 scores every token before to choose those that are attended to; the model needs all scores, and "
+            "V3.2 scores every earlier token to choose those that are attended to; the model needs all scores, and "
             "attention to the chosen tokens alone, while transformers executes it for all and masks the others",
             applies=lambda decoder, workload: any(layer.attention.indexer for layer in decoder.layers),
         ),
