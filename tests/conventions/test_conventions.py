@@ -161,6 +161,15 @@ def test_recurrences_as_megatron_and_maxtext_count_them() -> None:
     assert flops(found, "MaxText") == 2 * maxtexts
 
 
+def test_vllm_counts_gated_delta_networks_as_attention() -> None:
+    """Qwen3-Next in the letters of vLLM's AttentionMetrics and FfnMetrics: 48 layers, and no shared experts."""
+    tokens, hidden, heads, groups, width = 2048, 2048, 16, 2, 256
+    attention = hidden * (heads + 2 * groups) * width + hidden * heads * width + 2 * heads * width * tokens
+    total = tokens * 48 * (attention + 3 * hidden * 512 * 10) + hidden * 151936
+    found = comparison(describe_model("qwen3-next-80b-a3b"), tokens)
+    assert flops(found, "vLLM") == Fraction(2 * total, tokens)
+
+
 def test_state_space_models_as_megatron_counts_them() -> None:
     """Mamba 2's defaults in the letters of Megatron-LM, ``mamba_layer_flops``."""
     hidden, groups, heads, states = 4096, 8, 128, 128
