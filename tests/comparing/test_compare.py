@@ -34,6 +34,10 @@ def made_up(name: str, kind: str = "static", schema: str = "1.2", **values: floa
     return Subject(name, name, kind, schema, {key.replace("__", "/"): value for key, value in values.items()})
 
 
+def executing(subject: Subject) -> Subject:
+    return replace(subject, name="executed", basis="executed")
+
+
 # Numbers
 
 
@@ -131,6 +135,29 @@ def test_schemas_that_mean_something_else_are_refused():
 def test_what_cannot_be_compared(subjects, quantities, message):
     with pytest.raises(StagemeterError, match=message):
         compare(subjects, quantities)
+
+
+@pytest.mark.parametrize("quantity", ["flops_causal", "flops_executed"])
+def test_other_counts_are_compared_like_flops(subjects, quantity):
+    rows = compare(subjects[:2], [quantity])["quantities"][quantity]["rows"]
+    (total,) = (row["values"] for row in rows if row["stage"] == "total")
+    assert total == [subject.values[f"{quantity}/total"] for subject in subjects[:2]]
+    assert total[0] > 0
+
+
+def test_visible_pairs_of_models_are_not_those_of_executed_work(subjects):
+    with pytest.raises(StagemeterError, match=r"--metric flops_causal: what the model needs \(base\) and what transf"):
+        compare([subjects[0], executing(subjects[1])], ["flops_causal"])
+    assert compare([subjects[0], executing(subjects[1])], ["flops_executed"])["quantities"]["flops_executed"]["rows"]
+
+
+def test_utilization_of_executed_work_is_compared_by_hfu():
+    values = {"mfu__total": 0.5, "mfu_causal__total": 0.4, "hfu__total": 0.6}
+    subjects = [made_up("a", "profile", **values), executing(made_up("b", "profile", **values))]
+    for quantity in ("mfu", "mfu_causal"):
+        with pytest.raises(StagemeterError, match=r"are different counts\. Give hfu"):
+            compare(subjects, [quantity])
+    assert compare(subjects, ["hfu"])["quantities"]["hfu"]["rows"][0]["ratios"] == [1, 1]
 
 
 def test_profiles_are_compared_by_their_times():

@@ -166,6 +166,21 @@ def test_a_family_that_shares_a_class_is_swept_as_what_it_is():
     assert rows["mode"].tolist() == ["own"]
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "llama-4-scout"])
+def test_rows_have_executed_work_and_visible_pairs_as_reports_do(name):
+    """Latent attention expands in each step of transformers, and every expert of Llama 4 runs on every token."""
+    config = AnalysisConfig(model=name, new_tokens=300, batch_size=2, seq_len=900)
+    report = estimate_model(describe_model(name), config)
+    rows = evaluate_rows(grid_of(model=name, new_tokens="300", batch_size="2", seq_len="900"), 0, 1)
+    for quantity in ("flops", "flops_causal", "flops_executed"):
+        decode = report["stages"]["decode"]
+        assert rows[f"{quantity}/decode"].item() == decode[quantity]
+        assert rows[f"{quantity}/decode_total"].item() == decode[f"{quantity}_total"]
+        assert rows[f"{quantity}/total"].item() == report["total"][quantity]
+    assert rows["flops_executed/decode"].item() > 4 * rows["flops/decode"].item()
+    assert rows["flops_causal/prefill"].item() < rows["flops/prefill"].item()
+
+
 def test_a_model_without_closed_forms_is_refused_with_the_reason(monkeypatch):
     llama = MODELS["llama-3.1-8b"]
     stages = tuple(replace(stage, cost=None) for stage in llama.family.stages)

@@ -93,6 +93,10 @@ def test_interrupted_sweep_goes_on_where_it_was_and_evaluates_nothing_twice(tmp_
         sweep(SweepSettings(**GRID), output, estimate=True)
     with pytest.raises(StagemeterError, match="is of another sweep"):
         sweep(SweepSettings(**{**GRID, "mode": "large"}), output, estimate=True, resume=True)
+    with monkeypatch.context() as later:
+        later.setattr(tables, "package_versions", lambda: {"stagemeter": "9.9"})
+        with pytest.raises(StagemeterError, match="is of another sweep, or of another version"):
+            sweep(SweepSettings(**GRID), output, estimate=True, resume=True)
 
     def going_on(grid, start, stop):
         evaluated.append((start, stop))

@@ -44,8 +44,7 @@ def compare_runs(
     baseline : str, optional
         The run to compare the others with: one of them, or a further one. Default: the first.
     quantities : sequence of str
-        ``flops``, ``flops_executed``, ``macs``, ``params``, ``activations``, ``bytes``, ``time_ms``, ``roofline_ms``,
-        ``mfu``, ``hfu``.
+        Names in `stagemeter.core.metrics.COMPARED`, such as ``flops``, ``flops_causal`` or ``time_ms``.
         Default: ``flops``, or ``time_ms`` where all are profiles.
     experiment, condition : str, optional
         Compare the runs of an experiment instead, filtered as MLflow does.

@@ -16,7 +16,7 @@ NOT_SETTINGS = frozenset({"source", "device_name"})
 MODEL, EXECUTED = "model", "executed"
 #: What to compare where subjects count different things, and what cannot be compared then.
 FLOPS_EXECUTED = "flops_executed"
-_OF_A_BASIS = ("flops", "macs", "activations", "bytes", "roofline_ms", "mfu")
+_OF_A_BASIS = ("flops", "flops_causal", "macs", "activations", "bytes", "roofline_ms", "mfu", "mfu_causal")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def require_one_basis(what: str, quantity: str, subjects: Sequence[Subject]) -> 
         return
     if any(subject.earlier_pairing for subject in subjects):
         way_out = "Pair the earlier ones again by `stagemeter mfu`"
-    elif quantity == "mfu":
+    elif quantity in ("mfu", "mfu_causal"):
         way_out = "Give hfu"
     else:
         way_out = f"Give {FLOPS_EXECUTED}, or analyze again"

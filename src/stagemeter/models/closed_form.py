@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.polynomial import Polynomial, variables
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger, smaller
 from stagemeter.models.family import EXPERTS_READ, Family, Form, Stage, Variables
@@ -107,20 +108,30 @@ def evaluate_workload(
     Tokens and batch of the workload may be arrays; costs are arrays then. They are of what the report's ``stages``
     hold, or of what is `executed`.
     """
+    return evaluate_both(closed_form, family, workload)[executed]
+
+
+def evaluate_both(
+    closed_form: Mapping[str, Any], family: Family[Any], workload: Workload
+) -> tuple[dict[str, Cost], dict[str, Cost]]:
+    """Evaluate what the report's ``stages`` hold, and what is executed, see `evaluate_workload`."""
     architecture = family.architecture_from_sizes(closed_form["architecture"])
 
-    forms = {stage.name: form_in(closed_form, stage) for stage in family.stages}
-    if executed:
-        forms = {stage.name: stage for stage in family.stages}
-        closed_form = {**closed_form, "stages": {**closed_form["stages"], **(closed_form.get("executed") or {})}}
+    def costs(stages: Mapping[str, Any], forms: Mapping[str, Form[Any]]) -> dict[str, Cost]:
+        def cost(stage: str, at: Workload) -> Cost:
+            calls = forms[stage].calls(architecture, at)
+            return total(evaluate({"stages": stages}, stage, variables) for variables in calls)
 
-    def cost(stage: str, at: Workload) -> Cost:
-        return total(evaluate(closed_form, stage, variables) for variables in forms[stage].calls(architecture, at))
+        found = {stage: cost(stage, workload) for stage in forms}
+        if DECODE in forms:
+            bends = forms[DECODE].bends(architecture, workload)
+            found[DECODE_TOTAL] = all_steps(lambda at: cost(DECODE, at), workload, bends)
+        return found
 
-    costs = {stage: cost(stage, workload) for stage in forms}
-    bends = forms["decode"].bends(architecture, workload)
-    costs["decode_total"] = all_steps(lambda at: cost("decode", at), workload, bends)
-    return costs
+    needed = costs(closed_form["stages"], {stage.name: form_in(closed_form, stage) for stage in family.stages})
+    # Most stages have one form, which is both.
+    apart = closed_form.get("executed") or {}
+    return needed, needed | costs(apart, {stage.name: stage for stage in family.stages if stage.name in apart})
 
 
 def all_steps(step: Callable[[Workload], Cost], workload: Workload, bends: Iterable[int]) -> Cost:

@@ -20,7 +20,7 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, aggregate
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.blocks import larger
-from stagemeter.models.closed_form import evaluate_workload
+from stagemeter.models.closed_form import evaluate_both
 from stagemeter.models.family import PageViews, bytes_read_of_weights, weight_bytes
 from stagemeter.sweeping.grid import AXES, Grid
 from stagemeter.utilization.bounds import request_parts, stage_bounds, throughput
@@ -157,17 +157,18 @@ def _costs(
 ) -> dict[str, Any]:
     """Return the values of some workloads whose pages have equal views, as arrays or single numbers."""
     workload = _workload(grid, views, taken)
-    costs = evaluate_workload(grid.closed_form, grid.family, workload)
-    steps = costs.pop(DECODE_TOTAL)
+    costs, runs = evaluate_both(grid.closed_form, grid.family, workload)
+    steps, steps_run = costs.pop(DECODE_TOTAL), runs.pop(DECODE_TOTAL)
     request = {**costs, DECODE: steps}
-    stages = {name: cost.quantities(item_size) for name, cost in costs.items()}
-    stages[DECODE] |= steps.quantities(item_size, suffix="_total")
+    stages = {name: {**cost.quantities(item_size), "flops_executed": runs[name].flops} for name, cost in costs.items()}
+    stages[DECODE] |= {**steps.quantities(item_size, suffix="_total"), "flops_executed_total": steps_run.flops}
     longest = workload.prompt_tokens + workload.decode_steps
     # The part of a report that metrics read.
     counts = {
         "stages": stages,
         "total": {
             **total(request.values()).quantities(item_size),
+            "flops_executed": total({**runs, DECODE: steps_run}.values()).flops,
             "flops_forward": sum(stages[name]["flops"] for name in aggregates(stages)[FORWARD]),
             "weight_bytes": weight_bytes(grid.family, grid.architecture, item_size),
             "kv_cache_bytes": grid.family.decoder(grid.architecture).kv_cache_elements(workload, longest) * item_size,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.json_text import read_json
 from stagemeter.core.scratch import hold, scratch_folder
+from stagemeter.core.versions import package_versions
 from stagemeter.core.workload import stable_hash
 from stagemeter.core.writing import replacing, write_whole
 from stagemeter.sweeping.evaluate import evaluate_rows
@@ -86,6 +87,8 @@ class PartsFolder:
             "sweep": stable_hash({"grids": [grid.hash for grid in grids]}),
             "rows": sum(grid.size for grid in grids),
             "rows_per_part": rows_per_part,
+            # Another version can have other columns, and other meanings of them.
+            "version": package_versions()["stagemeter"],
         }
 
     def require_usable(self, resume: bool) -> None:
@@ -102,7 +105,10 @@ class PartsFolder:
         except StagemeterError:
             found = None
         if found != self._identity:
-            raise StagemeterError(f"{self.folder}: is of another sweep. Give the same options, or delete the folder")
+            raise StagemeterError(
+                f"{self.folder}: is of another sweep, or of another version. Give the same options, or delete the "
+                "folder"
+            )
 
     def open(self, resume: bool) -> list[Part]:
         """Make the folder, or open it, and return the missing parts; refuse a folder that another process holds."""

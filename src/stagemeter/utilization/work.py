@@ -11,7 +11,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
-from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_workload
+from stagemeter.models.closed_form import bytes_of_an_expert, evaluate_both
 from stagemeter.models.families import family_named
 from stagemeter.models.family import EXPERTS_READ, Stage
 
@@ -72,7 +72,7 @@ def work_at(report: Mapping[str, Any], workload: Workload) -> dict[str, Work]:
             f"({', '.join(differing_fields(counted, workload))} differ). Analyze the workload that was measured"
         )
     closed_form, family = report["closed_form"], family_named(report["metadata"]["family"])
-    costs, runs = (evaluate_workload(closed_form, family, workload, executed) for executed in (False, True))
+    costs, runs = evaluate_both(closed_form, family, workload)
     for each in (costs, runs):
         each[DECODE] = each.pop(DECODE_TOTAL)
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
