@@ -134,8 +134,8 @@ def test_requests_of_mixed_lengths_have_no_hfu(deepseek):
         ("session, read from profile.json", ""),
         ("vLLM metrics", "what vLLM executed is not known"),
         ("vLLM metrics, read from profile.json", "what vLLM executed is not known"),
-        ("torch trace of trace.json", "torch trace of trace.json does not say what executed the request"),
-        ("", "the run does not say what executed the request"),
+        ("torch trace of trace.json", "the source, torch trace of trace.json, does not say what ran"),
+        ("", "the run does not say what ran"),
     ],
 )
 def test_only_what_a_session_ran_has_an_hfu(deepseek, capsys, source, why):

@@ -214,7 +214,8 @@ def why_no_hfu(source: str) -> str:
         return ""
     if taken_by == VLLM:
         return "what vLLM executed is not known"
-    return f"{source or 'the run'} does not say what executed the request, and executed FLOPs are those of transformers"
+    said = f"the source, {source}," if source else "the run"
+    return f"{said} does not say what ran, and executed FLOPs are counted for transformers alone"
 
 
 def _mean_work(
