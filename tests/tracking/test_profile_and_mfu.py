@@ -180,6 +180,25 @@ def test_measured_peak_is_kept_with_the_run(profiled, monkeypatch, command, tmp_
     assert {**first, "changed": None} == {**second, "changed": None}
 
 
+def test_what_a_session_ran_has_an_hfu_and_what_others_timed_has_none(profiled, monkeypatch, command, tmp_path):
+    uri, printed = profiled
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    measured = pair_runs(printed["run_id"], peak_tflops=1)
+    assert measured["no_hfu"] == ""
+    for stage, row in measured["stages"].items():
+        assert run_of(printed["run_id"]).data.metrics[f"hfu/{stage}"] == row["hfu"] == row["mfu"]
+    (tmp_path / "times.json").write_text(json.dumps(TIMES))
+    code, out, err = command("import-profile", tmp_path / "times.json", *SMALL, "--json")
+    assert code == 0, err
+    imported = json.loads(out)["run_id"]
+    code, out, err = command("mfu", "--profile-run", imported, "--peak-tflops", 1)
+    assert code == 0, err
+    assert "no HFU: the source, times in times.json, does not say what ran" in out
+    run = run_of(imported)
+    assert "no HFU: the source, times in" in run.data.tags["mlflow.note.content"]
+    assert not any(name.startswith("hfu/") for name in run.data.metrics)
+
+
 @pytest.mark.slow
 def test_interrupted_profile_is_killed_and_keeps_what_was_measured(experiment, runs, tmp_path):
     arguments = ["profile", *map(str, SMALL), "--repeats", "10000", "-v", "--experiment", experiment]

@@ -291,7 +291,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "hfu",
         "",
-        "Hardware FLOPs utilization, of what transformers executes, where it ran.",
+        "Hardware FLOPs utilization, of all that is executed, where that is known.",
         {PAIRING: _paired("hfu"), TRAINING: _trained("hfu")},
         compared=True,
     ),
