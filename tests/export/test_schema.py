@@ -186,7 +186,7 @@ def test_everything_with_keys_is_closed_and_described():
         assert schema["additionalProperties"] is False, name
         if name in ("AnalysisSettings", "Workload"):
             continue
-        optional = {"Stage": DECODE_ONLY, "AdapterCost": ["flops_request"]}.get(name, ())
+        optional = {"Stage": DECODE_ONLY, "AdapterCost": ["flops_request", "flops_request_executed"]}.get(name, ())
         assert {*schema["required"], *optional} == set(schema["properties"]), name
         for key, value in schema["properties"].items():
             assert value.get("description") or "$ref" in value, f"{name}.{key}"

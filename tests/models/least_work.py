@@ -86,8 +86,15 @@ def absorbed(module, hidden_states, position_embeddings, attention_mask, past_ke
     rotated_query, rotated = turn(rotated_query, rotated[:, None], *position_embeddings)
     latent, rotated = past_key_values.update(latent, rotated, module.layer_idx)
     to_key, to_value = module.kv_b_proj.weight.view(heads, -1, rank).split([plain, module.v_head_dim], dim=1)
+    # A LoRA adapter adds of_rank @ to_rank to the matrix, and is absorbed as it is.
+    adapter = getattr(module.kv_b_proj, "stagemeter_adapter", None)
+    to_rank, of_rank = (None, None) if adapter is None else (layer.weight for layer in adapter)
+    parts = (
+        (None, None) if adapter is None else of_rank.view(heads, -1, len(to_rank)).split([plain, module.v_head_dim], 1)
+    )
     # One product per head and token takes the query into the space of the compressed vectors.
-    absorbed_query = torch.cat([query @ to_key, rotated_query], dim=-1)
+    absorbed_query = query @ to_key if adapter is None else query @ to_key + query @ parts[0] @ to_rank
+    absorbed_query = torch.cat([absorbed_query, rotated_query], dim=-1)
     chosen = None
     if indexer is not None:
         mask = attention_mask[:, 0] if attention_mask is not None else query.new_zeros(batch, length, latent.shape[2])
@@ -101,6 +108,8 @@ def absorbed(module, hidden_states, position_embeddings, attention_mask, past_ke
             scores = absorbed_query[row, :, place] @ keys.mT * module.scaling
             context = scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ latent[row, 0, seen]
             out[row, place] = (context[:, None] @ to_value.mT)[:, 0]
+            if adapter is not None:
+                out[row, place] += (context[:, None] @ to_rank.mT @ parts[1].mT)[:, 0]
     return module.o_proj(out.reshape(batch, length, -1)), None
 
 

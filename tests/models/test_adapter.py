@@ -7,14 +7,21 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from least_work import VISIBLE, least_work
 from small_text_models import KINDS
+from test_least_work import BATCH, STEPS, run
+from test_text_families import read, real_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from stagemeter.analysis.analyze import analyze_model, estimate_model
 from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.metrics import report_values
-from stagemeter.models.lookup import describe_model, with_adapter
+from stagemeter.models.closed_form import needed_adapter_cost
+from stagemeter.models.lookup import ModelDescription, describe_model, with_adapter
+from stagemeter.models.lora import Adapter
+from stagemeter.models.lora_modules import adapt
 
 ATTENTION = r".*layers\.\d+\.self_attn\.[kqo].*_proj"
 few = settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
@@ -100,6 +107,54 @@ def test_by_hand(adapter):
     step = 28 * (2 * 1024 + 2 * 8)
     assert section["stages"]["decode"]["bytes_read"] == 2 * (params + step)
     assert section["stages"]["decode"]["activations"] == 28 * (8 + 2048 + 8 + 1024)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", pytest.param("deepseek_v32", marks=pytest.mark.slow)])
+@settings(few, max_examples=2)
+@given(st.data())
+def test_steps_of_latent_attention_absorb_an_adapter(kind, data):
+    """Absorbed, the adapter gives the logits of the module beside which it runs over the whole context."""
+    config, prompt, rank = data.draw(KINDS[kind]), data.draw(st.integers(1, 20)), data.draw(st.integers(1, 5))
+    others = data.draw(st.lists(st.sampled_from(["o_proj", "gate_proj", "lm_head"]), unique=True))
+    targets = ("kv_b_proj", *others)
+    adapter = Adapter(rank, targets, "a test")
+    plain, model = real_model(config), real_model(config)
+    adapt(model, adapter, ["model"], ["lm_head"])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    logits, _ = run(model, config, prompt)
+    flops = []
+    for least in (plain, model):
+        with least_work():
+            least.set_attn_implementation(VISIBLE)
+            absorbed, counted = run(least, config, prompt)
+        flops.append(counted[1:])
+    torch.testing.assert_close(absorbed, logits, rtol=1e-3, atol=1e-3)
+    family, decoder = read(config)
+    asked = AnalysisConfig(seq_len=prompt, new_tokens=STEPS + 1, batch_size=BATCH)
+    workload = plan_request(asked, ModelDescription("small", family, decoder, config, "a test"))
+    steps = [replace(workload, decode_context=prompt + 1 + step) for step in range(STEPS)]
+    costs = [needed_adapter_cost(family.stage("decode"), decoder, adapter, step) for step in steps]
+    assert [cost.flops for cost in costs] == [more - less for less, more in zip(*flops, strict=True)]
+
+
+def test_step_of_deepseek_v3_by_hand(adapter):
+    """61 layers of 128 heads: queries of 128 into the rank and out to 512, sums of 512 into it and out to 128."""
+    config = AnalysisConfig(text_tokens=8000, new_tokens=100, adapter=adapter(["kv_b_proj"], 16))
+    report = estimate_model(describe_model("deepseek-v3"), config)
+    section = report["adapter"]
+    step, prompt = 61 * 128 * 16 * (128 + 512 + 512 + 128), 61 * 16 * (512 + 128 * 256)
+    assert section["stages"]["decode"]["macs"] == step
+    assert section["stages"]["decode"]["flops_request"] == 99 * 2 * step
+    assert section["stages"]["decode"]["macs_executed"] == (8000 + 50) * prompt
+    assert section["stages"]["prefill"]["macs"] == section["stages"]["prefill"]["macs_executed"] == 8000 * prompt
+    assert section["total"]["macs"] == 8000 * prompt + 99 * step
+    # Each head has vectors of the rank, of 512 and of 128 between products. The matrix into the rank is read twice.
+    assert section["stages"]["decode"]["activations"] == 61 * 128 * (16 + 512 + 16 + 128)
+    read = 61 * (128 * (128 + 16 + 512 + 16) + 2 * 16 * 512 + 16 * 128 * 256)
+    assert section["stages"]["decode"]["bytes_read"] == 2 * read
+    values = report_values(report)
+    assert values["flops_executed/adapter"] == section["total"]["flops_executed"] > 90 * values["flops/adapter"]
 
 
 @pytest.mark.parametrize(

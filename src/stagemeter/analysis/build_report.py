@@ -89,7 +89,7 @@ def build_report(
         "total": _total(results, other, model, workload),
         "stages": {name: result.to_dict() for name, result in results.items()},
         "other_params": other,
-        "adapter": None if adapter is None else adapter_section(adapter, found, counts, workload),
+        "adapter": None if adapter is None else adapter_section(model, adapter, found, counts, workload),
         "agreement": _agreement(tiers, difference),
         "unsupported_ops": unsupported,
         "closed_form": cast("ClosedForm", coefficients(family, architecture)) if family.has_closed_forms else None,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from stagemeter.analysis.tiers import StageCount
 from stagemeter.core.cost import Cost, item_sizes, total
 from stagemeter.core.stage_names import PREFILL
 from stagemeter.core.workload import Workload
+from stagemeter.models.closed_form import all_steps, needed_adapter_cost
+from stagemeter.models.family import Stage
+from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.lora import Adapter, AdapterFound
 
 if TYPE_CHECKING:
@@ -17,11 +21,16 @@ if TYPE_CHECKING:
 
 
 def adapter_section(
-    adapter: Adapter, found: AdapterFound | None, counts: Mapping[str, StageCount], workload: Workload
+    model: ModelDescription,
+    adapter: Adapter,
+    found: AdapterFound | None,
+    counts: Mapping[str, StageCount],
+    workload: Workload,
 ) -> AdapterSection:
     """Build the ``adapter`` section of a report; `found` is the adapter in the built model, or None."""
     sizes = item_sizes(workload.dtype, workload.kv_cache_dtype)
     requests = {name: count.request_adapter or Cost() for name, count in counts.items()}
+    needed = {name: _needed(name, model, adapter, count, workload) for name, count in counts.items()}
     # A pass over the prompt reads each of the adapter's matrices once.
     params = counts[PREFILL].adapter.weight_reads if found is None else found.params
     targets = [adapter.targets] if isinstance(adapter.targets, str) else list(adapter.targets)
@@ -32,12 +41,30 @@ def adapter_section(
         "params": params,
         "weight_bytes": params * sizes[0],
         "stages": {
-            name: {**_numbers(count.adapter, sizes), "flops_request": requests[name].flops}
+            name: {
+                **_numbers(needed[name][0], count.adapter, sizes),
+                "flops_request": needed[name][1].flops,
+                "flops_request_executed": requests[name].flops,
+            }
             for name, count in counts.items()
             if count.adapter.macs
         },
-        "total": _numbers(total(requests.values()), sizes),
+        "total": _numbers(total(request for _, request in needed.values()), total(requests.values()), sizes),
     }
+
+
+def _needed(
+    name: str, model: ModelDescription, adapter: Adapter, count: StageCount, workload: Workload
+) -> tuple[Cost, Cost]:
+    """Return the cost of an adapter where a stage runs as the model needs: of one pass, and of the whole request."""
+    stage: Stage[Any] = model.family.stage(name)
+    if stage.needed.adapter is None:
+        return count.adapter, count.request_adapter or Cost()
+    cost_at = partial(needed_adapter_cost, stage, model.architecture, adapter)
+    one = cost_at(workload)
+    if stage.whole_pass != "decode":
+        return one, one
+    return one, all_steps(cost_at, workload, stage.needed.bends(model.architecture, workload))
 
 
 def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
@@ -57,7 +84,6 @@ def adapter_notes(adapter: Adapter, found: AdapterFound | None) -> list[str]:
     return notes
 
 
-def _numbers(cost: Cost, sizes: tuple[int, int]) -> AdapterCost:
-    values = cost.quantities(*sizes)
-    del values["flops_causal"]
-    return cast("AdapterCost", values)
+def _numbers(needed: Cost, executed: Cost, sizes: tuple[int, int]) -> AdapterCost:
+    values = needed.quantities(*sizes) | executed.quantities(*sizes, suffix="_executed")
+    return cast("AdapterCost", {name: value for name, value in values.items() if not name.startswith("flops_causal")})

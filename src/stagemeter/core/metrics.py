@@ -230,7 +230,11 @@ METRICS: tuple[Metric, ...] = (
         "flops_executed",
         "FLOPs",
         "FLOPs of all that is executed.",
-        {STATIC: _stages("flops_executed"), MODULE: _module("flops_executed"), TRAINING: _trained("flops_executed")},
+        {
+            STATIC: _stages("flops_executed", adapter=True),
+            MODULE: _module("flops_executed"),
+            TRAINING: _trained("flops_executed"),
+        },
         compared=True,
         swept=True,
     ),

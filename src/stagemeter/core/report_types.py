@@ -191,7 +191,10 @@ class Stage(TypedDict):
 
 
 class AdapterCost(TypedDict):
-    """The executed cost of a LoRA adapter, in one pass of a stage or in the whole request."""
+    """The cost of a LoRA adapter, in one pass of a stage or in the whole request.
+
+    It runs as the layers beside it do: where the model needs other work than is executed, so does the adapter.
+    """
 
     macs: Count
     """Multiply-accumulates."""
@@ -203,8 +206,20 @@ class AdapterCost(TypedDict):
     """Bytes read."""
     bytes_written: Count
     """Bytes written."""
+    macs_executed: Count
+    """Multiply-accumulates that are executed."""
+    flops_executed: Count
+    """FLOPs that are executed."""
+    activations_executed: Count
+    """Elements that executed operators write."""
+    bytes_read_executed: Count
+    """Bytes that executed operators read."""
+    bytes_written_executed: Count
+    """Bytes that executed operators write."""
     flops_request: NotRequired[Count]
     """Only of a stage: FLOPs in all its passes of the request."""
+    flops_request_executed: NotRequired[Count]
+    """Only of a stage: FLOPs that are executed in all its passes of the request."""
 
 
 class Adapter(TypedDict):

@@ -49,6 +49,8 @@ def upgraded_report(document: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "notes": [*_list(report.get("notes")), earlier_note(version)],
     }
+    if isinstance(report.get("adapter"), dict):
+        report["adapter"] = _upgraded_adapter(report["adapter"])
     if isinstance(report.get("closed_form"), dict):
         report["closed_form"] = {**report["closed_form"], "executed": None}
     return report
@@ -56,6 +58,14 @@ def upgraded_report(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def _upgraded_stage(stage: Any) -> Any:
     return {**_with_executed(stage), "execution": []} if isinstance(stage, dict) else stage
+
+
+def _upgraded_adapter(adapter: dict[str, Any]) -> dict[str, Any]:
+    stages = {
+        name: {**_with_executed(stage), "flops_request_executed": _part(stage).get("flops_request")}
+        for name, stage in _part(adapter.get("stages")).items()
+    }
+    return {**adapter, "stages": stages, "total": _with_executed(adapter.get("total"))}
 
 
 def _with_executed(part: Any) -> Any:

@@ -9,11 +9,17 @@ from stagemeter.core.cost import differing_factor
 from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import TOTAL
 
+#: The adapter's name among the stages, and why transformers executes other work for it.
+ADAPTER, _BESIDE = "adapter", "runs an adapter on the inputs of the layer beside it, whatever the model needs of them"
+
 
 def differing_factors(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the factors of stages and total that differ. Decode counts with all its steps."""
+    """Return the factors of stages, total and adapter that differ. Decode counts with all its steps."""
     needed = {**request_total(report, "flops"), TOTAL: report["total"]["flops"]}
     executed = {**request_total(report, "flops_executed"), TOTAL: report["total"]["flops_executed"]}
+    if report.get("adapter") is not None:
+        beside = report["adapter"]["total"]
+        needed[ADAPTER], executed[ADAPTER] = beside["flops"], beside["flops_executed"]
     factors = {name: differing_factor(executed[name], flops) for name, flops in needed.items()}
     return {name: factor for name, factor in factors.items() if factor is not None}
 
@@ -32,6 +38,7 @@ def execution_lines(report: Mapping[str, Any]) -> list[str]:
     lines = []
     for stage, factor in differing_factors(report).items():
         if stage != TOTAL:
-            why = "; ".join(f"it {clause}" for clause in report["stages"][stage]["execution"])
+            clauses = [_BESIDE] if stage == ADAPTER else report["stages"][stage]["execution"]
+            why = "; ".join(f"it {clause}" for clause in clauses)
             lines.append(f"{stage}: {name} executes {digits_of(factor)} times the model's FLOPs" + (why and f": {why}"))
     return lines

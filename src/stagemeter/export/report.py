@@ -22,7 +22,7 @@ from stagemeter.core.units import (
 )
 from stagemeter.core.writing import write_whole
 from stagemeter.export.charts import bar_chart
-from stagemeter.export.execution import differing_factors, digits_of, execution_lines
+from stagemeter.export.execution import ADAPTER, differing_factors, digits_of, execution_lines
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document
@@ -183,9 +183,9 @@ def _add_adapter(document: Document, report: Mapping[str, Any]) -> None:
         f"A LoRA adapter of rank {adapter['rank']:,} beside {', '.join(adapter['targets'])} of the decoder: "
         f"{adapter['params']:,} parameters. It is in no other number of this report."
     )
-    rows = [["Stage", "MACs", "FLOPs", "Activations", "Bytes read", "Bytes written"]]
+    rows = [["Stage", "MACs", "FLOPs", "FLOPs executed", "Activations", "Bytes read", "Bytes written"]]
     for name, numbers in {**adapter["stages"], REQUEST: adapter["total"]}.items():
-        quantities = ("macs", "flops", "activations", "bytes_read", "bytes_written")
+        quantities = ("macs", "flops", "flops_executed", "activations", "bytes_read", "bytes_written")
         label = stage_label(name, "decode, one step")
         rows.append([label, *(f"{numbers[quantity]:,}" for quantity in quantities)])
     document.table(rows)
@@ -318,9 +318,9 @@ def print_report(report: Mapping[str, Any]) -> None:
     adapter = report["adapter"]
     if adapter is not None:
         numbers = {"params": adapter["params"], **adapter["total"], "agreement": "apart"}
-        numbers["flops_executed"] = numbers["flops"]
         share = percentage(numbers["flops"], report["total"]["flops"])
-        rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share))
+        factor = differing_factors(report).get(ADAPTER)
+        rows.append(_row(f"adapter, rank {adapter['rank']:,}", numbers, share, factor))
     # Activations are in the files: a terminal is narrow.
     hidden = (_ACTIVATIONS,) if differing_factors(report) else (_EXECUTED, _ACTIVATIONS)
     print_table(_without(rows, hidden), title=report["metadata"]["model"])

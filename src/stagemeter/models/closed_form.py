@@ -33,11 +33,20 @@ def form_cost(form: Form[Any], architecture: Any, workload: Workload) -> Cost:
 
 
 def adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
-    """Return the cost of a LoRA adapter in one stage of a workload; zero if it stands beside no layer."""
-    cost = stage.adapter
+    """Return what transformers executes of a LoRA adapter in a stage of a workload; zero beside no layer."""
+    return _adapter_cost(stage, architecture, adapter, workload)
+
+
+def needed_adapter_cost(stage: Stage[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
+    """Return the cost of a LoRA adapter where the stage runs as the model needs; zero if it stands beside no layer."""
+    return _adapter_cost(stage.needed, architecture, adapter, workload)
+
+
+def _adapter_cost(form: Form[Any], architecture: Any, adapter: Adapter | None, workload: Workload) -> Cost:
+    cost = form.adapter
     if adapter is None or cost is None:
         return ZERO
-    return total(cost(architecture, variables, adapter) for variables in stage.calls(architecture, workload))
+    return total(cost(architecture, variables, adapter) for variables in form.calls(architecture, workload))
 
 
 def _formula(form: Form[Any]) -> Callable[[Any, Variables], Cost]:

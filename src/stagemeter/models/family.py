@@ -106,6 +106,7 @@ class ModelForm(Generic[Architecture]):
     cost: Callable[[Architecture, Variables], Cost]
     working_set: Callable[[Architecture, Variables], int]
     bends: Callable[[Architecture, Workload], tuple[int, ...]] = lambda architecture, workload: ()
+    adapter: Callable[[Architecture, Variables, Adapter], Cost] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stagemeter.core.cost import Cost
+from stagemeter.core.cost import Cost, total
 from stagemeter.core.weight_storage import QuantizedMatrix, Storage
-from stagemeter.models.blocks import NamedLinear
+from stagemeter.models.blocks import NamedLinear, linear, product
 from stagemeter.models.decoder.mixer import NO_PASS, DecoderPass, Held, Mixer, Shape
 from stagemeter.models.decoder.visibility import Limit
 from stagemeter.models.settings import Settings
@@ -60,6 +60,39 @@ class Indexer:
     def parameters(self, hidden: int, query_rank: int) -> int:
         """Return the parameters of one layer: projections and the norm of keys."""
         return query_rank * self.heads * self.head_width + hidden * (self.head_width + self.heads) + 2 * self.head_width
+
+
+@dataclass(frozen=True, slots=True)
+class _AbsorbedExpansion(NamedLinear):
+    """The expansion of compressed vectors, absorbed: its matrix meets queries and weighted sums, head by head.
+
+    A query of `plain_width` becomes as wide as a compressed vector, and a sum as wide as that comes back to
+    `value_width`. An adapter adds its product to the matrix, so it meets the same operands: queries go through the
+    matrix out of its rank first and then through the one into it, sums the other way round.
+    """
+
+    heads: int = 0
+    plain_width: int = 0
+    value_width: int = 0
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of both products of each head."""
+        return replace(
+            linear(self.rows, self.inputs, self.outputs, self.bias, self.quantized),
+            activations=self.rows * self.heads * (self.inputs + self.value_width),
+            activation_reads=self.rows * self.heads * (self.plain_width + self.inputs),
+        )
+
+    def adapter(self, rank: int) -> Cost:
+        """Return the cost of a LoRA adapter beside it: two products for each head's query, and two for its sum."""
+        rows = self.rows * self.heads
+        widths = [(self.plain_width, rank), (rank, self.inputs), (self.inputs, rank), (rank, self.value_width)]
+        products = total(product(1, rows, before, after) for before, after in widths)
+        # `product` reads both operands as activations; the second ones are the adapter's, a part of them for each head.
+        read = sum(before * after for before, after in widths)
+        matrices = 2 * rank * self.inputs + rank * self.outputs
+        return products + Cost(activation_reads=-read, weight_reads=matrices)
 
 
 @dataclass(frozen=True)
@@ -131,7 +164,6 @@ class LatentAttention(Mixer):
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         rows, quantized = of.batch * of.tokens, self.quantized
-        absorbs = self._absorbs(of)
         query_width, value_width = self._widths
         queries = (
             [
@@ -142,20 +174,17 @@ class LatentAttention(Mixer):
             else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, quantized=quantized)]
         )
         compressed = self.key_value_rank + self.rotary_width
-        expanded = self.heads * (self.plain_width + self.value_width)
+        expanded, name = self.heads * (self.plain_width + self.value_width), "self_attn.kv_b_proj"
+        # The expansion reads the compressed vectors of the whole context; rotated keys are only copied.
+        context = of.batch * of.context
+        expansion = NamedLinear(name, context, self.key_value_rank, expanded, quantized=quantized, cached=True)
+        if self._absorbs(of):
+            widths = self.heads, self.plain_width, self.value_width
+            expansion = _AbsorbedExpansion(name, rows, self.key_value_rank, expanded, False, quantized, False, *widths)
         return [
             *queries,
             NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
-            # The expansion reads the compressed vectors of the whole context; rotated keys are only copied. Absorbed,
-            # the same matrix meets the queries and the weighted sums of the new tokens.
-            NamedLinear(
-                "self_attn.kv_b_proj",
-                rows if absorbs else of.batch * of.context,
-                self.key_value_rank,
-                expanded,
-                quantized=quantized,
-                cached=not absorbs,
-            ),
+            expansion,
             NamedLinear("self_attn.o_proj", rows, value_width, hidden, self.bias, quantized),
             *(self.indexer.linear_layers(hidden, self.query_rank, rows) if self.indexer else []),
         ]
@@ -166,7 +195,7 @@ class LatentAttention(Mixer):
         return self.heads * (self.rotary_width + self.plain_width), self.heads * self.value_width
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
-        linears = {layer.name: layer.cost for layer in self.linear_layers(hidden, of)}
+        linears = [layer.cost for layer in self.linear_layers(hidden, of)]
         rows, cached = of.batch * of.tokens, of.batch * of.context
         query_width, value_width = self._widths
         rank, reach = self.key_value_rank, self.reach(of)
@@ -181,15 +210,8 @@ class LatentAttention(Mixer):
             kv_reads=of.batch * reach.keys * kept if absorbs else 0,
             kv_writes=rows * kept,
         )
-        if absorbs:
-            matrix = linears["self_attn.kv_b_proj"]
-            linears["self_attn.kv_b_proj"] = replace(
-                matrix,
-                activations=rows * (self.heads * rank + value_width),
-                activation_reads=rows * self.heads * (self.plain_width + rank),
-            )
         choice = self.indexer.scores(of) if self.indexer else []
-        return [*linears.values(), attention, *choice]
+        return [*linears, attention, *choice]
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         indexer = self.indexer

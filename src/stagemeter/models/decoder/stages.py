@@ -219,8 +219,10 @@ def decoder_stages(
         rows_of: Callable[[Workload], int],
         **more: Any,
     ) -> Stage[Architecture]:
-        def lora_cost(sizes: Architecture, values: Variables, adapter: Adapter) -> Cost:
-            return decoder_of(sizes).lora_cost(executed(values), adapter, modules.layers, modules.head)
+        def lora_cost(
+            pass_with: Callable[[Variables], DecoderPass], sizes: Architecture, values: Variables, adapter: Adapter
+        ) -> Cost:
+            return decoder_of(sizes).lora_cost(pass_with(values), adapter, modules.layers, modules.head)
 
         def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
             passes = executed(calls(sizes, workload)[0]), needed(needed_calls(sizes, workload)[0])
@@ -244,10 +246,11 @@ def decoder_stages(
                 cost=lambda sizes, values: decoder_of(sizes).cost(needed(values)),
                 working_set=lambda sizes, values: decoder_of(sizes).working_set(needed(values)),
                 bends=needed_bends,
+                adapter=partial(lora_cost, needed),
             ),
             execution=execution,
             experts=(lambda sizes, workload: experts_of(sizes, rows_of(workload))) if experts else None,
-            adapter=lora_cost,
+            adapter=partial(lora_cost, executed),
             **more,
         )
 
