@@ -107,6 +107,20 @@ def test_qwen_vl_by_lora_with_a_frozen_tower(run):
     # Every page comes once: in two logs of two steps.
     alone = [collate([page]) for page in names["pages"]]
     assert 2 * sum(metrics["flops/train"]) == sum(step_flops(model, batch) for batch in alone)
+    visual = model.base_model.model.model.visual
+    seen = sum(brute_force_macs(visual, batch["pixel_values"], grid_thw=batch["image_grid_thw"]) for batch in alone)
+    assert 2 * sum(metrics["flops/train/vision"] + metrics["flops/train/projector"]) == 2 * seen
+    # Frozen: a forward pass, and the gradient that the adapters below need.
+    tokens = sum(batch["input_ids"].numel() for batch in alone)
+    assert 2 * sum(metrics["flops/train/head"]) == 2 * 2 * tokens * 128 * 512
+    for quantity in ("flops", "flops_causal", "mfu", "mfu_causal"):
+        parts = [
+            sum(values) for values in zip(*(metrics[f"{quantity}/train/{stage}"] for stage in STAGES), strict=True)
+        ]
+        assert parts == pytest.approx(metrics[f"{quantity}/train"], rel=1e-9)
+    assert all(
+        0 < causal < dense for causal, dense in zip(metrics["flops_causal/train"], metrics["flops/train"], strict=True)
+    )
     for mfu, flops, ms in zip(metrics["mfu/train"], metrics["flops/train"], metrics["step_ms/train"], strict=True):
         assert mfu == pytest.approx(flops / (ms / 1000) / 0.1e12, rel=1e-9)
 

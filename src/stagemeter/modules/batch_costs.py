@@ -15,7 +15,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import OTHER
 from stagemeter.counting.events import Counts
 from stagemeter.modules.arguments import Arguments
-from stagemeter.modules.calls import BOUNDARIES, MASK, POSITIONS, TOKENS, Call
+from stagemeter.modules.calls import BOUNDARIES, CROSS_MASK, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
 
@@ -70,14 +70,10 @@ class BatchCost:
 
 
 class _Count(NamedTuple):
-    """A counted call: the costs of its parts by name.
-
-    `valued` is whether values of arguments were known, so that visible pairs may be those of padded sequences.
-    """
+    """A counted call, without padding: the costs of its parts by name."""
 
     parts: Mapping[str, PartCost]
     unsupported: frozenset[str]
-    valued: bool
 
 
 class _OfLength(NamedTuple):
@@ -86,9 +82,9 @@ class _OfLength(NamedTuple):
     macs: Callable[[int], int]
     macs_causal: Callable[[int], int] | None
 
-    def spared(self, lengths: Sequence[int], sequences: int, padded: int, valued: bool) -> PartCost:
-        """Return the difference that the real lengths make; with values, visible pairs are not known."""
-        pairs = None if valued else self.macs_causal
+    def spared(self, lengths: Sequence[int], sequences: int, padded: int) -> PartCost:
+        """Return the difference that the real lengths make."""
+        pairs = self.macs_causal
         return PartCost(
             macs=_spared(self.macs, lengths, sequences, padded),
             macs_causal=None if pairs is None else _spared(pairs, lengths, sequences, padded),
@@ -121,18 +117,19 @@ class BatchCosts:
             _add(parts, count.parts)
             unsupported |= count.unsupported
             # Several modules may get the same batch in turn: the first gives its size.
-            samples += call.samples if call.module is first else 0
             if call.shape is None:
+                samples += call.rows if call.module is first else 0
                 continue
             sequences, padded = call.shape
             lengths = call.real_lengths()
             if call.module is first:
+                samples += len(lengths)
                 tokens += sum(lengths)
                 tokens_run += sequences * padded
             if any(length != padded for length in lengths) or len(lengths) != sequences:
                 try:
                     text = self._text(call)
-                    _add(parts, {part: text[part].spared(lengths, sequences, padded, count.valued) for part in text})
+                    _add(parts, {part: text[part].spared(lengths, sequences, padded) for part in text})
                 except StagemeterError:
                     notes["a text alone cannot be counted: MFU is at padded lengths"] = None
         whole = parts.pop(_WHOLE)
@@ -165,6 +162,8 @@ class BatchCosts:
         of_two_texts = getattr(getattr(call.module, "config", None), "is_encoder_decoder", False) is True
         if of_two_texts or (isinstance(labels, torch.Tensor) and labels.shape != kwargs[TOKENS].shape):
             raise StagemeterError("labels: they are another text than input_ids. Give one text to count it alone")
+        if isinstance(kwargs.get(CROSS_MASK), torch.Tensor):
+            raise StagemeterError(f"{CROSS_MASK}: each token attends to pictures. Count texts with them")
         masked = isinstance(kwargs.get(MASK), torch.Tensor)
         key = (id(call.module), call.train, with_labels, masked, flags)
         if key not in self._by_length:
@@ -243,7 +242,6 @@ def _count(bare: nn.Module, given: Arguments, train: bool, stages: Stages) -> _C
     return _Count(
         parts={part: _part(passes, names) for part, names in ({_WHOLE: ("",)} | dict(stages)).items()},
         unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
-        valued=bool(given.values),
     )
 
 

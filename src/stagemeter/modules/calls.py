@@ -26,6 +26,8 @@ from stagemeter.modules.arguments import (
 
 #: transformers' names of a text's token ids, and of the arguments that tell where sequences begin or end.
 TOKENS, MASK, POSITIONS, BOUNDARIES = "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q"
+#: transformers' name of the argument that tells which pictures each token attends to.
+CROSS_MASK = "cross_attention_mask"
 #: Rows of positions in Qwen's models of text and pictures: those in the text, then three of places in time and picture
 #: (transformers, ``modeling_qwen3_vl.py``, ``Qwen3VLTextModel.forward``). Three rows alone tell no packed sequences.
 _TEXT_FIRST = 4
@@ -37,7 +39,7 @@ class Call:
 
     `signature` is equal for calls of equal cost, apart from padding. `shape` is the number of sequences, and of tokens
     of each with padding; None for other input than text. `lengths` names the argument that gives the real lengths, with
-    its values. `samples` is the number of sequences, or of rows of the first tensor for other input than text.
+    its values. `rows` is the number of rows of the first tensor.
     """
 
     module: nn.Module
@@ -45,7 +47,7 @@ class Call:
     signature: Hashable
     shape: tuple[int, int] | None
     lengths: tuple[str, torch.Tensor] | None
-    samples: int
+    rows: int
 
     def real_lengths(self) -> list[int]:
         """Return the tokens of each sequence without padding, and of each packed one."""
@@ -139,11 +141,12 @@ class CallRecorder:
         signature = (id(module), train, call_signature(args, kwargs), values)
         if signature not in self.bare:
             self.bare[signature] = (
-                arguments_of(args, kwargs) if parameters is None else arguments_with_values(args, kwargs, pixels=False)
+                arguments_of(args, kwargs)
+                if parameters is None
+                else _without_padding(arguments_with_values(args, kwargs, pixels=False))
             )
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.dim()]
         shape = _text_shape(kwargs)
-        samples = tensors[0].shape[0] if tensors else 0
         self._calls.append(
             Call(
                 module=module,
@@ -151,13 +154,20 @@ class CallRecorder:
                 signature=signature,
                 shape=shape,
                 lengths=_lengths(kwargs),
-                samples=samples if shape is None else shape[0],
+                rows=tensors[0].shape[0] if tensors else 0,
             )
         )
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if not self._blind:
             self._running.depth -= 1
+
+
+def _without_padding(given: Arguments) -> Arguments:
+    """Return arguments with a mask that shows all tokens: one count stands for calls with any padding."""
+    mask = given.kwargs.get(MASK)
+    values = [(bare, torch.ones_like(value) if bare is mask else value) for bare, value in given.values]
+    return Arguments(given.args, given.kwargs, values)
 
 
 def _never_compiled(hook: Callable[..., None]) -> Any:
