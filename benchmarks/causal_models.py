@@ -80,8 +80,8 @@ def count_type(name: str) -> Found:
         return Found(name, "off", why=f"{type(error).__name__}: {str(error).splitlines()[0][:90]}")
     where = "from shapes alone" if report.counted_on == "meta" else "on real tensors"
     listed = f"; listed: {', '.join(report.unsupported)}" if report.unsupported else ""
-    if report.total.macs != truth:
-        return Found(name, "off", where, f"{100 * (report.total.macs - truth) / truth:+.3g} %{listed}")
+    if report.total.macs_executed != truth:
+        return Found(name, "off", where, f"{100 * (report.total.macs_executed - truth) / truth:+.3g} %{listed}")
     return Found(name, "exact", where, listed.removeprefix("; "))
 
 
