@@ -41,7 +41,9 @@ def known(value: Exact) -> Interval:
 
 
 def closed(histogram: Histogram) -> Histogram:
-    """Bound the open bucket by the sum, with all other requests as short as possible."""
+    """Bound the open bucket by the sum, with all other requests as short as possible; a single request is the sum."""
+    if histogram.requests == 1:
+        return Histogram(histogram.total, (Bucket(histogram.total, histogram.total, 1),))
     shortest = sum(bucket.least * bucket.count for bucket in histogram.buckets)
     buckets = tuple(
         replace(bucket, most=bucket.least + histogram.total - shortest) if bucket.most is None else bucket

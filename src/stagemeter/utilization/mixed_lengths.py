@@ -4,6 +4,9 @@ A prefill that computes S tokens of a prompt of P costs h + a S + q S P, with at
 it costs h + a S + q (S (P - S) + S (S + 1) / 2). A decode step that attends to c tokens costs h + a + q c. So the sum
 over requests needs the sums of S P, of S S and of c. A serving engine's histograms bound them. Where a closed form is
 not such a polynomial (padding, a window that some requests reach), the ends of each bucket bound the work.
+
+Latent attention over C = P - S cached tokens takes the cheaper of two ways, see `stagemeter.models.decoder.latent`. It
+expands the cached vectors and costs e C more, or absorbs and has a larger q.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from stagemeter.core.cost import Cost, total
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import evaluate, form_in
+from stagemeter.models.decoder.decoder import Decoder
+from stagemeter.models.decoder.mixer import DecoderPass, Reach
+from stagemeter.models.decoder.visibility import causal_pairs
 from stagemeter.models.families import family_named
 from stagemeter.models.family import Family, Form
 from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
@@ -73,6 +79,33 @@ class LanguageForms:
     def step(self, context: int) -> int:
         """Return the FLOPs of a decode step. The context includes the new token."""
         return self._cost(DECODE, replace(self.workload, decode_context=context))
+
+    def by_way(self, tokens: int, prompt: int, absorbed: bool) -> int:
+        """Return the FLOPs of a prefill whose new tokens end a prompt, the others of which are in a cache.
+
+        Latent attention is expanded or, as in decode steps, `absorbed`. Layers with chunks are not known here.
+        """
+        cached, decoder = prompt - tokens, self._family.decoder(self._architecture)
+        assert isinstance(decoder, Decoder)
+        limit, experts = decoder.limit, decoder.experts_read(tokens).most
+        full = Reach(prompt, tokens * prompt, tokens * cached + causal_pairs(tokens), prompt)
+        visible, most_keys = limit.visible(prompt) - limit.visible(cached), limit.pairs(prompt) // prompt
+        limited = Reach(most_keys, tokens * most_keys, visible, limit.last_keys(prompt, prompt))
+        one = DecoderPass(1, tokens, prompt, full, limited, experts, prefill=not absorbed, model=True)
+        return int(getattr(decoder.cost(one), self.quantity))
+
+    def over_cache(self, tokens: int, prompt: int) -> int:
+        """Return `by_way` by the cheaper way."""
+        return min(self.by_way(tokens, prompt, absorbed) for absorbed in (False, True))
+
+    def knows_cache(self, longest: int) -> bool:
+        """Whether `over_cache` fits the closed forms, of prompts without a cache and of steps, up to a length."""
+        decoder = self._family.decoder(self._architecture)
+        if not isinstance(decoder, Decoder) or any(layer.attention.limit.chunked for layer in decoder.layers):
+            return False
+        prompts = all(self.over_cache(point, point) == self.prefill(point) for point in _spread(1, longest))
+        # A step has a token before it.
+        return prompts and all(self.over_cache(1, point) == self.step(point) for point in _spread(2, max(2, longest)))
 
     def bends(self, first: int, last: int) -> list[int]:
         """Return the contexts between which the cost of a step grows evenly, the first and the last included."""
@@ -153,22 +186,101 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
     longest = ends(whole)[1]
     polynomial = _quadratic(forms.prefill, longest)
     if polynomial is None:
+        over_cache = bool(lengths.cached) and forms.knows_cache(longest)
         if not bounded:
-            return known(count * forms.prefill(max(1, round(computed.total / count))))
+            mean, prompt = (max(1, round(part.total / count)) for part in (computed, whole))
+            return known(count * (forms.over_cache(mean, prompt) if over_cache else forms.prefill(mean)))
         # Tokens attend to those from a cache, so a part costs at least as much as it does alone.
         least = monotone(computed if lengths.cached else whole, forms.prefill).least
-        return Interval(least, monotone(whole, forms.prefill).most)
+        bounds = Interval(least, monotone(whole, forms.prefill).most)
+        return bounds.within(_over_caches(forms, lengths)) if over_cache else bounds
     constant, linear, square = polynomial
     alone = known(count * constant + linear * computed.total) + sums.computed * square
     if not lengths.cached:
         return alone
     grown = _attended(forms, longest)
-    if grown is None:
-        # A token over a cache costs otherwise than a decode step: latent attention absorbs in steps, not in prompts.
-        all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
-        return Interval(alone.least, all_of_it.most)
-    # No mask hides tokens from the cache: S (P - S) further pairs.
-    return alone + sums.prompt * grown + sums.computed * -grown
+    if grown is not None:
+        # No mask hides tokens from the cache: S (P - S) further pairs.
+        return alone + sums.prompt * grown + sums.computed * -grown
+    if forms.knows_cache(longest):
+        expanded, absorbed = (_Way.of(forms, absorbed, longest) for absorbed in (False, True))
+        if expanded is not None and absorbed is not None:
+            return _cheaper(expanded, absorbed, lengths, sums, bounded)
+    # A token over a cache costs otherwise than a decode step, and it is not known how.
+    all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
+    return Interval(alone.least, all_of_it.most)
+
+
+def _over_caches(forms: LanguageForms, lengths: RequestLengths) -> Interval:
+    """Bound the FLOPs of prefills over a cache, which grow with the new tokens and with the prompt."""
+    shortest, longest = ends(lengths.prompt)
+
+    def work(tokens: int, prompt: int) -> int:
+        return forms.over_cache(tokens, max(tokens, prompt)) if tokens else 0
+
+    return Interval(
+        monotone(lengths.computed, lambda tokens: work(tokens, shortest)).least,
+        monotone(lengths.computed, lambda tokens: work(tokens, longest)).most,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """FLOPs of a prefill of S tokens over C from a cache: constant + linear S + square S S + cached C + pair S C."""
+
+    constant: int
+    linear: int
+    square: int
+    cached: int
+    pair: int
+
+    @classmethod
+    def of(cls, forms: LanguageForms, absorbed: bool, longest: int) -> _Way | None:
+        """Return one of the two ways of latent attention; None where it is no such polynomial."""
+
+        def work(tokens: int, cached: int) -> int:
+            return forms.by_way(tokens, tokens + cached, absorbed)
+
+        alone = _quadratic(lambda tokens: work(tokens, 0), longest)
+        if alone is None:
+            return None
+        of_one, of_two = (work(tokens, 1) - work(tokens, 0) for tokens in (1, 2))
+        way = cls(*alone, cached=2 * of_one - of_two, pair=of_two - of_one)
+        points = [(tokens, longest - tokens) for tokens in _spread(1, longest)]
+        return way if all(way.work(*point) == work(*point) for point in points) else None
+
+    def work(self, tokens: int, cached: int) -> int:
+        """Return the FLOPs of one prefill."""
+        alone = self.constant + self.linear * tokens + self.square * tokens**2
+        return alone + self.cached * cached + self.pair * tokens * cached
+
+    def sum(self, lengths: RequestLengths, sums: PairSums) -> Interval:
+        """Return the FLOPs of all prefills. S C is S P - S S."""
+        fixed = lengths.requests * self.constant + self.linear * lengths.computed.total + self.cached * lengths.cached
+        return known(fixed) + sums.computed * (self.square - self.pair) + sums.prompt * self.pair
+
+
+def _cheaper(expanded: _Way, absorbed: _Way, lengths: RequestLengths, sums: PairSums, bounded: bool) -> Interval:
+    """Return the FLOPs of all prefills, each by the cheaper of both ways.
+
+    Expanded, a prefill pays for each cached token. Absorbed, it pays more for each pair. So many new tokens are cheaper
+    expanded, and few over a long cache absorbed.
+    """
+    sums_of_ways = [way.sum(lengths, sums) for way in (expanded, absorbed)]
+    if not bounded:
+        return min(sums_of_ways, key=lambda found: found.least)
+    (fewest, most), (shortest, longest) = ends(lengths.computed), ends(lengths.prompt)
+    fewest = max(1, fewest)
+    # How much absorbing spares grows with the cache, as far as it spares anything, and falls with the new tokens.
+    if expanded.work(fewest, longest - fewest) <= absorbed.work(fewest, longest - fewest):
+        return sums_of_ways[0]
+    kept = max(0, shortest - most)
+    spares = (absorbed.pair - expanded.pair) * most <= expanded.cached - absorbed.cached
+    if spares and absorbed.work(most, kept) <= expanded.work(most, kept):
+        return sums_of_ways[1]
+    # Both cost at least what the expanded way costs without the expansion of cached tokens.
+    least = replace(expanded, cached=0).sum(lengths, sums).least
+    return Interval(least, min(found.most for found in sums_of_ways))
 
 
 def pair_sums_of_whole(lengths: RequestLengths) -> Interval:

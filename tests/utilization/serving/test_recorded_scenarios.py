@@ -214,3 +214,99 @@ def test_work_over_a_cache_lies_inside_of_the_bounds(requests):
         truth += sum(forms[quantity].step(prompt + step) for prompt, _, new in served for step in range(1, new))
         bounds = work.total(quantity)
         assert bounds.least <= truth <= bounds.most
+
+
+# Prefills over a cache, by hand
+
+#: DeepSeek-V3, arXiv 2412.19437, section 4.2: layers, heads, and widths of a head and of compressed vectors.
+V3_LAYERS, V3_HEADS, V3_PLAIN, V3_ROTARY, V3_VALUE, V3_RANK = 61, 128, 128, 64, 128, 512
+
+
+def v3_over_cache(alone: int, tokens: int, cached: int, quantity: str) -> int:
+    """The cheaper of both ways of latent attention, from a prefill of the new tokens alone, which is expanded."""
+    own = tokens**2 if quantity == "flops" else tokens * (tokens + 1) // 2
+    expanded = V3_ROTARY + V3_PLAIN + V3_VALUE
+    absorbed = 2 * V3_RANK + V3_ROTARY
+    expansion = cached * V3_RANK * (V3_PLAIN + V3_VALUE)
+    expands = expansion + expanded * tokens * cached
+    absorbs = absorbed * (own + tokens * cached) - expanded * own
+    return alone + 2 * V3_LAYERS * V3_HEADS * min(expands, absorbs)
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize(
+    ("tokens", "cached"), [(1, 1), (1, 40_000), (170, 30_000), (172, 30_000), (900, 1), (900, 9000)]
+)
+def test_one_prefill_over_latent_vectors_is_a_single_number(quantity, tokens, cached):
+    """With 171 new tokens or more, expanding the context costs less than wider products of each pair."""
+    report, workload = counted("deepseek-v3")
+    work = requests_work(report, workload, lengths_of([(tokens + cached, cached, 1)]))
+    alone = LanguageForms(report, workload, quantity).prefill(tokens)
+    by_hand = v3_over_cache(alone, tokens, cached, quantity)
+    found = work.parts[quantity]["prefill"]
+    assert (found.least, found.estimate, found.most) == (by_hand, by_hand, by_hand)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(st.tuples(st.integers(2, 60_000), st.floats(0, 1), st.just(1)), min_size=1, max_size=6))
+def test_prefills_over_latent_vectors_lie_inside_of_the_bounds(requests):
+    report, workload = counted("deepseek-v3")
+    served = [(prompt, int((prompt - 1) * share), new) for prompt, share, new in requests]
+    work = requests_work(report, workload, lengths_of(served))
+    for quantity in QUANTITIES:
+        forms = LanguageForms(report, workload, quantity)
+        truth = sum(
+            v3_over_cache(forms.prefill(prompt - cached), prompt - cached, cached, quantity)
+            for prompt, cached, _ in served
+        )
+        bounds = work.parts[quantity]["prefill"]
+        assert bounds.least <= truth <= bounds.most
+
+
+def test_many_new_tokens_over_latent_vectors_have_narrow_bounds():
+    """All expand: only the pairs of new tokens and cached ones are not known from the histograms."""
+    report, workload = counted("deepseek-v3")
+    work = requests_work(report, workload, lengths_of([(3000 + 10 * number, 2000, 1) for number in range(20)]))
+    found = work.parts["flops"]["prefill"]
+    assert found.most / found.least < 1.05
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(2, 9000), st.floats(0, 1), st.just(1)), min_size=1, max_size=4))
+def test_prefills_over_a_window_lie_inside_of_the_bounds(requests):
+    """Each new token sees itself and up to 4,095 tokens before it, new or cached."""
+    report, workload = counted("mistral-7b-v0.1")
+    served = [(prompt, int((prompt - 1) * share), new) for prompt, share, new in requests]
+    work = requests_work(report, workload, lengths_of(served))
+    dense = LanguageForms(report, workload, "flops")
+    per_pair = dense.step(3) - dense.step(2)
+    for quantity in QUANTITIES:
+        forms, truth = LanguageForms(report, workload, quantity), 0
+        for prompt, cached, _ in served:
+            new = prompt - cached
+            if quantity == "flops":
+                pairs = new * (min(prompt, 4096) - min(new, 4096))
+            else:
+                pairs = sum(min(cached + place, 4096) - min(place, 4096) for place in range(1, new + 1))
+            truth += forms.prefill(new) + per_pair * pairs
+        bounds = work.parts[quantity]["prefill"]
+        assert bounds.least <= truth <= bounds.most
+        if len(served) == 1:
+            assert bounds.exact
+
+
+def test_one_prefill_over_chosen_tokens_is_a_single_number():
+    """DeepSeek-V3.2: the indexer scores all tokens; attention sees 2,048 of them, expanded or absorbed."""
+    report, workload = counted("deepseek-v3.2")
+    forms = LanguageForms(report, workload, "flops")
+    for tokens, prompt in ((3, 30_000), (500, 30_000)):
+        work = requests_work(report, workload, lengths_of([(prompt, prompt - tokens, 1)]))
+        # 64 heads of 128 score a pair, and their weighted sum takes a product more of each.
+        scores = 61 * 64 * (128 + 1) * tokens * (prompt - tokens)
+        attended, own = tokens * 2048, tokens * tokens
+        expanded, absorbed = V3_ROTARY + V3_PLAIN + V3_VALUE, 2 * V3_RANK + V3_ROTARY
+        expansion = (prompt - tokens) * V3_RANK * (V3_PLAIN + V3_VALUE)
+        attention = min(expansion + expanded * attended, absorbed * attended) - expanded * own
+        by_hand = forms.prefill(tokens) + 2 * (scores + V3_LAYERS * V3_HEADS * attention)
+        found = work.parts["flops"]["prefill"]
+        assert (found.least, found.estimate, found.most) == (by_hand, by_hand, by_hand)
