@@ -3,10 +3,11 @@
 import copy
 import json
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from stagemeter import StagemeterError, compare_runs, estimate_model, pair_runs
+from stagemeter import StagemeterError, compare_runs, estimate_model, log_static_report, pair_runs
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.application.mfu import pair_experiment
 from stagemeter.core.report import EXECUTED_QUANTITIES
@@ -95,6 +96,36 @@ def test_model_flops_are_counted_anew_where_a_run_has_executed_ones(earlier, imp
     # It is found the next time, and among many.
     assert not pair_runs(profile)["changed"]
     assert pair_experiment(MlflowClient().get_experiment(runs()[0].info.experiment_id).name)[0][0]["changed"] is False
+
+
+@pytest.mark.parametrize("upload", [True, False])
+def test_report_of_schema_1_that_is_logged_today_stays_one_of_executed_flops(
+    imported, command, experiment, runs, tmp_path, upload
+):
+    # A page of its own: the store is shared, and holds what other tests counted.
+    width = 1500 if upload else 2500
+    report = of_schema_1(counted(image_w=width, image_h=300))
+    if upload:
+        (tmp_path / "old.json").write_text(json.dumps(report))
+        code, _, err = command("upload", tmp_path / "old.json", "--experiment", experiment)
+        assert code == 0, err
+    else:
+        with mlflow.start_run(experiment_id=mlflow.get_experiment_by_name(experiment).experiment_id):
+            log_static_report(report)
+    (old,) = runs()
+    assert old.data.tags[BASIS] == "executed"
+    assert old.data.metrics["flops/prefill"] == old.data.metrics["flops_executed/prefill"]
+    profile = imported("profile", "--page-size", f"{width}x300")
+    pairing = pair_runs(profile)
+    assert pairing["static_run_id"] != old.info.run_id
+    assert pairing["counts"]["basis"] == "model"
+    # Listed together with the run that was made, it is compared by what is executed.
+    assert list(compare_runs(experiment=experiment, condition="tags.`stagemeter.kind` = 'static'")["quantities"]) == [
+        "flops_executed"
+    ]
+    code, out, err = command("mfu", "--experiment", experiment)
+    assert code == 0, err
+    assert "profile" in out
 
 
 def test_executed_flops_are_taken_and_named_where_no_other_can_be_counted(earlier, imported, monkeypatch, caplog):

@@ -410,7 +410,7 @@ def test_counts_that_are_not_there_are_made_and_logged(imported, analyzed, comma
     profile = imported(TIMES, "--base-size", 832, "--no-crop", "--scale", "small")["run_id"]
     code, out, err = command("mfu", "--profile-run", profile, "--peak-tflops", 1)
     assert code == 0, err
-    assert "no static run had the model's FLOPs of this work: that run was made for it" in out
+    assert "no static run had these counts: that run was made for this work" in out
     (made,) = [run for run in runs() if "stagemeter.counted_for" in run.data.tags]
     assert made.info.status == "FINISHED"
     assert made.data.tags["stagemeter.counted_for"] == profile
@@ -421,7 +421,7 @@ def test_counts_that_are_not_there_are_made_and_logged(imported, analyzed, comma
     assert made.data.metrics["flops/total"] == report["total"]["flops"] != counted["total"]["flops"]
     paired = run_of(profile)
     assert paired.data.tags["stagemeter.static_run_id"] == made.info.run_id
-    assert "that run was made for it" in Path(MlflowClient().download_artifacts(profile, "mfu.md")).read_text()
+    assert "that run was made for this work" in Path(MlflowClient().download_artifacts(profile, "mfu.md")).read_text()
 
 
 def test_counts_are_made_once_and_found_again(imported, command, runs):

@@ -18,6 +18,7 @@ from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
 from stagemeter.utilization.mixed_lengths import requests_work
 from stagemeter.utilization.pairing import pair, why_no_hfu
+from stagemeter.utilization.stage_mfu import compute_stage_mfu
 
 PEAK = Peak("device", "bfloat16", 1e15, 1e12, "test")
 TIMES = {"prefill": 100.0, "decode": 10.0}
@@ -107,8 +108,10 @@ def test_pairing_of_an_earlier_version_is_shown(deepseek):
     assert "MFU causal" in mfu_markdown(pairing)
 
 
-def test_report_of_an_earlier_version_has_no_other_utilization_and_says_so():
-    report = upgraded_report(json.loads(EARLIER.read_text()))
+@pytest.mark.parametrize("as_it_is", [True, False])
+def test_report_of_an_earlier_version_has_no_other_utilization_and_says_so(as_it_is):
+    earlier = json.loads(EARLIER.read_text())
+    report = earlier if as_it_is else upgraded_report(earlier)
     pairing = paired(report, new_tokens=7)
     row = pairing["stages"]["prefill"]
     assert row["hfu"] == row["mfu"]
@@ -125,6 +128,16 @@ def test_requests_of_mixed_lengths_have_no_hfu(deepseek):
     assert {row["hfu"] for row in rows.values()} == {None}
     assert {row["flops_executed"] for row in rows.values()} == {None}
     assert "the requests have many lengths" in pairing["no_hfu"]
+
+
+def test_function_without_a_store_names_executed_flops(deepseek):
+    earlier = json.loads(EARLIER.read_text())
+    times = (1.0, 1.0, 1.0)
+    for new_tokens, source in ((4, "static report"), (7, "closed form of the static report")):
+        mfu = compute_stage_mfu(*times, 26, new_tokens, peak_tflops=1, static_report=earlier)
+        assert mfu.source == f"{source}, of executed FLOPs"
+    assert mfu.prefill == pytest.approx(earlier["stages"]["prefill"]["flops"] / 1e9, rel=1e-12)
+    assert compute_stage_mfu(*times[:2], 0, 1000, 101, peak_tflops=1, static_report=deepseek).source == "static report"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def _facts(pairing: Mapping[str, Any]) -> list[str]:
             "less can be faster than the roofline"
         )
     if counts.get("made_for_pairing"):
-        facts.append("no static run had the model's FLOPs of this work: that run was made for it")
+        facts.append("no static run had these counts: that run was made for this work")
     facts += [
         f"{name}: counted at {counted}, measured at {measured}: evaluated at the latter"
         for name, (counted, measured) in counts["differences"].items()

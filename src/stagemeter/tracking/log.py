@@ -15,6 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from stagemeter.core.metrics import module_values, report_values
 from stagemeter.core.params import as_params, module_params, workload_params
 from stagemeter.core.report import Report
+from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import stable_hash
 from stagemeter.export.json_file import json_text
 from stagemeter.export.module import module_files, module_markdown
@@ -84,6 +85,7 @@ def log_static_report(
         name = f"{report.model} {report.mode}"
         log = partial(_log_module, report=report)
     else:
+        report = upgraded_report(report)
         metadata = report["metadata"]
         name = workload_name(metadata["model"], metadata["workload"])
         log = partial(_log, report=report, page=page, contents=contents)

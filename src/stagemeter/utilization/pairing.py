@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, PREFILL, TOTAL, VISION, aggregates
 from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound_by
@@ -164,6 +165,7 @@ def pair(
         where it needs an unknown bandwidth. ``missing``: the reason for each other stage. ``no_hfu``: the reason where
         no stage has an HFU. ``counts``: FLOPs and their source. ``peak``, ``devices``, ``flags`` and ``assumptions``.
     """
+    report = upgraded_report(report)
     counted = Workload.from_dict(report["metadata"]["workload"])
     work, source = counted_work(report, workload)
     if experts_read:

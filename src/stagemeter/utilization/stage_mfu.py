@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, Unpack
 
+from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.stage_names import DECODE, PREFILL, VISION, aggregates
 from stagemeter.core.workload import Workload, decode_context_of
 from stagemeter.models.decoder.decoder import Decoder, Layer
@@ -106,7 +107,8 @@ class StageMFU:
     model_level : float
         FLOPs of all timed stages over those of the peak in the sum of their times.
     source : str
-        Source of the FLOPs: ``static report``, ``closed form of the static report``, or ``closed forms``.
+        Source of the FLOPs: ``static report``, ``closed form of the static report``, or ``closed forms``. With ``, of
+        executed FLOPs`` where the report has no others, such as one of schema 1.x.
     """
 
     decode: float | None
@@ -208,10 +210,12 @@ def _reported_work(
     report: Mapping[str, Any], prefill_len: int, new_tokens: int, batch_size: int
 ) -> tuple[dict[str, float], str]:
     """Return the FLOPs of vision, prefill and all decode steps by a report, and their source in it."""
+    report = upgraded_report(report)
     counted = Workload.from_dict(report["metadata"]["workload"])
     measured = replace(counted, prompt_tokens=prefill_len, new_tokens=new_tokens, batch_size=batch_size)
     work, source = counted_work(report, measured)
     vision = aggregates(report["stages"]).get(VISION, [])
+    source += "" if report["basis"] == "model" else ", of executed FLOPs"
     lacking = [stage for stage in (*vision, PREFILL, DECODE) if stage not in work]
     if lacking:
         raise ValueError(f"the static report has no count of {', '.join(lacking)}")
