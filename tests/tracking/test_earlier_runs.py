@@ -191,17 +191,22 @@ def test_mfu_that_credits_executed_flops_on_both_sides_is_named(earlier, importe
     assert not any("mfu" in note for note in compare_runs([first, second])["notes"])
 
 
-def test_static_run_of_schema_1_is_compared_by_executed_flops(earlier, experiment, command, tmp_path):
+def test_static_run_of_schema_1_is_compared_by_executed_flops(earlier, imported, experiment, command, tmp_path):
     old, report = earlier()
+    # Times that nobody paired yet have no MFU that could be an earlier one.
+    unpaired = imported("unpaired")
     options = ("--estimate", "--model", MODEL, "--experiment", experiment, "--output-dir", tmp_path / "out")
     assert command("analyze", *options)[0] == 0
-    comparison = compare_runs(experiment=experiment)
+    comparison = compare_runs(experiment=experiment, condition="tags.`stagemeter.kind` = 'static'")
     (name, quantity), *others = comparison["quantities"].items()
     assert (name, others) == ("flops_executed", [])
     total = next(row for row in quantity["rows"] if row["stage"] == "total")
     assert total["values"] == [report["total"]["flops"]] * 2
-    code, _, err = command("compare", "--experiment", experiment, "--max-increase", "flops/total=1%")
+    runs = [subject["run_id"] for subject in comparison["subjects"]]
+    given = ("--metric", "flops_executed", "--max-increase", "flops/total=1%")
+    code, _, err = command("compare", *runs, unpaired, *given)
     assert code == 2
     assert "--max-increase flops/total: what the model needs" in err
+    assert "Pair" not in err
     assert err.rstrip().endswith("Give flops_executed, or analyze again")
     assert old in {subject["run_id"] for subject in comparison["subjects"]}

@@ -140,6 +140,8 @@ def test_bounds_of_mixed_lengths_are_said_and_logged(served):
     assert "estimate from the mean lengths of requests" in imported
     assert "warning: FLOPs are an estimate from the mean lengths of 12 requests" in paired
     assert "(between" in paired
+    assert "no HFU: what vLLM executed is not known" in paired
+    assert not any(name.startswith("hfu/") for name in run.data.metrics)
     assert "FLOPs are an estimate from the mean lengths" in run.data.tags["stagemeter.flags"]
 
 

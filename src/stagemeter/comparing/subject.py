@@ -80,12 +80,15 @@ def require_one_basis(what: str, quantity: str, subjects: Sequence[Subject]) -> 
     mixed = mixed_bases(quantity, subjects)
     if mixed is None:
         return
-    if any(subject.earlier_pairing for subject in subjects):
+    counted = [subject for subject in subjects if subject.has(quantity)]
+    if any(subject.earlier_pairing for subject in counted):
         way_out = "Pair the earlier ones again by `stagemeter mfu`"
     elif quantity in ("mfu", "mfu_causal"):
         way_out = "Give hfu"
-    else:
+    elif all(subject.has(FLOPS_EXECUTED) for subject in counted):
         way_out = f"Give {FLOPS_EXECUTED}, or analyze again"
+    else:
+        way_out = "Analyze again"
     raise StagemeterError(f"{what}: {mixed} are different counts. {way_out}")
 
 

@@ -6,7 +6,7 @@ memory.
 
 - MFU = F / (t P), model FLOPs utilization: Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", 2022,
   appendix B. F is what the model's mathematics need, not what a kernel happens to execute. Causal, it is V / (t P).
-- HFU is the same with the FLOPs that transformers executes, hardware FLOPs utilization: ibid.
+- HFU is the same with the FLOPs that transformers executes, where it ran, hardware FLOPs utilization: ibid.
 - MBU = B / (t W), the same of memory: "LLM Inference Performance Engineering: Best Practices", Databricks, 2023.
 - The roofline bound is max(V / P, B / W), see `stagemeter.hardware.roofline`. A kernel that skips hidden pairs can
   reach it, and MFU can exceed 1 then.
