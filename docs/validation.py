@@ -302,13 +302,16 @@ for a part, there is no number. Tests hold torchtitan's, verl's, DeepSpeed's and
 code, and vLLM's to a server. Those of Megatron-LM and MaxText, which PyPI does not have, are worked out anew in the
 tests (`tests/conventions/`).
 """
-    for name, tokens in (("llama-3.1-8b", 8192), ("deepseek-v3", 4096), ("qwen3-next-80b-a3b", 4096)):
+    # The last reads a page.
+    lengths = {"llama-3.1-8b": 8192, "deepseek-v3": 4096, "qwen3-next-80b-a3b": 4096, "gemma-3-4b": None}
+    for name, tokens in lengths.items():
         model = describe_model(name)
         found = compare(estimate_model(model, AnalysisConfig(model=name, seq_len=tokens)), model)
         header, *rows = convention_rows(found)
         notes = ["", "", "", "", *("; ".join(row.notes) for row in found.rows)]
         lines = [[*row, note] for row, note in zip(rows, notes, strict=True)]
-        text += f"\n`{name}`, a prompt of {tokens:,} tokens:\n\n{table([[*header, 'says'], *lines])}"
+        page_and = "" if tokens else "a page and "
+        text += f"\n`{name}`, {page_and}a prompt of {found.tokens:,} tokens:\n\n{table([[*header, 'says'], *lines])}"
     return text
 
 
