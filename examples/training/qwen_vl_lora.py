@@ -70,5 +70,5 @@ trainer = Trainer(
 trainer.train()
 logged = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
 for name, value in logged.items():
-    if "/" in name:
+    if name.startswith(("mfu/", "hfu/", "tokens", "padding", "step_ms")):
         print(f"{name:28}{value:.4g}")

@@ -209,6 +209,24 @@ def test_checkpointing_is_executed_in_the_stage_that_it_repeats():
     assert again.stages["vision"].macs_run > plain.stages["vision"].macs_run
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_of_embeddings_that_checkpointing_asks_for_are_executed_alone(reentrant):
+    """PEFT and Trainer ask for them where the embedding is frozen; no weight needs them."""
+    model, batch = made("qwen3_vl")
+    model = TRAINED["LoRA on the language model"](model, STAGES["qwen3_vl"])
+    plain = counted(model, batch)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    again = counted(model, batch)
+    for stage, part in plain.stages.items():
+        assert (again.stages[stage].macs, again.stages[stage].macs_causal) == (part.macs, part.macs_causal)
+    assert again.whole.macs == plain.whole.macs
+    assert again.stages["language_model"].macs_run > plain.stages["language_model"].macs_run
+    with FlopCounterMode(display=False) as counter:
+        model(**batch).loss.backward()
+    assert 2 * again.whole.macs_run == counter.get_total_flops() > 2 * plain.whole.macs_run
+
+
 def test_trainer_logs_stages_that_add_up_to_the_step(tmp_path):
     model, batch = made("qwen3_vl")
     (entry,) = train_on_batches(model, tmp_path, [batch])

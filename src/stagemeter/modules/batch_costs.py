@@ -16,6 +16,7 @@ from stagemeter.core.stage_names import OTHER
 from stagemeter.counting.events import Counts
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, CROSS_MASK, MASK, POSITIONS, TOKENS, Call
+from stagemeter.modules.input_gradients import without_input_gradients
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
 from stagemeter.modules.shapes import spec, without_weights
 
@@ -229,18 +230,25 @@ def _by_length(part: str, count: Callable[[int], _Count], longest: int) -> _OfLe
     return _OfLength(macs, _interpolated(pairs, longest) if known else None)
 
 
-def _part(passes: Sequence[Counts], names: Sequence[str]) -> PartCost:
-    """Return the cost of some modules in the passes of a step."""
-    needed = total(counts.needed_of(*names) for counts in passes)
-    told = all(counts.untold.isdisjoint(names) for counts in passes)
+def _part(passes: Sequence[Counts], plain: Sequence[Counts], names: Sequence[str]) -> PartCost:
+    """Return the cost of some modules in the passes of a step, and in those that the model needs."""
+    needed = total(counts.needed_of(*names) for counts in plain)
+    told = all(counts.untold.isdisjoint(names) for counts in plain)
     return PartCost(needed.macs, needed.macs_causal if told else None, sum(counts.of(*names).macs for counts in passes))
 
 
-def _count(bare: nn.Module, given: Arguments, train: bool, stages: Stages) -> _Count:
+def _passes(bare: nn.Module, given: Arguments, train: bool) -> list[Counts]:
     counted = count_from_shapes(bare, Pass(given.args, given.kwargs, train, values=given.values))
-    passes = [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
+    return [counted.forward] if counted.backward is None else [counted.forward, counted.backward]
+
+
+def _count(bare: nn.Module, given: Arguments, train: bool, stages: Stages) -> _Count:
+    passes = plain = _passes(bare, given, train)
+    with without_input_gradients(bare) as fewer:
+        if train and fewer:
+            plain = _passes(bare, given, train)
     return _Count(
-        parts={part: _part(passes, names) for part, names in ({_WHOLE: ("",)} | dict(stages)).items()},
+        parts={part: _part(passes, plain, names) for part, names in ({_WHOLE: ("",)} | dict(stages)).items()},
         unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
     )
 
