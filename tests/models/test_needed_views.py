@@ -1,15 +1,19 @@
 """What a model needs of pages, against what transformers executes without the rest, and against its own masks."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from small_encoder_decoders import trocr
+from small_encoder_decoders import donut, trocr
 from small_vision_language_models import KINDS, describe
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.models.deepseek_ocr2 import modeling_deepseek_ocr2
+from transformers.models.donut.modeling_donut_swin import DonutSwinLayer
 from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.gemma4 import modeling_gemma4
 from transformers.models.mllama.modeling_mllama import _prepare_aspect_ratio_attention_mask
@@ -34,12 +38,12 @@ def requests(draw, batch=3):
     )
 
 
-def executed(described, workload, config=None, change=lambda model: None):
+def executed(described, workload, config=None, change=lambda model: None, every_layer=False):
     """Return the cost of the encoder that transformers runs, of a model with another configuration or changed."""
     stage = described.family.stages[0]
     model = described.family.build(described.architecture, described.config if config is None else config)
     change(model)
-    tier = isolated_tier((stage,), model, described.architecture, workload)
+    tier = isolated_tier((stage,), model, described.architecture, workload, every_layer)
     assert not tier.failures
     return tier.stages[stage.name].cost
 
@@ -86,6 +90,27 @@ def test_the_pooler_of_trocr_is_not_needed(config, request):
 
     assert needed(described, workload) == executed(described, workload, change=without_pooler)
     assert clauses(described, workload)
+
+
+@few
+@given(donut(), requests())
+def test_pairs_in_shifted_windows_are_those_of_their_masks(config, request):
+    described = describe(config)
+    workload = plan_request(request, described)
+    hidden = []
+    make = DonutSwinLayer.get_attn_mask
+
+    def noted(self, height, width, dtype, device):
+        mask = make(self, height, width, dtype, torch.device("cpu"))
+        if mask is not None:
+            hidden.append(mask.count_nonzero().item() * self.attention.self.all_head_size)
+        return make(self, height, width, dtype, device)
+
+    with mock.patch.object(DonutSwinLayer, "get_attn_mask", noted):
+        cost = executed(described, workload, every_layer=True)
+    expected = cost.macs - 2 * workload.batch_size * sum(hidden)
+    assert needed(described, workload).macs == needed(described, workload).macs_causal == expected
+    assert bool(clauses(described, workload)) == bool(sum(hidden))
 
 
 @few
@@ -153,6 +178,53 @@ def test_pairs_of_deepseek_ocr_2s_encoder_are_those_of_its_mask(config, request)
         cost = stage.cost(sizes, values)
         per_pair = 2 * sizes.encoder.layers * sizes.encoder.hidden * values["views"]
         assert cost.macs - cost.macs_causal == per_pair * (4 * patches**2 - seen)
+
+
+def on_queries_alone(layer, patches):
+    """Return a forward of the encoder's last layer that computes the rows of queries alone."""
+
+    def forward(hidden_states, attention_mask, position_embeddings, **kwargs):
+        attention, states = layer.self_attn, layer.input_layernorm(hidden_states)
+        batch, tokens = states.shape[:2]
+        query, key, value = (
+            project(rows).view(batch, rows.shape[1], -1, attention.head_dim).transpose(1, 2)
+            for project, rows in (
+                (attention.q_proj, states[:, patches:]), (attention.k_proj, states), (attention.v_proj, states),
+            )
+        )  # fmt: skip
+        query = modeling_deepseek_ocr2.apply_rotary_pos_emb(
+            query, query, *(turned[:, patches:] for turned in position_embeddings)
+        )[0]
+        key = modeling_deepseek_ocr2.apply_rotary_pos_emb(key, key, *position_embeddings)[0]
+        key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+        scores = query @ key.mT * attention.scaling + attention_mask[..., patches:, :]
+        out = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, tokens - patches, -1)
+        out = attention.o_proj(out) + hidden_states[:, patches:]
+        out = out + layer.mlp(layer.post_attention_layernorm(out))
+        return torch.cat([torch.full_like(hidden_states[:, :patches], float("nan")), out], dim=1)
+
+    return forward
+
+
+@few
+@given(KINDS["deepseek_ocr2"], requests(1), st.integers(1, 4))
+def test_the_last_layer_of_deepseek_ocr_2s_encoder_needs_queries_alone(config, request, side):
+    described = describe(config)
+    sizes, stage = described.architecture, described.family.stages[1]
+    torch.manual_seed(0)
+    encoder = modeling_deepseek_ocr2.DeepseekOcr2VisionEncoder(
+        modeling_deepseek_ocr2.DeepseekOcr2VisionEncoderConfig(**config["vision_config"]["encoder_config"], **EAGER)
+    ).eval()
+    patches, last = side**2, encoder.layers[-1]
+    inputs = {"inputs_embeds": torch.randn(2, 2 * patches, sizes.encoder.hidden), "num_patches": patches}
+    with torch.no_grad():
+        usual = encoder(**inputs).last_hidden_state[:, patches:]
+        reduced = mock.patch.object(last, "forward", on_queries_alone(last, patches))
+        with reduced, FlopCounterMode(display=False) as counter:
+            alone = encoder(**inputs).last_hidden_state[:, patches:]
+    torch.testing.assert_close(alone, usual)
+    (values, *_) = stage.calls(sizes, plan_request(request, described))
+    assert stage.model.cost(sizes, {**values, "views": 2, "quarter_grid": side}).flops == counter.get_total_flops()
 
 
 def pairs(masks):

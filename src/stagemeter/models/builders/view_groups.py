@@ -8,7 +8,7 @@ from typing import Any
 
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
-from stagemeter.models.builders.page_stages import Calls, page_stage, run_module
+from stagemeter.models.builders.page_stages import Calls, Needed, page_stage, run_module
 from stagemeter.models.builders.vision_language import PROJECTOR
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.family import Stage
@@ -52,6 +52,7 @@ def group_stage(
     variables: Mapping[str, str],
     groups: Callable[[Any, Workload], list[ViewGroup]] = page_groups,
     unused: Callable[[Any], int] = lambda sizes: 0,
+    needed: Needed[Any] | None = None,
 ) -> Stage[Any]:
     """Make the stage of a module that runs once for each group of views.
 
@@ -71,6 +72,7 @@ def group_stage(
         calls=Calls(variables, lambda sizes, workload: [asdict(group) for group in groups(sizes, workload)]),
         run=run,
         unused=unused,
+        needed=needed,
     )
 
 

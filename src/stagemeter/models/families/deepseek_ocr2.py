@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import Operator, gated_feed_forward, linear, repeated, self_attention
+from stagemeter.models.builders.page_stages import Needed
 from stagemeter.models.builders.text import DENSE, SPARSE
 from stagemeter.models.builders.view_groups import group_projector, group_stage, sam_stage, tiled_pages, view_group
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
@@ -18,7 +20,7 @@ from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
 from stagemeter.models.decoder.stages import empty
 from stagemeter.models.families import text_settings
-from stagemeter.models.family import PageRules, PageViews
+from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.tiling import read_tile_limits, tile_grid
 from stagemeter.models.settings import Settings
@@ -121,22 +123,34 @@ def _rules(sizes: DeepseekOcr2Architecture, settings: ProcessorSettings) -> Page
 
 
 def _encoder_operators(sizes: DeepseekOcr2Architecture, group: ViewGroup) -> list[Operator]:
-    encoder = sizes.encoder
+    return repeated(_encoder_layer(sizes.encoder, group), sizes.encoder.layers)
+
+
+def _needed_operators(sizes: DeepseekOcr2Architecture, values: Variables) -> list[Operator]:
+    """Return the operators that the model needs: of the last layer, the projector reads the queries' rows alone."""
+    encoder, group = sizes.encoder, ViewGroup(**values)
+    layers = repeated(_encoder_layer(encoder, group), encoder.layers - 1)
+    return [*layers, *repeated(_encoder_layer(encoder, group, last=True), 1)]
+
+
+def _encoder_layer(encoder: QueryEncoder, group: ViewGroup, last: bool = False) -> list[Cost]:
     # There are as many queries as patches. The mask shows a query the patches and the queries up to itself.
     patches = group.quarter_grid**2
     tokens = 2 * patches
-    visible = (2 * tokens + patches + 1) * patches  # Twice: 2 * (2 * patches**2 + patches * (patches + 1) / 2).
-    rows, hidden, attention = group.views * tokens, encoder.hidden, encoder.attention
+    # Twice the pairs of the queries, patches * (patches + 1) / 2 with each other, and those among patches.
+    visible = (3 * patches + 1) * patches + (0 if last else 2 * patches**2)
+    hidden, attention = encoder.hidden, encoder.attention
+    read = group.views * tokens
+    rows = group.views * patches if last else read
     # Keys and values are repeated for the heads that share them.
     attended = self_attention(rows, tokens, attention.heads, attention.head_width)
-    layer = [
+    return [
         linear(rows, hidden, hidden, bias=True),
-        *[linear(rows, hidden, attention.key_value_heads * attention.head_width, bias=True)] * 2,
-        replace(attended, macs_causal=group.views * visible * hidden),
+        *[linear(read, hidden, attention.key_value_heads * attention.head_width, bias=True)] * 2,
+        replace(attended, macs_causal=group.views * visible * hidden, activation_reads=(rows + 2 * read) * hidden),
         linear(rows, hidden, hidden),
         *gated_feed_forward(rows, hidden, encoder.intermediate),
     ]
-    return repeated(layer, encoder.layers)
 
 
 def _encoder_parameters(sizes: DeepseekOcr2Architecture) -> int:
@@ -169,6 +183,7 @@ FAMILY = vision_language_family(
             parameters=_encoder_parameters,
             inputs=_encoder_inputs,
             variables=_VARIABLES,
+            needed=Needed("runs the last layer on patches, too, whose results nothing reads", _needed_operators),
         ),
         group_projector(
             lambda sizes: LinearSize(sizes.encoder.hidden, sizes.decoder.hidden, bias=True),

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
+from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.encoder_decoder import EncoderDecoderArchitecture, page_reader_family
+from stagemeter.models.builders.page_stages import Needed
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
+from stagemeter.models.family import Variables
 from stagemeter.models.pages.settings import PageSettings
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.projector import require_width
@@ -87,6 +90,10 @@ def _check(sizes: DonutArchitecture, image: PageSettings) -> None:
         image.require(key, needed=True, why="pages of one size need")
 
 
+def _needed_operators(sizes: DonutArchitecture, values: Variables) -> list[Operator]:
+    return swin_operators(sizes.encoder, values["views"], model=True)
+
+
 FAMILY = page_reader_family(
     name="donut",
     title="Donut, Nougat: a Swin transformer, and a decoder that attends to its features",
@@ -94,6 +101,10 @@ FAMILY = page_reader_family(
     sizes=DonutArchitecture,
     read=_read,
     operators=lambda sizes, views: swin_operators(sizes.encoder, views),
+    needed=Needed(
+        "computes the scores of all pairs in a shifted window, of which its mask hides some",
+        _needed_operators,
+    ),
     parameters=lambda sizes: swin_parameters(sizes.encoder),
     picture=lambda sizes: (sizes.encoder.width, sizes.encoder.height),
     tokens=lambda sizes: sizes.encoder.tokens,

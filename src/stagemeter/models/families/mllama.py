@@ -286,6 +286,7 @@ FAMILY = vision_language_family(
     notes=(
         "a page is padded to the most tiles that it may have, and its tiles attend to the padding; the text does "
         "not, though transformers executes that, too; one token of the prompt stands for the page",
-        "the prefill makes the keys and values of the page once; the cache holds them beside those of the text",
+        "the prefill makes the keys and values of the page once; the cache holds them beside those of the text, and "
+        "its bytes include those of padding tiles, which transformers keeps and the model does not need",
     ),
 )

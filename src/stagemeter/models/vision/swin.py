@@ -1,12 +1,13 @@
 """Swin transformers: attention within shifted windows, patches merged between groups of layers.
 
-Source: Swin Transformer, arXiv 2103.14030; transformers, ``modeling_donut_swin.py``.
+Source: Swin Transformer, arXiv 2103.14030, section 3.2; transformers, ``modeling_donut_swin.py``,
+``DonutSwinLayer.get_attn_mask``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stagemeter.core.cost import Cost
 from stagemeter.models.blocks import Operator, convolution, feed_forward, linear, repeated, self_attention
@@ -62,8 +63,12 @@ class SwinTransformer:
             columns, rows = -(-columns // 2), -(-rows // 2)
 
 
-def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
-    """Return the operators of one pass; windows at the edges are padded."""
+def swin_operators(swin: SwinTransformer, views: int, model: bool = False) -> list[Operator]:
+    """Return the operators of one pass; windows at the edges are padded.
+
+    Every second layer of a group shifts its windows by half of their side. Those at the far edges then hold parts of
+    a picture that are no neighbours, and the mask hides their pairs: the `model` does not need them.
+    """
     columns, rows = swin.width // swin.patch_size, swin.height // swin.patch_size
     embedding = convolution(
         positions=views * columns * rows,
@@ -79,19 +84,27 @@ def swin_operators(swin: SwinTransformer, views: int) -> list[Operator]:
         if index:
             # Merging puts four patches of the previous group side by side.
             operators.append((linear(views * columns * rows, 2 * width, width), 1))
-        operators += repeated(_layer(swin, views, columns, rows, width, heads), depth)
+        shifted = depth // 2 if model and min(columns, rows) > swin.window_size else 0
+        operators += repeated(_layer(swin, views, columns, rows, width, heads), depth - shifted)
+        operators += repeated(_layer(swin, views, columns, rows, width, heads, swin.window_size // 2), shifted)
     return operators
 
 
-def _layer(swin: SwinTransformer, views: int, columns: int, rows: int, width: int, heads: int) -> list[Cost]:
+def _layer(
+    swin: SwinTransformer, views: int, columns: int, rows: int, width: int, heads: int, shift: int = 0
+) -> list[Cost]:
     side = swin.window_size
     length = side**2
     inside = views * -(-columns // side) * -(-rows // side) * length
     scores = inside * length * heads
     patches = views * columns * rows
+    # The last window of a row or a column of windows has two parts, which see themselves alone.
+    across, along = (-(-size // side) * side**2 - 2 * shift * (side - shift) for size in (columns, rows))
+    pairs = 2 * views * across * along * width
+    attention = self_attention(inside, length, heads, width // heads)
     return [
         *[linear(inside, width, width, swin.attention_bias)] * 3,
-        self_attention(inside, length, heads, width // heads) + Cost(activations=scores, activation_reads=scores),
+        replace(attention, macs=pairs, macs_causal=pairs) + Cost(activations=scores, activation_reads=scores),
         linear(inside, width, width, bias=True),
         *feed_forward(patches, width, int(swin.ratio * width)),
     ]
