@@ -162,6 +162,14 @@ def test_what_has_no_values_stays_a_shape_wherever_it_is_moved():
         assert kept.to("cpu").tolist() == list(range(8))
 
 
+def test_what_is_written_to_an_array_is_seen_to_be_written():
+    with KnownValues(), CostCounter() as counter:
+        there = torch.empty(3, dtype=torch.long)
+        there[:] = torch.arange(3, device=META)
+        assert (there + 1).tolist() == [1, 2, 3]
+    assert not counter.counts().unsupported_of("")
+
+
 def test_masks_put_unknown_rows_where_they_belong():
     with KnownValues(), CostCounter() as counter:
         rows, mask = torch.zeros(6, 4, device=META), torch.tensor([True, False] * 3, device=META)
