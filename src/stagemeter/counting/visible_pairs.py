@@ -8,6 +8,7 @@ their share, which is a whole number. The same holds for the pairs that a mask w
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -91,9 +92,8 @@ class VisiblePairs:
 
     def __init__(self, remarks: dict[str, str]) -> None:
         self._remarks = remarks
-        # The last mask as it was, whether it tells what it hides, and its pairs: layers share one.
-        self._last: tuple[torch.Tensor, int, bool] | None = None
-        self._found: KnownPairs | None = None
+        # The last masks as they were, whether they tell what they hide, and their pairs: layers often share two.
+        self._last: deque[tuple[torch.Tensor, int, bool, KnownPairs | None]] = deque(maxlen=2)
 
     def macs(self, rule: Rule, operator: Any, call: Call, mask: Any, dense: int, declared: bool) -> tuple[int, int]:
         """Return the multiply-accumulates of unordered and of visible pairs of a call; `dense` are those of all pairs.
@@ -167,9 +167,12 @@ class VisiblePairs:
     def _pairs_of(self, mask: torch.Tensor, hides: bool) -> KnownPairs | None:
         if mask.is_nested or mask.is_inference():
             return pairs_of_mask(mask, hides)
-        if self._last is None or hides != self._last[2] or not _is_same(*self._last[:2], mask):
-            self._last, self._found = (mask, mask._version, hides), pairs_of_mask(mask, hides)
-        return self._found
+        for before, version, hid, pairs in self._last:
+            if hides == hid and _is_same(before, version, mask):
+                return pairs
+        found = pairs_of_mask(mask, hides)
+        self._last.append((mask, mask._version, hides, found))
+        return found
 
 
 def _is_noted(mask: Any) -> bool:
