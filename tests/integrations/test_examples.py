@@ -126,7 +126,8 @@ def test_qwen_vl_by_lora_with_a_frozen_tower(run):
 
 
 def test_supervised_fine_tuning_with_trl(run):
-    pytest.importorskip("trl", reason="needs trl: pip install trl")
+    for package in ("trl", "peft"):
+        pytest.importorskip(package, reason="needs trl and peft: pip install trl peft")
     names, metrics = run("trl_sft.py")
     trainer, model = names["trainer"], names["trainer"].model
     lengths = [length for row in trainer.train_dataset for length in row["seq_lengths"]]
