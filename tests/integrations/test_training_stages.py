@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_pictures import KINDS, small_model
+from small_pictures import KINDS, grids, small_model
 from stages_apart import flops_apart
 from test_trainer import PEAK, train_on_batches
 from torch.utils.flop_counter import FlopCounterMode
@@ -275,6 +275,35 @@ def test_padding_of_texts_is_spared_in_their_stages_alone(tmp_path):
         grows = stage in ("language_model", "head")
         more = longer[f"flops_executed/train/{stage}"] > plain[f"flops_executed/train/{stage}"]
         assert more is grows
+
+
+@pytest.mark.parametrize("trained", ["all", "frozen projector", "projector alone", "LoRA and the projector"])
+def test_padded_batch_costs_what_its_sequences_cost_alone(trained):
+    """Where pictures train, gradients pass through the first layer for every token, those of padding too."""
+    model, _ = small_model("qwen2_5_vl")
+    if trained == "LoRA and the projector":
+        model = lora(target_modules=LORA)(model, {})
+        model.base_model.model.model.visual.merger.requires_grad_(True)
+    else:
+        model = TRAINED[trained](model, STAGES["qwen2_5_vl"])
+
+    def batch(pictures, *real):
+        made = grids([[(4, 4)]] * pictures)
+        more = max(real)
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            made[name] = torch.nn.functional.pad(made[name], (0, more))
+        for row, length in enumerate(real):
+            made["attention_mask"][row, made["attention_mask"].shape[1] - more :][:length] = 1
+        made["input_ids"][:, made["input_ids"].shape[1] - more :] = 7
+        return made | {"labels": made["input_ids"]}
+
+    together = counted(model, batch(2, 0, 12))
+    alone = [counted(model, batch(1, 0)), counted(model, batch(1, 12))]
+    assert not together.notes
+    for name in ("macs", "macs_causal"):
+        assert getattr(together.whole, name) == sum(getattr(one.whole, name) for one in alone)
+        for stage, part in together.stages.items():
+            assert getattr(part, name) == sum(getattr(one.stages[stage], name) for one in alone)
 
 
 def test_text_alone_in_a_step_leaves_the_tower_idle(tmp_path):

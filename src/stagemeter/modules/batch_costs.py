@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, CROSS_MASK, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.input_gradients import without_input_gradients
 from stagemeter.modules.run import Pass, count_from_shapes, obstacle
-from stagemeter.modules.shapes import spec, without_weights
+from stagemeter.modules.shapes import spec, tensors_of, without_weights
 
 #: Names of a model's modules by stage.
 Stages = Mapping[str, Sequence[str]]
@@ -166,7 +167,8 @@ class BatchCosts:
         if isinstance(kwargs.get(CROSS_MASK), torch.Tensor):
             raise StagemeterError(f"{CROSS_MASK}: each token attends to pictures. Count texts with them")
         masked = isinstance(kwargs.get(MASK), torch.Tensor)
-        key = (id(call.module), call.train, with_labels, masked, flags)
+        given_back = call.train and self._pictures_train(call)
+        key = (id(call.module), call.train, with_labels, masked, given_back, flags)
         if key not in self._by_length:
             counted: dict[int, _Count] = {}
 
@@ -175,12 +177,25 @@ class BatchCosts:
                     ids = spec(1, length, dtype=torch.long)
                     shapes = {TOKENS: ids} | ({"labels": ids} if with_labels else {}) | ({MASK: ids} if masked else {})
                     stages = self._stages.get(call.module, {})
-                    counted[length] = _count(bare, Arguments((), shapes), call.train, stages)
+                    with _embeddings_with_gradient(bare) if given_back else nullcontext():
+                        counted[length] = _count(bare, Arguments((), shapes), call.train, stages)
                 return counted[length]
 
             longest = kwargs[TOKENS].shape[1]
             self._by_length[key] = {part: _by_length(part, count, longest) for part in count(longest).parts}
         return self._by_length[key]
+
+    def _pictures_train(self, call: Call) -> bool:
+        """Whether embeddings of pictures among those of the text have a gradient, so that the text's have one, too."""
+        given = self._bare[call.signature]
+        if not any(tensor.is_floating_point() for tensor in tensors_of(given.args, given.kwargs)):
+            return False
+        stages = self._stages.get(call.module, {})
+        of_text = [f"{name}." for stage in ("language_model", "head") for name in stages.get(stage, ())]
+        trained = {name: parameter.requires_grad for name, parameter in call.module.named_parameters()}
+        if not of_text and len({*trained.values()}) > 1:
+            raise StagemeterError("model: no stage tells which of its parts read text. Count a batch without padding")
+        return any(trains and not name.startswith((*of_text,)) for name, trains in trained.items())
 
     def _model(self, module: nn.Module) -> tuple[tuple[bool, ...], nn.Module]:
         """Return a copy without weights, made again after layers were frozen or unfrozen."""
@@ -196,6 +211,19 @@ class BatchCosts:
                 )
             kept = self._models[id(module)] = (flags, without_weights(module))
         return kept
+
+
+@contextmanager
+def _embeddings_with_gradient(model: nn.Module) -> Iterator[None]:
+    """Make embeddings of tokens require a gradient until the block is left."""
+    holder: Any = next((module for module in model.modules() if hasattr(module, "get_input_embeddings")), None)
+    if holder is None:
+        raise StagemeterError("model: it does not tell its embedding of tokens. Count a batch without padding")
+    hook = holder.get_input_embeddings().register_forward_hook(lambda module, args, out: out.requires_grad_())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _sum(known: int | None, more: int | None) -> int | None:
