@@ -337,9 +337,10 @@ def train_on_batches(model, tmp_path, batches, **options):
     """Train on batches as they are, each a step; return what was logged of each."""
     from transformers import Trainer, TrainingArguments
 
+    options = {"report_to": "none"} | options
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "out"), per_device_train_batch_size=1, max_steps=len(batches), logging_steps=1,
-        report_to="none", use_cpu=True, save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+        use_cpu=True, save_strategy="no", disable_tqdm=True, remove_unused_columns=False,
         learning_rate=0.0, **options,
     )  # fmt: skip
     given = iter(batches)

@@ -1,5 +1,6 @@
 """A training step splits by the stages of its model, held by each stage's modules run apart from the model."""
 
+import mlflow
 import pytest
 import torch
 from small_pictures import KINDS, grids, small_model
@@ -262,6 +263,22 @@ def test_trainer_logs_stages_that_add_up_to_the_step(tmp_path):
     for name in ("mfu", "mfu_causal", "hfu"):
         parts = sum(entry[f"{name}/train/{stage}"] for stage in expected)
         assert parts == pytest.approx(entry[f"{name}/train"], rel=1e-9)
+
+
+def test_run_in_mlflow_has_the_stages_of_every_logging_step(new_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(None)
+    model, batch = made("smolvlm")
+    logged = train_on_batches(model, tmp_path, [batch, batch], report_to="mlflow")
+    run = mlflow.last_active_run()
+    mlflow.end_run()
+    mlflow.flush_async_logging()
+    client = mlflow.MlflowClient()
+    for name in [f"{quantity}/train/{stage}" for quantity in ("mfu", "hfu", "flops") for stage in STAGES["smolvlm"]]:
+        kept = [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+        assert sorted(kept) == [(entry["step"], entry[name]) for entry in logged]
+    mlflow.set_tracking_uri(None)
 
 
 def test_padding_of_texts_is_spared_in_their_stages_alone(tmp_path):

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from stagemeter.core.metrics import training_values
+
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the extra browser")
 expect = playwright.expect
 
@@ -126,6 +128,23 @@ def test_run_page_shows_the_table(logged, visit):
     expect(row).to_contain_text("95.6")
     # Markdown is rendered, not shown.
     expect(page.get_by_text("|sam")).to_have_count(0)
+
+
+def test_training_has_a_section_of_mfu_by_stage(logged, visit):
+    import mlflow
+
+    parts = {"train": 0.4} | {f"train/{stage}": 0.1 for stage in ("vision", "projector", "language_model", "head")}
+    values = training_values({"parts": {part: {"mfu": mfu, "step_ms": 80.0} for part, mfu in parts.items()}})
+    client = mlflow.MlflowClient(logged.address)
+    experiment = client.create_experiment("seen-trainings")
+    run = client.create_run(experiment).info.run_id
+    for step in (2, 4):
+        client.log_batch(run, [mlflow.entities.Metric(name, value, step, step) for name, value in values.items()])
+    page = visit(
+        logged._replace(experiments={"seen-trainings": experiment}).page("seen-trainings", run, "model-metrics")
+    )
+    expect(heading_of(page, "mfu/train")).to_contain_text("(4)")
+    expect(page.get_by_title("mfu/train/vision")).to_be_visible()
 
 
 def test_metrics_are_grouped_by_quantity(logged, visit):
