@@ -5,16 +5,19 @@
 
 Each type is made twice from one configuration: on real numbers, on the CPU, where every product of a forward pass and
 of the decode step after it is counted by brute force (tests/modules/brute_force.py), and as any user would have it
-counted, from shapes alone. The generic family counts all of them, those that have a family of their own too.
+counted, from shapes alone. The generic family counts all of them, those that have a family of their own too. A step
+of training is counted both ways as well.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ sys.path[:0] = [str(ROOT / part) for part in ("benchmarks", "tests/modules", "te
 
 PAGE = Path(__file__).with_suffix(".md")
 EXACT, LISTED, OFF, REFUSED, NOT_RUN = "exact", "exact but for listed operators", "off", "refused", "not run"
+CAUSAL, PICTURES = "Causal models", "Image-text-to-text models"
 STATES = (EXACT, LISTED, OFF, REFUSED, NOT_RUN)
 #: Parameters beyond which a model is not small, whatever its configuration was told.
 LARGEST = 4 * 10**8
@@ -43,6 +47,10 @@ ran that have no formula; reports list them. *{refused}*: the analysis ends with
 *{not_run}*: transformers itself does not run the type at any of the reduced configurations that were tried, so that
 there is no truth to hold a count to. *{off}*: numbers differ.
 
+*Training step*, of models of text and pictures: a callback counts it from the shapes of a batch and the values of its
+ids, masks and grids. It is what a forward and a backward pass on real numbers have by brute force, and by torch's own
+counter where that has every formula.
+
 """
 
 
@@ -53,6 +61,7 @@ class Found:
     name: str
     state: str
     why: str = ""
+    training: str = ""
 
 
 def first_line(error: Exception) -> str:
@@ -88,11 +97,17 @@ def look_at(name: str, kind: str, debug: bool = False) -> Found:
             refusal = refusal or str(error)
             continue
         try:
-            return compared(name, family, found, config, model_class)
+            torch.manual_seed(0)
+            model = model_class._from_config(config, dtype=torch.float32).eval()
+            result = compared(name, family, found, model)
         except Exception as error:
             if debug:
                 raise
             why = why or first_line(error)
+            continue
+        if name in kinds()[PICTURES] and result.state in (EXACT, LISTED):
+            result = replace(result, training=trained(found, config, model_class, debug))
+        return result
     return Found(name, REFUSED, refusal) if refusal else Found(name, NOT_RUN, why)
 
 
@@ -104,9 +119,8 @@ def part_of(config: Any, model_class: Any) -> Any:
     return config
 
 
-def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) -> Found:
-    """Count a type both ways, where it can be built; raises what the run on real numbers raises."""
-    import torch
+def compared(name: str, family: Any, found: Any, model: Any) -> Found:
+    """Count a request of a type both ways; raises what the run on real numbers raises."""
     from real_request import real_request_macs
     from reduced_configs import WRITERS
 
@@ -119,8 +133,6 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
         model=name, image_w=WIDTH, image_h=HEIGHT, text_tokens=TEXT, new_tokens=2, batch_size=BATCH
     )
     workload = plan_request(request, ModelDescription(name, family, found, {}, name))
-    torch.manual_seed(0)
-    model = model_class._from_config(config, dtype=torch.float32).eval()
     page = found.page(WIDTH, HEIGHT, BATCH).inputs if found.reads_pages else {}
     in_prompt = 0 if found.parts.takes_more and not found.encodes_text else workload.image_tokens
     source = workload.image_tokens + TEXT if found.encodes_text else 0
@@ -147,13 +159,53 @@ def compared(name: str, family: Any, found: Any, config: Any, model_class: Any) 
     return Found(name, LISTED, ", ".join(sorted(listed))) if listed else Found(name, EXACT)
 
 
+def trained(found: Any, config: Any, model_class: Any, debug: bool = False) -> str:
+    """Return what becomes of a step of training, counted both ways, attention as the products that it is of."""
+    import torch
+    from real_step import real_step, training_batch
+
+    from stagemeter.core.errors import StagemeterError
+    from stagemeter.models.generic.features import image_tokens
+    from stagemeter.modules.batch_costs import BatchCosts
+    from stagemeter.modules.calls import CallRecorder
+
+    torch.manual_seed(0)
+    try:
+        model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager")
+    except ValueError:
+        model = model_class._from_config(config, dtype=torch.float32)
+    seen = image_tokens(found, found.page(WIDTH, HEIGHT, 1).inputs) if found.reads_pages else 0
+    in_text = 0 if found.parts.takes_more and not found.encodes_text else seen
+    # Some take pictures that they are not asked for in a request.
+    sees = found.reads_pages or "pixel_values" in signature(model.forward).parameters
+    page = found.page(WIDTH, HEIGHT, BATCH).inputs if sees else {}
+    batch = training_batch(model, page, in_text, TEXT, found.encodes_text)
+    recorder = CallRecorder([model])
+    recorder.attach()
+    try:
+        real = real_step(model, batch)
+    except Exception as error:
+        if debug:
+            raise
+        return f"{NOT_RUN}: {first_line(error)}"
+    recorder.detach()
+    try:
+        cost = BatchCosts(recorder.bare).of(recorder.take(train=True))
+    except StagemeterError as error:
+        return f"{REFUSED}: {error}"
+    # What runs: of windows, the model needs less.
+    if (cost.whole.macs_run, real.by_torch or real.both) != (real.both, real.both):
+        return f"{OFF}: {cost.whole.macs_run:,} instead of {real.both:,} and {real.by_torch}"
+    return f"{LISTED}: {', '.join(sorted(cost.unsupported))}" if cost.unsupported else EXACT
+
+
 def kinds() -> dict[str, dict[str, str]]:
     """Classes of both kinds of models by their types."""
     from transformers.models.auto import modeling_auto as auto
 
     return {
-        "Causal models": dict(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-        "Image-text-to-text models": dict(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+        CAUSAL: dict(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        PICTURES: dict(auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
     }
 
 
@@ -168,13 +220,21 @@ def page(found: dict[str, list[Found]]) -> str:
         tally = Counter(one.state for one in types)
         lines.append(f"| {title} | {' | '.join(str(tally[state]) for state in STATES)} | {len(types)} |\n")
     for title, types in found.items():
-        lines.append(f"\n## {title}\n\n| type | | |\n| :--- | :--- | :--- |\n")
-        lines += [f"| {one.name} | {one.state} | {one.why.replace('|', chr(92) + '|')} |\n" for one in types]
+        trains = title == PICTURES
+        lines.append(f"\n## {title}\n\n| type | | |{' training step |' * trains}\n|{' :--- |' * (3 + trains)}\n")
+        for one in types:
+            cells = [one.name, one.state, one.why, *([one.training] if trains else [])]
+            lines.append(f"| {' | '.join(_in_cell(cell) for cell in cells)} |\n")
     return "".join(lines)
+
+
+def _in_cell(text: str) -> str:
+    return text.replace("|", chr(92) + "|")
 
 
 def look_quietly(name: str, kind: str, debug: bool) -> Found:
     """Count one type both ways in a process of its own."""
+    os.environ["TIMM_FUSED_ATTN"] = "0"  # Attention of timm's towers as products, too.
     import torch
     import transformers
     from torchvision_operators import declare_operators
@@ -207,7 +267,7 @@ def main(jobs: int, only: str, debug: bool) -> None:
     for (title, *_), one in zip(tasks, results, strict=True):
         found.setdefault(title, []).append(one)
         if wanted is not None or one.state not in (EXACT, LISTED):
-            click.echo(f"{one.name}: {one.state} {one.why}")
+            click.echo(f"{one.name}: {one.state} {one.why}; training step: {one.training}")
     if wanted is None:
         PAGE.write_text(page(found), encoding="utf-8")
 

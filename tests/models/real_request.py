@@ -4,17 +4,9 @@ import inspect
 
 import torch
 from brute_force import BruteForce
+from real_step import TEXT_TOKEN, placeholder
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
-
-TEXT_TOKEN = 3
-
-
-def placeholder(config):
-    for name in ("image_token_id", "image_token_index", "image_patch_id"):
-        if isinstance(getattr(config, name, None), int):
-            return getattr(config, name)
-    return TEXT_TOKEN
 
 
 def real_request_macs(model, page, prompt, image_tokens=0, source=0, writer=""):

@@ -75,6 +75,8 @@ def test_counts_are_those_of_a_real_run(coverage, model_type):
     found = coverage["look_at"](model_type, kind)
     assert found.state in ("exact", "exact but for listed operators"), found.why
     assert found.why in ("", "aten.linalg_solve_triangular")
+    if model_type in SEEING:
+        assert found.training == found.state + (f": {found.why}" if found.why else "")
 
 
 def test_coverage_page_has_every_type_and_nothing_is_off(coverage):
@@ -85,6 +87,9 @@ def test_coverage_page_has_every_type_and_nothing_is_off(coverage):
     assert [name for name, _ in named] == types
     assert f"transformers {transformers.__version__}" in page
     assert not [name for name, state in named if state == "off"]
+    trained = [row for row in rows if row[1] in coverage["STATES"] and len(row) > 3]
+    assert [row[0] for row in trained if row[1] == "exact" and row[3] != "exact |"] == []
+    assert len(trained) == len(coverage["kinds"]()[coverage["PICTURES"]])
     assert set(CAUSAL) <= set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 

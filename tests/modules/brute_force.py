@@ -14,6 +14,9 @@ class BruteForce(TorchDispatchMode):
         super().__init__()
         self.macs = 0
         self.calls = Counter()
+        #: Whether torch's own counter has the right formula for all that ran: it has none of some products, and counts
+        #: each group of a convolution with all channels on the way back (torch 2.13, ``flop_counter.py``).
+        self.known_to_torch = True
         self._kernel = None
 
     def __enter__(self):
@@ -40,13 +43,16 @@ class BruteForce(TorchDispatchMode):
             applied = x if transposed else out
             self.macs += applied.shape[0] * applied[0, 0].numel() * weight.numel()
         elif name == "convolution_backward":
+            self.known_to_torch &= args[9] == 1
             gradient, x, weight, transposed, mask = args[0], args[1], args[2], args[7], args[10]
             applied = x if transposed else gradient
             self.macs += applied.shape[0] * applied[0, 0].numel() * weight.numel() * (mask[0] + mask[1])
         elif name == "_grouped_mm":
+            self.known_to_torch = False
             # Each row of the left operand meets one matrix of the right one.
             self.macs += args[0].numel() * args[1].shape[-1]
         elif name in ("mv", "addmv"):
+            self.known_to_torch = False
             self.macs += args[-2].numel()
         return out
 
