@@ -10,8 +10,8 @@ VIDEO = {"video_frames": 8, "image_w": 640, "image_h": 360}
 @pytest.mark.parametrize(
     ("words", "model", "settings", "said"),
     [
-        ("V3.2 scores every token", "deepseek-v3.2", {}, True),
-        ("V3.2 scores every token", "deepseek-v3", {}, False),
+        ("V3.2 scores every earlier token", "deepseek-v3.2", {}, True),
+        ("V3.2 scores every earlier token", "deepseek-v3", {}, False),
         ("the time before each two frames", "qwen3-vl-2b", VIDEO, True),
         ("the time before each two frames", "qwen3-vl-2b", {}, False),
         ("a single page counts twice", "qwen3-vl-2b", {}, True),
