@@ -58,6 +58,18 @@ def test_decode_step_of_deepseek_v3_2_attends_to_chosen_tokens():
     assert cost.kv_reads == 61 * (131_328 * 128 + 2_048 * (512 + 64))
 
 
+def test_indexer_of_deepseek_v3_2_writes_chosen_positions_alone():
+    # Scores of 64 heads and all pairs would be 134 TB a prompt of this length: no engine writes them.
+    tokens, request = 131_072, {"seq_len": 131_072, "new_tokens": 2}
+    for stage, rows in ("prefill", tokens), ("decode", 1):
+        indexed, plain = (model_cost(name, stage, **request) for name in ("deepseek-v3.2", "deepseek-v3"))
+        written = 64 * 128 + 128 + 64 + 2_048
+        assert indexed.activations - plain.activations == 61 * rows * written
+        # Projections read compressed queries and twice the hidden state; scores read queries and the heads' weights.
+        read = 1536 + 2 * 7168 + 64 * (128 + 1)
+        assert indexed.activation_reads - plain.activation_reads == 61 * rows * read
+
+
 def test_decode_step_of_kimi_k2_5_after_a_page():
     # 4,158 tokens of the page, 10 of text, and the middle of 512 new ones.
     cost = model_cost("kimi-k2.5", "decode", **PAGE)

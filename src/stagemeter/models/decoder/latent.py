@@ -41,21 +41,27 @@ class Indexer:
         ]
 
     def scores(self, of: DecoderPass) -> list[Cost]:
-        """Return the costs of the scores of all heads, and of their weighted sums."""
+        """Return the costs of the scores of all heads, and of their weighted sums.
+
+        transformers writes both. The model needs one fused operator, as attention is: it writes the chosen positions.
+        Source of the fusion: DeepGEMM's ``fp8_mqa_logits``, which writes no scores of single heads.
+        """
         rows, keys = of.batch * of.tokens, of.batch * of.full.keys * self.head_width
         scores, sums = of.batch * of.full.pairs * self.heads, of.batch * of.full.pairs
         visible = of.batch * of.full.visible * self.heads
-        return [
-            Cost(
-                macs=scores * self.head_width,
-                macs_causal=visible * self.head_width,
-                activations=scores,
-                activation_reads=rows * self.heads * self.head_width,
-                kv_reads=keys,
-                kv_writes=rows * self.head_width,
-            ),
-            Cost(macs=scores, macs_causal=visible, activations=sums, activation_reads=rows * self.heads + scores),
-        ]
+        products = Cost(
+            macs=scores * self.head_width,
+            macs_causal=visible * self.head_width,
+            activations=scores,
+            activation_reads=rows * self.heads * self.head_width,
+            kv_reads=keys,
+            kv_writes=rows * self.head_width,
+        )
+        weighted = Cost(macs=scores, macs_causal=visible, activations=sums, activation_reads=rows * self.heads + scores)
+        if not of.model:
+            return [products, weighted]
+        read = rows * self.heads * (self.head_width + 1)
+        return [replace(products + weighted, activations=of.batch * of.limited.pairs, activation_reads=read)]
 
     def parameters(self, hidden: int, query_rank: int) -> int:
         """Return the parameters of one layer: projections and the norm of keys."""
