@@ -284,6 +284,14 @@ def test_analyze_prints_the_table(
     assert "PaLM: all pairs, without the causal mask" in shown
 
 
+def test_analyze_refuses_the_table_beside_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--model", "llama-3.1-8b", "--estimate", "--no-track", "--conventions", "--json"]
+    monkeypatch.setattr(sys, "argv", ["stagemeter", "analyze", *options, "--output-dir", str(tmp_path / "out")])
+    with pytest.raises(StagemeterError, match="--conventions: prints a table, and --json the report alone"):
+        cli()
+    assert not (tmp_path / "out").exists()
+
+
 def test_analyze_refuses_before_it_counts(tmp_path: Path) -> None:
     with pytest.raises(StagemeterError, match="conventions: granite"):
         analyze_page(AnalysisConfig(model="granite-docling-default"), tmp_path / "out", track=False, conventions=True)

@@ -5,7 +5,7 @@ import pytest
 from stagemeter import AnalysisConfig
 from stagemeter.analysis.analyze import estimate_model
 from stagemeter.export.execution import differing_factors, execution_lines
-from stagemeter.export.report import print_report, report_markdown
+from stagemeter.export.report import print_report, report_markdown, summary_markdown
 from stagemeter.models.files import shipped_models
 from stagemeter.models.generic.shipped import shipped_without_family
 from stagemeter.models.lookup import describe_model
@@ -41,6 +41,12 @@ def test_difference_is_shown_with_its_factor_and_its_reason(capsys):
         assert f"(x{factor})" in text
         assert reason in text
     assert console.count("(x") == 2, "decode and total differ, and prefill does not"
+
+
+def test_description_says_which_flops_it_shows():
+    report = estimate("llama-3.1-8b")
+    assert "FLOPs are what the model needs, attention dense." in summary_markdown(report)
+    assert "FLOPs are what transformers executes." in summary_markdown(report | {"basis": "executed"})
 
 
 def test_equal_counts_have_one_column(capsys):

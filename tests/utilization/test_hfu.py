@@ -9,10 +9,11 @@ import pytest
 
 from stagemeter import AnalysisConfig
 from stagemeter.analysis.analyze import estimate_model
+from stagemeter.core.escape import Marked
 from stagemeter.core.metrics import pairing_values
 from stagemeter.core.report_upgrade import upgraded_report
 from stagemeter.core.workload import Workload
-from stagemeter.export.pairing import mfu_markdown, print_pairing
+from stagemeter.export.pairing import mfu_description, mfu_markdown, print_pairing
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import describe_model
 from stagemeter.profiling.lengths import Bucket, Histogram, RequestLengths
@@ -97,6 +98,16 @@ def test_less_is_executed_of_a_recurrence_in_steps_alone_and_the_reason_says_so(
     line = next(line for line in mfu_markdown(paired(report)).splitlines() if "decode: transformers executes" in line)
     assert ", 0.9" in line.partition(" times ")[0]
     assert why in line
+
+
+def test_description_begins_with_both_conventions_where_they_differ(deepseek):
+    pairing = paired(deepseek)
+    total = pairing["stages"]["total"]
+    total |= {"mfu": 0.5, "mfu_causal": 0.25}
+    begin = "**MFU 50.0 %**, 25.0 % by visible pairs, of the whole request."
+    assert mfu_description(pairing, Marked("counts")).startswith(begin)
+    total["mfu_causal"] = total["mfu"]
+    assert mfu_description(pairing, Marked("counts")).startswith("**MFU 50.0 %** of the whole request.")
 
 
 def test_pairing_of_an_earlier_version_is_shown(deepseek):

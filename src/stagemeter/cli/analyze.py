@@ -11,6 +11,7 @@ from stagemeter.cli.options import no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
 from stagemeter.cli.types import PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
+from stagemeter.core.errors import StagemeterError
 
 _EPILOG = """\b
 Examples:
@@ -62,6 +63,11 @@ def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: A
     if not config.enabled:
         say("enabled is false: nothing was run")
         return
+    if as_json and options["conventions"]:
+        raise StagemeterError(
+            "--conventions: prints a table, and --json the report alone. Leave one out, or call "
+            "stagemeter.conventions.compare"
+        )
     from stagemeter.application.analyze import analyze_page
 
     outcome = analyze_page(config, output_dir or _FOLDER, track=not no_track, **options)

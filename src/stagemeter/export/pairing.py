@@ -60,7 +60,7 @@ def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     """Return the short form of a pairing for the description of a run, with a link to its counts."""
     document = Document()
     total = pairing["stages"].get("total")
-    whole = "" if total is None else f"**MFU {_percent(total['mfu'])}** of the whole request. "
+    whole = "" if total is None else f"**MFU {_percent(total['mfu'])}**{_visible(total)} of the whole request. "
     document.paragraph(Marked(f"{whole}Peak: {markdown_text(_peak(pairing))}. Counts: {counts}."))
     for line in _devices(pairing["devices"]):
         document.paragraph(f"{line}.")
@@ -71,6 +71,13 @@ def mfu_description(pairing: Mapping[str, Any], counts: Marked) -> str:
     if lines:
         document.items([*lines, *_engine(pairing)])
     return str(document)
+
+
+def _visible(row: Mapping[str, Any]) -> str:
+    """Return the MFU by visible pairs, where it differs."""
+    causal = row["mfu_causal"]
+    differs = causal is not None and differing_factor(causal, row["mfu"]) is not None
+    return f", {_percent(causal)} by visible pairs," if differs else ""
 
 
 def print_pairing(pairing: Mapping[str, Any]) -> None:

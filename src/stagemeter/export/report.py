@@ -146,7 +146,7 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
         f"One request: {describe_request(workload)}, {workload['prompt_tokens']:,} prompt tokens, "
         f"{workload['new_tokens']:,} new tokens, {describe_dtypes(workload)}. "
         f"**{with_unit(total['flops'], 'FLOPs')}** in all, "
-        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token.",
+        f"{with_unit(total['flops_forward'], 'FLOPs')} of them before the first token. {_meaning(report)}",
     )
     header = ["Stage", "Params", "FLOPs", "FLOPs executed", "Share", "Activations", "Bytes moved", "Counts agree"]
     nothing = dict.fromkeys(("flops", "flops_executed", "activations", "bytes_read", "bytes_written"), 0)
@@ -165,11 +165,18 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
     document.table([["Quantity", "Value", "Exact"], *rows])
 
 
+def _meaning(report: Mapping[str, Any]) -> str:
+    """Say what FLOPs without another word are."""
+    if report["basis"] == "executed":
+        return f"FLOPs are what {report['implementation']['name']} executes. The totals have visible pairs, too."
+    return "FLOPs are what the model needs, attention dense. The totals have visible pairs and executed FLOPs, too."
+
+
 def _add_roofline(document: Document, report: Mapping[str, Any]) -> None:
     roofline = report["roofline"]
     if roofline is None:
         return
-    document.header(2, f"At best on {roofline['peak']['name']}")
+    document.header(2, f"At best on {roofline['peak']['name']}, by visible pairs")
     document.table(bounds_table(roofline))
     document.items([*roofline_lines(roofline), f"peak: {roofline['peak']['source']}", *roofline["notes"]])
 
@@ -331,7 +338,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     if roofline is not None:
         peak = roofline["peak"]
         print_lines([""])
-        print_table(bounds_table(roofline), title=f"At best on {peak['name']} ({describe_peak(peak)})")
+        title = f"At best on {peak['name']} ({describe_peak(peak)}), by visible pairs"
+        print_table(bounds_table(roofline), title=title)
         print_lines(roofline_lines(roofline))
 
 
