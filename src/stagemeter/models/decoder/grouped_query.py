@@ -64,7 +64,7 @@ class GroupedQueryAttention(Mixer):
     cache_window: bool = derived(False)
     kind: Literal["grouped_query"] = "grouped_query"
 
-    EXECUTION: ClassVar[str] = "computes the scores of all pairs of tokens, of which a window or a chunk hides most"
+    EXECUTION: ClassVar[str] = "computes the scores of all pairs of tokens, of which a window or a chunk hides some"
 
     @classmethod
     def read(cls, settings: Settings, **changes: Any) -> GroupedQueryAttention:
