@@ -100,8 +100,8 @@ day with a multi-plane network, and 272.52 with a multi-rail one. Sequences have
 Command: `stagemeter analyze --model deepseek-v3 --seq-len 4096 --estimate --conventions`.
 
 {_percent(table(rows))}
-The difference is the router of 58 layers, {router / 1e9:.3f} GFLOP a token, which the paper leaves out. The layer that
-predicts a second token is in neither.
+The difference is the router of 58 layers, which the paper leaves out: {router / 1e9:.3f} GFLOP a token in the forward
+pass, and three times that in a step. The layer that predicts a second token is in neither.
 """
 
 

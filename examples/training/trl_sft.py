@@ -46,4 +46,4 @@ trainer.train()
 logged = [entry for entry in trainer.state.log_history if "loss" in entry][-1]
 for name, value in logged.items():
     if name.startswith(("mfu/", "hfu/", "tokens", "padding", "step_ms")):
-        print(f"{name:34}{value:.4g}")
+        print(f"{name:28}{value:.4g}")
