@@ -6,6 +6,7 @@ from brute_force import BruteForce
 from small_pictures import END, START, VIDEO, VOCABULARY, grids, small_model
 
 import stagemeter
+from stagemeter.integrations.family_stages import stages_of
 from stagemeter.modules.batch_costs import BatchCosts
 from stagemeter.modules.calls import CallRecorder
 
@@ -101,7 +102,7 @@ def logged(model, batch):
     model(**batch)
     recorder.detach()
     with recorder.blind():
-        cost = BatchCosts(recorder.bare).of(recorder.take(train=True))
+        cost = BatchCosts(recorder.bare, {model: stages_of(model)}).of(recorder.take(train=True))
     assert not cost.notes
     return cost
 

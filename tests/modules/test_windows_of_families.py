@@ -98,5 +98,5 @@ def test_texts_of_a_padded_batch_cost_what_each_does_alone():
         ).total
         for n in lengths
     ]
-    assert cost.macs == sum(total.macs for total in alone)
-    assert cost.macs_causal == sum(total.macs_causal for total in alone)
+    assert cost.whole.macs == sum(total.macs for total in alone)
+    assert cost.whole.macs_causal == sum(total.macs_causal for total in alone)

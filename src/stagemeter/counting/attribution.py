@@ -84,6 +84,10 @@ class Attribution:
         """Whether the module that runs declares its attention causal."""
         return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
 
+    def is_attention(self) -> bool:
+        """Whether the module that runs declares whether its attention is causal, as transformers' attention does."""
+        return bool(self._running) and isinstance(getattr(self._running[-1], "is_causal", None), bool)
+
     def _own_nodes(self, module: str) -> None:
         """Assign the nodes made from now on to a module."""
         number = torch._C._autograd._get_sequence_nr()

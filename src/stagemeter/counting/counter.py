@@ -186,7 +186,7 @@ class CostCounter:
             if out is None:
                 out = func(*args, **kwargs)
             self._saw(func, args, kwargs, out)
-            if packet in MASKING and self._attribution.is_causal():
+            if packet in MASKING and self._attribution.is_attention():
                 self._eager.masked(func, self._attribution.module(), args, out)
             if packet in _SAME_THING:
                 self._operands.follow(args[0], out)
@@ -370,7 +370,7 @@ class CostCounter:
             share = call.share
         module = self._attribution.module()
         nodes = nodes_of(args) if first is None else nodes_since(first)
-        product = causal and is_stacked_product(rule)
+        product = node is None and self._attribution.is_attention() and is_stacked_product(rule)
         masked = self._eager.share_of(rule, module, args) if product else None
         if masked is not None:
             share = Share(*masked.of(share.whole), share.whole)

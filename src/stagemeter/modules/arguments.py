@@ -24,6 +24,9 @@ _OF_TEXT = frozenset({
 })  # fmt: skip
 #: Names of tensors with the type of each token.
 _TYPES = frozenset({"mm_token_type_ids", "moe_mm_token_type_ids", "token_type_ids"})
+#: Type of the tokens that see earlier ones alone, in models of transformers where that is not zero: the answer to a
+#: prompt (``modeling_paligemma.py``, ``PaliGemmaModel.forward``). Text beside pictures has zero.
+_ORDERED_TYPES = {"paligemma": 1}
 #: Elements up to which values are compared one by one; larger tensors by the number of nonzeros in each row.
 _MOST_COMPARED = 1 << 12
 #: Dimensions of several pictures per sequence, some of them padding: batch, pictures, channels, height, width.
@@ -77,13 +80,35 @@ def values_key(names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str,
     key: list[Hashable] = []
     for name, tensor in tensors.items():
         if name in _TYPES:
-            key.append((name, *sorted(Counter(tensor.flatten().tolist()).items())))
+            # Pairs that a mask shows by types depend on each text's own.
+            key.append(
+                (
+                    name,
+                    *(tuple(sorted(Counter(row).items())) for row in tensor.reshape(-1, *tensor.shape[-1:]).tolist()),
+                )
+            )
         elif _holds_pictures(tensor):
             key.append((name, tuple(_pictures(tensor).flatten().tolist())))
         elif not (_is_real(tensor) or name in _OF_TEXT or tensor.shape in texts):
             compared = tensor if tensor.numel() <= _MOST_COMPARED else tensor.count_nonzero(-1)
             key.append((name, tuple(compared.flatten().tolist())))
     return tuple(key)
+
+
+def ordered_type(model: nn.Module) -> int:
+    """Return the type of the tokens that see earlier ones alone."""
+    kinds = (getattr(getattr(module, "config", None), "model_type", None) for module in model.modules())
+    return next((_ORDERED_TYPES[kind] for kind in kinds if kind in _ORDERED_TYPES), 0)
+
+
+def typed_padding(kwargs: Mapping[str, Any], mask: Any, ordered: int) -> dict[str, Any]:
+    """Return arguments in which padding has the type of tokens that see earlier ones alone, as text alone does."""
+    given = dict(kwargs)
+    for name in _TYPES & given.keys():
+        types = given[name]
+        if isinstance(types, torch.Tensor) and isinstance(mask, torch.Tensor) and types.shape == mask.shape:
+            given[name] = types.masked_fill(mask == 0, ordered)
+    return given
 
 
 def reads_more_than_text(model: nn.Module) -> bool:

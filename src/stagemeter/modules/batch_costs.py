@@ -15,6 +15,7 @@ from stagemeter.core.cost import total
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.stage_names import OTHER
 from stagemeter.counting.events import Counts
+from stagemeter.counting.visible_pairs import UNKNOWN_MASK
 from stagemeter.modules.arguments import Arguments
 from stagemeter.modules.calls import BOUNDARIES, CROSS_MASK, MASK, POSITIONS, TOKENS, Call
 from stagemeter.modules.input_gradients import without_input_gradients
@@ -25,6 +26,8 @@ from stagemeter.modules.shapes import spec, tensors_of, without_weights
 Stages = Mapping[str, Sequence[str]]
 #: The part that is the whole model.
 _WHOLE = ""
+#: Names of remarks on which pairs count.
+_OF_PAIRS = frozenset({UNKNOWN_MASK, "flops_causal"})
 #: Length below which every length is counted separately.
 _SHORT = 8
 #: Arguments whose values tell where sequences are. They change no shape, and counts from shapes leave them out.
@@ -76,6 +79,7 @@ class _Count(NamedTuple):
 
     parts: Mapping[str, PartCost]
     unsupported: frozenset[str]
+    remarks: tuple[str, ...]
 
 
 class _OfLength(NamedTuple):
@@ -118,6 +122,7 @@ class BatchCosts:
             count = self._count(call)
             _add(parts, count.parts)
             unsupported |= count.unsupported
+            notes |= dict.fromkeys(count.remarks)
             # Several modules may get the same batch in turn: the first gives its size.
             if call.shape is None:
                 samples += call.rows if call.module is first else 0
@@ -275,9 +280,11 @@ def _count(bare: nn.Module, given: Arguments, train: bool, stages: Stages) -> _C
     with without_input_gradients(bare) as fewer:
         if train and fewer:
             plain = _passes(bare, given, train)
+    remarks = [(name, why) for counts in plain for name, why in counts.remarks.items() if name in _OF_PAIRS]
     return _Count(
         parts={part: _part(passes, plain, names) for part, names in ({_WHOLE: ("",)} | dict(stages)).items()},
         unsupported=frozenset(name for counts in passes for name in counts.unsupported_of("")),
+        remarks=tuple(dict.fromkeys(f"{name}: {why}" for name, why in remarks)),
     )
 
 

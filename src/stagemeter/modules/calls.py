@@ -20,7 +20,9 @@ from stagemeter.modules.arguments import (
     Arguments,
     arguments_of,
     arguments_with_values,
+    ordered_type,
     reads_more_than_text,
+    typed_padding,
     values_key,
 )
 
@@ -90,6 +92,7 @@ class CallRecorder:
             for module in self._modules
             if reads_more_than_text(module)
         }
+        self._ordered_types = {module: ordered_type(module) for module in self._parameters}
         self._calls: list[Call] = []
         self._running = _Running()
         self._blind = False
@@ -137,6 +140,8 @@ class CallRecorder:
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
         parameters = self._parameters.get(module)
+        if parameters is not None:
+            kwargs = typed_padding(kwargs, kwargs.get(MASK), self._ordered_types[module])
         values = () if parameters is None else values_key(parameters, args, kwargs)
         signature = (id(module), train, call_signature(args, kwargs), values)
         if signature not in self.bare:

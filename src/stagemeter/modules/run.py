@@ -41,7 +41,7 @@ from stagemeter.modules.wrappers import is_sharded, plain_name, set_training
 #: Turns a model's output into a tensor of one element for the backward pass.
 Loss = Callable[[Any], torch.Tensor]
 #: transformers' names of arguments whose values tell which pairs of tokens are visible, and change no shape.
-_TELL_PAIRS = ("attention_mask", "position_ids")
+_TELL_PAIRS = ("attention_mask", "mm_token_type_ids", "position_ids", "token_type_ids")
 #: Memory as a multiple of the weights; training adds gradients and saved activations.
 _MEMORY_FACTORS = {False: 1.5, True: 3.5}
 
