@@ -247,7 +247,7 @@ def loop_in_sight_of_the_dispatcher_alone(step, x):
 )
 def test_a_loop_that_made_up_values_never_end_is_refused(monkeypatch, loop, device):
     monkeypatch.setattr(step_limit, "MOST_READ", 50)
-    with pytest.raises(StagemeterError, match=r"more than 50 values .* made up, so a loop .* Pass real tensors"):
+    with pytest.raises(StagemeterError, match=r"more than 50 values .* made up, so a loop .* Pass real inputs"):
         stagemeter.analyze(Refining(loop).to(device), stagemeter.spec(2, 4))
 
 

@@ -29,7 +29,7 @@ class OwnBackward:
 
     def follow(self, source: torch.Tensor, copy: torch.Tensor) -> None:
         """Treat a copy in another data type, or at another place, as what it was made from."""
-        if self._is_hidden(None):
+        if self._is_hidden(None) and _is_plain(source) and _is_plain(copy):
             self._copies[self._address(copy)] = self._identity(source)
 
     def runs_again(self, node: Any, name: str, operands: Sequence[Any]) -> bool:
@@ -49,7 +49,7 @@ class OwnBackward:
         return node is None and not torch.is_grad_enabled() and next_number() > self._first
 
     def _identity(self, operand: Any) -> Hashable:
-        if not isinstance(operand, torch.Tensor) or not torch._C._has_storage(operand):
+        if not isinstance(operand, torch.Tensor) or not _is_plain(operand):
             return None
         address = self._address(operand)
         view = (tuple(operand.shape), operand.stride(), operand.storage_offset())
@@ -59,3 +59,8 @@ class OwnBackward:
     def _address(self, tensor: torch.Tensor) -> int:
         storage = StorageWeakRef(tensor.untyped_storage())
         return int(self._storages.setdefault(storage.cdata, storage).cdata)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has one storage and strides; sparse and nested ones do not."""
+    return tensor.layout is torch.strided and not tensor.is_nested and torch._C._has_storage(tensor)
