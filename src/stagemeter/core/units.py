@@ -42,6 +42,11 @@ def percentage(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
+def digits_of(factor: float) -> str:
+    """Write a factor, with more digits near one."""
+    return f"{factor:,.{1 if factor >= 10 else 2 if factor >= 2 else 3}f}"
+
+
 def describe_views(workload: dict[str, Any]) -> str:
     """Say which views a page becomes, such as ``1 x 1024 + 6 x 640 (2x3)``."""
     size = workload.get("view_size")

@@ -8,6 +8,7 @@ from typing import Any
 from stagemeter.core.cost import differing_factor
 from stagemeter.core.report import request_total
 from stagemeter.core.stage_names import TOTAL
+from stagemeter.core.units import digits_of
 
 #: The adapter's name among the stages, and why transformers executes other work for it.
 ADAPTER, _BESIDE = "adapter", "runs an adapter on the inputs of the layer beside it, whatever the model needs of them"
@@ -22,11 +23,6 @@ def differing_factors(report: Mapping[str, Any]) -> dict[str, float]:
         needed[ADAPTER], executed[ADAPTER] = beside["flops"], beside["flops_executed"]
     factors = {name: differing_factor(executed[name], flops) for name, flops in needed.items()}
     return {name: factor for name, factor in factors.items() if factor is not None}
-
-
-def digits_of(factor: float) -> str:
-    """Write a factor, with more digits near one."""
-    return f"{factor:,.{1 if factor >= 10 else 2 if factor >= 2 else 3}f}"
 
 
 def execution_lines(report: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,8 @@ from stagemeter.core.cost import differing_factor
 from stagemeter.core.escape import Marked, markdown_text
 from stagemeter.core.stage_names import stage_label
 from stagemeter.core.terminal import print_lines, print_table
-from stagemeter.core.units import describe_lengths, describe_peak, milliseconds, rate, with_unit
+from stagemeter.core.units import describe_lengths, describe_peak, digits_of, milliseconds, rate, with_unit
 from stagemeter.export.charts import chart_picture, charts_page
-from stagemeter.export.execution import digits_of
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document, unbroken
 from stagemeter.export.roofline import roofline_chart

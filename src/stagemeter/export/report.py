@@ -17,12 +17,13 @@ from stagemeter.core.units import (
     describe_peak,
     describe_request,
     describe_views,
+    digits_of,
     percentage,
     with_unit,
 )
 from stagemeter.core.writing import write_whole
 from stagemeter.export.charts import bar_chart
-from stagemeter.export.execution import ADAPTER, differing_factors, digits_of, execution_lines
+from stagemeter.export.execution import ADAPTER, differing_factors, execution_lines
 from stagemeter.export.fvcore_table import fvcore_table
 from stagemeter.export.json_file import json_text
 from stagemeter.export.markdown import Document

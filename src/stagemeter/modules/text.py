@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from stagemeter.core.cost import differing_factor
 from stagemeter.core.terminal import plain_text
-from stagemeter.core.units import percentage, with_unit
+from stagemeter.core.units import digits_of, percentage, with_unit
 
 if TYPE_CHECKING:
     from stagemeter.modules.report import ModuleReport, ModuleStage
@@ -54,7 +54,7 @@ def _factor(stage: ModuleStage, other: str) -> float | None:
 
 def _beside(stage: ModuleStage, other: str) -> str:
     factor = _factor(stage, other)
-    return with_unit(getattr(stage, _OTHERS[other][0])) + (f" ({factor:.3g} x)" if factor else "")
+    return with_unit(getattr(stage, _OTHERS[other][0])) + (f" (x{digits_of(factor)})" if factor else "")
 
 
 def _row(stage: ModuleStage, total: ModuleStage, others: list[str], train: bool) -> list[str]:
