@@ -21,6 +21,8 @@ from transformers.models.llama4 import modeling_llama4
 from transformers.models.minimax import modeling_minimax
 
 VISIBLE = "visible"
+#: New tokens of the pass that runs, and those before it; a convolution's inputs do not tell them apart.
+_PASS = {"tokens": 0, "past": 0}
 #: Modeling files that have functions of a recurrence, and convolve tokens before it.
 RECURRENT = ("qwen3_next", "qwen3_5", "qwen3_5_moe")
 STATE_SPACE = ("mamba2", "zamba2")
@@ -58,12 +60,10 @@ def shown(mask, row, place, keys, chosen=None):
 def shown_unordered(mask, row, place, keys, chosen=None):
     """Return places of keys as many as a query can have were it not for the order of tokens, as `shown` does."""
     see = torch.ones(1, keys) if mask is None else (mask[row, 0, :, :keys].expand(-1, keys) == 0).float()
-    prompt = len(see) == keys
-    if prompt and not see[-1, 0] and (see.sum(dim=1)[1:] < see.sum(dim=1)[:-1]).any():
-        # A query that sees fewer keys than the one before begins a chunk, in which all see each other.
-        number = int((see + see.mT)[place].count_nonzero())
-    else:
-        number = int(see.sum(dim=1).max())
+    seen = see.sum(dim=1)
+    # A query that sees fewer keys than the one before begins a chunk, in which all see each other.
+    chunk = torch.cat([torch.zeros(1), (seen[1:] < seen[:-1]).cumsum(0).float()])
+    number = int(seen[chunk == chunk[place if len(see) > 1 else 0]].max())
     return torch.arange(number if chosen is None else min(number, chosen.shape[-1]))
 
 
@@ -118,7 +118,8 @@ def least_latent(plain_forward, absorb_prompt=False):
 
     def forward(module, hidden_states, position_embeddings, attention_mask, past_key_values=None, **kwargs):
         arguments = (module, hidden_states, position_embeddings, attention_mask, past_key_values)
-        absorb = absorb_prompt or past_key_values.get_seq_length(module.layer_idx)
+        step = hidden_states.shape[1] == 1 and past_key_values.get_seq_length(module.layer_idx)
+        absorb = absorb_prompt or step
         return absorbed(*arguments, **kwargs) if absorb else plain_forward(*arguments, **kwargs)
 
     return forward
@@ -211,7 +212,9 @@ def state_space_step(state, hidden_states, dt, A, B, C, D=None, dt_bias=None, dt
 
 
 def convolve(hidden_states, weight, bias=None, activation=None, zeros=True, **_):
-    """Convolve the tokens of a prompt: one position per token, with zeros before the first."""
+    """Convolve the tokens of a prompt: one position per token, with zeros before the first or those that are kept."""
+    if _PASS["past"] and zeros:
+        hidden_states, zeros = hidden_states[:, :, -(_PASS["tokens"] + weight.shape[-1] - 1) :], False
     # transformers fills a prompt that is shorter than the kernel with zeros, and drops their outputs.
     first = int(hidden_states.ne(0).any(dim=1).any(dim=0).nonzero()[0]) if zeros else 0
     hidden_states = hidden_states[:, :, first:]
@@ -225,6 +228,11 @@ def convolve_step(hidden_states, conv_state, weight, bias=None, activation=None)
     inputs = torch.cat([conv_state, hidden_states], dim=-1)
     conv_state.copy_(inputs[:, :, -conv_state.shape[-1] :])
     return convolve(inputs[:, :, -weight.shape[-1] :], weight, bias, activation, zeros=False)
+
+
+def begin_pass(tokens, past):
+    """Tell the modules of the next pass its new tokens, and those before them."""
+    _PASS.update(tokens=tokens, past=past)
 
 
 def lightning(plain_forward):

@@ -1,10 +1,12 @@
 """The reference modules of model FLOPs give the same numbers as transformers' modules, with fewer products."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from least_work import VISIBLE, least_work
+from least_work import VISIBLE, begin_pass, least_work
 from small_text_models import KINDS
 from test_text_families import real_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,20 +14,23 @@ from torch.utils.flop_counter import FlopCounterMode
 BATCH, STEPS = 2, 3
 
 
-def run(model, config, prompt, batch=BATCH):
-    """Logits and FLOPs of a prefill and of some decode steps."""
+def run(model, config, prompt, batch=BATCH, past=0):
+    """Logits and FLOPs of a prefill, after `past` tokens of an earlier one, and of some decode steps."""
     cache = "cache_params" if config["model_type"] == "mamba2" else "past_key_values"
     torch.manual_seed(1)
     ids = torch.randint(3, max(4, config["vocab_size"]), (batch, prompt + STEPS)).clamp(max=config["vocab_size"] - 1)
     held, logits, flops = {}, [], []
     with torch.no_grad():
-        for start, end in [(0, prompt), *((place, place + 1) for place in range(prompt, prompt + STEPS))]:
+        ends = [0, *([past] if past else []), *range(prompt, prompt + STEPS + 1)]
+        for start, end in pairwise(ends):
+            begin_pass(end - start, start)
             with FlopCounterMode(display=False) as counter:
                 out = model(input_ids=ids[:, start:end], use_cache=True, logits_to_keep=1, **held)
             held = {cache: getattr(out, cache)}
             logits.append(out.logits)
             flops.append(counter.get_total_flops())
-    return torch.cat(logits, dim=1), flops
+    first = 1 if past else 0
+    return torch.cat(logits[first:], dim=1), flops[first:]
 
 
 @pytest.mark.slow

@@ -20,16 +20,21 @@ FAST = ("llama4_text", "deepseek_v32", "gpt_oss")
 few = settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 
-def least_flops(config, prompt, batch, unordered):
-    """FLOPs of a prefill and of decode steps, see `least_work`; latent attention runs a prompt the cheaper way."""
+def least_flops(config, prompt, batch, past=0):
+    """FLOPs by visible pairs, then dense, of a prefill and of decode steps, see `least_work`.
+
+    Latent attention runs a prompt the way that is cheaper by visible pairs.
+    """
     model = real_model(config)
-    counts = []
+    ways = []
     for absorb_prompt in (False, True) if "kv_lora_rank" in config else (False,):
-        with least_work(absorb_prompt, unordered):
-            model.set_attn_implementation(VISIBLE)
-            _, flops = run(model, config, prompt, batch)
-        counts.append(flops)
-    return [min(ways) for ways in zip(*counts, strict=True)]
+        counts = []
+        for unordered in (False, True):
+            with least_work(absorb_prompt, unordered):
+                model.set_attn_implementation(VISIBLE)
+                counts.append(run(model, config, prompt, batch, past)[1])
+        ways.append(list(zip(*counts, strict=True)))
+    return [min(passes) for passes in zip(*ways, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -39,11 +44,12 @@ def least_flops(config, prompt, batch, unordered):
 @given(st.data())
 def test_model_flops_are_those_of_the_least_work(kind, data):
     config, prompt, batch = data.draw(KINDS[kind]), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
+    # transformers gets a prompt wrong whose beginning lightning attention's cache holds.
+    past = 0 if kind == "minimax" else data.draw(st.integers(0, prompt - 1))
     family, decoder = read(config)
-    asked = AnalysisConfig(seq_len=prompt, new_tokens=STEPS + 1, batch_size=batch)
+    asked = AnalysisConfig(seq_len=prompt, new_tokens=STEPS + 1, batch_size=batch, cached_tokens=past or None)
     workload = plan_request(asked, ModelDescription("small", family, decoder, config, "a test"))
     steps = [replace(workload, decode_context=prompt + 1 + step) for step in range(STEPS)]
     prefill, decode = family.stage("prefill"), family.stage("decode")
     costs = [needed_cost(prefill, decoder, workload), *(needed_cost(decode, decoder, step) for step in steps)]
-    assert [cost.flops_causal for cost in costs] == least_flops(config, prompt, batch, unordered=False)
-    assert [cost.flops for cost in costs] == least_flops(config, prompt, batch, unordered=True)
+    assert [(cost.flops_causal, cost.flops) for cost in costs] == least_flops(config, prompt, batch, past)

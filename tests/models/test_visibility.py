@@ -49,6 +49,32 @@ def test_pairs_of_a_prompt_are_those_of_its_mask(limit, tokens):
 
 
 @given(LIMITS, st.integers(1, 30), st.integers(1, 30))
+def test_pairs_after_cached_tokens_are_those_of_their_mask(limit, past, tokens):
+    """What the cache of a limit holds is what the last of its tokens sees, but for those that a prompt keeps."""
+    prompt = past + tokens
+    shown = mask(limit, prompt, prompt)[past:]
+    if limit.steps_only:
+        # No mask has the limit: the cache dropped the earliest tokens.
+        shown[:, : max(0, past - limit.tokens + 1)] = False
+    keys = shown.sum(axis=1)
+    assert limit.visible(tokens, past) == keys.sum()
+    assert limit.keys(tokens, past) == shown.any(axis=0).sum()
+    if limit.chunked:
+        number = np.arange(past, prompt) // limit.tokens
+        assert limit.pairs(tokens, past) == sum(keys[number == chunk].max() for chunk in number)
+    else:
+        assert limit.pairs(tokens, past) == tokens * keys.max()
+
+
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(1, 30))
+def test_chosen_tokens_are_any_earlier_ones(chosen, past, tokens):
+    limit = Limit(chosen, chosen=True)
+    assert limit.keys(tokens, past) == min(past + tokens, tokens * chosen)
+    assert limit.visible(tokens, past) == sum(min(place + 1, chosen) for place in range(past, past + tokens))
+    assert limit.keys(1, past) == limit.last_keys(past + 1, past)
+
+
+@given(LIMITS, st.integers(1, 30), st.integers(1, 30))
 def test_the_last_of_some_tokens_sees_what_its_mask_shows(limit, prompt, generated):
     assert limit.last_keys(prompt + generated, prompt) == mask(limit, prompt + generated, prompt)[-1].sum()
 

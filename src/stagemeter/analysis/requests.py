@@ -10,8 +10,10 @@ from stagemeter.analysis.pages import page_views, settings_of, size_of_page
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.setting import table
 from stagemeter.core.settings import RequestSettings
+from stagemeter.core.stage_names import PREFILL
 from stagemeter.core.workload import OWN, TEXT, Workload, decode_context_of
 from stagemeter.models.closed_form import decode_span
+from stagemeter.models.decoder.stages import ENCODER_TOKENS
 from stagemeter.models.family import NO_PAGE, Family, PageViews, workload_of_views
 from stagemeter.models.lookup import ModelDescription
 
@@ -25,6 +27,14 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
         raise StagemeterError(f"adapter {config.adapter}: {what} counts no adapters, but analyze does. Leave it out")
 
 
+def refuse_cached(config: AnalysisConfig, what: str) -> None:
+    """Refuse a configuration with cached tokens, which `what` does not take."""
+    if config.cached_tokens is not None:
+        raise StagemeterError(
+            f"cached_tokens {config.cached_tokens}: {what} takes whole prompts, and analyze others, too. Leave it out"
+        )
+
+
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     """Return the workload that a configuration asks of a model: a page and text, or text alone."""
     family = model.family
@@ -36,7 +46,7 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     else:
         settings_of(config).refuse_unused(model.name, family.name)
         page, views = (0, 0), NO_PAGE
-    return make_workload(
+    workload = make_workload(
         family,
         model.architecture,
         page,
@@ -45,6 +55,34 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         decode_context=config.decode_context,
         **{**_asked(config), "text_tokens": _text_tokens(config, family)},
     )
+    if workload.cached_tokens is not None:
+        _refuse_cached(workload, model)
+    return workload
+
+
+def _refuse_cached(workload: Workload, model: ModelDescription) -> None:
+    """Refuse cached tokens that leave nothing to compute, or that no cache of the model holds."""
+    cached, family = workload.cached_tokens, model.family
+    if not family.has_closed_forms:
+        raise StagemeterError(
+            f"cached_tokens {cached}: {model.name} is counted by running it, and a prompt is run whole. Leave it out"
+        )
+    if workload.past_tokens >= workload.prompt_tokens:
+        raise StagemeterError(
+            f"cached_tokens {cached}: the prompt has {workload.prompt_tokens} tokens, and the last one is always "
+            f"computed. Give at most {workload.prompt_tokens - 1}"
+        )
+    calls = family.stage(PREFILL).calls(model.architecture, workload)
+    if any(values.get(ENCODER_TOKENS) for values in calls):
+        raise StagemeterError(
+            f"cached_tokens {cached}: {model.name} attends to its page besides the prompt, and caches of prompts do "
+            "not hold it. Leave it out"
+        )
+    if workload.past_tokens < workload.image_tokens <= workload.prompt_tokens:
+        raise StagemeterError(
+            f"cached_tokens {cached}: the page begins the prompt with {workload.image_tokens} tokens, and a part of a "
+            "page is not counted. Give as many or more"
+        )
 
 
 def _text_tokens(config: AnalysisConfig, family: Family[Any]) -> int:
@@ -136,6 +174,12 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
         notes.append(
             f"the request reaches {longest:,} tokens, more than the {max_positions:,} positions "
             "that the model was made for"
+        )
+    if workload.cached_tokens is not None:
+        page = ", the page among them, which is not encoded" if workload.page_cached else ""
+        notes.append(
+            f"the prefill computes {workload.computed_tokens:,} of {workload.prompt_tokens:,} tokens: the cache holds "
+            f"the first {workload.cached_tokens:,}{page}"
         )
     first, last = decode_span(workload)
     if not first <= workload.decode_context <= last and workload.decode_steps:

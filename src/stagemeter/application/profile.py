@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import ProfileConfig
 from stagemeter.analysis.pages import load_picture
-from stagemeter.analysis.requests import plan_request, recorded_settings, refuse_adapter, require_runnable
+from stagemeter.analysis.requests import (
+    plan_request,
+    recorded_settings,
+    refuse_adapter,
+    refuse_cached,
+    require_runnable,
+)
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import outside_path
 from stagemeter.core.stage_names import DECODE_TOTAL
@@ -100,6 +106,7 @@ def _plan(config: ProfileConfig) -> _Plan:
     if weights is not None:
         _require_weights_of(model, config, weights)
     refuse_adapter(config, "profile")
+    refuse_cached(config, "profile")
     workload = plan_request(config, model)
     require_runnable(workload, model)
     if workload.kv_cache_dtype is not None:

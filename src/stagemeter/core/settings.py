@@ -137,6 +137,11 @@ class RequestSettings:
         least=1, most=MOST_TOKENS, swept=True
     )] = 512
     batch_size: Annotated[int, Setting("Requests processed at once.", least=1, most=65_536, swept=True)] = 1
+    cached_tokens: Annotated[int | None, Setting(
+        "Tokens at the prompt's start that the KV cache holds of an earlier request.",
+        "The prefill computes the others, which attend to these. A page among them is not encoded.",
+        unset="none", least=1, most=MOST_TOKENS, swept=False, commands=("analyze", "plan")
+    )] = None
     dtype: Annotated[DataType, Setting(
         "Data type of weights and activations: bfloat16, float16 or float32.",
         "The bytes follow from it.",

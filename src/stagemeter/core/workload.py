@@ -83,6 +83,21 @@ class Workload(RequestSettings):
         """Decode steps of the request: one fewer than new tokens, since the prefill yields the first."""
         return self.new_tokens - 1
 
+    @property
+    def past_tokens(self) -> int:
+        """Tokens of the prompt that the cache holds before the prefill."""
+        return 0 if self.cached_tokens is None else self.cached_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens of the prompt that the prefill computes."""
+        return self.prompt_tokens - self.past_tokens
+
+    @property
+    def page_cached(self) -> bool:
+        """Whether the cache holds all tokens of the page, which begin the prompt, so that no encoder runs."""
+        return self.cached_tokens is not None and self.image_tokens <= self.cached_tokens and self.global_views > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
         view_size = None if self.view_size is None else list(self.view_size)

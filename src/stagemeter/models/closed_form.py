@@ -75,7 +75,11 @@ def coefficients(family: Family[Any], architecture: Any) -> dict[str, Any]:
     """
 
     def written(form: Form[Any]) -> dict[str, Any]:
-        return {"variables": dict(form.variables), "quantities": _terms(form, architecture)}
+        quantities = _terms(form, architecture)
+        used = {name for terms in quantities.values() for term in terms for name in term["powers"]}
+        # These sizes need no others: a model without a window has no variable of one.
+        meanings = {name: meaning for name, meaning in form.variables.items() if name in used}
+        return {"variables": meanings, "quantities": quantities}
 
     return {
         "architecture": _plain(asdict(architecture)),

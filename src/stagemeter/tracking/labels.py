@@ -68,9 +68,14 @@ def profile_name(model: str, workload: Mapping[str, Any], where: str) -> str:
 def _in_words(workload: Mapping[str, Any]) -> str:
     batch = f" batch {workload['batch_size']}" if workload["batch_size"] > 1 else ""
     if not workload["global_views"]:
-        return f"{workload['mode']} {workload['prompt_tokens']} tokens{batch}"
+        return f"{workload['mode']} {_tokens(workload)}{batch}"
     views = str(workload["global_views"])
     if workload["local_views"]:
         views += f"+{workload['local_views']}"
     plural = "" if views == "1" else "s"
-    return f"{workload['mode']} {views} view{plural} {workload['prompt_tokens']} tokens{batch}"
+    return f"{workload['mode']} {views} view{plural} {_tokens(workload)}{batch}"
+
+
+def _tokens(workload: Mapping[str, Any]) -> str:
+    cached = workload.get("cached_tokens")
+    return f"{workload['prompt_tokens']} tokens" + (f", {cached} cached" if cached else "")

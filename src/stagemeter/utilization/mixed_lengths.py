@@ -21,9 +21,6 @@ from stagemeter.core.cost import Cost, total
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.closed_form import evaluate, form_in
-from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.mixer import DecoderPass, Reach
-from stagemeter.models.decoder.visibility import causal_pairs
 from stagemeter.models.families import family_named
 from stagemeter.models.family import Family, Form
 from stagemeter.profiling.length_sums import Interval, PairSums, ends, known, mean_pair_sums, monotone, pair_sums
@@ -67,45 +64,34 @@ class LanguageForms:
     def _form(self, stage: str) -> Form[Any]:
         return form_in(self.report["closed_form"], self._family.stage(stage))
 
-    def _cost(self, stage: str, workload: Workload) -> int:
+    def _cost(self, stage: str, workload: Workload, **ways: int) -> int:
         calls = self._form(stage).calls(self._architecture, replace(workload, batch_size=1))
-        cost: Cost = total(evaluate(self.report["closed_form"], stage, variables) for variables in calls)
+        cost: Cost = total(evaluate(self.report["closed_form"], stage, {**variables, **ways}) for variables in calls)
         return int(getattr(cost, self.quantity))
+
+    def _part(self, tokens: int, prompt: int) -> Workload:
+        return replace(self.workload, prompt_tokens=prompt, cached_tokens=prompt - tokens or None)
 
     def prefill(self, tokens: int) -> int:
         """Return the FLOPs of a prefill without a cache."""
-        return self._cost(PREFILL, replace(self.workload, prompt_tokens=tokens)) if tokens > 0 else 0
+        return self.over_cache(tokens, tokens) if tokens > 0 else 0
 
     def step(self, context: int) -> int:
         """Return the FLOPs of a decode step. The context includes the new token."""
         return self._cost(DECODE, replace(self.workload, decode_context=context))
 
-    def by_way(self, tokens: int, prompt: int, absorbed: bool) -> int:
-        """Return the FLOPs of a prefill whose new tokens end a prompt, the others of which are in a cache.
-
-        Latent attention is expanded or, as in decode steps, `absorbed`. Layers with chunks are not known here.
-        """
-        cached, decoder = prompt - tokens, self._family.decoder(self._architecture)
-        assert isinstance(decoder, Decoder)
-        limit, experts = decoder.limit, decoder.experts_read(tokens).most
-        full = Reach(prompt, tokens * prompt, tokens * cached + causal_pairs(tokens), prompt)
-        visible, most_keys = limit.visible(prompt) - limit.visible(cached), limit.pairs(prompt) // prompt
-        limited = Reach(most_keys, tokens * most_keys, visible, limit.last_keys(prompt, prompt))
-        one = DecoderPass(1, tokens, prompt, full, limited, experts, prefill=not absorbed, model=True)
-        return int(getattr(decoder.cost(one), self.quantity))
-
     def over_cache(self, tokens: int, prompt: int) -> int:
-        """Return `by_way` by the cheaper way."""
-        return min(self.by_way(tokens, prompt, absorbed) for absorbed in (False, True))
+        """Return the FLOPs of a prefill whose new tokens end a prompt, the others of which are in a cache."""
+        return self._cost(PREFILL, self._part(tokens, prompt))
 
-    def knows_cache(self, longest: int) -> bool:
-        """Whether `over_cache` fits the closed forms, of prompts without a cache and of steps, up to a length."""
-        decoder = self._family.decoder(self._architecture)
-        if not isinstance(decoder, Decoder) or any(layer.attention.limit.chunked for layer in decoder.layers):
-            return False
-        prompts = all(self.over_cache(point, point) == self.prefill(point) for point in _spread(1, longest))
-        # A step has a token before it.
-        return prompts and all(self.over_cache(1, point) == self.step(point) for point in _spread(2, max(2, longest)))
+    def by_way(self, tokens: int, prompt: int, absorbed: bool) -> int:
+        """Return `over_cache` with latent attention expanded or, as in decode steps, `absorbed`."""
+        return self._cost(PREFILL, self._part(tokens, prompt), absorbed=int(absorbed), expanded=int(not absorbed))
+
+    @property
+    def knows_cache(self) -> bool:
+        """Whether the closed form of a prefill tells new tokens from the context; those of earlier reports do not."""
+        return "context" in self.report["closed_form"]["stages"][PREFILL]["variables"]
 
     def bends(self, first: int, last: int) -> list[int]:
         """Return the contexts between which the cost of a step grows evenly, the first and the last included."""
@@ -186,7 +172,7 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
     longest = ends(whole)[1]
     polynomial = _quadratic(forms.prefill, longest)
     if polynomial is None:
-        over_cache = bool(lengths.cached) and forms.knows_cache(longest)
+        over_cache = bool(lengths.cached) and forms.knows_cache
         if not bounded:
             mean, prompt = (max(1, round(part.total / count)) for part in (computed, whole))
             return known(count * (forms.over_cache(mean, prompt) if over_cache else forms.prefill(mean)))
@@ -202,10 +188,10 @@ def _prefill(forms: LanguageForms, lengths: RequestLengths, sums: PairSums, boun
     if grown is not None:
         # No mask hides tokens from the cache: S (P - S) further pairs.
         return alone + sums.prompt * grown + sums.computed * -grown
-    if forms.knows_cache(longest):
-        expanded, absorbed = (_Way.of(forms, absorbed, longest) for absorbed in (False, True))
-        if expanded is not None and absorbed is not None:
-            return _cheaper(expanded, absorbed, lengths, sums, bounded)
+    if forms.knows_cache:
+        ways, visible = (_ways(form, longest) for form in (forms, replace(forms, quantity="flops_causal")))
+        if ways is not None and visible is not None:
+            return _cheaper(ways, visible, lengths, sums, bounded)
     # A token over a cache costs otherwise than a decode step, and it is not known how.
     all_of_it = known(count * constant + linear * whole.total) + pair_sums_of_whole(lengths) * square
     return Interval(alone.least, all_of_it.most)
@@ -260,15 +246,24 @@ class _Way:
         return known(fixed) + sums.computed * (self.square - self.pair) + sums.prompt * self.pair
 
 
-def _cheaper(expanded: _Way, absorbed: _Way, lengths: RequestLengths, sums: PairSums, bounded: bool) -> Interval:
-    """Return the FLOPs of all prefills, each by the cheaper of both ways.
+def _ways(forms: LanguageForms, longest: int) -> tuple[_Way, _Way] | None:
+    """Return the expanded and the absorbed way; None where they are no such polynomials."""
+    expanded, absorbed = (_Way.of(forms, absorbed, longest) for absorbed in (False, True))
+    return None if expanded is None or absorbed is None else (expanded, absorbed)
+
+
+def _cheaper(
+    ways: tuple[_Way, _Way], visible: tuple[_Way, _Way], lengths: RequestLengths, sums: PairSums, bounded: bool
+) -> Interval:
+    """Return the FLOPs of all prefills, each by the way that is cheaper by visible pairs, expanded or absorbed.
 
     Expanded, a prefill pays for each cached token. Absorbed, it pays more for each pair. So many new tokens are cheaper
     expanded, and few over a long cache absorbed.
     """
-    sums_of_ways = [way.sum(lengths, sums) for way in (expanded, absorbed)]
+    expanded, absorbed = visible
+    sums_of_ways = [way.sum(lengths, sums) for way in ways]
     if not bounded:
-        return min(sums_of_ways, key=lambda found: found.least)
+        return sums_of_ways[_middle(expanded, lengths, sums) > _middle(absorbed, lengths, sums)]
     (fewest, most), (shortest, longest) = ends(lengths.computed), ends(lengths.prompt)
     fewest = max(1, fewest)
     # How much absorbing spares grows with the cache, as far as it spares anything, and falls with the new tokens.
@@ -276,11 +271,19 @@ def _cheaper(expanded: _Way, absorbed: _Way, lengths: RequestLengths, sums: Pair
         return sums_of_ways[0]
     kept = max(0, shortest - most)
     spares = (absorbed.pair - expanded.pair) * most <= expanded.cached - absorbed.cached
-    if spares and absorbed.work(most, kept) <= expanded.work(most, kept):
+    if spares and absorbed.work(most, kept) < expanded.work(most, kept):
         return sums_of_ways[1]
     # Both cost at least what the expanded way costs without the expansion of cached tokens.
-    least = replace(expanded, cached=0).sum(lengths, sums).least
-    return Interval(least, min(found.most for found in sums_of_ways))
+    least = replace(ways[0], cached=0).sum(lengths, sums).least
+    # Pairs that the order hides do not decide, and the absorbed way pays more for them.
+    hidden = replace(ways[1], square=ways[1].square - absorbed.square, constant=0, linear=0, cached=0, pair=0)
+    later = hidden.sum(lengths, sums).most
+    return Interval(least, min(found.most for found in sums_of_ways) + later)
+
+
+def _middle(way: _Way, lengths: RequestLengths, sums: PairSums) -> Fraction:
+    found = way.sum(lengths, sums)
+    return Fraction(found.least + found.most, 2)
 
 
 def pair_sums_of_whole(lengths: RequestLengths) -> Interval:

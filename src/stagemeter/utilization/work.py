@@ -164,7 +164,7 @@ def _spared_without_closed_form(
     """
     idle = sum(stage["params"] - stage["params_active"] for stage in report["stages"].values())
     batch, most = workload.batch_size, idle * ITEM_SIZES[workload.dtype]
-    passes = {PREFILL: (1, batch * workload.prompt_tokens), DECODE: (workload.decode_steps, batch)}
+    passes = {PREFILL: (1, batch * workload.computed_tokens), DECODE: (workload.decode_steps, batch)}
     return {
         stage: min(passes * most, bytes_read[stage] - bytes_read[stage] // tokens)
         for stage, (passes, tokens) in passes.items()

@@ -24,6 +24,10 @@ class Calls(NamedTuple):
     variables: Mapping[str, str]
     of: Callable[[Any, Workload], list[Variables]]
 
+    def unless_cached(self, sizes: Any, workload: Workload) -> list[Variables]:
+        """Return the variables of each call; none if the cache holds the page's tokens."""
+        return [] if workload.page_cached else self.of(sizes, workload)
+
 
 #: One call over all pages of a batch.
 PAGES = Calls({"views": "pages: batch_size"}, lambda sizes, workload: [{"views": workload.batch_size}])
@@ -46,7 +50,7 @@ class Needed(Generic[Architecture]):
         calls = self.calls or executed
         return ModelForm(
             variables=calls.variables,
-            calls=calls.of,
+            calls=calls.unless_cached,
             cost=lambda sizes, values: sum_of(self.operators(sizes, values)),
             working_set=lambda sizes, values: working_set(self.operators(sizes, values)),
         )
@@ -89,7 +93,7 @@ def page_stage(
     def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
         if needed is None or model is None:
             return ()
-        executed = total(cost(sizes, values) for values in calls.of(sizes, workload))
+        executed = total(cost(sizes, values) for values in calls.unless_cached(sizes, workload))
         least = total(model.cost(sizes, values) for values in model.calls(sizes, workload))
         return (needed.because,) if executed.macs != least.macs else ()
 
@@ -98,6 +102,8 @@ def page_stage(
         return StageParameters(total=total, active=total - idle, unused=idle)
 
     def run_stage(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
+        if workload.page_cached:
+            return
         if run is not None:
             run(model, sizes, workload)
         elif inputs is not None:
@@ -110,7 +116,7 @@ def page_stage(
         owns=modules,
         parameters=by_use,
         variables=calls.variables,
-        calls=calls.of,
+        calls=calls.unless_cached,
         cost=cost,
         working_set=lambda sizes, values: working_set(operators(sizes, values)),
         run=run_stage,
@@ -168,8 +174,8 @@ def page_passes(
         whole_pass(model, decoder, workload, tokens, cached, recorder, page, keeps_everything)
 
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        page = page_of(model, sizes, workload)
-        if workload.prompt_tokens < workload.image_tokens:
+        page = {} if workload.page_cached else page_of(model, sizes, workload)
+        if page and workload.prompt_tokens < workload.image_tokens:
             # The page does not fit a length that the user set: run both halves of the pass in turn.
             if see is not None:
                 see(model, page)
@@ -177,9 +183,9 @@ def page_passes(
                 features = "get_image_features" if workload.video_frames is None else "get_video_features"
                 getattr(model.model, features)(**page)
             page = {}
-        elif named_tokens:
+        elif page and named_tokens:
             page = {**page, "input_ids": page_tokens(model, workload)}
-        run(model, sizes, workload, recorder, workload.prompt_tokens, 0, page)
+        run(model, sizes, workload, recorder, workload.computed_tokens, workload.past_tokens, page)
 
     def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         step = step_of(model, sizes, workload)

@@ -179,11 +179,21 @@ class Decoder(Sizes):
         """Return the tokens that a decode step attends to in layers with a window; the context without one."""
         return smaller(workload.decode_context, self.window_of(workload)) if self.window else workload.decode_context
 
-    def prefill_variables(self, tokens: int) -> dict[str, int]:
+    def windowed_past(self, workload: Workload) -> int:
+        """Return the tokens before a prefill that the cache of layers with a window holds; all without one."""
+        past = workload.past_tokens
+        # The next token takes the last place of a window.
+        return smaller(past, self.window_of(workload) - 1) if self.window else past
+
+    def absorbed(self, past: int, visible: int) -> int:
+        """Return 1 where latent attention absorbs its expansion for new tokens of a prompt; its layers are alike."""
+        return reduce(larger, (layer.attention.absorbed(past, visible) for layer in self.layers))
+
+    def prefill_variables(self, tokens: int, past: int = 0) -> dict[str, int]:
         """Return the variables that the layers add to a prefill, see `Mixer.prefill_variables`."""
         added: dict[str, int] = {}
         for layer in self.layers:
-            added |= layer.attention.prefill_variables(tokens)
+            added |= layer.attention.prefill_variables(tokens, past)
         return added
 
     def decoder_inputs(self, batch: int, tokens: int, cached: int) -> dict[str, Shape]:

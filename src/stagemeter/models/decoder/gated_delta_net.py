@@ -13,9 +13,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
+from stagemeter.models.blocks import NamedLinear, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
-from stagemeter.models.decoder.recurrence import EXECUTION, STEP_EXECUTION, needed_convolution, recurrence
+from stagemeter.models.decoder.recurrence import (
+    CONVOLUTION_VARIABLES,
+    EXECUTION,
+    STEP_EXECUTION,
+    convolution_sizes,
+    is_step,
+    needed_convolution,
+    recurrence,
+)
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -41,8 +49,8 @@ class GatedDeltaNet(Mixer):
 
     EXECUTION, STEP_EXECUTION = EXECUTION, STEP_EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
-        "chunks": "ceil(prompt_tokens / 64), of layers that keep states",
-        "padded": "max(prompt_tokens, kernel), of layers that keep states",
+        "chunks": "ceil(tokens / 64), of layers that keep states; 0 for one token after others",
+        **CONVOLUTION_VARIABLES,
     }
 
     @classmethod
@@ -110,8 +118,8 @@ class GatedDeltaNet(Mixer):
             # The kept inputs precede the new token's, and every position that fits is computed.
             step = token_convolution(of.batch, self.convolved, self.kernel, self.kernel + 1, 2)
             return [*projections, step, states]
-        padded = of.own["padded"]
-        convolution = token_convolution(of.batch, self.convolved, self.kernel, padded, padded + self.kernel - 1)
+        sizes = of.own["padded"], of.own["positions"]
+        convolution = token_convolution(of.batch, self.convolved, self.kernel, *sizes)
         return [*projections, convolution, *self._chunks(of.batch * of.own["chunks"]), states]
 
     def _chunks(self, chunks: int) -> list[Cost]:
@@ -135,5 +143,6 @@ class GatedDeltaNet(Mixer):
         state = (held.batch, self.value_heads, self.key_width, self.value_width)
         return (held.batch, self.convolved, self.kernel), state
 
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        return {"chunks": -(-tokens // CHUNK), "padded": larger(tokens, self.kernel)}
+    def prefill_variables(self, tokens: int, past: int = 0) -> Mapping[str, int]:
+        chunks = -(-tokens // CHUNK) * (1 - is_step(tokens, past))
+        return {"chunks": chunks, **convolution_sizes(tokens, past, self.kernel)}

@@ -101,6 +101,22 @@ class _AbsorbedExpansion(NamedLinear):
         return products + Cost(activation_reads=-read, weight_reads=matrices)
 
 
+@dataclass(frozen=True, slots=True)
+class _Expansion(NamedLinear):
+    """The expansion of a prompt's tokens, in the one of two ways whose factor is 1; that of the other is 0."""
+
+    ways: tuple[tuple[NamedLinear, int], ...] = ()
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of the layer."""
+        return total(way.cost * factor for way, factor in self.ways)
+
+    def adapter(self, rank: int) -> Cost:
+        """Return the cost of a LoRA adapter beside it."""
+        return total(way.adapter(rank) * factor for way, factor in self.ways)
+
+
 @dataclass(frozen=True)
 class LatentAttention(Mixer):
     """Multi-head latent attention (MLA): the cache holds one compressed vector per token.
@@ -149,24 +165,33 @@ class LatentAttention(Mixer):
 
     @property
     def limit(self) -> Limit:
-        return Limit(self.indexer.chosen if self.indexer else 0)
+        return Limit(self.indexer.chosen, chosen=True) if self.indexer else Limit()
 
     def execution(self, of: DecoderPass) -> str:
         chooses = self.indexer is not None and of.limited.pairs != of.full.pairs
         clauses = ["attends to every token, of which the indexer chooses some"] if chooses else []
-        if not of.prefill:
-            clauses.append("expands the compressed vectors of the whole context in each step")
+        if self._ways(of)[0]:
+            clauses.append("expands the compressed vectors of the whole context" + " in each step" * (not of.prefill))
         return ", and ".join(clauses)
 
-    def _absorbs(self, of: DecoderPass) -> bool:
-        """Whether a pass absorbs the expansion, which a prompt does where compressed vectors are narrower.
+    def absorbed(self, past: int, visible: int) -> int:
+        """Return 1 where absorbing the expansion takes less for new tokens of a prompt, else 0.
 
-        The constant part, one expansion or absorption a token, is equal. A pair costs the widths of both products. A
-        step would expand every token of its context, which costs more wherever a head's plain and value widths are 4
+        `past` tokens precede the new ones, which see `visible` keys all together. Expanding takes one product more for
+        each earlier token; a pair costs the widths of both products of attention. All heads have the same sizes.
+        """
+        expanded = self.plain_width + self.value_width
+        return (visible * (2 * self.key_value_rank - expanded) < past * self.key_value_rank * expanded) * 1
+
+    def _ways(self, of: DecoderPass) -> tuple[int, int]:
+        """Return 1 and 0 where a pass absorbs the expansion, 0 and 1 where it does not; a step always absorbs.
+
+        A step would expand every token of its context, which costs more wherever a head's plain and value widths are 4
         or more together.
         """
-        expanded, compressed = self.plain_width + self.value_width, 2 * self.key_value_rank
-        return of.model and (not of.prefill or compressed < expanded)
+        if not of.model:
+            return 0, 1
+        return (of.absorbed, of.expanded) if of.prefill else (1, 0)
 
     def linear_layers(self, hidden: int, of: DecoderPass) -> list[NamedLinear]:
         rows, quantized = of.batch * of.tokens, self.quantized
@@ -180,13 +205,13 @@ class LatentAttention(Mixer):
             else [NamedLinear("self_attn.q_proj", rows, hidden, query_width, quantized=quantized)]
         )
         compressed = self.key_value_rank + self.rotary_width
-        expanded, name = self.heads * (self.plain_width + self.value_width), "self_attn.kv_b_proj"
+        shape = self.key_value_rank, self.heads * (self.plain_width + self.value_width), False, quantized
+        name, widths = "self_attn.kv_b_proj", (self.heads, self.plain_width, self.value_width)
         # The expansion reads the compressed vectors of the whole context; rotated keys are only copied.
-        context = of.batch * of.context
-        expansion = NamedLinear(name, context, self.key_value_rank, expanded, quantized=quantized, cached=True)
-        if self._absorbs(of):
-            widths = self.heads, self.plain_width, self.value_width
-            expansion = _AbsorbedExpansion(name, rows, self.key_value_rank, expanded, False, quantized, False, *widths)
+        expands = NamedLinear(name, of.batch * of.context, *shape, cached=True)
+        absorbs = _AbsorbedExpansion(name, rows, *shape, False, *widths)
+        absorbed, expanded = self._ways(of)
+        expansion = _Expansion(name, rows, *shape, ways=((expands, expanded), (absorbs, absorbed)))
         return [
             *queries,
             NamedLinear("self_attn.kv_a_proj_with_mqa", rows, hidden, compressed, self.bias, quantized),
@@ -202,22 +227,36 @@ class LatentAttention(Mixer):
 
     def operators(self, hidden: int, of: DecoderPass) -> list[Cost]:
         linears = [layer.cost for layer in self.linear_layers(hidden, of)]
-        rows, cached = of.batch * of.tokens, of.batch * of.context
-        query_width, value_width = self._widths
-        rank, reach = self.key_value_rank, self.reach(of)
-        kept = rank + self.rotary_width
-        absorbs = self._absorbs(of)
-        width = self.heads * (kept + rank) if absorbs else query_width + value_width
-        attention = Cost(
-            macs=of.batch * reach.pairs * width,
-            macs_causal=of.batch * reach.visible * width,
-            activations=rows * (self.heads * rank if absorbs else value_width),
-            activation_reads=rows * self.heads * kept if absorbs else rows * query_width + cached * width,
-            kv_reads=of.batch * reach.keys * kept if absorbs else 0,
-            kv_writes=rows * kept,
-        )
+        absorbed, expanded = self._ways(of)
+        attention = self._attention_expanded(of) * expanded + self._attention_absorbed(of) * absorbed
         choice = self.indexer.scores(of) if self.indexer else []
         return [*linears, attention, *choice]
+
+    def _attention_expanded(self, of: DecoderPass) -> Cost:
+        """Return the cost of attention to keys and values that were expanded."""
+        rows, reach, (query_width, value_width) = of.batch * of.tokens, self.reach(of), self._widths
+        width = query_width + value_width
+        return Cost(
+            macs=of.batch * reach.pairs * width,
+            macs_causal=of.batch * reach.visible * width,
+            activations=rows * value_width,
+            activation_reads=rows * query_width + of.batch * of.context * width,
+            kv_writes=rows * (self.key_value_rank + self.rotary_width),
+        )
+
+    def _attention_absorbed(self, of: DecoderPass) -> Cost:
+        """Return the cost of attention in the space of the compressed vectors."""
+        rows, reach, rank = of.batch * of.tokens, self.reach(of), self.key_value_rank
+        kept = rank + self.rotary_width
+        width = self.heads * (kept + rank)
+        return Cost(
+            macs=of.batch * reach.pairs * width,
+            macs_causal=of.batch * reach.visible * width,
+            activations=rows * self.heads * rank,
+            activation_reads=rows * self.heads * kept,
+            kv_reads=of.batch * reach.keys * kept,
+            kv_writes=rows * kept,
+        )
 
     def stored_as(self, storage: Storage) -> LatentAttention:
         indexer = self.indexer

@@ -31,9 +31,13 @@ class LightningAttention(Mixer):
     kind: Literal["lightning"] = "lightning"
 
     EXECUTION = "runs the recurrence of a prompt in blocks, with products within them"
+    #: Seen with transformers 5.23: logits differ from those of the whole prompt, since the mask spans new tokens alone.
+    UNRESUMABLE = "transformers masks the tokens that the cache holds, and its results are wrong"
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
-        "blocks": "ceil(prompt_tokens / block), of lightning attention",
-        "pairs": "pairs of tokens within blocks, of lightning attention",
+        "blocked": "tokens that run in blocks in lightning attention: all, or none after other tokens",
+        "blocks": "ceil(blocked / block)",
+        "pairs": "pairs of tokens within these blocks",
+        "stepped": "tokens that meet the state one by one: tokens - blocked",
     }
 
     @classmethod
@@ -73,9 +77,11 @@ class LightningAttention(Mixer):
             # An outer product changes the state, and the query reads it.
             inputs = self.heads * width
             return [*projections, recurrence(of, 2 * self.state, 3 * inputs, inputs, self.state), states]
+        step = [product(number, width, 1, width), product(number, 1, width, width)]
         if not of.prefill:
-            return [*projections, product(number, width, 1, width), product(number, 1, width, width), states]
-        return [*projections, *self._blocks(number, of.tokens, of.own["blocks"], of.own["pairs"]), states]
+            return [*projections, *step, states]
+        blocks = self._blocks(number, *(of.own[name] for name in ("blocked", "blocks", "pairs")))
+        return [*projections, *blocks, *(cost * of.own["stepped"] for cost in step), states]
 
     def _blocks(self, number: int, tokens: int, blocks: int, pairs: int) -> list[Cost]:
         """Return the products of all blocks; the last block may be shorter than the others."""
@@ -101,6 +107,10 @@ class LightningAttention(Mixer):
     def cached_shapes(self, hidden: int, held: Held) -> tuple[Shape, ...]:
         return ((held.batch, self.heads, self.head_width, self.head_width),)
 
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        whole, rest = tokens // self.block, tokens % self.block
-        return {"blocks": -(-tokens // self.block), "pairs": whole * self.block**2 + rest**2}
+    def prefill_variables(self, tokens: int, past: int = 0) -> Mapping[str, int]:
+        # After others, tokens meet the state one by one.
+        stepped = tokens * (past > 0)
+        blocked = tokens - stepped
+        whole, rest = blocked // self.block, blocked % self.block
+        pairs = whole * self.block**2 + rest**2
+        return {"blocked": blocked, "blocks": -(-blocked // self.block), "pairs": pairs, "stepped": stepped}

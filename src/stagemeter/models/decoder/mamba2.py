@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from stagemeter.core.cost import Cost
-from stagemeter.models.blocks import NamedLinear, larger, product, token_convolution
+from stagemeter.models.blocks import NamedLinear, product, token_convolution
 from stagemeter.models.decoder.mixer import DecoderPass, Held, Mixer, Shape, VariableMeanings
-from stagemeter.models.decoder.recurrence import EXECUTION, STEP_EXECUTION, needed_convolution, recurrence
+from stagemeter.models.decoder.recurrence import (
+    CONVOLUTION_VARIABLES,
+    EXECUTION,
+    STEP_EXECUTION,
+    convolution_sizes,
+    is_step,
+    needed_convolution,
+    recurrence,
+)
 from stagemeter.models.settings import Settings
 from stagemeter.models.sizes import unhashed
 
@@ -40,8 +48,10 @@ class StateSpace(Mixer):
 
     EXECUTION, STEP_EXECUTION = EXECUTION, STEP_EXECUTION
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = {
-        "blocks": "ceil(prompt_tokens / chunk), of layers that keep states",
-        "padded": "max(prompt_tokens, kernel), of layers that keep states",
+        "blocks": "ceil(tokens / chunk), of layers that keep states",
+        "step": "1 for one token after others, else 0",
+        "chunked": "1 - step",
+        **CONVOLUTION_VARIABLES,
     }
 
     @classmethod
@@ -102,15 +112,16 @@ class StateSpace(Mixer):
             state = self.inner * self.state_width
             return [*projections, convolution, recurrence(of, 2 * state, self.convolved, self.inner, state), states]
         # In a step, the kept inputs precede the new token's, and every position that fits is computed.
-        length = of.own["padded"] if of.prefill else self.kernel + 1
-        positions = length + self.kernel - 1 if of.prefill else 2
+        length, positions = (of.own["padded"], of.own["positions"]) if of.prefill else (self.kernel + 1, 2)
         convolution = token_convolution(
             of.batch, self.convolved, self.kernel, length, positions, bias=self.convolution_bias
         )
         number, width = of.batch * self.heads, self.state_width
-        step = [product(number, self.head_width, width, 1)]
-        work = self._chunks(number, of.own["blocks"]) if of.prefill else step
-        return [*projections, convolution, *work, states]
+        step = product(number, self.head_width, width, 1)
+        if not of.prefill:
+            return [*projections, convolution, step, states]
+        work = self._chunks(number * of.own["chunked"], of.own["blocks"])
+        return [*projections, convolution, *work, step * of.own["step"], states]
 
     def _chunks(self, number: int, chunks: int) -> list[Cost]:
         """Return the products within and between the chunks of the heads of all sequences."""
@@ -134,5 +145,6 @@ class StateSpace(Mixer):
         batch = held.batch
         return (batch, self.convolved, self.kernel), (batch, self.heads, self.head_width, self.state_width)
 
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        return {"blocks": -(-tokens // self.block), "padded": larger(tokens, self.kernel)}
+    def prefill_variables(self, tokens: int, past: int = 0) -> Mapping[str, int]:
+        blocks, step = -(-tokens // self.block), is_step(tokens, past)
+        return {"blocks": blocks, "step": step, "chunked": 1 - step, **convolution_sizes(tokens, past, self.kernel)}

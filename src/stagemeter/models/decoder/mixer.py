@@ -78,7 +78,11 @@ class DecoderPass:
     experts_read : int
         Experts whose weights are read, in every layer with experts.
     prefill : bool
-        Whether the new tokens are the whole context.
+        Whether the new tokens are of a prompt.
+    resumed : int
+        Of a prompt, 1 if the cache held tokens before this pass, else 0.
+    absorbed, expanded : int
+        Of a prompt, whether latent attention absorbs its expansion, and whether it expands: 1 and 0, or 0 and 1.
     model : bool
         Whether to count what the model needs rather than what transformers executes.
     encoder_tokens : int
@@ -94,6 +98,9 @@ class DecoderPass:
     limited: Reach
     experts_read: int
     prefill: bool
+    resumed: int = 0
+    absorbed: int = 0
+    expanded: int = 1
     model: bool = False
     encoder_tokens: int = 0
     own: Mapping[str, int] = field(default_factory=dict)
@@ -162,6 +169,8 @@ class Mixer(OneOfKinds, ABC):
     EXECUTION: ClassVar[str] = ""
     #: The same of a decode step, where that differs.
     STEP_EXECUTION: ClassVar[str] = ""
+    #: Why transformers cannot compute a prompt whose beginning its cache holds; empty where it can.
+    UNRESUMABLE: ClassVar[str] = ""
     #: Variables that the kind adds to the closed form of an executed prefill, and what they mean.
     PREFILL_VARIABLES: ClassVar[VariableMeanings] = _NONE
 
@@ -198,8 +207,8 @@ class Mixer(OneOfKinds, ABC):
         """Return a copy whose matrices are stored as `storage` says."""
         return replace(self, quantized=storage(*(layer.name for layer in self.linear_layers(1, NO_PASS))))
 
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        """Return the values of the kind's own variables in a prefill, see `PREFILL_VARIABLES`."""
+    def prefill_variables(self, tokens: int, past: int = 0) -> Mapping[str, int]:
+        """Return the values of the kind's own variables in a prefill after `past` tokens, see `PREFILL_VARIABLES`."""
         return _NONE
 
     @property
@@ -224,6 +233,10 @@ class Mixer(OneOfKinds, ABC):
     def last_token_only(self) -> bool:
         """Whether the layer runs only on the last token of a prompt."""
         return False
+
+    def absorbed(self, past: int, visible: int) -> int:
+        """Return 1 where new tokens of a prompt take less with latent attention's expansion absorbed, else 0."""
+        return 0
 
     def fill_cache(self, cache: Any, layer: int, zeros: Callable[[int], list[Any]], prompt: int, tokens: int) -> None:
         """Fill a layer's cache with what earlier passes left of `tokens`, `prompt` of them from the prompt.

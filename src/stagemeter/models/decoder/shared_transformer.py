@@ -136,5 +136,5 @@ class SharedTransformer(Mixer):
         shape = (held.batch, self.key_value_heads, held.tokens, self.head_width)
         return (shape, shape, *self.states.cached_shapes(hidden, held))
 
-    def prefill_variables(self, tokens: int) -> Mapping[str, int]:
-        return self.states.prefill_variables(tokens)
+    def prefill_variables(self, tokens: int, past: int = 0) -> Mapping[str, int]:
+        return self.states.prefill_variables(tokens, past)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from stagemeter.core.cost import Cost
+from stagemeter.core.errors import StagemeterError
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger, least, most
 from stagemeter.models.decoder.decoder import Decoder
@@ -33,11 +34,22 @@ if TYPE_CHECKING:
 
 Architecture = TypeVar("Architecture")
 
-_WINDOWED, _ENCODER_TOKENS = "windowed", "encoder_tokens"
+#: Variable of a closed form: tokens of an encoder's output that each sequence attends to.
+ENCODER_TOKENS = "encoder_tokens"
+_WINDOWED = "windowed"
+_RESUMED, _ABSORBED, _EXPANDED, _READ = "resumed", "absorbed", "expanded", "read"
 _VISIBLE, _LIMITED, _LIMITED_PAIRS, _LIMITED_VISIBLE = "visible", "limited", "limited_pairs", "limited_visible"
 #: Meanings of the variables of what a model needs, per sequence.
-_VISIBLE_PAIRS = "pairs of a token and one that it sees: prompt_tokens * (prompt_tokens + 1) / 2 in text"
+_VISIBLE_PAIRS = (
+    "pairs of a token and one that it sees; without a cache, prompt_tokens * (prompt_tokens + 1) / 2 in text"
+)
+_CHOICES = {
+    _RESUMED: "1 if the cache held tokens before, else 0",
+    _ABSORBED: "1 if latent attention takes less with its expansion absorbed, else 0",
+    _EXPANDED: "1 - absorbed",
+}
 _LIMITS = {
+    _READ: "tokens that the new ones attend to in such layers, all together",
     _LIMITED: "tokens that the last one attends to in layers with a limit: a window, a chunk, or chosen tokens",
     _LIMITED_PAIRS: "pairs in such layers, were it not for the order of tokens: each with as many as it can attend to",
     _LIMITED_VISIBLE: "pairs in such layers of a token and one that it sees",
@@ -98,16 +110,20 @@ def decoder_stages(
 
     def prefill_pass(values: Variables) -> DecoderPass:
         # transformers computes the scores of all tokens, and masks those outside of a window.
-        reach = Reach.every(values["tokens"], values["tokens"])
+        tokens, context = values["tokens"], values["context"]
+        full = limited = Reach.every(tokens, context)
+        if windows:
+            limited = Reach.every(tokens, values[_WINDOWED])
         own = {name: values[name] for name in prefill_variables}
-        return pass_of(values, values["tokens"], values["tokens"], reach, reach, prefill=True, own=own)
+        return pass_of(values, tokens, context, full, limited, prefill=True, own=own)
 
     def needed_prefill_pass(values: Variables) -> DecoderPass:
-        tokens = values["tokens"]
-        full = limited = Reach(tokens, tokens * tokens, values[_VISIBLE], tokens)
+        tokens, context = values["tokens"], values["context"]
+        chosen = {name: values[name] for name in _CHOICES}
+        full = limited = Reach(context, tokens * context, values[_VISIBLE], context)
         if windows:
-            limited = Reach(tokens, values[_LIMITED_PAIRS], values[_LIMITED_VISIBLE], values[_LIMITED])
-        return pass_of(values, tokens, tokens, full, limited, prefill=True, model=True)
+            limited = Reach(values[_READ], values[_LIMITED_PAIRS], values[_LIMITED_VISIBLE], values[_LIMITED])
+        return pass_of(values, tokens, context, full, limited, prefill=True, model=True, **chosen)
 
     def decode_pass(values: Variables, model: bool = False) -> DecoderPass:
         context = values["context"]
@@ -115,27 +131,39 @@ def decoder_stages(
         return pass_of(values, 1, context, Reach.every(1, context), limited, prefill=False, model=model)
 
     def pass_of(values: Variables, tokens: int, context: int, full: Reach, limited: Reach, **more: Any) -> DecoderPass:
-        read, encoded = values.get(EXPERTS_READ, 0), values.get(_ENCODER_TOKENS, 0)
+        read, encoded = values.get(EXPERTS_READ, 0), values.get(ENCODER_TOKENS, 0)
         return DecoderPass(values["batch"], tokens, context, full, limited, read, encoder_tokens=encoded, **more)
 
     def prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
-        batch, tokens = workload.batch_size, workload.prompt_tokens
-        known = decoder_of(sizes).prefill_variables(tokens)
+        decoder, tokens = decoder_of(sizes), workload.computed_tokens
+        known = decoder.prefill_variables(tokens, workload.past_tokens)
         # The terms of this decoder lack variables that none of its layers has.
         own = {name: known.get(name, 0) for name in prefill_variables}
-        return [{"batch": batch, "tokens": tokens, **own, **common(sizes, workload, batch * tokens)}]
+        windowed = {_WINDOWED: tokens + decoder.windowed_past(workload)} if windows else {}
+        return [{**new_tokens(workload), **own, **windowed, **common(sizes, workload, workload.batch_size * tokens)}]
 
     def needed_prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
-        batch, tokens, limit = workload.batch_size, workload.prompt_tokens, decoder_of(sizes).limit
-        more, more_limited = later(sizes, workload) if later else (0, 0)
-        values = {"batch": batch, "tokens": tokens, _VISIBLE: causal_pairs(tokens) + more if causal else tokens**2}
+        tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
+        limit = decoder_of(sizes).limit
+        # Later tokens are those of pages, which the cache holds if it holds any.
+        more, more_limited = later(sizes, workload) if later and not past else (0, 0)
+        all_pairs = tokens * prompt
+        visible = causal_pairs(prompt) - causal_pairs(past) + more if causal else all_pairs
+        values = {**new_tokens(workload), _RESUMED: (past > 0) * 1, _VISIBLE: visible}
         if windows:
-            visible = limit.visible(tokens) + more_limited if causal else tokens**2
-            values[_LIMITED] = limit.last_keys(tokens, tokens) if causal else tokens
+            visible = limit.visible(tokens, past) + more_limited if causal else all_pairs
+            values[_READ] = limit.keys(tokens, past) if causal else prompt
+            values[_LIMITED] = limit.last_keys(prompt, prompt) if causal else prompt
             # Pictures whose tokens see later ones can reach beyond what a window alone lets through.
-            values[_LIMITED_PAIRS] = larger(limit.pairs(tokens), visible)
+            values[_LIMITED_PAIRS] = larger(limit.pairs(tokens, past), visible)
             values[_LIMITED_VISIBLE] = visible
-        return [{**values, **common(sizes, workload, batch * tokens)}]
+        absorbed = decoder_of(sizes).absorbed(past, visible)
+        values |= {_ABSORBED: absorbed, _EXPANDED: 1 - absorbed}
+        return [{**values, **common(sizes, workload, workload.batch_size * tokens)}]
+
+    def new_tokens(workload: Workload) -> Variables:
+        batch, tokens = workload.batch_size, workload.computed_tokens
+        return {"batch": batch, "tokens": tokens, "context": workload.prompt_tokens}
 
     def decode_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
         batch = workload.batch_size
@@ -156,11 +184,11 @@ def decoder_stages(
 
     def common(sizes: Architecture, workload: Workload, rows: int) -> Variables:
         number = encoder_tokens_of(sizes, workload) if encoder_tokens_of else decoder_of(sizes).encoder_tokens(workload)
-        values = {_ENCODER_TOKENS: number} if encoder_tokens else {}
+        values = {ENCODER_TOKENS: number} if encoder_tokens else {}
         return {**values, EXPERTS_READ: experts_of(sizes, rows).most} if experts else values
 
     def meanings(rows: str) -> dict[str, str]:
-        known = {_ENCODER_TOKENS: encoder_tokens} if encoder_tokens else {}
+        known = {ENCODER_TOKENS: encoder_tokens} if encoder_tokens else {}
         return {**known, EXPERTS_READ: f"min(experts, {rows} * experts_per_token)"} if experts else known
 
     def prefill_parameters(sizes: Architecture) -> StageParameters:
@@ -191,7 +219,7 @@ def decoder_stages(
     run_pass = run or run_on_embeddings
 
     def run_prefill(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        run_pass(model, sizes, workload, recorder, workload.prompt_tokens, 0)
+        run_pass(model, sizes, workload, recorder, workload.computed_tokens, workload.past_tokens)
 
     def run_decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         run_pass(model, sizes, workload, recorder, 1, workload.decode_context - 1)
@@ -254,9 +282,14 @@ def decoder_stages(
             **more,
         )
 
-    asked = {"batch": "batch_size", "tokens": "prompt_tokens"}
+    asked = {
+        "batch": "batch_size",
+        "tokens": "tokens to compute: prompt_tokens - cached_tokens",
+        "context": "tokens in the cache after them: prompt_tokens",
+    }
     step = {"batch": "batch_size", "context": "tokens attended to, the new one included"}
     windowed = "min(context, window), attended to in layers that have a window; with the prompt where it is kept"
+    windowed_prefill = "tokens + min(cached_tokens, window - 1), in layers that have a window"
     return (
         stage(
             "prefill",
@@ -266,11 +299,11 @@ def decoder_stages(
             needed_prefill_pass,
             prefill_calls,
             needed_prefill_calls,
-            {**asked, **prefill_variables},
-            {**asked, _VISIBLE: _VISIBLE_PAIRS},
+            {**asked, **({_WINDOWED: windowed_prefill} if windows else {}), **prefill_variables},
+            {**asked, **_CHOICES, _VISIBLE: _VISIBLE_PAIRS},
             _LIMITS,
             rows="batch * tokens",
-            rows_of=lambda workload: workload.batch_size * workload.prompt_tokens,
+            rows_of=lambda workload: workload.batch_size * workload.computed_tokens,
             parameters=prefill_parameters,
             run=run_prefill,
         ),
@@ -341,6 +374,9 @@ def cache_arguments(
 
     from stagemeter.models.decoder.kv_cache import RecordedCache
 
+    wrong = next((layer.attention.UNRESUMABLE for layer in decoder.layers if layer.attention.UNRESUMABLE), "")
+    if wrong and cached and tokens > 1:
+        raise StagemeterError(f"cached_tokens {cached}: {wrong}. Take the closed forms alone, by --estimate")
     settings = model.config.get_text_config(decoder=True)
     # Layers that keep something come first.
     keeping = [layer for layer in decoder.layers if not layer.attention.last_token_only]

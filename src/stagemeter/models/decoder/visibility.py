@@ -25,12 +25,15 @@ class Limit:
         Whether all of the prompt is attended to besides.
     steps_only : bool
         Whether a prompt is attended to without the limit, since only a cache has it.
+    chosen : bool
+        Whether the tokens attended to are chosen among all earlier ones, rather than the last ones.
     """
 
     tokens: int = 0
     chunked: bool = False
     keeps_prompt: bool = False
     steps_only: bool = False
+    chosen: bool = False
 
     def last_keys(self, tokens: int, prompt: int) -> int:
         """Return the keys that the last of some tokens attends to; the first `prompt` of them are the prompt."""
@@ -40,14 +43,35 @@ class Limit:
             return (tokens - 1) % self.tokens + 1
         return smaller(tokens, self.tokens + (prompt if self.keeps_prompt else 0))
 
-    def pairs(self, tokens: int) -> int:
-        """Return the pairs of a prompt, were it not for the order: each query with as many keys as it can have."""
-        if self.chunked:
-            return tokens // self.tokens * self.tokens**2 + (tokens % self.tokens) ** 2
-        return tokens * self._most_keys(tokens)
+    def keys(self, tokens: int, past: int = 0) -> int:
+        """Return the keys that the last tokens of a prompt attend to, all together, after `past` ones."""
+        if not self.tokens or self.keeps_prompt:
+            return past + tokens
+        if self.chosen:
+            return smaller(past + tokens, tokens * self.tokens)
+        return tokens + (past % self.tokens if self.chunked else smaller(past, self.tokens - 1))
 
-    def visible(self, tokens: int) -> int:
-        """Return the pairs of a prompt in which the key does not come after the query."""
+    def pairs(self, tokens: int, past: int = 0) -> int:
+        """Return the pairs of a prompt's last tokens, each with as many keys as it can have were it not for the order.
+
+        `past` tokens of the prompt precede them.
+        """
+        if self.chunked:
+            # The first tokens may end a chunk that past ones began.
+            began = past % self.tokens
+            first = smaller(tokens, (self.tokens - began) % self.tokens)
+            rest = tokens - first
+            whole = rest // self.tokens * self.tokens**2 + (rest % self.tokens) ** 2
+            return first * (began + first) + whole
+        return tokens * (self.keys(tokens, past) if self.steps_only else self._most_keys(past + tokens))
+
+    def visible(self, tokens: int, past: int = 0) -> int:
+        """Return the pairs of a prompt's last tokens in which the key does not come after the query; see `pairs`."""
+        if self.steps_only:
+            return tokens * (self.keys(tokens, past) - tokens) + causal_pairs(tokens)
+        return self._visible(past + tokens) - self._visible(past)
+
+    def _visible(self, tokens: int) -> int:
         if self.chunked:
             return tokens // self.tokens * causal_pairs(self.tokens) + causal_pairs(tokens % self.tokens)
         growing = self._most_keys(tokens)
@@ -55,7 +79,7 @@ class Limit:
 
     def _most_keys(self, tokens: int) -> int:
         """Return the most keys that a token of a prompt attends to."""
-        return tokens if self.steps_only else self.last_keys(tokens, tokens)
+        return self.last_keys(tokens, tokens)
 
     def bends(self, first: int, last: int, prompt: int) -> tuple[int, ...]:
         """Return the contexts between two at which the growth of `last_keys` changes; `prompt` may be an array."""
