@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "mfu.md"
 #: Pages whose examples are all run, one after another.
 OTHER_PAGES = (
     *("any-module.md", "comparing.md", "counting.md", "hardware.md", "other-models.md", "pages.md"),
-    *("static_analysis.md", "sweeps.md"),
+    *("requests.md", "static_analysis.md", "sweeps.md"),
 )
 QUICK_PAGES = ("hardware.md", "sweeps.md")
 #: Examples whose output depends on the machine, by what they contain.

@@ -140,7 +140,8 @@ class RequestSettings:
     cached_tokens: Annotated[int | None, Setting(
         "Tokens at the prompt's start that the KV cache holds of an earlier request.",
         "The prefill computes the others, which attend to these. A page among them is not encoded.",
-        unset="none", least=1, most=MOST_TOKENS, swept=False, commands=("analyze", "plan")
+        unset="none", least=1, most=MOST_TOKENS, project=False, swept=False,
+        commands=("analyze", "plan")
     )] = None
     dtype: Annotated[DataType, Setting(
         "Data type of weights and activations: bfloat16, float16 or float32.",
