@@ -49,8 +49,8 @@ def requests(draw, kind):
 def maybe_cached(workload, described):
     """The workload, or with its page and some of its text in the cache."""
     page, last = max(1, workload.image_tokens), workload.prompt_tokens - 1
-    # Llama 3.2 attends to its page besides the prompt.
-    if described.family.name == "mllama" or page > last:
+    # Llama 3.2 attends to its page besides the prompt, and PaliGemma's prompts are read both ways.
+    if described.family.name in ("mllama", "paligemma") or page > last:
         return st.just(workload)
     return st.builds(partial(replace, workload), cached_tokens=st.none() | st.integers(page, last))
 

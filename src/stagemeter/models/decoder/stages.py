@@ -162,6 +162,11 @@ def decoder_stages(
         return [{**values, **common(sizes, workload, workload.batch_size * tokens)}]
 
     def new_tokens(workload: Workload) -> Variables:
+        if workload.cached_tokens is not None and not causal:
+            raise StagemeterError(
+                f"cached_tokens {workload.cached_tokens}: all tokens of this model's prompts see one another, so no cache "
+                "of their beginning holds for another prompt. Leave it out"
+            )
         batch, tokens = workload.batch_size, workload.computed_tokens
         return {"batch": batch, "tokens": tokens, "context": workload.prompt_tokens}
 
