@@ -27,12 +27,12 @@ def refuse_adapter(config: AnalysisConfig, what: str) -> None:
         raise StagemeterError(f"adapter {config.adapter}: {what} counts no adapters, but analyze does. Leave it out")
 
 
-def refuse_cached(config: AnalysisConfig, what: str) -> None:
-    """Refuse a configuration with cached tokens, which `what` does not take."""
-    if config.cached_tokens is not None:
-        raise StagemeterError(
-            f"cached_tokens {config.cached_tokens}: {what} takes whole prompts, and analyze others, too. Leave it out"
-        )
+def refuse_parts(config: AnalysisConfig, what: str) -> None:
+    """Refuse a configuration that computes a prompt in parts, which `what` does not take."""
+    for setting in ("cached_tokens", "chunk_tokens"):
+        value = getattr(config, setting)
+        if value is not None:
+            raise StagemeterError(f"{setting} {value}: {what} takes whole prompts. Leave it out")
 
 
 def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
@@ -55,33 +55,35 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
         decode_context=config.decode_context,
         **{**_asked(config), "text_tokens": _text_tokens(config, family)},
     )
-    if workload.cached_tokens is not None:
-        _refuse_cached(workload, model)
+    for setting in ("cached_tokens", "chunk_tokens"):
+        if getattr(workload, setting) is not None:
+            _refuse_parts(setting, workload, model)
     return workload
 
 
-def _refuse_cached(workload: Workload, model: ModelDescription) -> None:
-    """Refuse cached tokens that leave nothing to compute, or that no cache of the model holds."""
-    cached, family = workload.cached_tokens, model.family
+def _refuse_parts(setting: str, workload: Workload, model: ModelDescription) -> None:
+    """Refuse to compute a part of a prompt where nothing is left, or no cache holds what is before it."""
+    given, family = f"{setting} {getattr(workload, setting)}", model.family
     if not family.has_closed_forms:
         raise StagemeterError(
-            f"cached_tokens {cached}: {model.name} is counted by running it, and a prompt is run whole. Leave it out"
+            f"{given}: {model.name} is counted by running it, and a prompt is run whole. Leave it out"
         )
     if workload.past_tokens >= workload.prompt_tokens:
         raise StagemeterError(
-            f"cached_tokens {cached}: the prompt has {workload.prompt_tokens} tokens, and the last one is always "
-            f"computed. Give at most {workload.prompt_tokens - 1}"
+            f"{given}: the prompt has {workload.prompt_tokens} tokens, and the last one is always computed. Give at "
+            f"most {workload.prompt_tokens - 1}"
         )
-    calls = family.stage(PREFILL).calls(model.architecture, workload)
+    # Closed forms refuse parts of prompts that are read both ways.
+    calls = family.stage(PREFILL).needed.calls(model.architecture, workload)
     if any(values.get(ENCODER_TOKENS) for values in calls):
         raise StagemeterError(
-            f"cached_tokens {cached}: {model.name} attends to its page besides the prompt, and caches of prompts do "
-            "not hold it. Leave it out"
+            f"{given}: {model.name} attends to its page besides the prompt, and caches of prompts do not hold it. "
+            "Leave it out"
         )
-    if workload.past_tokens < workload.image_tokens <= workload.prompt_tokens:
+    if 0 < workload.past_tokens < workload.image_tokens <= workload.prompt_tokens:
         raise StagemeterError(
-            f"cached_tokens {cached}: the page begins the prompt with {workload.image_tokens} tokens, and a part of a "
-            "page is not counted. Give as many or more"
+            f"{given}: the page begins the prompt with {workload.image_tokens} tokens, and a part of a page is not "
+            "counted. Give as many or more"
         )
 
 
@@ -175,6 +177,9 @@ def workload_notes(config: AnalysisConfig, workload: Workload, family: Family[An
             f"the request reaches {longest:,} tokens, more than the {max_positions:,} positions "
             "that the model was made for"
         )
+    if workload.chunk_tokens is not None:
+        passes = len(workload.prefill_passes)
+        notes.append(f"the prefill takes {passes:,} passes of at most {workload.chunk_tokens:,} tokens")
     if workload.cached_tokens is not None:
         page = ", the page among them, which is not encoded" if workload.page_cached else ""
         notes.append(

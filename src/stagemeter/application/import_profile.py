@@ -15,7 +15,7 @@ from stagemeter.analysis.requests import (
     plan_request,
     recorded_settings,
     refuse_adapter,
-    refuse_cached,
+    refuse_parts,
     require_runnable,
 )
 from stagemeter.core.errors import StagemeterError, TrackingError, exclusive
@@ -74,7 +74,7 @@ def import_profile(
     `config` says what was measured, as far as `source` does not show it. Both are checked before a run.
     """
     refuse_adapter(config, "import-profile")
-    refuse_cached(config, "import-profile")
+    refuse_parts(config, "import-profile")
     model = describe_model(config.model, config.trust_remote_code)
     stages = [stage.name for stage in model.family.stages]
     asked = plan_request(config, model)

@@ -16,7 +16,7 @@ from stagemeter.analysis.requests import (
     plan_request,
     recorded_settings,
     refuse_adapter,
-    refuse_cached,
+    refuse_parts,
     require_runnable,
 )
 from stagemeter.core.errors import StagemeterError, TrackingError
@@ -106,7 +106,7 @@ def _plan(config: ProfileConfig) -> _Plan:
     if weights is not None:
         _require_weights_of(model, config, weights)
     refuse_adapter(config, "profile")
-    refuse_cached(config, "profile")
+    refuse_parts(config, "profile")
     workload = plan_request(config, model)
     require_runnable(workload, model)
     if workload.kv_cache_dtype is not None:

@@ -111,10 +111,9 @@ def compare(report: Mapping[str, Any], model: ModelDescription | None = None) ->
             "anew"
         )
     workload = metadata["workload"]
-    if workload["cached_tokens"] is not None:
-        raise StagemeterError(
-            f"cached_tokens {workload['cached_tokens']}: other projects count whole prompts. Leave it out"
-        )
+    for setting in ("cached_tokens", "chunk_tokens"):
+        if workload[setting] is not None:
+            raise StagemeterError(f"{setting} {workload[setting]}: other projects count whole prompts. Leave it out")
     tokens, batch = workload["prompt_tokens"], workload["batch_size"]
     served = [Fraction(_forward(report, name), batch * tokens) for name in ("flops", "flops_causal")]
     more = _of_training(decoder, tokens)

@@ -143,6 +143,12 @@ class RequestSettings:
         unset="none", least=1, most=MOST_TOKENS, project=False, swept=False,
         commands=("analyze", "plan")
     )] = None
+    chunk_tokens: Annotated[int | None, Setting(
+        "Most tokens of a prompt that a pass computes: chunked prefill.",
+        "The passes follow one another, each on what the ones before left in the cache.",
+        unset="the whole prompt at once", least=1, most=MOST_TOKENS, project=False, swept=False,
+        commands=("analyze", "plan")
+    )] = None
     dtype: Annotated[DataType, Setting(
         "Data type of weights and activations: bfloat16, float16 or float32.",
         "The bytes follow from it.",

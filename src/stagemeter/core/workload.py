@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,6 +92,18 @@ class Workload(RequestSettings):
     def computed_tokens(self) -> int:
         """Tokens of the prompt that the prefill computes."""
         return self.prompt_tokens - self.past_tokens
+
+    @property
+    def prefill_passes(self) -> list[Workload]:
+        """The passes of the prefill: each computes tokens after those of the passes before."""
+        if self.chunk_tokens is None:
+            return [self]
+        starts = range(self.past_tokens, self.prompt_tokens, self.chunk_tokens)
+        ends = (min(start + self.chunk_tokens, self.prompt_tokens) for start in starts)
+        return [
+            replace(self, prompt_tokens=end, cached_tokens=start or None, chunk_tokens=None)
+            for start, end in zip(starts, ends, strict=True)
+        ]
 
     @property
     def page_cached(self) -> bool:

@@ -77,5 +77,6 @@ def _in_words(workload: Mapping[str, Any]) -> str:
 
 
 def _tokens(workload: Mapping[str, Any]) -> str:
-    cached = workload.get("cached_tokens")
-    return f"{workload['prompt_tokens']} tokens" + (f", {cached} cached" if cached else "")
+    cached, chunk = workload.get("cached_tokens"), workload.get("chunk_tokens")
+    parts = f", {cached} cached" if cached else "", f" by {chunk}" if chunk else ""
+    return f"{workload['prompt_tokens']} tokens" + "".join(parts)

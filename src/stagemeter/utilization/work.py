@@ -127,6 +127,9 @@ def spared_bytes(
     possible = stage.experts(architecture, workload)
     passes = workload.decode_steps if stage.name == DECODE else 1
     each = bytes_of_an_expert(closed_form, stage.name, item_size) * passes
+    if experts_read is None and stage.name == PREFILL and workload.chunk_tokens is not None:
+        parts = [stage.experts(architecture, one) for one in workload.prefill_passes]
+        return each * sum(part.most - part.fewest for part in parts)
     if experts_read is None:
         return each * (possible.most - possible.fewest)
     if not possible.fewest <= experts_read <= possible.most:

@@ -175,8 +175,9 @@ def page_passes(
 
     def forward(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         page = {} if workload.page_cached else page_of(model, sizes, workload)
-        if page and workload.prompt_tokens < workload.image_tokens:
-            # The page does not fit a length that the user set: run both halves of the pass in turn.
+        passes = workload.prefill_passes
+        if page and (workload.prompt_tokens < workload.image_tokens or len(passes) > 1):
+            # The page does not fit a length that the user set, or a chunk: run both halves of the pass in turn.
             if see is not None:
                 see(model, page)
             else:
@@ -185,7 +186,8 @@ def page_passes(
             page = {}
         elif page and named_tokens:
             page = {**page, "input_ids": page_tokens(model, workload)}
-        run(model, sizes, workload, recorder, workload.computed_tokens, workload.past_tokens, page)
+        for one in passes:
+            run(model, sizes, one, recorder, one.computed_tokens, one.past_tokens, page)
 
     def decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         step = step_of(model, sizes, workload)

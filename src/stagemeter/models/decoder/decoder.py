@@ -274,12 +274,14 @@ class Decoder(Sizes):
         """Return the operators of one pass through the layers; norms, rotations and softmax are not counted."""
         operators: list[Operator] = [(layer.cost, 1) for layer in self._outside_of_layers(of)]
         for layer in self.layers:
-            operators += repeated(layer.operators(self.hidden, of), layer.times)
+            # Layers that run on the last token alone serve what it yields.
+            runs = of.yields if layer.attention.last_token_only else 1
+            operators += repeated(layer.operators(self.hidden, of), layer.times * runs)
         return operators
 
     def cost(self, of: DecoderPass) -> Cost:
         """Return the cost of one pass through layers and output head."""
-        return sum_of([*self.layer_operators(of), (self.head(of).cost, 1)])
+        return sum_of([*self.layer_operators(of), (self.head(of).cost, of.yields)])
 
     def execution(self, executed: DecoderPass, needed: DecoderPass) -> tuple[str, ...]:
         """Return why transformers executes other work than the model needs in a pass, as clauses after its name."""
@@ -292,6 +294,8 @@ class Decoder(Sizes):
             clauses += [layer.feed_forward.EXECUTION] if layer.feed_forward and len(network) > 1 else []
         if self.head(executed) != self.head(needed):
             clauses.append("runs the output head on every position of the prompt")
+        if executed.yields != needed.yields:
+            clauses.append("runs the output head after each chunk of the prompt")
         return tuple(dict.fromkeys(clauses))
 
     def working_set(self, of: DecoderPass) -> int:

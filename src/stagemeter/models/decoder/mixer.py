@@ -79,6 +79,8 @@ class DecoderPass:
         Experts whose weights are read, in every layer with experts.
     prefill : bool
         Whether the new tokens are of a prompt.
+    yields : int
+        1 if the last token of each sequence yields a new one, 0 if more of the prompt follows.
     resumed : int
         Of a prompt, 1 if the cache held tokens before this pass, else 0.
     absorbed, expanded : int
@@ -98,6 +100,7 @@ class DecoderPass:
     limited: Reach
     experts_read: int
     prefill: bool
+    yields: int = 1
     resumed: int = 0
     absorbed: int = 0
     expanded: int = 1

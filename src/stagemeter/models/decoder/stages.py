@@ -37,13 +37,14 @@ Architecture = TypeVar("Architecture")
 #: Variable of a closed form: tokens of an encoder's output that each sequence attends to.
 ENCODER_TOKENS = "encoder_tokens"
 _WINDOWED = "windowed"
-_RESUMED, _ABSORBED, _EXPANDED, _READ = "resumed", "absorbed", "expanded", "read"
+_YIELDS, _RESUMED, _ABSORBED, _EXPANDED, _READ = "yields", "resumed", "absorbed", "expanded", "read"
 _VISIBLE, _LIMITED, _LIMITED_PAIRS, _LIMITED_VISIBLE = "visible", "limited", "limited_pairs", "limited_visible"
 #: Meanings of the variables of what a model needs, per sequence.
 _VISIBLE_PAIRS = (
     "pairs of a token and one that it sees; without a cache, prompt_tokens * (prompt_tokens + 1) / 2 in text"
 )
 _CHOICES = {
+    _YIELDS: "1 if the last token yields a new one, 0 in a chunk before the last",
     _RESUMED: "1 if the cache held tokens before, else 0",
     _ABSORBED: "1 if latent attention takes less with its expansion absorbed, else 0",
     _EXPANDED: "1 - absorbed",
@@ -135,21 +136,36 @@ def decoder_stages(
         return DecoderPass(values["batch"], tokens, context, full, limited, read, encoder_tokens=encoded, **more)
 
     def prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        return [executed_call(sizes, one) for one in workload.prefill_passes]
+
+    def needed_prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+        # Only the last pass yields a token.
+        *first, last = workload.prefill_passes
+        page = workload.image_tokens
+        cut = first and first[0].past_tokens < page > first[0].prompt_tokens
+        if later and cut and any(later(sizes, workload)):
+            raise StagemeterError(
+                f"chunk_tokens {workload.chunk_tokens}: tokens of this model's pages see later ones, so a chunk holds "
+                f"the whole page. Give {page} or more"
+            )
+        return [*(needed_call(sizes, one, 0) for one in first), needed_call(sizes, last, 1)]
+
+    def executed_call(sizes: Architecture, workload: Workload) -> Variables:
         decoder, tokens = decoder_of(sizes), workload.computed_tokens
         known = decoder.prefill_variables(tokens, workload.past_tokens)
         # The terms of this decoder lack variables that none of its layers has.
         own = {name: known.get(name, 0) for name in prefill_variables}
         windowed = {_WINDOWED: tokens + decoder.windowed_past(workload)} if windows else {}
-        return [{**new_tokens(workload), **own, **windowed, **common(sizes, workload, workload.batch_size * tokens)}]
+        return {**new_tokens(workload), **own, **windowed, **common(sizes, workload, workload.batch_size * tokens)}
 
-    def needed_prefill_calls(sizes: Architecture, workload: Workload) -> list[Variables]:
+    def needed_call(sizes: Architecture, workload: Workload, yields: int) -> Variables:
         tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
         limit = decoder_of(sizes).limit
         # Later tokens are those of pages, which the cache holds if it holds any.
         more, more_limited = later(sizes, workload) if later and not past else (0, 0)
         all_pairs = tokens * prompt
         visible = causal_pairs(prompt) - causal_pairs(past) + more if causal else all_pairs
-        values = {**new_tokens(workload), _RESUMED: (past > 0) * 1, _VISIBLE: visible}
+        values = {**new_tokens(workload), _YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
         if windows:
             visible = limit.visible(tokens, past) + more_limited if causal else all_pairs
             values[_READ] = limit.keys(tokens, past) if causal else prompt
@@ -159,13 +175,13 @@ def decoder_stages(
             values[_LIMITED_VISIBLE] = visible
         absorbed = decoder_of(sizes).absorbed(past, visible)
         values |= {_ABSORBED: absorbed, _EXPANDED: 1 - absorbed}
-        return [{**values, **common(sizes, workload, workload.batch_size * tokens)}]
+        return {**values, **common(sizes, workload, workload.batch_size * tokens)}
 
     def new_tokens(workload: Workload) -> Variables:
-        if workload.cached_tokens is not None and not causal:
+        if workload.past_tokens and not causal:
             raise StagemeterError(
-                f"cached_tokens {workload.cached_tokens}: all tokens of this model's prompts see one another, so no cache "
-                "of their beginning holds for another prompt. Leave it out"
+                "cached_tokens, chunk_tokens: all tokens of this model's prompts see one another, so no part comes "
+                "before another. Leave both out"
             )
         batch, tokens = workload.batch_size, workload.computed_tokens
         return {"batch": batch, "tokens": tokens, "context": workload.prompt_tokens}
@@ -224,7 +240,8 @@ def decoder_stages(
     run_pass = run or run_on_embeddings
 
     def run_prefill(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
-        run_pass(model, sizes, workload, recorder, workload.computed_tokens, workload.past_tokens)
+        for one in workload.prefill_passes:
+            run_pass(model, sizes, one, recorder, one.computed_tokens, one.past_tokens)
 
     def run_decode(model: Any, sizes: Architecture, workload: Workload, recorder: CacheRecorder) -> None:
         run_pass(model, sizes, workload, recorder, 1, workload.decode_context - 1)
@@ -258,8 +275,9 @@ def decoder_stages(
             return decoder_of(sizes).lora_cost(pass_with(values), adapter, modules.layers, modules.head)
 
         def execution(sizes: Architecture, workload: Workload) -> tuple[str, ...]:
-            passes = executed(calls(sizes, workload)[0]), needed(needed_calls(sizes, workload)[0])
-            return decoder_of(sizes).execution(*passes)
+            passes = zip(calls(sizes, workload), needed_calls(sizes, workload), strict=True)
+            clauses = (decoder_of(sizes).execution(executed(run), needed(least)) for run, least in passes)
+            return tuple(dict.fromkeys(clause for of_pass in clauses for clause in of_pass))
 
         variables = {**variables, **meanings(rows)}
         model_variables = {**model_variables, **(limited if windows else {}), **meanings(rows)}
