@@ -53,3 +53,24 @@ def test_model_flops_are_those_of_the_least_work(kind, data):
     prefill, decode = family.stage("prefill"), family.stage("decode")
     costs = [needed_cost(prefill, decoder, workload), *(needed_cost(decode, decoder, step) for step in steps)]
     assert [(cost.flops_causal, cost.flops) for cost in costs] == least_flops(config, prompt, batch, past)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(st.data())
+def test_chunks_change_no_visible_pair(kind, data):
+    """A prompt in chunks has the visible pairs of the whole, and yields once."""
+    config, prompt = data.draw(KINDS[kind]), data.draw(st.integers(1, 40))
+    # Latent attention expands the context of each chunk anew, or absorbs.
+    latent = "kv_lora_rank" in config
+    cached = 0 if latent else data.draw(st.integers(0, prompt - 1))
+    family, decoder = read(config)
+    asked = AnalysisConfig(seq_len=prompt, new_tokens=2, cached_tokens=cached or None)
+    whole = plan_request(asked, ModelDescription("small", family, decoder, config, "a test"))
+    parts = replace(whole, chunk_tokens=data.draw(st.integers(1, 40)))
+    at_once, in_chunks = (needed_cost(family.stage("prefill"), decoder, workload) for workload in (whole, parts))
+    if latent:
+        assert in_chunks.macs_causal >= at_once.macs_causal
+    else:
+        assert in_chunks.macs_causal == at_once.macs_causal
+        assert in_chunks.macs <= at_once.macs

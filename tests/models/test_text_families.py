@@ -39,11 +39,14 @@ def requests(draw, kind):
     prompt = draw(st.integers(1, longest))
     # transformers gets a prompt wrong whose beginning lightning attention's cache holds.
     cached = 0 if kind == "minimax" else draw(st.integers(0, prompt - 1))
+    # At most four chunks.
+    chunk = None if kind == "minimax" else draw(st.none() | st.integers(-(-prompt // 4), prompt))
     return AnalysisConfig(
         seq_len=prompt,
         new_tokens=draw(st.integers(1, 30)),
         batch_size=draw(st.integers(1, 3)),
         cached_tokens=cached or None,
+        chunk_tokens=chunk,
     )
 
 
@@ -136,7 +139,10 @@ def test_real_tensors_and_torchs_own_counter(kind, data):
         if past:
             held = {cache: getattr(model(input_ids=ids[:, :past], use_cache=True), cache)}
         with FlopCounterMode(display=False) as prefill:
-            out = model(input_ids=ids[:, past:], use_cache=True, logits_to_keep=1, **held)
+            for one in workload.prefill_passes:
+                part = ids[:, one.past_tokens : one.prompt_tokens]
+                out = model(input_ids=part, use_cache=True, logits_to_keep=1, **held)
+                held = {cache: getattr(out, cache)}
         assert prefill.get_total_flops() == expected["prefill"].cost.flops
         with FlopCounterMode(display=False) as decode:
             for _ in range(workload.decode_steps):

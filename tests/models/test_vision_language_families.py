@@ -46,13 +46,15 @@ def requests(draw, kind):
     )
 
 
-def maybe_cached(workload, described):
-    """The workload, or with its page and some of its text in the cache."""
+def maybe_in_parts(workload, described):
+    """The workload, or with its page and some of its text in the cache, or computed in chunks."""
     page, last = max(1, workload.image_tokens), workload.prompt_tokens - 1
     # Llama 3.2 attends to its page besides the prompt, and PaliGemma's prompts are read both ways.
     if described.family.name in ("mllama", "paligemma") or page > last:
         return st.just(workload)
-    return st.builds(partial(replace, workload), cached_tokens=st.none() | st.integers(page, last))
+    # Chunks that hold a page do not cut what its tokens see.
+    chunks = st.none() | st.integers(page, last)
+    return st.builds(partial(replace, workload), cached_tokens=st.none() | st.integers(page, last), chunk_tokens=chunks)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def maybe_cached(workload, described):
 def test_isolated_extracted_and_analytic_are_equal(kind, data):
     described, request = describe(data.draw(KINDS[kind])), data.draw(requests(kind))
     family, sizes = described.family, described.architecture
-    workload = data.draw(maybe_cached(plan(kind, request, described), described))
+    workload = data.draw(maybe_in_parts(plan(kind, request, described), described))
     model = family.build(sizes, described.config)
     isolated = isolated_tier(family.stages, model, sizes, workload)
     extracted = extracted_tier(family, model, sizes, workload)

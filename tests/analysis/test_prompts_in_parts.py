@@ -1,4 +1,4 @@
-"""Requests whose prompt begins in the cache: what they come to, and what is refused."""
+"""Prompts that are computed in parts, over a cache or in chunks: what they come to, and what is refused."""
 
 import pytest
 
@@ -36,6 +36,9 @@ def test_cached_page_is_not_encoded():
         ("llama-3.2-11b-vision", {"cached_tokens": 4}, "attends to its page besides the prompt"),
         ("trocr-base", {"cached_tokens": 4}, "attends to its page besides the prompt|the last one is always computed"),
         ("paligemma-3b", {"cached_tokens": 260}, "see one another"),
+        ("paligemma-3b", {"chunk_tokens": 200}, "see one another"),
+        ("gemma-3-4b", {"chunk_tokens": 100}, "a chunk holds the whole page. Give 256 or more"),
+        ("llama-3.2-11b-vision", {"chunk_tokens": 4}, "attends to its page besides the prompt"),
         ("granite-docling-default", {"cached_tokens": 4}, "a prompt is run whole"),
     ],
 )
@@ -44,9 +47,23 @@ def test_what_no_cache_holds_is_refused(model, settings, reason):
         plan_request(AnalysisConfig(model=model, **settings), describe_model(model))
 
 
+def test_chunks_read_the_weights_each_and_yield_one_token():
+    """Llama 3.1 8B, 1,000 tokens: three passes read its layers, the last one its head."""
+    whole, parts = (
+        estimate("llama-3.1-8b", seq_len=1000, chunk_tokens=chunk)["stages"]["prefill"] for chunk in (None, 400)
+    )
+    assert parts["flops_causal"] == whole["flops_causal"]
+    layers, kept = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14_336), 2 * 32 * 1024 * 2
+    # Chunks of 400, 400 and 200 read the weights, and keys and values of 400, 800 and 1,000 tokens.
+    assert parts["bytes_read"] - whole["bytes_read"] == 2 * 2 * layers + (400 + 800) * kept
+    assert parts["flops_executed"] - parts["flops"] == 2 * 2 * 4096 * 128_256
+
+
 def test_other_commands_take_whole_prompts():
     with pytest.raises(StagemeterError, match="cached_tokens 4: profile takes whole prompts"):
         profile_page(ProfileConfig(cached_tokens=4))
+    with pytest.raises(StagemeterError, match="chunk_tokens 4: profile takes whole prompts"):
+        profile_page(ProfileConfig(chunk_tokens=4))
     with pytest.raises(StagemeterError, match="cached_tokens 4: other projects count whole prompts"):
         compare(estimate("llama-3.1-8b", seq_len=8, cached_tokens=4))
 
