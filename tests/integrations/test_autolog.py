@@ -84,6 +84,8 @@ def test_generation_is_counted_to_the_last_step(make, new_tokens):
     with mlflow.start_run() as run:
         assert torch.equal(generate(model, new_tokens), expected)
     assert history(run, "flops/total") == [(0, counted.flops)]
+    assert history(run, "flops_causal/total") == [(0, counted.flops_causal)]
+    assert history(run, "flops_executed/total") == [(0, counted.flops_executed)]
     (prefill,) = (value for _, value in history(run, "flops/prefill"))
     with stagemeter.count() as counted:
         model(IDS, logits_to_keep=1)
@@ -115,6 +117,11 @@ def test_every_nth_call_of_a_shape_is_timed():
     flops, times = dict(history(run, "flops/decode")), dict(history(run, "time_ms/decode"))
     for step, mfu in history(run, "mfu/decode"):
         assert mfu == pytest.approx(flops[step] / (times[step] / 1000) / (PEAK * 1e12), rel=1e-9)
+    spent = dict(history(run, "time_ms/prefill"))
+    for utilization, count in (("mfu_causal", "flops_causal"), ("hfu", "flops_executed")):
+        counts = dict(history(run, f"{count}/prefill"))
+        for step, value in history(run, f"{utilization}/prefill"):
+            assert value == pytest.approx(counts[step] / (spent[step] / 1000) / (PEAK * 1e12), rel=1e-9)
     totals, prefills = dict(history(run, "time_ms/total")), dict(history(run, "time_ms/prefill"))
     for step, decode in history(run, "time_ms/decode_total"):
         assert totals[step] == pytest.approx(prefills[step] + decode, rel=1e-9)

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Default interval of timing among calls of one shape.
 LOG_EVERY_N = 500
+#: Names of utilizations by what they credit.
+_UTILIZATION = {"flops": "mfu", "flops_causal": "mfu_causal", "flops_executed": "hfu"}
 #: Stages that are logged beside the given ones.
 _OWN_STAGES = (PREFILL, DECODE, DECODE_TOTAL, DRAFT, OTHER, TOTAL)
 
@@ -96,8 +98,10 @@ def autolog(
     This is an integration of MLflow's: ``mlflow.autolog(disable=True)`` switches it off, and its ``silent`` and
     ``exclusive`` apply. An explicit call of this function after that takes precedence.
 
-    Metrics are ``flops/<stage>`` and, for timed calls, ``time_ms/<stage>``, ``tflops_per_second/<stage>`` and
-    ``mfu/<stage>``. The stages of ``generate`` are:
+    Metrics are ``flops/<stage>``, ``flops_causal/<stage>`` and ``flops_executed/<stage>``. Timed calls also have
+    ``time_ms/<stage>``, ``tflops_per_second/<stage>``, ``mfu/<stage>``, ``mfu_causal/<stage>`` and ``hfu/<stage>``.
+    Visible pairs are left out where they are not known. The stages of
+    ``generate`` are:
 
     - the given stages;
     - ``vision``, ``audio`` and ``encoder``: what it encodes before the first forward pass;
@@ -222,17 +226,24 @@ def _log(
             _say(f"no number includes operators without a formula: {', '.join(sorted(cost.unsupported))}")
         for what in cost.missing:
             _say(what)
-    flops = {name: float(stage.flops) for name, stage in cost.stages.items()} | {TOTAL: float(cost.total.flops)}
-    if cost.steps:
-        flops[DECODE] = flops[DECODE_TOTAL] / cost.steps
-    metrics = {f"flops/{name}": value for name, value in flops.items()}
+    parts, ran = {**cost.stages, TOTAL: cost.total}, {**cost.executed, TOTAL: cost.total_executed}
+    counts = {"flops": {name: float(part.flops) for name, part in parts.items()}}
+    if cost.told:
+        counts["flops_causal"] = {name: float(part.flops_causal) for name, part in parts.items()}
+    counts["flops_executed"] = {name: float(part.flops) for name, part in ran.items()}
+    for flops in counts.values():
+        if cost.steps:
+            flops[DECODE] = flops[DECODE_TOTAL] / cost.steps
+    metrics = {f"{kind}/{name}": value for kind, flops in counts.items() for name, value in flops.items()}
     if timed:
         seconds = _seconds(request, cost, names, generation)
         metrics |= {f"time_ms/{name}": 1000 * value for name, value in seconds.items()}
-        rates = {name: flops[name] / value for name, value in seconds.items() if name in flops and value > 0}
-        metrics |= {f"tflops_per_second/{name}": rate / 1e12 for name, rate in rates.items()}
-        if known.peak is not None:
-            metrics |= {f"mfu/{name}": rate / known.peak for name, rate in rates.items()}
+        for kind, flops in counts.items():
+            rates = {name: flops[name] / value for name, value in seconds.items() if name in flops and value > 0}
+            if kind == "flops":
+                metrics |= {f"tflops_per_second/{name}": rate / 1e12 for name, rate in rates.items()}
+            if known.peak is not None:
+                metrics |= {f"{_UTILIZATION[kind]}/{name}": rate / known.peak for name, rate in rates.items()}
     log_to_active_run(metrics, known.logged)
     known.logged += 1
 

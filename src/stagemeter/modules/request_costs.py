@@ -29,15 +29,19 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class RequestCost:
-    """The cost of a request: the model's, see `Counts.needed_of`.
+    """The cost of a request.
 
     Attributes
     ----------
     stages : dict of str to Cost
-        Cost of each stage. For a generation, ``prefill`` is the rest of reading the prompt, and ``decode_total`` all
-        steps of decoding.
+        Cost of each stage, without what the model does not need, see `Counts.needed_of`. For a generation, ``prefill``
+        is the rest of reading the prompt, and ``decode_total`` all steps of decoding.
+    executed : dict of str to Cost
+        The same as it ran.
     steps : int
         Steps of decoding.
+    total, total_executed : Cost
+        Cost of the whole request.
     unsupported : frozenset of str
         Operators without a formula that ran; no number includes them.
     missing : tuple of str
@@ -46,15 +50,20 @@ class RequestCost:
         Positions of these calls in the request.
     asked : bool
         Whether the cost may depend on values of arguments, beside their shapes.
+    told : bool
+        Whether the visible pairs of all attention are known.
     """
 
     stages: Mapping[str, Cost]
+    executed: Mapping[str, Cost]
     steps: int
     total: Cost
+    total_executed: Cost
     unsupported: frozenset[str]
     missing: tuple[str, ...] = ()
     uncounted: frozenset[int] = frozenset()
     asked: bool = False
+    told: bool = True
 
 
 class BareModels:
@@ -83,57 +92,72 @@ def request_cost(
 ) -> RequestCost:
     """Count a request from shapes alone, or raise StagemeterError if the model fails on them."""
     unsupported: set[str] = set()
-    asked = False
+    asked, told = False, True
     helpers: dict[nn.Module, nn.Module] = {}
+    known: dict[int, Counts] = {}
+    missing: dict[str, list[int]] = {}
 
     def count(call: RequestCall) -> Counts:
-        nonlocal asked
+        nonlocal asked, told
+        if id(call) in known:
+            return known[id(call)]
         bare, name = models.of(call.module, helpers)
         given = call.given
         wanted = Pass(given.args, given.kwargs, values=given.values, part=name, method=call.method)
         with _of_depth(bare.get_submodule(name), call.depth):
             counted = count_from_shapes(bare, wanted)
         asked = asked or counted.asked
+        told = told and "" not in counted.forward.untold
         unsupported.update(counted.forward.unsupported_of(""))
+        known[id(call)] = counted.forward
         return counted.forward
 
-    def cost_of(calls: Sequence[RequestCall]) -> Cost:
-        return _cost_of_all(lambda call: count(call).needed_of(""), calls)
+    def by_stage(read: Callable[..., Cost]) -> dict[str, Cost]:
+        """Return the costs of stages; `read` takes counts and names of modules."""
+        costs: dict[str, Cost] = {}
+        groups: dict[tuple[bool, str], list[int]] = {}
+        for place, call in enumerate(request.calls):
+            if models.owns(call.module) and call.role not in (DECODE, DRAFT, OTHER):
+                counts = count(call)
+                parts = {name: read(counts, *modules) for name, modules in stages.items()}
+                rest = read(counts, "") + -1 * total(parts.values())
+                for name, cost in [*parts.items(), (rest_of(call, stages), rest)]:
+                    costs[name] = costs.get(name, ZERO) + cost
+            else:
+                groups.setdefault((models.owns(call.module), call.role), []).append(place)
+        for (owned, role), places in groups.items():
+            calls = [request.calls[place] for place in places]
+            stage = DECODE_TOTAL if role == DECODE else rest_of(calls[0], stages)
+            try:
+                costs[stage] = costs.get(stage, ZERO) + _cost_of_all(lambda call: read(count(call), ""), calls)
+            except StagemeterError as error:
+                if owned:
+                    raise
+                kinds = ", ".join(sorted({type(call.module).__name__ for call in calls}))
+                missing[f"no number includes passes of {kinds} ({role}): {error}"] = places
+        return costs
 
-    if not generation:
+    if generation:
+        needed, executed = by_stage(Counts.needed_of), by_stage(Counts.of)
+        whole, ran = total(needed.values()), total(executed.values())
+        needed = {name: cost for name, cost in needed.items() if cost.macs or name in (PREFILL, *stages)}
+    else:
         counts = count(request.calls[0])
-        costs = {name: counts.needed_of(*modules) for name, modules in stages.items()}
-        return RequestCost(costs, 0, counts.needed_of(""), frozenset(unsupported), asked=asked)
-    costs = {}
-    missing: dict[str, list[int]] = {}
-    groups: dict[tuple[bool, str], list[int]] = {}
-    for place, call in enumerate(request.calls):
-        if models.owns(call.module) and call.role not in (DECODE, DRAFT, OTHER):
-            counts = count(call)
-            parts = {name: counts.needed_of(*modules) for name, modules in stages.items()}
-            rest = counts.needed_of("") + -1 * total(parts.values())
-            for name, cost in [*parts.items(), (rest_of(call, stages), rest)]:
-                costs[name] = costs.get(name, ZERO) + cost
-        else:
-            groups.setdefault((models.owns(call.module), call.role), []).append(place)
-    for (owned, role), places in groups.items():
-        calls = [request.calls[place] for place in places]
-        stage = DECODE_TOTAL if role == DECODE else rest_of(calls[0], stages)
-        try:
-            costs[stage] = costs.get(stage, ZERO) + cost_of(calls)
-        except StagemeterError as error:
-            if owned:
-                raise
-            kinds = ", ".join(sorted({type(call.module).__name__ for call in calls}))
-            missing[f"no number includes passes of {kinds} ({role}): {error}"] = places
+        needed, executed = (
+            {name: read(counts, *modules) for name, modules in stages.items()} for read in (Counts.needed_of, Counts.of)
+        )
+        whole, ran = counts.needed_of(""), counts.of("")
     return RequestCost(
-        stages={name: cost for name, cost in costs.items() if cost.macs or name in (PREFILL, *stages)},
-        steps=sum(call.role == DECODE for call in request.calls),
-        total=total(costs.values()),
+        stages=needed,
+        executed={name: executed[name] for name in needed},
+        steps=sum(call.role == DECODE for call in request.calls) if generation else 0,
+        total=whole,
+        total_executed=ran,
         unsupported=frozenset(unsupported),
         missing=tuple(missing),
         uncounted=frozenset(place for places in missing.values() for place in places),
         asked=asked,
+        told=told,
     )
 
 
