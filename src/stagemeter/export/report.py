@@ -169,7 +169,7 @@ def _add_summary(document: Document, report: Mapping[str, Any]) -> None:
 def _meaning(report: Mapping[str, Any]) -> str:
     """Say what FLOPs without another word are."""
     if report["basis"] == "executed":
-        return f"FLOPs are what {report['implementation']['name']} executes. The totals have visible pairs, too."
+        return f"FLOPs are what {report['implementation']['name']} executes."
     return "FLOPs are what the model needs, attention dense. The totals have visible pairs and executed FLOPs, too."
 
 
