@@ -124,9 +124,14 @@ class BatchCosts:
             unsupported |= count.unsupported
             notes |= dict.fromkeys(count.remarks)
             # Several modules may get the same batch in turn: the first gives its size.
+            mask = self._bare[call.signature].kwargs.get(MASK)
             if call.shape is None:
                 samples += call.rows if call.module is first else 0
+                if isinstance(mask, torch.Tensor):
+                    notes[f"{MASK}: lengths are known of {TOKENS} alone, so MFU is at padded lengths"] = None
                 continue
+            if call.lengths is None and isinstance(mask, torch.Tensor):
+                notes[f"{MASK}: one of pairs is not read, so each row counts as one causal text"] = None
             sequences, padded = call.shape
             lengths = call.real_lengths()
             if call.module is first:

@@ -86,13 +86,8 @@ class CallRecorder:
         self.first_evaluation: float | None = None
         self.in_step = self.left_out = False
         self._modules = list(dict.fromkeys(modules))
-        # Names of parameters, for arguments passed by position.
-        self._parameters = {
-            module: list(inspect.signature(module.forward).parameters)
-            for module in self._modules
-            if reads_more_than_text(module)
-        }
-        self._ordered_types = {module: ordered_type(module) for module in self._parameters}
+        self._parameters = {module: _positional(module) for module in self._modules}
+        self._ordered_types = {module: ordered_type(module) for module in self._modules if reads_more_than_text(module)}
         self._calls: list[Call] = []
         self._running = _Running()
         self._blind = False
@@ -139,15 +134,17 @@ class CallRecorder:
             return
         if not train and self.first_evaluation is None:
             self.first_evaluation = time.perf_counter()
-        parameters = self._parameters.get(module)
-        if parameters is not None:
+        parameters, of_text = self._parameters[module], module not in self._ordered_types
+        if len(args) <= len(parameters):
+            args, kwargs = (), {**dict(zip(parameters, args, strict=False)), **kwargs}
+        if not of_text:
             kwargs = typed_padding(kwargs, kwargs.get(MASK), self._ordered_types[module])
-        values = () if parameters is None else values_key(parameters, args, kwargs)
+        values = () if of_text else values_key(parameters, args, kwargs)
         signature = (id(module), train, call_signature(args, kwargs), values)
         if signature not in self.bare:
             self.bare[signature] = (
                 arguments_of(args, kwargs)
-                if parameters is None
+                if of_text
                 else _without_padding(arguments_with_values(args, kwargs, pixels=False))
             )
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and value.dim()]
@@ -166,6 +163,14 @@ class CallRecorder:
     def _after(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         if not self._blind:
             self._running.depth -= 1
+
+
+def _positional(module: nn.Module) -> list[str]:
+    """Return the names of the arguments that a module takes by position or by name; none if some have no name."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    nameless = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    return [] if any(parameter.kind in nameless for parameter in parameters) else named
 
 
 def _without_padding(given: Arguments) -> Arguments:
@@ -216,6 +221,8 @@ def _lengths(kwargs: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
     if isinstance(mask, torch.Tensor) and tuple(mask.shape) == shape:
         return MASK, mask.detach().sum(-1)
     if isinstance(positions, torch.Tensor) and tuple(positions.shape) == shape:
-        # Packed sequences begin at position zero.
-        return POSITIONS, positions.detach().flatten() == 0
+        # Packed sequences begin where positions do not go on (``masking_utils.py``, ``find_packed_sequence_indices``).
+        begins = torch.ones_like(positions, dtype=torch.bool)
+        begins[:, 1:] = positions.detach().diff(dim=-1) != 1
+        return POSITIONS, begins.flatten()
     return None
