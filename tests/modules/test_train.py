@@ -277,3 +277,20 @@ def test_model_that_asks_for_autocast_is_counted_from_shapes():
     assert stagemeter.analyze(Asking(4, 5), stagemeter.spec(3, 4)).counted_on == "meta"
     with pytest.raises(RuntimeError, match="autocast"):
         torch.is_autocast_enabled("meta")
+
+
+def test_gradients_of_embeddings_that_no_weight_needs_are_executed_alone():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
+    )
+    model = LlamaForCausalLM(config).requires_grad_(False)
+    model.model.layers[1].self_attn.q_proj.requires_grad_(True)
+    ids = stagemeter.spec(2, 9, dtype=torch.long)
+    given = {"kwargs": {"input_ids": ids, "labels": ids}, "mode": "train"}
+    plain = stagemeter.analyze(model, **given).total
+    model.enable_input_require_grads()
+    asked = stagemeter.analyze(model, **given).total
+    assert (asked.flops, asked.flops_causal) == (plain.flops, plain.flops_causal)
+    assert asked.flops_executed > plain.flops_executed

@@ -102,6 +102,12 @@ class Counts:
         """Return the cost of some modules without what the model does not need."""
         return self.of(*modules) + -1 * self.again_of(*modules)
 
+    def need_as(self, other: Counts) -> None:
+        """Take what the model needs from a pass that computes less for the same result."""
+        rest = {name: self.of(name) + -1 * other.needed_of(name) for name in self.by_module}
+        self.again = {name: cost for name, cost in rest.items() if cost != ZERO}
+        self.untold |= other.untold
+
     def again_of(self, *modules: str) -> Cost:
         """Return the part of some modules' cost that the model does not need."""
         return total(self.again.get(module, ZERO) for module in modules)

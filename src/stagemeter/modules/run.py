@@ -24,6 +24,7 @@ from stagemeter.counting.layouts import is_sparse
 from stagemeter.counting.registry import Rule
 from stagemeter.counting.unseen import is_script
 from stagemeter.modules.as_found import left_as_found, random_numbers_left_alone
+from stagemeter.modules.input_gradients import without_input_gradients
 from stagemeter.modules.masks import meta_tensors_are_symbols
 from stagemeter.modules.shapes import (
     Value,
@@ -125,6 +126,8 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
             with random_numbers_left_alone(model):
                 given = replace(wanted, args=args, kwargs=kwargs, values=values)
                 counts, failure, asked = _attempt_on_shapes(bare, given)
+                if failure is None:
+                    _leave_out_input_gradients(bare, given, counts)
             if failure is None:
                 return CountedPass(*counts, device="meta", notes=[], asked=asked)
             if not _have_values(tensors) and not failure.asks_for_values:
@@ -132,6 +135,19 @@ def count_pass(model: nn.Module, wanted: Pass) -> CountedPass:
                 raise failure.error
             reason = failure.reason
     return _count_really(model, tensors, wanted, reason, failure)
+
+
+def _leave_out_input_gradients(bare: nn.Module, wanted: Pass, counts: tuple[Counts, Counts | None]) -> None:
+    """Take out of the model's work gradients of embeddings that trainers ask for and no weight needs."""
+    with without_input_gradients(bare) as fewer:
+        if not (wanted.train and fewer):
+            return
+        needed, failure, _ = _attempt_on_shapes(bare, wanted)
+    if failure is not None:
+        raise failure.error
+    for run, alone in zip(counts, needed, strict=True):
+        if run is not None and alone is not None:
+            run.need_as(alone)
 
 
 def _count_really(
