@@ -213,7 +213,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "flops",
         "FLOPs",
-        "Model FLOPs, two per multiply-accumulate, attention counted dense. Latent attention of modules counts as it runs.",
+        "Model FLOPs, two per multiply-accumulate, attention counted dense. Modules count latent attention as it runs.",
         {STATIC: _flops, MODULE: _module("flops"), TRAINING: _trained("flops")},
         compared=True,
         swept=True,
