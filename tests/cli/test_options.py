@@ -48,6 +48,7 @@ def test_help_says_what_a_value_is(stagemeter, command):
 
 def test_examples_of_the_help_are_possible(stagemeter, folder):
     """Try the options of each on an estimate; the picture of one does not exist."""
+    (folder / "log.csv").write_text("prompt_tokens,output_tokens\n9,2\n", encoding="utf-8")
     text = stagemeter("analyze", "--help").out.split("Examples:")[1]
     for example in re.findall(r"^ +stagemeter (analyze.*?)(?:  |$)", text, flags=re.MULTILINE):
         arguments = [word for word in example.split() if word not in {"--image", "scan.png"}]

@@ -57,11 +57,11 @@ def plan_request(config: AnalysisConfig, model: ModelDescription) -> Workload:
     )
     for setting in ("cached_tokens", "chunk_tokens"):
         if getattr(workload, setting) is not None:
-            _refuse_parts(setting, workload, model)
+            require_parts(setting, workload, model)
     return workload
 
 
-def _refuse_parts(setting: str, workload: Workload, model: ModelDescription) -> None:
+def require_parts(setting: str, workload: Workload, model: ModelDescription) -> None:
     """Refuse to compute a part of a prompt where nothing is left, or no cache holds what is before it."""
     given, family = f"{setting} {getattr(workload, setting)}", model.family
     if not family.has_closed_forms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from stagemeter.cli.types import PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.errors import StagemeterError
 
+if TYPE_CHECKING:
+    from stagemeter.analysis.config import AnalysisConfig
+
 _EPILOG = """\b
 Examples:
   stagemeter analyze                                   a blank A4 page at 200 dpi, tiled
@@ -21,6 +24,7 @@ Examples:
   stagemeter analyze --device A100-80GB                bounds on time, and whether it fits
   stagemeter analyze --model llama-3.1-8b --seq-len 4096
   stagemeter analyze --estimate --no-track --json      closed forms: no torch, one second
+  stagemeter analyze --model llama-3.1-8b --requests log.csv --no-track
   mlflow run . -P mode=large                           as an MLflow project
 """
 _FOLDER = Path("stagemeter-report")
@@ -42,6 +46,13 @@ _FOLDER = Path("stagemeter-report")
     help="Print FLOPs per token beside those that Megatron-LM, torchtitan, vLLM and others would count.",
 )
 @click.option(
+    "--requests",
+    metavar="FILE",
+    type=PATH,
+    help="Log of requests in CSV, JSON Lines or Parquet: their costs by closed forms, in all. Not logged to MLflow.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out lines of --requests that cannot be used, and list them.")
+@click.option(
     "--output-dir",
     metavar="FOLDER",
     type=PATH,
@@ -52,7 +63,9 @@ _FOLDER = Path("stagemeter-report")
 @run_options
 @no_track_option
 @output_options
-def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: Any) -> None:
+def analyze(
+    output_dir: Path | None, no_track: bool, as_json: bool, requests: Path | None, skip_bad: bool, **options: Any
+) -> None:
     """Count what each stage of a model costs: parameters, FLOPs, activations, bytes.
 
     Neither weights nor a GPU are needed. The report goes to --output-dir and to MLflow.
@@ -62,6 +75,18 @@ def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: A
     config = read_config(AnalysisConfig, options)
     if not config.enabled:
         say("enabled is false: nothing was run")
+        return
+    if skip_bad and requests is None:
+        raise StagemeterError("--skip-bad: there is no log whose lines it skips. Give --requests")
+    if requests is not None:
+        for name in ("strict", "device", "conventions", "experiment", "run_name"):
+            if options[name]:
+                raise StagemeterError(
+                    f"--{name.replace('_', '-')}: a log of requests takes no such option. Leave it out"
+                )
+        _analyze_requests(config, requests, output_dir or _FOLDER, skip_bad, as_json)
+        if not no_track:
+            say("A log of requests is not logged to MLflow")
         return
     if as_json and options["conventions"]:
         raise StagemeterError(
@@ -85,3 +110,15 @@ def analyze(output_dir: Path | None, no_track: bool, as_json: bool, **options: A
         say(line)
     if outcome.tracking_error is not None:
         raise outcome.tracking_error
+
+
+def _analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: bool, as_json: bool) -> None:
+    from stagemeter.application.requests import analyze_requests
+
+    costs = analyze_requests(config, log, folder, skip_bad)
+    if as_json:
+        print_json(costs)
+    else:
+        from stagemeter.export.requests import print_requests
+
+        print_requests(costs)

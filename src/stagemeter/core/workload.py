@@ -107,8 +107,18 @@ class Workload(RequestSettings):
 
     @property
     def page_cached(self) -> bool:
-        """Whether the cache holds all tokens of the page, which begin the prompt, so that no encoder runs."""
-        return self.cached_tokens is not None and self.image_tokens <= self.cached_tokens and self.global_views > 0
+        """Whether the cache holds all tokens of the page, which begin the prompt, so that no encoder runs.
+
+        It is one answer for all requests of an array.
+        """
+        if self.cached_tokens is None or self.global_views < 1:
+            return False
+        held: Any = self.image_tokens <= self.cached_tokens
+        if not hasattr(held, "all"):
+            return bool(held)
+        if held.any() != held.all():
+            raise ValueError("cached_tokens: some hold the page and some do not. Evaluate the two apart")
+        return bool(held.all())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""

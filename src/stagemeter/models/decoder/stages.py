@@ -162,7 +162,7 @@ def decoder_stages(
         tokens, past, prompt = workload.computed_tokens, workload.past_tokens, workload.prompt_tokens
         limit = decoder_of(sizes).limit
         # Later tokens are those of pages, which the cache holds if it holds any.
-        more, more_limited = later(sizes, workload) if later and not past else (0, 0)
+        more, more_limited = (pairs * (past == 0) for pairs in (later(sizes, workload) if later else (0, 0)))
         all_pairs = tokens * prompt
         visible = causal_pairs(prompt) - causal_pairs(past) + more if causal else all_pairs
         values = {**new_tokens(workload), _YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
@@ -178,7 +178,7 @@ def decoder_stages(
         return {**values, **common(sizes, workload, workload.batch_size * tokens)}
 
     def new_tokens(workload: Workload) -> Variables:
-        if workload.past_tokens and not causal:
+        if not causal and most(workload.past_tokens):
             raise StagemeterError(
                 "cached_tokens, chunk_tokens: all tokens of this model's prompts see one another, so no part comes "
                 "before another. Leave both out"

@@ -1,0 +1,56 @@
+"""Logs of growing size: seconds from process start to the costs of all requests, requests a second, and memory.
+
+python benchmarks/request_logs.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas
+from timing import command, peak_memory, print_table
+
+#: Requests of the logs, and the limits of seconds.
+SIZES = {100_000: "", 1_000_000: "5 s", 10_000_000: ""}
+MODELS = ("llama-3.1-8b", "deepseek-v3")
+
+
+def write_log(path: Path, count: int) -> None:
+    """Write a log of some requests, half of which find a part of their prompt in the cache."""
+    random = np.random.default_rng(0)
+    prompt, output = random.integers(1, 32_000, count), random.integers(1, 2_000, count)
+    cached = (random.random(count) * prompt).astype(np.int64) // 16 * 16 * random.integers(0, 2, count)
+    columns = {"prompt_tokens": prompt, "cached_tokens": np.minimum(cached, prompt - 1), "output_tokens": output}
+    table = pandas.DataFrame(columns)
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_csv(path, index=False)
+
+
+@click.command()
+@click.option("--largest", default=max(SIZES), show_default=True, help="Most requests of a log.")
+def main(largest: int) -> None:
+    """Print how time and memory grow with a log."""
+    rows = []
+    for count, limit in SIZES.items():
+        for kind in ("csv", "parquet") if count <= largest else ():
+            with tempfile.TemporaryDirectory() as folder:
+                log = Path(folder) / f"log.{kind}"
+                write_log(log, count)
+                for model in MODELS:
+                    asked = ["analyze", "--model", model, "--requests", str(log), "--no-track"]
+                    run = [sys.executable, "-m", "stagemeter", *asked]
+                    seconds, memory = command(run, folder), peak_memory(run, folder)
+                    rate = f"{count / seconds:,.0f}"
+                    name = f"{model}, {count:,} requests, {kind}"
+                    rows.append((name, f"{seconds:.1f} s", limit, rate, f"{memory / 2**20:,.0f} MiB"))
+    print_table(rows, ("log", "from process start", "limit", "requests a second", "peak memory"))
+
+
+if __name__ == "__main__":
+    main()

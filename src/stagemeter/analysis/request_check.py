@@ -1,0 +1,189 @@
+"""Requests of a log as arrays, checked line by line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
+from stagemeter.core.settings import LONGEST_SIDE, MOST_TOKENS
+
+if TYPE_CHECKING:
+    import pandas
+    from numpy.typing import NDArray
+
+#: Bad lines that are listed.
+_LISTED = 100
+
+
+@dataclass
+class BadLines:
+    """Lines that cannot be used: with `skip` they are counted, and the first are kept; without it one is an error."""
+
+    path: Path
+    skip: bool
+    count: int = 0
+    first: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, line: int, reason: str) -> None:
+        """Count a line, or refuse it."""
+        if not self.skip:
+            raise StagemeterError(f"{self.path}: line {line:,}: {reason}. Repair it, or give --skip-bad")
+        self.count += 1
+        if len(self.first) < _LISTED:
+            self.first.append({"line": line, "reason": reason})
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Requests of a log as arrays; `width` and `height` are those of the page, 0 without one."""
+
+    line: NDArray[Any]
+    prompt: NDArray[Any]
+    cached: NDArray[Any]
+    output: NDArray[Any]
+    width: NDArray[Any]
+    height: NDArray[Any]
+
+    def where(self, rows: NDArray[Any]) -> Requests:
+        """Return some of the requests."""
+        return Requests(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def checked(table: pandas.DataFrame, bad: BadLines) -> Requests:
+    """Return the good requests of a table, whose index is that of lines."""
+    import numpy as np
+
+    lines = table.index.to_numpy(np.int64)
+    wrong: dict[int, str] = {}
+
+    def mark(rows: Any, reason: Callable[[int], str]) -> None:
+        for row in np.flatnonzero(rows).tolist():
+            wrong.setdefault(row, reason(row))
+
+    def column(name: str, least: int, most: int, needed: bool = False) -> NDArray[Any]:
+        if name not in table.columns:
+            return np.zeros(len(table), np.int64)
+        values, good = _whole(table[name], least, most, needed)
+        mark(~good, lambda row: _fault(name, table[name].iloc[row], least, most))
+        return values
+
+    prompt = column("prompt_tokens", 1, MOST_TOKENS, needed=True)
+    cached = column("cached_tokens", 0, MOST_TOKENS)
+    output = column("output_tokens", 1, MOST_TOKENS, needed=True)
+    mark(cached >= np.maximum(prompt, 1), lambda row: _over(int(cached[row]), int(prompt[row])))
+    if "total_tokens" in table.columns:
+        total = column("total_tokens", 1, 2 * MOST_TOKENS)
+        mark(
+            (total > 0) & (total != prompt + output),
+            lambda row: f"total_tokens {total[row]} is not prompt_tokens {prompt[row]} + output_tokens {output[row]}",
+        )
+    width, height = (column(name, 0, LONGEST_SIDE) for name in ("image_width", "image_height"))
+    mark((width > 0) != (height > 0), lambda row: f"the picture is {width[row]} x {height[row]} pixels")
+    if "image_sizes" in table.columns:
+        sizes = _sizes(table["image_sizes"], mark)
+        mark((width > 0) & (sizes[0] > 0), lambda row: "image_sizes and image_width both tell a picture")
+        width, height = width + sizes[0], height + sizes[1]
+    for row in sorted(wrong):
+        bad.add(int(lines[row]), wrong[row])
+    found = Requests(lines, prompt, cached, output, width, height)
+    return found.where(np.setdiff1d(np.arange(len(lines)), list(wrong))) if wrong else found
+
+
+def _whole(values: pandas.Series, least: int, most: int, needed: bool) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a column as whole numbers, 0 for bad ones, and which are good; missing ones are, if they may be."""
+    import numpy as np
+    import pandas
+
+    if values.dtype == bool:
+        return np.zeros(len(values), np.int64), np.zeros(len(values), bool)
+    if values.dtype == np.int64:
+        numbers = values.to_numpy()
+        good = (numbers >= least) & (numbers <= most)
+        return np.where(good, numbers, 0), good
+    if values.dtype == object:
+        # True is no number of tokens, and pandas fails on whole numbers that no float holds.
+        wrong = values.map(lambda value: isinstance(value, bool) or (isinstance(value, int) and abs(value) >= 2**63))
+        values = values.where(~wrong.astype(bool), "no number")
+    floats = pandas.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    with np.errstate(invalid="ignore"):
+        good = (floats >= least) & (floats <= most) & (floats % 1 == 0)
+    numbers = np.where(good, floats, 0).astype(np.int64)
+    return numbers, good if needed else good | values.isna().to_numpy()
+
+
+def _fault(name: str, value: Any, least: int, most: int) -> str:
+    import pandas
+
+    if pandas.api.types.is_scalar(value) and pandas.isna(value):
+        return f"{name} is missing"
+    value = value.item() if hasattr(value, "item") else value
+    # pandas makes floats of a column with missing numbers.
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return f"{name} is {shown(value)}, not a whole number from {least:,} to {most:,}"
+
+
+def _over(cached: int, prompt: int) -> str:
+    if cached > prompt:
+        return f"cached_tokens {cached} are more than prompt_tokens {prompt}"
+    return f"cached_tokens {cached} are the whole prompt, whose last token is always computed"
+
+
+def _sizes(values: pandas.Series, mark: Callable[[Any, Callable[[int], str]], None]) -> tuple[Any, Any]:
+    """Return widths and heights of a column of pictures: [w, h], "WxH", an object, or a list of one of these."""
+    import numpy as np
+
+    known: dict[str, tuple[int, int] | str] = {}
+    found: list[tuple[int, int]] = []
+    reasons: dict[int, str] = {}
+    for row, value in enumerate(values.tolist()):
+        key = value if isinstance(value, str) else repr(value)
+        if key not in known:
+            known[key] = _size(value)
+        size = known[key]
+        if isinstance(size, str):
+            reasons[row] = size
+        found.append((0, 0) if isinstance(size, str) else size)
+    rows = np.zeros(len(found), bool)
+    rows[list(reasons)] = True
+    mark(rows, lambda row: reasons[row])
+    sizes = np.asarray(found, np.int64).reshape(-1, 2)
+    return sizes[:, 0], sizes[:, 1]
+
+
+def _size(value: Any) -> tuple[int, int] | str:
+    """Return the size of a request's picture, zeros without one, or what is wrong."""
+    wrong = f"image_sizes is {shown(value)}, not [[width, height]] or WxH in pixels, each from 1 to {LONGEST_SIDE:,}"
+    if value is None or value != value:
+        return 0, 0
+    if isinstance(value, str) and value.strip().startswith(("[", "{")):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return wrong
+    if isinstance(value, str):
+        if not value.strip():
+            return 0, 0
+        pictures: list[Any] = value.split(",")
+    else:
+        flat = isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
+        pictures = [value] if flat or not isinstance(value, list) else value
+    if len(pictures) > 1:
+        return f"the request has {len(pictures)} pictures, and requests of one are counted"
+    for picture in pictures:
+        if isinstance(picture, str):
+            picture = [
+                int(side) if side.strip().isdecimal() and len(side) < 10 else None
+                for side in picture.lower().split("x")
+            ]
+        elif isinstance(picture, dict):
+            picture = [picture.get("width"), picture.get("height")]
+        good = isinstance(picture, list) and len(picture) == 2
+        if not good or not all(type(side) is int and 1 <= side <= LONGEST_SIDE for side in picture):
+            return wrong
+        return picture[0], picture[1]
+    return 0, 0

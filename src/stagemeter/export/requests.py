@@ -1,0 +1,96 @@
+"""Costs of a log of requests as Markdown and on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stagemeter.core.terminal import print_lines, print_table
+from stagemeter.core.units import percentage, with_unit
+from stagemeter.export.json_file import json_text
+from stagemeter.export.markdown import Document, unbroken
+
+#: Files of a log, in its folder.
+REQUEST_FILES = ("requests.json", "requests.md")
+#: Rows of a table of requests, of groups or of bad lines at most.
+_ROWS = 10
+
+
+def request_files(costs: Mapping[str, Any]) -> dict[str, str]:
+    """Return the contents of the files of a log by name."""
+    return dict(zip(REQUEST_FILES, (json_text(costs), _markdown(costs)), strict=True))
+
+
+def print_requests(costs: Mapping[str, Any]) -> None:
+    """Print stages, quantiles and the dearest requests on stdout."""
+    print_table(_stages(costs), title=f"{costs['model']}, {costs['requests']:,} requests")
+    print_lines([_lengths(costs), _quantiles(costs), *_dearest_lines(costs), *_remarks(costs)])
+
+
+def _stages(costs: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["stage", "FLOPs", "by visible pairs", "executed", "share", "KV cache read", "written"]]
+    for name, values in [*costs["stages"].items(), ("total", costs["total"])]:
+        share = "" if name == "total" else percentage(values["flops"], costs["total"]["flops"])
+        flops = [with_unit(values[one]) for one in ("flops", "flops_causal", "flops_executed")]
+        moved = [with_unit(values[one], "B") for one in ("kv_bytes_read", "kv_bytes_written")]
+        rows.append([name, *flops, share, *moved])
+    return rows
+
+
+def _lengths(costs: Mapping[str, Any]) -> str:
+    pages = f"{costs['pages']:,} pages, {costs['pages_cached']:,} of them cached; " if costs["pages"] else ""
+    return (
+        f"{pages}{costs['prompt_tokens']:,} prompt tokens, {costs['cached_tokens']:,} of them cached; "
+        f"{costs['output_tokens']:,} output tokens, {costs['dtype']}"
+    )
+
+
+def _quantiles(costs: Mapping[str, Any]) -> str:
+    values = costs["flops_per_request"]
+    return "FLOPs per request: " + ", ".join(f"{name} {with_unit(round(value))}" for name, value in values.items())
+
+
+def _dearest_lines(costs: Mapping[str, Any]) -> list[str]:
+    return [
+        f"line {one['line']:,}: {with_unit(one['flops'])}, {one['prompt_tokens']:,} prompt ({one['cached_tokens']:,} "
+        f"cached) + {one['output_tokens']:,} output tokens"
+        for one in costs["dearest"][:3]
+    ]
+
+
+def _remarks(costs: Mapping[str, Any]) -> list[str]:
+    skipped = costs["skipped"]
+    lines = [f"skipped line {bad['line']:,}: {bad['reason']}" for bad in skipped["first"][:_ROWS]]
+    more = skipped["lines"] - len(lines)
+    if more:
+        lines.append(f"skipped {more:,} further lines")
+    return [*lines, *(f"note: {note}" for note in costs["notes"])]
+
+
+def _markdown(costs: Mapping[str, Any]) -> str:
+    document = Document()
+    document.header(1, f"{costs['model']}: {costs['requests']:,} requests")
+    document.paragraph(_lengths(costs))
+    document.table(unbroken(_stages(costs)))
+    document.header(2, "FLOPs per request")
+    document.table(
+        unbroken([["", "FLOPs"], *([name, with_unit(round(n))] for name, n in costs["flops_per_request"].items())])
+    )
+    document.header(2, "The dearest requests")
+    names = ("line", "prompt_tokens", "cached_tokens", "output_tokens", "image_tokens")
+    rows = [[*(f"{one[name]:,}" for name in names), with_unit(one["flops"])] for one in costs["dearest"]]
+    document.table(unbroken([[*(name.replace("_", " ") for name in names), "FLOPs"], *rows]))
+    if costs["pages"]:
+        document.header(2, "Pages by their views")
+        rows = [
+            [
+                f"{one['global_views'] + one['local_views']:,} x {'x'.join(map(str, one['view_size']))}",
+                f"{one['image_tokens']:,}",
+                "yes" if one["page_cached"] else "no",
+                f"{one['requests']:,}",
+            ]
+            for one in costs["groups"][:_ROWS]
+        ]
+        document.table(unbroken([["views", "image tokens", "cached", "requests"], *rows]))
+    document.section("Notes", _remarks(costs))
+    return str(document)
