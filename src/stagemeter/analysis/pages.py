@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
@@ -9,7 +10,7 @@ from stagemeter.core.errors import StagemeterError
 from stagemeter.models.family import PageViews
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.pages.processor_files import ProcessorFiles
-from stagemeter.models.pages.settings import OPTIONS, ProcessorSettings
+from stagemeter.models.pages.settings import OPTIONS, Limit, ProcessorSettings
 from stagemeter.models.resolution import Resolution
 
 if TYPE_CHECKING:
@@ -75,6 +76,20 @@ def page_views(
         return views, rules.notes
     note = settings.note(video=config.video_frames is not None)
     return views, () if note is None else (note,)
+
+
+def limits_in_force(config: AnalysisConfig, model: ModelDescription, width: int, height: int) -> Mapping[str, Limit]:
+    """Return the values that decide the views of a page or a video, by name, with their origins."""
+    assert model.family.rules is not None
+    if model.family.modes and not config.crop_mode:
+        return {}
+    settings = settings_of(config, model.processor)
+    rules = model.family.rules(model.architecture, settings)
+    if config.video_frames is None or rules.video is None:
+        return settings.image.limits
+    # Limits of frames are read for a video.
+    rules.video(config.video_frames, width, height)
+    return settings.video.limits or settings.image.limits
 
 
 def limit_notes(config: AnalysisConfig, model: ModelDescription) -> tuple[str, ...]:

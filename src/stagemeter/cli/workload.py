@@ -72,6 +72,15 @@ def workload_options(command_name: str) -> Callable[[Command], Command]:
     return add
 
 
+def views_options(command: Command) -> Command:
+    """Give a command the settings that decide the views and the prompt of a page, which `read_config` takes."""
+    left_out = ("--image", "--page-size", "--adapter")
+    settings = {row.option for owner in (ModelSettings, PageSettings) for row in table(owner).values()}
+    settings |= {table(RequestSettings)[name].option for name in ("text_tokens", "video_frames")}
+    rows = [row for row in table(AnalysisSettings).values() if row.option in settings.difference(left_out, (None,))]
+    return _added((_CONFIG, *map(_option, rows)), command)
+
+
 def measuring_options(command: Command) -> Command:
     """Give a command the options that say how a profile is measured."""
     return _added(_setting_options(MeasuringSettings), command)

@@ -41,27 +41,28 @@ def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> Corpus:
     return Corpus([PageSize(width, height) for width, height in sizes])
 
 
-def pages_of_folder(folder: Path, jobs: int = -1) -> Corpus:
+def pages_of_folder(folder: Path, jobs: int = -1, setting: str = "--images") -> Corpus:
     """Measure the pictures of a folder and of all folders below it, in the order of their names.
 
     Hidden files and folders, links to folders, and files whose ending Pillow does not know are left out. Of a picture
-    with several pages, the first counts. A copy of a picture counts like the picture.
+    with several pages, the first counts. A copy of a picture counts like the picture. `setting` names the
+    folder in errors.
     """
     from joblib import Parallel, delayed
 
     if not folder.is_dir():
-        raise StagemeterError(f"--images {folder}: no such folder. Give a folder of pictures")
+        raise StagemeterError(f"{setting} {folder}: no such folder. Give a folder of pictures")
     paths, left_out = _pictures(folder)
     if not paths:
         found = "".join(f"; {line}" for line in _left_out(left_out))
-        raise StagemeterError(f"--images {folder}: holds no picture that Pillow reads{found}. Give another folder")
+        raise StagemeterError(f"{setting} {folder}: holds no picture that Pillow reads{found}. Give another folder")
     measured: Sequence[_Measured | str] = Parallel(n_jobs=jobs, prefer="threads")(
         delayed(_measure)(folder, path) for path in paths
     )
     broken = [found for found in measured if isinstance(found, str)]
     if broken:
         more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
-        raise StagemeterError(f"--images {folder}: {'; '.join(broken[:_NAMED])}{more}. Repair or remove them")
+        raise StagemeterError(f"{setting} {folder}: {'; '.join(broken[:_NAMED])}{more}. Repair or remove them")
     read = [found for found in measured if isinstance(found, _Measured)]
     left_out[_FURTHER] = sum(found.further for found in read)
     copies = len(read) - len({found.content for found in read})
@@ -121,6 +122,14 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
     return sorted(found), left_out
 
 
+def pages_of_picture(path: Path) -> Corpus:
+    """Measure one picture. Of a picture with several pages, the first counts."""
+    from stagemeter.core.picture import page_count, page_size
+
+    width, height = page_size(path)
+    return Corpus([PageSize(width, height, path.name)], _left_out({_FURTHER: page_count(path) - 1}))
+
+
 def _left_out(left_out: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
     kinds = [_number(number, *kind) for kind, number in left_out.items() if number]
     return (f"left out of the pages: {'; '.join(kinds)}",) if kinds else ()
@@ -142,31 +151,34 @@ def _measure(folder: Path, path: Path) -> _Measured | str:
     return _Measured(PageSize(width, height, str(path.relative_to(folder))), further, content)
 
 
-def pages_of_table(path: Path) -> Corpus:
-    """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``."""
+def pages_of_table(path: Path, setting: str = "--pages") -> Corpus:
+    """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``.
+
+    `setting` names the file in errors.
+    """
     import pandas
 
     text = read_text(path, "table of pages")
     try:
         table = pandas.read_csv(io.StringIO(text), skipinitialspace=True)
     except (ValueError, OverflowError) as error:
-        raise StagemeterError(f"--pages {path}: is not CSV ({str(error).splitlines()[0]}). Save it as CSV") from None
+        raise StagemeterError(f"{setting} {path}: is not CSV ({str(error).splitlines()[0]}). Save it as CSV") from None
     if not isinstance(table.index, pandas.RangeIndex):
-        raise StagemeterError(f"--pages {path}: a line has more columns than the header. Write width,height[,page]")
+        raise StagemeterError(f"{setting} {path}: a line has more columns than the header. Write width,height[,page]")
     header = [name.strip() for name in next(csv.reader(io.StringIO(text)), [])]
     twice = [name for name in ("width", "height", "page") if header.count(name) > 1]
     if twice:
-        raise StagemeterError(f"--pages {path}: has the column {twice[0]!r} more than once. Keep one of them")
+        raise StagemeterError(f"{setting} {path}: has the column {twice[0]!r} more than once. Keep one of them")
     missing = [name for name in ("width", "height") if name not in table.columns]
     if missing or table.empty:
         what = f"lacks the column {missing[0]!r}" if missing else "holds no page"
-        raise StagemeterError(f"--pages {path}: {what}. Write width,height[,page], and a line for each page")
+        raise StagemeterError(f"{setting} {path}: {what}. Write width,height[,page], and a line for each page")
     for name in ("width", "height"):
         sizes = pandas.to_numeric(table[name], errors="coerce")
         wrong = table.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
         if len(wrong):
             raise StagemeterError(
-                f"--pages {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}. "
+                f"{setting} {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}. "
                 f"Give whole pixels from 1 to {LONGEST_SIDE}"
             )
         table[name] = sizes.astype("int64")
