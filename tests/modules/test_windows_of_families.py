@@ -91,7 +91,7 @@ def test_texts_of_a_padded_batch_cost_what_each_does_alone():
     recorder.attach()
     model.train()(input_ids=ids, attention_mask=mask.long(), labels=ids)
     recorder.detach()
-    cost = BatchCosts(recorder.bare).of(recorder.take(train=True)).whole
+    cost = BatchCosts(recorder.bare).of(recorder.take(train=True))
     alone = [
         stagemeter.analyze(
             model, kwargs=dict.fromkeys(("input_ids", "labels"), stagemeter.spec(1, n, dtype=torch.long)), mode="train"
