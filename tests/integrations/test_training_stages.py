@@ -7,6 +7,7 @@ from small_pictures import KINDS, grids, small_model
 from stages_apart import flops_apart
 from test_trainer import PEAK, train_on_batches
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from stagemeter import LightningStagemeterCallback
 from stagemeter.integrations.family_stages import stages_of
@@ -385,3 +386,14 @@ def test_text_model_has_a_head_and_a_language_model():
     batch = {"input_ids": ids, "labels": ids}
     expected, _ = flops_apart(model, batch, {"language_model": ["model"], "head": ["lm_head"]})
     assert {stage: 2 * part.macs for stage, part in counted(model, batch).stages.items()} == expected
+
+
+def test_model_whose_own_methods_fail_has_no_stages_and_says_so(caplog):
+    class Broken(PreTrainedModel):
+        config_class = PreTrainedConfig
+
+        def get_output_embeddings(self):
+            raise KeyError("no head")
+
+    assert stages_of(Broken(PreTrainedConfig())) == {}
+    assert "stages of Broken are not known, and the whole is counted alone: 'no head'" in caplog.text

@@ -25,7 +25,7 @@ _LOWERED = {"max_pixels": "min_pixels", "max_tiles": "min_tiles"}
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What fits into a number of image tokens.
+    """The largest page, and the limits, whose image tokens fit into a given number.
 
     Attributes
     ----------

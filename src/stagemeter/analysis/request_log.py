@@ -57,7 +57,7 @@ class RequestLog:
 
     @property
     def has_pages(self) -> bool:
-        """Whether the log says which requests have a picture."""
+        """Whether the log has columns of pictures."""
         return any(column.startswith("image_") for column in self.columns)
 
 

@@ -58,7 +58,7 @@ class Subject:
     earlier_pairing: str = ""
 
     def has(self, quantity: str) -> bool:
-        """Whether it holds some value of a quantity."""
+        """Whether the subject has values of a quantity."""
         return any(name.startswith(f"{quantity}/") for name in self.values)
 
 

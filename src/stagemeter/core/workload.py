@@ -107,9 +107,9 @@ class Workload(RequestSettings):
 
     @property
     def page_cached(self) -> bool:
-        """Whether the cache holds all tokens of the page, which begin the prompt, so that no encoder runs.
+        """Whether the cache holds all tokens of the page, so that no encoder runs.
 
-        It is one answer for all requests of an array.
+        The page begins the prompt. Requests in arrays must have the same answer.
         """
         if self.cached_tokens is None or self.global_views < 1:
             return False

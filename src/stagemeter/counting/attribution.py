@@ -85,7 +85,7 @@ class Attribution:
         return bool(self._running) and getattr(self._running[-1], "is_causal", False) is True
 
     def is_attention(self) -> bool:
-        """Whether the module that runs declares whether its attention is causal, as transformers' attention does."""
+        """Whether the running module is attention: it has the flag ``is_causal``, as in transformers."""
         return bool(self._running) and isinstance(getattr(self._running[-1], "is_causal", None), bool)
 
     def _own_nodes(self, module: str) -> None:

@@ -33,7 +33,7 @@ class OwnBackward:
             self._copies[self._address(copy)] = self._identity(source)
 
     def runs_again(self, node: Any, name: str, operands: Sequence[Any]) -> bool:
-        """Whether a product of a node's backward pass ran in its forward pass; notes one of a forward pass.
+        """Return whether a product of a backward pass repeats one of its forward pass; record those of forward passes.
 
         `node` is None in a forward pass.
         """

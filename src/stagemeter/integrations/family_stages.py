@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from itertools import permutations
@@ -16,6 +17,8 @@ from stagemeter.modules.wrappers import plain_name
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 _PROJECTOR, _ENCODER, _LANGUAGE, _HEAD = "projector", "encoder", "language_model", "head"
 #: Stages of a training by those of a family. Others of a family read pages, such as ``vit``, ``sam`` and ``clip``.
@@ -77,8 +80,11 @@ def _by_transformers(module: nn.Module) -> dict[str, list[str]]:
         return {}
     try:
         parts = find_parts(module)
-    except Exception:
-        # Any error of a model's own methods: without stages, the whole is still counted.
+    except StagemeterError:
+        # Its decoder or head is not found: without stages, the whole is still counted.
+        return {}
+    except Exception as error:  # Any error of a model's own methods.
+        logger.warning("stages of %s are not known, and the whole is counted alone: %s", type(module).__name__, error)
         return {}
     towers = [parts.vision] if _TOWER.search(parts.vision) else []
     beside = [name for name in parts.rest if towers and not _SOUND.search(name)]

@@ -10,7 +10,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.page_stages import Calls, Inputs, Needed, page_stage
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.family import PageRules, Stage, Variables
 from stagemeter.models.pages.settings import ProcessorSettings
 from stagemeter.models.pages.square_views import one_view

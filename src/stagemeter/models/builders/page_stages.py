@@ -10,7 +10,7 @@ from stagemeter.core.cost import Cost, total
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator, sum_of, working_set
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import whole_pass
+from stagemeter.models.decoder.passes import whole_pass
 from stagemeter.models.family import CacheRecorder, ModelForm, Runner, Stage, StageParameters, Variables
 
 Architecture = TypeVar("Architecture")

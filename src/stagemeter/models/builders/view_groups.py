@@ -10,7 +10,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import Operator
 from stagemeter.models.builders.page_stages import Calls, Needed, page_stage, run_module
 from stagemeter.models.builders.vision_language import PROJECTOR
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.family import Stage
 from stagemeter.models.vision import CHANNELS
 from stagemeter.models.vision.projector import LinearSize, linears_operators, linears_parameters

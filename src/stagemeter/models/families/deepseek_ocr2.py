@@ -18,7 +18,7 @@ from stagemeter.models.builders.vision_language import VISION, Pages, vision_lan
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import Experts, GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import PageRules, PageViews, Variables
 from stagemeter.models.pages.settings import ProcessorSettings

@@ -15,7 +15,8 @@ from stagemeter.models.builders.encoders import projector_stage, square_pixels
 from stagemeter.models.builders.page_stages import PAGES, Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION
 from stagemeter.models.decoder.encoder_decoder import SequenceDecoder
-from stagemeter.models.decoder.stages import DecoderModules, empty
+from stagemeter.models.decoder.passes import empty
+from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.pages.square_views import one_view
 from stagemeter.models.settings import Settings
 from stagemeter.models.vision.davit import DaViT, DaViTGroup, davit_operators, davit_parameters

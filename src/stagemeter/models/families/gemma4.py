@@ -17,7 +17,7 @@ from stagemeter.models.builders.encoders import projector_stage, view_size
 from stagemeter.models.builders.page_stages import Calls, Needed, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.decoder.visibility import later_pairs
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.gemma4_text import SHARED_NOTE

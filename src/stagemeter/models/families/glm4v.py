@@ -16,7 +16,7 @@ from stagemeter.models.builders.vision_language import Pages, vision_language_fa
 from stagemeter.models.decoder.decoder import Decoder, Layer
 from stagemeter.models.decoder.feed_forward import GatedFeedForward
 from stagemeter.models.decoder.grouped_query import GroupedQueryAttention
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_settings
 from stagemeter.models.family import Family, PageRules, PageViews
 from stagemeter.models.pages.patches import QWEN_SIZES

@@ -15,7 +15,7 @@ from stagemeter.models.builders.encoders import views_of
 from stagemeter.models.builders.view_groups import group_pixels, group_stage, view_group
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import ProcessorSettings

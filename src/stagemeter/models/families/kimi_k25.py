@@ -15,7 +15,7 @@ from stagemeter.models.builders.encoders import patch_encoder, patch_grid, proje
 from stagemeter.models.builders.page_stages import Calls
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.deepseek_v3 import LATENT_NOTE
 from stagemeter.models.family import Family, Note, PageRules, Variables

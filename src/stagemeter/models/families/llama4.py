@@ -16,7 +16,8 @@ from stagemeter.models.builders.encoders import VIEWS, projector_stage, square_p
 from stagemeter.models.builders.page_stages import page_stage
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import DecoderModules, empty
+from stagemeter.models.decoder.passes import empty
+from stagemeter.models.decoder.stages import DecoderModules
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.llama4_text import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables

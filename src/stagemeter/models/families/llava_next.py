@@ -15,7 +15,7 @@ from stagemeter.core.files import shown
 from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import square_encoder, square_projector
 from stagemeter.models.builders.vision_language import Pages, VisionLanguageArchitecture, vision_language_family
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.pages.settings import Canvases, ProcessorSettings, canvases_of

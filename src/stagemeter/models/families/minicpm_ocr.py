@@ -17,7 +17,7 @@ from stagemeter.models.builders.page_stages import Calls, page_stage
 from stagemeter.models.builders.vision_language import VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
 from stagemeter.models.decoder.gated_delta_net import GatedDeltaNet
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.families.qwen3_next import FAMILY as TEXT
 from stagemeter.models.family import PageRules, PageViews, Variables

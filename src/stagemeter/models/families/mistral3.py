@@ -17,7 +17,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, projector_stage, view_size
 from stagemeter.models.builders.vision_language import PROJECTOR, VISION, Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import Family, Note, PageRules, PageViews
 from stagemeter.models.pages.pixel_limits import whole_blocks

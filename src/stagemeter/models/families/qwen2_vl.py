@@ -16,7 +16,7 @@ from stagemeter.models.builders.encoders import patch_encoder, patches_of_view, 
 from stagemeter.models.builders.page_stages import Calls
 from stagemeter.models.builders.vision_language import Pages, vision_language_family
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import empty
+from stagemeter.models.decoder.passes import empty
 from stagemeter.models.families import text_decoder
 from stagemeter.models.family import Family, Note, PageRules, Variables
 from stagemeter.models.pages.patches import VideoProcessor, page_and_video_rules

@@ -16,7 +16,8 @@ from stagemeter.models.builders.page_stages import page_passes
 from stagemeter.models.builders.view_groups import group_projector, group_stage, sam_stage, tiled_pages
 from stagemeter.models.builders.vision_language import LANGUAGE, VISION
 from stagemeter.models.decoder.decoder import Decoder
-from stagemeter.models.decoder.stages import decoder_stages, empty
+from stagemeter.models.decoder.passes import empty
+from stagemeter.models.decoder.stages import decoder_stages
 from stagemeter.models.families.deepseek_ocr.architecture import DeepseekOCRArchitecture
 from stagemeter.models.families.deepseek_ocr.configuration import (
     NAME,
