@@ -11,7 +11,7 @@ import click
 import pytest
 
 from stagemeter.cli import BAD_INPUT, BUG, INTERRUPTED, NO_STORE, cli
-from stagemeter.cli.endings import ending
+from stagemeter.cli.endings import ending, name_options
 from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.models.lookup import describe_model
 
@@ -45,6 +45,21 @@ def test_each_error_has_its_code_and_a_line(error, code, part):
     found, line = ending(error)
     assert found == code
     assert part in line
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("sample_image_path, image_w: exclude each other", "--image, --page-size: exclude each other"),
+        ("image_w 5: is too small", "--page-size 5: is too small"),
+        ("model.json: is no report", "model.json: is no report"),
+        ("mode/scan.png: cannot be read", "mode/scan.png: cannot be read"),
+    ],
+)
+def test_messages_name_options_and_leave_names_of_files(message, shown):
+    error = StagemeterError(message)
+    name_options(error, cli.get_command(click.Context(cli), "analyze"))
+    assert str(error) == shown
 
 
 def test_codes_are_those_that_the_docs_name():

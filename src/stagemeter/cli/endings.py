@@ -92,7 +92,9 @@ def name_options(error: StagemeterError, command: click.Command) -> None:
             options[row.name] = option
     settings, colon, rest = str(error).partition(": ")
     if colon:
-        error.args = (re.sub(r"^\w+|(?<=, )\w+", lambda word: options.get(word[0], word[0]), settings) + colon + rest,)
+        # A file's name, such as model.json, can begin as a setting does.
+        words = re.compile(r"(?:^|(?<=, ))\w+(?=[ ,]|$)")
+        error.args = (words.sub(lambda word: options.get(word[0], word[0]), settings) + colon + rest,)
 
 
 def _shortened(message: str) -> str:
