@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter import AnalysisConfig, StagemeterError, describe_model, estimate_model
-from stagemeter.analysis.request_check import BadLines, Requests
 from stagemeter.analysis.request_costs import RequestCosts
-from stagemeter.analysis.request_log import BATCH, NAMES, open_log
+from stagemeter.analysis.request_logs.check import BadLines, Requests
+from stagemeter.analysis.request_logs.log import BATCH, NAMES, open_log
 from stagemeter.application.requests import analyze_requests
 from stagemeter.models.family import NO_PAGE
 

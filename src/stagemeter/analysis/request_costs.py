@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import page_views
-from stagemeter.analysis.request_check import BadLines, Requests
+from stagemeter.analysis.request_logs.check import BadLines, Requests
 from stagemeter.analysis.requests import make_workload, require_parts
 from stagemeter.core.cost import ZERO, Cost, item_sizes, total
 from stagemeter.core.errors import StagemeterError

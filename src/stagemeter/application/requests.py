@@ -7,9 +7,9 @@ from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.analysis.pages import size_of_page
-from stagemeter.analysis.request_check import BadLines
 from stagemeter.analysis.request_costs import RequestCosts
-from stagemeter.analysis.request_log import open_log
+from stagemeter.analysis.request_logs.check import BadLines
+from stagemeter.analysis.request_logs.log import open_log
 from stagemeter.analysis.requests import refuse_adapter
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stagemeter.analysis.request_check import BadLines, Requests, checked
+from stagemeter.analysis.request_logs.check import BadLines, Requests, checked
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import require_file, shown
 

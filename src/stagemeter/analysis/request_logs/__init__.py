@@ -1,0 +1,1 @@
+"""Logs of requests: how each format is read, and what makes a line bad."""
