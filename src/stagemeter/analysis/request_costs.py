@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,19 +148,39 @@ class RequestCosts:
         self._views[width, height] = found
         return found
 
+    def one(self, size: tuple[int, int], prompt: int, cached: int, output: int) -> tuple[dict[str, Sums], int]:
+        """Return the costs of a single request by stage, and its image tokens; it joins no sum.
+
+        `size` is that of its picture, zeros without one. A request that the model cannot have raises StagemeterError.
+        """
+        views = self._views_of(*size)
+        if isinstance(views, str):
+            raise StagemeterError(f"the request {views}")
+        for wrong, reason in self._faults(views, prompt, cached):
+            if wrong:
+                raise StagemeterError(reason)
+        if cached:
+            require_parts("cached_tokens", self._workload(views, prompt, cached, output), self.model)
+        costs = self._costs(views, prompt, cached, output)
+        return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}, views.image_tokens
+
+    def _faults(self, views: PageViews, prompt: Any, cached: Any) -> Iterator[tuple[Any, str]]:
+        """Yield what the model cannot have: which requests, or whether a single one, and why. None is named twice."""
+        page, least = views.image_tokens, self._prompt(views, 1)
+        size = f"the page takes {page} tokens" if page else f"{self.model.name} takes {least} or more"
+        yield prompt < least, f"prompt_tokens are too few: {size}"
+        part = (prompt >= least) & (cached > 0) & (cached < page)
+        yield part, f"cached_tokens are a part of the page, which begins the prompt with {page} tokens"
+
     def _possible(self, requests: Requests, rows: NDArray[Any], views: PageViews) -> NDArray[Any]:
         """Return the rows that the model can have, and refuse the others."""
-        page, least = views.image_tokens, self._prompt(views, 1)
-        prompt, cached = requests.prompt[rows], requests.cached[rows]
-        short, part = prompt < least, (cached > 0) & (cached < page) & (page <= prompt)
-        if short.any():
-            size = f"the page takes {page} tokens" if page else f"{self.model.name} takes {least} or more"
-            self._refuse(requests, rows[short], f"prompt_tokens are too few: {size}")
-        part &= ~short
-        if part.any():
-            reason = f"cached_tokens are a part of the page, which begins the prompt with {page} tokens"
-            self._refuse(requests, rows[part], reason)
-        rows = rows[~short & ~part]
+        import numpy as np
+
+        good = np.ones(len(rows), bool)
+        for wrong, reason in self._faults(views, requests.prompt[rows], requests.cached[rows]):
+            self._refuse(requests, rows[wrong], reason)
+            good &= ~wrong
+        rows = rows[good]
         for row in rows[requests.cached[rows] > 0][:1].tolist():
             one = {name: int(getattr(requests, name)[row]) for name in ("prompt", "cached", "output")}
             try:
