@@ -16,6 +16,11 @@ _MODEL, _ENGINE = "model_name", "engine"
 #: Labels of the series of one metric, beside model and engine.
 _PARTS = ("le", "source")
 
+
+class RestartedError(StagemeterError):
+    """A server or an engine that restarted between two pages."""
+
+
 #: A metric and the label's value of one of its series; empty where it has one series.
 Series = tuple[str, str]
 
@@ -25,6 +30,7 @@ class Page:
     """The metrics of one model: values by series, by engine; and the server's start time if the page shows it."""
 
     name: str
+    model: str
     engines: dict[str, dict[Series, float]]
     started: float | None
 
@@ -34,6 +40,18 @@ class Growth:
     """The growth of counters, by engine."""
 
     engines: Mapping[str, Mapping[Series, float]]
+
+    def __add__(self, other: Growth) -> Growth:
+        """Add further growth: of other engines, and of the same engines in the series that both have."""
+        engines = {**self.engines, **other.engines}
+        for engine in self.engines.keys() & other.engines.keys():
+            mine, theirs = self.engines[engine], other.engines[engine]
+            engines[engine] = {series: value + theirs[series] for series, value in mine.items() if series in theirs}
+        return Growth(engines)
+
+    def of_server(self, server: str) -> Growth:
+        """Name the engines by their server, too."""
+        return Growth({f"{server} {engine}".rstrip(): values for engine, values in self.engines.items()})
 
     def total(self, metric: str, part: str = "") -> float | None:
         """Return the growth of a series over all engines; None if an engine lacks it."""
@@ -78,7 +96,8 @@ def read_page(
             f"{name}: the page is not in Prometheus' text format ({str(error)[:100]}). Save what "
             "http://HOST:PORT/metrics answers"
         ) from None
-    return Page(name, _of_model(name, models, required, engine_model), started)
+    model, engines = _of_model(name, models, required, engine_model)
+    return Page(name, model, engines, started)
 
 
 def _of_model(
@@ -86,7 +105,7 @@ def _of_model(
     models: Mapping[str, dict[str, dict[Series, float]]],
     required: Collection[str],
     engine_model: str | None,
-) -> dict[str, dict[Series, float]]:
+) -> tuple[str, dict[str, dict[Series, float]]]:
     if engine_model is not None and engine_model not in models:
         raise StagemeterError(
             f"{name}: the page has no model {engine_model!r}. {near(engine_model, models or ['none'])}"
@@ -95,7 +114,9 @@ def _of_model(
         raise StagemeterError(
             f"{name}: the page has several models, {', '.join(sorted(models))}. Choose one as --engine-model"
         )
-    engines = models[engine_model] if engine_model is not None else next(iter(models.values()), {"": {}})
+    model, engines = next(iter(models.items()), ("", {"": {}}))
+    if engine_model is not None:
+        model, engines = engine_model, models[engine_model]
     for engine, values in engines.items():
         missing = [metric for metric in required if (metric, "") not in values]
         if missing:
@@ -108,7 +129,7 @@ def _of_model(
                 raise StagemeterError(f"{name}: {metric} is {value}, which is out of range. Scrape again")
             if metric.endswith(_NUMBERS) and (value != int(value) or value > _LARGEST_NUMBER):
                 raise StagemeterError(f"{name}: {metric} is {value:g}, which is no number of requests. Scrape again")
-    return engines
+    return model, engines
 
 
 def growth(before: Page, after: Page) -> Growth:
@@ -116,7 +137,7 @@ def growth(before: Page, after: Page) -> Growth:
     changed = before.engines.keys() ^ after.engines.keys()
     if changed:
         names = ", ".join(sorted(changed))
-        raise StagemeterError(
+        raise RestartedError(
             f"{after.name}: engine {names} is on one of the two pages only, so it was started or stopped in between. "
             "Scrape again"
         )
@@ -134,5 +155,5 @@ def growth(before: Page, after: Page) -> Growth:
                 whose = f" of engine {engine}" if len(after.engines) > 1 else ""
                 restarts.append(f"{metric}{f' {part}' if part else ''}{whose} went down since {before.name}")
     if restarts:
-        raise StagemeterError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
+        raise RestartedError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
     return Growth(grown)

@@ -39,8 +39,17 @@ from stagemeter.profiling.profile import VLLM, Profile
 from stagemeter.profiling.readers.checks import milliseconds
 from stagemeter.profiling.readers.files import Sample, read_text, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
-from stagemeter.profiling.readers.prometheus import Growth, growth, read_page
-from stagemeter.profiling.readers.vllm_lengths import CACHE_HITS, LENGTHS, NEW_TOKENS, PROMPT_TOKENS, request_lengths
+from stagemeter.profiling.readers.prometheus import Growth, Page, growth, read_page
+from stagemeter.profiling.readers.vllm_lengths import (
+    BY_SOURCE,
+    CACHE_HITS,
+    CACHED,
+    LENGTHS,
+    LOCAL,
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    request_lengths,
+)
 
 _PREFILL = "vllm:request_prefill_time_seconds"
 _DECODE = "vllm:request_decode_time_seconds"
@@ -49,7 +58,18 @@ _DRAFTS = "vllm:spec_decode_num_drafts_total"
 _REQUIRED = (f"{_PREFILL}_sum", f"{_PREFILL}_count", f"{_DECODE}_sum", f"{_DECODE}_count", PROMPT_TOKENS, NEW_TOKENS)
 #: Metrics that show a restart after which the counters have caught up.
 _CREATED = ("vllm:prompt_tokens_created", "vllm:generation_tokens_created")
-_WANTED = frozenset((*_REQUIRED, *LENGTHS, *_CREATED, _FLOPS, _DRAFTS))
+_BYTES = ("vllm:estimated_read_bytes_per_gpu_total", "vllm:estimated_write_bytes_per_gpu_total")
+#: What `processed` returns as it is.
+_PROCESSED = {
+    "prompt_tokens": PROMPT_TOKENS,
+    "new_tokens": NEW_TOKENS,
+    "prefix_queries": "vllm:prefix_cache_queries_total",
+    "prefix_hits": CACHE_HITS,
+    "multimodal_queries": "vllm:mm_cache_queries_total",
+    "multimodal_hits": "vllm:mm_cache_hits_total",
+    "estimated_flops": _FLOPS,
+}
+_WANTED = frozenset((*_REQUIRED, *LENGTHS, *_CREATED, *_BYTES, *_PROCESSED.values(), _DRAFTS))
 
 _COUNTED = {"engine/prompt_tokens": PROMPT_TOKENS, "engine/generation_tokens": NEW_TOKENS}
 
@@ -83,17 +103,39 @@ def read_scrapes(
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
-    before, after = (
-        read_page(name, text, _WANTED, _REQUIRED, engine_model)
-        for name, text in zip(names, (first, second), strict=True)
-    )
+    before, after = (page_of(*page, engine_model) for page in zip(names, (first, second), strict=True))
     grown = growth(before, after)
-    requests = _total(grown, f"{_PREFILL}_count")
-    if requests < 1:
+    if finished(grown) < 1:
         raise StagemeterError(
             f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
         )
-    return _profile(after.name, grown, requests, seconds)
+    return profile_of_growth(after.name, grown, seconds)
+
+
+def page_of(name: str, text: str, engine_model: str | None = None) -> Page:
+    """Read what a page of vLLM's metrics says of a model. `name` is the page's in errors."""
+    return read_page(name, text, _WANTED, _REQUIRED, engine_model)
+
+
+def finished(grown: Growth) -> int:
+    """Return the number of requests that finished."""
+    return round(_total(grown, f"{_PREFILL}_count"))
+
+
+def processed(grown: Growth) -> dict[str, float]:
+    """Return what the engines processed, unfinished requests included, as far as the pages say it.
+
+    Tokens of prompts, those of them that were computed, and new ones; tokens looked up and found in the prefix cache,
+    pictures looked up and found in the multimodal cache; the engines' own estimates of FLOPs and bytes on one GPU each.
+    """
+    found = {name: grown.total(metric) for name, metric in _PROCESSED.items()}
+    prompt, cached = found["prompt_tokens"], grown.total(CACHED)
+    found["computed_tokens"] = grown.total(BY_SOURCE, LOCAL)
+    if found["computed_tokens"] is None and prompt is not None and cached is not None:
+        found["computed_tokens"] = prompt - cached
+    moved = [grown.total(metric) for metric in _BYTES]
+    found["estimated_bytes"] = None if None in moved else sum(filter(None, moved))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_scrape_files(
@@ -112,17 +154,18 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
         raise StagemeterError(f"--interval {interval!r}: it is no time. Give seconds above zero")
     shown = shown_address(url)
     started = time.monotonic()
-    first = _fetch(url)
+    first = fetch(url)
     # Check the model before the wait.
-    read_page(shown, first, _WANTED, _REQUIRED, engine_model)
+    page_of(shown, first, engine_model)
     time.sleep(interval)
     between = time.monotonic()
-    second = _fetch(url)
+    second = fetch(url)
     names = (f"{shown} (first scrape)", f"{shown} (second scrape)")
     return read_scrapes(first, second, seconds=between - started, engine_model=engine_model, names=names)
 
 
-def _fetch(url: str) -> str:
+def fetch(url: str) -> str:
+    """Return the page of metrics at an address."""
     # Messages must not show a password or a token of the address.
     shown = shown_address(url)
     # The timeout of requests is for a single read, which a slow server never exceeds.
@@ -171,13 +214,15 @@ def _total(grown: Growth, metric: str) -> float:
     return grown.total(metric) or 0.0
 
 
-def _profile(name: str, grown: Growth, requests: float, seconds: float | None) -> Profile:
+def profile_of_growth(name: str, grown: Growth, seconds: float | None) -> Profile:
+    """Return the mean times of one or more requests that finished. `name` is the later page's in errors."""
+    requests = finished(grown)
     notes = [
         f"times are means over {requests:g} requests, each from its own beginning to its own end",
         "vLLM's prefill time is from scheduling to the first token, and the vision encoder runs inside of it: "
         f"both are {FORWARD} here, and cannot be told apart",
     ]
-    lengths, said = request_lengths(name, grown, round(requests))
+    lengths, said = request_lengths(name, grown, requests)
     notes += said
     forward, decode = (1e3 * _total(grown, f"{metric}_sum") / requests for metric in (_PREFILL, _DECODE))
     times = {FORWARD: (milliseconds(f"{name}: {_PREFILL}", forward),)} if forward > 0 else {}

@@ -14,9 +14,9 @@ NEW_TOKENS = "vllm:generation_tokens_total"
 _REQUEST_PROMPT = "vllm:request_prompt_tokens"
 _REQUEST_NEW = "vllm:request_generation_tokens"
 _REQUEST_COMPUTED = "vllm:request_prefill_kv_computed_tokens"
-_BY_SOURCE = "vllm:prompt_tokens_by_source_total"
-_LOCAL = "local_compute"
-_CACHED = "vllm:prompt_tokens_cached_total"
+BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+LOCAL = "local_compute"
+CACHED = "vllm:prompt_tokens_cached_total"
 CACHE_HITS = "vllm:prefix_cache_hits_total"
 #: Metrics that `request_lengths` reads.
 LENGTHS = (
@@ -27,8 +27,8 @@ LENGTHS = (
     ),
     PROMPT_TOKENS,
     NEW_TOKENS,
-    _BY_SOURCE,
-    _CACHED,
+    BY_SOURCE,
+    CACHED,
     CACHE_HITS,
 )
 _WHOLE = "no counter of cached tokens: whole prompts"
@@ -103,11 +103,11 @@ def _computed(grown: Growth, prompt: Histogram, requests: int) -> tuple[Histogra
         tokens = round(grown.total(f"{_REQUEST_COMPUTED}_sum") or 0)
         return Histogram(tokens, _buckets(grown, _REQUEST_COMPUTED, 0, requests)), _REQUEST_COMPUTED
     processed = grown.total(PROMPT_TOKENS) or 0.0
-    local, cached, hits = grown.total(_BY_SOURCE, _LOCAL), grown.total(_CACHED), grown.total(CACHE_HITS)
+    local, cached, hits = grown.total(BY_SOURCE, LOCAL), grown.total(CACHED), grown.total(CACHE_HITS)
     if local is not None:
-        share, source = local, f"{_BY_SOURCE}, {_LOCAL}"
+        share, source = local, f"{BY_SOURCE}, {LOCAL}"
     elif cached is not None or hits is not None:
-        source = _CACHED if cached is not None else CACHE_HITS
+        source = CACHED if cached is not None else CACHE_HITS
         share = processed - (cached if cached is not None else hits or 0.0)
     else:
         return prompt, _WHOLE
