@@ -114,9 +114,8 @@ def _of_model(
         raise StagemeterError(
             f"{name}: the page has several models, {', '.join(sorted(models))}. Choose one as --engine-model"
         )
-    model, engines = next(iter(models.items()), ("", {"": {}}))
-    if engine_model is not None:
-        model, engines = engine_model, models[engine_model]
+    model = engine_model if engine_model is not None else next(iter(models), "")
+    engines = models.get(model, {"": {}})
     for engine, values in engines.items():
         missing = [metric for metric in required if (metric, "") not in values]
         if missing:
