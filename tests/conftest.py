@@ -70,6 +70,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def make_pdf():
+    """Write a PDF whose pages have some widths and heights in points, and return its path."""
+
+    def make(path: Path, *sizes: tuple[float, float]) -> Path:
+        from pypdfium2 import PdfDocument
+
+        document = PdfDocument.new()
+        for size in sizes:
+            document.new_page(*size)
+        document.save(path)
+        document.close()
+        return path
+
+    return make
+
+
+@pytest.fixture
 def golden(request):
     """Compare with a file in the folder ``golden`` beside the test: ``golden("static_compute.md", text)``."""
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.fit import fit_page
+from stagemeter.analysis.fit import fit_page, sizes_of
 from stagemeter.analysis.pages import page_views
 from stagemeter.core.errors import StagemeterError
 from stagemeter.models.lookup import describe_model
@@ -37,7 +37,7 @@ def scaled(side, step, start):
 @given(st.integers(50, 400), st.integers(50, 400), st.integers(1, 1500), st.none() | st.integers(30, 200))
 def test_it_fits_and_one_step_larger_does_not(name, width, height, most, dpi):
     model = describe_model(name)
-    found = fit_page(AnalysisConfig(), model, width, height, most, dpi)
+    found = fit_page(AnalysisConfig(), model, sizes_of(width, height, dpi), most)
     whole = tokens_of(model, width, height)
     start = dpi or max(width, height)
 
@@ -70,17 +70,17 @@ def test_it_fits_and_one_step_larger_does_not(name, width, height, most, dpi):
 def test_by_hand():
     """Blocks of Qwen2.5-VL have 28 pixels: 1,059 are 38 blocks and 1,497 are 53, 1,498 are 53.5 or 54."""
     model = describe_model("qwen2.5-vl-7b")
-    found = fit_page(AnalysisConfig(), model, 1654, 2339, 2048)
+    found = fit_page(AnalysisConfig(), model, sizes_of(1654, 2339), 2048)
     assert (found.size, found.tokens, found.next_tokens) == ((1059, 1497), 38 * 53, 38 * 54)
     assert found.limits == {"max_pixels": 1_616_623}
     # Seven times six tokens of a page that grows to four times its sides.
-    found = fit_page(AnalysisConfig(max_pixels=42 * 784), model, 700, 600, 42)
+    found = fit_page(AnalysisConfig(max_pixels=42 * 784), model, sizes_of(700, 600), 42)
     assert (found.size, found.next_tokens) == ((2800, 2400), None)
 
 
 def test_tiles_follow_the_shape_and_not_the_size():
     model = describe_model("internvl3-1b")
-    found = fit_page(AnalysisConfig(), model, 1654, 2339, 1000)
+    found = fit_page(AnalysisConfig(), model, sizes_of(1654, 2339), 1000)
     assert found.size is None
     assert found.limits == {"max_tiles": 5}
 
@@ -88,14 +88,14 @@ def test_tiles_follow_the_shape_and_not_the_size():
 def test_a_limit_of_the_request_is_lowered():
     model = describe_model("qwen2.5-vl-7b")
     least = AnalysisConfig(min_pixels=1_000_000)
-    found = fit_page(least, model, 1654, 2339, 100)
+    found = fit_page(least, model, sizes_of(1654, 2339), 100)
     assert (found.size, found.limits) == (None, {})
 
 
 def test_a_limit_of_a_video():
     model = describe_model("qwen3-vl-8b")
     video = {"video_frames": 8}
-    found = fit_page(AnalysisConfig(**video), model, 1280, 720, 1000)
+    found = fit_page(AnalysisConfig(**video), model, sizes_of(1280, 720), 1000)
     assert found.tokens <= 1000 < found.next_tokens
     most = found.limits["max_pixels"]
     assert tokens_of(model, 1280, 720, **video, max_pixels=most) <= 1000

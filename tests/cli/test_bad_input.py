@@ -43,7 +43,7 @@ def refused(stagemeter, folder):
         ("--base-size", "1024.5"),
         ("--tile-size", "0"),
         ("--tile-size", "-5"),
-        ("--tile-size", "1e-3"),
+        ("--tile-size", "1e3"),
         ("--text-tokens", "0"),
         ("--text-tokens", "-1"),
         ("--text-tokens", "ten"),
@@ -57,6 +57,7 @@ def refused(stagemeter, folder):
         ("--new-tokens", "1000000000000"),
         ("--batch-size", "0"),
         ("--batch-size", "-1"),
+        ("--batch-size", "1e9"),
         ("--batch-size", "1000000000"),
         ("--decode-context", "0"),
         ("--decode-context", "1"),
@@ -139,6 +140,12 @@ def test_every_error_begins_with_the_option(refused, arguments, message):
     assert refused(*arguments) == message
 
 
+def test_help_without_a_command(stagemeter):
+    ended = stagemeter()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Usage: stagemeter [OPTIONS] COMMAND")
+
+
 # Pictures
 
 
@@ -157,7 +164,7 @@ def png(width: int, height: int) -> bytes:
     [
         (b"", "is empty"),
         (b"this is a letter, not a picture of one", "is not a picture"),
-        (b"%PDF-1.7\n", "is not a picture"),
+        (b"%PDF-1.7\n", "is an incomplete PDF"),
         (b"\x89PNG\r\n\x1a\n", "is"),
         (png(0, 100), "is"),
         (png(100, 0), "is"),

@@ -51,7 +51,7 @@ def test_random_sizes_are_those_of_the_processor(model, expected):
     assert all(page["prompt_tokens"] == page["image_tokens"] + 30 for page in found["pages"])
 
 
-def test_each_kind_of_page_is_read(tokens, folder):
+def test_each_kind_of_page_is_read(tokens, folder, make_pdf):
     (folder / "scans" / "inner").mkdir(parents=True)
     Image.new("L", (1240, 1754)).save(folder / "scans" / "a.png")
     Image.new("L", (600, 400)).save(folder / "scans" / "inner" / "b.png")
@@ -59,7 +59,8 @@ def test_each_kind_of_page_is_read(tokens, folder):
     rotated[0x0112] = 6
     Image.new("L", (300, 200)).save(folder / "turned.jpg", exif=rotated)
     (folder / "sizes.csv").write_text("width,height,page\n800,600,first\n900,600,second\n")
-    found = tokens(*QWEN, "turned.jpg", "scans", "sizes.csv", "1654x2339")
+    make_pdf(folder / "scan.pdf", *[(72 * number, 36) for number in range(1, 7)])
+    found = tokens(*QWEN, "turned.jpg", "scans", "sizes.csv", "1654x2339", "scan.pdf[2-3,6-]")
     expected = [
         ("turned.jpg", 200, 300),
         ("a.png", 1240, 1754),
@@ -67,6 +68,9 @@ def test_each_kind_of_page_is_read(tokens, folder):
         ("first", 800, 600),
         ("second", 900, 600),
         ("1654x2339", 1654, 2339),
+        ("scan.pdf[2]", 400, 100),
+        ("scan.pdf[3]", 600, 100),
+        ("scan.pdf[6]", 1200, 100),
     ]
     assert [(page["page"], page["image_width"], page["image_height"]) for page in found["pages"]] == expected
     assert [page["image_tokens"] for page in found["pages"]] == [of_qwen(*size) for _, *size in expected]
@@ -97,13 +101,26 @@ def test_limits_are_named_with_their_origin(tokens, stagemeter, folder):
 
 def test_a_folder_says_what_it_leaves_out(stagemeter, folder):
     (folder / "scans").mkdir()
-    (folder / "scans" / "a.pdf").write_bytes(b"%PDF")
+    (folder / "scans" / "a.txt").write_bytes(b"%PDF")
     pages = [Image.new("L", (700, 900))] * 3
     pages[0].save(folder / "scans" / "b.tiff", save_all=True, append_images=pages[1:])
     said = stagemeter("tokens", *QWEN, "scans").out
-    assert "1 PDF, whose pages are to be rendered" in said
+    assert "1 file that is no picture" in said
     assert "2 further pages of pictures" in said
     assert "2 further pages of pictures" in stagemeter("tokens", *QWEN, "scans/b.tiff").out
+
+
+def test_pages_of_a_pdf_have_a_resolution(tokens, folder, make_pdf):
+    make_pdf(folder / "scan.pdf", (595.276, 841.89), (612, 792))
+    sizes = [(page["image_width"], page["image_height"]) for page in tokens(*QWEN, "scan.pdf")["pages"]]
+    assert sizes == [(1654, 2339), (1700, 2200)]
+    # The page is a blank one of the same size, but for its resolution.
+    given = tokens(*QWEN, "1654x2339", "--dpi", 200, "--fit", 2048)["pages"][0]["fit"]
+    for dpi in (100, 200):
+        found = tokens(*QWEN, "scan.pdf[1]", "--fit", 2048, "--dpi", dpi)["pages"][0]
+        assert found["fit"]["dpi"] == given["dpi"] == 128
+        assert found["image_width"] == -(-595.276 * dpi // 72)
+    assert tokens(*QWEN, "scan.pdf[1]", "--fit", 2048)["pages"][0]["fit"]["dpi"] == 128
 
 
 def test_fit_is_said_with_its_step(stagemeter):
@@ -127,15 +144,16 @@ def test_fit_is_said_with_its_step(stagemeter):
         (("page.png",), "PAGE page.png: is not a picture that Pillow can read"),
         (("cut.png",), "cut.png: is damaged or incomplete"),
         (("empty.png",), "empty.png: is empty (0 bytes)"),
-        (("bare",), "PAGE bare: holds no picture that Pillow reads"),
+        (("bare",), "PAGE bare: holds no PDF, and no picture that Pillow reads"),
         (("broken.csv",), "PAGE broken.csv: line 3: height is "),
-        (("page.pdf",), "PAGE page.pdf: is a PDF. Render its pages to pictures"),
+        (("page.pdf",), "PAGE page.pdf: is an incomplete PDF, without the mark of its end. Save or copy it again"),
+        (("none.pdf[2]",), "PAGE none.pdf: no such PDF. Check the path"),
         (("9x9", "--model", "qwen3-8b"), "--model qwen3-8b: it reads text alone, and no page. Give a model"),
         (("9x9", "--model", "no-such-model"), "no-such-model"),
         (("9x9", "--max-pixels", 9), "--max-pixels: 9 means nothing to deepseek-ocr"),
         (("9x9", "--fit", 0), "--fit: 0 cannot be used. Give a whole number, 1 or more"),
         (("9x9", "--fit", "many"), "--fit: "),
-        (("9x9", "--dpi", 200), "--dpi: 200 means nothing without a fit"),
+        (("9x9", "--dpi", 200), "--dpi: 200 means nothing without a PDF. Leave it out, or give PDFs"),
         (("5000x1", *QWEN), "one side is more than 200 times the other"),
         (("9x9", "--video-frames", 4), "--video-frames 4: deepseek-ocr reads no videos"),
     ],

@@ -185,7 +185,7 @@ def test_empty_file(tmp_path: Path) -> None:
         load_page(tmp_path / "page.png")
 
 
-@pytest.mark.parametrize("content", [b"Dear reader,\n", b"%PDF-1.7\n", bytes(1000)])
+@pytest.mark.parametrize("content", [b"Dear reader,\n", b"\n%PDF-1.7\n", bytes(1000)])
 def test_not_a_picture(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "page.png").write_bytes(content)
     with pytest.raises(StagemeterError, match=r"page\.png: is not a picture that Pillow can read"):

@@ -38,8 +38,6 @@ def mixed(tmp_path):
     page.save(folder / "a.png")
     page.save(folder / "below" / "copy.png")
     page.save(folder / "many.tiff", save_all=True, append_images=[Image.new("RGB", (9, 9))] * 3)
-    (folder / "first.pdf").write_bytes(b"%PDF-1.7")
-    (folder / "second.PDF").write_bytes(b"%PDF-1.7")
     (folder / "notes.txt").write_text("no picture")
     page.save(folder / ".hidden.png")
     (folder / ".cache").mkdir()
@@ -64,12 +62,11 @@ def test_what_a_folder_leaves_out_is_counted_by_kind(mixed):
     left_out, copies = corpus.notes
     assert sorted(left_out.removeprefix("left out of the pages: ").split("; ")) == [
         "1 file that is no picture by its ending",
-        "2 PDFs, whose pages are to be rendered to pictures first",
         "2 hidden files or folders",
         "2 links to folders or to nothing",
         "3 further pages of pictures of several pages",
     ]
-    assert copies == "1 picture is a copy of another one, and counts like it"
+    assert copies == "1 file is a copy of another one, and counts like it"
 
 
 def test_a_folder_of_pages_alone_says_nothing(tmp_path):
@@ -77,10 +74,48 @@ def test_a_folder_of_pages_alone_says_nothing(tmp_path):
     assert pages_of_folder(tmp_path) == Corpus([PageSize(7, 8, "a.png")])
 
 
-def test_a_folder_of_pdfs_says_so(tmp_path):
+def test_all_pages_of_pdfs_in_a_folder_count(tmp_path, make_pdf):
+    (tmp_path / "below").mkdir()
+    make_pdf(tmp_path / "a.pdf", (72, 144), (144, 72), (72, 144))
+    make_pdf(tmp_path / "below" / "b.PDF", (36, 36))
+    Image.new("RGB", (7, 8)).save(tmp_path / "c.png")
+    expected = [("a.pdf[1]", 200, 400), ("a.pdf[2]", 400, 200), ("a.pdf[3]", 200, 400), ("below/b.PDF", 100, 100)]
+    found = pages_of_folder(tmp_path).pages
+    assert [(page.name, page.width, page.height) for page in found] == [*expected, ("c.png", 7, 8)]
+    (grid,) = build_grids(SweepSettings(images=str(tmp_path), mode="base", dpi="100"))
+    rows = evaluate_rows(grid, 0, grid.size)
+    assert rows["page"].tolist() == [page.name for page in found]
+    assert rows["image_width"].tolist() == [100, 200, 100, 50, 7]
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
-    with pytest.raises(StagemeterError, match=r"holds no picture that Pillow reads; left out of the pages: 1 PDF, "):
+    with pytest.raises(StagemeterError, match=r"a\.pdf: is an incomplete PDF.*\. Repair or remove them"):
         pages_of_folder(tmp_path)
+
+
+def test_a_resolution_without_a_pdf_is_refused(tmp_path):
+    from stagemeter.application.plan import plan_devices
+
+    Image.new("RGB", (7, 8)).save(tmp_path / "a.png")
+    for settings in ({"images": str(tmp_path)}, {"page_size": "9x9"}, {}):
+        with pytest.raises(StagemeterError, match="dpi: 100 means nothing without a PDF"):
+            build_grids(SweepSettings(dpi="100", **settings))
+    for images in (tmp_path, None):
+        with pytest.raises(StagemeterError, match="dpi: 100 means nothing without a PDF"):
+            plan_devices(AnalysisConfig(dpi=100), 1000, "A100-80GB", images=images)
+
+
+def test_a_table_names_files_where_it_has_no_sizes(tmp_path, make_pdf):
+    make_pdf(tmp_path / "a.pdf", (72, 144), (144, 72), (72, 72))
+    Image.new("RGB", (7, 8)).save(tmp_path / "b.png")
+    file = tmp_path / "pages.csv"
+    file.write_text("page,width,height\na.pdf[2-],,\nb.png,,\nblank,30,40\n")
+    expected = [("a.pdf[2]", 400, 200), ("a.pdf[3]", 200, 200), ("b.png", 7, 8), ("blank", 30, 40)]
+    assert [(page.name, page.width, page.height) for page in pages_of_table(file).pages] == expected
+    file.write_text("page\na.pdf[1]\nb.png\n")
+    assert [(page.width, page.height) for page in pages_of_table(file, dpi=100).pages] == [(100, 200), (7, 8)]
+    for rows, message in [("a.pdf[4],,", r"line 2: .*a\.pdf\[4\]: the document has"), ("c.png,,", "line 2: .*no such")]:
+        file.write_text(f"page,width,height\n{rows}\n")
+        with pytest.raises(StagemeterError, match=message):
+            pages_of_table(file)
 
 
 def test_pages_of_a_table_that_share_a_name_are_said(tmp_path):
@@ -96,9 +131,9 @@ def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
     from stagemeter.sweeping.summary import summarize
 
     swept = sweep({"images": mixed, "mode": "tiny"}, tmp_path / "sweep.parquet", estimate=True)
-    assert [note[:22] for note in swept.notes] == ["left out of the pages:", "1 picture is a copy of"]
+    assert [note[:22] for note in swept.notes] == ["left out of the pages:", "1 file is a copy of an"]
     text = sweep_markdown(summarize(swept.output), "sweep.parquet", "charts.html", swept.notes)
-    assert "2 PDFs, whose pages are to be rendered" in text
+    assert "3 further pages of pictures" in text
     sizing = plan_devices(AnalysisConfig(mode="tiny"), 1000, "A100-80GB", images=mixed)
     assert set(swept.notes) <= set(sizing.assumptions)
 
@@ -106,7 +141,7 @@ def test_sweep_and_plan_say_what_their_corpus_leaves_out(mixed, tmp_path):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(StagemeterError, match="no such folder"):
         pages_of_folder(tmp_path / "nothing")
-    with pytest.raises(StagemeterError, match="holds no picture"):
+    with pytest.raises(StagemeterError, match="holds no PDF, and no picture"):
         pages_of_folder(tmp_path)
     for number in range(5):
         (tmp_path / f"broken{number}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")

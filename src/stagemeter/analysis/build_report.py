@@ -30,7 +30,7 @@ Tiers = Mapping[str, Tier]
 #: Settings that say how to count, not what.
 _NOT_HASHED = frozenset({"enabled", "walk_every_layer", "use_analytic_fallback", "output_dir", "trust_remote_code"})
 #: Settings of later versions. Without a value, they leave earlier hashes as they were.
-_LATER = frozenset({"min_pixels", "max_pixels", "max_tiles"})
+_LATER = frozenset({"dpi", "min_pixels", "max_pixels", "max_tiles"})
 #: The package whose modules run.
 _IMPLEMENTATION = "transformers"
 #: Most points of the decode curve.

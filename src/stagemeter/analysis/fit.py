@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.pages import limits_in_force, page_views
+from stagemeter.analysis.pages import limits_in_force, page_counter
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.pdf import DEFAULT_DPI, PdfPage
 from stagemeter.core.picture import require_synthetic_size
 from stagemeter.models.lookup import ModelDescription
 
@@ -51,22 +52,53 @@ class Fit:
     limits: dict[str, int]
 
 
-def fit_page(
-    config: AnalysisConfig, model: ModelDescription, width: int, height: int, most: int, dpi: int | None = None
-) -> Fit:
-    """Return what fits into at most `most` image tokens, of a page of `width` x `height` pixels.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of a page that keep its shape, by step: pixels of the longer side, or dots per inch.
 
-    Sizes are a pixel of the longer side apart; with `dpi`, the page's resolution, a dot per inch apart.
+    Attributes
+    ----------
+    at : callable
+        Returns the width and height in pixels at a step.
+    start : int
+        Step of the page as it is.
+    in_dpi : bool
+        Whether steps are dots per inch.
     """
+
+    at: Callable[[int], tuple[int, int]]
+    start: int
+    in_dpi: bool
+
+
+def sizes_of(width: int, height: int, dpi: int | None = None) -> Sizes:
+    """Return the sizes of a page of `width` x `height` pixels, which has a resolution if `dpi` is given."""
     start = dpi or max(width, height)
 
-    def size_at(step: int) -> tuple[int, int]:
+    def at(step: int) -> tuple[int, int]:
         # Rounded half up, without floats.
         columns, rows = (max(1, (2 * side * step + start) // (2 * start)) for side in (width, height))
         return columns, rows
 
+    return Sizes(at, start, dpi is not None)
+
+
+def sizes_of_pdf(page: PdfPage, dpi: int | None = None) -> Sizes:
+    """Return the sizes that a page of a PDF is rendered to."""
+    return Sizes(page.pixels, dpi or DEFAULT_DPI, in_dpi=True)
+
+
+def fit_page(config: AnalysisConfig, model: ModelDescription, sizes: Sizes, most: int) -> Fit:
+    """Return what fits into at most `most` image tokens, of a page of some `sizes`."""
+    count = _counter(config, model)
+    start = sizes.start
+    width, height = sizes.at(start)
+
+    def tokens_at(step: int) -> int | None:
+        return count(*sizes.at(step))
+
     def fits(step: int) -> bool:
-        tokens = _tokens(config, model, *size_at(step))
+        tokens = tokens_at(step)
         return tokens is not None and tokens <= most
 
     least = -(-start * min(_LEAST_SIDE, width, height) // min(width, height))
@@ -79,18 +111,25 @@ def fit_page(
     limits = {} if fits(start) else _lowered(config, model, width, height, most)
     if step is None:
         return Fit(None, None, None, None, limits)
-    size = size_at(step)
-    above = None if step == start * LARGEST_TRIED else _tokens(config, model, *size_at(step + 1))
-    return Fit(size, _tokens(config, model, *size), above, None if dpi is None else step, limits)
+    above = None if step == start * LARGEST_TRIED else tokens_at(step + 1)
+    return Fit(sizes.at(step), tokens_at(step), above, step if sizes.in_dpi else None, limits)
 
 
-def _tokens(config: AnalysisConfig, model: ModelDescription, width: int, height: int) -> int | None:
-    """Return the image tokens of a page; None if the model or Pillow takes no such page."""
+def _counter(config: AnalysisConfig, model: ModelDescription) -> Callable[[int, int], int | None]:
+    """Return a function from a page's size to its image tokens; None if the model or Pillow takes no such page."""
     try:
-        require_synthetic_size(width, height)
-        return page_views(config, model, width, height)[0].image_tokens
+        views_of = page_counter(config, model)
     except StagemeterError:
-        return None
+        return lambda width, height: None
+
+    def count(width: int, height: int) -> int | None:
+        try:
+            require_synthetic_size(width, height)
+            return views_of(width, height).image_tokens
+        except StagemeterError:
+            return None
+
+    return count
 
 
 def _lowered(config: AnalysisConfig, model: ModelDescription, width: int, height: int, most: int) -> dict[str, int]:
@@ -104,7 +143,7 @@ def _lowered(config: AnalysisConfig, model: ModelDescription, width: int, height
             continue
 
         def fits(value: int, name: str = name) -> bool:
-            tokens = _tokens(_with(config, **{name: value}), model, width, height)
+            tokens = _counter(_with(config, **{name: value}), model)(width, height)
             return tokens is not None and tokens <= most
 
         least = max(int(known[lower].value) if lower in known else 1 for known in (limits, of_pages))

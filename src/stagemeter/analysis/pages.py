@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from stagemeter.analysis.config import AnalysisConfig
 from stagemeter.core.errors import StagemeterError
-from stagemeter.models.family import PageViews
+from stagemeter.models.family import PageRules, PageViews
 from stagemeter.models.lookup import ModelDescription
 from stagemeter.models.pages.processor_files import ProcessorFiles
 from stagemeter.models.pages.settings import OPTIONS, Limit, ProcessorSettings
@@ -23,17 +23,21 @@ def load_picture(config: AnalysisConfig) -> Image.Image:
 
     if config.use_synthetic_inputs or config.sample_image_path is None:
         return synthetic_page(config.image_w, config.image_h)
-    return load_page(config.sample_image_path)
+    return load_page(config.sample_image_path, config.dpi)
 
 
 def size_of_page(config: AnalysisConfig) -> tuple[int, int]:
     """Return the width and height in pixels of the page of a configuration, or refuse one that no picture can have."""
+    from stagemeter.core.pdf import is_pdf
     from stagemeter.core.picture import page_size, require_synthetic_size
 
-    if config.use_synthetic_inputs or config.sample_image_path is None:
+    picture = None if config.use_synthetic_inputs else config.sample_image_path
+    if config.dpi is not None and (picture is None or not is_pdf(picture)):
+        raise StagemeterError(f"dpi: {config.dpi} means nothing without a PDF. Leave it out, or give a page of a PDF")
+    if picture is None:
         require_synthetic_size(config.image_w, config.image_h)
         return config.image_w, config.image_h
-    return page_size(config.sample_image_path)
+    return page_size(picture, config.dpi)
 
 
 def settings_of(config: AnalysisConfig, files: ProcessorFiles | None = None) -> ProcessorSettings:
@@ -58,24 +62,43 @@ def page_views(
     `width` and `height`, in pixels, take the place of the configuration's page. Impossible settings and a page that
     becomes no token raise StagemeterError.
     """
-    family, settings = model.family, settings_of(config, model.processor)
-    assert family.rules is not None
-    rules = family.rules(model.architecture, settings)
-    if config.video_frames is None:
-        views = rules.page(width, height)
-    else:
-        assert rules.video is not None
-        views = rules.video(config.video_frames, width, height)
-    settings.refuse_unused(model.name, family.name)
-    # The prompt of a model without closed forms may hold nothing of a page that it sees.
-    if family.has_closed_forms and (views.image_tokens < 1 or views.global_views + views.local_views < 1):
-        raise StagemeterError(
-            f"page of {width} x {height} pixels: becomes no token of {model.name}. Give a larger page, or other limits"
-        )
+    settings = settings_of(config, model.processor)
+    rules, views_of = _rules(config, model, settings)
+    views = views_of(width, height)
+    settings.refuse_unused(model.name, model.family.name)
     if rules.notes is not None:
         return views, rules.notes
     note = settings.note(video=config.video_frames is not None)
     return views, () if note is None else (note,)
+
+
+def page_counter(config: AnalysisConfig, model: ModelDescription) -> Callable[[int, int], PageViews]:
+    """Return a function from a width and a height in pixels to views, as `page_views` has them, for many sizes."""
+    return _rules(config, model, settings_of(config, model.processor))[1]
+
+
+def _rules(
+    config: AnalysisConfig, model: ModelDescription, settings: ProcessorSettings
+) -> tuple[PageRules, Callable[[int, int], PageViews]]:
+    family, frames = model.family, config.video_frames
+    assert family.rules is not None
+    rules = family.rules(model.architecture, settings)
+
+    def views_of(width: int, height: int) -> PageViews:
+        if frames is None:
+            views = rules.page(width, height)
+        else:
+            assert rules.video is not None
+            views = rules.video(frames, width, height)
+        # The prompt of a model without closed forms may hold nothing of a page that it sees.
+        if family.has_closed_forms and (views.image_tokens < 1 or views.global_views + views.local_views < 1):
+            raise StagemeterError(
+                f"page of {width} x {height} pixels: becomes no token of {model.name}. Give a larger page, or other "
+                "limits"
+            )
+        return views
+
+    return rules, views_of
 
 
 def limits_in_force(config: AnalysisConfig, model: ModelDescription, width: int, height: int) -> Mapping[str, Limit]:

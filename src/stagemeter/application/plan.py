@@ -16,7 +16,7 @@ from stagemeter.core.workload import Workload
 from stagemeter.hardware.lookup import device_peak, find_device
 from stagemeter.hardware.roofline import Peak
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
-from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_table, refuse_resolution
 from stagemeter.utilization.fleet import FleetSize, PageCost, devices_needed
 from stagemeter.utilization.memory import roofline_section
 
@@ -42,7 +42,7 @@ def plan_devices(
     peak = device_peak(find_device(device), config.dtype)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
-    corpus = _corpus(images, pages, model)
+    corpus = _corpus(images, pages, model, config.dpi)
     found = _pages(config, model, corpus)
     cost = _mean_cost(model, found, peak)
     source: str | None = None
@@ -75,13 +75,18 @@ def _request(model: str, pages: Mapping[Workload, _Pages]) -> str:
     return f"pages become {len(pages):,} different requests; {same.count:,} of {whole:,} pages are {request}"
 
 
-def _corpus(images: Path | None, pages: Path | None, model: ModelDescription) -> Corpus | None:
+def _corpus(images: Path | None, pages: Path | None, model: ModelDescription, dpi: int | None) -> Corpus | None:
     for option, given in (("images", images), ("pages", pages)):
         if given is not None and not model.family.reads_pages:
             raise StagemeterError(f"{option}: {model.name} reads text alone, and no page of {given}. Leave it out")
     if images is not None:
-        return pages_of_folder(images)
-    return None if pages is None else pages_of_table(pages)
+        corpus = pages_of_folder(images, dpi)
+    elif pages is not None:
+        corpus = pages_of_table(pages, dpi)
+    else:
+        return None
+    refuse_resolution(dpi, corpus.pages)
+    return corpus
 
 
 @dataclass
@@ -99,7 +104,7 @@ def _pages(config: AnalysisConfig, model: ModelDescription, corpus: Corpus | Non
     for size in [None] if corpus is None else corpus.pages:
         settings = config
         if size is not None:
-            given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None}
+            given = {"image_w": size.width, "image_h": size.height, "sample_image_path": None, "dpi": None}
             settings = AnalysisConfig(
                 **{**config.model_dump(exclude_unset=True), **given, "use_synthetic_inputs": True}
             )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
-from stagemeter.analysis.fit import fit_page
+from stagemeter.analysis.fit import fit_page, sizes_of, sizes_of_pdf
 from stagemeter.analysis.pages import limit_notes, limits_in_force
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.errors import StagemeterError
@@ -18,10 +18,11 @@ from stagemeter.models.lookup import ModelDescription, describe_model, require_c
 from stagemeter.sweeping.corpus import (
     Corpus,
     PageSize,
+    pages_of_file,
     pages_of_folder,
-    pages_of_picture,
     pages_of_sizes,
     pages_of_table,
+    refuse_resolution,
 )
 
 _SIZE = re.compile(r"(\d{1,9})[xX×](\d{1,9})")
@@ -33,31 +34,26 @@ _SHOWN = (
 )
 
 
-def count_tokens(
-    config: AnalysisConfig, pages: Sequence[str], *, fit: int | None = None, dpi: int | None = None
-) -> dict[str, Any]:
+def count_tokens(config: AnalysisConfig, pages: Sequence[str], *, fit: int | None = None) -> dict[str, Any]:
     """Return the views and tokens of each page as plain data, and the limits that decide them.
 
-    Each of `pages` is a picture, a folder of pictures, a CSV of sizes or a size such as ``1654x2339``, a request of its
-    own; the page of `config` does not count. With `fit`, a number of image tokens, each page has a ``fit``, see
-    `stagemeter.analysis.fit.Fit`; `dpi` is the resolution of the pages.
+    Each of `pages` is a picture, pages of a PDF, a folder of both, a CSV or a size such as ``1654x2339``. Each page is
+    a request of its own; the page of `config` does not count. With `fit`, a number of image tokens, each page has a
+    ``fit``, see `stagemeter.analysis.fit.Fit`. There, the ``dpi`` of `config` is the resolution of every page.
     """
-    if dpi is not None and fit is None:
-        raise StagemeterError(f"dpi: {dpi} means nothing without a fit. Leave it out, or give a fit")
     model = describe_model(config.model, config.trust_remote_code)
     if not model.family.reads_pages:
         raise StagemeterError(f"model {model.name}: it reads text alone, and no page. Give a model that reads pages")
     if fit is not None:
         require_closed_forms(model)
-    read = [_read(page) for page in pages]
+    read = [_read(page, config.dpi) for page in pages]
     found = [page for corpus in read for page in corpus.pages]
     if not found:
         raise StagemeterError("page: missing. Give a picture, a folder, a CSV of sizes or a size such as 1654x2339")
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    for page in found:
-        size = page.width, page.height
-        if size not in rows:
-            rows[size] = _row(_of_size(config, *size), model, fit, dpi)
+    if fit is None:
+        refuse_resolution(config.dpi, found)
+    # Pages of equal size are one row, and one search.
+    rows = {page.key: _row(config, model, page, fit) for page in {page.key: page for page in found}.values()}
     first = _of_size(config, found[0].width, found[0].height)
     limits = limits_in_force(first, model, first.image_w, first.image_h)
     of_pages = (note for corpus in read for note in corpus.notes)
@@ -68,7 +64,7 @@ def count_tokens(
         "limits": {name: asdict(limit) for name, limit in limits.items()},
         "notes": list(dict.fromkeys((*of_pages, *limit_notes(first, model)))),
         **({} if fit is None else {"fit_into": fit}),
-        "pages": [{"page": _name(page), **rows[page.width, page.height]} for page in found],
+        "pages": [{"page": _name(page), **rows[page.key]} for page in found],
     }
 
 
@@ -76,8 +72,8 @@ def _name(page: PageSize) -> str:
     return page.name or f"{page.width}x{page.height}"
 
 
-def _read(given: str) -> Corpus:
-    """Read an argument: a size, unless there is a file of that name, a folder, a CSV, or a picture."""
+def _read(given: str, dpi: int | None) -> Corpus:
+    """Read an argument: a size, unless there is a file of that name, a folder, a CSV, a PDF or a picture."""
     path = outside_path(given, "page")
     size = _SIZE.fullmatch(given.strip())
     if size is not None and not path.exists():
@@ -86,13 +82,11 @@ def _read(given: str) -> Corpus:
             raise StagemeterError(f"{_SETTING} {given}: sides have from 1 to {LONGEST_SIDE} pixels. Give another size")
         return pages_of_sizes([(width, height)])
     if path.is_dir():
-        return pages_of_folder(path, setting=_SETTING)
+        return pages_of_folder(path, dpi, setting=_SETTING)
     if path.suffix.lower() == ".csv":
-        return pages_of_table(path, setting=_SETTING)
-    if path.suffix.lower() == ".pdf":
-        raise StagemeterError(f"{_SETTING} {path}: is a PDF. Render its pages to pictures, or give their sizes")
+        return pages_of_table(path, dpi, setting=_SETTING)
     try:
-        return pages_of_picture(path)
+        return pages_of_file(path, dpi)
     except StagemeterError as error:
         # A file's name must not be taken for that of an option.
         error.args = (f"{_SETTING} {error}",)
@@ -101,13 +95,17 @@ def _read(given: str) -> Corpus:
 
 def _of_size(config: AnalysisConfig, width: int, height: int) -> AnalysisConfig:
     """Return a configuration for a page of a size."""
-    page = {"image_w": width, "image_h": height, "sample_image_path": None, "use_synthetic_inputs": True}
+    page = {"image_w": width, "image_h": height, "sample_image_path": None, "use_synthetic_inputs": True, "dpi": None}
     return AnalysisConfig(**{**config.model_dump(exclude_unset=True), **page})
 
 
-def _row(config: AnalysisConfig, model: ModelDescription, fit: int | None, dpi: int | None) -> dict[str, Any]:
-    workload = plan_request(config, model).to_dict()
+def _row(config: AnalysisConfig, model: ModelDescription, page: PageSize, fit: int | None) -> dict[str, Any]:
+    of_page = _of_size(config, page.width, page.height)
+    workload = plan_request(of_page, model).to_dict()
     row = {name: workload[name] for name in _SHOWN if workload.get(name) is not None}
     if fit is not None:
-        row["fit"] = asdict(fit_page(config, model, config.image_w, config.image_h, fit, dpi))
+        sizes = (
+            sizes_of(page.width, page.height, config.dpi) if page.pdf is None else sizes_of_pdf(page.pdf, config.dpi)
+        )
+        row["fit"] = asdict(fit_page(of_page, model, sizes, fit))
     return row

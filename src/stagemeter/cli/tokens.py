@@ -16,6 +16,7 @@ _EPILOG = """\b
 Examples:
   stagemeter tokens --model qwen2.5-vl-7b scan.png 1654x2339       two pages
   stagemeter tokens --model internvl3-1b scans/ sizes.csv          a folder, and a table of sizes
+  stagemeter tokens --model qwen2.5-vl-7b "scan.pdf[1-3]"          three pages of a PDF
   stagemeter tokens --model qwen3-vl-8b 2480x3508 --fit 2048       the largest size that fits into 2,048 tokens
 """
 
@@ -23,22 +24,21 @@ Examples:
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
 @click.argument("page", nargs=-1, type=click.STRING)
 @click.option("--fit", metavar="N", type=NUMBER, help="Image tokens to fit into: answers with the largest size.")
-@click.option("--dpi", metavar="N", type=NUMBER, help="Resolution of the pages: --fit then also answers in DPI.")
 @views_options
 @output_options
-def tokens(page: tuple[str, ...], fit: int | None, dpi: int | None, as_json: bool, **options: Any) -> None:
+def tokens(page: tuple[str, ...], fit: int | None, as_json: bool, **options: Any) -> None:
     """Say what pages become: views, tiles, image tokens and prompt tokens, and the limits in force.
 
-    Each PAGE is a request of its own: a picture, a folder of pictures, a CSV of sizes with the columns width, height
-    and, optionally, page, or a size such as 1654x2339.
+    Each PAGE is a request of its own: a picture, a PDF or pages of it such as scan.pdf[1-3], a folder of both, a CSV,
+    or a size such as 1654x2339. A CSV has the columns width, height and, optionally, page. With --fit, --dpi is the
+    resolution of all pages, and the answer is one, too.
     """
-    for name, given in (("fit", fit), ("dpi", dpi)):
-        if given is not None and given < 1:
-            raise StagemeterError(f"{name}: {given} cannot be used. Give a whole number, 1 or more")
+    if fit is not None and fit < 1:
+        raise StagemeterError(f"fit: {fit} cannot be used. Give a whole number, 1 or more")
     from stagemeter.analysis.config import AnalysisConfig
     from stagemeter.application.tokens import count_tokens
 
-    document = count_tokens(read_config(AnalysisConfig, options), page, fit=fit, dpi=dpi)
+    document = count_tokens(read_config(AnalysisConfig, options), page, fit=fit)
     if as_json:
         print_json(document)
         return

@@ -1,4 +1,4 @@
-"""Pictures of pages: read safely, measured, or made up blank.
+"""Pictures of pages: read safely, measured, or made up blank. Pages of PDFs are among them.
 
 A picture that cannot be read in full is refused. Transparent paper is white.
 """
@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path, require_file
+from stagemeter.core.pdf import DEFAULT_DPI, is_pdf, pdf_pages, render_page
 
 MID_GREY = (128, 128, 128)
 #: The paper below a transparent picture.
@@ -43,13 +44,16 @@ _DECODING_ERRORS = (
 )
 
 
-def load_page(path: str | os.PathLike[str]) -> Image.Image:
+def load_page(path: str | os.PathLike[str], dpi: int | None = None) -> Image.Image:
     """Read a page's picture in full: RGB, upright, and the first frame of an animation.
 
-    16-bit greyscale is scaled to 8 bits, and transparent parts become white. Refused are files that are missing, empty,
-    damaged or no pictures, pixel types whose white is unknown, and sizes beyond Pillow's limit against decompression
-    bombs.
+    A page of a PDF is rendered at `dpi` dots per inch. 16-bit greyscale is scaled to 8 bits, and transparent parts
+    become white. Refused are files that are missing, empty, damaged or no pictures, pixel types whose white is unknown,
+    and sizes beyond Pillow's limit against decompression bombs.
     """
+    if is_pdf(path):
+        page_size(path, dpi)
+        return render_page(path, dpi or DEFAULT_DPI)
     source = outside_path(path, "picture of a page")
     _require_filled_file(source)
     with _readable(source), Image.open(source) as picture:
@@ -60,11 +64,16 @@ def load_page(path: str | os.PathLike[str]) -> Image.Image:
     return _to_rgb(upright, source)
 
 
-def page_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def page_size(path: str | os.PathLike[str], dpi: int | None = None) -> tuple[int, int]:
     """Return the width and height of a page in pixels, EXIF orientation applied.
 
-    The picture is decoded in full, since the header of a damaged file can be wrong, and again only if it has changed.
+    A picture is decoded in full, since the header of a damaged file can be wrong, and again only if it has changed. A
+    page of a PDF is not rendered: `dpi` gives its size.
     """
+    if is_pdf(path):
+        size = pdf_pages(path)[0].pixels(dpi or DEFAULT_DPI)
+        require_synthetic_size(*size, os.fspath(path))
+        return size
     try:
         state = Path(path).stat()
     except (OSError, ValueError):
@@ -78,7 +87,9 @@ def _size_at(path: str, state: tuple[int, ...]) -> tuple[int, int]:
 
 
 def page_count(path: str | os.PathLike[str]) -> int:
-    """Return the number of pages of a picture: frames of a TIFF, a GIF or another format that holds several."""
+    """Return the number of pages of a picture: frames of a TIFF, a GIF, or pages of a PDF, as far as it names them."""
+    if is_pdf(path):
+        return len(pdf_pages(path))
     source = Path(path)
     _require_filled_file(source)
     with _readable(source), Image.open(source) as picture:
@@ -91,13 +102,13 @@ def synthetic_page(width: int, height: int) -> Image.Image:
     return Image.new("RGB", (width, height), MID_GREY)
 
 
-def require_synthetic_size(width: int, height: int) -> None:
-    """Refuse a synthetic page that is larger than Pillow's limit for pictures."""
+def require_synthetic_size(width: int, height: int, name: str = "page") -> None:
+    """Refuse a page that is larger than Pillow's limit for pictures, by its `name`."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise StagemeterError(
-            f"page of {width} x {height}: it has {width * height} pixels, more than the limit of {limit}. "
-            "Give a smaller one"
+            f"{name} of {width} x {height}: it has {width * height} pixels, more than the limit of {limit}. "
+            "Give a smaller one, or a lower resolution"
         )
 
 

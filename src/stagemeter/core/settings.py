@@ -28,12 +28,6 @@ MOST_TOKENS, MOST_PIXELS = 2**20, 10**10
 # A table reads best with few lines for each row.
 # fmt: off
 
-#: Short names of data types. An engine's fp8 is e4m3 (vLLM's documentation, "Quantized KV Cache").
-SHORT_NAMES = {
-    "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32",
-    "fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
@@ -64,7 +58,7 @@ class PageSettings:
 
     sample_image_path: Annotated[str | None, Setting(
         "Picture of the page.",
-        "Any format that Pillow reads. Its EXIF orientation is applied.",
+        "Any format that Pillow reads, with its EXIF orientation applied, or a page of a PDF: `scan.pdf[2]`.",
         option="--image", models=PAGES, replaces=("use_synthetic_inputs",), logged=True
     )] = None
     image_w: Annotated[int, Setting(
@@ -78,6 +72,11 @@ class PageSettings:
         least=1, most=LONGEST_SIDE, option="--page-size", models=PAGES,
         replaces=("sample_image_path", "use_synthetic_inputs"), logged=False
     )] = 2339
+    dpi: Annotated[int | None, Setting(
+        "Resolution of a PDF's pages in dots per inch.",
+        "It decides their pixels. See [PDFs](pages.md#pdfs).",
+        unset="200", least=1, most=4800, models=PAGES, swept=False
+    )] = None
     use_synthetic_inputs: Annotated[bool, Setting(
         "Whether the page is a blank one. A picture sets this to false.",
         "`false` without a picture is an error.",

@@ -18,7 +18,7 @@ from stagemeter.models.closed_form import coefficients
 from stagemeter.models.family import NO_PAGE, Family, PageViews
 from stagemeter.models.lookup import ModelDescription, describe_model, require_closed_forms
 from stagemeter.models.pages.settings import OPTIONS
-from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table
+from stagemeter.sweeping.corpus import Corpus, pages_of_folder, pages_of_sizes, pages_of_table, refuse_resolution
 from stagemeter.sweeping.evaluate import wide_columns
 from stagemeter.sweeping.grid import Grid, Page
 from stagemeter.sweeping.ranges import numbers, sizes, words
@@ -43,7 +43,7 @@ class SweepSettings:
         A folder of pictures, or a CSV of page sizes, in place of sizes.
     batch_size, text_tokens, new_tokens : str or None
         Numbers and ranges.
-    seq_len, decode_context, min_pixels, max_pixels, max_tiles : str or None
+    seq_len, decode_context, dpi, min_pixels, max_pixels, max_tiles : str or None
         A single value, as in an analysis. Of several modes, a limit of tiles applies to those that cut any.
     """
 
@@ -59,6 +59,7 @@ class SweepSettings:
     device: str | None = None
     seq_len: str | None = None
     decode_context: str | None = None
+    dpi: str | None = None
     min_pixels: str | None = None
     max_pixels: str | None = None
     max_tiles: str | None = None
@@ -179,13 +180,18 @@ def limits_of(family: Family[Any], mode: str, limits: Mapping[str, int], several
 
 def _pages(settings: SweepSettings) -> Corpus:
     exclusive(page_size=settings.page_size, images=settings.images, pages=settings.pages)
+    dpi = _single(settings, "dpi")
+    AnalysisConfig(dpi=dpi)
     if settings.images is not None:
-        return pages_of_folder(outside_path(settings.images, "--images"))
-    if settings.pages is not None:
-        return pages_of_table(outside_path(settings.pages, "--pages"))
-    if settings.page_size is not None:
-        return pages_of_sizes(sizes(settings.page_size, "--page-size"))
-    return pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])
+        corpus = pages_of_folder(outside_path(settings.images, "--images"), dpi)
+    elif settings.pages is not None:
+        corpus = pages_of_table(outside_path(settings.pages, "--pages"), dpi)
+    elif settings.page_size is not None:
+        corpus = pages_of_sizes(sizes(settings.page_size, "--page-size"))
+    else:
+        corpus = pages_of_sizes([(AnalysisConfig().image_w, AnalysisConfig().image_h)])
+    refuse_resolution(dpi, corpus.pages)
+    return corpus
 
 
 def _planned(

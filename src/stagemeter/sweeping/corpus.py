@@ -1,4 +1,4 @@
-"""The pages of a sweep: given sizes, a folder of pictures, a table of sizes."""
+"""The pages of a corpus: given sizes, a picture or a PDF, a folder of them, a table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import read_text, shown
+from stagemeter.core.pdf import DEFAULT_DPI, PdfPage, is_pdf, pdf_pages, split_numbers
 from stagemeter.core.settings import LONGEST_SIDE
 
 #: Files that a message names.
@@ -21,11 +22,17 @@ _NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class PageSize:
-    """A page of a corpus: its size in pixels, upright, and its name if it has one."""
+    """A page of a corpus: its size in pixels, upright, its name if it has one, and its page of a PDF."""
 
     width: int
     height: int
     name: str | None = None
+    pdf: PdfPage | None = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What two pages have in common that are the same but for their names."""
+        return (self.width, self.height, *((self.pdf.width, self.pdf.height) if self.pdf else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +48,31 @@ def pages_of_sizes(sizes: Iterable[tuple[int, int]]) -> Corpus:
     return Corpus([PageSize(width, height) for width, height in sizes])
 
 
-def pages_of_folder(folder: Path, jobs: int = -1, setting: str = "--images") -> Corpus:
-    """Measure the pictures of a folder and of all folders below it, in the order of their names.
+def refuse_resolution(dpi: int | None, pages: Iterable[PageSize] = ()) -> None:
+    """Refuse a resolution that no page needs, since none is of a PDF."""
+    if dpi is not None and not any(page.pdf for page in pages):
+        raise StagemeterError(f"dpi: {dpi} means nothing without a PDF. Leave it out, or give PDFs")
+
+
+def pages_of_folder(folder: Path, dpi: int | None = None, jobs: int = -1, setting: str = "--images") -> Corpus:
+    """Measure the pictures and PDFs of a folder and of all folders below it, in the order of their names.
 
     Hidden files and folders, links to folders, and files whose ending Pillow does not know are left out. Of a picture
-    with several pages, the first counts. A copy of a picture counts like the picture. `setting` names the
-    folder in errors.
+    with several pages, the first counts; of a PDF, all do, at `dpi` dots per inch. A copy of a file counts like the
+    file. `setting` names the folder in errors.
     """
     from joblib import Parallel, delayed
 
     if not folder.is_dir():
-        raise StagemeterError(f"{setting} {folder}: no such folder. Give a folder of pictures")
+        raise StagemeterError(f"{setting} {folder}: no such folder. Give a folder of pictures or PDFs")
     paths, left_out = _pictures(folder)
     if not paths:
         found = "".join(f"; {line}" for line in _left_out(left_out))
-        raise StagemeterError(f"{setting} {folder}: holds no picture that Pillow reads{found}. Give another folder")
+        raise StagemeterError(
+            f"{setting} {folder}: holds no PDF, and no picture that Pillow reads{found}. Give another folder"
+        )
     measured: Sequence[_Measured | str] = Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(_measure)(folder, path) for path in paths
+        delayed(_measured)(str(path.relative_to(folder)), path, dpi) for path in paths
     )
     broken = [found for found in measured if isinstance(found, str)]
     if broken:
@@ -68,24 +83,20 @@ def pages_of_folder(folder: Path, jobs: int = -1, setting: str = "--images") -> 
     copies = len(read) - len({found.content for found in read})
     notes = _left_out(left_out)
     if copies:
-        notes += (f"{_number(copies, 'picture is a copy', 'pictures are copies')} of another one, and counts like it",)
-    return Corpus([found.page for found in read], notes)
+        notes += (f"{_number(copies, 'file is a copy', 'files are copies')} of another one, and counts like it",)
+    return Corpus([page for found in read for page in found.pages], notes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A picture: its first page, the number of pages after it, and a digest of the file."""
+    """A picture or a PDF: its pages, the number of those that are left out, and a digest of the file."""
 
-    page: PageSize
+    pages: Sequence[PageSize]
     further: int
     content: bytes
 
 
 #: Kinds of files that a corpus leaves out, in words for one and for several.
-_PDF = (
-    "PDF, whose pages are to be rendered to pictures first",
-    "PDFs, whose pages are to be rendered to pictures first",
-)
 _OTHER = ("file that is no picture by its ending", "files that are no pictures by their endings")
 _HIDDEN = ("hidden file or folder", "hidden files or folders")
 _LINK = ("link to a folder or to nothing", "links to folders or to nothing")
@@ -93,11 +104,11 @@ _FURTHER = ("further page of a picture of several pages", "further pages of pict
 
 
 def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
-    """Return the pictures of a folder by their endings, and the number of other files by kind."""
+    """Return the pictures and PDFs of a folder by their endings, and the number of other files by kind."""
     from PIL import Image
 
     Image.init()
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    endings = {".pdf", *(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)}
     found: list[Path] = []
     left_out = Counter[tuple[str, str]]()
     for root, folders, files in os.walk(folder):
@@ -113,8 +124,6 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
                 left_out[_HIDDEN] += 1
             elif not path.is_file():
                 left_out[_LINK if path.is_symlink() else _OTHER] += 1
-            elif path.suffix.lower() == ".pdf":
-                left_out[_PDF] += 1
             elif path.suffix.lower() in endings:
                 found.append(path)
             else:
@@ -122,12 +131,10 @@ def _pictures(folder: Path) -> tuple[list[Path], Counter[tuple[str, str]]]:
     return sorted(found), left_out
 
 
-def pages_of_picture(path: Path) -> Corpus:
-    """Measure one picture. Of a picture with several pages, the first counts."""
-    from stagemeter.core.picture import page_count, page_size
-
-    width, height = page_size(path)
-    return Corpus([PageSize(width, height, path.name)], _left_out({_FURTHER: page_count(path) - 1}))
+def pages_of_file(given: str | os.PathLike[str], dpi: int | None = None) -> Corpus:
+    """Measure a picture, whose first page counts, or the pages of a PDF that a path such as ``scan.pdf[1-3]`` names."""
+    found = _measure(Path(split_numbers(given)[0]).name, given, dpi)
+    return Corpus(found.pages, _left_out({_FURTHER: found.further}))
 
 
 def _left_out(left_out: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
@@ -139,22 +146,35 @@ def _number(number: int, one: str, several: str) -> str:
     return f"{number:,} {one if number == 1 else several}"
 
 
-def _measure(folder: Path, path: Path) -> _Measured | str:
-    from stagemeter.core.picture import page_count, page_size
-
+def _measured(name: str, path: Path, dpi: int | None) -> _Measured | str:
+    """Measure a file, or return why it cannot be."""
     try:
-        (width, height), further = page_size(path), page_count(path) - 1
+        return _measure(name, path, dpi)
     except StagemeterError as error:
         return str(error)
-    with path.open("rb") as file:
+
+
+def _measure(name: str, given: str | os.PathLike[str], dpi: int | None) -> _Measured:
+    from stagemeter.core.picture import page_count, page_size, require_synthetic_size
+
+    further = 0
+    if is_pdf(given):
+        dpi = dpi or DEFAULT_DPI
+        pages = [PageSize(*page.pixels(dpi), f"{name}{page.label}", page) for page in pdf_pages(given)]
+        for page in pages:
+            require_synthetic_size(page.width, page.height, f"{given}: page {page.name}")
+    else:
+        pages, further = [PageSize(*page_size(given), name)], page_count(given) - 1
+    with Path(split_numbers(given)[0]).expanduser().open("rb") as file:
         content = hashlib.file_digest(file, "blake2b").digest()
-    return _Measured(PageSize(width, height, str(path.relative_to(folder))), further, content)
+    return _Measured(pages, further, content)
 
 
-def pages_of_table(path: Path, setting: str = "--pages") -> Corpus:
-    """Read a table of page sizes: CSV with the columns ``width``, ``height`` and, if there are names, ``page``.
+def pages_of_table(path: Path, dpi: int | None = None, setting: str = "--pages") -> Corpus:
+    """Read a table of pages: CSV with the columns ``width``, ``height`` and, if there are names, ``page``.
 
-    `setting` names the file in errors.
+    Where both sizes are missing, ``page`` names a picture or pages of a PDF, from the folder of the table. `setting`
+    names the file in errors.
     """
     import pandas
 
@@ -169,22 +189,44 @@ def pages_of_table(path: Path, setting: str = "--pages") -> Corpus:
     twice = [name for name in ("width", "height", "page") if header.count(name) > 1]
     if twice:
         raise StagemeterError(f"{setting} {path}: has the column {twice[0]!r} more than once. Keep one of them")
+    has_names = "page" in table.columns
     missing = [name for name in ("width", "height") if name not in table.columns]
-    if missing or table.empty:
+    if len(missing) == 1 or (missing and not has_names) or table.empty:
         what = f"lacks the column {missing[0]!r}" if missing else "holds no page"
         raise StagemeterError(f"{setting} {path}: {what}. Write width,height[,page], and a line for each page")
+    table = table.reindex(columns=[*table.columns, *missing])
+    files = table[["width", "height"]].isna().all(axis=1) & (table["page"].notna() if has_names else False)
+    sized = table[~files]
     for name in ("width", "height"):
-        sizes = pandas.to_numeric(table[name], errors="coerce")
-        wrong = table.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
+        sizes = pandas.to_numeric(sized[name], errors="coerce")
+        wrong = sized.index[~sizes.between(1, LONGEST_SIDE) | (sizes % 1 != 0)]
         if len(wrong):
             raise StagemeterError(
                 f"{setting} {path}: line {wrong[0] + 2}: {name} is {shown(table[name].tolist()[wrong[0]])}. "
                 f"Give whole pixels from 1 to {LONGEST_SIDE}"
             )
-        table[name] = sizes.astype("int64")
-    names = table["page"].astype(str).tolist() if "page" in table.columns else [None] * len(table)
-    rows = zip(table["width"].tolist(), table["height"].tolist(), names, strict=True)
-    pages = [PageSize(width, height, name) for width, height, name in rows]
-    again = len(pages) - len({page.name for page in pages}) if "page" in table.columns else 0
-    named = _number(again, "page has the name of another one", "pages have names of others")
-    return Corpus(pages, (f"{named}: all of them count",) if again else ())
+        table[name] = sizes.reindex(table.index, fill_value=0).astype("int64")
+    names = table["page"].astype(str).tolist() if has_names else [None] * len(table)
+    pages: list[PageSize] = []
+    further = 0
+    for line, (width, height, name, is_file) in enumerate(
+        zip(table["width"].tolist(), table["height"].tolist(), names, files.tolist(), strict=True), start=2
+    ):
+        if not is_file:
+            pages.append(PageSize(width, height, name))
+            continue
+        assert name is not None
+        try:
+            found = _measure(split_numbers(name)[0], path.parent / name, dpi)
+        except StagemeterError as error:
+            error.args = (f"{setting} {path}: line {line}: {error}",)
+            raise
+        pages += found.pages
+        further += found.further
+    again = len(pages) - len({page.name for page in pages}) if has_names else 0
+    notes = _left_out({_FURTHER: further})
+    if again:
+        notes += (
+            f"{_number(again, 'page has the name of another one', 'pages have names of others')}: all of them count",
+        )
+    return Corpus(pages, notes)

@@ -1,1 +1,0 @@
-"""Serving engines: a table of metrics for each, and what all of their pages share."""
