@@ -277,7 +277,9 @@ class RequestCosts:
 
         count = self._tokens["requests"]
         if not count:
-            skipped = f": all {self.bad.count:,} lines are bad" if self.bad.count else ""
+            left_out = {"bad": self.bad.skipped.count, "failed": self.bad.failed.count}
+            told = " and ".join(f"{number:,} {how}" for how, number in left_out.items() if number)
+            skipped = f": {told}" if told else ""
             raise StagemeterError(f"{self.bad.path}: holds no request{skipped}. Give another log")
         _, cache_item = item_sizes(self.config.dtype, self.config.kv_cache_dtype)
         stages = {name: sums.quantities(cache_item) for name, sums in self._stages.items()}
@@ -316,7 +318,9 @@ class RequestCosts:
             },
             "dearest": self._dearest,
             "groups": groups,
-            "skipped": {"lines": self.bad.count, "first": sorted(self.bad.first, key=lambda bad: bad["line"])},
+            "numbered": self.bad.place,
+            "skipped": self.bad.skipped.to_dict(),
+            "failed": self.bad.failed.to_dict(),
             "notes": [*self.notes, *self._beyond(self._tokens["beyond"])],
         }
 

@@ -57,9 +57,10 @@ def analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: 
         more = f" and {len(requests.unread) - _NAMED} more" if len(requests.unread) > _NAMED else ""
         costs.notes.append(f"columns that are not read: {', '.join(map(shown, requests.unread[:_NAMED]))}{more}")
     if "cached_tokens" not in requests.columns:
-        costs.notes.append("no column of cached tokens: each prompt is computed as a whole")
+        costs.notes.append(f"{requests.format} without cached tokens: each prompt is computed as a whole")
     for batch in requests.batches:
         costs.add(batch)
+    costs.notes += requests.notes
     document = costs.document()
     for name, content in request_files(document).items():
         write_whole(folder / name, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,22 @@ def stream_values(stream: IO[bytes], prefix: str, where: str) -> Iterator[Any]:
     with _numbers_of_any_length():
         # Floats would be a third faster, but fail on whole numbers beyond 64 bits, such as hashes.
         yield from ijson.items(_Bounded(stream, where), prefix, use_float=False, buf_size=_BLOCK)
+
+
+def first_keys(beginning: bytes) -> tuple[str, ...]:
+    """Return the keys of the object that JSON begins with, as far as the bytes go and are valid."""
+    import ijson
+
+    keys, depth = [], 0
+    with _numbers_of_any_length(), contextlib.suppress(StagemeterError, ijson.JSONError, ValueError):
+        for event, value in ijson.basic_parse(_Bounded(io.BytesIO(beginning), ""), multiple_values=True):
+            depth += event.startswith("start_")
+            depth -= event.startswith("end_")
+            if depth == 0:
+                break
+            if depth == 1 and event == "map_key":
+                keys.append(value)
+    return tuple(keys)
 
 
 class _Bounded:

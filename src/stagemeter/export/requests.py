@@ -52,18 +52,19 @@ def _quantiles(costs: Mapping[str, Any]) -> str:
 
 def _dearest_lines(costs: Mapping[str, Any]) -> list[str]:
     return [
-        f"line {one['line']:,}: {with_unit(one['flops'])}, {one['prompt_tokens']:,} prompt ({one['cached_tokens']:,} "
-        f"cached) + {one['output_tokens']:,} output tokens"
+        f"{costs['numbered']} {one['line']:,}: {with_unit(one['flops'])}, {one['prompt_tokens']:,} prompt "
+        f"({one['cached_tokens']:,} cached) + {one['output_tokens']:,} output tokens"
         for one in costs["dearest"][:3]
     ]
 
 
 def _remarks(costs: Mapping[str, Any]) -> list[str]:
-    skipped = costs["skipped"]
-    lines = [f"skipped line {bad['line']:,}: {bad['reason']}" for bad in skipped["first"][:_ROWS]]
-    more = skipped["lines"] - len(lines)
-    if more:
-        lines.append(f"skipped {more:,} further lines")
+    lines = []
+    for how in ("failed", "skipped"):
+        left_out, place = costs[how], costs["numbered"]
+        lines += [f"{how} {place} {one['line']:,}: {one['reason']}" for one in left_out["first"][:_ROWS]]
+        if more := left_out["lines"] - min(_ROWS, len(left_out["first"])):
+            lines.append(f"{how} {more:,} further {place}s")
     return [*lines, *(f"note: {note}" for note in costs["notes"])]
 
 
@@ -79,7 +80,8 @@ def _markdown(costs: Mapping[str, Any]) -> str:
     document.header(2, "The dearest requests")
     names = ("line", "prompt_tokens", "cached_tokens", "output_tokens", "image_tokens")
     rows = [[*(f"{one[name]:,}" for name in names), with_unit(one["flops"])] for one in costs["dearest"]]
-    document.table(unbroken([[*(name.replace("_", " ") for name in names), "FLOPs"], *rows]))
+    head = [costs["numbered"], *(name.replace("_", " ") for name in names[1:]), "FLOPs"]
+    document.table(unbroken([head, *rows]))
     if costs["pages"]:
         document.header(2, "Pages by their views")
         rows = [

@@ -16,26 +16,59 @@ if TYPE_CHECKING:
     import pandas
     from numpy.typing import NDArray
 
-#: Bad lines that are listed.
-_LISTED = 100
+#: Lines that are listed, and characters of the reason why a request failed.
+_LISTED, _LONGEST = 100, 200
+
+
+@dataclass
+class Lines:
+    """Lines of a log that are left out, each with the reason: how many, and the first of them."""
+
+    count: int = 0
+    first: list[dict[str, Any]] = field(default_factory=list)
+
+    def append(self, line: int, reason: str) -> None:
+        """Count a line."""
+        self.count += 1
+        if len(self.first) < _LISTED:
+            self.first.append({"line": line, "reason": reason})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the number and the first lines as a document shows them."""
+        return {"lines": self.count, "first": sorted(self.first, key=lambda one: one["line"])}
 
 
 @dataclass
 class BadLines:
-    """Lines that cannot be used: with `skip` they are counted, and the first are kept; without it one is an error."""
+    """Lines that are not costed.
+
+    Attributes
+    ----------
+    path : Path
+        The log.
+    skip : bool
+        Whether lines that cannot be used are left out. Without it one is an error.
+    place : str
+        What is numbered: ``line``, or ``request`` of a document.
+    skipped, failed : Lines
+        Lines that cannot be used, and requests that failed.
+    """
 
     path: Path
     skip: bool
-    count: int = 0
-    first: list[dict[str, Any]] = field(default_factory=list)
+    place: str = "line"
+    skipped: Lines = field(default_factory=Lines)
+    failed: Lines = field(default_factory=Lines)
 
     def add(self, line: int, reason: str) -> None:
-        """Count a line, or refuse it."""
+        """Count a line that cannot be used, or refuse it."""
         if not self.skip:
-            raise StagemeterError(f"{self.path}: line {line:,}: {reason}. Repair it, or give --skip-bad")
-        self.count += 1
-        if len(self.first) < _LISTED:
-            self.first.append({"line": line, "reason": reason})
+            raise StagemeterError(f"{self.path}: {self.place} {line:,}: {reason}. Repair it, or give --skip-bad")
+        self.skipped.append(line, reason)
+
+    def fail(self, line: int, reason: str) -> None:
+        """Count a request that failed."""
+        self.failed.append(line, " ".join(reason.split())[:_LONGEST])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,166 @@
+"""Names of the columns that a log of requests has, and tables of records by these columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stagemeter.analysis.request_logs.check import BadLines
+from stagemeter.core.errors import StagemeterError
+from stagemeter.core.files import shown
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Names of each column. A dot is a step into an object.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "prompt_tokens": ("prompt_tokens", "input_tokens", "prompt_len", "input_len", "num_prompt_tokens"),
+    "cached_tokens": (
+        *("cached_tokens", "num_cached_tokens", "cached_prompt_tokens", "prompt_cache_hit_tokens"),
+        *("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"),
+    ),
+    "output_tokens": (
+        *("output_tokens", "completion_tokens", "output_len", "new_tokens", "generated_tokens"),
+        "num_generation_tokens",
+    ),
+    "total_tokens": ("total_tokens",),
+    "image_width": ("image_width",),
+    "image_height": ("image_height",),
+    "image_sizes": ("image_sizes", "images"),
+}
+#: Objects that hold such names, too: the usage of OpenAI's interface (vllm/entrypoints/openai/engine/protocol.py,
+#: ``UsageInfo``), in its responses and files of batches, and SGLang's (``meta_info`` of ``/generate``).
+WITHIN = ("usage", "response.usage", "body.usage", "response.body.usage", "meta_info")
+#: The reason why a request failed, a column of readers. Such requests are counted and not costed.
+FAILED = "failed"
+NEEDED = ("prompt_tokens", "output_tokens")
+#: Columns of an engine that counts cached tokens beside those of the prompt.
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_COLUMNS = {
+    f"{within}{name}": column
+    for within in ("", *(f"{one}." for one in WITHIN))
+    for column, names in NAMES.items()
+    for name in names
+}
+#: Objects whose fields are columns.
+_INNER = {name[:place] for name in _COLUMNS for place, letter in enumerate(name) if letter == "."}
+#: Whole numbers up to this are exact as floats.
+_EXACT = 2**53
+
+
+def is_known(name: str) -> bool:
+    """Return whether a column of a table is one of `NAMES`."""
+    return name.strip().lower() in _COLUMNS
+
+
+def known_columns(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the known columns among those of a table, by name."""
+    found = {name: _COLUMNS[name.strip().lower()] for name in names if is_known(name)}
+    for column in NAMES:
+        # pandas numbers the columns of one name.
+        plain = {name: re.sub(r"\.\d+$", "", name.strip().lower()) for name in names}
+        several = [name for name in names if _COLUMNS.get(plain[name]) == column]
+        if len(several) > 1:
+            raise StagemeterError(f"{path}: {' and '.join(several)} mean the same. Keep one of them")
+    require_columns(path, names, set(found.values()))
+    return found
+
+
+def require_columns(path: Path, names: Sequence[str], found: Set[str]) -> None:
+    """Refuse a log without the columns that it needs."""
+    beside = next((name for name in names if name.rpartition(".")[2] in _BESIDE), None)
+    if beside is not None:
+        raise StagemeterError(
+            f"{path}: {beside} counts tokens beside those of the prompt. Write the sum of both as prompt_tokens, and "
+            "the tokens that were read as cached_tokens"
+        )
+    for column in NEEDED:
+        if column not in found:
+            known = ", ".join(NAMES[column][:5])
+            raise StagemeterError(
+                f"{path}: lacks a column {column}; it has {', '.join(map(shown, names[:20]))}. Name one of {known}"
+            )
+    pictures = sorted(name for name in found if name.startswith("image_"))
+    if pictures not in ([], ["image_sizes"], ["image_height", "image_width"]):
+        raise StagemeterError(
+            f"{path}: has {' and '.join(pictures)}. Give image_width and image_height, or image_sizes alone"
+        )
+
+
+def names_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the names in some records, those of inner objects with dots, and the columns that they are."""
+    names = dict.fromkeys(name for record in records for name in _names(record))
+    return {name: _COLUMNS.get(name) for name in names}
+
+
+def _names(record: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for name, value in record.items():
+        if isinstance(value, dict) and f"{prefix}{name}" in _INNER:
+            yield from _names(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def table_of(lines: Sequence[int], records: Sequence[Mapping[str, Any]], bad: BadLines) -> pandas.DataFrame:
+    """Return the known columns of some records, less those in which two names of one column contradict each other.
+
+    Names that mean the same can alternate or agree, so each record tells its own columns.
+    """
+    import numpy as np
+    import pandas
+
+    columns: dict[str, list[Any]] = {name: [None] * len(lines) for name in NEEDED}
+    wrong: dict[int, str] = {}
+    told: set[str] = set()
+    for name, values in _values(records):
+        column = _COLUMNS.get(name, name)
+        if column not in told:
+            columns[column] = values
+            told.add(column)
+            continue
+        before = columns[column]
+        for row, (one, other) in enumerate(zip(before, values, strict=True)):
+            if one is not None and other is not None and one != other:
+                wrong.setdefault(row, f"says {column} twice: {shown(one)} and {shown(other)}")
+        columns[column] = [other if one is None else one for one, other in zip(before, values, strict=True)]
+    for row in sorted(wrong):
+        bad.add(lines[row], wrong[row])
+    table = pandas.DataFrame(
+        {name: pandas.Series(_array(values)) for name, values in columns.items()}, np.arange(len(lines))
+    )
+    table.index = pandas.Index(lines, dtype=np.int64)
+    return table.drop(index=[lines[row] for row in wrong]) if wrong else table
+
+
+def _values(records: Sequence[Mapping[str, Any]], prefix: str = "") -> Iterable[tuple[str, list[Any]]]:
+    """Yield the known columns of some records and of their inner objects, with a value for each record."""
+    present = set().union(*records)
+    # In the order of the table, so that two runs tell of the same value.
+    for name in sorted(present):
+        full = f"{prefix}{name}"
+        if full not in _INNER and full not in _COLUMNS and full != FAILED:
+            continue
+        values = [record.get(name) for record in records]
+        if full in _INNER:
+            yield from _values([value if isinstance(value, dict) else {} for value in values], f"{full}.")
+        else:
+            yield full, values
+
+
+def _array(values: list[Any]) -> Any:
+    """Return values as an array of numbers if they are whole, some of them missing, and of objects otherwise."""
+    import numpy as np
+
+    kinds = set(map(type, values))
+    if kinds == {int} and -_EXACT < min(values) <= max(values) < _EXACT:
+        return np.array(values, np.int64)
+    if kinds == {int, type(None)} and all(value is None or -_EXACT < value < _EXACT for value in values):
+        return np.array(values, np.float64)
+    # ijson reads numbers with a point as decimals.
+    made = [float(value) if isinstance(value, Decimal) else value for value in values]
+    found = np.empty(len(values), object)
+    found[:] = made
+    return found

@@ -1,0 +1,129 @@
+"""Formats of request logs: each is known by its content, and its requests are those that the tool wrote."""
+
+import json
+
+import pytest
+
+from stagemeter import AnalysisConfig, StagemeterError
+from stagemeter.analysis.request_logs.check import BadLines
+from stagemeter.analysis.request_logs.log import open_log
+from stagemeter.application.requests import analyze_requests
+
+
+def read(path, skip=False):
+    """Return format, rows, failed requests, skipped lines and notes of a log."""
+    bad = BadLines(path, skip)
+    log = open_log(path, bad)
+    rows = [
+        (int(line), int(prompt), int(cached), int(output))
+        for batch in log.batches
+        for line, prompt, cached, output in zip(batch.line, batch.prompt, batch.cached, batch.output, strict=True)
+    ]
+    failed, skipped = ([(one["line"], one["reason"]) for one in which.first] for which in (bad.failed, bad.skipped))
+    return log.format, rows, failed, skipped, log.notes
+
+
+def saved(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+#: Three requests of vLLM's ``bench serve``, the last of which failed.
+RESULT = {
+    **{"date": "20261128-113500", "duration": 1.5, "completed": 2, "failed": 1},
+    **{"total_input_tokens": 30, "total_output_tokens": 8, "input_lens": [10, 20, 30], "output_lens": [5, 3, 0]},
+    **{"ttfts": [0.1, 0.1, 0.0], "itls": [[0.1] * 4, [0.1] * 2, []], "errors": ["", "", "Timeout\n  at x"]},
+}
+TWO = [(1, 10, 0, 5), (2, 20, 0, 3)]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_results_of_bench_serve(indent, tmp_path):
+    log = saved(tmp_path / "log", json.dumps(RESULT, indent=indent))
+    assert read(log) == ("bench_serving", TWO, [(3, "Timeout at x")], [], [])
+
+
+def test_appended_results_with_cached_tokens(tmp_path):
+    more = {**RESULT, "cached_tokens": [4, 0, 0], "total_input_tokens": 29}
+    log = saved(tmp_path / "log", "\n".join(map(json.dumps, [RESULT, more])))
+    rows = [*TWO, (4, 10, 4, 5), (5, 20, 0, 3)]
+    told = "total_input_tokens is 59, and the lengths of the requests add up to 60"
+    assert read(log)[1:] == (rows, [(3, "Timeout at x"), (6, "Timeout at x")], [], [told])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"input_lens": None}, "sums up a benchmark without its requests. Run it again with --save-detailed"),
+        ({"output_lens": [5, 3]}, "output_lens has 2 values, and input_lens has 3"),
+        ({"errors": "none"}, "errors is 'none', not a list"),
+        ({"input_lens": 7}, "input_lens is 7, not a list"),
+        ({"input_lens": [10, -20, 30]}, "request 2: prompt_tokens is -20, not"),
+        ({"input_lens": [10, None, 30]}, "request 2: prompt_tokens is missing"),
+    ],
+)
+def test_damaged_results_are_refused(change, reason, tmp_path):
+    log = saved(tmp_path / "log", RESULT | change)
+    with pytest.raises(StagemeterError, match=reason):
+        read(log)
+
+
+#: Lines of an output of OpenAI's batches: answered, refused by the server, and not run in time.
+BATCH = [
+    {
+        "custom_id": "a",
+        "response": {"status_code": 200, "body": {"usage": {"prompt_tokens": 22, "completion_tokens": 2}}},
+        "error": None,
+    },
+    {"custom_id": "b", "response": {"status_code": 400, "body": {"error": {"message": "too long"}}}, "error": None},
+    {"custom_id": "c", "response": {"status_code": 500, "body": None}, "error": None},
+    {"custom_id": "d", "response": None, "error": {"code": "batch_expired", "message": "too late"}},
+]
+FAILED = [(2, "too long"), (3, "status 500"), (4, "too late")]
+
+
+def test_output_of_batches(tmp_path):
+    log = saved(tmp_path / "log", "\n".join(map(json.dumps, BATCH)))
+    assert read(log) == ("JSON Lines", [(1, 22, 0, 2)], FAILED, [], [])
+    assert read(saved(tmp_path / "list", BATCH)) == ("list in JSON", [(1, 22, 0, 2)], FAILED, [], [])
+
+
+def test_failed_requests_are_named_without_skip_bad(tmp_path):
+    log = saved(tmp_path / "log", BATCH)
+    costs = analyze_requests(AnalysisConfig(model="llama-3.1-8b"), log, tmp_path / "out")
+    assert (costs["requests"], costs["failed"]["lines"], costs["skipped"]["lines"]) == (1, 3, 0)
+    assert "failed request 3: status 500" in (tmp_path / "out" / "requests.md").read_text(encoding="utf-8")
+    with pytest.raises(StagemeterError, match="holds no request: 3 failed"):
+        analyze_requests(AnalysisConfig(model="llama-3.1-8b"), saved(log, BATCH[1:]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\x1f\x8b\x08\x00", r"is packed \(gzip\). Unpack it"),
+        (b"PK\x03\x04", "is packed .zip, as an Excel sheet is"),
+        ("a,b\n1,2\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8"),
+        (b'[{"prompt_tokens": 1, "output_tokens": 1}, 7]', "request 2: is 7, not an object"),
+        (
+            b'[{"prompt_tokens": 1, "output_tokens": 1}, {"prom',
+            r"is no JSON, or cut off \(parse error: premature EOF\)",
+        ),
+        (b"[" * 100_000, "is nested more than 64 levels deep"),
+        (b"[]", "lacks a column prompt_tokens"),
+        (b"benchmarks:\n- a: 1\n", "is a report in YAML. Give that in JSON"),
+    ],
+)
+def test_files_that_are_no_logs_are_refused(content, reason, tmp_path):
+    log = tmp_path / "log"
+    log.write_bytes(content)
+    with pytest.raises(StagemeterError, match=reason):
+        read(log)
+
+
+def test_byte_order_marks_and_windows_lines_change_nothing(tmp_path):
+    lines = ['{"prompt_tokens": 9, "output_tokens": 2}', '{"prompt_tokens": 8, "output_tokens": 1.0}']
+    for mark in ("", "\ufeff"):
+        for end in ("\n", "\r\n", "\n\n"):
+            log = tmp_path / "log"
+            log.write_bytes((mark + end.join(lines)).encode())
+            assert [row[1:] for row in read(log)[1]] == [(9, 0, 2), (8, 0, 1)]
