@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import click
@@ -17,6 +18,8 @@ from timing import command, peak_memory, print_table
 #: Requests of the logs, and the limits of seconds.
 SIZES = {100_000: "", 1_000_000: "5 s", 10_000_000: ""}
 MODELS = ("llama-3.1-8b", "deepseek-v3")
+#: Prompts as a whole, and in chunks.
+CHUNKS = ((), ("--chunk-tokens", "512"))
 
 
 def write_log(path: Path, count: int) -> None:
@@ -42,12 +45,12 @@ def main(largest: int) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 log = Path(folder) / f"log.{kind}"
                 write_log(log, count)
-                for model in MODELS:
-                    asked = ["analyze", "--model", model, "--requests", str(log), "--no-track"]
+                for model, chunks in product(MODELS, CHUNKS):
+                    asked = ["analyze", "--model", model, "--requests", str(log), "--no-track", *chunks]
                     run = [sys.executable, "-m", "stagemeter", *asked]
                     seconds, memory = command(run, folder), peak_memory(run, folder)
                     rate = f"{count / seconds:,.0f}"
-                    name = f"{model}, {count:,} requests, {kind}"
+                    name = ", ".join([model, f"{count:,} requests", kind, *("in chunks" for _ in chunks[:1])])
                     rows.append((name, f"{seconds:.1f} s", limit, rate, f"{memory / 2**20:,.0f} MiB"))
     print_table(rows, ("log", "from process start", "limit", "requests a second", "peak memory"))
 

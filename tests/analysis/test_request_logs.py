@@ -99,6 +99,28 @@ def test_sums_are_those_of_each_request_alone(ending, tmp_path):
     assert rows[dearest["line"] - first] == [dearest[f"{name}_tokens"] for name in ("prompt", "cached", "output")]
 
 
+@pytest.mark.parametrize("chunk", [1, 100, 256, 5000])
+@pytest.mark.parametrize("name", ["prefix_cache", "mistral_window", "deepseek_v3_mla"])
+def test_sums_of_prompts_in_chunks_are_those_of_each_request_alone(name, chunk, tmp_path):
+    model, rows = str(SERVED / f"{SCENARIOS[name]['config']}.config.json"), SCENARIOS[name]["requests"]
+    found = costs_of(write(tmp_path / "log.csv", rows), model=model, chunk_tokens=chunk)["stages"]["prefill"]
+    reports = [alone(model, *row, chunk_tokens=chunk)["stages"]["prefill"] for row in rows]
+    for quantity in ("flops", "flops_causal", "flops_executed", "kv_bytes_read", "kv_bytes_written"):
+        assert found[quantity] == sum(report[quantity] for report in reports)
+
+
+def test_chunks_are_those_of_the_engine_but_for_their_rows_of_the_head(tmp_path):
+    """A server that cut prompts into chunks of 256 counts a row of the head for each of them, 11 more than requests.
+
+    transformers runs the head after each chunk, too. The vocabulary is 1,024 and the width 256.
+    """
+    scenario = SCENARIOS["chunked_prefill"]
+    log = write(tmp_path / "log.csv", scenario["requests"])
+    found = costs_of(log, model=str(SERVED / f"{scenario['config']}.config.json"), chunk_tokens=256)["total"]
+    assert found["flops_causal"] == TRUTH["chunked_prefill"]
+    assert found["flops"] + 11 * 2 * 1024 * 256 == scenario["vllm_estimate"] == found["flops_executed"]
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_5_vl_prefix_cache"])
 def test_pictures_of_served_requests(name, tmp_path):
     """The request of two pictures is refused; another has none; a picture that is cached is not encoded."""
@@ -274,15 +296,19 @@ def test_lists_of_sizes_are_read_from_parquet(tmp_path):
     ("model", "row", "reason"),
     [
         ("qwen2.5-vl-7b", (600, 0, 5), "prompt_tokens are too few: the page takes"),
+        ("gemma-3-4b", (200, 0, 5), "prompt_tokens are too few: the page takes"),
         ("qwen2.5-vl-7b", (900, 5, 5), "cached_tokens are a part of the page"),
         ("paligemma-3b", (900, 300, 5), "see one another"),
         ("llama-3.2-11b-vision", (900, 300, 5), "attends to its page besides the prompt"),
+        ("gemma-3-4b", (900, 0, 5), "chunk_tokens 100: .* a chunk holds the whole page. Give 256 or more"),
+        ("paligemma-3b", (1200, 0, 5), "see one another"),
+        ("llama-3.2-11b-vision", (900, 0, 5), "attends to its page besides the prompt"),
     ],
 )
 def test_requests_that_a_model_cannot_have_are_refused(model, row, reason, tmp_path):
-    log = write(tmp_path / "log.csv", [row])
+    log, chunk = write(tmp_path / "log.csv", [row]), None if row[1] else 100
     with pytest.raises(StagemeterError, match=reason):
-        costs_of(log, model=model, image_w=600, image_h=800)
+        costs_of(log, model=model, image_w=600, image_h=800, chunk_tokens=chunk)
 
 
 def test_picture_in_a_late_line_is_not_the_page_of_all(tmp_path):

@@ -83,12 +83,24 @@ def either_case(letter: str) -> st.SearchStrategy[str]:
     return st.sampled_from([letter.lower(), letter.upper()])
 
 
+@pytest.mark.parametrize(("name", "others"), [("H100", "H100-PCIe or H100-NVL"), ("h200", "H200-NVL")])
+def test_a_name_that_others_share_says_what_it_is_treated_as(name, others, caplog):
+    device = find_device(name)
+    assert device.name.endswith("-SXM")
+    assert caplog.messages == [f"device: {name} is treated as {device.name}, not {others}"]
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H200", "H200-SXM", "NVIDIA H100 80GB HBM3", "A100-SXM-80GB"])
+def test_names_of_drivers_and_reports_are_taken_without_a_word(name, caplog):
+    find_device(name)
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("name", "among"),
     [
         ("A100", ["A100-SXM-40GB", "A100-SXM-80GB", "A100-PCIe-40GB", "A100-PCIe-80GB"]),
         ("NVIDIA A100", ["A100-SXM-40GB", "A100-PCIe-80GB"]),
-        ("H100", ["H100-SXM", "H100-PCIe", "H100-NVL"]),
         ("v100", ["V100-SXM2-16GB", "V100-SXM2-32GB", "V100-PCIe-16GB", "V100-PCIe-32GB"]),
         ("V100 32GB", ["V100-SXM2-32GB", "V100-PCIe-32GB"]),
         ("GeForce RTX", ["RTX-3090", "RTX-4090", "RTX-5090"]),

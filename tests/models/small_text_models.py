@@ -63,6 +63,23 @@ def qwen2(draw):
 
 
 @st.composite
+def qwen2_moe(draw):
+    config, experts = draw(_common("qwen2_moe", head_dim=False)), draw(st.integers(2, 5))
+    return config | {
+        "qkv_bias": draw(st.booleans()),
+        "use_sliding_window": draw(st.booleans()),
+        "sliding_window": draw(st.integers(2, 20)),
+        "max_window_layers": draw(st.integers(0, 3)),
+        "num_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(WIDTH),
+        "shared_expert_intermediate_size": draw(WIDTH),
+        "decoder_sparse_step": draw(st.integers(1, 2)),
+        "mlp_only_layers": draw(st.lists(st.integers(0, 2), max_size=1)),
+    }
+
+
+@st.composite
 def qwen3(draw):
     return draw(_common("qwen3")) | {"attention_bias": draw(st.booleans())}
 
@@ -294,6 +311,7 @@ KINDS = {
     "llama": llama(),
     "llama4_text": llama4_text(),
     "qwen2": qwen2(),
+    "qwen2_moe": qwen2_moe(),
     "qwen3": qwen3(),
     "qwen3_moe": qwen3_moe(),
     "qwen3_next": qwen3_next(),

@@ -11,7 +11,7 @@ from small_text_models import KINDS
 from stagemeter import AnalysisConfig, StagemeterError, describe_model
 from stagemeter.analysis.requests import plan_request
 from stagemeter.core.cost import QUANTITIES
-from stagemeter.models.closed_form import coefficients, evaluate_both
+from stagemeter.models.closed_form import coefficients, evaluate_both, needed_cost, stage_cost
 from stagemeter.models.configuration import complete
 from stagemeter.models.families import family_of
 from stagemeter.models.lookup import ModelDescription
@@ -56,6 +56,33 @@ def test_arrays_of_requests_equal_each_request(kind, data):
     architecture = family.architecture_from_config(config, SOURCE)
     model = ModelDescription("small", family, architecture, config, "a test")
     equal(family, architecture, plan_request(AnalysisConfig(seq_len=9), model), data.draw(lengths()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@few
+@given(st.data())
+def test_arrays_of_prompts_in_chunks_equal_the_passes_of_each(kind, data):
+    """One array holds chunks, batches and cached tokens of all kinds; each pass of each row is evaluated alone."""
+    config = complete(data.draw(KINDS[kind]), SOURCE)
+    family = family_of(config, SOURCE)
+    architecture = family.architecture_from_config(config, SOURCE)
+    workload = plan_request(AnalysisConfig(seq_len=9), ModelDescription("small", family, architecture, config, "test"))
+    rows = [
+        (prompt, past, data.draw(st.integers(1, 60)), data.draw(st.integers(1, 3)))
+        for prompt, past, _ in data.draw(lengths())
+    ]
+    names = ("prompt_tokens", "cached_tokens", "chunk_tokens", "batch_size")
+    columns = (np.asarray(column, np.int64) for column in zip(*rows, strict=True))
+    form, stage = coefficients(family, architecture), family.stage("prefill")
+    arrays = evaluate_both(form, family, replace(workload, **dict(zip(names, columns, strict=True))))
+    for number, row in enumerate(rows):
+        one = replace(workload, **dict(zip(names, row, strict=True)))
+        alone = evaluate_both(form, family, one)
+        for place, cost_of in enumerate((needed_cost, stage_cost)):
+            expected = cost_of(stage, architecture, one)
+            assert alone[place]["prefill"] == expected, row
+            for name in QUANTITIES:
+                assert getattr(arrays[place]["prefill"], name)[number] == getattr(expected, name), (name, row)
 
 
 @pytest.mark.parametrize("name", ["gemma-3-4b", "gemma-4-e2b", "qwen2.5-vl-7b", "deepseek-ocr"])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.setting import Row, attributes, table
-from stagemeter.core.settings import AnalysisSettings, ProfileSettings
+from stagemeter.core.settings import SHORT_NAMES, AnalysisSettings, ProfileSettings
 from stagemeter.core.yaml_file import read_yaml
 from stagemeter.models.families.deepseek_ocr.modes import DEFAULT_MODE, MODES
 from stagemeter.models.resolution import CUSTOM_MODE
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 #: Longest name that a similar one is looked for.
 _LONGEST_NAME = 80
 _MODE_KEYS = ("base_size", "image_size", "crop_mode")
+_DTYPE_KEYS = {"dtype", "kv_cache_dtype"}
 #: Most wrong settings that a message names.
 _NAMED = 3
 
@@ -39,10 +40,12 @@ class AnalysisConfig(BaseModel, AnalysisSettings):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Fill in what a mode or a picture implies."""
+        """Fill in what a mode or a picture implies, and write short names of data types in full."""
         if not isinstance(values, Mapping):
             return values
         filled = dict(values)
+        for key in filled.keys() & _DTYPE_KEYS:
+            filled[key] = SHORT_NAMES.get(str(filled[key]).lower(), filled[key])
         mode = filled.pop("mode", None)
         sizes = MODES[mode if isinstance(mode, str) and mode in MODES else DEFAULT_MODE]
         for key, size in zip(_MODE_KEYS, sizes, strict=True):

@@ -159,8 +159,7 @@ class RequestCosts:
         for wrong, reason in self._faults(views, prompt, cached):
             if wrong:
                 raise StagemeterError(reason)
-        if cached:
-            require_parts("cached_tokens", self._workload(views, prompt, cached, output), self.model)
+        self._require_parts(self._workload(views, prompt, cached, output))
         costs = self._costs(views, prompt, cached, output)
         return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}, views.image_tokens
 
@@ -181,14 +180,22 @@ class RequestCosts:
             self._refuse(requests, rows[wrong], reason)
             good &= ~wrong
         rows = rows[good]
-        for row in rows[requests.cached[rows] > 0][:1].tolist():
+        found = requests.cached[rows] > 0
+        for row in [*rows[found][:1].tolist(), *rows[~found][:1].tolist()]:
             one = {name: int(getattr(requests, name)[row]) for name in ("prompt", "cached", "output")}
             try:
-                require_parts("cached_tokens", self._workload(views, **one), self.model)
+                self._require_parts(self._workload(views, **one))
             except StagemeterError as error:
                 reason, _, remedy = str(error).rpartition(". ")
                 raise StagemeterError(f"{self.bad.path}: line {requests.line[row]:,}: {reason}. {remedy}") from None
         return rows
+
+    def _require_parts(self, workload: Workload) -> None:
+        """Refuse a prompt in parts that the model cannot have."""
+        if workload.past_tokens:
+            require_parts("cached_tokens", workload, self.model)
+        elif workload.chunk_tokens is not None:
+            require_parts("chunk_tokens", workload, self.model)
 
     def _refuse(self, requests: Requests, rows: NDArray[Any], reason: str) -> None:
         for line in requests.line[rows].tolist():
@@ -210,6 +217,7 @@ class RequestCosts:
             text_tokens=prompt - self._prompt(views, 0),
             seq_len=prompt,
             cached_tokens=cached,
+            chunk_tokens=self.config.chunk_tokens,
             new_tokens=output,
             decode_context="auto",
             batch_size=1,
@@ -321,8 +329,12 @@ class RequestCosts:
             "numbered": self.bad.place,
             "skipped": self.bad.skipped.to_dict(),
             "failed": self.bad.failed.to_dict(),
-            "notes": [*self.notes, *self._beyond(self._tokens["beyond"])],
+            "notes": [*self._chunks(), *self.notes, *self._beyond(self._tokens["beyond"])],
         }
+
+    def _chunks(self) -> list[str]:
+        chunk = self.config.chunk_tokens
+        return [] if chunk is None else [f"a pass computes at most {chunk:,} tokens of a prompt; the last one yields"]
 
     def _beyond(self, requests: int) -> list[str]:
         positions = self.model.family.decoder(self.model.architecture).max_positions

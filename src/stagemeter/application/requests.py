@@ -19,7 +19,7 @@ from stagemeter.models.lookup import describe_model, require_closed_forms
 
 #: Settings that each request of a log has for itself, or that no log has.
 _OF_REQUESTS = (
-    *("text_tokens", "new_tokens", "seq_len", "batch_size", "cached_tokens", "chunk_tokens", "decode_context"),
+    *("text_tokens", "new_tokens", "seq_len", "batch_size", "cached_tokens", "decode_context"),
     "video_frames",
 )
 _OF_PAGES = ("sample_image_path", "image_w", "image_h", "dpi")

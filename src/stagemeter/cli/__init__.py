@@ -109,7 +109,7 @@ def main() -> None:
     prepare_streams(redactor(secrets_of(os.environ, sys.argv[1:])))
     show_warnings_as_lines()
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="stagemeter", standalone_mode=False)
         # Flushed here, where a full disk can be reported; the interpreter's own flush comes too late.
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:

@@ -9,7 +9,7 @@ import click
 
 from stagemeter.cli.options import no_track_option, output_options, run_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import PATH, TEXT
+from stagemeter.cli.types import DEVICE, PATH
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.errors import StagemeterError
 
@@ -37,7 +37,7 @@ _FOLDER = Path("stagemeter-report")
 @click.option(
     "--device",
     metavar="NAME",
-    type=TEXT,
+    type=DEVICE,
     help="Device to bound the time on: one of `stagemeter devices`, or measured (this machine).",
 )
 @click.option(

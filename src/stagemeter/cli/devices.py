@@ -8,9 +8,14 @@ from stagemeter.cli.options import output_options
 
 
 @click.command()
+@click.argument("words", nargs=-1)
 @output_options
-def devices(as_json: bool) -> None:
-    """List the known accelerators with their peaks, and the source of each number."""
-    from stagemeter.export.catalog import print_devices
+def devices(words: tuple[str, ...], as_json: bool) -> None:
+    """List the known accelerators with their peaks, and the source of each number.
 
-    print_devices(as_json)
+    With WORDS, those whose names have all of them, such as `h100`.
+    """
+    from stagemeter.export.catalog import print_devices
+    from stagemeter.hardware.lookup import devices_with
+
+    print_devices(devices_with(words), as_json)

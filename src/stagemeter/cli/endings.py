@@ -104,8 +104,8 @@ def _shortened(message: str) -> str:
 def end(error: BaseException) -> int:
     """Print the error of a command, and return its exit code."""
     if isinstance(error, NoArgsIsHelpError):
-        click.echo(error.message, err=True)
-        return BAD_INPUT
+        click.echo(error.message)
+        return 0
     code, message = ending(error)
     if code == BUG and logging.getLogger().isEnabledFor(logging.INFO):
         click.echo("".join(traceback.format_exception(error)), err=True, nl=False)

@@ -8,7 +8,7 @@ import click
 
 from stagemeter.cli.options import devices_option, output_options, run_options
 from stagemeter.cli.output import print_profiled
-from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 
 _EPILOG = """\b
@@ -50,7 +50,7 @@ Examples:
 @click.option(
     "--device",
     metavar="NAME",
-    type=TEXT,
+    type=DEVICE,
     help="Device that it ran on, one of `stagemeter devices`. [what the source names]",
 )
 @devices_option

@@ -10,7 +10,7 @@ import click
 
 from stagemeter.cli.options import devices_option, output_options, store_options
 from stagemeter.cli.output import print_json, say
-from stagemeter.cli.types import FRACTION, TEXT
+from stagemeter.cli.types import DEVICE, FRACTION, TEXT
 from stagemeter.core.errors import StagemeterError, exclusive
 from stagemeter.hardware.lookup import MEASURED
 
@@ -31,7 +31,7 @@ Examples:
 @click.option(
     "--device",
     metavar="NAME",
-    type=TEXT,
+    type=DEVICE,
     help="Device with the peak, or measured (this machine). [what the profiling run names]",
 )
 @click.option("--peak-tflops", metavar="TFLOPS", type=FRACTION, help="Dense peak in TFLOP/s, in place of a device.")

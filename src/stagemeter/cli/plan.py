@@ -8,7 +8,7 @@ import click
 
 from stagemeter.cli.options import corpus_options, output_options, store_options
 from stagemeter.cli.output import print_json
-from stagemeter.cli.types import FRACTION, PATH, TEXT
+from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 from stagemeter.core.errors import StagemeterError
 
@@ -22,7 +22,7 @@ Examples:
 
 @click.command(cls=WorkloadCommand, epilog=_EPILOG)
 @click.option("--pages-per-day", metavar="NUMBER", type=FRACTION, help="Pages a day; for a text-only model, requests.")
-@click.option("--device", metavar="NAME", type=TEXT, help="Device, one of `stagemeter devices`.")
+@click.option("--device", metavar="NAME", type=DEVICE, help="Device, one of `stagemeter devices`.")
 @click.option("--mfu", metavar="SHARE", type=FRACTION, help="MFU of whole requests, such as 0.05. [the roofline's]")
 @click.option("--from-run", metavar="RUN", type=TEXT, help="Paired profiling run to take the MFU from.")
 @corpus_options(PATH)

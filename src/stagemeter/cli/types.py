@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path
 from stagemeter.core.params import NOT_GIVEN
+from stagemeter.core.units import number_in
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,6 +37,10 @@ class Optional(click.ParamType[Any]):
         """Return the name of the type for a help text."""
         return self._inner.get_metavar(param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what a shell offers for the beginning of a value."""
+        return self._inner.shell_complete(ctx, param, incomplete)
+
 
 class PageSize(click.ParamType[tuple[int, int]]):
     """A page size: width x height in pixels."""
@@ -50,14 +56,27 @@ class PageSize(click.ParamType[tuple[int, int]]):
 
 
 class WholeNumber(click.ParamType[int]):
-    """A whole number. MLflow writes one of an MLproject as ``7.0``."""
+    """A whole number, also as ``1M``, ``1e6`` or ``1,000,000``. MLflow writes one of an MLproject as ``7.0``."""
 
     name = "N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Convert the text of an option."""
-        text: Any = re.sub(r"\.0+$", "", str(value))
-        return click.INT.convert(text, param, ctx)
+        number = number_in(str(value))
+        if number is None or number != int(number):
+            return click.INT.convert(value, param, ctx)
+        return int(number)
+
+
+class Number(click.ParamType[float]):
+    """A number, also as ``1M`` or ``1,000,000``."""
+
+    name = "X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert the text of an option."""
+        number = number_in(str(value))
+        return click.FLOAT.convert(value, param, ctx) if number is None else float(number)
 
 
 class DecodeContext(click.ParamType[int | str]):
@@ -67,8 +86,8 @@ class DecodeContext(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Convert the text of an option."""
-        text = str(value).strip()
-        return int(text) if re.fullmatch(r"[+-]?\d{1,18}", text) else text
+        number = number_in(str(value))
+        return str(value).strip() if number is None or number != int(number) else int(number)
 
 
 class OutsidePath(click.ParamType[Path]):
@@ -79,6 +98,30 @@ class OutsidePath(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Convert the text of an option."""
         return outside_path(value, "path" if param is None else param.opts[0])
+
+
+class KnownName(click.ParamType[str]):
+    """A text that a shell can complete by the names of a list, which is read on demand."""
+
+    def __init__(self, name: str, names: Callable[[], Iterable[str]]) -> None:
+        self.name = name
+        self._names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin as the text does, in any case."""
+        return [CompletionItem(name) for name in self._names() if name.lower().startswith(incomplete.lower())]
+
+
+def _models() -> list[str]:
+    from stagemeter.models.files import shipped_models
+
+    return shipped_models()
+
+
+def _devices() -> list[str]:
+    from stagemeter.hardware.devices import known_devices
+
+    return [device.name for device in known_devices()]
 
 
 def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Command]:
@@ -97,5 +140,7 @@ def once(*names: str, instead: str, **attributes: Any) -> Callable[[Command], Co
 
 TEXT = Optional(click.STRING)
 NUMBER = Optional(WholeNumber())
-FRACTION = Optional(click.FLOAT)
+FRACTION = Optional(Number())
 PATH = Optional(OutsidePath())
+MODEL = Optional(KnownName("model", _models))
+DEVICE = Optional(KnownName("device", _devices))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stagemeter.cli.types import NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
+from stagemeter.cli.types import MODEL, NUMBER, PATH, TEXT, DecodeContext, Optional, PageSize, once
 from stagemeter.core.errors import exclusive
 from stagemeter.core.setting import Row, table
 from stagemeter.core.settings import (
@@ -146,6 +146,8 @@ def _several(row: Row) -> str:
 def _type(row: Row) -> click.ParamType[Any]:
     if row.type is int:
         return NUMBER
+    if row.name == "model":
+        return MODEL
     if row.choices and row.bounds.least is not None:
         return Optional(DecodeContext())
     # `none` is a value of some settings.

@@ -28,6 +28,12 @@ MOST_TOKENS, MOST_PIXELS = 2**20, 10**10
 # A table reads best with few lines for each row.
 # fmt: off
 
+#: Short names of data types. An engine's fp8 is e4m3 (vLLM's documentation, "Quantized KV Cache").
+SHORT_NAMES = {
+    "bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32",
+    "fp8": "float8_e4m3fn", "fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:

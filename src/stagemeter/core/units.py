@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 _POWERS = (
@@ -35,6 +37,31 @@ def with_unit(value: int | None, unit: str = "") -> str:
         if value >= power or (power > 1000 and 2000 * value >= 1999 * power):
             return f"{_three_digits(value / power)} {prefix}{unit}".rstrip()
     return f"{value} {unit}".rstrip()
+
+
+_PREFIXES = {"": 1} | {prefix: power for power, prefix in _POWERS} | {"K": 1000, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+#: Exponents of three digits would make numbers of a thousand.
+_WRITTEN = re.compile(
+    r"(?P<number>[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,18})(?:\.\d{1,18})?(?:[eE][+-]?\d{1,2})?)\s?(?P<prefix>[kKMGTPEZY]i?)?"
+)
+
+
+def number_in(text: str) -> Decimal | None:
+    """Read a number as people write it; None if it is none.
+
+    A decimal prefix is a power of 1,000, a binary one (Ki, Mi, Gi) a power of 1,024.
+
+    Examples
+    --------
+    >>> [int(number_in(text)) for text in ("1,000,000", "1e6", "1M", "0.5k", "8Ki")]
+    [1000000, 1000000, 1000000, 500, 8192]
+    >>> number_in("1,00"), number_in("one")
+    (None, None)
+    """
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None or (match["prefix"] or "") not in _PREFIXES:
+        return None
+    return Decimal(match["number"].replace(",", "")) * _PREFIXES[match["prefix"] or ""]
 
 
 def percentage(part: float, whole: float) -> str:

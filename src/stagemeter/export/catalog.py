@@ -12,7 +12,7 @@ from rich.text import Text
 from stagemeter.core.terminal import print_lines, print_table
 from stagemeter.core.units import with_unit
 from stagemeter.export.json_file import print_json
-from stagemeter.hardware.devices import known_devices
+from stagemeter.hardware.devices import Device
 
 
 def print_models(models: Sequence[Mapping[str, Any]]) -> None:
@@ -46,10 +46,10 @@ COLUMNS = ("device", *_RATES, "GB/s", "GB", "source")
 _ONE_LINE = 400
 
 
-def print_devices(as_json: bool = False) -> None:
-    """Print the known devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON alone."""
+def print_devices(devices: Sequence[Device], as_json: bool = False) -> None:
+    """Print devices on stdout: a table of dense TFLOP/s, bandwidth and memory, or JSON alone."""
     if as_json:
-        print_json(devices_document())
+        print_json(devices_document(devices))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -58,12 +58,12 @@ def print_devices(as_json: bool = False) -> None:
     for column in COLUMNS:
         numeric = column not in ("device", "source")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "source")
-    for row in device_rows():
+    for row in device_rows(devices):
         table.add_row(*map(Text, row))
     console.print(table)
 
 
-def device_rows() -> list[list[str]]:
+def device_rows(devices: Sequence[Device]) -> list[list[str]]:
     """Return a row for each device in the order of `COLUMNS`, with a dash for a rate that is not known."""
     return [
         [
@@ -73,11 +73,11 @@ def device_rows() -> list[list[str]]:
             _number(device.memory_gb),
             device.source,
         ]
-        for device in known_devices()
+        for device in devices
     ]
 
 
-def devices_document() -> list[dict[str, Any]]:
+def devices_document(devices: Sequence[Device]) -> list[dict[str, Any]]:
     """Return everything known about each device, as plain data."""
     return [
         {
@@ -91,7 +91,7 @@ def devices_document() -> list[dict[str, Any]]:
             "aliases": list(device.aliases),
             "reported_names": list(device.reported_names),
         }
-        for device in known_devices()
+        for device in devices
     ]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+from collections.abc import Sequence
 from functools import cache
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.hardware.devices import Device, known_devices
 from stagemeter.hardware.roofline import Peak
+
+logger = logging.getLogger(__name__)
 
 #: Stands in place of a device's name for a peak measured on this machine.
 MEASURED = "measured"
@@ -33,15 +37,29 @@ def find_device(name: str, way_out: str = "") -> Device:
     >>> find_device("NVIDIA A100-SXM4-80GB").name
     'A100-SXM-80GB'
     """
-    device = _by_key().get(_key(name))
+    device, candidates = _by_key().get(_key(name)), _candidates(name)
     if device is not None:
+        others = [other for other in candidates if other != device.name]
+        if others and name not in device.names[:1] + device.reported_names:
+            logger.warning("device: %s is treated as %s, not %s", name, device.name, " or ".join(others))
         return device
-    candidates = _candidates(name)
     if len(candidates) > 1:
         raise StagemeterError(f"device: {name!r} could be any of {', '.join(candidates)}. Name one of them")
     near = candidates or _similar(name)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise StagemeterError(f"device: {name!r} is unknown. {hint}{'; '.join(filter(None, (_KNOWN, way_out)))}")
+
+
+def devices_with(words: Sequence[str]) -> tuple[Device, ...]:
+    """Return the devices of which some name has all of some words, or raise StagemeterError; all without a word."""
+    found = tuple(
+        device
+        for device in known_devices()
+        if any(all(word.lower() in name.lower() for word in words) for name in device.names)
+    )
+    if not found:
+        raise StagemeterError(f"words: no device has {' and '.join(words)}. `stagemeter devices` lists all")
+    return found
 
 
 def device_peak(device: Device, dtype: str) -> Peak:

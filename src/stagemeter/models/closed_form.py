@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, cast
 
 from stagemeter.core.cost import QUANTITIES, ZERO, Cost, sum_of_steps, total
 from stagemeter.core.polynomial import Polynomial, variables
-from stagemeter.core.stage_names import DECODE, DECODE_TOTAL
+from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, PREFILL
 from stagemeter.core.workload import Workload
 from stagemeter.models.blocks import larger, smaller
-from stagemeter.models.family import EXPERTS_READ, Family, Form, Stage, Variables
+from stagemeter.models.chunks import sums_over_chunks
+from stagemeter.models.family import EXPERTS_READ, YIELDS, Family, Form, Stage, Variables
 from stagemeter.models.lora import Adapter
 
 
@@ -129,10 +131,15 @@ def evaluate_both(
 ) -> tuple[dict[str, Cost], dict[str, Cost]]:
     """Evaluate what the report's ``stages`` hold, and what is executed, see `evaluate_workload`."""
     architecture = family.architecture_from_sizes(closed_form["architecture"])
+    quantities = attrgetter(*QUANTITIES)
 
     def costs(stages: Mapping[str, Any], forms: Mapping[str, Form[Any]]) -> dict[str, Cost]:
-        def cost(stage: str, at: Workload) -> Cost:
+        def cost(stage: str, at: Workload, yields: bool = True) -> Cost:
+            if stage == PREFILL and at.chunk_tokens is not None:
+                return Cost(*sums_over_chunks(lambda one, last: quantities(cost(stage, one, last)), at))
             calls = forms[stage].calls(architecture, at)
+            if not yields:
+                calls = [{**variables, YIELDS: 0} if YIELDS in variables else variables for variables in calls]
             return total(evaluate({"stages": stages}, stage, variables) for variables in calls)
 
         found = {stage: cost(stage, workload) for stage in forms}

@@ -57,6 +57,13 @@ def _windowed_from(settings: Settings) -> list[str]:
     return [_SLIDING if index >= first else _FULL for index in range(layers)]
 
 
+def _every_other_windowed(settings: Settings) -> list[str]:
+    """Return the kinds of layers of Qwen 2's mixtures of experts, of whose first layers every other has a window."""
+    first = settings.whole("max_window_layers", least=0) if settings.flag("use_sliding_window") else 0
+    layers = range(settings.whole("num_hidden_layers"))
+    return [_SLIDING if index < first and index % 2 == 0 else _FULL for index in layers]
+
+
 def _window_if_used(settings: Settings) -> Any:
     return settings.values.get("sliding_window") if settings.flag("use_sliding_window", default=False) else None
 
@@ -130,6 +137,7 @@ DERIVED: Mapping[str, Mapping[str, Rule]] = {
     "paddleocr_vl_text": _USUAL_HEADS,
     "qwen2": _QWEN,
     "qwen2_5_vl_text": _QWEN,
+    "qwen2_moe": {"layer_types": _every_other_windowed},
     "qwen2_vl_text": _QWEN,
     "qwen3": _QWEN,
     "qwen3_5_moe_text": _DELTA_NETS,
@@ -166,6 +174,8 @@ ALWAYS: Mapping[str, Mapping[str, Rule]] = {
     "pixtral": {"head_dim": _head_width},
     "qwen2": _WINDOW,
     "qwen2_5_vl_text": _WINDOW,
+    # Zero in place of null.
+    "qwen2_moe": {"sliding_window": lambda settings: _window_if_used(settings) or 0},
     "qwen2_vl_text": _WINDOW,
     "qwen3": _WINDOW,
     "qwen3_moe": _WINDOW,

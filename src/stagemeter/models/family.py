@@ -83,6 +83,8 @@ class StageParameters:
 
 #: Variable of a closed form: the experts whose weights a pass reads, in every layer with experts.
 EXPERTS_READ = "experts_read"
+#: Variable of the closed form of what a prefill needs: 1 if its last token yields a new one, 0 if more follow.
+YIELDS = "yields"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from stagemeter.models.pages.processor_files import ProcessorFiles, files_of_fol
 
 #: A repository on the Hugging Face Hub: owner and name.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: The source of a configuration that a repository publishes.
+_PUBLISHED = re.compile(r"Published as config\.json of https://huggingface\.co/([\w.-]+/[\w.-]*\w)")
 _CONFIG = "config.json"
 
 
@@ -30,20 +32,22 @@ class ModelFiles:
     """The files that describe a model; `source` is the origin of `config`, for errors.
 
     `processor` reads the files that say how pages are prepared. `code` is the folder or Hub id that may hold Python
-    code of the model; None for a shipped model.
+    code of the model; None for a shipped model. `notes` say what was taken in place of what was asked for.
     """
 
     config: Mapping[str, Any]
     source: str
     processor: Callable[[], ProcessorFiles] = ProcessorFiles
     code: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_files(model: str, setting: str = "model") -> ModelFiles:
     """Find the files of a model, or raise StagemeterError if there are none or ``config.json`` cannot be read.
 
     `model` is, in this order: the name of a shipped model; a folder with a ``config.json``; a ``config.json`` itself;
-    or the id of a repository on the Hugging Face Hub, such as ``org/name``. Only settings are fetched from there.
+    or the id of a repository on the Hugging Face Hub, such as ``org/name``. Only settings are fetched from there, and
+    nothing where a shipped model has that id.
     `setting` names the input in errors.
     """
     configurations = shipped_in_families()
@@ -60,6 +64,10 @@ def find_files(model: str, setting: str = "model") -> ModelFiles:
         config = read_config(folder) if path.is_dir() else _read_json(path)
         return ModelFiles(config, str(file), partial(files_of_folder, folder, _read_json), str(folder))
     if _HUB_ID.fullmatch(model) and not path.parent.exists():
+        known = _shipped_of_hub().get(model.lower())
+        if known is not None:
+            note = f"{model} is counted by the shipped configuration of {known}; nothing was fetched"
+            return replace(find_files(known), notes=(note,))
         config = _read_json(fetch(model, _CONFIG, _suggestion(model)))
         return ModelFiles(config, f"{_CONFIG} of {model}", partial(_fetched_processor, model), model)
     raise StagemeterError(f"{setting}: {model!r} is unknown. {_suggestion(model)}")
@@ -68,6 +76,21 @@ def find_files(model: str, setting: str = "model") -> ModelFiles:
 def shipped_models() -> list[str]:
     """Return the names of the models with shipped configurations, with a family or without."""
     return [*shipped_in_families(), *shipped_without_family()]
+
+
+def hub_id_in(source: str) -> str | None:
+    """Return the Hub id that a configuration's source says it is published under, if any."""
+    match = _PUBLISHED.match(source)
+    return None if match is None else match[1]
+
+
+@cache
+def _shipped_of_hub() -> dict[str, str]:
+    """Return the shipped models by their Hub ids in lower case."""
+    files = shipped_in_families().items()
+    sources = {name: json.loads(file.read_text(encoding="utf-8")).get("_source", "") for name, file in files}
+    sources |= {name: shipped.source for name, shipped in shipped_without_family().items()}
+    return {found.lower(): name for name, source in sources.items() if (found := hub_id_in(source)) is not None}
 
 
 def _suggestion(model: str) -> str:

@@ -133,18 +133,18 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
     config, source = with_infinities(files.config), files.source
     settings = complete(config, source)
     family = family_of(settings, source)
-    notes: tuple[str, ...] = ()
+    notes = files.notes
     beyond = None
     if family is not None:
         try:
             architecture = family.architecture_from_config(settings, source)
         except BeyondFamilyError as error:
             beyond = error
-            notes = (f"counted without the closed forms of the family {family.name}, since {error}",)
+            notes += (f"counted without the closed forms of the family {family.name}, since {error}",)
         else:
             # Models that read only text have no such files.
             processor = files.processor() if family.reads_pages else ProcessorFiles()
-            found = ModelDescription(model, family, architecture, config, source, processor=processor)
+            found = ModelDescription(model, family, architecture, config, source, notes=notes, processor=processor)
             return _with_quantization(found)
     from stagemeter.models.generic.family import make_family, transformers_has
 
@@ -155,7 +155,9 @@ def _described(model: str, files: ModelFiles, trust_remote_code: bool) -> ModelD
     try:
         made, generic = make_family(config, files.processor().image, source, code)
     except StagemeterError as error:
-        raise StagemeterError(". ".join([str(error), *(f"It was {note}" for note in notes)])) from error
+        raise StagemeterError(
+            ". ".join([str(error), *(f"It was {note}" for note in notes[len(files.notes) :])])
+        ) from error
     return _with_quantization(ModelDescription(model, made, generic, config, source, notes=notes))
 
 

@@ -11,8 +11,8 @@ from stagemeter.profiling.lengths import RequestLengths
 
 #: A century. A longer time has a wrong unit or comes from a damaged file.
 LONGEST_MS = 100 * 365.25 * 86_400e3
-#: Sources of times that a session of transformers took, and that a serving engine reports.
-SESSION, VLLM = "session", "vLLM metrics"
+#: Source of times that a session of transformers took.
+SESSION = "session"
 
 
 @dataclass(frozen=True)

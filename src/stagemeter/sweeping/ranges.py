@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.core.units import number_in
 
 # Python refuses to read numbers of thousands of digits.
-_NUMBER = re.compile(r"\d{1,18}")
 _RANGE = re.compile(r"(?P<first>\d{1,18})\.\.(?P<last>\d{1,18})(?::(?P<step>\d{1,18}))?")
 _SIZE = re.compile(r"(?P<width>\d{1,18})[xX](?P<height>\d{1,18})")
 #: Most values of one range.
@@ -23,11 +23,12 @@ def numbers(text: str, option: str) -> list[int]:
     for part in words(text, option):
         match = _RANGE.fullmatch(part)
         if match is None:
-            if not _NUMBER.fullmatch(part):
+            number = number_in(part)
+            if number is None or number < 0 or number != int(number):
                 raise StagemeterError(
                     f"{option} {part!r}: is no whole number. Write such as 1,2,4, or a range, such as 256..4096:256"
                 )
-            found[int(part)] = None
+            found[int(number)] = None
             continue
         first, last, step = int(match["first"]), int(match["last"]), int(match["step"] or 1)
         if step == 0 or last < first:

@@ -20,6 +20,7 @@ from stagemeter.core.workload import stable_hash
 from stagemeter.export.pairing import FIGURES, mfu_description, pairing_files
 from stagemeter.export.roofline import roofline_chart
 from stagemeter.profiling.profile import LONGEST_MS
+from stagemeter.profiling.readers.engines.known import engine_with
 from stagemeter.tracking.document import log_files, metrics_now
 from stagemeter.tracking.labels import BASIS, COUNTED_FOR, DEVICES, KIND, MODEL, PAIRING_SCHEMA, PROFILE, SOURCE, STATIC
 from stagemeter.tracking.matching import Count, StaticRuns
@@ -101,7 +102,8 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     no_hfu = why_no_hfu(tags.get(SOURCE, ""))
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
-    engine = engine_section(pairing, profile.data.metrics, used, requests)
+    serving = engine_with(tags.get(SOURCE, ""))
+    engine = engine_section(pairing, profile.data.metrics, used, requests, serving.estimate if serving else "")
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:

@@ -24,7 +24,8 @@ from stagemeter.core.workload import Workload
 from stagemeter.hardware.roofline import Peak, bound_by
 from stagemeter.profiling.devices import ONE_DEVICE, Devices
 from stagemeter.profiling.document import with_sums
-from stagemeter.profiling.profile import SESSION, VLLM
+from stagemeter.profiling.profile import SESSION
+from stagemeter.profiling.readers.engines.known import engine_with
 from stagemeter.utilization.bounds import stage_bounds
 from stagemeter.utilization.mixed_lengths import RequestsWork
 from stagemeter.utilization.work import (
@@ -214,8 +215,9 @@ def why_no_hfu(source: str) -> str:
     taken_by = source.partition(", read from ")[0]
     if taken_by == SESSION:
         return ""
-    if taken_by == VLLM:
-        return "what vLLM executed is not known"
+    serving = engine_with(taken_by)
+    if serving is not None:
+        return f"what {serving.name} executed is not known"
     said = f"the source, {source}," if source else "the run"
     return f"{said} does not say what ran, and executed FLOPs are counted for transformers alone"
 

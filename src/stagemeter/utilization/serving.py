@@ -10,19 +10,13 @@ from stagemeter.profiling.devices import Devices
 from stagemeter.utilization.mixed_lengths import QUANTITIES, RequestsWork
 from stagemeter.utilization.pairing import NO_COUNT, Pairing
 
-#: Source: vLLM, ``vllm/v1/metrics/perf.py``: its components are AttentionMetrics, FfnMetrics and UnembedMetrics.
-_ENGINE_EXPLANATION = (
-    "vLLM estimates attention, feed-forward network and output head of the language model, without the vision encoders "
-    "(vllm/v1/metrics/perf.py). It estimates what it scheduled on one GPU of each engine, chunk by chunk; ours is the "
-    "work of the requests that finished"
-)
-
 
 def engine_section(
     pairing: Pairing,
     metrics: Mapping[str, float],
     devices: Devices,
     work: RequestsWork | None = None,
+    estimated: str = "",
 ) -> dict[str, Any] | None:
     """Return the utilization of a serving engine's devices, with the engine's own estimate of the work beside ours.
 
@@ -32,7 +26,7 @@ def engine_section(
     leaves out.
 
     `metrics` are those of the profile, `devices` those of all engines. Without the `work` of all requests, each is
-    counted at the mean length, and there are no bounds.
+    counted at the mean length, and there are no bounds. `estimated` says what the engine's estimate counts.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())
@@ -63,6 +57,6 @@ def engine_section(
             "engine_mfu": theirs / rate,
             "difference": theirs / ours - 1,
             "difference_language_only": theirs / (ours - vision) - 1,
-            "explanation": _ENGINE_EXPLANATION,
+            "explanation": estimated,
         }
     return section

@@ -127,7 +127,8 @@ def test_engine_model_is_chosen_where_there_are_several():
     [
         (AFTER, BEFORE, "went down since"),
         (BEFORE, BEFORE, "no request finished"),
-        ("# HELP up x\nup 1\n", "# HELP up x\nup 1\n", "lacks vllm:request_prefill_time_seconds_sum"),
+        ("# HELP up x\nup 1\n", "# HELP up x\nup 1\n", "has no metrics of vLLM"),
+        ("vllm:x 1\n", "vllm:x 1\n", "lacks vllm:request_prefill_time_seconds_sum"),
         ("vllm:x{ 1", AFTER, "not in Prometheus' text format"),
         (BEFORE, scraped(102, 93126, 52224, float("nan"), 408.0), "is nan"),
         (
@@ -249,7 +250,8 @@ def test_address_is_scraped_twice(serve):
     [
         ((404, TEXT, ""), "the answer is 404"),
         ((200, "text/html", "<html>"), "the answer is text/html"),
-        ((200, TEXT, "up 1\n"), "Give the /metrics of a vLLM server"),
+        ((200, TEXT, "up 1\n"), "Give the /metrics of such a server"),
+        ((200, TEXT, "vllm:x 1\n"), "Give the /metrics of a vLLM server"),
     ],
 )
 def test_address_of_something_else(serve, answer, message):
@@ -265,14 +267,14 @@ def test_address_at_which_nobody_answers(serve):
 
 
 def test_an_answer_without_an_end_is_refused(serve, monkeypatch):
-    monkeypatch.setattr("stagemeter.profiling.readers.vllm.LARGEST_FILE", 1000)
+    monkeypatch.setattr("stagemeter.profiling.readers.engines.address.LARGEST_FILE", 1000)
     with pytest.raises(StagemeterError, match="the answer has more than 0 MiB"):
         scrape(serve((200, "text/plain", "x" * 2000)), 0.01)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n"])
 def test_a_server_that_drips_is_given_up(beginning, monkeypatch):
-    monkeypatch.setattr("stagemeter.profiling.readers.vllm._WHOLE_TIMEOUT", 0.3)
+    monkeypatch.setattr("stagemeter.profiling.readers.engines.address._WHOLE_TIMEOUT", 0.3)
     over = threading.Event()
 
     class Handler(BaseRequestHandler):

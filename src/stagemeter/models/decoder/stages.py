@@ -18,6 +18,7 @@ from stagemeter.models.decoder.passes import cache_arguments, empty
 from stagemeter.models.decoder.visibility import causal_pairs
 from stagemeter.models.family import (
     EXPERTS_READ,
+    YIELDS,
     CacheRecorder,
     ExpertsRead,
     ModelForm,
@@ -33,14 +34,14 @@ Architecture = TypeVar("Architecture")
 #: Variable of a closed form: tokens of an encoder's output that each sequence attends to.
 ENCODER_TOKENS = "encoder_tokens"
 _WINDOWED = "windowed"
-_YIELDS, _RESUMED, _ABSORBED, _EXPANDED, _READ = "yields", "resumed", "absorbed", "expanded", "read"
+_RESUMED, _ABSORBED, _EXPANDED, _READ = "resumed", "absorbed", "expanded", "read"
 _VISIBLE, _LIMITED, _LIMITED_PAIRS, _LIMITED_VISIBLE = "visible", "limited", "limited_pairs", "limited_visible"
 #: Meanings of the variables of what a model needs, per sequence.
 _VISIBLE_PAIRS = (
     "pairs of a token and one that it sees; without a cache, prompt_tokens * (prompt_tokens + 1) / 2 in text"
 )
 _CHOICES = {
-    _YIELDS: "1 if the last token yields a new one, 0 in a chunk before the last",
+    YIELDS: "1 if the last token yields a new one, 0 in a chunk before the last",
     _RESUMED: "1 if the cache held tokens before, else 0",
     _ABSORBED: "1 if latent attention takes less with its expansion absorbed, else 0",
     _EXPANDED: "1 - absorbed",
@@ -161,7 +162,7 @@ def decoder_stages(
         more, more_limited = (pairs * (past == 0) for pairs in (later(sizes, workload) if later else (0, 0)))
         all_pairs = tokens * prompt
         visible = causal_pairs(prompt) - causal_pairs(past) + more if causal else all_pairs
-        values = {**new_tokens(workload), _YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
+        values = {**new_tokens(workload), YIELDS: yields, _RESUMED: (past > 0) * 1, _VISIBLE: visible}
         if windows:
             visible = limit.visible(tokens, past) + more_limited if causal else all_pairs
             values[_READ] = limit.keys(tokens, past) if causal else prompt

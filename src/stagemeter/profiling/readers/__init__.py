@@ -1,7 +1,8 @@
 """Readers of times from other tools: traces, exports, summaries, tables, and a serving engine's metrics."""
 
 from stagemeter.profiling.readers.detection import read_profile
+from stagemeter.profiling.readers.engines.address import scrape
+from stagemeter.profiling.readers.engines.pages import read_scrape_files, read_scrapes
 from stagemeter.profiling.readers.mapping import NameMapping
-from stagemeter.profiling.readers.vllm import read_scrape_files, read_scrapes, scrape
 
 __all__ = ["NameMapping", "read_profile", "read_scrape_files", "read_scrapes", "scrape"]

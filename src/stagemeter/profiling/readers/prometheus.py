@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.profiling.readers.engines.table import Engine
 from stagemeter.profiling.readers.mapping import near
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 #: Endings of metrics that count requests, and the largest whole number that a double holds exactly.
 _NUMBERS, _LARGEST_NUMBER = ("_count", "_bucket"), 2**53
 _STARTED, _CREATED = "process_start_time_seconds", "_created"
-_MODEL, _ENGINE = "model_name", "engine"
-#: Labels of the series of one metric, beside model and engine.
-_PARTS = ("le", "source")
+#: Labels of a model.
+_MODELS = ("model_name", "model")
+_ADVICE = "Save what http://HOST:PORT/metrics answers"
+
+
+class RestartedError(StagemeterError):
+    """A server or an engine that restarted between two pages."""
+
 
 #: A metric and the label's value of one of its series; empty where it has one series.
 Series = tuple[str, str]
@@ -25,15 +35,30 @@ class Page:
     """The metrics of one model: values by series, by engine; and the server's start time if the page shows it."""
 
     name: str
+    engine: Engine
+    model: str
     engines: dict[str, dict[Series, float]]
     started: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The growth of counters, by engine."""
+    """The growth of counters of an engine's metrics, by engine that runs."""
 
+    engine: Engine
     engines: Mapping[str, Mapping[Series, float]]
+
+    def __add__(self, other: Growth) -> Growth:
+        """Add further growth: of other engines, and of the same engines in the series that both have."""
+        engines = {**self.engines, **other.engines}
+        for engine in self.engines.keys() & other.engines.keys():
+            mine, theirs = self.engines[engine], other.engines[engine]
+            engines[engine] = {series: value + theirs[series] for series, value in mine.items() if series in theirs}
+        return Growth(self.engine, engines)
+
+    def of_server(self, server: str) -> Growth:
+        """Name the engines by their server, too."""
+        return Growth(self.engine, {f"{server} {name}".rstrip(): values for name, values in self.engines.items()})
 
     def total(self, metric: str, part: str = "") -> float | None:
         """Return the growth of a series over all engines; None if an engine lacks it."""
@@ -47,46 +72,82 @@ class Growth:
         return {part: value for part, value in totals.items() if value is not None}
 
 
-def read_page(
-    name: str, text: str, wanted: Collection[str], required: Collection[str], engine_model: str | None
-) -> Page:
-    """Read the `wanted` metrics of a model, of which every engine must have those `required`.
+@dataclass(slots=True)
+class _Values:
+    """The values of one series: those that add up, each of the first device that reports it."""
 
-    `engine_model` is the ``model_name`` to read; None if there is one.
+    by_labels: dict[tuple[tuple[str, str], ...], tuple[tuple[str, ...], float]] = field(default_factory=dict)
+
+    def add(self, others: Mapping[str, str], rank: tuple[str, ...], value: float) -> None:
+        """Take a value; raise ValueError if the page has it already."""
+        key = tuple(sorted(others.items()))
+        known = self.by_labels.get(key)
+        if known is not None and known[0] == rank:
+            raise ValueError("twice")
+        if known is None or _order(rank) < _order(known[0]):
+            self.by_labels[key] = rank, value
+
+    @property
+    def total(self) -> float:
+        return sum(value for _, value in self.by_labels.values())
+
+
+def _order(rank: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Order ranks as numbers."""
+    return [(len(part), part) for part in rank]
+
+
+def read_page(name: str, text: str, engine: Engine, engine_model: str | None, earlier: bool = False) -> Page:
+    """Read the metrics of a model of an engine. Each part of it must have the required ones.
+
+    `engine_model` is the ``model_name`` to read; None if there is one. Series that appear when used may be missing from
+    the `earlier` of two pages.
     """
+    wanted, started = engine.wanted, None
+    models: dict[str, dict[str, dict[Series, _Values]]] = {}
+    for sample in _samples(name, text):
+        if sample.name == _STARTED:
+            started = sample.value
+        if sample.name not in wanted:
+            continue
+        labels = dict(sample.labels)
+        model = next((labels.pop(label) for label in _MODELS if label in labels), "")
+        part = next((labels.pop(label) for label in engine.parts if label in labels), "")
+        whose = "/".join(labels.pop(label) for label in engine.engine_labels if label in labels)
+        rank = tuple(labels.pop(label, "") for label in engine.ranks)
+        values = models.setdefault(model, {}).setdefault(whose, {}).setdefault((sample.name, part), _Values())
+        try:
+            values.add(labels, rank, sample.value)
+        except ValueError:
+            raise StagemeterError(f"{name}: {sample.name} of one engine appears twice. Save the page once") from None
+    totals = {
+        model: {whose: {series: values.total for series, values in found.items()} for whose, found in engines.items()}
+        for model, engines in models.items()
+    }
+    required = () if earlier and engine.appear_when_used else engine.required
+    model, engines = _of_model(name, totals, engine, required, engine_model)
+    return Page(name, engine, model, engines, started)
+
+
+def _samples(name: str, text: str) -> Iterator[Sample]:
     from prometheus_client.parser import text_string_to_metric_families
 
-    models: dict[str, dict[str, dict[Series, float]]] = {}
-    started = None
     try:
         for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == _STARTED:
-                    started = sample.value
-                if sample.name not in wanted:
-                    continue
-                engines = models.setdefault(sample.labels.get(_MODEL, ""), {})
-                values = engines.setdefault(sample.labels.get(_ENGINE, ""), {})
-                series = sample.name, next((sample.labels[part] for part in _PARTS if part in sample.labels), "")
-                if series in values:
-                    raise StagemeterError(f"{name}: {sample.name} of one engine appears twice. Save the page once")
-                values[series] = sample.value
-    except StagemeterError:
-        raise
+            yield from family.samples
     except (ValueError, KeyError, IndexError) as error:
         raise StagemeterError(
-            f"{name}: the page is not in Prometheus' text format ({str(error)[:100]}). Save what "
-            "http://HOST:PORT/metrics answers"
+            f"{name}: the page is not in Prometheus' text format ({str(error)[:100]}). {_ADVICE}"
         ) from None
-    return Page(name, _of_model(name, models, required, engine_model), started)
 
 
 def _of_model(
     name: str,
     models: Mapping[str, dict[str, dict[Series, float]]],
+    engine: Engine,
     required: Collection[str],
     engine_model: str | None,
-) -> dict[str, dict[Series, float]]:
+) -> tuple[str, dict[str, dict[Series, float]]]:
     if engine_model is not None and engine_model not in models:
         raise StagemeterError(
             f"{name}: the page has no model {engine_model!r}. {near(engine_model, models or ['none'])}"
@@ -95,28 +156,34 @@ def _of_model(
         raise StagemeterError(
             f"{name}: the page has several models, {', '.join(sorted(models))}. Choose one as --engine-model"
         )
-    engines = models[engine_model] if engine_model is not None else next(iter(models.values()), {"": {}})
-    for engine, values in engines.items():
-        missing = [metric for metric in required if (metric, "") not in values]
+    model = engine_model if engine_model is not None else next(iter(models), "")
+    engines = models.get(model, {"": {}})
+    for whose, values in engines.items():
+        names = {metric for metric, _ in values}
+        missing = [metric for metric in required if metric not in names]
         if missing:
-            of_engine = f" of engine {engine}" if len(engines) > 1 else ""
-            raise StagemeterError(
-                f"{name}: the page lacks {', '.join(missing)}{of_engine}. Give the /metrics of a vLLM server"
-            )
+            of_engine = f" of engine {whose}" if len(engines) > 1 else ""
+            raise StagemeterError(f"{name}: the page lacks {', '.join(missing)}{of_engine}. {engine.server}")
         for (metric, _), value in values.items():
             if not 0 <= value < math.inf:
                 raise StagemeterError(f"{name}: {metric} is {value}, which is out of range. Scrape again")
             if metric.endswith(_NUMBERS) and (value != int(value) or value > _LARGEST_NUMBER):
                 raise StagemeterError(f"{name}: {metric} is {value:g}, which is no number of requests. Scrape again")
-    return engines
+    return model, engines
 
 
 def growth(before: Page, after: Page) -> Growth:
     """Return the growth of each engine's counters; refuse pages between which the server or an engine restarted."""
-    changed = before.engines.keys() ^ after.engines.keys()
-    if changed:
-        names = ", ".join(sorted(changed))
+    engine = after.engine
+    if before.engine is not engine:
         raise StagemeterError(
+            f"{after.name}: the page is of {engine.name}, and {before.name} of {before.engine.name}. Give two pages of "
+            "one server"
+        )
+    changed = before.engines.keys() ^ after.engines.keys()
+    if changed and not engine.appear_when_used:
+        names = ", ".join(sorted(changed))
+        raise RestartedError(
             f"{after.name}: engine {names} is on one of the two pages only, so it was started or stopped in between. "
             "Scrape again"
         )
@@ -124,15 +191,19 @@ def growth(before: Page, after: Page) -> Growth:
     if before.started is not None and after.started is not None and after.started > before.started:
         restarts.append(f"the server started after {before.name}")
     grown = {}
-    for engine, values in after.engines.items():
-        earlier = before.engines[engine]
-        grown[engine] = {series: value - earlier[series] for series, value in values.items() if series in earlier}
-        for (metric, part), value in grown[engine].items():
+    for whose, values in after.engines.items():
+        earlier = before.engines.get(whose, {})
+        grown[whose] = {
+            series: value - earlier.get(series, 0.0)
+            for series, value in values.items()
+            if series in earlier or engine.appear_when_used
+        }
+        for (metric, part), value in grown[whose].items():
             if metric.endswith(_CREATED) and value > 0:
-                restarts.append(f"engine {engine} started after {before.name}")
+                restarts.append(f"engine {whose} started after {before.name}")
             if value < 0:
-                whose = f" of engine {engine}" if len(after.engines) > 1 else ""
-                restarts.append(f"{metric}{f' {part}' if part else ''}{whose} went down since {before.name}")
+                of_engine = f" of engine {whose}" if len(after.engines) > 1 else ""
+                restarts.append(f"{metric}{f' {part}' if part else ''}{of_engine} went down since {before.name}")
     if restarts:
-        raise StagemeterError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
-    return Growth(grown)
+        raise RestartedError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
+    return Growth(engine, grown)
