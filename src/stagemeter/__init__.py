@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stagemeter.modules.shapes import spec as spec
     from stagemeter.profiling.session import DeepSeekOCRSession as DeepSeekOCRSession
     from stagemeter.tracking.log import log_static_report as log_static_report
+    from stagemeter.tracking.spans import trace_processor as trace_processor
 
 _HOMES = {
     "ActivationCountAnalysis": "stagemeter.modules.fvcore_analysis",
@@ -73,6 +74,7 @@ _HOMES = {
     "report_schema": "stagemeter.core.report",
     "spec": "stagemeter.modules.shapes",
     "sweep": "stagemeter.application.sweep",
+    "trace_processor": "stagemeter.tracking.spans",
     "unregister_formula": "stagemeter.counting.registry",
     "write_static_compute_fvcore_table": "stagemeter.export",
     "write_static_compute_json": "stagemeter.export",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from stagemeter.core import picture as pictures
 from stagemeter.core.errors import StagemeterError
-from stagemeter.core.picture import load_page, page_size, synthetic_page
+from stagemeter.core.picture import encoded_size, load_page, page_size, synthetic_page
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 ORIENTATION_TAG = 0x0112
@@ -82,6 +82,7 @@ def test_exif_orientation_is_applied_first(
     page = load_page(path)
 
     assert page.size == page_size(path) == ((32, 48) if swapped else (48, 32))
+    assert encoded_size(path.read_bytes(), "page") == page.size
     assert numpy.abs(numpy.array(page.getpixel((0, 0))) - RED).max() <= 4
     assert numpy.abs(numpy.array(page.getpixel((page.width - 1, page.height - 1))) - WHITE).max() <= 4
 

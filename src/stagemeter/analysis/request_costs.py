@@ -148,20 +148,28 @@ class RequestCosts:
         self._views[width, height] = found
         return found
 
-    def one(self, size: tuple[int, int], prompt: int, cached: int, output: int) -> tuple[dict[str, Sums], int]:
-        """Return the costs of a single request by stage, and its image tokens; it joins no sum.
+    def one(
+        self, size: tuple[int, int], prompt: int, cached: int, output: int, image_tokens: int | None = None
+    ) -> dict[str, Sums]:
+        """Return the costs of a single request by stage; it joins no sum.
 
-        `size` is that of its picture, zeros without one. A request that the model cannot have raises StagemeterError.
+        `size` is that of its picture, zeros without one; `image_tokens`, if known, are those that the server counts. A
+        request that the model cannot have raises StagemeterError.
         """
         views = self._views_of(*size)
         if isinstance(views, str):
-            raise StagemeterError(f"the request {views}")
+            raise StagemeterError(f"request: {views}. Leave it out")
+        if image_tokens not in (None, views.image_tokens):
+            raise StagemeterError(
+                f"pictures: the server counts {image_tokens} image tokens of {size[0]}x{size[1]} pixels, and "
+                f"{views.image_tokens} follow from the limits of pages. Give the server's limits, such as max_pixels"
+            )
         for wrong, reason in self._faults(views, prompt, cached):
             if wrong:
-                raise StagemeterError(reason)
+                raise StagemeterError(f"request: {reason}. Leave it out")
         self._require_parts(self._workload(views, prompt, cached, output))
         costs = self._costs(views, prompt, cached, output)
-        return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}, views.image_tokens
+        return {name: Sums(needed, executed.macs) for name, (needed, executed) in costs.items()}
 
     def _faults(self, views: PageViews, prompt: Any, cached: Any) -> Iterator[tuple[Any, str]]:
         """Yield what the model cannot have: which requests, or whether a single one, and why. None is named twice."""

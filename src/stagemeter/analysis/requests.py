@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stagemeter.analysis.config import AnalysisConfig
@@ -19,6 +19,19 @@ from stagemeter.models.lookup import ModelDescription
 
 #: Tokens of a prompt of text alone if no length is given.
 DEFAULT_TEXT_PROMPT = 1024
+#: Settings that each request of a log has for itself, or that no log has; and those of a page.
+OF_REQUESTS = (
+    *("text_tokens", "new_tokens", "seq_len", "batch_size", "cached_tokens", "decode_context"),
+    "video_frames",
+)
+OF_PAGES = ("sample_image_path", "image_w", "image_h", "dpi")
+
+
+def refuse_settings(config: AnalysisConfig, settings: Iterable[str]) -> None:
+    """Refuse settings that each request has for itself, if they are given."""
+    for setting in settings:
+        if setting in config.model_fields_set:
+            raise StagemeterError(f"{setting} {getattr(config, setting)}: each request says its own. Leave it out")
 
 
 def refuse_adapter(config: AnalysisConfig, what: str) -> None:

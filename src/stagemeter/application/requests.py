@@ -10,19 +10,13 @@ from stagemeter.analysis.pages import size_of_page
 from stagemeter.analysis.request_costs import RequestCosts
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.log import open_log
-from stagemeter.analysis.requests import refuse_adapter
+from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS, refuse_adapter, refuse_settings
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import shown
 from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.requests import REQUEST_FILES, request_files
 from stagemeter.models.lookup import describe_model, require_closed_forms
 
-#: Settings that each request of a log has for itself, or that no log has.
-_OF_REQUESTS = (
-    *("text_tokens", "new_tokens", "seq_len", "batch_size", "cached_tokens", "decode_context"),
-    "video_frames",
-)
-_OF_PAGES = ("sample_image_path", "image_w", "image_h", "dpi")
 #: Names of unread columns in a note.
 _NAMED = 10
 
@@ -33,15 +27,13 @@ def analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: 
     `skip_bad` leaves out lines that cannot be used; without it the first one is an error.
     """
     refuse_adapter(config, "a log of requests")
-    for setting in _OF_REQUESTS:
-        if setting in config.model_fields_set:
-            raise StagemeterError(f"{setting} {getattr(config, setting)}: each request says its own. Leave it out")
+    refuse_settings(config, OF_REQUESTS)
     require_writable(folder, REQUEST_FILES)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
     bad = BadLines(log, skip_bad)
     requests = open_log(log, bad)
-    page_given = any(setting in config.model_fields_set for setting in _OF_PAGES)
+    page_given = any(setting in config.model_fields_set for setting in OF_PAGES)
     page = None
     if model.family.reads_pages:
         if requests.has_pages and page_given:

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from stagemeter.core.errors import StagemeterError
 from stagemeter.core.files import outside_path, require_file
@@ -27,6 +28,8 @@ WHITE = (255, 255, 255, 255)
 LARGEST_16_BIT = 65535
 #: Formats that are programs: Pillow has Ghostscript run them.
 _PROGRAMS = frozenset({"EPS"})
+#: EXIF orientations that exchange width and height.
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 # Errors that Pillow's readers raise on damaged files, beside those that are handled by name.
 _DECODING_ERRORS = (
@@ -84,6 +87,22 @@ def page_size(path: str | os.PathLike[str], dpi: int | None = None) -> tuple[int
 @lru_cache(maxsize=1)
 def _size_at(path: str, state: tuple[int, ...]) -> tuple[int, int]:
     return load_page(path).size
+
+
+def encoded_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return the width and height of an encoded picture, EXIF orientation applied, from its header alone.
+
+    Pixels are not decoded, so a damaged picture can have a size. `name` is that of the picture in errors.
+    """
+    with _readable(Path(name)), Image.open(BytesIO(data)) as picture:
+        if picture.format in _PROGRAMS:
+            raise UnidentifiedImageError(picture.format)
+        width, height = picture.size
+        # Pillow turns a TIFF itself, and decodes a PNG as a whole to find EXIF data behind its pixels.
+        if picture.format == "TIFF" or (picture.format == "PNG" and "exif" not in picture.info):
+            return width, height
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+    return (height, width) if turned else (width, height)
 
 
 def page_count(path: str | os.PathLike[str]) -> int:

@@ -1,0 +1,240 @@
+"""What a call of a served model costs: FLOPs by stage, its share of MFU, and its price. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stagemeter.analysis.calls import Call, UncountedError
+from stagemeter.analysis.config import AnalysisConfig
+from stagemeter.analysis.request_costs import RequestCosts, Sums
+from stagemeter.analysis.request_logs.check import BadLines
+from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS, refuse_adapter, refuse_settings
+from stagemeter.core.errors import StagemeterError, exclusive
+from stagemeter.core.stage_names import DECODE, TOTAL
+from stagemeter.core.units import percentage, with_unit
+from stagemeter.hardware.lookup import device_peak, find_device, given_peak
+from stagemeter.hardware.roofline import Peak
+from stagemeter.models.lookup import describe_model, require_closed_forms
+
+#: Attributes of a span and tags of a trace begin like this; a tag of this name alone is for people.
+NAME = "stagemeter"
+FLOPS, CAUSAL, SHARE, MISSING = f"{NAME}.flops", f"{NAME}.flops_causal", f"{NAME}.mfu_share", f"{NAME}.missing"
+#: The cost of a trace in the currency of the price.
+COST = f"{NAME}.cost"
+_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Price:
+    """The price of an hour of a device, and how many calls share the devices at a time, on average."""
+
+    per_hour: float
+    concurrency: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("price_per_hour", self.per_hour, 0), ("concurrency", self.concurrency, 1)):
+            if not (math.isfinite(value) and value >= least):
+                raise StagemeterError(f"{name}: {value:g} cannot be used. Give a number, {least} or more")
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """The cost of a call: sums of each stage, and, where seconds are known, its share of MFU and its price.
+
+    `gaps` are what is missing though the call is counted.
+    """
+
+    stages: Mapping[str, Sums]
+    mfu_share: float | None = None
+    mfu_share_causal: float | None = None
+    price: float | None = None
+    gaps: tuple[UncountedError, ...] = ()
+
+    @cached_property
+    def flops(self) -> dict[str, int]:
+        """FLOPs by stage and in total."""
+        return _with_total({name: sums.needed.flops for name, sums in self.stages.items()})
+
+    @cached_property
+    def flops_causal(self) -> dict[str, int]:
+        """FLOPs of visible pairs by stage and in total."""
+        return _with_total({name: sums.needed.flops_causal for name, sums in self.stages.items()})
+
+    @property
+    def price_parts(self) -> tuple[float, float] | None:
+        """The price of all stages up to the first token, and that of decode: by their FLOPs."""
+        if self.price is None:
+            return None
+        decode = self.price * self.flops[DECODE] / self.flops[TOTAL]
+        return self.price - decode, decode
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of a span."""
+        found: dict[str, Any] = {}
+        for name, flops in ((FLOPS, self.flops), (CAUSAL, self.flops_causal)):
+            found |= {f"{name}.{stage}": value for stage, value in flops.items()}
+        if self.mfu_share is not None:
+            found |= {SHARE: self.mfu_share, f"{SHARE}_causal": self.mfu_share_causal}
+        if self.gaps:
+            found[MISSING] = [str(gap) for gap in self.gaps]
+        return found
+
+
+class CallMeter:
+    """Costs of the calls of one model.
+
+    Parameters
+    ----------
+    config : AnalysisConfig
+        The model, its data types, and limits of pages.
+    served_as : str or sequence of str, optional
+        Names under which a server serves the model. By default, the name of the model or the last part of its id.
+    peak : Peak, optional
+        Peak of a device. Without one there is no MFU.
+    devices : int
+        Devices that serve a call together.
+    price : Price, optional
+        Without one there is no cost.
+
+    Raises
+    ------
+    StagemeterError
+        If there is no such model, or it has no closed forms.
+    """
+
+    def __init__(
+        self,
+        config: AnalysisConfig,
+        served_as: str | Collection[str] | None = None,
+        peak: Peak | None = None,
+        devices: int = 1,
+        price: Price | None = None,
+    ) -> None:
+        refuse_adapter(config, "a call")
+        refuse_settings(config, (*OF_REQUESTS, *OF_PAGES))
+        if devices < 1:
+            raise StagemeterError(f"devices: {devices} cannot serve a model. Give 1 or more")
+        self.model = describe_model(config.model, config.trust_remote_code)
+        require_closed_forms(self.model)
+        self.config, self.peak, self.devices, self.price = config, peak, devices, price
+        self.names = (served_as,) if isinstance(served_as, str) else tuple(served_as or (self.model.name,))
+        self._known = {known for name in self.names for known in _names(name)}
+        self._costs = RequestCosts(self.model, config, BadLines(Path("calls"), skip=False))
+
+    def serves(self, name: str | None) -> bool:
+        """Tell whether a call asks this model. A call that names no model does."""
+        return name is None or not self._known.isdisjoint(_names(name))
+
+    def cost(self, call: Call, seconds: float | None = None) -> CallCost:
+        """Return the cost of a call that took some seconds, or raise `UncountedError`.
+
+        The share of MFU is the call's FLOPs over seconds x devices x peak. The seconds of a call include waiting, and
+        its devices work for other calls besides: shares of calls at the same time add up to the MFU of the devices.
+
+        The price is that of the devices for the seconds, divided by the concurrency. By Little's law, the seconds of
+        all calls add up to the concurrency times the hours of the server, so prices add up to what the server costs.
+        """
+        if len(call.pictures) > 1:
+            raise UncountedError(
+                "pictures",
+                f"the call has {len(call.pictures)} pictures, and calls of one are counted",
+                "Leave such calls out",
+            )
+        size = call.pictures[0] if call.pictures else (0, 0)
+        try:
+            stages = self._costs.one(
+                size, call.prompt_tokens, call.cached_tokens or 0, call.output_tokens, call.image_tokens
+            )
+        except StagemeterError as error:
+            setting, _, text = str(error).partition(": ")
+            reason, _, remedy = text.rpartition(". ")
+            raise UncountedError(setting.partition(" ")[0], reason, remedy) from None
+        gaps = () if call.cached_tokens is not None else (_UNKNOWN_CACHE,)
+        cost = CallCost(stages, gaps=gaps)
+        if seconds is None or seconds <= 0:
+            return cost
+        if self.price is not None:
+            price = self.price.per_hour * self.devices * seconds / _HOUR / self.price.concurrency
+            cost = replace(cost, price=price)
+        if self.peak is not None:
+            possible = seconds * self.devices * self.peak.flops_per_second
+            share, causal = cost.flops[TOTAL] / possible, cost.flops_causal[TOTAL] / possible
+            if causal > 1:
+                gaps = (*gaps, _too_fast(causal, self.peak))
+            cost = replace(cost, mfu_share=share, mfu_share_causal=causal, gaps=gaps)
+        return cost
+
+
+_UNKNOWN_CACHE = UncountedError(
+    "cached tokens",
+    "the usage has none, and the whole prompt is counted as computed",
+    "vLLM reports them with --enable-prompt-tokens-details",
+)
+
+
+def _too_fast(share: float, peak: Peak) -> UncountedError:
+    return UncountedError(
+        "device",
+        f"the call took 1/{share:.3g} of the time that its FLOPs take at the peak of {peak.name}",
+        "Check the device, the number of devices and the model",
+    )
+
+
+def call_peak(device: str | None, peak_tflops: float | None, dtype: str) -> Peak | None:
+    """Return the peak for MFU, None without a device, or refuse an unknown one."""
+    exclusive(device=device, peak_tflops=peak_tflops)
+    if peak_tflops is not None:
+        return given_peak(dtype, peak_tflops, None)
+    return None if device is None else device_peak(find_device(device), dtype)
+
+
+def trace_tags(spans: Sequence[Mapping[str, Any]], prices: Sequence[float] = ()) -> dict[str, str]:
+    """Return the tags of a trace from the attributes of its counted spans, and from those that name what is missing."""
+    flops = Counter[str]()
+    for span in spans:
+        flops.update({name.removeprefix(f"{FLOPS}."): n for name, n in span.items() if name.startswith(f"{FLOPS}.")})
+    missing = sorted({reason for span in spans for reason in span.get(MISSING, ())})
+    tags = {}
+    if flops:
+        counted = sum(f"{FLOPS}.{TOTAL}" in span for span in spans)
+        shares = (f"{name} {percentage(value, flops[TOTAL])}" for name, value in flops.items() if name != TOTAL)
+        tags[NAME] = f"{with_unit(flops[TOTAL], 'FLOPs')}, {counted} of {len(spans)} calls: {', '.join(shares)}"
+        tags[FLOPS] = str(flops[TOTAL])
+    if prices:
+        tags[COST] = f"{math.fsum(prices):.9g}"
+    if missing:
+        tags[MISSING] = "; ".join(missing)
+    return tags
+
+
+def outermost(spans: Iterable[tuple[str, str | None]], counted: Collection[str]) -> set[str]:
+    """Return the ids of the counted spans that lie in no other one, as MLflow sums token usage and cost.
+
+    `spans` are ids with those of their parents. Source: ``_aggregate_from_nodes`` in mlflow/tracing/utils/__init__.py.
+    """
+    parents = dict(spans)
+    found = set()
+    for span in counted:
+        above = parents.get(span)
+        seen = {span}
+        while above is not None and above not in counted and above not in seen:
+            seen.add(above)
+            above = parents.get(above)
+        if above is None or above not in counted:
+            found.add(span)
+    return found
+
+
+def _with_total(stages: dict[str, int]) -> dict[str, int]:
+    return {**stages, TOTAL: sum(stages.values())}
+
+
+def _names(name: str) -> set[str]:
+    whole = name.strip().rstrip("/").casefold()
+    return {whole, whole.rpartition("/")[2]}
