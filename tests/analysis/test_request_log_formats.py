@@ -1,6 +1,7 @@
 """Formats of request logs: each is known by its content, and its requests are those that the tool wrote."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,8 @@ from stagemeter import AnalysisConfig, StagemeterError
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.log import open_log
 from stagemeter.application.requests import analyze_requests
+
+RECORDED = Path(__file__).parent / "recorded_requests"
 
 
 def read(path, skip=False):
@@ -127,3 +130,28 @@ def test_byte_order_marks_and_windows_lines_change_nothing(tmp_path):
             log = tmp_path / "log"
             log.write_bytes((mark + end.join(lines)).encode())
             assert [row[1:] for row in read(log)[1]] == [(9, 0, 2), (8, 0, 1)]
+
+
+def test_report_of_guidellm(tmp_path):
+    form, rows, ((line, reason),), skipped, notes = read(RECORDED / "guidellm.json")
+    assert (form, line, skipped, notes) == ("GuideLLM", 7, [], [])
+    assert rows == [(number, 10 + 30 * number, 0, 4 + number) for number in range(1, 7)]
+    assert reason.startswith("HTTPStatusError(\"Server error '500 Internal Server Error'")
+    report = json.loads((RECORDED / "guidellm.json").read_text(encoding="utf-8"))
+    report["benchmarks"][0]["metrics"]["request_totals"]["successful"] = 60
+    assert read(saved(tmp_path / "sampled", report))[4] == [
+        "the report keeps 6 of 60 successful requests, and the others are not counted"
+    ]
+    report["benchmarks"][0]["requests"]["successful"][2]["output_tokens"] = -1
+    with pytest.raises(StagemeterError, match="request 3: output_tokens is -1, not"):
+        read(saved(tmp_path / "sampled", report))
+
+
+def test_records_of_aiperf():
+    failed = [(4, "Service Unavailable"), (5, "was cancelled")]
+    notes = [
+        "1 requests of the warm-up are left out",
+        "some lengths are those of the client's tokenizer, since the server reported none",
+    ]
+    rows = [(2, 560, 512, 32), (3, 1024, 0, 128)]
+    assert read(RECORDED / "aiperf.jsonl") == ("AIPerf", rows, failed, [], notes)

@@ -319,7 +319,10 @@ class RequestCosts:
         ]
         return {
             "model": self.model.name,
+            "architecture_hash": self.model.architecture.hash,
             "dtype": self.config.dtype,
+            "kv_cache_dtype": self.config.kv_cache_dtype,
+            "chunk_tokens": self.config.chunk_tokens,
             "requests": count,
             **tokens,
             "computed_tokens": tokens["prompt_tokens"] - tokens["cached_tokens"],

@@ -1,7 +1,11 @@
-"""``analyze --requests`` from start to end: read a log of requests, sum their costs, write the files."""
+"""``analyze --requests`` from start to end: read a log of requests, sum their costs, write, log."""
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +14,11 @@ from stagemeter.analysis.pages import size_of_page
 from stagemeter.analysis.request_costs import RequestCosts
 from stagemeter.analysis.request_logs.check import BadLines
 from stagemeter.analysis.request_logs.log import open_log
+from stagemeter.analysis.request_logs.reading import RequestLog
 from stagemeter.analysis.requests import OF_PAGES, OF_REQUESTS, refuse_adapter, refuse_settings
-from stagemeter.core.errors import StagemeterError
+from stagemeter.core.errors import StagemeterError, TrackingError
 from stagemeter.core.files import shown
+from stagemeter.core.versions import package_versions
 from stagemeter.core.writing import require_writable, write_whole
 from stagemeter.export.requests import REQUEST_FILES, request_files
 from stagemeter.models.lookup import describe_model, require_closed_forms
@@ -21,14 +27,72 @@ from stagemeter.models.lookup import describe_model, require_closed_forms
 _NAMED = 10
 
 
+@dataclass
+class LoggedCosts:
+    """The costs of a log and their MLflow run. `tracking_error` says why they could not be logged."""
+
+    costs: dict[str, Any]
+    run_id: str | None = None
+    messages: list[str] = field(default_factory=list)
+    tracking_error: TrackingError | None = None
+
+
 def analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: bool = False) -> dict[str, Any]:
     """Return the costs of a log of requests by stage, and write them to a folder.
 
     `skip_bad` leaves out lines that cannot be used; without it the first one is an error.
     """
+    require_writable(folder, REQUEST_FILES)
+    return _written(*open_costs(config, log, skip_bad), folder)
+
+
+def analyze_requests_and_log(
+    config: AnalysisConfig,
+    log: Path,
+    folder: Path,
+    skip_bad: bool = False,
+    *,
+    experiment: str | None = None,
+    run_name: str | None = None,
+) -> LoggedCosts:
+    """Write the costs of a log of requests to a folder as `analyze_requests` does, and log them as an MLflow run."""
+    require_writable(folder, REQUEST_FILES)
+    costs, requests = open_costs(config, log, skip_bad)
+    # MLflow prints a link to the run on stdout, which belongs to the costs.
+    with redirect_stdout(sys.stderr):
+        from stagemeter.tracking.request_log import log_requests
+        from stagemeter.tracking.run import failure_recorded, require_choice, tracked_run
+        from stagemeter.tracking.store import run_messages
+
+        require_choice(experiment)
+        name = f"{Path(config.model).name} {log.name}"
+        with failure_recorded(run_name, name, experiment):
+            outcome = LoggedCosts(_written(costs, requests, folder))
+        try:
+            with tracked_run(run_name, name, experiment) as run:
+                log_requests(run.run_id, outcome.costs)
+        except TrackingError as error:
+            files = ", ".join(str(folder / file) for file in REQUEST_FILES)
+            outcome.tracking_error = TrackingError(
+                f"{error}, or use --no-track. The files are written: {files}. Repeat the command to log them"
+            )
+            return outcome
+    outcome.run_id = run.run_id
+    outcome.messages += run_messages(run)
+    return outcome
+
+
+def _written(costs: RequestCosts, requests: RequestLog, folder: Path) -> dict[str, Any]:
+    document = costs_of(costs, requests)
+    for name, content in request_files(document).items():
+        write_whole(folder / name, content)
+    return document
+
+
+def open_costs(config: AnalysisConfig, log: Path, skip_bad: bool) -> tuple[RequestCosts, RequestLog]:
+    """Open a log, and return the costs of its requests before any is added, or refuse log or settings."""
     refuse_adapter(config, "a log of requests")
     refuse_settings(config, OF_REQUESTS)
-    require_writable(folder, REQUEST_FILES)
     model = describe_model(config.model, config.trust_remote_code)
     require_closed_forms(model)
     bad = BadLines(log, skip_bad)
@@ -50,10 +114,16 @@ def analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: 
         costs.notes.append(f"columns that are not read: {', '.join(map(shown, requests.unread[:_NAMED]))}{more}")
     if "cached_tokens" not in requests.columns:
         costs.notes.append(f"{requests.format} without cached tokens: each prompt is computed as a whole")
+    return costs, requests
+
+
+def costs_of(costs: RequestCosts, requests: RequestLog) -> dict[str, Any]:
+    """Add all requests of a log, and return the document of their costs."""
     for batch in requests.batches:
         costs.add(batch)
     costs.notes += requests.notes
-    document = costs.document()
-    for name, content in request_files(document).items():
-        write_whole(folder / name, content)
-    return document
+    path = costs.bad.path
+    with path.open("rb") as stream:
+        checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    origin = {"name": path.name, "sha256": checksum, "format": requests.format}
+    return {**costs.document(), "log": origin, "versions": package_versions()}

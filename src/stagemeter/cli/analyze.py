@@ -49,7 +49,7 @@ _FOLDER = Path("stagemeter-report")
     "--requests",
     metavar="FILE",
     type=PATH,
-    help="Log of requests in CSV, JSON Lines or Parquet: their costs by closed forms, in all. Not logged to MLflow.",
+    help="Log of requests, or the result of a benchmark: their costs by closed forms, in all.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out lines of --requests that cannot be used, and list them.")
 @click.option(
@@ -79,14 +79,13 @@ def analyze(
     if skip_bad and requests is None:
         raise StagemeterError("--skip-bad: there is no log whose lines it skips. Give --requests")
     if requests is not None:
-        for name in ("strict", "device", "conventions", "experiment", "run_name"):
+        for name in ("strict", "device", "conventions"):
             if options[name]:
                 raise StagemeterError(
                     f"--{name.replace('_', '-')}: a log of requests takes no such option. Leave it out"
                 )
-        _analyze_requests(config, requests, output_dir or _FOLDER, skip_bad, as_json)
-        if not no_track:
-            say("A log of requests is not logged to MLflow")
+        where = None if no_track else {name: options[name] for name in ("experiment", "run_name")}
+        _analyze_requests(config, requests, output_dir or _FOLDER, skip_bad, as_json, where)
         return
     if as_json and options["conventions"]:
         raise StagemeterError(
@@ -112,13 +111,23 @@ def analyze(
         raise outcome.tracking_error
 
 
-def _analyze_requests(config: AnalysisConfig, log: Path, folder: Path, skip_bad: bool, as_json: bool) -> None:
-    from stagemeter.application.requests import analyze_requests
+def _analyze_requests(
+    config: AnalysisConfig, log: Path, folder: Path, skip_bad: bool, as_json: bool, where: dict[str, Any] | None
+) -> None:
+    """Print the costs of a log, and log them unless `where` is None."""
+    from stagemeter.application.requests import LoggedCosts, analyze_requests, analyze_requests_and_log
 
-    costs = analyze_requests(config, log, folder, skip_bad)
+    if where is None:
+        outcome = LoggedCosts(analyze_requests(config, log, folder, skip_bad))
+    else:
+        outcome = analyze_requests_and_log(config, log, folder, skip_bad, **where)
     if as_json:
-        print_json(costs)
+        print_json(outcome.costs)
     else:
         from stagemeter.export.requests import print_requests
 
-        print_requests(costs)
+        print_requests(outcome.costs)
+    for line in outcome.messages:
+        say(line)
+    if outcome.tracking_error is not None:
+        raise outcome.tracking_error

@@ -14,6 +14,8 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD, OTHER, RE
 
 #: Kinds of documents, which are also kinds of runs.
 STATIC, MODULE, PROFILE, PAIRING, COMPARISON = "static", "module", "profile", "pairing", "comparison"
+#: The costs of a log of requests, whose metrics are apart from those of one request.
+LOG = "request_log"
 #: The steps of a training that a callback watches. Their run is the trainer's own, of no kind.
 TRAINING = "training"
 
@@ -90,6 +92,11 @@ def comparison_values(comparison: Mapping[str, Any], number: int) -> Values:
 def training_values(steps: Mapping[str, Any]) -> Values:
     """Return the numbers of a training's steps by name; those of a stage are named ``mfu/train/vision``."""
     return values_of(TRAINING, steps)
+
+
+def log_values(costs: Mapping[str, Any]) -> Values:
+    """Return the numbers of a log of requests by name."""
+    return values_of(LOG, costs)
 
 
 # Readers
@@ -198,6 +205,20 @@ def _paired(quantity: str) -> Reader:
 def _trained(quantity: str) -> Reader:
     """Read a quantity of a training's steps, and of their stages."""
     return lambda steps: {part: row.get(quantity) for part, row in steps["parts"].items()}
+
+
+def _of_log(quantity: str) -> Reader:
+    """Read a quantity of a log's stages."""
+    return lambda costs: {name: stage[quantity] for name, stage in [*costs["stages"].items(), (TOTAL, costs[TOTAL])]}
+
+
+def _log_counts(costs: Mapping[str, Any]) -> Values:
+    left_out = {how: costs[how]["lines"] for how in ("skipped", "failed")}
+    return {"requests": costs["requests"], "pages": costs["pages"], **left_out}
+
+
+def _log_tokens(costs: Mapping[str, Any]) -> Values:
+    return {name: costs[f"{name}_tokens"] for name in ("prompt", "cached", "computed", "output")}
 
 
 def _ratios(comparison: Mapping[str, Any]) -> Values:
@@ -380,6 +401,21 @@ METRICS: tuple[Metric, ...] = (
         {PROFILE: _measured("harness_overhead")},
     ),
     Metric("engine", "", "What a serving engine reports of its requests.", {PROFILE: _measured("engine")}),
+    Metric(
+        "log_flops", "FLOPs", "Model FLOPs of all requests of a log, attention counted dense.", {LOG: _of_log("flops")}
+    ),
+    Metric("log_flops_causal", "FLOPs", "The same by visible pairs.", {LOG: _of_log("flops_causal")}),
+    Metric("log_flops_executed", "FLOPs", "FLOPs that are executed for a log.", {LOG: _of_log("flops_executed")}),
+    Metric("log_kv_bytes_read", "B", "Bytes of the KV cache that a log reads.", {LOG: _of_log("kv_bytes_read")}),
+    Metric("log_kv_bytes_written", "B", "Bytes of the KV cache that it writes.", {LOG: _of_log("kv_bytes_written")}),
+    Metric("log_tokens", "", "Tokens of all requests of a log.", {LOG: _log_tokens}),
+    Metric("log_count", "", "Requests and pages of a log, and lines that are left out.", {LOG: _log_counts}),
+    Metric(
+        "log_request_flops",
+        "FLOPs",
+        "Model FLOPs of a request of a log: the mean and quantiles.",
+        {LOG: lambda costs: costs["flops_per_request"]},
+    ),
     Metric("ratio", "", "A value over the baseline's. Each other subject is a step.", {COMPARISON: _ratios}),
 )
 #: The quantities that `compare` takes, with their units.

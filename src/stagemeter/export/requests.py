@@ -68,6 +68,19 @@ def _remarks(costs: Mapping[str, Any]) -> list[str]:
     return [*lines, *(f"note: {note}" for note in costs["notes"])]
 
 
+def requests_note(costs: Mapping[str, Any]) -> str:
+    """Return the description of a run: stages, lengths, and how many requests are left out."""
+    document = Document()
+    document.header(1, f"{costs['model']}: {costs['requests']:,} requests of {costs['log']['name']}")
+    document.paragraph(_lengths(costs))
+    document.table(unbroken(_stages(costs)))
+    document.paragraph(_quantiles(costs))
+    left_out = [f"{costs[how]['lines']:,} {how}" for how in ("failed", "skipped") if costs[how]["lines"]]
+    document.section("Left out", left_out)
+    document.section("Notes", costs["notes"][:_ROWS])
+    return str(document)
+
+
 def _markdown(costs: Mapping[str, Any]) -> str:
     document = Document()
     document.header(1, f"{costs['model']}: {costs['requests']:,} requests")

@@ -18,7 +18,7 @@ from stagemeter.core.report_upgrade import earlier_note, is_earlier
 from stagemeter.core.workload import stable_hash
 from stagemeter.modules.report import EARLIER_SCHEMAS, MODULE_SCHEMA_VERSION
 from stagemeter.tracking.document import log_document, params_of
-from stagemeter.tracking.labels import BASIS, COMPARISON, HARDWARE, KIND, MODULE, PROFILE, SCHEMA, STATIC, VERSION
+from stagemeter.tracking.labels import BASIS, COMPARISON, HARDWARE, KIND, LOG, MODULE, PROFILE, SCHEMA, STATIC, VERSION
 from stagemeter.tracking.runs import (
     credited_by,
     find_experiment,
@@ -76,6 +76,11 @@ def subjects_of_experiment(experiment: str, condition: str | None) -> list[Subje
 
 def subject_of_run(run: Run) -> Subject:
     """Make a subject of the metrics, params and tags of a run, or raise StagemeterError without counts or times."""
+    if run.data.tags.get(KIND) == LOG:
+        raise StagemeterError(
+            f"run {run.info.run_id}: holds the costs of a log, and requests are compared one by one. Compare logs in "
+            "MLflow, by their metrics log_flops and log_tokens"
+        )
     tags, kind = run.data.tags, require_kind(run, _COMPARED, "Give runs of `stagemeter analyze` or of profiles")
     values: dict[str, float] = {name: _whole(value) for name, value in known_metrics(run).items()}
     schema = tags.get(SCHEMA, "1.0")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stagemeter.core.metrics import COMPARISON as COMPARISON
+from stagemeter.core.metrics import LOG as LOG
 from stagemeter.core.metrics import MODULE as MODULE
 from stagemeter.core.metrics import PROFILE as PROFILE
 from stagemeter.core.metrics import STATIC as STATIC

@@ -1,0 +1,41 @@
+"""Costs of a log of requests as an MLflow run. Its metrics are apart from those of one request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from stagemeter.core.metrics import log_values
+from stagemeter.core.params import as_params
+from stagemeter.core.workload import stable_hash
+from stagemeter.export.requests import request_files, requests_note
+from stagemeter.tracking.document import log_document, metrics_now
+from stagemeter.tracking.labels import ARCHITECTURE_HASH, LOG, MODEL, VERSION
+from stagemeter.tracking.store import store_errors
+
+#: Fields of the document that are params, beside those of the log.
+_PARAMS = ("model", "dtype", "kv_cache_dtype", "chunk_tokens", "requests")
+
+
+def log_requests(run_id: str, costs: Mapping[str, Any]) -> None:
+    """Log the costs of a log of requests to a run."""
+    log = costs["log"]
+    params = {name: costs[name] for name in _PARAMS} | {"log": log["name"], "log_sha256": log["sha256"]}
+    tags = {
+        MODEL: costs["model"],
+        ARCHITECTURE_HASH: costs["architecture_hash"],
+        MLFLOW_RUN_NOTE: requests_note(costs),
+        **{f"{VERSION}{package}": version for package, version in costs["versions"].items()},
+    }
+    with store_errors():
+        log_document(
+            run_id,
+            LOG,
+            stable_hash(costs),
+            params=as_params(params | {"log_format": log["format"]}),
+            metrics=metrics_now(log_values(costs)),
+            tags=tags,
+            files=dict(request_files(costs)),
+        )
