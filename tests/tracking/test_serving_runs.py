@@ -20,12 +20,20 @@ def served(command, experiment, tmp_path):
     """Import the pages of a recorded scenario, pair them, and return the run and what was printed."""
 
     def run(
-        scenario: str, *, imported: tuple[object, ...] = (), paired: tuple[object, ...] = ()
+        scenario: str,
+        *,
+        imported: tuple[object, ...] = (),
+        paired: tuple[object, ...] = (),
+        pages: tuple[str, str] | None = None,
     ) -> tuple[dict, str, str]:
-        pages = [RECORDED / f"{scenario}.{page}.txt" for page in ("before", "after")]
+        files = [RECORDED / f"{scenario}.{page}.txt" for page in ("before", "after")]
+        if pages is not None:
+            files = [tmp_path / f"{scenario}.{page}.txt" for page in ("before", "after")]
+            for file, page in zip(files, pages, strict=True):
+                file.write_text(page)
         where = ("--model", LLAMA, "--experiment", experiment)
         code, out, err = command(
-            "import-profile", *pages, "--interval", SECONDS, "--device", "H100-SXM", *where, *imported
+            "import-profile", *files, "--interval", SECONDS, "--device", "H100-SXM", *where, *imported
         )
         assert code == 0, err
         run_id = (
@@ -162,3 +170,36 @@ def test_damaged_lengths_are_named(served, command):
     code, out, err = command("mfu", "--profile-run", run.info.run_id)
     assert (code, out) == (2, "")
     assert "its tag stagemeter.request_lengths is damaged" in err
+
+
+PAGES = Path(__file__).parents[1] / "profiling" / "readers" / "engines" / "pages"
+
+
+def test_sglang_is_compared_with_visible_pairs(served):
+    pages = tuple((PAGES / f"sglang.{page}.txt").read_text() for page in ("before", "after"))
+    run, _, paired = served("sglang", pages=pages)
+    engine = artifact(run, "mfu.json")["engine"]
+    # The exact causal count of these requests, and what SGLang leaves out: 88 rows of the output head.
+    assert engine["flops_causal_least"] <= 18_532_270_080 <= engine["flops_causal_most"]
+    assert engine["engine_flops"] == 18_532_270_080 - 88 * 2 * 256 * 1024
+    assert engine["difference"] == close(engine["engine_flops"] / engine["flops_causal"] - 1)
+    assert "against ours by visible pairs" in paired
+    assert "without output head, experts' router and vision encoder" in paired
+    assert "no HFU: what SGLang executed is not known" in paired
+
+
+def test_a_page_without_times_of_stages_has_the_utilization_of_the_devices(served):
+    page = """
+nv_inference_count{{model="llama",version="1"}} {0}
+nv_inference_compute_infer_duration_us{{model="llama",version="1"}} {1}
+"""
+    pages = page.format(1, 5000), page.format(11, 905_000)
+    run, imported, paired = served("triton", pages=pages, imported=("--seq-len", 100, "--new-tokens", 20))
+    pairing = artifact(run, "mfu.json")
+    assert pairing["stages"] == {}
+    assert "Triton's page has no number of tokens: lengths are those that the options give" in imported
+    assert "wall time of a request 90.0 ms;" in imported
+    counts = pairing["counts"]["flops"]
+    assert pairing["engine"]["flops"] == 10 * sum(counts.values())
+    assert run.data.metrics["mfu/engine"] == close(10 * sum(counts.values()) / (SECONDS * PEAK))
+    assert "10 requests in 20 s" in paired

@@ -29,7 +29,7 @@ from stagemeter.profiling.readers import NameMapping, read_profile, read_scrape_
 from stagemeter.utilization.work import differing_fields
 
 #: Attributes of `Source` that only some sources use.
-_OF_SCRAPES = ("interval", "engine_model")
+_OF_SCRAPES = ("interval", "engine_model", "request_count")
 _OF_SUMMARIES = ("prefill_contains_vision",)
 #: An address without its scheme: a name and a port.
 _ADDRESS = re.compile(r"[\w.-]+:\d+(/|$)")
@@ -49,6 +49,8 @@ class Source:
         Patterns for the names of stages, see `NameMapping`.
     interval, engine_model : float or None, str or None
         Seconds between two scrapes, and the model of a serving engine that has several.
+    request_count : int or None
+        Requests that finished between two scrapes, for an engine that does not count them.
     prefill_contains_vision : bool or None
         For summaries, which have no timestamps.
     device, devices : str or None, int or None
@@ -61,6 +63,7 @@ class Source:
     pairs: tuple[str, ...] = ()
     interval: float | None = None
     engine_model: str | None = None
+    request_count: int | None = None
     prefill_contains_vision: bool | None = None
     device: str | None = None
     devices: int | None = None
@@ -84,7 +87,7 @@ def import_profile(
     profile = replace(profile, hardware={**profile.hardware, **hardware})
     workload = plan_measured(config, model, profile.measured) if profile.measured else asked
     require_runnable(workload, model)
-    if not profile.times_ms:
+    if not profile.times_ms and "engine/requests" not in profile.metrics:
         raise StagemeterError(
             f"{source.from_run or source.files[0]}: no time of any stage is in it. Map the names that it has, see "
             "docs/profiles.md"
@@ -136,6 +139,7 @@ def _read(source: Source, steps: int, vision: Sequence[str]) -> Profile:
             *(outside_path(file, "SOURCE") for file in source.files),
             seconds=source.interval,
             engine_model=source.engine_model,
+            request_count=source.request_count,
         )
     if len(source.files) > 2:
         raise StagemeterError(f"source: {len(source.files)} files are given. Give one, or two scrapes of an engine")
@@ -159,7 +163,9 @@ def _scrape(source: Source) -> Profile:
         raise StagemeterError("source: an address is scraped twice, and needs no second source. Leave it out")
     if source.interval is None:
         raise StagemeterError(f"interval: missing. Give the seconds between two scrapes of {source.files[0]}")
-    return scrape(source.files[0], source.interval, engine_model=source.engine_model)
+    return scrape(
+        source.files[0], source.interval, engine_model=source.engine_model, request_count=source.request_count
+    )
 
 
 def _metrics_by_stage(pairs: Sequence[str]) -> dict[str, str]:

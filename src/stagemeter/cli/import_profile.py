@@ -8,7 +8,7 @@ import click
 
 from stagemeter.cli.options import devices_option, output_options, run_options
 from stagemeter.cli.output import print_profiled
-from stagemeter.cli.types import DEVICE, FRACTION, PATH, TEXT
+from stagemeter.cli.types import DEVICE, FRACTION, NUMBER, PATH, TEXT
 from stagemeter.cli.workload import WorkloadCommand, read_config, workload_options
 
 _EPILOG = """\b
@@ -43,6 +43,12 @@ Examples:
     "--engine-model", metavar="NAME", type=TEXT, help="model_name of the serving engine to read, if it has several."
 )
 @click.option(
+    "--request-count",
+    metavar="N",
+    type=NUMBER,
+    help="Requests that finished between two scrapes of an engine that does not count them, as llama.cpp.",
+)
+@click.option(
     "--prefill-contains-vision/--prefill-without-vision",
     default=None,
     help="Whether the vision stages ran inside the prefill range, for summaries without timestamps.",
@@ -66,8 +72,8 @@ def import_profile(
 ) -> None:
     """Log the times that another tool measured as a profiling run.
 
-    SOURCE is a trace, an export or a table of times, two scrapes of vLLM's metrics, or their address. The options of
-    `analyze` say what was measured.
+    SOURCE is a trace, an export or a table of times, two scrapes of a serving engine's metrics, or their address. The
+    options of `analyze` say what was measured.
     """
     from stagemeter.analysis.config import AnalysisConfig
 

@@ -206,8 +206,9 @@ def _engine(pairing: Mapping[str, Any]) -> list[str]:
     ]
     if "engine_flops" in engine:
         theirs = with_unit(round(engine["engine_flops"]), "FLOPs")
+        causal = " by visible pairs" if engine.get("compared_with") == "flops_causal" else ""
         lines.append(
-            f"the engine's own estimate: {theirs}, MFU {_percent(engine['engine_mfu'])}; against ours "
+            f"the engine's own estimate: {theirs}, MFU {_percent(engine['engine_mfu'])}; against ours{causal} "
             f"{100 * engine['difference']:+.1f} %, against ours without the vision stages "
             f"{100 * engine['difference_language_only']:+.1f} %. {engine['explanation']}"
         )

@@ -126,7 +126,7 @@ def with_sums(times: Mapping[str, float], decode_steps: int, stages: Iterable[st
 def _stages_of_request(profile: Profile) -> float | None:
     """Return the median share over the repeats; medians of stages are of different repeats, and can add up to more."""
     stages = [times for stage, times in profile.times_ms.items() if stage != DECODE]
-    if not profile.request_ms or any(len(times) != len(profile.request_ms) for times in stages):
+    if not profile.request_ms or not stages or any(len(times) != len(profile.request_ms) for times in stages):
         return None
     share: float = median(sum(times) / wall for *times, wall in zip(*stages, profile.request_ms, strict=True))
     return share

@@ -80,7 +80,7 @@ def pair_profile(
 def require_profile(run: Run) -> None:
     """Refuse a run that is no profile or has no times."""
     require_kind(run, [PROFILE], "Give a run of `stagemeter profile` or `stagemeter import-profile`")
-    if not _times(run):
+    if not _times(run) and "engine/requests" not in run.data.metrics:
         raise StagemeterError(
             f"run {run.info.run_id}: holds no time of any stage, since it ended before one was measured. Give another"
         )
@@ -102,8 +102,7 @@ def pair_run(profile: Run, static: Run, statics: StaticRuns, hardware: GivenHard
     no_hfu = why_no_hfu(tags.get(SOURCE, ""))
     pairing = pair(report, _times(profile), workload, peak, experts, used, requests, no_hfu)
     pairing["flags"] += peak_flags(profile, peak)
-    serving = engine_with(tags.get(SOURCE, ""))
-    engine = engine_section(pairing, profile.data.metrics, used, requests, serving.estimate if serving else "")
+    engine = engine_section(pairing, profile.data.metrics, used, requests, engine_with(tags.get(SOURCE, "")))
     if engine is not None:
         pairing["engine"] = engine
         if engine["mfu"] > 1:

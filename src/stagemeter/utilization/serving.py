@@ -7,6 +7,7 @@ from typing import Any
 
 from stagemeter.core.stage_names import DECODE, PREFILL
 from stagemeter.profiling.devices import Devices
+from stagemeter.profiling.readers.engines.table import Engine
 from stagemeter.utilization.mixed_lengths import QUANTITIES, RequestsWork
 from stagemeter.utilization.pairing import NO_COUNT, Pairing
 
@@ -16,7 +17,7 @@ def engine_section(
     metrics: Mapping[str, float],
     devices: Devices,
     work: RequestsWork | None = None,
-    estimated: str = "",
+    served_by: Engine | None = None,
 ) -> dict[str, Any] | None:
     """Return the utilization of a serving engine's devices, with the engine's own estimate of the work beside ours.
 
@@ -26,7 +27,8 @@ def engine_section(
     leaves out.
 
     `metrics` are those of the profile, `devices` those of all engines. Without the `work` of all requests, each is
-    counted at the mean length, and there are no bounds. `estimated` says what the engine's estimate counts.
+    counted at the mean length, and there are no bounds. `served_by` says what the
+    engine's estimate counts, and which of our counts it is compared with.
     """
     seconds, requests = metrics.get("engine/seconds"), metrics.get("engine/requests")
     uncounted = any(why.startswith(NO_COUNT) for why in pairing["missing"].values())
@@ -51,12 +53,15 @@ def engine_section(
     estimate = metrics.get("engine/estimated_flops")
     if estimate:
         # The engine estimates the work of one of its devices.
-        theirs, ours = estimate * devices.per_request, section["flops"]
+        theirs = estimate * devices.per_request
+        counted = "flops" if served_by is None else served_by.estimated_as
+        ours = section[counted]
         section |= {
             "engine_flops": theirs,
             "engine_mfu": theirs / rate,
+            "compared_with": counted,
             "difference": theirs / ours - 1,
             "difference_language_only": theirs / (ours - vision) - 1,
-            "explanation": estimated,
+            "explanation": "" if served_by is None else served_by.estimate,
         }
     return section

@@ -43,10 +43,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The growth of counters of an engine's metrics, by engine that runs."""
+    """The growth of counters of an engine's metrics, by engine that runs.
+
+    `requests` is the number of requests that finished, where the metrics do not count them.
+    """
 
     engine: Engine
     engines: Mapping[str, Mapping[Series, float]]
+    requests: int | None = None
 
     def __add__(self, other: Growth) -> Growth:
         """Add further growth: of other engines, and of the same engines in the series that both have."""
@@ -63,7 +67,8 @@ class Growth:
     def total(self, metric: str, part: str = "") -> float | None:
         """Return the growth of a series over all engines; None if an engine lacks it."""
         found = [values.get((metric, part)) for values in self.engines.values()]
-        return None if not found or None in found else sum(value for value in found if value is not None)
+        known = [value for value in found if value is not None]
+        return None if not known or (len(known) < len(found) and not self.engine.frontend) else sum(known)
 
     def parts(self, metric: str) -> dict[str, float]:
         """Return the growth of each series of a metric over all engines, if all have it."""
@@ -108,18 +113,20 @@ def read_page(name: str, text: str, engine: Engine, engine_model: str | None, ea
     for sample in _samples(name, text):
         if sample.name == _STARTED:
             started = sample.value
-        if sample.name not in wanted:
+        # The parser ends the names of all counters in _total.
+        metric = sample.name if sample.name in wanted else sample.name.removesuffix("_total")
+        if metric not in wanted:
             continue
         labels = dict(sample.labels)
         model = next((labels.pop(label) for label in _MODELS if label in labels), "")
         part = next((labels.pop(label) for label in engine.parts if label in labels), "")
         whose = "/".join(labels.pop(label) for label in engine.engine_labels if label in labels)
         rank = tuple(labels.pop(label, "") for label in engine.ranks)
-        values = models.setdefault(model, {}).setdefault(whose, {}).setdefault((sample.name, part), _Values())
+        values = models.setdefault(model, {}).setdefault(whose, {}).setdefault((metric, part), _Values())
         try:
             values.add(labels, rank, sample.value)
         except ValueError:
-            raise StagemeterError(f"{name}: {sample.name} of one engine appears twice. Save the page once") from None
+            raise StagemeterError(f"{name}: {metric} of one engine appears twice. Save the page once") from None
     totals = {
         model: {whose: {series: values.total for series, values in found.items()} for whose, found in engines.items()}
         for model, engines in models.items()
@@ -127,6 +134,17 @@ def read_page(name: str, text: str, engine: Engine, engine_model: str | None, ea
     required = () if earlier and engine.appear_when_used else engine.required
     model, engines = _of_model(name, totals, engine, required, engine_model)
     return Page(name, engine, model, engines, started)
+
+
+def require_whole(name: str, text: str) -> None:
+    """Refuse text that is no whole page."""
+    content = text.strip()
+    if not content:
+        raise StagemeterError(f"{name}: the page is empty. {_ADVICE}")
+    if content.startswith("<"):
+        raise StagemeterError(f"{name}: the page is HTML, not metrics. {_ADVICE}")
+    if not text.endswith("\n") and not content.endswith("# EOF"):
+        raise StagemeterError(f"{name}: the page ends within a line, so it was cut off. {_ADVICE}")
 
 
 def _samples(name: str, text: str) -> Iterator[Sample]:
@@ -158,8 +176,14 @@ def _of_model(
         )
     model = engine_model if engine_model is not None else next(iter(models), "")
     engines = models.get(model, {"": {}})
+    if engine.frontend and len(engines) > 1 and "" in engines:
+        # What is counted in front of the engines has no label of one.
+        first = min(name for name in engines if name)
+        engines = {name: values for name, values in engines.items() if name}
+        engines[first] |= models[model][""]
     for whose, values in engines.items():
-        names = {metric for metric, _ in values}
+        counted = engines.values() if engine.frontend else [values]
+        names = {metric for part in counted for metric, _ in part}
         missing = [metric for metric in required if metric not in names]
         if missing:
             of_engine = f" of engine {whose}" if len(engines) > 1 else ""
@@ -204,6 +228,9 @@ def growth(before: Page, after: Page) -> Growth:
             if value < 0:
                 of_engine = f" of engine {whose}" if len(after.engines) > 1 else ""
                 restarts.append(f"{metric}{f' {part}' if part else ''}{of_engine} went down since {before.name}")
+        gone = sorted(metric for metric, _ in earlier.keys() - values.keys())
+        if gone:
+            restarts.append(f"{gone[0]} is on {before.name} alone, so this page was cut off, or the server restarted")
     if restarts:
         raise RestartedError(f"{after.name}: {restarts[0]}. Scrape again, or give the earlier page first")
     return Growth(engine, grown)

@@ -17,7 +17,7 @@ _TIMEOUT, _WHOLE_TIMEOUT = 10.0, 30.0
 _ADVICE = "Give the /metrics of a serving engine"
 
 
-def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Profile:
+def scrape(url: str, interval: float, *, engine_model: str | None = None, request_count: int | None = None) -> Profile:
     """Scrape the metrics at an address twice, some seconds apart, see `read_scrapes`."""
     if not (math.isfinite(interval) and interval > 0):
         raise StagemeterError(f"--interval {interval!r}: it is no time. Give seconds above zero")
@@ -30,7 +30,14 @@ def scrape(url: str, interval: float, *, engine_model: str | None = None) -> Pro
     between = time.monotonic()
     second = fetch(url)
     names = (f"{shown} (first scrape)", f"{shown} (second scrape)")
-    return read_scrapes(first, second, seconds=between - started, engine_model=engine_model, names=names)
+    return read_scrapes(
+        first,
+        second,
+        seconds=between - started,
+        engine_model=engine_model,
+        request_count=request_count,
+        names=names,
+    )
 
 
 def fetch(url: str) -> str:

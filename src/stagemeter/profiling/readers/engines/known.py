@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 
 from stagemeter.core.errors import StagemeterError
+from stagemeter.profiling.readers.engines.llama_cpp import LLAMA_CPP
+from stagemeter.profiling.readers.engines.sglang import SGLANG
 from stagemeter.profiling.readers.engines.table import Engine
+from stagemeter.profiling.readers.engines.tensorrt_llm import TENSORRT_LLM
+from stagemeter.profiling.readers.engines.triton import TRITON
 from stagemeter.profiling.readers.engines.vllm import VLLM
 
-ENGINES: tuple[Engine, ...] = (VLLM,)
+ENGINES: tuple[Engine, ...] = (VLLM, SGLANG, TENSORRT_LLM, LLAMA_CPP, TRITON)
 
 
 def engine_of(name: str, text: str) -> Engine:

@@ -31,6 +31,8 @@ def request_lengths(name: str, grown: Growth, requests: int) -> tuple[RequestLen
             f"{lengths.cached} of {prompt.total} prompt tokens came from a cache and were not computed ({source}): "
             f"work is counted of the other {computed.total}, over their whole context"
         )
+    elif source == engine.uncounted_cache:
+        notes.append(f"cached tokens: {source}")
     sums = pair_sums(lengths)
     if sums.prompt.least < sums.prompt.most or sums.decode.least < sums.decode.most:
         mean = mean_pair_sums(lengths)

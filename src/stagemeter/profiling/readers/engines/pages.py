@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,13 +12,14 @@ from stagemeter.core.stage_names import DECODE, DECODE_TOTAL, FORWARD
 from stagemeter.profiling.devices import devices_of
 from stagemeter.profiling.lengths import RequestLengths
 from stagemeter.profiling.profile import Profile
+from stagemeter.profiling.ranges import listed
 from stagemeter.profiling.readers.checks import milliseconds
 from stagemeter.profiling.readers.engines.known import ENGINES, engine_of
 from stagemeter.profiling.readers.engines.lengths import computed_tokens, processed_tokens, request_lengths
 from stagemeter.profiling.readers.engines.table import Engine, Mean
 from stagemeter.profiling.readers.files import Sample, read_text, require_filled_file
 from stagemeter.profiling.readers.mapping import NameMapping
-from stagemeter.profiling.readers.prometheus import Growth, Page, growth, read_page
+from stagemeter.profiling.readers.prometheus import Growth, Page, growth, read_page, require_whole
 
 #: Metrics of a profile, by key of `processed`; the second ones only if something was counted.
 _COUNTED = {"prompt_tokens": "prompt_tokens", "generation_tokens": "new_tokens"}
@@ -41,12 +43,13 @@ def page_of(name: str, text: str, engine_model: str | None = None, earlier: bool
 
     Series that appear with their first event may be missing from the `earlier` of two pages.
     """
+    require_whole(name, text)
     return read_page(name, text, engine_of(name, text), engine_model, earlier)
 
 
 def finished(grown: Growth) -> int:
     """Return the number of requests that finished."""
-    return round(grown.total(grown.engine.requests) or 0)
+    return grown.requests if grown.requests is not None else round(grown.total(grown.engine.requests) or 0)
 
 
 def read_scrapes(
@@ -55,33 +58,75 @@ def read_scrapes(
     *,
     seconds: float | None = None,
     engine_model: str | None = None,
+    request_count: int | None = None,
     names: tuple[str, str] = ("first scrape", "second scrape"),
 ) -> Profile:
     """Return the mean times of the requests that finished between two scrapes, the earlier one first.
 
     The `seconds` between them show the number of concurrent requests. `engine_model` is the ``model_name`` to read if
-    the server has several, and `names` are those of the scrapes in errors.
+    the server has several. `request_count` is the number of requests that finished, for a page that has none. `names`
+    are those of the scrapes in errors.
     """
     if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
         raise StagemeterError(f"seconds: {seconds!r} between two scrapes is no time. Give one above zero")
     before = page_of(names[0], first, engine_model, earlier=True)
     after = page_of(names[1], second, engine_model)
-    grown = growth(before, after)
+    grown = _with_requests(after.name, growth(before, after), request_count)
     if finished(grown) < 1:
         raise StagemeterError(
             f"{after.name}: no request finished since {before.name}. Scrape again after the server has worked"
         )
-    return profile_of_growth(after.name, grown, seconds)
+    profile = profile_of_growth(after.name, grown, seconds)
+    return replace(profile, notes=(*profile.notes, *_rounding(after.engine, before, after)))
+
+
+def _rounding(engine: Engine, *pages: Page) -> list[str]:
+    """Say by how many tokens counters can be off that a page prints with few digits."""
+    if engine.digits is None:
+        return []
+    counters = {name for tokens in (engine.prompt, engine.new) for names in tokens.counters for name in names}
+    largest = max(
+        value
+        for page in pages
+        for values in page.engines.values()
+        for (name, _), value in values.items()
+        if name in counters
+    )
+    if largest < 10**engine.digits:
+        return []
+    step = 10 ** (len(f"{largest:.0f}") - engine.digits)
+    return [
+        f"{engine.name} prints {engine.digits} digits: numbers of tokens are multiples of {step:,}, and their growth "
+        f"is off by up to {step:,}. Scrape a server that started lately, or for longer"
+    ]
+
+
+def _with_requests(name: str, grown: Growth, given: int | None) -> Growth:
+    """Take the number of requests as given where the page has none, and refuse it where it has."""
+    engine = grown.engine
+    if engine.requests and given is not None:
+        raise StagemeterError(f"--request-count: {engine.name}'s page has the number of requests. Leave it out")
+    if not engine.requests and given is None:
+        raise StagemeterError(
+            f"{name}: {engine.name}'s page has no number of requests, without which lengths and times of one are "
+            "unknown. Give the number that finished between the scrapes as --request-count"
+        )
+    return replace(grown, requests=given)
 
 
 def read_scrape_files(
-    first: Path, second: Path, *, seconds: float | None = None, engine_model: str | None = None
+    first: Path,
+    second: Path,
+    *,
+    seconds: float | None = None,
+    engine_model: str | None = None,
+    request_count: int | None = None,
 ) -> Profile:
     """Return the mean times of the requests that finished between two saved scrapes, see `read_scrapes`."""
     for path in (first, second):
         require_filled_file(path)
     texts, names = (read_text(first), read_text(second)), (str(first), str(second))
-    return read_scrapes(*texts, seconds=seconds, engine_model=engine_model, names=names)
+    return read_scrapes(*texts, seconds=seconds, engine_model=engine_model, request_count=request_count, names=names)
 
 
 def profile_of_growth(name: str, grown: Growth, seconds: float | None) -> Profile:
@@ -112,6 +157,8 @@ def profile_of_growth(name: str, grown: Growth, seconds: float | None) -> Profil
                     "and an MFU from them is a lower bound of the devices'"
                 )
     metrics |= _work(engine, grown, lengths, notes)
+    notes += _lacking(engine, forward, decode)
+    whole_request = _milliseconds(engine.request, grown, requests)
     measured = {"batch_size": 1}
     if lengths is not None and new is not None:
         measured |= {"prompt_tokens": max(1, round(lengths.prompt.total / requests)), "new_tokens": max(1, round(new))}
@@ -119,12 +166,21 @@ def profile_of_growth(name: str, grown: Growth, seconds: float | None) -> Profil
         times_ms=times,
         source=engine.source,
         clock=engine.clock,
+        request_ms=(milliseconds(f"{name}: request", whole_request),) if whole_request else (),
         measured=measured,
         metrics=metrics,
         hardware={"devices": str(devices.count), "devices_source": devices.source},
         notes=tuple(notes),
         lengths=lengths,
     )
+
+
+def _lacking(engine: Engine, forward: float | None, decode: float | None) -> list[str]:
+    """Name the times that a page does not show."""
+    lacking = [name for name, time in ((FORWARD, forward), (DECODE, decode)) if time is None]
+    if not lacking:
+        return []
+    return [f"{engine.name}'s page has no time of {listed(lacking)}, so there is no MFU of it"]
 
 
 def _milliseconds(alternatives: tuple[tuple[Mean, ...], ...], grown: Growth, requests: float) -> float | None:
@@ -168,6 +224,7 @@ def _work(engine: Engine, grown: Growth, lengths: RequestLengths | None, notes: 
         metrics["engine/computed_prompt_tokens"] = lengths.computed.total
     if len(grown.engines) > 1:
         idle = sorted(name for name, values in grown.engines.items() if not values.get((engine.requests, "")))
+        idle = [] if engine.frontend else idle
         notes.append(f"{len(grown.engines)} engines did the work, each on devices of its own; counters are their sums")
         notes += [f"engine {name} finished no request; its devices still count" for name in idle]
     if "engine/estimated_flops" in metrics:

@@ -84,6 +84,8 @@ class Engine:
     forward, decode : tuple of tuple of Mean
         Seconds a request until the first token, and from the first to the last: the first of each tuple less the
         others. The first tuple that a page has is taken.
+    request : tuple of tuple of Mean
+        Seconds of a whole request, for a page that tells no stages apart.
     forward_note, decode_note : str
         What that time contains.
     clock : str
@@ -91,9 +93,10 @@ class Engine:
     counters : mapping
         Further counters: ``prefix_queries`` and ``prefix_hits`` are tokens looked up and found in the prefix cache,
         ``multimodal_queries`` and ``multimodal_hits`` pictures looked up and found in a cache.
-    estimated_flops, estimated_bytes, estimate : str, tuple of str, str
-        The engine's own estimates of FLOPs, and of bytes read and written, on one device of an engine; what the first
-        counts.
+    estimated_flops, estimated_bytes : str, tuple of str
+        The engine's own estimates of FLOPs, and of bytes read and written, on one device of an engine.
+    estimated_as, estimate : str
+        Our count that the estimate of FLOPs is compared with, and what it counts.
     speculation : Speculation
         Counters of speculative decoding.
     parts : tuple of str
@@ -104,6 +107,8 @@ class Engine:
         Labels of devices that work on the same requests: the series of the first one counts.
     appear_when_used : bool
         Whether a series appears with its first event, so that its absence from the earlier page means zero.
+    frontend : bool
+        Whether requests are counted in front of the engines, for all together.
     digits : int, optional
         Significant digits that the page prints.
     created : tuple of str
@@ -121,18 +126,21 @@ class Engine:
     uncounted_cache: str = "no counter of cached tokens: whole prompts"
     forward: tuple[tuple[Mean, ...], ...] = ()
     decode: tuple[tuple[Mean, ...], ...] = ()
+    request: tuple[tuple[Mean, ...], ...] = ()
     forward_note: str = ""
     decode_note: str = ""
     clock: str = ""
     counters: Mapping[str, str] = field(default_factory=dict)
     estimated_flops: str = ""
     estimated_bytes: tuple[str, ...] = ()
+    estimated_as: Literal["flops", "flops_causal"] = "flops"
     estimate: str = ""
     speculation: Speculation = Speculation()
     parts: tuple[str, ...] = ("le",)
     engine_labels: tuple[str, ...] = ()
     ranks: tuple[str, ...] = ()
     appear_when_used: bool = False
+    frontend: bool = False
     digits: int | None = None
     created: tuple[str, ...] = ()
 
@@ -150,7 +158,7 @@ class Engine:
         yield from (*self.required, *self.created, self.requests, self.estimated_flops)
         yield from (*self.counters.values(), *self.estimated_bytes)
         yield from (self.speculation.drafts, self.speculation.draft_tokens, self.speculation.accepted_tokens)
-        for alternatives in (self.forward, self.decode):
+        for alternatives in (self.forward, self.decode, self.request):
             for time in alternatives:
                 for part in time:
                     yield from (part.total, part.count)
